@@ -1,0 +1,122 @@
+"""Anomaly map -> boxes: 8-connected components by union-find over runs, in numpy alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish.types import Region
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def components(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int32], int]:
+    """Numbers the 8-connected components of `mask` (H, W) bool, in the order in which a reader meets them.
+
+    Returns int32 labels (H, W), 0 = background, and the number of components. Works on horizontal runs, not
+    on pixels: neighbouring runs are found by binary search and merged by hooking each root on its smallest
+    neighbour with full path compression (Shiloach & Vishkin 1982), so that every step is one numpy call over
+    all runs.
+    """
+    if mask.ndim != 2 or mask.dtype != bool:
+        raise ValueError(f"expected a bool mask (H, W); got {mask.dtype} {mask.shape}")
+    height, width = mask.shape
+    labels = np.zeros((height, width), np.int32)
+    stride = width + 1  # one empty column parts the rows, so that no run wraps around
+    padded = np.zeros(height * stride + 2, np.int8)
+    padded[1:-1].reshape(height, stride)[:, :width] = mask
+    edges = np.flatnonzero(np.diff(padded))
+    starts, ends = edges[0::2], edges[1::2]  # half-open runs in reading order
+    if not len(starts):
+        return labels, 0
+
+    # A run touches, one row below and one pixel wider on both sides, the runs first..last-1.
+    first = np.searchsorted(ends, starts + stride - 1, side="right")
+    last = np.searchsorted(starts, ends + stride + 1, side="left")
+    touching = np.maximum(last - first, 0)
+    above = np.repeat(np.arange(len(starts)), touching)
+    offset = np.arange(len(above)) - np.repeat(np.cumsum(touching) - touching, touching)
+    below = np.repeat(first, touching) + offset
+
+    root = np.arange(len(starts))
+    while len(above):
+        low, high = np.minimum(root[above], root[below]), np.maximum(root[above], root[below])
+        apart = low < high
+        above, below, low, high = above[apart], below[apart], low[apart], high[apart]
+        np.minimum.at(root, high, low)
+        while not np.array_equal(root, compressed := root[root]):
+            root = compressed
+
+    roots, number = np.unique(root, return_inverse=True)
+    labels[mask] = np.repeat(number.astype(np.int32) + 1, ends - starts)
+    return labels, len(roots)
+
+
+def find_regions(
+    anomaly_map: npt.NDArray[np.float32],
+    threshold: float,
+    picture_size: tuple[int, int],
+    *,
+    min_area: float = 0.0002,
+    max_regions: int = 20,
+) -> tuple[Region, ...]:
+    """The places where `anomaly_map` (h, w) reaches `threshold`, highest peak first, at most `max_regions`.
+
+    Boxes are scaled to a picture of `picture_size` (width, height) and rounded outwards; areas are in its
+    pixels. Components smaller than `min_area` (a fraction of the picture) are dropped as noise, with one
+    exception: where all are that small, the one with the highest peak stays, so that a flagged part always
+    shows a place. A map that stays below the threshold, as that of a good part does, has none. An infinite
+    threshold is allowed (no regions). Raises ValueError for a map that is not finite, since no threshold
+    means anything there.
+    """
+    if anomaly_map.ndim != 2 or not anomaly_map.size:
+        raise ValueError(f"expected a map (h, w) with at least one pixel; got {anomaly_map.shape}")
+    if not np.isfinite(anomaly_map).all() or np.isnan(threshold):
+        raise ValueError(
+            "expected a finite anomaly map and a threshold that is a number; got NaN or infinity"
+        )
+    picture_width, picture_height = picture_size
+    if picture_width < 1 or picture_height < 1:
+        raise ValueError(f"expected a picture of at least 1 x 1 pixels; got {picture_size}")
+    # In float64: a float32 comparison would round the threshold, and might disagree with the decision.
+    mask = anomaly_map.astype(np.float64) >= threshold
+    labels, count = components(mask)
+    if not count or max_regions < 1:
+        return ()
+
+    rows, columns = np.nonzero(mask)
+    number = labels[mask] - 1
+    fraction = np.bincount(number, minlength=count) / mask.size
+    peak = np.full(count, -np.inf)
+    np.maximum.at(peak, number, anomaly_map[mask])
+    height, width = mask.shape
+    left, right = _extent(columns, number, count, width, picture_width)
+    top, bottom = _extent(rows, number, count, height, picture_height)
+
+    order = np.lexsort((-fraction, -peak))  # by peak, then by area; stable, so reading order breaks ties
+    kept = order[fraction[order] >= min_area]
+    if not len(kept):
+        kept = order[:1]
+    return tuple(
+        Region(
+            box=(int(left[i]), int(top[i]), int(right[i]), int(bottom[i])),
+            area=float(fraction[i] * picture_width * picture_height),
+            peak=float(peak[i]),
+        )
+        for i in kept[:max_regions]
+    )
+
+
+def _extent(
+    position: npt.NDArray[np.intp], number: npt.NDArray[np.int32], count: int, cells: int, pixels: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First and past-the-last pixel of each component along one axis: `cells` map cells over `pixels` pixels.
+
+    In whole numbers, so that rounding outwards never adds a pixel to a box that ends exactly on one.
+    """
+    first, last = np.full(count, cells, np.int64), np.zeros(count, np.int64)
+    np.minimum.at(first, number, position)
+    np.maximum.at(last, number, position)
+    return first * pixels // cells, -(-(last + 1) * pixels // cells)
