@@ -1,0 +1,310 @@
+"""What people see of a verdict: heat, boxes and numbers over the picture. Pillow and numpy only.
+
+All pictures share one colour scale, `low` to `high` in the units of the scores: nothing is ever stretched to
+the picture's own range, which would make a clean part look as hot as a broken one.
+"""
+
+from __future__ import annotations
+
+import io
+import secrets
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from blemish.types import BlemishError, Region
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Box = tuple[float, float, float, float]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+MAX_SIDE = 1600
+ENLARGED_SIDE = 400  # smaller pictures (28 x 28, say) are drawn larger, or no label would fit on them
+PAPER, INK, QUIET = (250, 250, 248), (28, 30, 34), (226, 227, 225)
+LINE, OUTLINE = (0, 226, 255), (10, 16, 28)  # cyan is the one bright colour that the heat never has
+
+# Lightness rises evenly from one anchor to the next, so more is always brighter, in grey print as well.
+ANCHORS = ((70, 18, 130), (158, 26, 124), (222, 58, 72), (250, 142, 34), (255, 232, 108))
+OPACITY = 0.58  # the defect itself stays visible under its own heat
+FULL_AT = 0.35  # share of the scale after which the heat is no more transparent than `OPACITY`
+
+
+@lru_cache(maxsize=1)
+def colours() -> npt.NDArray[np.uint8]:
+    """The colour scale, uint8 (256, 3): `ANCHORS` interpolated in Oklab (Ottosson 2020), where equal steps
+    look so.
+    """
+    to_lms = np.array(
+        [
+            [0.4122214708, 0.5363325363, 0.0514459929],
+            [0.2119034982, 0.6806995451, 0.1073969566],
+            [0.0883024619, 0.2817188376, 0.6299787005],
+        ]
+    )
+    to_lab = np.array(
+        [
+            [0.2104542553, 0.7936177850, -0.0040720468],
+            [1.9779984951, -2.4285922050, 0.4505937099],
+            [0.0259040371, 0.7827717662, -0.8086757660],
+        ]
+    )
+    srgb = np.array(ANCHORS) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    anchors = np.cbrt(linear @ to_lms.T) @ to_lab.T
+    at, lightness = np.linspace(0, 1, 256), anchors[:, 0]
+    position = (lightness - lightness[0]) / (lightness[-1] - lightness[0])
+    lab = np.stack([np.interp(at, position, anchors[:, i]) for i in range(3)], axis=1)
+    linear = (lab @ np.linalg.inv(to_lab).T) ** 3 @ np.linalg.inv(to_lms).T
+    linear = np.clip(linear, 0, 1)
+    srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.round(srgb * 255).astype(np.uint8)
+
+
+def heat_layer(
+    anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, low: float, high: float
+) -> Image.Image:
+    """The map (h, w) as an RGBA picture of `size` (width, height), to lay over the original.
+
+    Enlarged bilinearly. Wholly transparent at and below `low`; brightest from `high` on.
+    """
+    if not low < high:
+        raise ValueError(f"expected low < high; got {low} and {high}")
+    if anomaly_map.ndim != 2 or not np.isfinite(anomaly_map).all():
+        raise ValueError(f"expected a finite map (h, w); got shape {anomaly_map.shape}")
+    field = Image.fromarray(np.ascontiguousarray(anomaly_map, np.float32))
+    values = np.asarray(field.resize(size, Image.Resampling.BILINEAR))
+    return Image.fromarray(_rgba(np.clip((values - low) / (high - low), 0, 1)))
+
+
+def _rgba(level: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    rgb = colours()[np.round(level * 255).astype(np.intp)]
+    alpha = np.minimum(level / FULL_AT, 1) * OPACITY
+    return np.concatenate([rgb, np.round(alpha * 255).astype(np.uint8)[..., None]], axis=-1)
+
+
+def heat_png(
+    anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, low: float, high: float
+) -> bytes:
+    """`heat_layer` as the bytes of a PNG, for a web page that lets people fade the heat in and out."""
+    buffer = io.BytesIO()
+    heat_layer(anomaly_map, size, low=low, high=high).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def overlay(
+    picture: npt.NDArray[np.uint8],
+    anomaly_map: npt.NDArray[np.float32] | None,
+    regions: Sequence[Region],
+    *,
+    low: float,
+    high: float,
+    caption: str = "",
+    legend: bool = False,
+    max_side: int = MAX_SIDE,
+) -> Image.Image:
+    """The picture (H, W, 3) uint8 with its heat (h, w), boxes and their peaks; RGB.
+
+    Drawn at the original size, but never with a side over `max_side`; a picture with both sides under 400 is
+    enlarged by a whole factor. `regions` are in original pixels, whatever the size drawn. A label that finds
+    no free place is left out. `caption` stands below the picture, over a colour scale if `legend`.
+    """
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+        raise ValueError(f"expected a picture uint8 (H, W, 3); got {picture.dtype} {picture.shape}")
+    image = fit(Image.fromarray(np.ascontiguousarray(picture)), max_side)
+    if anomaly_map is not None:
+        heat = heat_layer(anomaly_map, image.size, low=low, high=high)
+        image = Image.alpha_composite(image.convert("RGBA"), heat).convert("RGB")
+    scale = (image.width / picture.shape[1], image.height / picture.shape[0])
+    _draw_regions(image, regions, scale)
+    strips = [_text_strip(caption, image.width)] if caption else []
+    if legend:
+        strips.append(_legend_strip(image.width, low, high))
+    return _stack([image, *strips]) if strips else image
+
+
+def fit(image: Image.Image, max_side: int = MAX_SIDE) -> Image.Image:
+    """The picture at the size at which it is drawn (see `overlay`)."""
+    longest = max(image.size)
+    if longest > max_side:
+        factor = max_side / longest
+        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        return image.resize(size, Image.Resampling.LANCZOS)
+    if longest < min(ENLARGED_SIDE, max_side):
+        whole = min(-(-ENLARGED_SIDE // longest), max_side // longest)
+        # Whole steps and no smoothing: what was a pixel for the detector stays one for the eye.
+        return image.resize((image.width * whole, image.height * whole), Image.Resampling.NEAREST)
+    return image
+
+
+def side_by_side(
+    pictures: Sequence[Image.Image | npt.NDArray[np.uint8]], captions: Sequence[str] = ()
+) -> Image.Image:
+    """Pictures in a row, scaled to the height of the tallest (at most `MAX_SIDE`), each over its caption."""
+    if not pictures or (captions and len(captions) != len(pictures)):
+        raise ValueError(
+            f"expected pictures, and a caption for each; got {len(pictures)} and {len(captions)}"
+        )
+    images = [fit(p if isinstance(p, Image.Image) else Image.fromarray(p)).convert("RGB") for p in pictures]
+    height = max(image.height for image in images)
+    columns = []
+    for image, caption in zip(images, captions or [""] * len(images), strict=True):
+        width = max(1, round(image.width * height / image.height))
+        column = image.resize((width, height), Image.Resampling.LANCZOS) if image.height != height else image
+        columns.append(_stack([column, _text_strip(caption, column.width)]) if caption else column)
+    gap = max(4, height // 60)
+    row = Image.new(
+        "RGB",
+        (sum(c.width for c in columns) + gap * (len(columns) - 1), max(c.height for c in columns)),
+        PAPER,
+    )
+    left = 0
+    for column in columns:
+        row.paste(column, (left, 0))
+        left += column.width + gap
+    return row
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Writes a picture (JPEG or PNG, by the ending of `path`) that appears whole or not at all."""
+    endings = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+    if path.suffix.lower() not in endings:
+        raise BlemishError(f"{path}: cannot tell the kind of picture from its name; end it in .jpg or .png.")
+    kind = endings[path.suffix.lower()]
+    options = {"quality": 90, "subsampling": 0} if kind == "JPEG" else {}
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
+    try:
+        try:
+            (image.convert("RGB") if kind == "JPEG" else image).save(unfinished, kind, **options)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise BlemishError(
+            f"{path}: the picture could not be written ({why}); check that the folder exists, "
+            "is writable and has space left."
+        ) from error
+
+
+def _draw_regions(image: Image.Image, regions: Sequence[Region], scale: tuple[float, float]) -> None:
+    draw = ImageDraw.Draw(image)
+    line = max(1, round(max(image.size) / 400))
+    font = _font(_text_size(image.width, image.height))
+    boxes = []
+    for region in reversed(regions):  # the first, which has the highest peak, is drawn last: on top
+        left, top, right, bottom = (v * s for v, s in zip(region.box, (*scale, *scale), strict=True))
+        # The lines run around the box, not over what it holds, and stay in the picture.
+        outer = (left - 2 * line, top - 2 * line, right + 2 * line - 1, bottom + 2 * line - 1)
+        box = _inside(outer, image.size)
+        draw.rectangle(box, outline=OUTLINE, width=2 * line + max(1, line // 2))
+        draw.rectangle(_shrunk(box, max(1, line // 2)), outline=LINE, width=line)
+        boxes.append(box)
+    taken: list[Box] = []
+    for region, box in zip(regions, reversed(boxes), strict=True):
+        _draw_label(draw, f"{region.peak:.3g}", box, font, image.size, taken)
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw, text: str, box: Box, font: Font, size: tuple[int, int], taken: list[Box]
+) -> None:
+    """Light text on its own dark plate, at the first place around the box that is free and inside the
+    picture.
+    """
+    x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
+    pad = max(2, round((y1 - y0) * 0.3))
+    width, height = x1 - x0 + 2 * pad, y1 - y0 + 2 * pad
+    left, top, right, bottom = box
+    corners = [
+        (left, top - height),
+        (left, bottom + 1),
+        (right - width, top - height),
+        (right - width, bottom + 1),
+        (right + 1, top),
+        (left - width, top),
+        (left, top),
+    ]
+    for x, y in corners:
+        plate = (x, y, x + width, y + height)
+        if plate != _inside(plate, size) or any(_meet(plate, other) for other in taken):
+            continue
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=OUTLINE)
+        draw.text((x + pad - x0, y + pad - y0), text, font=font, fill=(255, 255, 255))
+        taken.append(plate)
+        return
+
+
+def _inside(box: Box, size: tuple[int, int]) -> Box:
+    left, top, right, bottom = box
+    return max(left, 0), max(top, 0), min(right, size[0] - 1), min(bottom, size[1] - 1)
+
+
+def _shrunk(box: Box, by: int) -> Box:
+    left, top, right, bottom = box
+    return left + by, top + by, max(right - by, left + by), max(bottom - by, top + by)
+
+
+def _meet(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _text_size(width: int, height: int) -> int:
+    return max(11, round(min(width, height) / 36))
+
+
+def _font(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
+def _text_strip(text: str, width: int) -> Image.Image:
+    """`text` in as many lines as it takes, in a strip `width` wide."""
+    size = max(12, min(28, round(width / 32)))
+    font, pad = _font(size), round(size * 0.6)
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}".strip()
+            if line and font.getlength(longer) > width - 2 * pad:
+                lines.append(line)
+                line = word
+            else:
+                line = longer
+        lines.append(line)
+    step = round(size * 1.35)
+    strip = Image.new("RGB", (width, step * len(lines) + 2 * pad - (step - size)), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for number, line in enumerate(lines):
+        draw.text((pad, pad + number * step), line, font=font, fill=INK)
+    return strip
+
+
+def _legend_strip(width: int, low: float, high: float) -> Image.Image:
+    """The colour scale between its two ends, on the grey on which it can be told from no heat at all."""
+    size = max(11, min(24, round(width / 36)))
+    font, pad = _font(size), round(size * 0.6)
+    strip = Image.new("RGB", (width, size + 2 * pad), PAPER)
+    draw = ImageDraw.Draw(strip)
+    ends = (f"{low:.3g}", f"{high:.3g}")
+    left = pad * 2 + round(font.getlength(ends[0]))
+    right = max(left + 1, width - pad * 2 - round(font.getlength(ends[1])))
+    ramp = np.tile(np.linspace(0, 1, right - left, dtype=np.float32), (size, 1))
+    bar = Image.new("RGBA", (right - left, size), (*QUIET, 255))
+    strip.paste(Image.alpha_composite(bar, Image.fromarray(_rgba(ramp))).convert("RGB"), (left, pad))
+    draw.text((pad, pad), ends[0], font=font, fill=INK)
+    draw.text((right + pad, pad), ends[1], font=font, fill=INK)
+    return strip
+
+
+def _stack(images: Sequence[Image.Image]) -> Image.Image:
+    whole = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), PAPER)
+    top = 0
+    for image in images:
+        whole.paste(image, (0, top))
+        top += image.height
+    return whole
