@@ -1,0 +1,318 @@
+"""Any picture file -> `uint8 (H, W, 3)` RGB, or a refusal in one sentence.
+
+The same numbers in a file always become the same pixels: nothing is stretched to the picture's own darkest
+and brightest value, because a part must look the same in every picture. The rules, and what is refused:
+
+- Transparent pixels are composited on white. Of animated and multi-page files the first frame is read.
+- EXIF orientation is applied. Colour profiles are not; CMYK is converted without one, as Pillow does it.
+- 16-bit grey: round(value * 255 / 65535); a TIFF whose header says 12 bits: round(value * 255 / 4095).
+- 16-bit colour: the high byte, value // 256 (Pillow keeps no more), at most one level from the rounded value.
+- A 16-bit picture with no value above 4095 that is not all black is refused: it is 10- or 12-bit data at the
+  wrong end, and would be left with 16 grey levels.
+- Float TIFF: round(value * 255) where every value lies in 0..1. Anything else is refused, and so are 32-bit
+  and signed whole numbers and Lab colour: nothing in such a file says what white is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypeVar
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from blemish.types import BlemishError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+# Imported because that registers them in Image.OPEN; no other of Pillow's decoders is ever tried.
+_PLUGINS = (JpegImagePlugin, PngImagePlugin, BmpImagePlugin, TiffImagePlugin, WebPImagePlugin, GifImagePlugin)
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
+SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".png", ".apng", ".bmp", ".tif", ".tiff", ".webp", ".gif"])
+MAX_PIXELS = 100_000_000
+
+_ORIENTATION = 0x0112  # EXIF 2.3, 4.6.4 A: 1 upright ... 8 turned a quarter
+_PHOTOMETRIC = 262  # TIFF 6.0, section 3: 0 = white is zero
+_BITS = 258
+_TWELVE_BITS = 4095
+
+_D = TypeVar("_D", bound=np.generic)
+
+
+class ImageError(BlemishError):
+    """A picture that cannot be read as it is: the sentence names file, cause and remedy."""
+
+
+def load(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """The picture as C-contiguous `uint8 (H, W, 3)` RGB, upright, by the rules at the top of this file.
+
+    Raises ImageError for anything that is not a whole, readable picture of at most `max_pixels` pixels.
+    """
+    path = Path(path)
+    with _opened(path, max_pixels) as image:
+        deep = ";16" in str(image.tile)  # 16 bits a channel; known only before decoding
+        image.load()
+        pixels = _upright(_rgb(image, path, deep), image)
+        return np.ascontiguousarray(pixels)
+
+
+def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The defect mask as `bool (H, W)`; `size` is its picture's upright (height, width).
+
+    A pixel's value is its largest colour channel, on black where transparent. Where any value is above half
+    of white, the defect is what is above half (edges softened by resizing or JPEG go to the nearer side);
+    otherwise, as in masks that number their defects 1, 2, 3, it is everything above 0.
+    Raises ImageError as `load` does, and for another size.
+    """
+    path = Path(path)
+    height, width = size
+    with _opened(path, max(MAX_PIXELS, height * width)) as image:
+        found = _upright_size(image)
+        if found != (width, height):
+            raise ImageError(
+                f"{_shown(path)}: mask of {found[0]} × {found[1]} pixels, picture of {width} × {height}; "
+                "a mask must have its picture's size: make it again, or remove it."
+            )
+        image.load()
+        if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+            values = np.asarray(image).astype(np.float64)
+            white = 65535.0 if image.mode.startswith("I;16") else 255.0 if image.mode == "I" else 1.0
+        else:
+            values = _on(image, background=0).max(axis=2).astype(np.float64)
+            white = 255.0
+        values = _upright(values, image)
+        return np.ascontiguousarray(values > (white / 2 if values.max() > white / 2 else 0))
+
+
+def size(path: Path | str) -> tuple[int, int]:
+    """(width, height) of the upright picture, from the file's header alone. Raises ImageError."""
+    with _opened(Path(path), None) as image:
+        return _upright_size(image)
+
+
+def find_pictures(folder: Path | str, *, recursive: bool = False) -> list[Path]:
+    """The pictures in `folder`, told by their endings, in natural order (2 before 10); hidden ones left out.
+
+    The order is the same on every machine. Links are followed. Raises ImageError if it cannot be listed.
+    """
+    return [Path(folder, name) for name in list_pictures(Path(folder), depth=8 if recursive else 0)]
+
+
+def list_pictures(folder: Path, depth: int) -> list[str]:
+    """Names relative to `folder`, with forward slashes, at most `depth` folders down (so link cycles end)."""
+    names, folders = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif Path(entry.name).suffix.lower() in SUFFIXES:
+                    names.append(entry.name)
+    except OSError as error:
+        raise ImageError(f"{_shown(folder)}: cannot be listed ({_cause(error)}); check the path.") from error
+    if depth:
+        for sub in folders:
+            names += [f"{sub}/{name}" for name in list_pictures(folder / sub, depth - 1)]
+    return sorted(names, key=natural)
+
+
+def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key: runs of digits count as numbers, case only decides between equals."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
+    return [(0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts], name
+
+
+@contextmanager
+def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]:
+    """The file's picture, header read and size checked; whatever goes wrong inside becomes an ImageError."""
+    shown = _shown(path)
+    try:
+        kind = path.stat()
+        if stat.S_ISDIR(kind.st_mode):
+            raise ImageError(f"{shown} is a folder, not a picture; give a picture file.")
+        if not stat.S_ISREG(kind.st_mode):
+            raise ImageError(f"{shown} is a device or pipe, not a picture; give a picture file.")
+        if kind.st_size == 0:
+            raise ImageError(f"{shown} is empty (0 bytes); write or copy it again.")
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise ImageError(f"{shown}: there is no such file; check the path.") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{shown} cannot be opened ({_cause(error)}); check the path.") from error
+    with file, _quiet():
+        try:
+            with _decoder(file) as image:
+                width, height = image.size
+                if width < 1 or height < 1:
+                    raise ImageError(f"{shown} has no pixels ({width} × {height}); write or copy it again.")
+                if max_pixels is not None and width * height > max_pixels:
+                    raise ImageError(
+                        f"{shown} has {width} × {height} = {width * height:,} pixels, more than the limit of "
+                        f"{max_pixels:,}; make it smaller, or raise max_pixels if it is meant to be so large."
+                    )
+                yield image
+        except ImageError:
+            raise
+        except UnidentifiedImageError:
+            raise ImageError(
+                f"{shown} is not a picture that blemish reads (JPEG, PNG, BMP, TIFF, WebP, GIF), "
+                "whatever its name says; convert it, or take it out."
+            ) from None
+        except Exception as error:  # Pillow's decoders raise almost anything on damaged files
+            raise ImageError(f"{shown} is damaged or cut short ({_cause(error)}); write or copy it again.") from error
+
+
+def _decoder(file: IO[bytes]) -> ImageFile.ImageFile:
+    """What Image.open does for our formats, without its own size limit, which no argument could raise."""
+    start = file.read(16)
+    for name in _FORMATS:
+        factory, accepts = Image.OPEN[name]
+        if accepts is None or accepts(start) is not True:
+            continue
+        file.seek(0)
+        return factory(file, "")
+    raise UnidentifiedImageError
+
+
+def _rgb(image: Image.Image, path: Path, deep: bool) -> npt.NDArray[np.uint8]:
+    mode = image.mode
+    if mode.startswith("I;16"):
+        return _from_16_bits(image, path)
+    if mode == "F":
+        values = np.asarray(image)
+        if _white_is_zero(image) or not (values.min() >= 0 and values.max() <= 1):  # NaN fails too
+            raise ImageError(
+                f"{_shown(path)} holds floating-point values outside 0..1, so nothing says what white is; "
+                "save it as an 8-bit or 16-bit picture."
+            )
+        return _grey(np.rint(values * np.float32(255)).astype(np.uint8))
+    if mode in {"I", "LAB", "HSV"}:
+        what = "32-bit or signed whole numbers" if mode == "I" else f"{mode} colour"
+        raise ImageError(f"{_shown(path)} holds {what}, which is not read; save it as 8-bit RGB or grey.")
+    pixels = _on(image, background=255)
+    if deep and 0 < pixels.max() <= _TWELVE_BITS >> 8:
+        raise _too_dark(path)
+    return pixels
+
+
+def _from_16_bits(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
+    values = np.asarray(image).astype(np.uint32)
+    bits = getattr(image, "tag_v2", {}).get(_BITS, (16,))
+    white = _TWELVE_BITS if bits == (12,) else 65535
+    if _white_is_zero(image):  # Pillow inverts 8 bits, not 16
+        values = white - values
+    if white == 65535 and 0 < values.max() <= _TWELVE_BITS:
+        raise _too_dark(path)
+    if "transparency" in image.info:  # Pillow drops it
+        raise ImageError(f"{_shown(path)} is 16-bit grey with a transparent colour; save it without.")
+    return _grey(((values * 255 + white // 2) // white).astype(np.uint8))
+
+
+def _too_dark(path: Path) -> ImageError:
+    return ImageError(
+        f"{_shown(path)} is a 16-bit picture with no value above {_TWELVE_BITS} of 65535, "
+        "as 10- and 12-bit cameras write them; shift the values to the full 16 bits "
+        "(12-bit values times 16), or save it with 8 bits."
+    )
+
+
+def _on(image: Image.Image, background: int) -> npt.NDArray[np.uint8]:
+    """`uint8 (H, W, 3)`, composited on the background's grey where it is transparent."""
+    if not image.has_transparency_data and image.mode not in {"La", "RGBa"}:
+        return np.asarray(image.convert("RGB"))
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)  # alpha already multiplied in
+    rgba = np.asarray((image.convert(straight) if straight else image).convert("RGBA"))
+    alpha = rgba[..., 3:].astype(np.uint16)
+    mixed = rgba[..., :3] * alpha + np.uint16(background) * (255 - alpha)  # at most 255 * 255: fits 16 bits
+    return ((mixed + 127) // 255).astype(np.uint8)
+
+
+def _grey(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    return bool(getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0)
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # Pillow turns these itself, size and all
+        return 1
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a camera's broken EXIF block does not make its pixels unreadable
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def _upright(pixels: npt.NDArray[_D], image: Image.Image) -> npt.NDArray[_D]:
+    orientation = _orientation(image)
+    if orientation >= 5:  # rows and columns change places
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in {2, 3, 6, 7}:
+        pixels = pixels[:, ::-1]
+    if orientation in {3, 4, 7, 8}:
+        pixels = pixels[::-1]
+    return pixels
+
+
+_lock = threading.Lock()
+_reading = 0
+_filters: warnings.catch_warnings[None] | None = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow's own warnings off while any thread reads a picture; everybody else's stay on.
+
+    One catch_warnings is shared by all readers: nested across threads, it would leave them off for good.
+    """
+    global _reading, _filters
+    with _lock:
+        _reading += 1
+        if _reading == 1:
+            _filters = warnings.catch_warnings()
+            _filters.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+    try:
+        yield
+    finally:
+        with _lock:
+            _reading -= 1
+            if _reading == 0 and _filters is not None:
+                _filters.__exit__(None, None, None)
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def _shown(path: Path) -> str:
+    return str(path).encode("utf-8", "replace").decode()  # names that are not valid UTF-8 stay printable
