@@ -1,0 +1,364 @@
+"""What a folder means: each layout is one function here and one entry in LAYOUTS.
+
+A reader gets a listing of the folder and answers with its samples and a sentence saying what it saw, or, as a
+`MisfitError`, with what is missing for its layout. Only names are looked at; no picture is opened.
+Sources: "mvtec" Bergmann et al. 2019; "btad" Mishra et al. 2021; "visa" Zou et al. 2022; "magnetic-tile"
+Huang et al. 2020; "folders" and "flat" are what people make themselves.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from blemish.images import list_pictures, natural
+from blemish.types import BlemishError, Label, Sample
+
+GOOD = frozenset({"good", "ok", "normal"})  # folder names, in any case
+MASKS = frozenset({"ground_truth", "masks"})
+DEPTH = 8  # folders below a class folder that are searched
+
+
+class LayoutError(BlemishError):
+    """A folder that is no data set, or could be several: says what was found, what was expected, what to do."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The samples of one folder in natural order, and `why` they were read as `layout`."""
+
+    root: Path
+    layout: str
+    samples: tuple[Sample, ...]
+    why: str
+
+
+class MisfitError(Exception):
+    """A reader's answer that the folder does not have its layout; the text says what is missing."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A folder as the readers see it: names only, listed when first asked for."""
+
+    root: Path
+    _known: dict[tuple[str, int], list[str]] = field(default_factory=dict, repr=False)
+
+    def pictures(self, folder: str = "", depth: int = 0) -> list[str]:
+        """Names relative to `folder` of the pictures in it, and in its own folders down to `depth`."""
+        if (folder, depth) not in self._known:
+            path = self.root / folder
+            self._known[folder, depth] = list_pictures(path, depth) if path.is_dir() else []
+        return self._known[folder, depth]
+
+    @cached_property
+    def folders(self) -> list[str]:
+        """The folders directly in the root, hidden ones left out."""
+        found = (entry.name for entry in self.root.iterdir() if entry.is_dir())
+        return sorted((name for name in found if not name.startswith(".")), key=natural)
+
+    def folders_in(self, folder: str) -> list[str]:
+        path = self.root / folder
+        return Listing(path).folders if path.is_dir() else []
+
+
+Found = tuple[list[Sample], str]
+
+
+def read(path: Path | str, layout: str = "auto") -> Dataset:
+    """The data set in the folder `path`, read as `layout`, or as the only layout that fits.
+
+    Raises LayoutError where no layout fits, several do, or the folder holds several products.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise LayoutError(f"{root} {what}; give the folder that holds the pictures.")
+    if layout != "auto" and layout not in LAYOUTS:
+        raise LayoutError(f"There is no layout {layout!r}; use auto or one of {_and(LAYOUTS)}.")
+    listing = Listing(root)
+    found: dict[str, Found] = {}
+    missing: dict[str, str] = {}
+    for name in LAYOUTS if layout == "auto" else [layout]:
+        try:
+            found[name] = LAYOUTS[name](listing)
+        except MisfitError as misfit:
+            missing[name] = str(misfit)
+    if not found:
+        raise _nothing(listing, missing)
+    if list(found) == ["flat"] and layout == "auto":
+        _refuse_pictures_below(listing)
+    if len(found) > 1:
+        raise LayoutError(f"{root} could be {_or(found)}; say which with --layout.")
+    ((name, (samples, saw)),) = found.items()
+    chosen = "as asked" if layout != "auto" else "the only layout that fits"
+    samples.sort(key=lambda sample: natural(sample.name))
+    return Dataset(root, name, tuple(samples), f"Read as {name} ({chosen}): {saw}.")
+
+
+def mvtec(folder: Listing) -> Found:
+    """train/good, test/<defect>, ground_truth/<defect>/NAME_mask.png."""
+    return _train_and_test(folder, "good")
+
+
+def btad(folder: Listing) -> Found:
+    """train/ok, test/ok, test/ko, ground_truth/ko/NAME.png."""
+    return _train_and_test(folder, "ok")
+
+
+def _train_and_test(folder: Listing, good: str) -> Found:
+    if not folder.pictures(f"train/{good}"):
+        raise MisfitError(f"no pictures in train/{good}")
+    if others := [name for name in folder.folders_in("train") if name != good]:
+        raise MisfitError(f"train holds {_and(others)} beside {good}")
+    tested = folder.folders_in("test")
+    if not tested:
+        raise MisfitError("no folders in test")
+    samples = _class_folder(folder, f"train/{good}", "good", part="train")
+    for defect in tested:
+        kind = "" if defect == good else defect
+        masks = f"ground_truth/{defect}"
+        samples += _class_folder(folder, f"test/{defect}", kind or "good", masks, part="test")
+    return samples, f"train/{good} and test with {_and(tested)}; {_counts(samples)}"
+
+
+def visa(folder: Listing) -> Found:
+    """split_csv/1cls.csv (object, split, label, image, mask) in the folder or beside it; one object is read."""
+    for top in (folder.root, folder.root.resolve().parent):
+        table = top / "split_csv" / "1cls.csv"
+        if table.is_file():
+            break
+    else:
+        raise MisfitError("no split_csv/1cls.csv in it or beside it")
+    rows = _visa_rows(table)
+    objects = sorted({row["object"] for row in rows}, key=natural)
+    if top == folder.root:
+        present = [name for name in objects if (top / name).is_dir()]
+        if len(present) > 1:
+            raise LayoutError(
+                f"{folder.root} holds {len(present)} products ({_and(present)}); "
+                f"give one of them, for example {folder.root / present[0]}."
+            )
+        chosen, inside = (present[0] if present else ""), ""
+    else:
+        chosen, inside = folder.root.resolve().name, folder.root.resolve().name + "/"
+    if chosen not in objects:
+        raise MisfitError(f"{table} names {_and(objects)}, and no such folder is here")
+    samples = []
+    for line, row in enumerate(rows, start=2):
+        if row["object"] == chosen:
+            samples.append(_visa_sample(folder, table, line, row, inside))
+    if len({sample.name for sample in samples}) < len(samples):
+        raise LayoutError(f"{table} names a picture of {chosen} twice; remove the second row.")
+    return samples, f"{table.name} lists {chosen}; {_counts(samples)}"
+
+
+def _visa_rows(table: Path) -> list[dict[str, str]]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LayoutError(f"{table} cannot be read as CSV ({error}); copy it again.") from error
+    wanted = {"object", "split", "label", "image", "mask"}
+    if not rows or not wanted <= rows[0].keys():
+        raise LayoutError(f"{table} needs the columns object, split, label, image, mask and at least one row.")
+    return rows
+
+
+def _visa_sample(folder: Listing, table: Path, line: int, row: dict[str, str], inside: str) -> Sample:
+    labels: dict[str, Label] = {"normal": "good", "anomaly": "anomaly"}
+    parts: dict[str, Literal["train", "test"]] = {"train": "train", "test": "test"}
+    if row["label"] not in labels or row["split"] not in parts:
+        raise LayoutError(
+            f"{table}, line {line}: expected split train or test and label normal or anomaly; "
+            f"got {row['split']!r} and {row['label']!r}."
+        )
+    label = labels[row["label"]]
+    names = []
+    for name in (row["image"], row["mask"] if label == "anomaly" else ""):
+        clean = PurePosixPath(name)
+        unsafe = clean.is_absolute() or ".." in clean.parts or "\\" in name or ":" in name
+        unsafe = unsafe or bool(name and name != str(clean))
+        if unsafe or not name.startswith(inside if name else ""):
+            raise LayoutError(f"{table}, line {line}: {name!r} leads out of {folder.root}; correct the row.")
+        names.append(name.removeprefix(inside))
+        if names[-1] and not (folder.root / names[-1]).is_file():
+            raise LayoutError(f"{table}, line {line}: {name!r} is not there; copy the data set again.")
+    image, mask = names
+    if not image:
+        raise LayoutError(f"{table}, line {line}: names no image; correct the row.")
+    return Sample(
+        path=folder.root / image,
+        name=image,
+        label=label,
+        defect="anomaly" if label == "anomaly" else "",
+        mask=folder.root / mask if mask else None,
+        part=parts[row["split"]],
+    )
+
+
+def folders(folder: Listing) -> Found:
+    """good (or ok, normal) and one folder per defect type; masks in ground_truth/<type> or masks/<type>."""
+    good = [name for name in folder.folders if name.casefold() in GOOD]
+    if len(good) != 1:
+        raise MisfitError(f"{_and(good)} are all names for good" if good else "no folder good, ok or normal")
+    if halves := [name for name in folder.folders if name.casefold() in {"train", "test"}]:
+        raise MisfitError(f"{_and(halves)} beside {good[0]}")
+    samples = _class_folder(folder, good[0], "good", depth=DEPTH)
+    if not samples:
+        raise MisfitError(f"no pictures in {good[0]}")
+    for defect in folder.folders:
+        if defect != good[0] and defect.casefold() not in MASKS:
+            masks = [f"{name}/{defect}" for name in folder.folders if name.casefold() in MASKS]
+            samples += _class_folder(folder, defect, defect, *masks, depth=DEPTH)
+    return (
+        samples,
+        f"{good[0]} is taken for the good pictures and every other folder for a defect type; {_counts(samples)}",
+    )
+
+
+def magnetic_tile(folder: Listing) -> Found:
+    """MT_Free/Imgs (good) and MT_<defect>/Imgs; the PNG beside a JPEG is its mask."""
+    if not folder.pictures("MT_Free/Imgs"):
+        raise MisfitError("no pictures in MT_Free/Imgs")
+    samples = []
+    for name in folder.folders:
+        if not name.startswith("MT_"):
+            continue
+        good = name == "MT_Free"
+        within = f"{name}/Imgs"
+        pictures = folder.pictures(within)
+        masks = {file for file in pictures if file.endswith(".png") and not good}
+        for file in pictures:
+            if not file.lower().endswith((".jpg", ".jpeg")):
+                continue
+            mask = str(Path(file).with_suffix(".png"))
+            samples.append(
+                _sample(
+                    folder,
+                    f"{within}/{file}",
+                    "good" if good else name[3:],
+                    f"{within}/{mask}" if mask in masks else "",
+                )
+            )
+    return samples, f"MT_Free is good, the other MT_ folders are defect types; {_counts(samples)}"
+
+
+def flat(folder: Listing) -> Found:
+    """Pictures directly in the folder, and nothing said about them."""
+    names = folder.pictures()
+    if not names:
+        raise MisfitError("no pictures directly in it")
+    samples = [_sample(folder, name) for name in names]
+    return samples, f"{len(names)} pictures directly in the folder, none labelled"
+
+
+LAYOUTS: dict[str, Callable[[Listing], Found]] = {
+    "mvtec": mvtec,
+    "btad": btad,
+    "visa": visa,
+    "folders": folders,
+    "magnetic-tile": magnetic_tile,
+    "flat": flat,
+}
+
+
+def _class_folder(
+    folder: Listing,
+    within: str,
+    kind: str,
+    *masks: str,
+    part: Literal["", "train", "test"] = "",
+    depth: int = 0,
+) -> list[Sample]:
+    """The pictures of one class folder, with the mask NAME_mask.* or NAME.* from the mask folders."""
+    known: dict[str, str] = {}
+    for place in masks if kind != "good" else ():
+        for name in folder.pictures(place, depth):
+            known.setdefault(str(PurePosixPath(name).with_suffix("")), f"{place}/{name}")
+    samples = []
+    for name in folder.pictures(within, depth):
+        stem = str(PurePosixPath(name).with_suffix(""))
+        mask = known.get(f"{stem}_mask") or known.get(stem, "")
+        samples.append(_sample(folder, f"{within}/{name}", kind, mask, part))
+    return samples
+
+
+def _sample(
+    folder: Listing, name: str, kind: str = "", mask: str = "", part: Literal["", "train", "test"] = ""
+) -> Sample:
+    """`kind` is "good", a defect type, or "" where nobody said."""
+    item = re.match(r"(.+)_Part[0-9]+$", PurePosixPath(name).stem)  # KolektorSDD: several views of one item
+    return Sample(
+        path=folder.root / name,
+        name=name,
+        label=None if not kind else "good" if kind == "good" else "anomaly",
+        defect="" if kind == "good" else kind,
+        mask=folder.root / mask if mask else None,
+        part=part,
+        group=item[1] if item else "",
+    )
+
+
+def _refuse_pictures_below(folder: Listing) -> None:
+    """Pictures in the folder *and* in its folders: reading the first alone would drop the others unsaid."""
+    deeper = [name for name in folder.folders if folder.pictures(name, DEPTH)]
+    if deeper:
+        raise LayoutError(
+            f"{folder.root} has pictures directly in it and in its folders {_and(deeper)}, none of them named "
+            "good; --layout flat reads the first and leaves the others, or name the folder of good pictures good."
+        )
+
+
+def _nothing(folder: Listing, missing: dict[str, str]) -> LayoutError:
+    products = []
+    for name in folder.folders[:100]:
+        inside = Listing(folder.root / name)
+        for layout, reader in LAYOUTS.items():
+            if layout == "flat" or layout not in missing:
+                continue
+            try:
+                reader(inside)
+            except (MisfitError, LayoutError):
+                continue
+            products.append(name)
+            break
+    if len(products) > 1:
+        return LayoutError(
+            f"{folder.root} holds {len(products)} products ({_and(products)}), each a data set of its own; "
+            f"give one of them, for example {folder.root / products[0]}."
+        )
+    if products:
+        return LayoutError(f"{folder.root} is no data set, but its folder is; give {folder.root / products[0]}.")
+    inside_it = [f"{len(folder.pictures())} pictures"] if folder.pictures() else []
+    inside_it += [f"folder {name}" for name in folder.folders] or ["no folders"]
+    expected = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+    return LayoutError(
+        f"{folder.root} fits no layout. Found: {_and(inside_it)}. Missing for {expected}. "
+        "Put the good pictures into a folder good, and each defect type into a folder of its own."
+    )
+
+
+def _counts(samples: list[Sample]) -> str:
+    good = sum(sample.label == "good" for sample in samples)
+    masks = sum(sample.mask is not None for sample in samples)
+    return f"{good} good, {len(samples) - good} defective, {masks} masks"
+
+
+def _and(names: Iterable[str]) -> str:
+    return _listed(list(names), "and")
+
+
+def _or(names: Iterable[str]) -> str:
+    return _listed(list(names), "or")
+
+
+def _listed(names: list[str], word: str) -> str:
+    if len(names) > 10:
+        names = [*names[:9], f"{len(names) - 9} more"]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
