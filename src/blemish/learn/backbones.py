@@ -2,9 +2,8 @@
 
 A name is `bundled` (ours, distilled on drawn pictures, see docs/model-card.md), any timm name (`resnet18`, also
 vision transformers: their tokens come out as a map, so that PatchCore becomes the method of AnomalyDINO, Damm et
-al. 2025), or
-`torchvision/NAME`. Options follow a question mark: `mobilenetv2_100?pad_type=same&mean=0.498&std=0.5` gives `mean` and
-`std` (one number or three) to blemish and everything else to the network's constructor.
+al. 2025), or `torchvision/NAME`. Options follow a question mark: `mobilenetv2_100?pad_type=same&mean=0.498&std=0.5`
+gives `mean` and `std` (one number or three) to blemish and everything else to the network's constructor.
 """
 
 from __future__ import annotations
@@ -156,7 +155,7 @@ def _timm(
     except (AssertionError, IndexError):
         stages = len(probe.feature_info.info)
         raise BlemishError(
-            f"{name} has no layers {', '.join(layers)}; take some of 0 to {stages - 1} (a transformer's blocks count too)."
+            f"{name} has no layers {', '.join(layers)}; take some of 0 to {stages - 1} (or a transformer's blocks)."
         ) from None
     except (OSError, RuntimeError) as cause:
         raise _no_weights(name, weights, cause) from cause

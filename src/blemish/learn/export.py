@@ -1,0 +1,108 @@
+"""From a fitted detector's graph to one ONNX file, and the proof that both say the same."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from blemish import images
+from blemish.types import BlemishError, Prediction, Progress, Sample, silent
+
+TOLERANCE = 1e-3  # of the range of the scores (and of the maps)
+
+
+class ParityError(BlemishError):
+    """The exported graph does not say what the detector said; the text carries the figures."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest disagreement of torch and onnxruntime, as a share of the range of the scores / of the maps."""
+
+    pictures: int
+    scores: float
+    maps: float
+    tolerance: float = TOLERANCE
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def export(graph: nn.Module, file: Path) -> None:
+    """Writes `graph` (uint8 `(N, H, W, 3)` -> scores, maps) as ONNX; N, H and W stay free."""
+    from torch.export import Dim
+
+    example = torch.zeros(2, 131, 100, 3, dtype=torch.uint8)  # sizes that no layer has, so none is taken for fixed
+    free = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own future
+        program = torch.onnx.export(
+            graph,
+            (example,),
+            dynamo=True,
+            verbose=False,
+            input_names=["pictures"],
+            output_names=["scores", "maps"],
+            dynamic_shapes=(free,),
+            opset_version=18,
+        )
+    if program is None:
+        raise RuntimeError("the ONNX exporter returned nothing")
+    model = program.model
+    model.graph.name = "blemish"
+    for value, axes in zip([*model.graph.inputs, *model.graph.outputs], ["NHW", "N", "N"], strict=False):
+        assert value.shape is not None
+        for index, axis in enumerate(axes):  # names for people, instead of s77
+            value.shape[index] = axis
+    program.save(str(file), external_data=False)
+
+
+def predict(graph: nn.Module, samples: Sequence[Sample], progress: Progress = silent) -> Prediction:
+    """Runs the graph in torch, one picture at a time (they may differ in size)."""
+    scores, maps = [], []
+    for sample in progress(samples, "torch", len(samples)):
+        with torch.inference_mode():
+            score, anomaly_map, *_ = graph(torch.from_numpy(images.load(sample.path))[None])
+        scores.append(score.numpy())
+        maps.append(anomaly_map.numpy())
+    return Prediction(np.concatenate(scores), np.concatenate(maps))
+
+
+def prove_parity(ours: Prediction, line: Prediction, names: Sequence[str]) -> Parity:
+    """Compares torch (`ours`) with onnxruntime (`line`) picture by picture.
+
+    Raises `ParityError`, with the worst pictures and their figures, where a score or map departs by more than
+    `TOLERANCE` of the range over all pictures.
+    """
+    score_range = _range(ours.scores)
+    map_range = _range(ours.maps)
+    by_score = np.abs(ours.scores - line.scores) / score_range
+    by_map = np.abs(ours.maps - line.maps).reshape(len(names), -1).max(1) / map_range
+    worst = np.maximum(by_score, by_map)
+    parity = Parity(len(names), float(by_score.max()), float(by_map.max()))
+    if not worst.max() <= TOLERANCE:  # also catches NaN
+        rows = "; ".join(
+            f"{names[i]}: score {ours.scores[i]:.6g} in torch, {line.scores[i]:.6g} in onnxruntime, "
+            f"map off by {by_map[i]:.2g} of its range"
+            for i in np.argsort(-worst)[:5]
+        )
+        many = int((~(worst <= TOLERANCE)).sum())
+        raise ParityError(
+            f"the exported graph disagrees with torch by {worst.max():.2g} of the range on {many} "
+            f"of {len(names)} pictures, more than {TOLERANCE}; no bundle was written. Worst: {rows}."
+        )
+    return parity
+
+
+def _range(values: np.ndarray) -> float:
+    """Of one picture or identical ones the range is nothing; their magnitude stands in."""
+    spread = float(values.max() - values.min())
+    return spread or float(np.abs(values).max()) or 1.0

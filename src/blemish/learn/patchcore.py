@@ -1,0 +1,227 @@
+"""PatchCore: a memory of normal patches (Roth et al. 2022, "Towards Total Recall in Industrial Anomaly Detection").
+
+A patch is one cell of a pretrained network's feature map together with its neighbourhood. Normal patches are
+collected, thinned out to a coreset (the memory bank), and a new patch is as anomalous as it is far from the bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish import images
+from blemish.learn.backbones import Backbone, load_backbone
+from blemish.learn.preprocess import Resize, enlarge_weights
+from blemish.types import BlemishError, Progress, Sample, silent
+
+
+@dataclass(frozen=True)
+class PatchCoreConfig:
+    """Defaults follow the paper (section 4.2) but for the coreset, which is smaller so that the line is fast."""
+
+    backbone: str = "bundled"
+    weights: Path | None = None
+    layers: tuple[str, ...] = ()  # () = strides 8 and 16
+    image_size: tuple[int, int] = (256, 256)  # height, width
+    neighbourhood: int = 3  # p of Eq. 1: patches of p x p cells
+    coreset: float = 0.1  # share of the patches kept in the bank
+    max_bank: int = 8192  # and never more than this: the bank's size is the line's cost
+    neighbours: int = 9  # b of Eq. 7; 1 switches the reweighting off
+    projection: int = 32  # dimensions in which the coreset is selected (Johnson & Lindenstrauss 1984)
+    sigma: float = 4.0  # Gaussian smoothing of the map, in pixels of image_size (section 3.3)
+    memory: float = 1.0  # GiB for patch features while learning; more pictures give fewer patches each
+    batch: int = 8
+    random_weights: bool = False
+    seed: int = 0
+    device: str = "cpu"
+
+
+class PatchCore:
+    """The detector. `fit` collects and thins out the patches; `graph` is then the whole detector as one module."""
+
+    def __init__(self, config: PatchCoreConfig | None = None) -> None:
+        self.config = config or PatchCoreConfig()
+        self._bank: Tensor | None = None
+        self._features = Features(self.config)
+
+    @property
+    def backbone(self) -> Backbone:
+        return self._features.backbone
+
+    def fit(self, samples: Sequence[Sample], progress: Progress = silent) -> Self:
+        """Learns from good pictures. Peak memory is `config.memory` plus a constant, however many there are.
+
+        Raises `BlemishError` when there is no picture, or one that cannot be read.
+        """
+        if not samples:
+            raise BlemishError("PatchCore needs at least one good picture to learn from.")
+        config = self.config
+        generator = torch.Generator().manual_seed(config.seed)
+        features = self._features.to(config.device)
+        cells, channels = features.grid[0] * features.grid[1], features.channels
+        # Every picture contributes equally, chosen at random where not all of its patches fit.
+        budget = int(config.memory * 2**30) // (4 * (channels + config.projection))
+        keep = min(cells, budget // len(samples))
+        if keep < 1:
+            raise BlemishError(
+                f"{len(samples)} pictures do not fit into {config.memory} GiB of patch memory; raise --memory."
+            )
+        patches = torch.empty(len(samples) * keep, channels)
+        done = 0
+        for batch in progress(_batches(samples, features.resize, config), "patches", -(-len(samples) // config.batch)):
+            with torch.inference_mode():
+                found = features(batch.to(config.device)).cpu()
+            for picture in found:
+                chosen = picture if keep == cells else picture[torch.randperm(cells, generator=generator)[:keep]]
+                patches[done : done + keep] = chosen
+                done += keep
+        size = max(1, min(config.max_bank, round(config.coreset * len(samples) * cells), len(patches)))
+        kept = greedy_coreset(
+            patches.to(config.device), size, projection=config.projection, seed=config.seed, progress=progress
+        )
+        self._bank = patches[kept.cpu()]
+        return self
+
+    def graph(self) -> nn.Module:
+        """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` and maps `(N, *image_size)`, on the CPU.
+
+        Raises `RuntimeError` before `fit`.
+        """
+        if self._bank is None:
+            raise RuntimeError("fit the detector before asking for its graph")
+        return PatchCoreGraph(self._features.cpu(), self._bank, self.config).eval()
+
+
+class Features(nn.Module):
+    """Resized float32 pictures `(N, 3, H, W)` -> locally aware patch features `(N, cells, channels)`, row by row."""
+
+    def __init__(self, config: PatchCoreConfig) -> None:
+        super().__init__()
+        height, width = config.image_size
+        self.resize = Resize(height, width)
+        self.backbone = load_backbone(
+            config.backbone,
+            layers=config.layers,
+            image_size=config.image_size,
+            weights=config.weights,
+            random=config.random_weights,
+            seed=config.seed,
+        )
+        self.neighbourhood = config.neighbourhood
+        self.channels = sum(tap.channels for tap in self.backbone.taps)
+        with torch.inference_mode():
+            first = self.backbone(torch.zeros(1, 3, height, width))[0]
+        self.grid: tuple[int, int] = (first.shape[2], first.shape[3])
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        aware = []
+        for features in self.backbone(pictures):
+            # Eq. 2: the mean over the p x p cells around each cell, so that a patch knows its surroundings.
+            p = self.neighbourhood
+            pooled = F.avg_pool2d(features, p, stride=1, padding=p // 2, count_include_pad=False)
+            if pooled.shape[2:] != self.grid:  # deeper taps are brought to the finest grid (section 3.1)
+                pooled = F.interpolate(pooled, self.grid, mode="bilinear", align_corners=False)
+            aware.append(pooled)
+        return torch.cat(aware, 1).flatten(2).transpose(1, 2)
+
+
+class PatchCoreGraph(nn.Module):
+    """The fitted detector as one module of plain tensor operations: what torch runs and what becomes ONNX."""
+
+    bank: Tensor
+    half_norms: Tensor
+    support: Tensor
+    enlarge_rows: Tensor
+    enlarge_columns: Tensor
+
+    def __init__(self, features: Features, bank: Tensor, config: PatchCoreConfig) -> None:
+        super().__init__()
+        self.features = features
+        self.register_buffer("bank", bank)  # (M, C)
+        self.register_buffer("half_norms", bank.square().sum(1) / 2)
+        self.register_buffer("support", nearest_in_bank(bank, min(config.neighbours, len(bank))))  # (M, b)
+        height, width = config.image_size
+        self.register_buffer("enlarge_rows", enlarge_weights(features.grid[0], height, config.sigma))
+        self.register_buffer("enlarge_columns", enlarge_weights(features.grid[1], width, config.sigma))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        patches = self.features(self.features.resize(pictures))  # (N, P, C)
+        # Nearest neighbour: |q - m|^2 = |q|^2 - 2 (q.m - |m|^2 / 2), so the largest bracket wins. The distance itself
+        # is then taken from the difference, which does not cancel as the expanded square would.
+        nearest = (patches @ self.bank.T - self.half_norms).argmax(-1)  # (N, P)
+        distances = (patches - self.bank[nearest]).square().sum(-1).sqrt()  # (N, P)
+        peak, at = distances.max(1)  # Eq. 6: s*, and m_test,*
+        scores = peak * self.reweight(patches, nearest, at)
+        grid = distances.unflatten(1, self.features.grid)
+        return scores, self.enlarge_rows @ grid @ self.enlarge_columns.T
+
+    def reweight(self, patches: Tensor, nearest: Tensor, at: Tensor) -> Tensor:
+        """Eq. 7: a distance counts for less where m* itself is a rare patch, far from its own neighbours."""
+        if self.support.shape[1] < 2:
+            return torch.ones_like(at, dtype=patches.dtype)
+        test = patches.gather(1, at[:, None, None].expand(-1, 1, patches.shape[2]))  # (N, 1, C)
+        around = self.bank[self.support[nearest.gather(1, at[:, None]).squeeze(1)]]  # (N, b, C), m* first
+        return 1 - (test - around).square().sum(-1).sqrt().softmax(1)[:, 0]
+
+
+def greedy_coreset(
+    features: Tensor, size: int, *, projection: int = 32, seed: int = 0, progress: Progress = silent
+) -> Tensor:
+    """Greedy k-centre selection (Sener & Savarese 2018; Roth et al. 2022, Eq. 5): indices `(size,)` of rows of
+    `features (n, d)` such that no row is far from a selected one. Starts at a row drawn from `seed`; each step takes
+    the row farthest from all selected ones. Distances are taken after a Gaussian random projection to `projection`
+    dimensions where that is fewer than d. Costs n * projection multiplications a step.
+    """
+    n, d = features.shape
+    generator = torch.Generator().manual_seed(seed)
+    if projection < d:
+        matrix = torch.randn(d, projection, generator=generator) / projection**0.5
+        features = features @ matrix.to(features)
+    selected = torch.empty(size, dtype=torch.long, device=features.device)
+    current = torch.randint(n, (), generator=generator).to(features.device)
+    norms = features.square().sum(1)
+    farness = torch.full_like(norms, torch.inf)
+    for step in progress(range(size), "coreset", size):
+        selected[step] = current
+        distance = torch.addmv(norms, features, features[current], alpha=-2)  # squared, less a constant:
+        distance += norms[current]
+        torch.minimum(farness, distance, out=farness)
+        farness[current] = -1  # never again, even among identical rows
+        current = farness.argmax()
+    return selected
+
+
+def nearest_in_bank(bank: Tensor, count: int) -> Tensor:
+    """`(M, count)` indices of each bank entry's nearest entries, itself first."""
+    table = torch.empty(len(bank), count, dtype=torch.long)
+    for start in range(0, len(bank), 1024):
+        distances = torch.cdist(bank[start : start + 1024], bank)
+        rows = torch.arange(len(distances))
+        distances[rows, rows + start] = -1  # itself first, also among identical entries
+        table[start : start + 1024] = distances.topk(count, largest=False, sorted=True).indices
+    return table
+
+
+def _batches(samples: Sequence[Sample], resize: nn.Module, config: PatchCoreConfig) -> Iterator[Tensor]:
+    """Resized pictures `(<= batch, 3, H, W)`; files are decoded by threads a little ahead of the network."""
+
+    def read(sample: Sample) -> Tensor:
+        with torch.inference_mode():
+            resized: Tensor = resize(torch.from_numpy(images.load(sample.path)).to(config.device)[None])
+        return resized[0].cpu()
+
+    with ThreadPoolExecutor(2) as pool:
+        waiting = iter(samples)
+        ahead = [pool.submit(read, s) for s in islice(waiting, 2 * config.batch)]
+        while ahead:
+            now, ahead = ahead[: config.batch], ahead[config.batch :]
+            ahead += [pool.submit(read, s) for s in islice(waiting, config.batch)]
+            yield torch.stack([future.result() for future in now])

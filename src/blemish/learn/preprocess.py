@@ -1,0 +1,52 @@
+"""From raw pixels to the network's input, inside the graph, so that every runtime sees the same pixels.
+
+Both resamplings here are linear and separable, so each is two matrix products: nothing depends on how a runtime
+happens to implement "resize", and torch, onnxruntime or a browser agree to rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def resize_weights(size: int, target: int, *, device: torch.device | None = None) -> Tensor:
+    """`(target, size)`, rows sum to 1: antialiased linear resampling, a triangle filter as wide as one output pixel
+    (Pillow's and torch's `bilinear` with antialiasing; plain interpolation when enlarging)."""
+    scale = size / target
+    support = torch.sym_max(scale, 1.0)  # `size` is a symbol while the graph is traced
+    centres = (torch.arange(target, device=device) + 0.5) * scale
+    pixels = torch.arange(size, device=device) + 0.5
+    triangle: Tensor = 1 - (pixels - centres[:, None]).abs() / support
+    weights = triangle.clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
+
+
+class Resize(nn.Module):
+    """uint8 `(N, H, W, 3)` of any size -> float32 `(N, 3, height, width)`, still in 0..255."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        n, height, width, channels = pictures.shape
+        rows = pictures.reshape(n, height, width * channels).float()
+        rows = resize_weights(height, self.height, device=pictures.device) @ rows
+        columns = rows.reshape(n, self.height, width, channels).permute(0, 3, 1, 2)
+        return columns @ resize_weights(width, self.width, device=pictures.device).T
+
+
+def enlarge_weights(size: int, target: int, sigma: float) -> Tensor:
+    """`(target, size)`: linear enlargement followed by a Gaussian of `sigma` target pixels, with mirrored borders."""
+    linear = resize_weights(size, target)
+    if sigma <= 0:
+        return linear
+    radius = int(4 * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel /= kernel.sum()
+    positions = (torch.arange(target)[:, None] + offsets) % (2 * target)  # "d c b a | a b c d | d c b a"
+    positions = torch.minimum(positions, 2 * target - 1 - positions)
+    blur = torch.zeros(target, target).scatter_add_(1, positions, kernel.expand(target, -1))
+    return blur @ linear
