@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import (
@@ -92,12 +92,7 @@ def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
                 "a mask must have its picture's size: make it again, or remove it."
             )
         image.load()
-        if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-            values = np.asarray(image).astype(np.float64)
-            white = 65535.0 if image.mode.startswith("I;16") else 255.0 if image.mode == "I" else 1.0
-        else:
-            values = _on(image, background=0).max(axis=2).astype(np.float64)
-            white = 255.0
+        values, white = _values(image)
         values = _upright(values, image)
         return np.ascontiguousarray(values > (white / 2 if values.max() > white / 2 else 0))
 
@@ -226,6 +221,18 @@ def _from_16_bits(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
     if "transparency" in image.info:  # Pillow drops it
         raise ImageError(f"{_shown(path)} is 16-bit grey with a transparent colour; save it without.")
     return _grey(((values * 255 + white // 2) // white).astype(np.uint8))
+
+
+def _values(image: Image.Image) -> tuple[npt.NDArray[Any], float]:
+    """A mask's values (H, W), the largest of its channels, and the value of its white."""
+    if image.mode.startswith("I;16"):
+        return np.asarray(image), 65535
+    if image.mode in {"I", "F"}:
+        return np.asarray(image), 255 if image.mode == "I" else 1
+    if image.mode == "L" and not image.has_transparency_data:
+        return np.asarray(image), 255
+    rgb = _on(image, background=0)
+    return np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]), 255  # .max(axis=2) is slow
 
 
 def _too_dark(path: Path) -> ImageError:

@@ -1,0 +1,312 @@
+"""What is in a data set and what is wrong with it: every picture is decoded once, nothing is changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from blemish.data.duplicates import near_pairs, thumbnail
+from blemish.data.layouts import Dataset
+from blemish.images import ImageError, load, load_mask
+from blemish.types import Progress, Sample, silent
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from rich.console import Console
+
+Severity = Literal["error", "warning", "note"]
+# A conformal p-value of n calibration scores is at least 1 / (n + 1): 19 for 5 %, and they may be half of the good.
+ENOUGH_GOOD = 38
+IMBALANCE = 20  # times more pictures of one label than of the other
+SHOWN = 8  # problems of one kind, and names of one problem, that `render` writes out
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class of pictures. Sizes are (width, height) by area; None where no picture of the class was readable."""
+
+    part: str
+    label: str
+    defect: str
+    count: int
+    smallest: tuple[int, int] | None
+    largest: tuple[int, int] | None
+    masks: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`kind` is stable for programs, `sentence` is for people, `names` are the samples concerned.
+
+    error: results would be wrong; warning: they would be worse or flattering; note: good to know.
+    """
+
+    kind: str
+    severity: Severity
+    sentence: str
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Audit:
+    """`groups` are indices into the data set's samples that show the same thing: hand them to `split`."""
+
+    layout: str
+    why: str
+    rows: tuple[Row, ...]
+    problems: tuple[Problem, ...]
+    groups: tuple[tuple[int, ...], ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Only dicts, lists, strings, numbers and None: ready for json.dumps."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is kept of a decoded picture."""
+
+    size: tuple[int, int] | None = None
+    digest: bytes = b""
+    thumbnail: npt.NDArray[np.uint8] | None = None
+    error: str = ""
+    mask_error: str = ""
+    mask_empty: bool = False
+
+
+def audit(dataset: Dataset, progress: Progress = silent, threads: int = 2) -> Audit:
+    """Decode every picture and mask once, on `threads` threads, and say what is there and what is wrong.
+
+    Problems come worst first. Raises nothing for bad pictures: those are what it is looking for.
+    """
+    samples = dataset.samples
+    pool = ThreadPoolExecutor(threads)
+    try:
+        looks = list(progress(pool.map(_look, samples), "pictures", len(samples)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    exact = _by(looks[i].digest if looks[i].size else None for i in range(len(samples)))
+    near = _near(looks)
+    groups, crowd = _merged(len(samples), exact, near)
+    problems = [
+        *_unreadable(samples, looks),
+        *_copies(samples, exact, groups, crowd),
+        *_items_on_both_sides(samples),
+        *_masks(samples, looks),
+        *_counts(samples, looks),
+    ]
+    rank = ("error", "warning", "note")
+    problems.sort(key=lambda problem: rank.index(problem.severity))
+    return Audit(dataset.layout, dataset.why, _rows(samples, looks), tuple(problems), groups)
+
+
+def _look(sample: Sample) -> _Look:
+    try:
+        pixels = load(sample.path)
+    except ImageError as error:
+        return _Look(error=str(error))
+    height, width, _ = pixels.shape
+    digest = hashlib.sha256(f"{width}x{height}:".encode() + pixels.tobytes()).digest()
+    mask_error, mask_empty = "", False
+    if sample.mask:
+        try:
+            mask_empty = not load_mask(sample.mask, (height, width)).any()
+        except ImageError as error:
+            mask_error = str(error)
+    return _Look((width, height), digest, thumbnail(pixels), "", mask_error, mask_empty)
+
+
+def _rows(samples: Sequence[Sample], looks: Sequence[_Look]) -> tuple[Row, ...]:
+    classes: dict[tuple[str, str, str], list[int]] = {}
+    for index, sample in enumerate(samples):
+        key = (sample.part, sample.label or "", sample.defect)
+        classes.setdefault(key, []).append(index)
+    rows = []
+    for (part, label, defect), members in sorted(classes.items(), key=lambda c: (c[0][0] != "train", *c[0])):
+        sizes = sorted((size for i in members if (size := looks[i].size)), key=lambda s: (s[0] * s[1], s))
+        masks = sum(samples[i].mask is not None and not looks[i].mask_error for i in members)
+        smallest, largest = (sizes[0], sizes[-1]) if sizes else (None, None)
+        rows.append(Row(part, label, defect, len(members), smallest, largest, masks))
+    return tuple(rows)
+
+
+def _by(keys: Iterable[bytes | None]) -> list[list[int]]:
+    """Indices with the same key, where there are at least two."""
+    found: dict[bytes, list[int]] = {}
+    for index, key in enumerate(keys):
+        if key is not None:
+            found.setdefault(key, []).append(index)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def _near(looks: Sequence[_Look]) -> list[tuple[int, int]]:
+    readable = [i for i, look in enumerate(looks) if look.thumbnail is not None]
+    if not readable:
+        return []
+    thumbnails = np.stack([t for look in looks if (t := look.thumbnail) is not None])
+    return [(readable[first], readable[second]) for first, second in near_pairs(thumbnails)]
+
+
+def _merged(count: int, exact: list[list[int]], near: list[tuple[int, int]]) -> tuple[tuple[tuple[int, ...], ...], int]:
+    """Connected groups, and the size of a crowd: a group of near duplicates that holds more than half of the
+    pictures says that copies cannot be told from parts here, so only exact copies are grouped then."""
+    groups = _components(count, [*exact, *near])
+    crowd = max((len(group) for group in groups), default=0)
+    if 2 * crowd > count and len(_components(count, exact)) != len(groups):
+        return _components(count, exact), crowd
+    return groups, 0
+
+
+def _components(count: int, links: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    leader = list(range(count))
+
+    def find(i: int) -> int:
+        while leader[i] != i:
+            leader[i] = i = leader[leader[i]]
+        return i
+
+    for link in links:
+        for other in link[1:]:
+            first, second = sorted((find(link[0]), find(other)))
+            leader[second] = first
+    found: dict[int, list[int]] = {}
+    for i in range(count):
+        found.setdefault(find(i), []).append(i)
+    return tuple(tuple(group) for group in found.values() if len(group) > 1)
+
+
+def _unreadable(samples: Sequence[Sample], looks: Sequence[_Look]) -> Iterable[Problem]:
+    for sample, look in zip(samples, looks, strict=True):
+        if look.error:
+            yield Problem("unreadable", "error", look.error, (sample.name,))
+
+
+def _copies(
+    samples: Sequence[Sample], exact: list[list[int]], groups: tuple[tuple[int, ...], ...], crowd: int
+) -> Iterable[Problem]:
+    copies = {i: number for number, group in enumerate(exact) for i in group}
+    if crowd:
+        yield Problem(
+            "crowd",
+            "warning",
+            f"{crowd} of {len(samples)} pictures are so alike that near copies cannot be told from different parts; "
+            "make sure that the test part shows other parts than the training part.",
+        )
+    for group in groups:
+        members = [samples[i] for i in group]
+        names = tuple(sample.name for sample in members)
+        same = len({copies.get(i) for i in group}) == 1 and group[0] in copies
+        what = f"{names[0]} and {_more(names[1:])} {'are the same picture' if same else 'show the same thing'}"
+        labels = {(sample.label, sample.defect) for sample in members}
+        items = {sample.group for sample in members}
+        if len({sample.part for sample in members}) > 1:
+            text = f"{what} in the training and the test part: what is measured on them flatters."
+            yield Problem("copies-across-parts", "error", text, names)
+        elif len(labels) > 1:
+            said = " and ".join(sorted({_class(sample) for sample in members}))
+            text = f"{what} with different labels ({said}): at least one label is wrong, or the part was relabelled."
+            yield Problem("copies-across-labels", "warning", text, names)
+        elif len(items) > 1 and "" not in items:
+            text = f"{what} under the names of different items ({', '.join(sorted(items))}): they stay together."
+            yield Problem("copies-across-items", "warning", text, names)
+        else:
+            yield Problem("copies", "note", f"{what}: they stay together when the set is split.", names)
+
+
+def _items_on_both_sides(samples: Sequence[Sample]) -> Iterable[Problem]:
+    sides: dict[str, dict[str, str]] = {}
+    for sample in samples:
+        if sample.group and sample.part:
+            sides.setdefault(sample.group, {}).setdefault(sample.part, sample.name)
+    for item, parts in sides.items():
+        if len(parts) > 1:
+            text = f"Item {item} is in the training and in the test part: what is measured on it flatters."
+            yield Problem("item-across-parts", "warning", text, tuple(parts.values()))
+
+
+def _masks(samples: Sequence[Sample], looks: Sequence[_Look]) -> Iterable[Problem]:
+    without = []
+    for sample, look in zip(samples, looks, strict=True):
+        if look.mask_error:
+            yield Problem("mask-unusable", "error", look.mask_error, (sample.name,))
+        elif look.mask_empty:
+            text = f"{sample.mask} marks nothing, but {sample.name} is labelled {sample.defect}; draw it or remove it."
+            yield Problem("mask-empty", "warning", text, (sample.name,))
+        elif sample.label == "anomaly" and sample.mask is None:
+            without.append(sample.name)
+    if without:
+        defective = sum(sample.label == "anomaly" for sample in samples)
+        text = f"{len(without)} of {defective} defective pictures have no mask: localisation is not measured on them."
+        yield Problem("mask-missing", "note", text, tuple(without))
+
+
+def _counts(samples: Sequence[Sample], looks: Sequence[_Look]) -> Iterable[Problem]:
+    usable = [sample for sample, look in zip(samples, looks, strict=True) if not look.error]
+    learned = sum(sample.label != "anomaly" and sample.part != "test" for sample in usable)
+    if learned < ENOUGH_GOOD:
+        text = (
+            f"There are {learned} good pictures to learn from; {ENOUGH_GOOD} are needed so that half of them "
+            "can calibrate a threshold for 5 % false alarms (19 pictures): add good pictures."
+        )
+        yield Problem("few-good", "error" if learned < 2 else "warning", text)
+    counts = Counter(sample.label for sample in usable)
+    good, bad = counts["good"], counts["anomaly"]
+    if not bad:
+        text = "No picture is labelled defective: how many defects are found cannot be measured."
+        yield Problem("no-defects", "note", text)
+    elif max(good, bad) > IMBALANCE * max(1, min(good, bad)):
+        text = f"There are {good} good and {bad} defective pictures: figures for the smaller side are uncertain."
+        yield Problem("imbalance", "note", text)
+    for defect, count in sorted(Counter(s.defect for s in usable if s.label == "anomaly").items()):
+        if count < 5:
+            text = f"Only {count} pictures show the defect type {defect}: its figures mean little."
+            yield Problem("few-of-defect", "note", text, tuple(s.name for s in usable if s.defect == defect))
+
+
+def _class(sample: Sample) -> str:
+    return sample.defect or sample.label or "unlabelled"
+
+
+def _more(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def render(audit: Audit, console: Console) -> None:
+    """Write the audit for people."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(Text(audit.why))
+    table = Table()
+    for column in ("part", "label", "defect type", "pictures", "size", "masks"):
+        table.add_column(column, justify="right" if column in {"pictures", "masks"} else "left")
+    for row in audit.rows:
+        cells = (row.part, row.label or "unlabelled", row.defect, str(row.count), _sizes(row), str(row.masks or ""))
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    colours = {"error": "red", "warning": "yellow", "note": "dim"}
+    kinds = Counter(problem.kind for problem in audit.problems)
+    seen: Counter[str] = Counter()
+    for problem in audit.problems:
+        seen[problem.kind] += 1
+        if seen[problem.kind] <= SHOWN:
+            line = Text(f"{problem.severity}: ", colours[problem.severity])
+            console.print(line.append(problem.sentence, "default"), soft_wrap=True)
+        elif seen[problem.kind] == kinds[problem.kind]:
+            console.print(Text(f"  and {kinds[problem.kind] - SHOWN} more like this ({problem.kind})"))
+    if not audit.problems:
+        console.print("Nothing wrong was found.")
+
+
+def _sizes(row: Row) -> str:
+    if row.smallest is None or row.largest is None:
+        return ""
+    smallest, largest = ("{} × {}".format(*size) for size in (row.smallest, row.largest))
+    return smallest if smallest == largest else f"{smallest} to {largest}"
