@@ -7,7 +7,9 @@ the picture's own range, which would make a clean part look as hot as a broken o
 from __future__ import annotations
 
 import io
+import math
 import secrets
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +30,9 @@ MAX_SIDE = 1600
 ENLARGED_SIDE = 400  # smaller pictures (28 x 28, say) are drawn larger, or no label would fit on them
 PAPER, INK, QUIET = (250, 250, 248), (28, 30, 34), (226, 227, 225)
 LINE, OUTLINE = (0, 226, 255), (10, 16, 28)  # cyan is the one bright colour that the heat never has
+
+# What has no likeness in ASCII that Unicode knows of.
+SPELT = {ord(c): s for c, s in zip("–—·×ß≥≤", ("-", "-", "-", "x", "ss", ">=", "<="), strict=True)}
 
 # Lightness rises evenly from one anchor to the next, so more is always brighter, in grey print as well.
 ANCHORS = ((70, 18, 130), (158, 26, 124), (222, 58, 72), (250, 142, 34), (255, 232, 108))
@@ -66,9 +71,7 @@ def colours() -> npt.NDArray[np.uint8]:
     return np.round(srgb * 255).astype(np.uint8)
 
 
-def heat_layer(
-    anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, low: float, high: float
-) -> Image.Image:
+def heat_layer(anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, low: float, high: float) -> Image.Image:
     """The map (h, w) as an RGBA picture of `size` (width, height), to lay over the original.
 
     Enlarged bilinearly. Wholly transparent at and below `low`; brightest from `high` on.
@@ -88,9 +91,7 @@ def _rgba(level: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return np.concatenate([rgb, np.round(alpha * 255).astype(np.uint8)[..., None]], axis=-1)
 
 
-def heat_png(
-    anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, low: float, high: float
-) -> bytes:
+def heat_png(anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, low: float, high: float) -> bytes:
     """`heat_layer` as the bytes of a PNG, for a web page that lets people fade the heat in and out."""
     buffer = io.BytesIO()
     heat_layer(anomaly_map, size, low=low, high=high).save(buffer, "PNG")
@@ -112,7 +113,8 @@ def overlay(
 
     Drawn at the original size, but never with a side over `max_side`; a picture with both sides under 400 is
     enlarged by a whole factor. `regions` are in original pixels, whatever the size drawn. A label that finds
-    no free place is left out. `caption` stands below the picture, over a colour scale if `legend`.
+    no free place is left out. `caption` (drawn in ASCII: ü becomes u, what has no such likeness ?) stands
+    below the picture, over a colour scale if `legend`.
     """
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
         raise ValueError(f"expected a picture uint8 (H, W, 3); got {picture.dtype} {picture.shape}")
@@ -142,14 +144,10 @@ def fit(image: Image.Image, max_side: int = MAX_SIDE) -> Image.Image:
     return image
 
 
-def side_by_side(
-    pictures: Sequence[Image.Image | npt.NDArray[np.uint8]], captions: Sequence[str] = ()
-) -> Image.Image:
+def side_by_side(pictures: Sequence[Image.Image | npt.NDArray[np.uint8]], captions: Sequence[str] = ()) -> Image.Image:
     """Pictures in a row, scaled to the height of the tallest (at most `MAX_SIDE`), each over its caption."""
     if not pictures or (captions and len(captions) != len(pictures)):
-        raise ValueError(
-            f"expected pictures, and a caption for each; got {len(pictures)} and {len(captions)}"
-        )
+        raise ValueError(f"expected pictures, and a caption for each; got {len(pictures)} and {len(captions)}")
     images = [fit(p if isinstance(p, Image.Image) else Image.fromarray(p)).convert("RGB") for p in pictures]
     height = max(image.height for image in images)
     columns = []
@@ -195,19 +193,21 @@ def save(image: Image.Image, path: Path) -> None:
 def _draw_regions(image: Image.Image, regions: Sequence[Region], scale: tuple[float, float]) -> None:
     draw = ImageDraw.Draw(image)
     line = max(1, round(max(image.size) / 400))
+    edge = max(1, line // 2)
+    thick = line + 2 * edge
     font = _font(_text_size(image.width, image.height))
     boxes = []
     for region in reversed(regions):  # the first, which has the highest peak, is drawn last: on top
-        left, top, right, bottom = (v * s for v, s in zip(region.box, (*scale, *scale), strict=True))
+        left, top, right, bottom = (round(v * s) for v, s in zip(region.box, (*scale, *scale), strict=True))
         # The lines run around the box, not over what it holds, and stay in the picture.
-        outer = (left - 2 * line, top - 2 * line, right + 2 * line - 1, bottom + 2 * line - 1)
+        outer = (left - thick, top - thick, right + thick - 1, bottom + thick - 1)
         box = _inside(outer, image.size)
-        draw.rectangle(box, outline=OUTLINE, width=2 * line + max(1, line // 2))
-        draw.rectangle(_shrunk(box, max(1, line // 2)), outline=LINE, width=line)
+        draw.rectangle(box, outline=OUTLINE, width=thick)
+        draw.rectangle(_shrunk(box, edge), outline=LINE, width=line)
         boxes.append(box)
     taken: list[Box] = []
     for region, box in zip(regions, reversed(boxes), strict=True):
-        _draw_label(draw, f"{region.peak:.3g}", box, font, image.size, taken)
+        _draw_label(draw, _number(region.peak), box, font, image.size, taken)
 
 
 def _draw_label(
@@ -257,6 +257,21 @@ def _text_size(width: int, height: int) -> int:
     return max(11, round(min(width, height) / 36))
 
 
+def _number(value: float) -> str:
+    """Three significant digits, as in 4.00, 0.0312 or 125; with an exponent only where zeros would pile up."""
+    size = abs(float(f"{value:.2e}"))
+    if not 0.001 <= size < 100_000:
+        return f"{value:.3g}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(size)))}f}"
+
+
+def _legible(text: str) -> str:
+    """`text` in ASCII, since Pillow's own font, the only one sure to be there, draws boxes for all else."""
+    spelt = text.translate(SPELT)
+    plain = (c for c in unicodedata.normalize("NFKD", spelt) if not unicodedata.combining(c))
+    return "".join(plain).encode("ascii", "replace").decode()
+
+
 def _font(size: int) -> Font:
     return ImageFont.load_default(size)
 
@@ -266,16 +281,8 @@ def _text_strip(text: str, width: int) -> Image.Image:
     size = max(12, min(28, round(width / 32)))
     font, pad = _font(size), round(size * 0.6)
     lines: list[str] = []
-    for paragraph in text.split("\n"):
-        line = ""
-        for word in paragraph.split():
-            longer = f"{line} {word}".strip()
-            if line and font.getlength(longer) > width - 2 * pad:
-                lines.append(line)
-                line = word
-            else:
-                line = longer
-        lines.append(line)
+    for paragraph in _legible(text).split("\n"):
+        lines += _wrapped(paragraph, font, width - 2 * pad)
     step = round(size * 1.35)
     strip = Image.new("RGB", (width, step * len(lines) + 2 * pad - (step - size)), PAPER)
     draw = ImageDraw.Draw(strip)
@@ -284,13 +291,29 @@ def _text_strip(text: str, width: int) -> Image.Image:
     return strip
 
 
+def _wrapped(paragraph: str, font: Font, width: float) -> list[str]:
+    lines = [""]
+    for word in paragraph.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:  # a word as long as a path is broken where the line ends
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
+
+
 def _legend_strip(width: int, low: float, high: float) -> Image.Image:
     """The colour scale between its two ends, on the grey on which it can be told from no heat at all."""
     size = max(11, min(24, round(width / 36)))
     font, pad = _font(size), round(size * 0.6)
     strip = Image.new("RGB", (width, size + 2 * pad), PAPER)
     draw = ImageDraw.Draw(strip)
-    ends = (f"{low:.3g}", f"{high:.3g}")
+    ends = (_number(low), _number(high))
     left = pad * 2 + round(font.getlength(ends[0]))
     right = max(left + 1, width - pad * 2 - round(font.getlength(ends[1])))
     ramp = np.tile(np.linspace(0, 1, right - left, dtype=np.float32), (size, 1))
