@@ -1,0 +1,241 @@
+"""A small populated circuit board under a ring lamp: copper, solder mask, silkscreen, chips, solder.
+
+The bare board (`demo_bare_board`) never changes; parts are placed on it with the small errors of a placing machine.
+Everything is drawn in the board's frame and turned into its pose at the end. Positions are millimetres.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from blemish.data.demo_bare_board import BOARD, PARTS, TRACES, artwork, pads_of
+from blemish.data.demo_components import BUILDERS, GOLD, TIN, Canvas, Placed, solder
+from blemish.data.drawing import (
+    FAR,
+    Array,
+    Flaw,
+    affine,
+    bell,
+    blot,
+    generator,
+    glint,
+    grid,
+    line_cover,
+    mix,
+    noise,
+    smoothstep,
+    stroke,
+    wander,
+)
+
+DEFECTS = ("solder_bridge", "missing_component", "misplaced_component", "broken_trace", "scratch", "flux_residue")
+
+MASK_ON_COPPER, MASK_ON_LAMINATE = (0.022, 0.150, 0.058), (0.010, 0.062, 0.030)
+
+
+def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
+    """The scene `(3, size, size)` in linear light; the same key gives the same board with or without flaws."""
+    rng = generator(*key, "part")
+    canvas = _bare(rng, size, flaws)
+    wide = canvas.sx.shape[0]
+    grain = 0.10 * noise(rng, wide, wide, 1.2) + 0.06 * noise(rng, wide, wide, 3.0)
+    film = noise(rng, wide, wide, size / 5, 3)
+    lot = f"{rng.integers(2230, 2460)}{'ABCDEFGH'[int(rng.integers(8))]}"
+    missing, moved = _chosen(flaws)
+    for part in PARTS:
+        own = generator(*key, part.name)
+        x, y = part.x + own.normal(0, 0.035), part.y + own.normal(0, 0.035)
+        angle = math.radians(part.angle + own.normal(0, 0.7))
+        if part.name in moved:
+            dx, dy, turn = moved[part.name]
+            x, y, angle = x + dx, y + dy, angle + turn
+        solder(canvas, part, own)
+        if part.name not in missing:
+            BUILDERS[part.kind](canvas, Placed(part, (x, y, angle), own, grain, lot))
+    for flaw in flaws:
+        if flaw.kind == "solder_bridge":
+            _solder_bridge(canvas, flaw)
+        elif flaw.kind == "scratch":
+            _scratch(canvas, flaw)
+    light = _light(canvas, film)
+    for flaw in flaws:
+        if flaw.kind == "flux_residue":
+            _flux(canvas, flaw, light)
+    turn = math.radians(rng.normal(0, 0.5))
+    shift = rng.normal(0, 0.004, 2) * size
+    c, s = math.cos(turn), math.sin(turn)
+    middle, half = wide / 2, size / 2
+    matrix = (c, s, middle - c * half - s * half + shift[0], -s, c, middle + s * half - c * half + shift[1])
+    return np.stack([affine(plane, size, size, matrix) for plane in light])
+
+
+def _bare(rng: np.random.Generator, size: int, flaws: Sequence[Flaw]) -> Canvas:
+    """The board before parts: table, laminate, copper, mask, print; colours drift from batch to batch."""
+    art = artwork(size)
+    wide = art.copper.shape[0]
+    copper = art.copper
+    for flaw in flaws:
+        if flaw.kind == "broken_trace":
+            copper = _broken_trace(copper, art.origin, art.scale, flaw)
+    inside = art.inside
+    hue = rng.normal(0, 0.03, 2).tolist()
+    weave = 1.0 + 0.05 * noise(rng, wide, wide, 2.0) + 0.025 * noise(rng, wide, wide, size / 12, 2)
+    table = (0.30 + 0.006 * noise(rng, wide, wide, 1.0) + 0.006 * noise(rng, wide, wide, (size / 200, size / 6), 2)) * (
+        1 - 0.5 * art.table_shadow
+    )
+    rgb = np.empty((3, wide, wide), np.float32)
+    tint = (1 + hue[0], 1 + hue[1], 1 - hue[0])
+    tables = (0.96, 1.0, 1.06)
+    print_x, print_y = (int(n) for n in rng.integers(-1, 2, 2))
+    silk = (
+        np.roll(art.silk, (print_y, print_x), (0, 1)) * (1 - art.pads) * np.clip(0.93 + 0.05 * (weave - 1) * 10, 0.7, 1)
+    )
+    for k in range(3):
+        base = MASK_ON_LAMINATE[k] + (MASK_ON_COPPER[k] - MASK_ON_LAMINATE[k]) * copper
+        base = base * weave * tint[k]
+        base = mix(base, TIN[k], art.pads)
+        base = mix(base, GOLD[k], art.gold)
+        base = mix(base, (0.72, 0.74, 0.70)[k], silk)
+        base = mix(base, (0.016, 0.018, 0.018)[k], art.holes)
+        rgb[k] = mix(table * tables[k], base, inside)
+    step = copper - art.copper
+    sx, sy = art.sx.copy(), art.sy.copy()
+    if flaws:  # the copper's edge has moved with the break
+        from blemish.data.drawing import slopes
+
+        ex, ey = slopes(step)
+        sx += 0.5 * ex
+        sy += 0.5 * ey
+    ripple = noise(rng, wide, wide, size / 60, 2)
+    sx += 0.012 * ripple * inside
+    bare_metal = np.maximum(art.pads, art.gold) * (1 - art.holes)
+    gloss = 0.075 * inside * (1 - silk) * (1 - art.holes)
+    return Canvas(rgb, sx, sy, bare_metal, gloss, np.ones_like(sx), art.scale, art.origin)
+
+
+def _light(canvas: Canvas, film: Array) -> Array:
+    """Diffuse light, the ring lamp's mirror image in metal, and its faint image in the clear mask."""
+    sx, sy = canvas.sx, canvas.sy
+    x, y = grid(*sx.shape)
+    px, py = (x / sx.shape[1] - 0.5), (y / sx.shape[0] - 0.5)
+    facing = (0.80 - 0.36 * sx - 0.44 * sy) / np.sqrt(1 + sx * sx + sy * sy)
+    diffuse = (0.42 + 0.92 * np.maximum(facing, 0)) * (0.30 + 0.70 * canvas.shadow)
+    diffuse *= 1.0 - 0.16 * (px + py) + 0.01 * film
+    # the lamp is near: its image drifts over the board
+    tx, ty = sx + 0.16 * px, sy + 0.16 * py
+    ring = np.sqrt(tx * tx + ty * ty)
+    mirror = 0.20 + 0.16 * glint(tx, ty, (0.0, 0.0), 0.12)
+    mirror += 0.85 * bell((ring - 0.42) / 0.13) * (0.65 - 0.5 * (tx + ty)) + 1.25 * glint(tx, ty, (-0.20, -0.26), 0.11)
+    mirror *= 0.45 + 0.55 * canvas.shadow
+    sheen = glint(tx, ty, (-0.13, -0.15), 0.13)
+    clear = canvas.gloss * (sheen * (0.8 + 0.06 * film) + 0.4 * mirror) * (0.4 + 0.6 * canvas.shadow)
+    lit = diffuse * (1 - canvas.metal) + mirror * canvas.metal
+    return np.stack([plane * lit + clear for plane in canvas.rgb])
+
+
+def _chosen(flaws: Sequence[Flaw]) -> tuple[set[str], dict[str, tuple[float, float, float]]]:
+    """Which parts are missing, and which are moved by how much (mm, mm, radians)."""
+    missing: set[str] = set()
+    moved: dict[str, tuple[float, float, float]] = {}
+    small = [part for part in PARTS if part.kind in ("resistor", "capacitor", "led")]
+    for flaw in flaws:
+        rng = generator(*flaw.key)
+        if flaw.kind == "missing_component":
+            large = [part for part in PARTS if part.kind in ("crystal", "chip")]
+            choice = large if flaw.severity > 0.9 else small
+            missing.add(choice[int(rng.integers(len(choice)))].name)
+        elif flaw.kind == "misplaced_component":
+            part = small[int(rng.integers(len(small)))]
+            reach, heading = 0.04 + 0.70 * flaw.severity, rng.uniform(0, 2 * math.pi)
+            turn = math.radians(1.5 + 36 * flaw.severity) * float(rng.choice([-1.0, 1.0]))
+            moved[part.name] = (reach * math.cos(heading), reach * math.sin(heading), turn)
+    return missing, moved
+
+
+def _solder_bridge(canvas: Canvas, flaw: Flaw) -> None:
+    """Solder that flowed together between two neighbouring leads."""
+    rng = generator(*flaw.key)
+    chips = [part for part in PARTS if part.kind == "chip" and len(pads_of(part)) >= 8]
+    part = chips[int(rng.integers(len(chips)))]
+    pads = pads_of(part)
+    pairs = [
+        (a, b)
+        for n, a in enumerate(pads)
+        for b in pads[n + 1 :]
+        if a[2:] == b[2:] and math.dist(a[:2], b[:2]) < 1.4 and (a[0] == b[0] or a[1] == b[1])
+    ]
+    a, b = pairs[int(rng.integers(len(pairs)))]
+    along = 0.62 * (rng.uniform(-0.2, 0.6)) * max(a[2:]) * 0.5
+    sideways = a[2] > a[3]
+    x, y = (a[0] + b[0]) / 2, (a[1] + b[1]) / 2
+    gap = math.dist(a[:2], b[:2])
+    thick = (0.24 + 0.62 * flaw.severity) * rng.uniform(0.85, 1.15)
+    if sideways:
+        piece = (x + math.copysign(along, x), y, thick, gap + 0.15 + 0.3 * flaw.severity)
+    else:
+        piece = (x, y + math.copysign(along, y), gap + 0.15 + 0.3 * flaw.severity, thick)
+    pose = (part.x, part.y, math.radians(part.angle + rng.normal(0, 5)))
+    canvas.place(pose, piece, TIN, metal=1.0, corner=thick / 2, bevel=0.25, tilt=0.25, dome=0.46, lift=0.08)
+
+
+def _broken_trace(copper: Array, origin: tuple[float, float], scale: float, flaw: Flaw) -> Array:
+    """A gap etched through one trace under the mask."""
+    rng = generator(*flaw.key)
+    (x0, y0), (x1, y1) = TRACES[int(rng.integers(len(TRACES)))]
+    t = rng.uniform(0.3, 0.7)
+    x, y = origin[0] + (x0 + t * (x1 - x0)) * scale, origin[1] + (y0 + t * (y1 - y0)) * scale
+    angle = math.atan2(y1 - y0, x1 - x0)
+    px, py = grid(*copper.shape)
+    c, s = math.cos(angle), math.sin(angle)
+    u, v = (px - x) * c + (py - y) * s, (py - y) * c - (px - x) * s
+    ragged = 0.05 * scale * np.sin(v * (2.1 / scale * 8) + rng.uniform(0, 6))
+    half = (0.10 + 0.34 * flaw.severity) * scale
+    gap = np.clip(half + ragged - np.abs(u) + 0.5, 0, 1) * smoothstep(0.36 * scale, 0.26 * scale, np.abs(v))
+    return copper * (1 - gap)
+
+
+def _scratch(canvas: Canvas, flaw: Flaw) -> None:
+    """The mask scraped to a pale line, and to bright copper where the tool bit deeper."""
+    rng = generator(*flaw.key)
+    x, y = canvas.at(rng.uniform(6, BOARD - 6), rng.uniform(6, BOARD - 6))
+    length = (3.5 + 9.5 * flaw.severity) * canvas.scale
+    heading = rng.uniform(0, 2 * math.pi)
+    start = (x - 0.5 * length * math.cos(heading), y - 0.5 * length * math.sin(heading))
+    shape = canvas.sx.shape[0], canvas.sx.shape[1]
+    scale = canvas.scale / 12.2
+    for n in range(1 + int(flaw.severity > 0.5)):
+        shift = n * rng.normal(0, 4, 2) * scale
+        path = wander(rng, (start[0] + shift[0], start[1] + shift[1]), heading + 0.04 * n, length, 0.25)
+        across, along = stroke(*shape, path, 8)
+        taper = np.clip(np.minimum(along, 1 - along) * 6, 0, 1) * (np.abs(across) < FAR)
+        press = 0.75 + 0.3 * noise(rng, *shape, 10.0 * scale)
+        cover = line_cover(across, (0.35 + 0.75 * flaw.severity) * scale * taper, 0.6) * np.minimum(1, 2 * taper)
+        cover = np.clip(cover * press * (0.45 + 0.55 * flaw.severity), 0, 1)
+        for k, value in enumerate((0.42, 0.50, 0.40)):
+            canvas.rgb[k] = mix(canvas.rgb[k], value, cover * 0.7)
+        deep = smoothstep(0.62, 0.85, cover)
+        for k, value in enumerate((0.85, 0.48, 0.26)):
+            canvas.rgb[k] = mix(canvas.rgb[k], value, deep)
+        canvas.metal = np.maximum(canvas.metal, 0.6 * deep)
+        canvas.gloss *= 1 - 0.8 * cover
+
+
+def _flux(canvas: Canvas, flaw: Flaw, light: Array) -> None:
+    """Flux that boiled out of a joint and dried: a yellowish film with a pale crust at its edge."""
+    rng = generator(*flaw.key)
+    part = PARTS[int(rng.integers(len(PARTS)))]
+    pads = pads_of(part)
+    px, py, *_ = pads[int(rng.integers(len(pads)))]
+    a = math.radians(part.angle)
+    centre = canvas.at(part.x + px * math.cos(a) - py * math.sin(a), part.y + px * math.sin(a) + py * math.cos(a))
+    shape = canvas.sx.shape[0], canvas.sx.shape[1]
+    radius = (1.0 + 1.5 * flaw.severity) * canvas.scale
+    pool = blot(rng, *shape, centre, radius, 0.20)
+    film = smoothstep(-0.04, 0.25, pool) * (0.10 + 0.26 * flaw.severity)
+    crust = bell((pool - 0.06) / 0.06) * (0.10 + 0.30 * flaw.severity)
+    crust *= np.clip(0.8 + 0.3 * noise(rng, *shape, 4.0), 0, 1.5)
+    for k, (amber, pale) in enumerate(zip((0.34, 0.25, 0.09), (0.62, 0.58, 0.46), strict=True)):
+        light[k] = mix(mix(light[k], amber, film), pale, np.clip(crust, 0, 1))

@@ -1,0 +1,267 @@
+"""The parts of the demo's circuit board, and the canvas they are laid on layer by layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from blemish.data.demo_bare_board import Part, pads_of
+from blemish.data.drawing import Array, Colour, bell, box_distance, grid, mix, smoothstep, write
+
+TIN: Colour = (0.78, 0.79, 0.80)
+GOLD: Colour = (0.95, 0.66, 0.26)
+EPOXY: Colour = (0.022, 0.022, 0.024)
+
+
+@dataclass
+class Canvas:
+    """The layers of the board's surface, in the board's frame."""
+
+    rgb: Array  # (3, H, W) base colour
+    sx: Array
+    sy: Array
+    metal: Array  # 0 paint .. 1 mirror
+    gloss: Array  # strength of the clear reflection over paint
+    shadow: Array  # 1 lit .. 0 dark
+    scale: float  # pixels per millimetre
+    origin: tuple[float, float]  # pixel position of the board's corner
+
+    def place(
+        self,
+        pose: tuple[float, float, float],
+        piece: tuple[float, float, float, float],
+        colour: Colour,
+        *,
+        metal: float = 0.0,
+        gloss: float = 0.03,
+        corner: float = 0.05,
+        bevel: float = 0.12,
+        tilt: float = 0.5,
+        dome: float = 0.0,
+        lift: float = 0.0,
+        grain: Array | None = None,
+    ) -> None:
+        """Lays one box `(u, v, width, height)`, mm in the frame of `pose` (x, y mm, angle), with bevelled edges.
+
+        `dome` bulges the whole face as molten solder does; `lift` (mm) casts a shadow of that length.
+        """
+        u0, v0, width, height = piece
+        c, s = math.cos(pose[2]), math.sin(pose[2])
+        cx = self.origin[0] + (pose[0] + c * u0 - s * v0) * self.scale
+        cy = self.origin[1] + (pose[1] + s * u0 + c * v0) * self.scale
+        half_w, half_h = width * self.scale / 2, height * self.scale / 2
+        reach = math.hypot(half_w, half_h) + 3 + 2.6 * lift * self.scale
+        rows = slice(max(0, int(cy - reach)), max(0, int(cy + reach) + 1))
+        columns = slice(max(0, int(cx - reach)), max(0, int(cx + reach) + 1))
+        window = (rows, columns)
+        shape = self.sx[window].shape
+        if 0 in shape:
+            return
+        x, y = grid(shape[0], shape[1], rows.start, columns.start)
+        dx, dy = x - cx, y - cy
+        u, v = dx * c + dy * s, dy * c - dx * s
+        rounding = min(corner * self.scale, half_w, half_h)
+        if lift > 0:
+            drop = lift * self.scale
+            shifted_u, shifted_v = u - drop * (0.55 * c + 0.75 * s), v - drop * (0.75 * c - 0.55 * s)
+            soft = 0.8 * drop + 1.0
+            cast = box_distance(shifted_u, shifted_v, half_w, half_h, rounding)
+            self.shadow[window] *= 1.0 - 0.62 * smoothstep(soft, -soft, cast)
+        distance = box_distance(u, v, half_w, half_h, rounding)
+        cover = np.clip(0.5 - distance, 0.0, 1.0)
+        flat_u, flat_v = np.abs(u) - half_w, np.abs(v) - half_h
+        edge = tilt * smoothstep(-max(bevel * self.scale, 1.0), 0.0, distance)
+        nu = np.where(flat_u > flat_v, np.sign(u), 0.0) * edge + dome * u / half_w
+        nv = np.where(flat_u > flat_v, 0.0, np.sign(v)) * edge + dome * v / half_h
+        self.sx[window] = mix(self.sx[window], nu * c - nv * s, cover)
+        self.sy[window] = mix(self.sy[window], nu * s + nv * c, cover)
+        self.metal[window] = mix(self.metal[window], metal, cover)
+        self.gloss[window] = mix(self.gloss[window], gloss, cover)
+        self.shadow[window] = mix(self.shadow[window], 1.0, cover)
+        tone = 1.0 if grain is None else 1.0 + grain[window]
+        for k in range(3):
+            self.rgb[k][window] = mix(self.rgb[k][window], colour[k] * tone, cover)
+
+    def letter(self, pose: tuple[float, float, float], text: str, size: float, colour: Colour, ink: float) -> None:
+        """Prints one line of text about the pose, `size` mm high, with the ink's opacity."""
+        cx, cy = self.origin[0] + pose[0] * self.scale, self.origin[1] + pose[1] * self.scale
+        reach = size * self.scale * (0.4 * len(text) + 1)
+        top, left = max(0, int(cy - reach)), max(0, int(cx - reach))
+        rows, columns = slice(top, int(cy + reach) + 1), slice(left, int(cx + reach) + 1)
+        height, width = self.sx[rows, columns].shape
+        cover = ink * write(height, width, text, (cx - left, cy - top), size * self.scale, pose[2])
+        for k in range(3):
+            self.rgb[k][rows, columns] = mix(self.rgb[k][rows, columns], colour[k], cover)
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Pixel position of a point in millimetres."""
+        return self.origin[0] + x * self.scale, self.origin[1] + y * self.scale
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A part where the placing machine put it: pose (x, y mm, angle), its random numbers, its body's grain, its lot."""
+
+    part: Part
+    pose: tuple[float, float, float]
+    rng: np.random.Generator
+    grain: Array
+    lot: str
+
+
+def solder(canvas: Canvas, part: Part, rng: np.random.Generator) -> None:
+    """Solder on each of the part's pads; no two joints carry quite the same amount."""
+    for px, py, width, height in pads_of(part):
+        amount = rng.normal(1.0, 0.10)
+        pose = (part.x, part.y, math.radians(part.angle))
+        piece = (px, py, width * 0.97, height * 0.97)
+        canvas.place(pose, piece, TIN, metal=0.97, corner=0.16, bevel=0.22, tilt=0.34 * amount, dome=0.20 * amount)
+
+
+def _chip(canvas: Canvas, here: Placed) -> None:
+    """A resistor or capacitor: a small brick between two metal caps."""
+    length, width = 2.0, 1.25
+    for side in (-1, 1):
+        canvas.place(
+            here.pose,
+            (side * (length / 2 - 0.18), 0, 0.40, width),
+            TIN,
+            metal=0.9,
+            lift=0.30,
+            corner=0.08,
+            bevel=0.16,
+            tilt=0.45,
+        )
+    if here.part.kind == "resistor":
+        canvas.place(
+            here.pose,
+            (0, 0, length - 0.62, width * 0.97),
+            (0.030, 0.030, 0.033),
+            gloss=0.10,
+            corner=0.04,
+            grain=here.grain,
+        )
+        canvas.letter(here.pose, here.part.label, 0.78, (0.80, 0.80, 0.78), 0.9)
+    else:
+        tone = 1.0 + here.rng.normal(0, 0.05)
+        body = (0.36 * tone, 0.255 * tone, 0.155 * tone)
+        canvas.place(
+            here.pose,
+            (0, 0, length - 0.66, width * 1.0),
+            body,
+            gloss=0.09,
+            corner=0.08,
+            bevel=0.2,
+            tilt=0.4,
+            grain=here.grain,
+        )
+
+
+def _led(canvas: Canvas, here: Placed) -> None:
+    canvas.place(here.pose, (0, 0, 2.0, 1.3), (0.70, 0.69, 0.64), lift=0.3, corner=0.1, grain=0.2 * here.grain)
+    for side in (-1, 1):
+        canvas.place(here.pose, (side * 0.88, 0, 0.28, 1.1), GOLD, metal=0.8, corner=0.05)
+    canvas.place(
+        here.pose, (0, 0, 1.15, 1.1), (0.62, 0.42, 0.05), gloss=0.30, corner=0.45, bevel=0.4, tilt=0.5, dome=0.12
+    )
+    canvas.place(here.pose, (0.12, 0.02, 0.26, 0.26), (0.16, 0.10, 0.03), gloss=0.2, corner=0.05)
+
+
+def _package(canvas: Canvas, here: Placed) -> None:
+    """A moulded chip: gull-wing leads, epoxy body with chamfered edges, laser marking, a dimple at pin 1."""
+    width, height = here.part.body
+    for px, py, wide, high in pads_of(here.part):
+        if wide > high:
+            lead = (px - math.copysign(0.30, px), py, wide * 0.95, high * 0.68)
+            foot = (px + math.copysign(0.22, px), py, wide * 0.35, high * 0.70)
+        else:
+            lead = (px, py - math.copysign(0.30, py), wide * 0.68, high * 0.95)
+            foot = (px, py + math.copysign(0.22, py), wide * 0.70, high * 0.35)
+        canvas.place(here.pose, lead, (0.74, 0.74, 0.74), metal=0.92, lift=0.14, corner=0.04, bevel=0.12, tilt=0.3)
+        canvas.place(here.pose, foot, (0.80, 0.80, 0.80), metal=0.95, corner=0.06, bevel=0.14, tilt=0.28)
+    canvas.place(
+        here.pose,
+        (0, 0, width, height),
+        EPOXY,
+        gloss=0.055,
+        corner=0.12,
+        bevel=0.26,
+        tilt=0.75,
+        lift=0.55,
+        grain=1.3 * here.grain,
+    )
+    x, y, angle = here.pose
+    c, s = math.cos(angle), math.sin(angle)
+    if min(width, height) > 2:
+        du, dv = -width / 2 + 0.75, -height / 2 + 0.75
+        canvas.place(
+            here.pose, (du, dv, 0.62, 0.62), (0.014, 0.014, 0.015), gloss=0.06, corner=0.31, bevel=0.2, tilt=-0.4
+        )
+    lines = [here.part.label, here.lot] if here.part.lines == 1 else [*here.part.label.split("|"), here.lot]
+    size = here.part.lettering
+    turned = angle + (math.pi / 2 if height > width * 1.2 else 0.0)
+    c, s = math.cos(turned), math.sin(turned)
+    for n, text in enumerate(lines):
+        down = (n - (len(lines) - 1) / 2) * size * 1.25
+        canvas.letter(
+            (x - s * down, y + c * down, turned), text, size, (0.33, 0.33, 0.32), 0.72 + here.rng.normal(0, 0.04)
+        )
+
+
+def _can(canvas: Canvas, here: Placed) -> None:
+    """An electrolytic capacitor: aluminium can on a black base, with its black polarity segment and value."""
+    canvas.place(
+        here.pose, (0, 0, 6.6, 6.6), (0.028, 0.028, 0.030), lift=0.25, corner=0.7, gloss=0.05, grain=here.grain
+    )
+    canvas.place(
+        here.pose, (0, 0, 6.2, 6.2), (0.80, 0.80, 0.81), metal=0.85, lift=0.9, corner=3.1, bevel=0.01, tilt=0.0
+    )
+    x, y, angle = here.pose
+    cx, cy = canvas.at(x, y)
+    radius = 3.1 * canvas.scale
+    px, py = grid(*canvas.sx.shape)
+    dx, dy = px - cx, py - cy
+    d = np.sqrt(dx * dx + dy * dy) + np.float32(1e-3)
+    crown = 0.75 * bell((d - radius * 0.95) / (radius * 0.06)) - 0.55 * bell((d - radius * 0.80) / (radius * 0.035))
+    inside = (d < radius + 1).astype(np.float32)
+    canvas.sx += crown * inside * dx / d
+    canvas.sy += crown * inside * dy / d
+    c, s = math.cos(angle), math.sin(angle)
+    across = dx * c + dy * s
+    band = smoothstep(-0.38 * radius + 0.7, -0.38 * radius - 0.7, across) * smoothstep(
+        0.80 * radius, 0.80 * radius - 1.5, d
+    )
+    for k in range(3):
+        canvas.rgb[k] = mix(canvas.rgb[k], 0.02, band)
+    canvas.metal *= 1 - 0.9 * band
+    step = 0.55
+    for n, text in enumerate(("100", "16V", here.lot[:3])):
+        down = (n - 1) * 1.35
+        canvas.letter((x + c * step - s * down, y + s * step + c * down, angle), text, 1.2, (0.03, 0.03, 0.03), 0.9)
+
+
+def _crystal(canvas: Canvas, here: Placed) -> None:
+    canvas.place(here.pose, (0, 0, 5.0, 3.2), (0.17, 0.15, 0.12), lift=0.3, corner=0.25, grain=here.grain)
+    canvas.place(
+        here.pose,
+        (0, 0, 4.5, 2.7),
+        (0.72, 0.70, 0.66),
+        metal=0.9,
+        corner=0.35,
+        bevel=0.35,
+        tilt=0.32,
+        grain=0.5 * here.grain,
+    )
+    canvas.letter(here.pose, here.part.label, 0.95, (0.16, 0.15, 0.14), 0.8)
+
+
+BUILDERS = {
+    "resistor": _chip,
+    "capacitor": _chip,
+    "led": _led,
+    "chip": _package,
+    "can": _can,
+    "crystal": _crystal,
+}
