@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 from scipy import ndimage
 from sklearn import metrics
+from tests.support import shared_folder
 
 from blemish.evaluate import localisation
 from blemish.evaluate.bootstrap import Interval
@@ -20,6 +22,7 @@ from blemish.evaluate.localisation import (
     resize_map,
     thresholds_for,
 )
+from blemish.regions import find_regions
 from blemish.types import Region
 
 Map = npt.NDArray[np.float32]
@@ -211,6 +214,45 @@ def test_boxes_of_large_defects() -> None:
     # Larger than a quarter of the picture, but alike; and a place well inside.
     assert judge_boxes(stain, [region(0, 0, 100, 100)], (100, 100)) == BoxStatistics(1, 1, 1, 1)
     assert judge_boxes(stain, [region(30, 30, 40, 40)], (100, 100)) == BoxStatistics(1, 0, 1, 1)
+
+
+def test_a_large_box_that_fits_a_large_defect_shows_the_small_one_within() -> None:
+    mask = np.zeros((100, 100), bool)
+    mask[5:95, 5:45] = True
+    mask[5:95, 45:95] = np.arange(45, 95) % 50 == 0  # a line at 50, apart from the stain
+    assert judge_boxes(mask, [region(5, 5, 60, 95)], (100, 100)) == BoxStatistics(2, 2, 1, 1)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("folder", "pattern", "least"),
+    [
+        ("data/kolektorsdd/ground_truth/defect", "*.png", 1.0),
+        ("data/cookies/ground_truth/cracked", "*.png", 1.0),
+        ("data/magnetic-tile", "MT_*/Imgs/*.png", 1.0),
+    ],
+)
+def test_the_box_rule_on_real_defects(folder: str, pattern: str, least: float) -> None:
+    """A map that marks just the cells with a defect must score near 1; a box around everything must not."""
+    counts = {"exact": np.zeros(4), "everything": np.zeros(4), "elsewhere": np.zeros(4)}
+    for path in sorted(shared_folder(folder).glob(pattern)):
+        with Image.open(path) as picture:
+            mask = np.asarray(picture.convert("L")) > 127
+        if not mask.any():
+            continue
+        size = (mask.shape[1], mask.shape[0])
+        cells = Image.fromarray(mask.astype(np.float32)).resize((32, 32), Image.Resampling.BOX)
+        exact_boxes = find_regions((np.asarray(cells) > 0).astype(np.float32), 0.5, size)
+        turned = [region(*(size[0] - r.box[2], size[1] - r.box[3], size[0] - r.box[0], size[1] - r.box[1]))
+                  for r in exact_boxes]  # fmt: skip
+        boxes = {"exact": exact_boxes, "everything": [region(0, 0, *size)], "elsewhere": turned}
+        for kind, drawn in boxes.items():
+            found = judge_boxes(mask, drawn, size)
+            counts[kind] += found.defects, found.hit, found.boxes, found.right
+    shares = {kind: (hit / defects, right / boxes) for kind, (defects, hit, boxes, right) in counts.items()}
+    assert min(shares["exact"]) >= least
+    assert max(shares["everything"]) <= 0.25
+    assert shares["elsewhere"][0] <= 0.4
 
 
 def test_boxes_are_in_pixels_of_the_picture_whatever_the_masks_size() -> None:

@@ -222,15 +222,16 @@ def judge_boxes(mask: Mask | None, regions: Sequence[Region], size: tuple[int, i
     """Which defects of `mask` (H, W) the boxes hit, and which boxes are right; `size` (width, height) is
     theirs.
 
-    A defect is an 8-connected component of the mask. A box is *tight* if it takes up at most a quarter of the
-    picture: otherwise a box around the whole picture would hit everything and tell nothing.
+    A defect is an 8-connected component of the mask. A box is *telling* if it takes up at most a quarter of
+    the picture or has an IoU of at least 0.3 with a defect's own box: otherwise a box around the whole
+    picture would hit everything and tell nothing.
 
-    A defect is hit if a box and the defect's own box have an IoU of at least 0.3, or if the tight boxes
-    together hold at least half of its pixels: whoever looks into the boxes then sees it. IoU alone would be
-    unfair to small defects (a map cell is often larger than they are), any overlap at all would be too lax,
-    and a long scratch may well be found in several pieces.
+    A defect is hit if its own box has that IoU with one, or if the telling boxes together hold at least half
+    of its pixels: whoever looks into the boxes then sees it. IoU alone would be unfair to small defects (a
+    map cell is often larger than they are), any overlap at all would be too lax, and a long scratch may well
+    be found in pieces.
 
-    A box is right if it has that IoU with some defect, or if it is tight and holds at least a tenth of some
+    A box is right if it has that IoU with some defect, or if it is telling and holds at least a tenth of some
     defect's pixels (a piece of a scratch) or is itself at least half defective (a place within a large
     stain).
     """
@@ -248,15 +249,16 @@ def judge_boxes(mask: Mask | None, regions: Sequence[Region], size: tuple[int, i
         window = labels[top:bottom, left:end]
         if not window.size:
             raise ValueError(f"the box {region.box} lies outside its picture of {size}")
-        tight = window.size <= BOX_LIMIT * mask.size
         inside = np.bincount(window.ravel(), minlength=count + 1)
         alike = _iou(np.array([left, top, end, bottom]), own) >= IOU_ENOUGH
+        telling = bool(alike.any()) or window.size <= BOX_LIMIT * mask.size
         hit[1:] |= alike
         holds = inside[1:] / pixels[1:]
         defective = inside[1:].sum() / window.size
-        if tight:
+        if telling:
             looked_at[top:bottom, left:end] = True
-        right += bool(alike.any() or (tight and (holds.max() >= HOLDS_SOME or defective >= HOLDS_ENOUGH)))
+        points_there = holds.max() >= HOLDS_SOME or defective >= HOLDS_ENOUGH
+        right += bool(alike.any() or (telling and points_there))
     seen = np.bincount(labels[looked_at], minlength=count + 1)
     hit |= seen >= HOLDS_ENOUGH * pixels
     return BoxStatistics(count, int(hit[1:].sum()), len(regions), right)
