@@ -71,7 +71,7 @@ def load(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.ui
         deep = ";16" in str(image.tile)  # 16 bits a channel; known only before decoding
         image.load()
         pixels = _upright(_rgb(image, path, deep), image)
-        return np.ascontiguousarray(pixels)
+        return np.require(pixels, requirements=["C", "W"])  # not a view into Pillow's buffer
 
 
 def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:

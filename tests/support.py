@@ -1,0 +1,124 @@
+"""What several tests need: where the real pictures are, and writers for tiny picture files that Pillow cannot write."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from blemish.images import ImageError, load
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def shared_folder(name: str) -> Path:
+    """`../shared/<name>` beside the repository, or a skip that says so: for tests marked `real`."""
+    folder = SHARED / name
+    if not folder.exists():
+        pytest.skip(f"{folder} is not here")
+    return folder
+
+
+def write_picture(path: Path, pixels: npt.ArrayLike) -> Path:
+    """`uint8 (H, W)` or `(H, W, 3)` in the format of the ending; makes the folders above."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(path)
+    return path
+
+
+def grey(values: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    return np.repeat(np.asarray(values, np.uint8)[..., None], 3, axis=2)
+
+
+def put(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def save(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+def refusal(path: Path, **options: int) -> str:
+    with pytest.raises(ImageError) as caught:
+        load(path, **options)
+    text = str(caught.value)
+    assert str(path) in text
+    assert "\n" not in text
+    return text
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Files with something in them that nobody may decode: for tests that look at names only."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"not a picture")
+    return root
+
+
+def png(values: npt.ArrayLike, colour: int, bits: int, extra: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """A PNG (ISO 15948) of `values` (H, W * channels), by colour type and bit depth 8 or 16, with extra chunks."""
+    data = np.asarray(values, dtype=">u2" if bits == 16 else "u1")
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    height, width = data.shape[0], data.shape[1] // channels
+    lines = b"".join(b"\0" + line.tobytes() for line in data)
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+def tiff(
+    pixels: bytes,
+    size: tuple[int, int],
+    bits: Sequence[int],
+    photometric: int,
+    *,
+    order: str = "<",
+    sample_format: int = 1,
+    compression: int = 1,
+    extra: Sequence[tuple[int, int, int]] = (),
+) -> bytes:
+    """A one-strip TIFF 6.0 of raw `pixels`; `extra` are more entries (tag, type 3 or 4, value)."""
+    width, height = size
+    if compression == 8:  # deflate
+        pixels = zlib.compress(pixels)
+    count = len(bits)
+    long_bits = struct.pack(f"{order}{count}H", *bits)
+    formats = struct.pack(f"{order}{count}H", *[sample_format] * count)
+    strip = 8
+    after = strip + len(pixels) + len(pixels) % 2
+    entries = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, count, bits[0] if count == 1 else after),
+        (259, 3, 1, compression),
+        (262, 3, 1, photometric),
+        (273, 4, 1, strip),
+        (277, 3, 1, count),
+        (278, 4, 1, height),
+        (279, 4, 1, len(pixels)),
+        (339, 3, count, sample_format if count == 1 else after + len(long_bits)),
+        *((tag, kind, 1, value) for tag, kind, value in extra),
+    ]
+    directory = after + len(long_bits) + len(formats)
+    directory += directory % 2
+    out = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", directory) + pixels
+    out = out.ljust(after, b"\0") + long_bits + formats
+    out = out.ljust(directory, b"\0") + struct.pack(f"{order}H", len(entries))
+    for tag, kind, number, value in sorted(entries):
+        inline = kind == 3 and number * 2 <= 4
+        body = (
+            struct.pack(f"{order}HH", value, value if number == 2 else 0) if inline else struct.pack(f"{order}I", value)
+        )
+        out += struct.pack(f"{order}HHI", tag, kind, number) + body
+    return out + b"\0\0\0\0"
