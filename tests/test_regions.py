@@ -125,16 +125,12 @@ def test_a_map_that_is_not_finite_is_refused(bad: float) -> None:
 
 
 @given(
-    hnp.arrays(
-        np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.floats(0, 1, width=32)
-    ),
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.floats(0, 1, width=32)),
     st.integers(1, 40),
     st.integers(1, 40),
 )
 @settings(max_examples=150, deadline=None)
-def test_boxes_lie_inside_and_cover_every_hot_cell(
-    heat: npt.NDArray[np.float32], width: int, height: int
-) -> None:
+def test_boxes_lie_inside_and_cover_every_hot_cell(heat: npt.NDArray[np.float32], width: int, height: int) -> None:
     found = find_regions(heat, 0.5, (width, height), min_area=0, max_regions=1000)
     assert len(found) == ndimage.label(heat >= 0.5, structure=EIGHT)[1]
     assert sum(r.area for r in found) == pytest.approx((heat >= 0.5).mean() * width * height)

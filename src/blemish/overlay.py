@@ -42,9 +42,7 @@ FULL_AT = 0.35  # share of the scale after which the heat is no more transparent
 
 @lru_cache(maxsize=1)
 def colours() -> npt.NDArray[np.uint8]:
-    """The colour scale, uint8 (256, 3): `ANCHORS` interpolated in Oklab (Ottosson 2020), where equal steps
-    look so.
-    """
+    """The colour scale, uint8 (256, 3): `ANCHORS` in even steps of lightness in Oklab (Ottosson 2020)."""
     to_lms = np.array(
         [
             [0.4122214708, 0.5363325363, 0.0514459929],
@@ -213,9 +211,7 @@ def _draw_regions(image: Image.Image, regions: Sequence[Region], scale: tuple[fl
 def _draw_label(
     draw: ImageDraw.ImageDraw, text: str, box: Box, font: Font, size: tuple[int, int], taken: list[Box]
 ) -> None:
-    """Light text on its own dark plate, at the first place around the box that is free and inside the
-    picture.
-    """
+    """Light text on its own dark plate, at the first place around the box that is free, if any is."""
     x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
     pad = max(2, round((y1 - y0) * 0.3))
     width, height = x1 - x0 + 2 * pad, y1 - y0 + 2 * pad

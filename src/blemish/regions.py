@@ -74,9 +74,7 @@ def find_regions(
     if anomaly_map.ndim != 2 or not anomaly_map.size:
         raise ValueError(f"expected a map (h, w) with at least one pixel; got {anomaly_map.shape}")
     if not np.isfinite(anomaly_map).all() or np.isnan(threshold):
-        raise ValueError(
-            "expected a finite anomaly map and a threshold that is a number; got NaN or infinity"
-        )
+        raise ValueError("expected a finite anomaly map and a threshold that is a number; got NaN or infinity")
     picture_width, picture_height = picture_size
     if picture_width < 1 or picture_height < 1:
         raise ValueError(f"expected a picture of at least 1 x 1 pixels; got {picture_size}")

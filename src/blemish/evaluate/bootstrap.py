@@ -1,6 +1,4 @@
-"""How far a figure could be off, had other pictures been taken: bootstrap over pictures, Wilson for plain
-shares.
-"""
+"""How far off a figure could be: bootstrap over pictures, and Wilson's interval for plain shares."""
 
 from __future__ import annotations
 
@@ -21,8 +19,10 @@ DEFINED = 0.95  # share of resamples that must have a value for there to be an i
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and its confidence interval. `value` is None where the figure is undefined (no masks, one
-    class only); `low` and `high` are None where these pictures cannot say how far it is off.
+    """A figure and its confidence interval.
+
+    `value` is None where the figure is undefined (no masks, one class only); `low` and `high` are None where
+    these pictures cannot say how far it is off.
     """
 
     value: float | None
@@ -107,8 +107,7 @@ def _percentile(value: float, drawn: Floats, level: float) -> Interval:
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
-    """A share with Wilson's score interval (1927): closed, and honest at 0 % and 100 %, where the bootstrap
-    is not.
+    """A share with Wilson's score interval (1927): honest at 0 % and 100 % too, where the bootstrap is not.
 
     Its mean coverage is close to `level`; Clopper-Pearson's is never below, but needs quantiles of the beta
     distribution, and thus scipy, which is not part of the line.
@@ -127,9 +126,7 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
 
 
 def to_json(value: Any) -> Any:
-    """The same in what JSON knows: dataclasses become objects, numpy numbers plain ones, NaN and infinity
-    null.
-    """
+    """`value` in what JSON knows: dataclasses become objects, arrays lists, NaN and infinity null."""
     if is_dataclass(value) and not isinstance(value, type):
         return to_json(asdict(value))
     if isinstance(value, Mapping):

@@ -43,9 +43,7 @@ class DefectRecall:
 
 
 def area_under_roc(anomalies: Floats, good: Floats) -> Floats:
-    """Chance that an anomaly scores above a good one, ties counting half (Mann & Whitney 1947): (...,) in
-    0..1.
-    """
+    """Chance that an anomaly scores above a good one, ties counting half (Mann & Whitney 1947): (...,)."""
     above = np.cumsum(anomalies, axis=-1) - anomalies / 2
     return _ratio((good * above).sum(-1), anomalies.sum(-1) * good.sum(-1))
 

@@ -28,7 +28,7 @@ Map = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 LONGEST_SIDE = 512
-FALSE_POSITIVE_LIMIT = 0.3  # up to which AUPRO is integrated (Bergmann et al. 2020, section 4.2)
+FALSE_POSITIVE_LIMIT = 0.3  # up to which AUPRO is integrated (Bergmann et al. 2020)
 SAMPLE = 2_000_000  # values looked at to place the thresholds
 
 # When a box counts (see `judge_boxes`).
@@ -139,8 +139,7 @@ def _thinned(values: Map, most: int) -> Map:
 
 
 def collect(items: Iterable[tuple[Map, Mask | None, tuple[int, int]]], thresholds: Map) -> PixelStatistics:
-    """Histograms of pictures given as map (h, w), mask at the evaluation size or None for good, and (width,
-    height).
+    """Histograms of pictures, each a map (h, w), a mask at the evaluation size or None, and (width, height).
 
     `thresholds` (K - 1,) rise; bin k, counted from the highest, holds the values from one of them up to the
     next.
@@ -197,8 +196,7 @@ def pixel_figures(pixels: PixelStatistics, weights: Floats) -> dict[str, Floats]
 
 
 def area_under_pro(overlap: Floats, rate: Floats, limit: float = FALSE_POSITIVE_LIMIT) -> Floats:
-    """Area under the mean overlap per region (R, K) over the false-positive rate (R, K), up to `limit`, over
-    `limit`.
+    """Area under the overlap per region (R, K) over the false-positive rate (R, K) up to `limit`, as a share.
 
     Both rise with falling threshold and start at nothing flagged, (0, 0). By trapezoids, with the last cut at
     the limit, after Bergmann et al. 2020: 1 = every region wholly found before a single good pixel is
@@ -219,8 +217,7 @@ def _or_nan(values: Floats) -> Floats:
 
 
 def judge_boxes(mask: Mask | None, regions: Sequence[Region], size: tuple[int, int]) -> BoxStatistics:
-    """Which defects of `mask` (H, W) the boxes hit, and which boxes are right; `size` (width, height) is
-    theirs.
+    """Which defects of `mask` (H, W) are hit, and which boxes, in a picture of (width, height), are right.
 
     A defect is an 8-connected component of the mask. A box is *telling* if it takes up at most a quarter of
     the picture or has an IoU of at least 0.3 with a defect's own box: otherwise a box around the whole
@@ -294,8 +291,7 @@ def localisation_metrics(
     level: float = 0.95,
     progress: Progress = silent,
 ) -> dict[str, Interval | int]:
-    """Every figure of localisation by name (docs/metrics.md explains each), with bootstrap intervals over
-    pictures.
+    """Every figure of localisation by name (docs/metrics.md explains each), with bootstrap intervals.
 
     `maps` (N, h, w) float32; `masks` of N, bool (H, W), True = defect, or None; `labels` (N,) bool, True =
     anomaly; `regions` and `sizes` (width, height) of the original pictures. Masks may be loaded lazily: each
