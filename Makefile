@@ -1,0 +1,63 @@
+# From a fresh clone, with nothing but Python 3.11 or newer and a package index: `make demo`, `make test`.
+# Everything is installed into .venv; .stamps/ remembers what is, so that a second call installs nothing.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+# More options for pip, for example a mirror: make demo PIP_FLAGS='--index-url ADDRESS'
+PIP_FLAGS ?=
+# Tests run in so many processes, each with one thread.
+WORKERS ?= 2
+
+# mkdocs-material advertises its successor on every build.
+export NO_MKDOCS_2_WARNING := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+demo: .stamps/learn ## draw a production line, learn it, inspect it, and write demo/index.html
+	$(BIN)/blemish demo -o $(DEMO)
+
+test: check ## everything: check, then all tests with warnings as errors
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+
+check: .stamps/dev ## formatting, lint, types, and the docs built strictly
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: .stamps/dev ## accuracy and speed, measured again; writes bench/results/
+	@set -e; for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+docs: .stamps/dev ## the site, served on this machine while you write
+	$(BIN)/mkdocs serve
+
+clean: ## remove what was installed and built; demo/ and runs/ stay
+	rm -rf $(VENV) .stamps site dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests tools bench -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# Tried in this order; a version manager's shims may be there and fail, so each is run, and must be able to make a
+# virtual environment.
+$(VENV)/pyvenv.cfg:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    echo "$(VENV): $$("$$python" --version), $$(command -v "$$python")"; \
+	    exec "$$python" -m venv $(VENV); \
+	  fi; \
+	  if [ -n "$(PYTHON)" ]; then break; fi; \
+	done; \
+	if [ -n "$(PYTHON)" ]; then tried="PYTHON=$(PYTHON)"; else tried="None of python3.13, python3.12, python3.11, python3"; fi; \
+	echo "$$tried is not a Python 3.11 or newer that can make a virtual environment (its venv module is a package of" >&2; \
+	echo "its own on Debian and Ubuntu: python3-venv). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+	exit 1
+
+.stamps/learn .stamps/dev: .stamps/%: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+	@echo "Installing blemish[$*]; with PyTorch this is several GB and takes some minutes, once."
+	$(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@mkdir -p .stamps && touch $@
