@@ -121,7 +121,7 @@ def list_pictures(folder: Path, depth: int) -> list[str]:
                     continue
                 if entry.is_dir():
                     folders.append(entry.name)
-                elif Path(entry.name).suffix.lower() in SUFFIXES:
+                elif f".{entry.name.rpartition('.')[2].lower()}" in SUFFIXES:
                     names.append(entry.name)
     except OSError as error:
         raise ImageError(f"{_shown(folder)}: cannot be listed ({_cause(error)}); check the path.") from error

@@ -67,9 +67,7 @@ class Prediction:
 
     def __post_init__(self) -> None:
         if self.maps.ndim != 3 or self.scores.shape != self.maps.shape[:1]:
-            raise ValueError(
-                f"expected scores (N,) and maps (N, H, W); got {self.scores.shape} and {self.maps.shape}"
-            )
+            raise ValueError(f"expected scores (N,) and maps (N, H, W); got {self.scores.shape} and {self.maps.shape}")
         if self.scores.dtype != "float32" or self.maps.dtype != "float32":
             raise ValueError(f"expected float32; got {self.scores.dtype} and {self.maps.dtype}")
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from blemish import images
+from blemish.inspector import open_session
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
+Pixels = npt.NDArray[np.uint8]
 TOLERANCE = 1e-3  # of the range of the scores (and of the maps)
 
 
@@ -65,15 +68,29 @@ def export(graph: nn.Module, file: Path) -> None:
     program.save(str(file), external_data=False)
 
 
-def predict(graph: nn.Module, samples: Sequence[Sample], progress: Progress = silent) -> Prediction:
-    """Runs the graph in torch, one picture at a time (they may differ in size)."""
-    scores, maps = [], []
-    for sample in progress(samples, "torch", len(samples)):
+Runner = Callable[[Pixels], Sequence[np.ndarray]]  # uint8 (1, H, W, 3) -> scores (1,), maps (1, h, w)
+
+
+def in_torch(graph: nn.Module) -> Runner:
+    """Runs a detector's graph where it was learned."""
+
+    def run(pictures: Pixels) -> list[np.ndarray]:
         with torch.inference_mode():
-            score, anomaly_map, *_ = graph(torch.from_numpy(images.load(sample.path))[None])
-        scores.append(score.numpy())
-        maps.append(anomaly_map.numpy())
-    return Prediction(np.concatenate(scores), np.concatenate(maps))
+            return [output.numpy() for output in graph(torch.tensor(pictures))]
+
+    return run
+
+
+def on_the_line(file: Path) -> Runner:
+    """Runs an exported graph as `blemish inspect` will."""
+    session = open_session(file.read_bytes())
+    return lambda pictures: session.run(["scores", "maps"], {"pictures": pictures})
+
+
+def predict(run: Runner, samples: Sequence[Sample], progress: Progress = silent, what: str = "pictures") -> Prediction:
+    """Scores and maps of all samples, one picture at a time, as they may differ in size."""
+    found = [run(images.load(sample.path)[None])[:2] for sample in progress(samples, what, len(samples))]
+    return Prediction(np.concatenate([scores for scores, _ in found]), np.concatenate([maps for _, maps in found]))
 
 
 def prove_parity(ours: Prediction, line: Prediction, names: Sequence[str]) -> Parity:

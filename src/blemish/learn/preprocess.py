@@ -6,6 +6,8 @@ happens to implement "resize", and torch, onnxruntime or a browser agree to roun
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,11 +16,10 @@ def resize_weights(size: int, target: int, *, device: torch.device | None = None
     """`(target, size)`, rows sum to 1: antialiased linear resampling, a triangle filter as wide as one output pixel
     (Pillow's and torch's `bilinear` with antialiasing; plain interpolation when enlarging)."""
     scale = size / target
-    support = torch.sym_max(scale, 1.0)  # `size` is a symbol while the graph is traced
+    support: Any = torch.sym_max(scale, 1.0)  # `size` is a symbol while the graph is traced
     centres = (torch.arange(target, device=device) + 0.5) * scale
     pixels = torch.arange(size, device=device) + 0.5
-    triangle: Tensor = 1 - (pixels - centres[:, None]).abs() / support
-    weights = triangle.clamp(min=0)
+    weights: Tensor = (1 - (pixels - centres[:, None]).abs() / support).clamp(min=0)
     return weights / weights.sum(1, keepdim=True)
 
 

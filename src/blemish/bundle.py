@@ -1,0 +1,185 @@
+"""The bundle: a folder or one .zip with `model.onnx` and `card.json`. Nothing in it is executable, nothing is pickled.
+
+The card says what the detector is, what it learned from, how it decides, and the SHA-256 of every file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from blemish.types import BlemishError
+
+MODEL = "model.onnx"
+CARD = "card.json"
+
+
+class BundleError(BlemishError):
+    """The bundle is missing, damaged, or not one."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class File(_Frozen):
+    sha256: str
+    bytes: int
+
+
+class Data(_Frozen):
+    """What the detector learned from; `sha256` is over the training pictures' names and bytes, in order of name."""
+
+    source: str
+    layout: str
+    train: int
+    calibration: int
+    test: int
+    seed: int
+    sha256: str
+
+
+class Decision(_Frozen):
+    """How scores become verdicts. A picture is an anomaly when its score lies *above* `threshold`; its regions are
+    where the map reaches `pixel_threshold`. Both come from the held-out good pictures, whose scores are kept."""
+
+    false_alarms: float
+    guarantee: str
+    threshold: float
+    pixel_threshold: float
+    min_area: float  # of a region, as a share of the picture
+    scores: tuple[float, ...]
+    peaks: tuple[float, ...]  # highest map value of each calibration picture
+    heat: tuple[float, float]  # map values drawn transparent and brightest, the same on every picture
+
+
+class Card(_Frozen):
+    format: Literal["blemish bundle 1"] = "blemish bundle 1"
+    created: str
+    product: str
+    detector: str
+    settings: dict[str, Any]
+    image_size: tuple[int, int]  # height, width of the maps
+    data: Data
+    decision: Decision
+    parity: dict[str, float]
+    backbone: dict[str, str]
+    licences: dict[str, str]
+    versions: dict[str, str]
+    files: dict[str, File] = {}
+    sha256: str = ""  # of the card itself with this field empty
+
+    def digest(self) -> str:
+        content = self.model_copy(update={"sha256": ""}).model_dump(mode="json")
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: its card and the bytes of its graph."""
+
+    path: Path
+    card: Card
+    model: bytes
+
+
+def write(folder: Path, card: Card) -> Card:
+    """Completes a folder that holds the graph: hashes its files and writes the card. Returns the completed card."""
+    files = {
+        file.name: File(sha256=hashlib.sha256(file.read_bytes()).hexdigest(), bytes=file.stat().st_size)
+        for file in sorted(folder.iterdir())
+        if file.name != CARD
+    }
+    card = card.model_copy(update={"files": files})
+    card = card.model_copy(update={"sha256": card.digest()})
+    write_text(folder / CARD, card.model_dump_json(indent=1) + "\n")
+    return card
+
+
+def read(path: Path | str) -> Bundle:
+    """Loads and verifies a bundle, folder or .zip. Raises `BundleError` where it is missing, damaged or foreign."""
+    path = Path(path)
+    if not path.exists():
+        raise BundleError(f"{path}: no such bundle; give the folder or .zip that `blemish train` wrote.")
+    if path.is_dir() and not (path / CARD).exists() and (path / "bundle" / CARD).exists():
+        path = path / "bundle"  # the run's folder was given
+    contents = _from_zip(path) if path.is_file() else _from_folder(path)
+    if CARD not in contents:
+        raise BundleError(f"{path}: not a blemish bundle, it has no {CARD}; give what `blemish train` wrote.")
+    try:
+        card = Card.model_validate_json(contents.pop(CARD))
+    except ValidationError as cause:
+        first = cause.errors()[0]
+        where = ".".join(map(str, first["loc"])) or CARD
+        raise BundleError(
+            f"{path}: the card is not one that blemish can read ({where}: {first['msg']}); "
+            "the bundle is damaged or from another version: train it again or update blemish."
+        ) from None
+    if card.digest() != card.sha256:
+        raise BundleError(f"{path}: {CARD} was changed after it was written; use an untouched copy of the bundle.")
+    for name in sorted(set(contents) ^ set(card.files)):
+        state = "is missing" if name in card.files else "does not belong to it"
+        raise BundleError(f"{path}: {name} {state}; use an untouched copy of the bundle.")
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != card.files[name].sha256:
+            raise BundleError(f"{path}: {name} is damaged (its SHA-256 is not the card's); copy the bundle again.")
+    return Bundle(path, card, contents[MODEL])
+
+
+def pack(folder: Path, file: Path) -> None:
+    """One .zip of a bundle folder, uncompressed (weights do not compress), with the same bytes every time."""
+    read(folder)
+    with replacing(file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for member in sorted(folder.iterdir()):
+            archive.writestr(zipfile.ZipInfo(member.name), member.read_bytes())
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target` that takes its place when the block ends well, and vanishes when it does not.
+    What a killed process left there is removed first."""
+    temporary = target.with_name(f".{target.name}.partial")
+    _remove(temporary)
+    try:
+        yield temporary
+        if target.is_dir():  # a folder cannot be replaced in one step
+            shutil.rmtree(target)
+        temporary.replace(target)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _from_folder(path: Path) -> dict[str, bytes]:
+    try:
+        return {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    except OSError as cause:
+        raise BundleError(f"{path}: cannot be read ({cause.strerror}); check its permissions.") from None
+
+
+def _from_zip(path: Path) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(path) as archive:  # into memory: no member's name ever becomes a path
+            return {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as cause:
+        raise BundleError(f"{path}: not a readable .zip ({cause}); copy the bundle again.") from None

@@ -1,0 +1,287 @@
+"""The command line: one short function per command. It knows people; nothing else does.
+
+Exit codes: 0 done; 1 an anomaly was found and `--fail-on anomaly` was given; 2 the request cannot be carried out (the
+sentence on standard error says why and what to do); 3 done, but some pictures could not be read; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blemish import __version__
+from blemish.types import BlemishError
+
+if TYPE_CHECKING:
+    from blemish.inspector import Look
+    from blemish.types import Verdict
+
+FOUND, REFUSED, INCOMPLETE, INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    help="Explainable visual inspection: learn from good parts, find where a new one is defective.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class FailOn(StrEnum):
+    never = "never"
+    anomaly = "anomaly"
+
+
+@app.callback()
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        typer.echo(f"blemish {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def data(
+    path: Annotated[Path, typer.Argument(help="A folder of pictures.")],
+    layout: Annotated[str, typer.Option(help="Read it as this layout instead of finding out.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what is in a folder of pictures, and what is wrong with it."""
+    from blemish.console import out, progress
+    from blemish.data.audit import audit, render
+    from blemish.data.layouts import read
+
+    found = audit(read(path, layout), progress)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+    else:
+        render(found, out)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="A folder of pictures; see `blemish data`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; it must not exist.")],
+    detector: Annotated[str, typer.Option(help="patchcore")] = "patchcore",
+    false_alarms: Annotated[str, typer.Option(help="Share of good parts that may be flagged: 5% or 0.05.")] = "5%",
+    backbone: Annotated[str, typer.Option(help="bundled, a timm name, or torchvision/NAME.")] = "bundled",
+    weights: Annotated[Path | None, typer.Option(help="A local .safetensors file for the backbone.")] = None,
+    layers: Annotated[str, typer.Option(help="Feature layers, separated by commas; default strides 8 and 16.")] = "",
+    image_size: Annotated[str, typer.Option(help="auto, 256, or HEIGHTxWIDTH.")] = "auto",
+    neighbourhood: Annotated[int, typer.Option(min=1, help="A patch is so many cells wide; odd.")] = 3,
+    coreset: Annotated[float, typer.Option(min=0, max=1, help="Share of patches kept in the memory bank.")] = 0.1,
+    max_bank: Annotated[int, typer.Option(min=1, help="Never more patches than this.")] = 8192,
+    neighbours: Annotated[int, typer.Option(min=1, help="Neighbours that reweight the score; 1 = none.")] = 9,
+    memory: Annotated[float, typer.Option(min=0.001, help="GiB for patch features while learning.")] = 0.25,
+    calibration: Annotated[float, typer.Option(help="Share of good pictures held out for the threshold.")] = 0.2,
+    test: Annotated[float, typer.Option(help="Share of good pictures for the test, if the folder has no test.")] = 0.2,
+    min_area: Annotated[float, typer.Option(help="Smallest region, as a share of the picture.")] = 0.0002,
+    layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Same seed, same split, same detector.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    overlays: Annotated[int, typer.Option(min=0, help="Draw at most so many test pictures.")] = 300,
+    overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
+) -> None:
+    """Learn a detector from a folder of pictures, test it, and write its bundle."""
+    from blemish.console import err, figures_table, progress
+    from blemish.console import out as page
+    from blemish.learn.patchcore import PatchCoreConfig
+    from blemish.learn.train import DETECTORS, TrainConfig
+    from blemish.learn.train import train as learn
+
+    if detector not in DETECTORS:
+        raise BlemishError(f"there is no detector '{detector}'; choose one of {', '.join(DETECTORS)}.")
+    settings = PatchCoreConfig(
+        backbone=backbone,
+        weights=weights,
+        layers=tuple(filter(None, layers.split(","))),
+        neighbourhood=neighbourhood,
+        coreset=coreset,
+        max_bank=max_bank,
+        neighbours=neighbours,
+        memory=memory,
+        seed=seed,
+        device=device,
+    )
+    config = TrainConfig(
+        data=data,
+        out=out,
+        settings=settings,
+        detector=detector,
+        image_size=_size(image_size),
+        layout=layout,
+        false_alarms=_share(false_alarms),
+        test=test,
+        calibration=calibration,
+        min_area=min_area,
+        seed=seed,
+        overlays=overlays,
+        overwrite=overwrite,
+    )
+    run = learn(config, progress)
+    for warning in run.warnings:
+        err.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps(run.metrics, indent=1))
+        return
+    page.print(figures_table(run.metrics))
+    page.print(run.metrics["decision"]["guarantee"], soft_wrap=True)
+    page.print(f"Written to {run.folder}. Next: blemish inspect {run.folder}/bundle PICTURES --out DIR", soft_wrap=True)
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="What `blemish train` wrote: the folder, its bundle, or a .zip.")],
+    paths: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    out: Annotated[Path | None, typer.Option(help="Write verdicts.jsonl and overlays here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
+    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when an anomaly is found.")] = FailOn.never,
+    threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = 100_000_000,
+) -> None:
+    """Judge pictures: good or anomaly, how sure, and where."""
+    from blemish.inspector import Inspector
+
+    pictures = _pictures(paths)
+    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels)
+    looks: Iterator[Look] = inspector.look_many(path for path, _ in pictures)
+    if not as_json and len(pictures) > 1:
+        from blemish.console import progress
+
+        looks = progress(looks, "inspecting", len(pictures))
+    counts: Counter[str] = Counter()
+    if out:
+        from blemish.output import Folder
+
+        with Folder(out, heat=inspector.card.decision.heat) as folder:
+            for look, (_, name) in zip(looks, pictures, strict=True):
+                folder.add(look, name)
+                counts[look.verdict.decision] += 1
+                _say(look.verdict, as_json)
+    else:
+        for look in looks:
+            counts[look.verdict.decision] += 1
+            _say(look.verdict, as_json)
+    if not as_json:
+        said = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "anomaly", "error") if counts[kind])
+        typer.echo(
+            f"{len(pictures)} pictures: {said}." + (f" Overlays and verdicts.jsonl are in {out}." if out else "")
+        )
+    if fail_on is FailOn.anomaly and counts["anomaly"]:
+        raise typer.Exit(FOUND)
+    if counts["error"]:
+        raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def bundle(
+    path: Annotated[Path, typer.Argument(help="A bundle.")],
+    pack: Annotated[Path | None, typer.Option("--zip", help="Write it as one .zip.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole card.")] = False,
+) -> None:
+    """Verify a bundle and show its card."""
+    from blemish import bundle as bundles
+
+    loaded = bundles.read(path)
+    if pack:
+        if not loaded.path.is_dir():
+            raise BlemishError(f"{path}: is a .zip already.")
+        bundles.pack(loaded.path, pack)
+    if as_json:
+        typer.echo(loaded.card.model_dump_json(indent=1))
+        return
+    card = loaded.card
+    typer.echo(f"{card.product}: {card.detector} on {card.backbone['name']} ({card.backbone['licence']})")
+    typer.echo(
+        f"learned {card.created} from {card.data.train} good pictures, {card.image_size[0]}x{card.image_size[1]}"
+    )
+    typer.echo(card.decision.guarantee)
+    typer.echo(
+        f"threshold {card.decision.threshold:.5g}; all {len(card.files)} files are intact"
+        + (f"; {pack}" if pack else "")
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option(help="Fewer and smaller pictures, for a look in half a minute.")] = False,
+) -> None:
+    """Draw a production line, learn each product, inspect it, and write a page that shows everything."""
+    from blemish.console import out as page
+    from blemish.console import products_table, progress
+    from blemish.learn.demo import run_demo
+
+    runs = run_demo(out, quick=quick, progress=progress)
+    page.print(products_table(runs, title="The demo line, on held-out pictures [95 % interval]"))
+    page.print(f"Look at {out / 'index.html'}", soft_wrap=True)
+
+
+def _pictures(paths: list[Path]) -> list[tuple[Path, str]]:
+    """Every picture asked for, with the relative name that its output gets."""
+    from blemish.images import find_pictures
+
+    found: list[tuple[Path, str]] = []
+    for path in paths:
+        if path.is_dir():
+            inside = find_pictures(path)
+            if not inside:
+                raise BlemishError(f"{path}: holds no pictures; give pictures or a folder of them.")
+            found += [(file, file.relative_to(path).as_posix()) for file in inside]
+        else:
+            found.append((path, path.name))
+    return found
+
+
+def _say(verdict: Verdict, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(asdict(verdict)))
+    elif verdict.decision == "error":
+        typer.echo(f"error    {verdict.error}")
+    else:
+        boxes = " ".join(f"({','.join(map(str, r.box))})" for r in verdict.regions[:3])
+        more = f" +{len(verdict.regions) - 3}" if len(verdict.regions) > 3 else ""
+        typer.echo(
+            f"{verdict.decision:<8} score {verdict.score:.4g} (limit {verdict.threshold:.4g}) "
+            f"p {verdict.p_value:.3f}  {verdict.path}  {boxes}{more}".rstrip()
+        )
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise BlemishError(f"'{text}' is not a rate; write it as 5% or 0.05.") from None
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """`auto` -> None, `256` -> (256, 256), `192x320` -> (192, 320)."""
+    if text == "auto":
+        return None
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+        height, width = sides if len(sides) == 2 else (sides[0], sides[0])
+    except ValueError:
+        raise BlemishError(f"'{text}' is not an image size; write auto, 256, or HEIGHTxWIDTH.") from None
+    if min(height, width) < 32 or len(sides) > 2:
+        raise BlemishError(f"'{text}' is not an image size: both sides must be at least 32 pixels.")
+    return height, width
+
+
+def main() -> None:
+    """The entry point of the `blemish` program: refusals become one sentence and exit code 2."""
+    try:
+        app()
+    except BlemishError as refusal:
+        typer.echo(f"blemish: {refusal}", err=True)
+        sys.exit(REFUSED)
+    except KeyboardInterrupt:
+        typer.echo("blemish: interrupted; nothing half-done was left behind.", err=True)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,91 @@
+"""How blemish talks on a terminal: progress on standard error, tables on standard output."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+T = TypeVar("T")
+EVERY = 5.0  # seconds between two lines where there is no terminal to animate
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """A bar on a terminal; in a log, a line when a stage begins, every few seconds, and when it is done."""
+    if err.is_terminal:
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Bars(*columns, console=err) as bars:
+            yield from bars.track(items, total=total, description=what)
+        return
+    begun = last = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done += 1
+        if time.monotonic() - last > EVERY:
+            last = time.monotonic()
+            err.print(f"{what}: {done}/{total}, {last - begun:.0f} s")
+    err.print(f"{what}: {done} in {time.monotonic() - begun:.1f} s")
+
+
+def figures_table(metrics: Mapping[str, Any]) -> Table:
+    """The figures of one run with their intervals, as `metrics.json` holds them."""
+    counts = metrics["counts"]
+    table = Table(title=f"{metrics['product']}, {metrics['detector']}", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for group in ("detection", "localisation"):
+        for name, figure in metrics.get(group, {}).items():
+            if isinstance(figure, Mapping) and figure.get("value") is not None:
+                interval = "" if figure["low"] is None else f"{figure['low']:.3f} to {figure['high']:.3f}"
+                table.add_row(name.replace("_", " "), f"{figure['value']:.3f}", interval)
+    table.caption = (
+        f"learned from {counts['train']} good, threshold from {counts['calibration']}; "
+        f"tested on {counts['test_good']} good and {counts['test_anomaly']} defective"
+    )
+    return table
+
+
+def products_table(runs: Iterable[Mapping[str, Any]], title: str = "") -> Table:
+    """One row a run, for what matters most."""
+    table = Table(title=title, title_justify="left")
+    for name in ("product", "detector", "image AUROC", "pixel AUROC", "AUPRO", "defects hit", "missed", "false alarms"):
+        table.add_column(name, justify="left" if name in ("product", "detector") else "right")
+    for metrics in runs:
+        detection, places = metrics.get("detection", {}), metrics.get("localisation", {})
+        table.add_row(
+            metrics["product"],
+            metrics["detector"],
+            short(detection.get("auroc")),
+            short(places.get("pixel_auroc")),
+            short(places.get("aupro")),
+            short(places.get("defects_hit")),
+            short(detection.get("miss_rate"), percent=True),
+            short(detection.get("false_alarm_rate"), percent=True),
+        )
+    return table
+
+
+def short(figure: Mapping[str, Any] | None, *, percent: bool = False) -> str:
+    """`0.953 [0.921, 0.978]`, or in percent `4 % [1, 8]`; a dash where the figure is undefined."""
+    if not figure or figure.get("value") is None:
+        return "–"
+    value, low, high = figure["value"], figure["low"], figure["high"]
+    if percent:
+        return f"{value:.0%}" + ("" if low is None else f" [{100 * low:.0f}, {100 * high:.0f}]")
+    return f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")

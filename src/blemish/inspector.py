@@ -1,0 +1,117 @@
+"""Bundle + picture -> verdict: the product's core. Needs onnxruntime, numpy and Pillow, and no PyTorch.
+
+from blemish import Inspector
+inspector = Inspector("run/bundle")
+print(inspector.inspect("part.png"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from blemish import bundle, calibration, images
+from blemish.regions import find_regions
+from blemish.types import BlemishError, Verdict
+
+
+class Look(NamedTuple):
+    """A verdict with what it was made from; picture and map are None where the file could not be read."""
+
+    verdict: Verdict
+    picture: npt.NDArray[np.uint8] | None  # (H, W, 3)
+    map: npt.NDArray[np.float32] | None  # (h, w)
+
+
+def open_session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
+    """The graph, ready to run on the CPU with `threads` threads (0 = one for each core)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+class Inspector:
+    """Runs a bundle. `threads` is onnxruntime's (0 = one for each core); pictures above `max_pixels` are refused.
+
+    Raises `BundleError` for a missing, damaged or foreign bundle.
+    """
+
+    def __init__(self, path: Path | str, *, threads: int = 0, max_pixels: int = images.MAX_PIXELS) -> None:
+        loaded = bundle.read(path)
+        self.card = loaded.card
+        self.max_pixels = max_pixels
+        self._calibration = np.sort(np.array(self.card.decision.scores))
+        try:
+            self._session = open_session(loaded.model, threads)
+        except Exception as cause:  # onnxruntime has no common base for its errors
+            raise bundle.BundleError(
+                f"{path}: onnxruntime cannot load the graph ({cause}); update onnxruntime."
+            ) from None
+
+    def predict(self, picture: npt.NDArray[np.uint8]) -> tuple[float, npt.NDArray[np.float32]]:
+        """uint8 RGB `(H, W, 3)` of any size -> raw score and float32 anomaly map `(h, w)` of the card's image size."""
+        scores, maps = self._session.run(["scores", "maps"], {"pictures": picture[None]})
+        return float(scores[0]), maps[0]
+
+    def judge(
+        self, path: Path | str, size: tuple[int, int], score: float, anomaly_map: npt.NDArray[np.float32]
+    ) -> Verdict:
+        """Turns a raw score and map into a verdict by the card's thresholds; `size` is (width, height)."""
+        rule = self.card.decision
+        found = score > rule.threshold
+        return Verdict(
+            path=str(path),
+            decision="anomaly" if found else "good",
+            score=score,
+            threshold=rule.threshold,
+            p_value=float(calibration.p_values(self._calibration, np.array([score]))[0]),
+            size=size,
+            regions=find_regions(anomaly_map, rule.pixel_threshold, size, min_area=rule.min_area) if found else (),
+        )
+
+    def inspect(self, path: Path | str) -> Verdict:
+        """One picture file -> verdict. An unreadable file is a verdict too: "error", with the reason."""
+        return self.look(path).verdict
+
+    def look(self, path: Path | str) -> Look:
+        """Like `inspect`, with the picture and its map."""
+        try:
+            picture = images.load(path, max_pixels=self.max_pixels)
+        except BlemishError as cause:
+            return Look(Verdict(path=str(path), decision="error", error=str(cause)), None, None)
+        return self._look(path, picture)
+
+    def look_many(self, paths: Iterable[Path | str]) -> Iterator[Look]:
+        """Like `look` for each path, in order; the next files are decoded while the present one is inspected."""
+
+        def read(path: Path | str) -> npt.NDArray[np.uint8] | BlemishError:
+            try:
+                return images.load(path, max_pixels=self.max_pixels)
+            except BlemishError as cause:
+                return cause
+
+        waiting = iter(paths)
+        with ThreadPoolExecutor(1) as pool:
+            ahead: list[tuple[Path | str, Future[npt.NDArray[np.uint8] | BlemishError]]]
+            ahead = [(path, pool.submit(read, path)) for path in islice(waiting, 2)]
+            while ahead:
+                path, future = ahead.pop(0)
+                picture = future.result()
+                ahead += [(more, pool.submit(read, more)) for more in islice(waiting, 1)]
+                if isinstance(picture, BlemishError):
+                    yield Look(Verdict(path=str(path), decision="error", error=str(picture)), None, None)
+                else:
+                    yield self._look(path, picture)
+
+    def _look(self, path: Path | str, picture: npt.NDArray[np.uint8]) -> Look:
+        score, anomaly_map = self.predict(picture)
+        size = (picture.shape[1], picture.shape[0])
+        return Look(self.judge(path, size, score, anomaly_map), picture, anomaly_map)

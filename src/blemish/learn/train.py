@@ -1,0 +1,295 @@
+"""The whole story of `blemish train`: read, split, fit, export, prove parity, calibrate, evaluate, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from blemish import bundle, calibration, images, overlay
+from blemish.data import layouts
+from blemish.data.audit import Audit, audit
+from blemish.data.split import Split, split
+from blemish.evaluate.bootstrap import to_json
+from blemish.evaluate.detection import detection_metrics, recall_by_defect
+from blemish.evaluate.localisation import localisation_metrics
+from blemish.inspector import Inspector
+from blemish.learn.backbones import Backbone
+from blemish.learn.export import export, in_torch, on_the_line, predict, prove_parity
+from blemish.learn.patchcore import PatchCore, PatchCoreConfig
+from blemish.types import BlemishError, Prediction, Progress, Sample, Verdict, silent
+
+
+class Detector(Protocol):
+    """What every detector is: see design.md, "The interfaces"."""
+
+    @property
+    def backbone(self) -> Backbone: ...
+    def fit(self, samples: Sequence[Sample], progress: Progress = silent) -> Self: ...
+    def graph(self) -> nn.Module: ...
+
+
+DETECTORS: dict[str, tuple[type[Any], Callable[[Any], Detector]]] = {
+    "patchcore": (PatchCoreConfig, PatchCore),
+}
+
+_UNUSABLE = ("unreadable", "mask-unusable")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `blemish train` was asked. `settings` is the detector's own config; `image_size` (height, width) goes into
+    it, and is chosen from the pictures where it is None."""
+
+    data: Path
+    out: Path
+    settings: Any = field(default_factory=PatchCoreConfig)
+    detector: str = "patchcore"
+    image_size: tuple[int, int] | None = None
+    layout: str = "auto"
+    false_alarms: float = 0.05
+    test: float = 0.2  # share of good pictures kept for the test, where the folder does not say
+    calibration: float = 0.2  # share of the remaining good pictures held out for the threshold
+    min_area: float = 0.0002  # of a region, as a share of the picture
+    seed: int = 0
+    overlays: int = 300  # at most so many are drawn, the misjudged first
+    overwrite: bool = False
+
+
+class Run(NamedTuple):
+    """What came of it, for people and programs; `metrics` is what `metrics.json` holds."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+def train(config: TrainConfig, progress: Progress = silent) -> Run:
+    """Learns a detector from a folder of pictures and writes `config.out`: `bundle/`, `metrics.json`,
+    `verdicts.jsonl` (test part), `overlays/`. The folder appears whole at the end, or not at all.
+
+    Raises `BlemishError` where the pictures cannot support what was asked.
+    """
+    if config.out.exists() and not config.overwrite:
+        raise BlemishError(f"{config.out} exists; choose another folder with -o, or replace it with --overwrite.")
+    clock = _Clock()
+    dataset = layouts.read(config.data, config.layout)
+    checked = audit(dataset, progress)
+    samples, groups = usable(dataset, checked)
+    parts = split(
+        samples,
+        seed=config.seed,
+        test=config.test,
+        calibration=config.calibration,
+        min_calibration=calibration.parts_needed(config.false_alarms),
+        groups=groups,
+    )
+    calibration.allowance(len(parts.calibration), config.false_alarms)  # refuses before the work, not after
+    settings = replace(config.settings, image_size=config.image_size or auto_size(parts.train))
+    clock.lap("read")
+
+    detector = DETECTORS[config.detector][1](settings).fit(parts.train, progress)
+    graph = detector.graph()
+    clock.lap("fit")
+
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    with bundle.replacing(config.out) as folder:
+        (folder / "bundle").mkdir(parents=True)
+        export(graph, folder / "bundle" / bundle.MODEL)
+        clock.lap("export")
+        # Everything from here on is measured on what the line will run, not on what was trained.
+        line = on_the_line(folder / "bundle" / bundle.MODEL)
+        held_out = predict(line, parts.calibration, progress, "calibration")
+        tested = predict(line, parts.test, progress, "test") if parts.test else None
+        clock.lap("inspect")
+        proof = parts.test or parts.calibration
+        ours = predict(in_torch(graph), proof, progress, "parity")
+        parity = prove_parity(ours, tested or held_out, [s.name for s in proof])
+        clock.lap("parity")
+        card = bundle.write(
+            folder / "bundle",
+            bundle.Card(
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                product=config.data.resolve().name,
+                detector=config.detector,
+                settings={k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()},
+                image_size=settings.image_size,
+                data=_data(config, dataset.layout, parts),
+                decision=_decision(config, held_out),
+                parity=parity.to_json(),
+                backbone={
+                    "name": settings.backbone,
+                    "source": detector.backbone.source,
+                    "licence": detector.backbone.licence,
+                },
+                licences={"blemish": "Apache-2.0", "backbone weights": detector.backbone.licence},
+                versions=_versions(),
+            ),
+        )
+        metrics: dict[str, Any] = {
+            "product": card.product,
+            "detector": config.detector,
+            "counts": _counts(parts),
+            "decision": card.decision.model_dump(mode="json", exclude={"scores", "peaks"}),
+            "parity": parity.to_json(),
+        }
+        verdicts: list[Verdict] = []
+        if tested:
+            inspector = Inspector(folder / "bundle")
+            verdicts = [
+                inspector.judge(sample.name, images.size(sample.path), float(score), anomaly_map)
+                for sample, score, anomaly_map in zip(parts.test, tested.scores, tested.maps, strict=True)
+            ]
+            metrics |= evaluate(parts.test, tested, verdicts)
+            clock.lap("evaluate")
+            draw(parts.test, tested.maps, verdicts, card, folder / "overlays", config.overlays, progress)
+            clock.lap("overlays")
+        metrics["seconds"] = clock.laps
+        lines = [
+            json.dumps({**asdict(verdict), "label": sample.label, "defect": sample.defect}) + "\n"
+            for sample, verdict in zip(parts.test, verdicts, strict=True)
+        ]
+        (folder / "verdicts.jsonl").write_text("".join(lines), encoding="utf-8")
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    return Run(
+        config.out, metrics, tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
+    )
+
+
+def usable(dataset: layouts.Dataset, checked: Audit) -> tuple[list[Sample], list[list[int]]]:
+    """The samples that can be read, without masks that cannot, and the near-duplicate groups by their new indices."""
+    of_kind = {kind: {n for p in checked.problems if p.kind == kind for n in p.names} for kind in _UNUSABLE}
+    kept = [i for i, sample in enumerate(dataset.samples) if sample.name not in of_kind["unreadable"]]
+    new = {old: index for index, old in enumerate(kept)}
+    samples = [dataset.samples[i] for i in kept]
+    samples = [replace(s, mask=None) if s.name in of_kind["mask-unusable"] else s for s in samples]
+    return samples, [[new[i] for i in group if i in new] for group in checked.groups]
+
+
+def auto_size(samples: Sequence[Sample], area: int = 256 * 256, multiple: int = 32) -> tuple[int, int]:
+    """Height and width with about `area` pixels and the pictures' usual aspect, so that parts keep their shape.
+
+    The median aspect of (at most 200) pictures, kept within 1:4 and 4:1; sides are multiples of `multiple`.
+    """
+    sizes = [images.size(sample.path) for sample in samples[:: max(1, len(samples) // 200)]]
+    aspect = float(np.clip(np.median([width / height for width, height in sizes]), 0.25, 4))
+    height = max(1, round((area / aspect) ** 0.5 / multiple)) * multiple
+    return height, max(1, round(area / height / multiple)) * multiple
+
+
+def evaluate(samples: Sequence[Sample], found: Prediction, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """All figures of a labelled test part, JSON-ready; {} where there is no anomaly or no good picture in it."""
+    labelled = [i for i, sample in enumerate(samples) if sample.label]
+    labels = np.array([samples[i].label == "anomaly" for i in labelled], bool)
+    if not labels.any() or labels.all():
+        return {}
+    flagged = np.array([verdicts[i].decision == "anomaly" for i in labelled])
+    sizes = [v.size or (0, 0) for v in verdicts]
+    masks = [
+        images.load_mask(mask, (sizes[i][1], sizes[i][0])) if (mask := samples[i].mask) else None for i in labelled
+    ]
+    return {
+        "detection": to_json(detection_metrics(found.scores[labelled], labels, flagged)),
+        "recall_by_defect": to_json(recall_by_defect([samples[i].defect for i in labelled], labels, flagged)),
+        "localisation": to_json(
+            localisation_metrics(
+                found.maps[labelled],
+                masks,
+                labels,
+                [verdicts[i].regions for i in labelled],
+                [sizes[i] for i in labelled],
+            )
+        ),
+    }
+
+
+def draw(
+    samples: Sequence[Sample],
+    maps: npt.NDArray[np.float32],
+    verdicts: Sequence[Verdict],
+    card: bundle.Card,
+    folder: Path,
+    most: int,
+    progress: Progress,
+) -> None:
+    """Overlays of the test part as JPEG under the pictures' own names, the misjudged first."""
+    wrong = [v.decision != (s.label or v.decision) for s, v in zip(samples, verdicts, strict=True)]
+    order = sorted(range(len(samples)), key=lambda i: (not wrong[i], samples[i].name))[:most]
+    low, high = card.decision.heat
+    for i in progress(order, "overlays", len(order)):
+        image = overlay.overlay(images.load(samples[i].path), maps[i], verdicts[i].regions, low=low, high=high)
+        file = folder / f"{samples[i].name}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        overlay.save(image, file)
+
+
+def _decision(config: TrainConfig, held_out: Prediction) -> bundle.Decision:
+    peaks = held_out.maps.reshape(len(held_out.maps), -1).max(1)
+    # Family-wise: at most this share of good pictures has a single pixel above it.
+    pixel_threshold = calibration.threshold(peaks, config.false_alarms)
+    usual = float(np.median(held_out.maps))
+    return bundle.Decision(
+        false_alarms=config.false_alarms,
+        guarantee=calibration.guarantee(len(held_out.scores), config.false_alarms),
+        threshold=calibration.threshold(held_out.scores, config.false_alarms),
+        pixel_threshold=pixel_threshold,
+        min_area=config.min_area,
+        scores=tuple(map(float, held_out.scores)),
+        peaks=tuple(map(float, peaks)),
+        heat=(float(np.median(peaks)), pixel_threshold + (pixel_threshold - usual)),
+    )
+
+
+def _data(config: TrainConfig, layout: str, parts: Split) -> bundle.Data:
+    digest = hashlib.sha256()
+    for sample in sorted(parts.train, key=lambda s: s.name):
+        digest.update(sample.name.encode() + b"\0" + hashlib.sha256(sample.path.read_bytes()).digest())
+    return bundle.Data(
+        source=config.data.resolve().name,
+        layout=layout,
+        train=len(parts.train),
+        calibration=len(parts.calibration),
+        test=len(parts.test),
+        seed=config.seed,
+        sha256=digest.hexdigest(),
+    )
+
+
+def _counts(parts: Split) -> dict[str, int]:
+    anomalies = sum(s.label == "anomaly" for s in parts.test)
+    return {
+        "train": len(parts.train),
+        "calibration": len(parts.calibration),
+        "test_good": sum(s.label == "good" for s in parts.test),
+        "test_anomaly": anomalies,
+        "test_masks": sum(s.mask is not None for s in parts.test),
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("blemish", "torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+class _Clock:
+    """Seconds spent, by stage."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 2)
+        self._last = now

@@ -1,0 +1,68 @@
+"""Where `blemish inspect --out` writes: one JSON line a picture, and an overlay under the picture's own name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from blemish import overlay
+from blemish.types import BlemishError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from blemish.inspector import Look
+
+VERDICTS = "verdicts.jsonl"
+
+
+class Folder:
+    """Takes looks as they come. The verdicts are in `verdicts.jsonl` once the block has ended, whole or not at all.
+
+    `heat` are the map values drawn transparent and brightest: the card's, so that all pictures share one scale.
+    """
+
+    def __init__(self, path: Path, *, heat: tuple[float, float]) -> None:
+        self.path = path
+        self.low, self.high = heat
+        self._taken: set[str] = set()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._partial = path / f".{VERDICTS}.partial"
+            self._file = self._partial.open("w", encoding="utf-8")
+        except OSError as cause:
+            raise BlemishError(f"{path}: cannot be written to ({cause.strerror}); choose another --out.") from None
+
+    def add(self, look: Look, name: str) -> None:
+        """Writes one picture's verdict and overlay; `name` is its relative path, made unique here."""
+        if look.picture is not None:
+            name = self._unique(name)
+            image = overlay.overlay(look.picture, look.map, look.verdict.regions, low=self.low, high=self.high)
+            file = self.path / "overlays" / f"{name}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            overlay.save(image, file)
+        drawn = f"overlays/{name}.jpg" if look.picture is not None else None
+        self._file.write(json.dumps({**asdict(look.verdict), "overlay": drawn}) + "\n")
+
+    def _unique(self, name: str) -> str:
+        """a/b.png stays; a second a/b.png (two folders were given) becomes a/b.png-2."""
+        number, unique = 1, name
+        while unique.lower() in self._taken:
+            number += 1
+            unique = f"{name}-{number}"
+        self._taken.add(unique.lower())
+        return unique
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is None:
+            self._partial.replace(self.path / VERDICTS)
+        else:
+            self._partial.unlink(missing_ok=True)
