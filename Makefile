@@ -52,9 +52,9 @@ $(VENV)/pyvenv.cfg:
 	  fi; \
 	  if [ -n "$(PYTHON)" ]; then break; fi; \
 	done; \
-	if [ -n "$(PYTHON)" ]; then tried="PYTHON=$(PYTHON)"; else tried="None of python3.13, python3.12, python3.11, python3"; fi; \
-	echo "$$tried is not a Python 3.11 or newer that can make a virtual environment (its venv module is a package of" >&2; \
-	echo "its own on Debian and Ubuntu: python3-venv). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+	echo "No Python 3.11 or newer that can make a virtual environment. Tried:" \
+	  "$(or $(PYTHON),python3.13 python3.12 python3.11 python3). Install one (on Debian and Ubuntu with python3-venv)," \
+	  "or name it: make PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 
 .stamps/learn .stamps/dev: .stamps/%: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
