@@ -102,7 +102,7 @@ def read(path: Path | str, layout: str = "auto") -> Dataset:
 
 
 def mvtec(folder: Listing) -> Found:
-    """train/good, test/<defect>, ground_truth/<defect>/NAME_mask.png."""
+    """train/good (and train/<defect>), test/<defect>, ground_truth/<defect>/NAME_mask.png of the test part."""
     return _train_and_test(folder, "good")
 
 
@@ -114,17 +114,18 @@ def btad(folder: Listing) -> Found:
 def _train_and_test(folder: Listing, good: str) -> Found:
     if not folder.pictures(f"train/{good}"):
         raise MisfitError(f"no pictures in train/{good}")
-    if others := [name for name in folder.folders_in("train") if name != good]:
-        raise MisfitError(f"train holds {_and(others)} beside {good}")
     tested = folder.folders_in("test")
     if not tested:
         raise MisfitError("no folders in test")
     samples = _class_folder(folder, f"train/{good}", "good", part="train")
+    for defect in folder.folders_in("train"):
+        if defect != good:  # sets for classifiers; masks are numbered as in the test part
+            samples += _class_folder(folder, f"train/{defect}", defect, part="train")
     for defect in tested:
-        kind = "" if defect == good else defect
-        masks = f"ground_truth/{defect}"
-        samples += _class_folder(folder, f"test/{defect}", kind or "good", masks, part="test")
-    return samples, f"train/{good} and test with {_and(tested)}; {_counts(samples)}"
+        kind = "good" if defect.casefold() in GOOD else defect
+        samples += _class_folder(folder, f"test/{defect}", kind, f"ground_truth/{defect}", part="test")
+    places = [f"ground_truth/{defect}" for defect in folder.folders_in("ground_truth") if defect not in GOOD]
+    return samples, f"train/{good} and test with {_and(tested)}; {_counts(folder, samples, places)}"
 
 
 def visa(folder: Listing) -> Found:
@@ -155,7 +156,7 @@ def visa(folder: Listing) -> Found:
             samples.append(_visa_sample(folder, table, line, row, inside))
     if len({sample.name for sample in samples}) < len(samples):
         raise LayoutError(f"{table} names a picture of {chosen} twice; remove the second row.")
-    return samples, f"{table.name} lists {chosen}; {_counts(samples)}"
+    return samples, f"{table.name} lists {chosen}; {_counts(folder, samples)}"
 
 
 def _visa_rows(table: Path) -> list[dict[str, str]]:
@@ -203,7 +204,8 @@ def _visa_sample(folder: Listing, table: Path, line: int, row: dict[str, str], i
 
 
 def folders(folder: Listing) -> Found:
-    """good (or ok, normal) and one folder per defect type; masks in ground_truth/<type> or masks/<type>."""
+    """good (or ok, normal) and one folder per defect type; masks in ground_truth/<type> or masks/<type>
+    (or directly in these where there is one type)."""
     good = [name for name in folder.folders if name.casefold() in GOOD]
     if len(good) != 1:
         raise MisfitError(f"{_and(good)} are all names for good" if good else "no folder good, ok or normal")
@@ -212,14 +214,18 @@ def folders(folder: Listing) -> Found:
     samples = _class_folder(folder, good[0], "good", depth=DEPTH)
     if not samples:
         raise MisfitError(f"no pictures in {good[0]}")
-    for defect in folder.folders:
-        if defect != good[0] and defect.casefold() not in MASKS:
-            masks = [f"{name}/{defect}" for name in folder.folders if name.casefold() in MASKS]
-            samples += _class_folder(folder, defect, defect, *masks, depth=DEPTH)
-    return (
-        samples,
-        f"{good[0]} is taken for the good pictures and every other folder for a defect type; {_counts(samples)}",
-    )
+    tops = [name for name in folder.folders if name.casefold() in MASKS]
+    defects = [name for name in folder.folders if name not in {good[0], *tops} and folder.pictures(name, DEPTH)]
+    places = []
+    for defect in defects:
+        masks = [f"{name}/{defect}" for name in tops]
+        if len(defects) == 1:  # with several, the name alone would not say whose mask it is
+            masks += tops
+        samples += _class_folder(folder, defect, defect, *masks, depth=DEPTH)
+        places += masks
+    saw = f"{good[0]} is taken for the good pictures"
+    saw += f" and {_and(defects)} for defect types" if defects else ""
+    return samples, f"{saw}; {_counts(folder, samples, places)}"
 
 
 def magnetic_tile(folder: Listing) -> Found:
@@ -237,16 +243,10 @@ def magnetic_tile(folder: Listing) -> Found:
         for file in pictures:
             if not file.lower().endswith((".jpg", ".jpeg")):
                 continue
-            mask = str(Path(file).with_suffix(".png"))
-            samples.append(
-                _sample(
-                    folder,
-                    f"{within}/{file}",
-                    "good" if good else name[3:],
-                    f"{within}/{mask}" if mask in masks else "",
-                )
-            )
-    return samples, f"MT_Free is good, the other MT_ folders are defect types; {_counts(samples)}"
+            mask = f"{_stem(file)}.png"
+            mask = f"{within}/{mask}" if mask in masks else ""
+            samples.append(_sample(folder, f"{within}/{file}", "good" if good else name[3:], mask))
+    return samples, f"MT_Free is good, the other MT_ folders are defect types; {_counts(folder, samples)}"
 
 
 def flat(folder: Listing) -> Found:
@@ -280,10 +280,10 @@ def _class_folder(
     known: dict[str, str] = {}
     for place in masks if kind != "good" else ():
         for name in folder.pictures(place, depth):
-            known.setdefault(str(PurePosixPath(name).with_suffix("")), f"{place}/{name}")
+            known.setdefault(_stem(name), f"{place}/{name}")
     samples = []
     for name in folder.pictures(within, depth):
-        stem = str(PurePosixPath(name).with_suffix(""))
+        stem = _stem(name)
         mask = known.get(f"{stem}_mask") or known.get(stem, "")
         samples.append(_sample(folder, f"{within}/{name}", kind, mask, part))
     return samples
@@ -293,7 +293,7 @@ def _sample(
     folder: Listing, name: str, kind: str = "", mask: str = "", part: Literal["", "train", "test"] = ""
 ) -> Sample:
     """`kind` is "good", a defect type, or "" where nobody said."""
-    item = re.match(r"(.+)_Part[0-9]+$", PurePosixPath(name).stem)  # KolektorSDD: several views of one item
+    item = re.fullmatch(r"(.+)_Part[0-9]+", _stem(name).rpartition("/")[2])  # KolektorSDD: several views of one item
     return Sample(
         path=folder.root / name,
         name=name,
@@ -303,6 +303,10 @@ def _sample(
         part=part,
         group=item[1] if item else "",
     )
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]  # listed names have a suffix; pathlib is slow
 
 
 def _refuse_pictures_below(folder: Listing) -> None:
@@ -344,10 +348,12 @@ def _nothing(folder: Listing, missing: dict[str, str]) -> LayoutError:
     )
 
 
-def _counts(samples: list[Sample]) -> str:
+def _counts(folder: Listing, samples: list[Sample], mask_folders: Iterable[str] = ()) -> str:
     good = sum(sample.label == "good" for sample in samples)
-    masks = sum(sample.mask is not None for sample in samples)
-    return f"{good} good, {len(samples) - good} defective, {masks} masks"
+    masks = {sample.mask for sample in samples if sample.mask}
+    files = {folder.root / place / name for place in mask_folders for name in folder.pictures(place, DEPTH)}
+    unused = f" ({len(files - masks)} files beside them belong to no picture)" if files - masks else ""
+    return f"{good} good, {len(samples) - good} defective, {len(masks)} masks{unused}"
 
 
 def _and(names: Iterable[str]) -> str:

@@ -39,19 +39,23 @@ def split(
 ) -> Split:
     """Divide `samples`; `groups` are indices of samples that must stay together besides those of one item.
 
-    `test` is a share of the labelled good pictures and is ignored where the data set says what its test part is;
-    all anomalies go to the test part, and units that hold both kinds go there first. `calibration` is a share of
-    the good pictures outside the test part; `min_calibration` raises it, at most to half of them. A unit is never
-    cut, so parts can be smaller than their share. `anomalies_in_train` moves this share of each defect type, with
-    its unit, to `train`. A test part given by the data set is kept even where an item is on both of its sides
-    (`audit` says so). Raises BlemishError for shares outside 0..1 and where a part would be left empty.
+    `test` is a share of the labelled good pictures; it is ignored where the data set says what its test part is,
+    which is kept even where an item is on both of its sides (`audit` says so). All anomalies go to the test part,
+    and units that hold both kinds go there first. `calibration` is a share of the good pictures outside the test
+    part; `min_calibration` raises it, at most to half of them. A unit is never cut, so parts can be smaller than
+    their share. `anomalies_in_train` moves this share of each defect type, with its unit, to `train`; where the
+    training part of the data set has anomalies of its own, it means all of those.
+    Raises BlemishError for shares outside 0..1 and where a part would be left empty.
     """
     for what, share in (("test", test), ("calibration", calibration), ("anomalies_in_train", anomalies_in_train)):
         if not 0 <= share < 1:
             raise BlemishError(f"The share {what} is {share}; it must be at least 0 and below 1.")
     units = _units(samples, groups, str(seed))
     given = any(sample.part == "test" for sample in samples)
-    teaching = _anomalous_units(units, anomalies_in_train)
+    if own := [u for u in units if any(s.part == "train" and s.label == "anomaly" for s in u)]:
+        teaching = own if anomalies_in_train else []
+    else:
+        teaching = _anomalous_units(units, anomalies_in_train)
     taught = {sample.name for unit in teaching for sample in unit}
     rest = [unit for unit in units if unit[0].name not in taught]
     if given:
