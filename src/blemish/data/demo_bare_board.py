@@ -49,7 +49,7 @@ PARTS: tuple[Part, ...] = (
     Part("R3", "resistor", 24.0, 11.4, 0, "472"),
     Part("R4", "resistor", 19.4, 31.4, 90, "331"),
     Part("R5", "resistor", 22.0, 31.4, 90, "220"),
-    Part("R6", "resistor", 26.8, 31.0, 0, "102"),
+    Part("R6", "resistor", 26.8, 29.0, 0, "102"),
     Part("C1", "capacitor", 6.0, 11.8, 90),
     Part("C2", "capacitor", 6.0, 16.4, 90),
     Part("C3", "capacitor", 6.0, 21.0, 90),
@@ -58,14 +58,14 @@ PARTS: tuple[Part, ...] = (
     Part("C6", "capacitor", 23.6, 16.6, 90),
     Part("C7", "capacitor", 28.6, 18.4, 0),
     Part("C8", "capacitor", 14.2, 31.2, 0),
-    Part("D1", "led", 31.4, 31.0, 0),
+    Part("D1", "led", 31.2, 29.0, 0),
 )
 
 
 def pads_of(part: Part) -> list[Pad]:
     """The part's solder pads in its own frame."""
     if part.kind in ("resistor", "capacitor", "led"):
-        return [(side * 1.02, 0.0, 1.15, 1.40) for side in (-1.0, 1.0)]
+        return [(side * 1.0, 0.0, 0.95, 1.36) for side in (-1.0, 1.0)]
     if part.kind == "can":
         return [(side * 3.05, 0.0, 2.6, 1.5) for side in (-1.0, 1.0)]
     if part.kind == "crystal":
@@ -82,6 +82,8 @@ def pads_of(part: Part) -> list[Pad]:
 
 _HOLES: tuple[Point, ...] = ((2.7, 2.7), (33.3, 2.7), (2.7, 33.3), (33.3, 33.3))
 _HEADER: tuple[Point, ...] = tuple((7.4 + 2.54 * n, 3.6) for n in range(6))
+CODE: Point = (28.6, 33.0)  # centre of the printed serial code, 3 mm wide
+_FIDUCIALS: tuple[Point, ...] = ((33.2, 8.0), (2.8, 8.0), (23.8, 34.2))
 _ROUTES: tuple[tuple[Point, ...], ...] = (
     ((9.9, 13.6), (8.6, 13.6), (6.0, 12.9)),
     ((9.9, 15.2), (8.0, 15.2), (6.0, 15.3)),
@@ -105,36 +107,52 @@ _ROUTES: tuple[tuple[Point, ...], ...] = (
     ((25.0, 9.0), (27.2, 9.0), (28.0, 9.8), (28.0, 11.2), (28.8, 11.2)),
     ((25.0, 11.4), (26.4, 11.4), (26.8, 11.8), (26.8, 17.4), (27.6, 18.4)),
     ((31.2, 22.1), (32.8, 22.1), (33.4, 21.5), (33.4, 13.0), (32.4, 12.1)),
-    ((31.2, 25.9), (32.6, 25.9), (33.2, 26.5), (33.2, 28.6), (32.4, 29.4), (32.4, 31.0)),
-    ((26.0, 25.9), (24.6, 25.9), (23.8, 26.7), (23.8, 29.4), (22.8, 30.4), (22.0, 30.4)),
-    ((27.8, 31.0), (30.4, 31.0)),
+    ((31.2, 25.9), (32.6, 25.9), (33.2, 26.5), (33.2, 28.2), (32.2, 29.0)),
+    ((26.0, 25.9), (24.4, 25.9), (23.6, 26.7), (23.6, 29.0), (22.2, 30.4), (22.0, 30.4)),
+    ((27.8, 29.0), (30.2, 29.0)),
     ((16.2, 21.6), (16.2, 23.0), (20.8, 27.6), (20.8, 29.6), (20.0, 30.4), (19.4, 30.4)),
     ((19.4, 32.4), (19.4, 33.6), (18.6, 34.3), (14.2, 34.3), (13.2, 33.3), (13.2, 31.2)),
     ((20.1, 3.6), (20.1, 4.4), (21.0, 5.3), (21.0, 12.0), (20.6, 12.4), (20.1, 12.8)),
 )
-# the free straight runs that a break may be drawn in: longer than 1.6 mm
-TRACES: tuple[tuple[Point, Point], ...] = tuple(
-    (a, b) for route in _ROUTES for a, b in pairwise(route) if math.dist(a, b) > 1.6
-)
-_PRINTS: tuple[tuple[str, float, float, float, float], ...] = (  # text, x, y, size, angle
-    ("BLEMISH", 27.3, 3.0, 1.75, 0),
-    ("DEMO  REV C", 27.3, 4.7, 0.95, 0),
-    ("J1", 5.2, 3.6, 1.0, 0),
+
+
+def _free_spots() -> tuple[tuple[float, float, float], ...]:
+    """Places (x, y, direction) in the middle of straight trace runs where neither part nor pad hides the trace."""
+    spots = []
+    for route in _ROUTES:
+        for (x0, y0), (x1, y1) in pairwise(route):
+            length = math.dist((x0, y0), (x1, y1))
+            for n in range(1, int(length / 0.5)):
+                t = n * 0.5 / length
+                x, y = x0 + t * (x1 - x0), y0 + t * (y1 - y0)
+                if 0.55 < t * length < length - 0.55 and all(_clear(part, x, y) for part in PARTS):
+                    spots.append((x, y, math.atan2(y1 - y0, x1 - x0)))
+    return tuple(spots)
+
+
+def _clear(part: Part, x: float, y: float) -> bool:
+    half_w = max([part.body[0] / 2, *(abs(u) + w / 2 for u, _, w, _ in pads_of(part))]) + 0.75
+    half_h = max([part.body[1] / 2, *(abs(v) + h / 2 for _, v, _, h in pads_of(part))]) + 0.75
+    if part.kind == "can":
+        half_w, half_h = 5.0, 4.2
+    if part.angle:
+        half_w, half_h = half_h, half_w
+    return abs(x - part.x) > half_w or abs(y - part.y) > half_h
+
+
+TRACE_SPOTS = _free_spots()  # where a break can be seen
+_NAMES: dict[str, Point] = {  # where the print sits beside the part, where not above it
+    "U1": (-6.6, -5.3), "U2": (0.0, -3.4), "U3": (0.0, -2.4), "C9": (-2.6, -4.5), "Y1": (0.0, -2.3),
+    "R1": (-2.7, 0.0), "R2": (-2.7, 0.0), "R3": (-2.7, 0.0), "D1": (0.0, 1.6), "R6": (0.0, 1.6),
+    "C1": (-1.8, 0.0), "C2": (-1.8, 0.0), "C3": (-1.8, 0.0), "C6": (1.8, 0.0), "R4": (-1.7, 0.0), "R5": (1.7, 0.0),
+}  # fmt: skip
+_PRINTS: tuple[tuple[str, float, float, float], ...] = (  # text, centre, height
+    ("BLEMISH", 27.3, 2.9, 1.75),
+    ("DEMO  REV C", 27.3, 4.5, 0.9),
+    ("J1", 6.5, 6.0, 0.95),
     *(
-        (part.name, part.x + dx, part.y + dy, 0.92, 0.0)
-        for part, dx, dy in (
-            (
-                part,
-                *{
-                    "U1": (-5.9, -5.2),
-                    "U2": (0.0, -3.4),
-                    "U3": (0.0, -2.6),
-                    "C9": (4.2, -3.6),
-                    "Y1": (0.0, -2.3),
-                }.get(part.name, (0.0, -1.45) if part.angle == 0 else (0.0, -2.2)),
-            )
-            for part in PARTS
-        )
+        (part.name, part.x + dx, part.y + dy, 0.95)
+        for part, (dx, dy) in ((part, _NAMES.get(part.name, (0.0, -1.5))) for part in PARTS)
     ),
 )
 
@@ -206,14 +224,14 @@ def artwork(size: int) -> Artwork:
             box(pen, part, pad, 0.30, 0)
     for route in _ROUTES:
         path(pen, route, 0.36 + 0.5, 0)
-    for at in vias:
-        disc(pen, at, 0.62, 0)
     for route in _ROUTES:
         path(pen, route, 0.36, 255)
     for at in vias:
         disc(pen, at, 0.42, 255)
     for at in (*_HOLES, *_HEADER):
         disc(pen, at, 2.3 if at in _HOLES else 1.25, 0)
+    for at in _FIDUCIALS:
+        disc(pen, at, 1.0, 0)
 
     pads, pads_pen = sheet()
     for part in PARTS:
@@ -229,13 +247,20 @@ def artwork(size: int) -> Artwork:
         disc(holes_pen, at, 0.50, 255)
     for at in vias:
         disc(holes_pen, at, 0.17, 170)
-    for at in ((33.2, 8.0), (2.8, 8.0), (25.0, 33.6)):  # fiducials
+    for at in _FIDUCIALS:
         disc(gold_pen, at, 0.5, 255)
 
     inside = _outline(wide, scale)
     copper_layer, gold_layer, holes_layer = layer(copper), layer(gold), layer(holes)
     silk = _silkscreen(wide, zoom, scale, corner)
-    height = 0.42 * blur(copper_layer, 0.7 * scale / 12) - 1.1 * blur(holes_layer, 0.6)
+    rings, rings_pen = sheet()
+    for at in vias:
+        disc(rings_pen, at, 0.34, 255)
+    height = (
+        0.30 * blur(layer(rings), 0.6 * scale / 12)
+        + 0.42 * blur(copper_layer, 0.7 * scale / 12)
+        - 1.1 * blur(holes_layer, 0.6)
+    )
     height += 0.35 * blur(gold_layer, 0.6) + 1.5 * blur(inside, 0.8 * scale / 12)
     sx, sy = slopes(height)
     cast = np.roll(inside, (round(0.9 * scale), round(0.7 * scale)), (0, 1))
@@ -254,7 +279,7 @@ def _outline(wide: int, scale: float) -> Array:
 def _vias() -> list[Point]:
     """Stitching vias scattered over the copper, clear of parts, pads and traces; always the same."""
     rng = generator("vias")
-    taken: list[Point] = [*_HOLES, *_HEADER]
+    taken: list[Point] = [*_HOLES, *_HEADER, *_FIDUCIALS, *((x, y) for _, x, y, *_ in _PRINTS), CODE]
     for route in _ROUTES:
         for (x0, y0), (x1, y1) in pairwise(route):
             steps = max(1, round(math.dist((x0, y0), (x1, y1)) / 0.4))
@@ -280,7 +305,7 @@ def _silkscreen(wide: int, zoom: int, scale: float, corner: float) -> Array:
     def px(x: float, y: float) -> Point:
         return (corner + x * scale) * zoom, (corner + y * scale) * zoom
 
-    for text, x, y, size, _ in _PRINTS:
+    for text, x, y, size in _PRINTS:
         font = ImageFont.load_default(size=size * scale * zoom)
         pen.text(px(x, y), text, fill=255, font=font, anchor="mm")
     for part in PARTS:

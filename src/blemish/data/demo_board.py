@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from blemish.data.demo_bare_board import BOARD, PARTS, TRACES, artwork, pads_of
+from blemish.data.demo_bare_board import BOARD, CODE, PARTS, TRACE_SPOTS, artwork, pads_of
 from blemish.data.demo_components import BUILDERS, GOLD, TIN, Canvas, Placed, solder
 from blemish.data.drawing import (
     FAR,
@@ -26,6 +26,7 @@ from blemish.data.drawing import (
     line_cover,
     mix,
     noise,
+    slopes,
     smoothstep,
     stroke,
     wander,
@@ -33,7 +34,7 @@ from blemish.data.drawing import (
 
 DEFECTS = ("solder_bridge", "missing_component", "misplaced_component", "broken_trace", "scratch", "flux_residue")
 
-MASK_ON_COPPER, MASK_ON_LAMINATE = (0.022, 0.150, 0.058), (0.010, 0.062, 0.030)
+MASK_ON_COPPER, MASK_ON_LAMINATE = (0.007, 0.112, 0.036), (0.003, 0.034, 0.016)
 
 
 def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
@@ -43,6 +44,7 @@ def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
     wide = canvas.sx.shape[0]
     grain = 0.10 * noise(rng, wide, wide, 1.2) + 0.06 * noise(rng, wide, wide, 3.0)
     film = noise(rng, wide, wide, size / 5, 3)
+    _serial(canvas, rng)
     lot = f"{rng.integers(2230, 2460)}{'ABCDEFGH'[int(rng.integers(8))]}"
     missing, moved = _chosen(flaws)
     for part in PARTS:
@@ -89,7 +91,7 @@ def _bare(rng: np.random.Generator, size: int, flaws: Sequence[Flaw]) -> Canvas:
     rgb = np.empty((3, wide, wide), np.float32)
     tint = (1 + hue[0], 1 + hue[1], 1 - hue[0])
     tables = (0.96, 1.0, 1.06)
-    print_x, print_y = (int(n) for n in rng.integers(-1, 2, 2))
+    print_x, print_y = (round(n) for n in (rng.normal(0, 0.06, 2) * art.scale).tolist())
     silk = (
         np.roll(art.silk, (print_y, print_x), (0, 1)) * (1 - art.pads) * np.clip(0.93 + 0.05 * (weave - 1) * 10, 0.7, 1)
     )
@@ -103,17 +105,34 @@ def _bare(rng: np.random.Generator, size: int, flaws: Sequence[Flaw]) -> Canvas:
         rgb[k] = mix(table * tables[k], base, inside)
     step = copper - art.copper
     sx, sy = art.sx.copy(), art.sy.copy()
-    if flaws:  # the copper's edge has moved with the break
-        from blemish.data.drawing import slopes
-
+    if copper is not art.copper:  # its edge has moved with the break
         ex, ey = slopes(step)
         sx += 0.5 * ex
         sy += 0.5 * ey
     ripple = noise(rng, wide, wide, size / 60, 2)
     sx += 0.012 * ripple * inside
-    bare_metal = np.maximum(art.pads, art.gold) * (1 - art.holes)
-    gloss = 0.075 * inside * (1 - silk) * (1 - art.holes)
-    return Canvas(rgb, sx, sy, bare_metal, gloss, np.ones_like(sx), art.scale, art.origin)
+    bare_metal = np.maximum(art.pads, 0.75 * art.gold) * (1 - art.holes)
+    gloss = 0.085 * inside * (1 - silk) * (1 - art.holes)
+    return Canvas(rgb, sx, sy, bare_metal, gloss, np.ones_like(sx), inside.copy(), art.scale, art.origin)
+
+
+def _serial(canvas: Canvas, rng: np.random.Generator) -> None:
+    """A printed square code that is another on every board: a solid border on two sides, cells within."""
+    cells = rng.random((12, 12)) < 0.5
+    cells[:, 0], cells[-1, :] = True, True
+    cells[0, :], cells[:, -1] = np.arange(12) % 2 == 0, np.arange(12) % 2 == 1
+    x, y = canvas.at(*CODE)
+    size = canvas.sx.shape[0]
+    step = 12 / (3.0 * canvas.scale)
+    ink = affine(
+        np.pad(np.kron(cells, np.ones((4, 4))), 4),
+        size,
+        size,
+        (4 * step, 0, 28 - 4 * step * x, 0, 4 * step, 28 - 4 * step * y),
+    )
+    ink = 0.85 * np.clip(ink, 0, 1)
+    for k, value in enumerate((0.72, 0.74, 0.70)):
+        canvas.rgb[k] = mix(canvas.rgb[k], value, ink)
 
 
 def _light(canvas: Canvas, film: Array) -> Array:
@@ -127,10 +146,11 @@ def _light(canvas: Canvas, film: Array) -> Array:
     # the lamp is near: its image drifts over the board
     tx, ty = sx + 0.16 * px, sy + 0.16 * py
     ring = np.sqrt(tx * tx + ty * ty)
-    mirror = 0.20 + 0.16 * glint(tx, ty, (0.0, 0.0), 0.12)
-    mirror += 0.85 * bell((ring - 0.42) / 0.13) * (0.65 - 0.5 * (tx + ty)) + 1.25 * glint(tx, ty, (-0.20, -0.26), 0.11)
+    mirror = 0.10 + 0.22 * glint(tx, ty, (0.05, 0.08), 0.10)
+    mirror += 0.95 * bell((ring - 0.40) / 0.11) * (0.60 - 0.6 * (tx + ty)) + 1.6 * glint(tx, ty, (-0.18, -0.23), 0.095)
+    mirror += 0.20 * smoothstep(0.45, 0.8, ring)
     mirror *= 0.45 + 0.55 * canvas.shadow
-    sheen = glint(tx, ty, (-0.13, -0.15), 0.13)
+    sheen = glint(tx, ty, (-0.045, -0.055), 0.085)
     clear = canvas.gloss * (sheen * (0.8 + 0.06 * film) + 0.4 * mirror) * (0.4 + 0.6 * canvas.shadow)
     lit = diffuse * (1 - canvas.metal) + mirror * canvas.metal
     return np.stack([plane * lit + clear for plane in canvas.rgb])
@@ -178,16 +198,14 @@ def _solder_bridge(canvas: Canvas, flaw: Flaw) -> None:
     else:
         piece = (x, y + math.copysign(along, y), gap + 0.15 + 0.3 * flaw.severity, thick)
     pose = (part.x, part.y, math.radians(part.angle + rng.normal(0, 5)))
-    canvas.place(pose, piece, TIN, metal=1.0, corner=thick / 2, bevel=0.25, tilt=0.25, dome=0.46, lift=0.08)
+    canvas.place(pose, piece, TIN, metal=1.0, corner=thick / 2, bevel=0.25, tilt=0.10, dome=0.36, lift=0.03)
 
 
 def _broken_trace(copper: Array, origin: tuple[float, float], scale: float, flaw: Flaw) -> Array:
     """A gap etched through one trace under the mask."""
     rng = generator(*flaw.key)
-    (x0, y0), (x1, y1) = TRACES[int(rng.integers(len(TRACES)))]
-    t = rng.uniform(0.3, 0.7)
-    x, y = origin[0] + (x0 + t * (x1 - x0)) * scale, origin[1] + (y0 + t * (y1 - y0)) * scale
-    angle = math.atan2(y1 - y0, x1 - x0)
+    x, y, angle = TRACE_SPOTS[int(rng.integers(len(TRACE_SPOTS)))]
+    x, y = origin[0] + x * scale, origin[1] + y * scale
     px, py = grid(*copper.shape)
     c, s = math.cos(angle), math.sin(angle)
     u, v = (px - x) * c + (py - y) * s, (py - y) * c - (px - x) * s
@@ -214,9 +232,10 @@ def _scratch(canvas: Canvas, flaw: Flaw) -> None:
         press = 0.75 + 0.3 * noise(rng, *shape, 10.0 * scale)
         cover = line_cover(across, (0.35 + 0.75 * flaw.severity) * scale * taper, 0.6) * np.minimum(1, 2 * taper)
         cover = np.clip(cover * press * (0.45 + 0.55 * flaw.severity), 0, 1)
+        cover *= 0.35 + 0.65 * canvas.bare  # parts are harder than the mask
         for k, value in enumerate((0.42, 0.50, 0.40)):
             canvas.rgb[k] = mix(canvas.rgb[k], value, cover * 0.7)
-        deep = smoothstep(0.62, 0.85, cover)
+        deep = smoothstep(0.62, 0.85, cover) * canvas.bare
         for k, value in enumerate((0.85, 0.48, 0.26)):
             canvas.rgb[k] = mix(canvas.rgb[k], value, deep)
         canvas.metal = np.maximum(canvas.metal, 0.6 * deep)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blemish.data.demo_bare_board import Part, pads_of
+from blemish.data.demo_bare_board import BOARD, Part, pads_of
 from blemish.data.drawing import Array, Colour, bell, box_distance, grid, mix, smoothstep, write
 
 TIN: Colour = (0.78, 0.79, 0.80)
 GOLD: Colour = (0.95, 0.66, 0.26)
-EPOXY: Colour = (0.022, 0.022, 0.024)
+EPOXY: Colour = (0.013, 0.013, 0.0145)
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Canvas:
     metal: Array  # 0 paint .. 1 mirror
     gloss: Array  # strength of the clear reflection over paint
     shadow: Array  # 1 lit .. 0 dark
+    bare: Array  # 1 where the board itself is seen, 0 where a part stands on it
     scale: float  # pixels per millimetre
     origin: tuple[float, float]  # pixel position of the board's corner
 
@@ -80,6 +81,8 @@ class Canvas:
         self.metal[window] = mix(self.metal[window], metal, cover)
         self.gloss[window] = mix(self.gloss[window], gloss, cover)
         self.shadow[window] = mix(self.shadow[window], 1.0, cover)
+        if lift > 0:
+            self.bare[window] *= 1.0 - cover
         tone = 1.0 if grain is None else 1.0 + grain[window]
         for k in range(3):
             self.rgb[k][window] = mix(self.rgb[k][window], colour[k] * tone, cover)
@@ -146,10 +149,10 @@ def _chip(canvas: Canvas, here: Placed) -> None:
         canvas.letter(here.pose, here.part.label, 0.78, (0.80, 0.80, 0.78), 0.9)
     else:
         tone = 1.0 + here.rng.normal(0, 0.05)
-        body = (0.36 * tone, 0.255 * tone, 0.155 * tone)
+        body = (0.30 * tone, 0.195 * tone, 0.105 * tone)
         canvas.place(
             here.pose,
-            (0, 0, length - 0.66, width * 1.0),
+            (0, 0, length - 0.58, width * 1.0),
             body,
             gloss=0.09,
             corner=0.08,
@@ -215,27 +218,39 @@ def _can(canvas: Canvas, here: Placed) -> None:
     canvas.place(
         here.pose, (0, 0, 6.6, 6.6), (0.028, 0.028, 0.030), lift=0.25, corner=0.7, gloss=0.05, grain=here.grain
     )
-    canvas.place(
-        here.pose, (0, 0, 6.2, 6.2), (0.80, 0.80, 0.81), metal=0.85, lift=0.9, corner=3.1, bevel=0.01, tilt=0.0
-    )
-    x, y, angle = here.pose
+    # the can is tall, so the camera sees its top farther from the picture's centre than its foot, and its side between
+    lean_x, lean_y = 0.04 * (here.pose[0] - BOARD / 2), 0.04 * (here.pose[1] - BOARD / 2)
+    for n in range(7):
+        x, y = here.pose[0] + lean_x * n / 6, here.pose[1] + lean_y * n / 6
+        side = 0.34 + 0.05 * n if n < 6 else 0.80
+        canvas.place(
+            (x, y, here.pose[2]),
+            (0, 0, 6.2, 6.2),
+            (side, side, 1.01 * side),
+            metal=0.85,
+            lift=0.9 if n == 0 else 0.0,
+            corner=3.1,
+            bevel=0.01,
+            tilt=0.0,
+        )
+    angle = here.pose[2]
     cx, cy = canvas.at(x, y)
     radius = 3.1 * canvas.scale
-    px, py = grid(*canvas.sx.shape)
+    rows = slice(max(0, int(cy - radius - 2)), int(cy + radius + 3))
+    columns = slice(max(0, int(cx - radius - 2)), int(cx + radius + 3))
+    px, py = grid(rows.stop - rows.start, columns.stop - columns.start, rows.start, columns.start)
     dx, dy = px - cx, py - cy
     d = np.sqrt(dx * dx + dy * dy) + np.float32(1e-3)
     crown = 0.75 * bell((d - radius * 0.95) / (radius * 0.06)) - 0.55 * bell((d - radius * 0.80) / (radius * 0.035))
-    inside = (d < radius + 1).astype(np.float32)
-    canvas.sx += crown * inside * dx / d
-    canvas.sy += crown * inside * dy / d
+    crown *= np.clip(radius + 0.5 - d, 0, 1) / d
+    canvas.sx[rows, columns] += crown * dx
+    canvas.sy[rows, columns] += crown * dy
     c, s = math.cos(angle), math.sin(angle)
-    across = dx * c + dy * s
-    band = smoothstep(-0.38 * radius + 0.7, -0.38 * radius - 0.7, across) * smoothstep(
-        0.80 * radius, 0.80 * radius - 1.5, d
-    )
+    edge = -0.38 * radius
+    band = smoothstep(edge + 0.7, edge - 0.7, dx * c + dy * s) * smoothstep(0.80 * radius, 0.80 * radius - 1.5, d)
     for k in range(3):
-        canvas.rgb[k] = mix(canvas.rgb[k], 0.02, band)
-    canvas.metal *= 1 - 0.9 * band
+        canvas.rgb[k][rows, columns] = mix(canvas.rgb[k][rows, columns], 0.02, band)
+    canvas.metal[rows, columns] *= 1 - 0.9 * band
     step = 0.55
     for n, text in enumerate(("100", "16V", here.lot[:3])):
         down = (n - 1) * 1.35

@@ -250,8 +250,9 @@ def _pulled_thread(cloth: _Cloth, flaw: Flaw) -> None:
     span = (0.9 + 2.6 * flaw.severity) * cloth.pitch
     t = np.linspace(0, 1, 28)
     tilt = rng.uniform(-0.5, 0.5)
-    rise = np.sin(t * math.pi) * span * rng.uniform(0.9, 1.4)
-    loop = np.stack([x + (t - 0.5) * span * 1.5 + tilt * rise + 0.5 * span * np.sin(t * 6.28) * 0.5, y - rise], axis=1)
+    rise = np.sin(t * math.pi) * span * rng.uniform(1.2, 1.9)
+    bulge = 0.42 * span * np.sin(t * 2 * math.pi)
+    loop = np.stack([x + (t - 0.5) * span * 0.5 + tilt * rise - bulge, y - rise], axis=1)
     across, along = stroke(*cloth.shape, loop, cloth.pitch * 2)
     cloth.hairs.append((across, along, (0.22 + 0.10 * flaw.severity) * cloth.pitch, WEFT, 0.55 * cloth.pitch))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from blemish.data.drawing import (
     FAR,
@@ -23,6 +24,7 @@ from blemish.data.drawing import (
     blot,
     blur,
     generator,
+    glint,
     grid,
     line_cover,
     mix,
@@ -40,7 +42,7 @@ BOLTS, BOLT_CIRCLE, BOLT_RADIUS, SINK_RADIUS = 6, 0.735, 0.068, 0.098
 STEPS, REACH = 6000, 1.5  # the radial tables' resolution and the largest radius they hold
 # half-way slope, colour and strength, radial and angular spread of each lamp
 LAMPS: tuple[tuple[tuple[float, float], Colour, float, float], ...] = (
-    ((-0.22, -0.30), (1.02, 1.00, 0.95), 0.50, 0.105),
+    ((-0.22, -0.30), (1.12, 1.10, 1.045), 0.50, 0.105),
     ((0.34, -0.10), (0.42, 0.46, 0.52), 0.42, 0.085),
     ((0.10, 0.36), (0.30, 0.28, 0.25), 0.45, 0.120),
 )
@@ -53,7 +55,8 @@ class _Part:
     sx: Array  # slopes beyond the turned profile
     sy: Array
     cover: Array  # where the part is, 0..1
-    matte: Array  # where tool marks are gone, 0..1
+    matte: Array  # where the surface scatters light evenly, 0..1
+    bare: Array  # where the lathe left no marks, 0..1
     shade: Array  # what blocks light: cracks, holes
     x: Array
     y: Array
@@ -105,7 +108,7 @@ def _tool_marks(rng: np.random.Generator, unit: float) -> tuple[Array, Array]:
     coarse = noise(rng, 1, STEPS, (1.0, 6 * per_pixel))[0]
     broad = noise(rng, 1, STEPS, (1.0, 26 * per_pixel))[0]
     spiral = np.sin(np.arange(STEPS, dtype=np.float32) * (2 * math.pi / feed))
-    return 0.13 * fine + 0.08 * coarse + 0.05 * broad + 0.07 * spiral, 0.055 * fine + 0.04 * coarse + 0.02 * broad
+    return 0.13 * fine + 0.08 * coarse + 0.05 * broad + 0.07 * spiral, 0.07 * fine + 0.045 * coarse + 0.02 * broad
 
 
 @lru_cache(maxsize=8)
@@ -114,11 +117,13 @@ def _belt(size: int) -> Array:
     rng = generator("belt", size)
     wide = int(size * 1.25)
     x, y = grid(wide, wide)
-    pitch = size / 80
+    pitch = size / 64
     weave = np.sin((x + y) * (2 * math.pi / pitch)) * np.sin((x - y) * (2 * math.pi / pitch))
-    grain = noise(rng, wide, wide, 1.0) + 0.8 * noise(rng, wide, wide, size / 90, 3)
-    scuff = noise(rng, wide, wide, (size / 8, size / 110), 2)
-    return (1.0 + 0.20 * weave + 0.16 * grain + 0.12 * scuff).astype(np.float32)
+    texture = np.zeros((wide, wide), np.float32)
+    for sigma, strength in ((0.5, 0.13), (1.2, 0.10), (3.0, 0.06), (14.0, 0.06)):
+        layer = blur(rng.standard_normal((wide, wide), dtype=np.float32), sigma * size / 512)
+        texture += strength / float(layer.std()) * layer
+    return np.asarray(1.0 + 0.22 * weave + texture, dtype=np.float32)
 
 
 def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
@@ -133,7 +138,7 @@ def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
     ux, uy = dx / r, dy / r
     zero = np.zeros_like(r)
     cover = np.clip((1.0 - r) * unit + 0.5, 0, 1) * np.clip((r - BORE) * unit + 0.5, 0, 1)
-    part = _Part(zero, zero.copy(), cover, zero.copy(), np.ones_like(r), x, y, r, unit, centre, turn)
+    part = _Part(zero, zero.copy(), cover, zero.copy(), zero.copy(), np.ones_like(r), x, y, r, unit, centre, turn)
 
     belt = _draw_belt(rng, size)
     _shadow(belt, part)
@@ -151,7 +156,7 @@ def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
     index = np.minimum((r + wobble) * (STEPS / REACH), STEPS - 1).astype(np.int32)
     slope, light = _profile(round(unit))
     radial = slope[index]
-    keep = 1.0 - part.matte
+    keep = 1.0 - np.maximum(part.matte, part.bare)
     groove = marks[index] * keep
     sx, sy = part.sx + radial * ux, part.sy + radial * uy
     metal = _light(sx, sy, ux, uy, dx, dy, groove, part.matte)
@@ -168,8 +173,8 @@ def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
 
 def _light(sx: Array, sy: Array, ux: Array, uy: Array, dx: Array, dy: Array, groove: Array, matte: Array) -> Array:
     """Reflected light `(3, H, W)`: an elliptical lobe per lamp over the dim light of the room."""
-    room = 0.15 + 0.05 * smoothstep(1.0, -1.0, dy) * np.ones_like(sx) + 0.12 * matte
-    room -= 0.10 * np.clip(sx * 0.4 + sy * 0.6, -0.5, 0.8)
+    room = 0.115 + 0.05 * smoothstep(1.0, -1.0, dy) * np.ones_like(sx) + 0.12 * matte
+    room *= 1.0 - np.clip(sx * 0.5 + sy * 0.8, -0.5, 0.75)
     metal = np.stack([room * 0.96, room, room * 1.05])
     wider = 1.0 + 1.4 * matte
     for (lx, ly), colour, along, around in LAMPS:
@@ -201,7 +206,7 @@ def _shadow(belt: Array, part: _Part) -> None:
     dark = 1.0 - (1.0 - dark) * (1.0 - 0.6 * smoothstep(1.06, 0.99, part.r))
     belt *= 1.0 - dark
     inside = smoothstep(BORE + 0.01, BORE - 0.01, part.r)
-    wall = bell((part.r - BORE + 0.012) / 0.012) * np.clip((dx * 0.55 + dy * 0.8) / BORE, 0, 1)
+    wall = bell((part.r - BORE + 0.012) / 0.012) * smoothstep(0.1, 1.0, (dx * 0.55 + dy * 0.8) / BORE)
     for k, value in enumerate((0.20, 0.20, 0.21)):
         belt[k] *= 1.0 - 0.55 * inside
         belt[k] += inside * wall * value
@@ -211,7 +216,7 @@ def _drill(part: _Part, rng: np.random.Generator) -> None:
     """Six countersunk bolt holes, each drilled a hair off its place."""
     for n in range(BOLTS):
         jitter = rng.normal(0, 0.0012, 2).tolist()
-        cx, cy = part.at(BOLT_CIRCLE + jitter[0], (n + 0.5) * 2 * math.pi / BOLTS + jitter[1])
+        cx, cy = part.at(BOLT_CIRCLE + jitter[0], n * 2 * math.pi / BOLTS + jitter[1])
         reach = 0.13 * part.unit
         window = _window(part.shape, cx, cy, reach)
         dx, dy = (part.x[:, window[1]] - cx) / part.unit, (part.y[window[0]] - cy) / part.unit
@@ -220,7 +225,8 @@ def _drill(part: _Part, rng: np.random.Generator) -> None:
         sink = smoothstep(SINK_RADIUS + pixel, SINK_RADIUS - pixel, d)
         part.sx[window] -= 0.55 * sink * dx / d
         part.sy[window] -= 0.55 * sink * dy / d
-        part.matte[window] = np.maximum(part.matte[window], 0.8 * sink)
+        part.matte[window] = np.maximum(part.matte[window], 0.25 * sink)
+        part.bare[window] = np.maximum(part.bare[window], 0.92 * sink)
         hole = smoothstep(BOLT_RADIUS + pixel, BOLT_RADIUS - pixel, d)
         wall = bell((d - BOLT_RADIUS + 0.012) / 0.010) * np.clip((dx * 0.55 + dy * 0.8) / BOLT_RADIUS, 0, 1)
         part.shade[window] *= 1.0 - hole * (0.955 - 0.35 * wall)
@@ -236,36 +242,21 @@ def _window(shape: tuple[int, int], cx: float, cy: float, reach: float) -> tuple
 def _engrave(part: _Part, rng: np.random.Generator) -> None:
     """Laser engraving: a type that never changes and a serial number that always does."""
     serial = f"{rng.integers(0, 10000):04d}"
-    text_at = ((f"BL-208  316L  {serial}", 0.855, math.pi / 2),)
-    for text, radius, angle in text_at:
-        cx, cy = part.at(radius, angle)
-        ink = write(*part.shape, text, (cx, cy), 0.062 * part.unit, angle - math.pi / 2 + part.turn)
-        part.matte[:] = np.maximum(part.matte, 0.9 * ink)
-        part.shade *= 1.0 - 0.62 * ink
+    for text, radius, size in (("BL-208", 0.685, 0.105), (f"316L  {serial}", 0.80, 0.075)):
+        cx, cy = part.at(radius, math.pi / 2)
+        window = _window(part.shape, cx, cy, 0.30 * part.unit)
+        height, width = part.shade[window].shape
+        place = (cx - window[1].start, cy - window[0].start)
+        ink = write(height, width, text, place, size * part.unit, part.turn)
+        part.matte[window] = np.maximum(part.matte[window], 0.04 * ink)
+        part.shade[window] *= 1.0 - 0.60 * ink
 
 
-def _groove(part: _Part, points: np.ndarray, width: float, depth: float, rng: np.random.Generator) -> None:
-    """A furrow that pushed metal aside: one flank towards the light, one away, no tool marks left inside."""
-    across, along = stroke(*part.shape, points, width * 3 + 2)
-    near = np.abs(across) < FAR
-    taper = np.clip(np.minimum(along, 1.0 - along) * 7.0, 0.0, 1.0) * near
-    pressure = 1.0 + 0.35 * noise(rng, *part.shape, 14.0 * part.unit / 205)
-    cover = line_cover(across, width * taper) * np.minimum(taper * 3.0, 1.0)
-    direction = points[-1] - points[0]
-    length = float(np.hypot(*direction))
-    nx, ny = -float(direction[1]) / length, float(direction[0]) / length
-    flank = np.clip(across / max(width, 0.5), -1.6, 1.6) * near
-    tilt = depth * np.sin(flank * (math.pi / 1.6)) * np.minimum(taper * 3.0, 1.0) * pressure * bell(flank / 0.9)
-    part.sx += tilt * nx
-    part.sy += tilt * ny
-    part.matte[:] = np.maximum(part.matte, np.clip(cover * pressure, 0, 1) * min(1.0, 0.5 + depth))
-
-
-def _scratch(part: _Part, flaw: Flaw) -> None:
+def _scratch(part: _Part, flaw: Flaw, metal: Array) -> None:
     rng = generator(*flaw.key)
     radius, angle = rng.uniform(0.42, 0.82), rng.uniform(0, 2 * math.pi)
     heading = rng.uniform(0, 2 * math.pi)
-    length = (0.12 + 0.65 * flaw.severity) * rng.uniform(0.8, 1.2) * part.unit
+    length = (0.14 + 0.60 * flaw.severity) * rng.uniform(0.8, 1.2) * part.unit
     x, y = part.at(radius, angle)
     start = (x - 0.5 * length * math.cos(heading), y - 0.5 * length * math.sin(heading))
     scale = part.unit / 205
@@ -273,8 +264,31 @@ def _scratch(part: _Part, flaw: Flaw) -> None:
         offset = rng.normal(0, 5 * scale, 2) * min(n, 1)
         path = wander(rng, (start[0] + offset[0], start[1] + offset[1]), heading + 0.03 * n, length, 0.22)
         strength = flaw.severity * (1.0 if n == 0 else 0.55)
-        _groove(part, path, (0.30 + 0.90 * strength) * scale, 0.10 + 0.62 * strength, rng)
+        pressure = 0.8 + 0.3 * noise(rng, *part.shape, 12.0 * scale, 2)
+        _furrow(part, metal, path, (0.35 + 0.65 * strength) * scale, 0.25 + 0.75 * strength, pressure)
         length *= rng.uniform(0.4, 0.8)
+
+
+def _furrow(
+    part: _Part, metal: Array, path: npt.NDArray[np.float64], width: float, opacity: float, pressure: Array
+) -> None:
+    """A groove with two burnished flanks, one that catches the lamps and one that does not."""
+    across, along = stroke(*part.shape, path, 3 * width + 3)
+    near = (np.abs(across) < FAR) * smoothstep(0.0, 0.12, part.r - BORE) * part.shade
+    taper = np.clip(np.minimum(along, 1.0 - along) * 6.0, 0.0, 1.0)
+    direction = path[-1] - path[0]
+    length = float(np.hypot(*direction))
+    nx, ny = -float(direction[1]) / length, float(direction[0]) / length
+    dx, dy = (part.x - part.centre[0]) / part.unit, (part.y - part.centre[1]) / part.unit
+    for side in (-1.0, 1.0):
+        cover = line_cover(across - side * 0.75 * width, 0.8 * width * taper, 0.6) * near
+        cover *= np.clip(opacity * pressure * (0.3 + 0.7 * taper), 0, 1)
+        sx, sy = 0.34 * side * nx + 0.10 * dx, 0.34 * side * ny + 0.10 * dy
+        for k in range(3):
+            light: Array = np.float32(0.10) + 0 * across
+            for towards, colour, *_ in LAMPS:
+                light = light + 0.95 * colour[k] * glint(sx, sy, towards, 0.27)
+            metal[k] += (light - metal[k]) * cover
 
 
 def _dent(part: _Part, flaw: Flaw) -> None:
@@ -286,11 +300,11 @@ def _dent(part: _Part, flaw: Flaw) -> None:
     dx, dy = part.x - x, part.y - y
     u, v = (dx * c + dy * s) / (size * stretch), (dy * c - dx * s) / (size / stretch)
     bowl = np.exp(-0.5 * (u * u + v * v) ** 1.5)
-    depth = 0.30 + 0.55 * flaw.severity
+    depth = 0.10 + 0.22 * flaw.severity
     lean = depth * 1.3 * bowl
     part.sx -= lean * (u * c / stretch - v * s * stretch)
     part.sy -= lean * (u * s / stretch + v * c * stretch)
-    part.matte[:] = np.maximum(part.matte, bowl * (0.25 + 0.5 * flaw.severity))
+    part.matte[:] = np.maximum(part.matte, bowl * (0.08 + 0.22 * flaw.severity))
 
 
 def _crack(part: _Part, flaw: Flaw) -> None:
@@ -298,7 +312,7 @@ def _crack(part: _Part, flaw: Flaw) -> None:
     rng = generator(*flaw.key)
     n = int(rng.integers(BOLTS))
     outward = rng.uniform(0, 2 * math.pi)
-    cx, cy = part.at(BOLT_CIRCLE, (n + 0.5) * 2 * math.pi / BOLTS)
+    cx, cy = part.at(BOLT_CIRCLE, n * 2 * math.pi / BOLTS)
     start = (
         cx + SINK_RADIUS * 0.8 * part.unit * math.cos(outward),
         cy + SINK_RADIUS * 0.8 * part.unit * math.sin(outward),
@@ -331,10 +345,10 @@ def _chip(part: _Part, flaw: Flaw) -> None:
     broken = smoothstep(-0.02, 0.06, bite)
     gone = smoothstep(0.50, 0.58, bite + 0.25 * smoothstep(0.97, 1.02, part.r)) * smoothstep(0.93, 0.96, part.r)
     facets = noise(rng, *part.shape, 5.0 * part.unit / 205, 3), noise(rng, *part.shape, 5.0 * part.unit / 205, 3)
-    part.sx[:] = mix(part.sx, 0.30 * facets[0], broken)
-    part.sy[:] = mix(part.sy, 0.30 * facets[1], broken)
+    part.sx[:] = mix(part.sx, 0.24 * facets[0] - 0.1, broken)
+    part.sy[:] = mix(part.sy, 0.24 * facets[1], broken)
     part.matte[:] = np.maximum(part.matte, broken)
-    part.shade *= 1.0 - broken * (0.30 + 0.2 * np.clip(facets[0], -1, 1))
+    part.shade *= 1.0 - broken * (0.42 + 0.2 * np.clip(facets[0], -1, 1))
     part.cover *= 1.0 - gone
 
 
@@ -349,7 +363,7 @@ def _rust(part: _Part, flaw: Flaw, metal: Array) -> None:
         scale = smoothstep(-0.05, 0.55, heart + 0.16 * speck) * (0.35 + 0.6 * flaw.severity)
         glow = 0.5 + 0.5 * np.clip(metal[1] * 1.4, 0, 1.2)
         for layer, (red, green, blue) in ((halo, (0.36, 0.20, 0.09)), (scale, (0.22, 0.075, 0.022))):
-            alpha = np.clip(layer, 0, 1)
+            alpha = np.clip(layer, 0, 1) * smoothstep(0.12, 0.6, part.shade)
             grit = glow * (1.0 + 0.30 * np.clip(speck, -2, 2))
             for k, value in enumerate((red, green, blue)):
                 metal[k] += (value * grit - metal[k]) * alpha
@@ -366,5 +380,5 @@ def _stain(part: _Part, flaw: Flaw, metal: Array) -> None:
         metal[k] *= np.maximum(1.0 - take * film, 0.1) * np.maximum(1.0 - take * tide, 0.1)
 
 
-_SHAPES = {"scratch": _scratch, "dent": _dent, "crack": _crack, "chipped_edge": _chip}
-_COATS = {"rust": _rust, "stain": _stain}
+_SHAPES = {"dent": _dent, "crack": _crack, "chipped_edge": _chip}
+_COATS = {"scratch": _scratch, "rust": _rust, "stain": _stain}

@@ -274,7 +274,7 @@ def camera(rng: np.random.Generator, size: int) -> Camera:
     grain += luminance
     return Camera(
         gain=(exposure * (1 + red), exposure, exposure * (1 + blue)),
-        softness=size / 512 * rng.uniform(0.55, 0.75),
+        softness=size / 512 * rng.uniform(0.45, 0.62),
         vignette=rng.uniform(0.16, 0.24),
         noise=grain,
     )
