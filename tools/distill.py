@@ -1,0 +1,333 @@
+"""Makes `src/blemish/learn/weights/bundled.safetensors`: a MobileNetV2 that has never seen a photograph.
+
+    python -m tools.distill mobilenetv2_100_tf.safetensors            # resumes where it was cut
+
+A student with random weights learns to answer as its teacher, an ImageNet MobileNetV2, does to the drawn pictures of
+`procedural.py`. Both have the same 13 inverted residual blocks (Sandler et al. 2018, table 2, up to stride 16), so
+every block has a target of its own: the teacher's output there, standardised per channel. No weight is copied.
+
+It goes in phases (Hinton-style matching of features, Romero et al. 2015, shallow parts first): the three blocks on
+fine grids, which cost two thirds of the time and learn fast, then the ten on coarse grids behind the frozen first
+three, then all of them together. Within a phase the batch norms settle: from then on their statistics stand still, as
+they do in use, for statistics of few and very unlike crops are a noise that the teacher does not have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tools import procedural
+
+SHARD = 500  # pictures per file
+HELD_OUT = 1_000_000  # seeds from here on are never trained on
+STAGES = (1, 2, 3, 4, 3)  # blocks per stage; the taps are the ends of stages 2 and 4
+BUNDLED = Path(__file__).parents[1] / "src/blemish/learn/weights/bundled.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Trains blocks first <= b < last (with the stem where first is 0) for so many steps of AdamW, cosine rate."""
+
+    name: str
+    first: int
+    last: int
+    pictures: int
+    steps: int
+    batch: int
+    rate: float
+    settled: float  # the share of the steps after which batch norm statistics stand still
+    size: int = 128  # pixels of a crop
+
+
+PHASES = (
+    Phase("front", 0, 3, 6000, 1500, 16, 4e-3, 0.5, 96),
+    Phase("deep", 3, 13, 6000, 1500, 32, 4e-3, 0.7),
+    Phase("whole", 0, 13, 7000, 2800, 16, 2.5e-3, 0.6),
+)
+
+
+# ---- networks -------------------------------------------------------------------------------------------------
+
+
+def mobilenet() -> Any:
+    """Random weights; blocks behind the second tap are not part of it. uint8 pictures go in as (x - 127) / 127.5."""
+    net = timm.create_model(
+        "mobilenetv2_100", pretrained=False, features_only=True, out_indices=(2, 3), pad_type="same"
+    )
+    net.blocks = net.blocks[: len(STAGES)]
+    return net.to(memory_format=torch.channels_last)
+
+
+def load_teacher(path: Path) -> Any:
+    net, weights = mobilenet(), load_file(path)
+    net.load_state_dict({name: weights[name] for name in net.state_dict()})
+    return net.eval().requires_grad_(False)
+
+
+def walk(net: Any, x: Tensor, first: int, last: int) -> list[Tensor]:
+    """The outputs of blocks first..last-1, from a picture (first = 0) or from the output of block first - 1."""
+    if first == 0:
+        x = net.bn1(net.conv_stem(x))
+    outputs = []
+    for block in [block for stage in net.blocks for block in stage][first:last]:
+        x = block(x)
+        outputs.append(x)
+    return outputs
+
+
+def parts(net: Any, phase: Phase) -> nn.ModuleList:
+    """The modules that a phase trains."""
+    blocks = [block for stage in net.blocks for block in stage][phase.first : phase.last]
+    return nn.ModuleList([*([net.conv_stem, net.bn1] if phase.first == 0 else []), *blocks])
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------
+
+
+def shard(folder: Path, index: int, processes: int) -> npt.NDArray[np.uint8]:
+    """Pictures index * SHARD and following, drawn if the folder does not have them. (SHARD, 192, 192, 3)"""
+    path = folder / f"pictures-{index:03d}.npy"
+    if not path.exists():
+        seeds = range(index * SHARD, (index + 1) * SHARD)
+        with Pool(processes) as pool:
+            drawn = np.stack(pool.map(procedural.picture, seeds, chunksize=8))
+        unfinished = path.with_suffix(".part.npy")
+        np.save(unfinished, drawn)
+        unfinished.replace(path)
+    return np.asarray(np.load(path, allow_pickle=False), dtype=np.uint8)
+
+
+def pool_of(folder: Path, count: int, processes: int) -> npt.NDArray[np.uint8]:
+    shards = []
+    for index in range(-(-count // SHARD)):
+        shards.append(shard(folder, index, processes))
+        print(f"\rpictures {min(count, (index + 1) * SHARD)}/{count}", end="", flush=True)
+    print()
+    return np.concatenate(shards)[:count]
+
+
+def to_input(pictures: Tensor) -> Tensor:
+    return ((pictures - 127) / 127.5).contiguous(memory_format=torch.channels_last)
+
+
+def crops(pictures: npt.NDArray[np.uint8], rng: np.random.Generator, batch: int, size: int) -> Tensor:
+    """A batch as it is trained on: cut out at several scales, turned, and recoloured. float (batch, 3, size, size)"""
+    cut = min(int(size * rng.choice([0.75, 1.0, 1.0, 1.25, 1.5])), pictures.shape[1])
+    chosen = []
+    for index in rng.integers(len(pictures), size=batch):
+        top, left = rng.integers(pictures.shape[1] - cut + 1, size=2)
+        crop = pictures[index, top : top + cut, left : left + cut]
+        crop = np.rot90(crop, int(rng.integers(4)))
+        chosen.append(crop[:, :, rng.permutation(3)] if rng.random() < 0.5 else crop)
+    x = torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).float()
+    if cut != size:
+        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    gain = torch.from_numpy(
+        rng.uniform(0.6, 1.4, (batch, 1, 1, 1)) * rng.choice([1, 1, 1, -1], (batch, 1, 1, 1))
+    ).float()
+    shift = torch.from_numpy(rng.uniform(-30, 30, (batch, 1, 1, 1))).float()
+    plain = torch.from_numpy(rng.random((batch, 1, 1, 1)) < 0.5)
+    x = torch.where(plain, x, (x - 127) * gain + 127 + shift).clamp(0, 255)
+    grey = torch.from_numpy(rng.random((batch, 1, 1, 1)) < 0.15)
+    return to_input(torch.where(grey, x.mean(1, keepdim=True), x))
+
+
+# ---- targets --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Per channel, for each block: its target is (teacher - mean) / std."""
+
+    mean: list[Tensor]
+    std: list[Tensor]
+
+    def __call__(self, outputs: list[Tensor], first: int) -> list[Tensor]:
+        return [(y.float() - self.mean[i]) / self.std[i] for i, y in enumerate(outputs, first)]
+
+
+def answers(teacher: nn.Module, x: Tensor, last: int) -> list[Tensor]:
+    """bfloat16 inside: its rounding is far below what a student can follow."""
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        return walk(teacher, x, 0, last)
+
+
+def measure_scale(teacher: nn.Module, pictures: npt.NDArray[np.uint8], size: int) -> Scale:
+    """Mean and deviation of each stage's end, used for all blocks of the stage: they add up along one residual stream,
+    which only a common scale leaves a sum."""
+    rng = np.random.default_rng(0)
+    batches = [answers(teacher, crops(pictures, rng, 32, size), sum(STAGES)) for _ in range(24)]
+    mean, std, end = [], [], 0
+    for blocks in STAGES:
+        end += blocks
+        y = torch.cat([batch[end - 1].float() for batch in batches]).transpose(0, 1).flatten(1)
+        mean += [y.mean(1).view(1, -1, 1, 1)] * blocks
+        std += [y.std(1).clamp_min(1e-3).view(1, -1, 1, 1)] * blocks
+    return Scale(mean, std)
+
+
+def loss_of(outputs: list[Tensor], targets: list[Tensor], first: int) -> Tensor:
+    """Smooth L1; a block inside a stage counts a quarter of a stage's end."""
+    ends = set(np.cumsum(STAGES) - 1)
+    weights = [1.0 if i in ends else 0.25 for i in range(first, first + len(outputs))]
+    losses = [w * F.smooth_l1_loss(y, t) for w, y, t in zip(weights, outputs, targets, strict=True)]
+    return torch.stack(losses).sum() / sum(weights)
+
+
+def explained(student: nn.Module, teacher: nn.Module, scale: Scale, pictures: npt.NDArray[np.uint8]) -> list[float]:
+    """Share of the teacher's variance that the student explains at the end of each stage, on whole pictures, 0..1."""
+    student.eval()
+    ends = np.cumsum(STAGES) - 1
+    missed, total = np.zeros(len(ends)), np.zeros(len(ends))
+    for start in range(0, len(pictures), 16):
+        x = to_input(torch.from_numpy(pictures[start : start + 16]).permute(0, 3, 1, 2).float())
+        with torch.no_grad():
+            ours = walk(student, x, 0, sum(STAGES))
+            theirs = scale(walk(teacher, x, 0, sum(STAGES)), 0)
+        for k, end in enumerate(ends):
+            missed[k] += float((ours[end] - theirs[end]).square().sum())
+            total[k] += float(theirs[end].square().sum())
+    return [round(float(v), 4) for v in 1 - missed / total]
+
+
+# ---- training -------------------------------------------------------------------------------------------------
+
+
+def save(path: Path, student: nn.Module, optimiser: torch.optim.Optimizer, step: int, phase: Phase) -> None:
+    tensors = {f"net.{name}": value.contiguous() for name, value in student.state_dict().items()}
+    for i, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"opt.{i}.{key}": value.contiguous() for key, value in state.items()}
+    unfinished = path.with_suffix(".part")
+    save_file(tensors, unfinished, {"step": str(step), "phase": json.dumps(asdict(phase))})
+    unfinished.replace(path)
+
+
+def restore(path: Path, student: nn.Module, optimiser: torch.optim.Optimizer, phase: Phase) -> int:
+    """Loads a checkpoint of this very phase and returns the steps it has behind it."""
+    with safe_open(path, "pt") as file:
+        if json.loads(file.metadata()["phase"]) != asdict(phase):
+            raise SystemExit(f"{path} belongs to another recipe: remove it, or choose another --work folder.")
+        step = int(file.metadata()["step"])
+    tensors = load_file(path)
+    student.load_state_dict({n.removeprefix("net."): v for n, v in tensors.items() if n.startswith("net.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("opt."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    return step
+
+
+def train(
+    student: nn.Module,
+    teacher: nn.Module,
+    scale: Scale,
+    pictures: npt.NDArray[np.uint8],
+    phase: Phase,
+    checkpoint: Path,
+    stop: int | None = None,
+) -> Iterator[tuple[int, float]]:
+    """Runs a phase from its checkpoint, or from its start; yields (steps done, loss). Each step draws its own random
+    numbers, so a resumed run does what an uncut one does. `stop` cuts it short."""
+    trained = parts(student, phase)
+    parameters = list(trained.parameters())
+    optimiser = torch.optim.AdamW(parameters, phase.rate, weight_decay=1e-4)
+    done = restore(checkpoint, student, optimiser, phase) if checkpoint.exists() else 0
+    for step in range(done, min(phase.steps, stop or phase.steps)):
+        warm = min(1.0, (step + 1) / min(100, phase.steps))
+        for group in optimiser.param_groups:
+            group["lr"] = phase.rate * warm * (0.5 + 0.5 * np.cos(np.pi * step / phase.steps)) + 1e-6
+        student.eval()
+        if step < phase.settled * phase.steps:
+            trained.train()
+        x = crops(pictures, np.random.default_rng([step, phase.first, phase.last]), phase.batch, phase.size)
+        targets = scale(answers(teacher, x, phase.last)[phase.first :], phase.first)
+        if phase.first:
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                x = walk(student, x, 0, phase.first)[-1].float()
+        loss = loss_of(walk(student, x, phase.first, phase.last), targets, phase.first)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        if (step + 1) % 200 == 0 or step + 1 in (phase.steps, stop):
+            save(checkpoint, student, optimiser, step + 1, phase)
+        yield step + 1, float(loss.detach())
+
+
+def distill(
+    work: Path, teacher: nn.Module, phases: tuple[Phase, ...], processes: int, say: Callable[[str], None]
+) -> tuple[nn.Module, list[float]]:
+    """All phases; returns the student and how much of the teacher it explains on held-out pictures, stage by stage."""
+    held_out = np.stack([procedural.picture(HELD_OUT + i) for i in range(128)])
+    torch.manual_seed(0)
+    student = mobilenet()
+    scale: Scale | None = None
+    score: list[float] = []
+    for phase in phases:
+        pictures = pool_of(work, phase.pictures, processes)
+        scale = scale or measure_scale(teacher, pictures[: 2 * SHARD], phase.size)
+        start, seen = time.monotonic(), 0.0
+        for step, loss in train(student, teacher, scale, pictures, phase, work / f"{phase.name}.safetensors"):
+            seen = loss if seen == 0 else 0.98 * seen + 0.02 * loss
+            if step % 100 == 0 or step == phase.steps:
+                say(f"{phase.name} {step}/{phase.steps} loss {seen:.4f} {time.monotonic() - start:.0f} s")
+            if step % 500 == 0 or step == phase.steps:
+                score = explained(student, teacher, scale, held_out)
+                say(f"explained variance by stage: {score}")
+    return student, score
+
+
+def export(student: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """Writes float16: half the size; the test of it bounds by how much the rounding moves features."""
+    tensors = {n: v.half() if v.is_floating_point() else v for n, v in student.state_dict().items()}
+    save_file({n: v.contiguous() for n, v in tensors.items()}, path, metadata)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teacher", type=Path, help="safetensors of timm's mobilenetv2_100, num_classes=1001")
+    parser.add_argument("--work", type=Path, default=Path("distill"), help="folder for pictures and checkpoints")
+    parser.add_argument("--out", type=Path, default=BUNDLED)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    teacher = load_teacher(arguments.teacher)
+    student, score = distill(arguments.work, teacher, PHASES, arguments.threads, lambda line: print(line, flush=True))
+    metadata = {
+        "version": "1",
+        "licence": "Apache-2.0",
+        "architecture": "timm mobilenetv2_100, features_only, out_indices=(2, 3), pad_type=same, blocks[:5]",
+        "input": "(x - 127) / 127.5 for RGB x in 0..255",
+        "outputs": "the teacher's features, standardised per channel over the drawn pictures",
+        "made": "tools/distill.py, from random weights on tools/procedural.py: no photograph, no foreign weight",
+        "teacher": f"{arguments.teacher.name}, sha256 {hashlib.sha256(arguments.teacher.read_bytes()).hexdigest()}",
+        "phases": json.dumps([asdict(phase) for phase in PHASES]),
+        "explained_variance_by_stage": json.dumps(score),
+    }
+    export(student, arguments.out, metadata)
+    print(f"wrote {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
