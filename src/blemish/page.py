@@ -1,0 +1,298 @@
+"""The page that a demo ends with: `index.html` beside the runs, with pictures of its own and no need of a network.
+
+It reads only what `blemish train` wrote, so that the page cannot say anything that the run did not measure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from blemish import bundle, images
+from blemish.data import layouts
+from blemish.data.demo import PRODUCTS
+from blemish.overlay import colours
+from blemish.types import BlemishError, Progress, Sample, silent
+
+PICTURES = "page"  # the folder beside index.html that holds the page's pictures
+SIDE = 384  # of a thumbnail: sharp at the 190 to 380 pixels at which the page shows it
+OUTLINE = (124, 255, 0)  # of the drawn defect; not among the heat's colours, nor the boxes'
+
+# What a picture is, and what was said of it; in the order of the gallery.
+OUTCOMES = {"missed": "missed", "false-alarm": "false alarm", "found": "found", "passed": "good"}
+
+FIGURES = (
+    ("detection", "auroc", "Image AUROC", "how often a defective part scores above a good one"),
+    ("detection", "average_precision", "Average precision", "of pictures, ranked by score"),
+    ("detection", "f1", "F1 at the limit", "finds and false alarms in one figure"),
+    ("detection", "balanced_accuracy", "Balanced accuracy", "good and defective parts count alike"),
+    ("detection", "miss_rate", "Missed", "defective parts called good"),
+    ("detection", "false_alarm_rate", "False alarms", "good parts called anomalies"),
+    ("localisation", "pixel_auroc", "Pixel AUROC", "the same question, asked of pixels"),
+    ("localisation", "aupro", "AUPRO", "overlap with each defect, up to 30 % false pixels"),
+    ("localisation", "defects_hit", "Defects hit", "drawn defects that a box points at"),
+    ("localisation", "boxes_right", "Boxes right", "boxes that point at a drawn defect"),
+)
+IN_SHORT = ("auroc", "pixel_auroc", "aupro", "defects_hit", "miss_rate", "false_alarm_rate")
+IN_PERCENT = ("miss_rate", "false_alarm_rate")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One test picture as the page shows it. Addresses are relative to `index.html`, and quoted."""
+
+    key: str  # its anchor
+    name: str
+    outcome: str  # a key of OUTCOMES
+    defect: str
+    score: float
+    p_value: float
+    boxes: int
+    at: float  # where its score lies on the product's axis, 0..100
+    picture: str
+    heat: str | None  # None where no overlay was drawn
+    outline: str | None  # None where there is no mask
+    full: str  # the original
+    full_heat: str | None
+
+    @property
+    def said(self) -> str:
+        return OUTCOMES[self.outcome]
+
+    @property
+    def title(self) -> str:
+        return self.defect.replace("_", " ") or "good part"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the plot of scores: a defect type, say, and where its pictures lie."""
+
+    title: str
+    note: str
+    kind: str  # held-out, good, defective
+    shots: tuple[Shot, ...] = ()
+    marks: tuple[float, ...] = ()  # places without a picture on this page
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """All that the page shows of one product."""
+
+    name: str
+    title: str
+    card: bundle.Card
+    metrics: Mapping[str, Any]
+    limit: float  # where the limit lies on the axis, 0..100
+    shots: tuple[Shot, ...]
+    strip: tuple[Shot, ...]
+    rows: tuple[Row, ...]
+    errors: tuple[str, ...]
+
+    def count(self, outcome: str) -> int:
+        return sum(shot.outcome == outcome for shot in self.shots)
+
+    @property
+    def star(self) -> Shot | None:
+        """The picture that stands for the product at the top of the page: its clearest find."""
+        return max((s for s in self.shots if s.outcome == "found" and s.heat), key=lambda s: s.score, default=None)
+
+    @property
+    def defects(self) -> list[str]:
+        return sorted({shot.defect for shot in self.shots if shot.defect})
+
+    def figure(self, group: str, name: str) -> str:
+        return written(self.metrics.get(group, {}).get(name), percent=name in IN_PERCENT)
+
+
+def write_page(out: Path, products: Sequence[str], progress: Progress = silent) -> Path:
+    """Writes `out/index.html` and its pictures in `out/page/`, and returns the former.
+
+    For each product, `out/<product>` is the run that `blemish train` wrote and `out/data/<product>` the pictures it was
+    made from. Raises `BlemishError` where one of them is missing, or jinja2 is.
+    """
+    try:
+        import jinja2
+    except ImportError:
+        raise BlemishError("the page needs jinja2, which is not installed; run: pip install 'blemish[learn]'") from None
+    out = Path(out)
+    exhibits = [_exhibit(out, name, progress) for name in products]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template("demo.html").render(
+        exhibits=exhibits,
+        figures=FIGURES,
+        short=[figure for figure in FIGURES if figure[1] in IN_SHORT],
+        outcomes=OUTCOMES,
+        scale=", ".join("rgb({}, {}, {})".format(*colours()[i]) for i in range(0, 256, 51)),
+    )
+    page = out / "index.html"
+    bundle.write_text(page, text)
+    return page
+
+
+def written(figure: Mapping[str, Any] | None, *, percent: bool = False) -> str:
+    """`0.953 (0.921–0.978)`, in percent `4 % (1–8)`; a dash where the figure is undefined."""
+    if not figure or figure.get("value") is None:
+        return "–"
+    factor, digits = (100, 0) if percent else (1, 3)
+    value, low, high = (None if v is None else f"{factor * v:.{digits}f}" for v in map(figure.get, _BOUNDS))
+    unit = " %" if percent else ""
+    return f"{value}{unit}" + ("" if low is None else f" ({low}–{high})")
+
+
+_BOUNDS = ("value", "low", "high")
+
+
+def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
+    run = out / name
+    card = bundle.read(run / "bundle").card
+    metrics = json.loads(_text(run / "metrics.json"))
+    verdicts = [json.loads(line) for line in _text(run / "verdicts.jsonl").splitlines()]
+    samples = {sample.name: sample for sample in layouts.read(out / "data" / name, card.data.layout).samples}
+    judged = [verdict for verdict in verdicts if verdict["score"] is not None and verdict["label"]]
+    for verdict in judged:
+        if verdict["path"] not in samples:
+            raise BlemishError(
+                f"{run}: judges {verdict['path']}, which is not in {out / 'data' / name}; draw and train again."
+            )
+    everything: list[float] = [
+        *card.decision.scores,
+        *(verdict["score"] for verdict in judged),
+        card.decision.threshold,
+    ]
+    low, high = min(everything), max(everything)
+
+    def place(score: float) -> float:
+        """2..98, so that the outermost marks are whole."""
+        return round(2 + 96 * (score - low) / ((high - low) or 1.0), 2)
+
+    shots = [
+        _shot(out, name, samples[verdict["path"]], verdict, place(verdict["score"]))
+        for verdict in progress(judged, "page", len(judged))
+    ]
+    shots.sort(key=lambda s: (list(OUTCOMES).index(s.outcome), s.defect, images.natural(s.name)))
+    return Exhibit(
+        name=name,
+        title=PRODUCTS[name].title if name in PRODUCTS else name,
+        card=card,
+        metrics=metrics,
+        limit=place(card.decision.threshold),
+        shots=tuple(shots),
+        strip=tuple(_strip(shots)),
+        rows=tuple(_rows(shots, [place(score) for score in card.decision.scores])),
+        errors=tuple(verdict["error"] for verdict in verdicts if verdict["error"]),
+    )
+
+
+def _shot(out: Path, product: str, sample: Sample, verdict: Mapping[str, Any], at: float) -> Shot:
+    """Draws the thumbnails of one test picture."""
+    folder = out / PICTURES / product
+    stem = sample.name.replace("/", "-")
+    pixels = images.load(sample.path)
+    picture = _thumbnail(Image.fromarray(pixels))
+    _save(picture, folder / f"{stem}.jpg")
+    drawn = out / product / "overlays" / f"{sample.name}.jpg"
+    if drawn.exists():
+        with Image.open(drawn) as image:
+            _save(_thumbnail(image.convert("RGB")), folder / f"{stem}-heat.jpg")
+    if sample.mask:
+        mask = images.load_mask(sample.mask, pixels.shape[:2])
+        outline(mask, picture.size).save(folder / f"{stem}-outline.png", optimize=True)
+
+    def address(path: Path) -> str:
+        return quote(path.relative_to(out).as_posix())
+
+    defective, flagged = sample.label == "anomaly", verdict["decision"] == "anomaly"
+    return Shot(
+        key=quote(f"{product}-{stem}"),
+        name=sample.name,
+        outcome=("found" if flagged else "missed") if defective else ("false-alarm" if flagged else "passed"),
+        defect=sample.defect or ("defective" if defective else ""),
+        score=verdict["score"],
+        p_value=verdict["p_value"],
+        boxes=len(verdict["regions"]),
+        at=at,
+        picture=address(folder / f"{stem}.jpg"),
+        heat=address(folder / f"{stem}-heat.jpg") if drawn.exists() else None,
+        outline=address(folder / f"{stem}-outline.png") if sample.mask else None,
+        full=address(out / "data" / product / sample.name),
+        full_heat=address(drawn) if drawn.exists() else None,
+    )
+
+
+def outline(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
+    """A line around the defects of `mask` (H, W), transparent elsewhere, RGBA of `size` (width, height).
+
+    The line lies outside the defect, so that nothing of it is hidden.
+    """
+    # Any defect pixel counts: a hairline crack must not vanish in the reduction.
+    reduced = Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).resize(size, Image.Resampling.BOX)
+    inside = np.asarray(reduced) > 0
+    near, far = _grown(inside, 2), _grown(inside, 4)
+    pixels = np.zeros((*inside.shape, 4), np.uint8)
+    pixels[far & ~near] = (*OUTLINE, 255)
+    return Image.fromarray(pixels)
+
+
+def _grown(mask: npt.NDArray[np.bool_], by: int) -> npt.NDArray[np.bool_]:
+    """Every pixel within `by` steps to a neighbour, diagonals in every second step: nearly round."""
+    for step in range(by):
+        padded = np.pad(mask, 1)
+        grown = padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+        if step % 2:
+            grown = grown | padded[:-2, :-2] | padded[:-2, 2:] | padded[2:, :-2] | padded[2:, 2:]
+        mask = grown
+    return mask
+
+
+def _strip(shots: Sequence[Shot]) -> list[Shot]:
+    """Two good parts, then the first of each defect type."""
+    good = sorted((s for s in shots if not s.defect), key=lambda s: images.natural(s.name))[:2]
+    first = {shot.defect: shot for shot in sorted(shots, key=lambda s: images.natural(s.name), reverse=True)}
+    return [*good, *(first[defect] for defect in sorted(filter(None, first)))]
+
+
+def _rows(shots: Sequence[Shot], held_out: Sequence[float]) -> list[Row]:
+    good = tuple(shot for shot in shots if not shot.defect)
+    passed = sum(shot.outcome == "passed" for shot in good)
+    rows = [
+        Row("good, held out", f"{len(held_out)} set the limit", "held-out", marks=tuple(held_out)),
+        Row("good, tested", f"{passed} of {len(good)} passed", "good", good),
+    ]
+    for defect in sorted({shot.defect for shot in shots if shot.defect}):
+        of_type = tuple(shot for shot in shots if shot.defect == defect)
+        found = sum(shot.outcome == "found" for shot in of_type)
+        rows.append(Row(of_type[0].title, f"{found} of {len(of_type)} found", "defective", of_type))
+    return rows
+
+
+def _thumbnail(image: Image.Image) -> Image.Image:
+    factor = min(1.0, SIDE / max(image.size))
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, "JPEG", quality=82, optimize=True, progressive=True)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as cause:
+        raise BlemishError(f"{path}: cannot be read ({cause.strerror}); run blemish demo again.") from None
