@@ -25,7 +25,7 @@ _SCREEN = 0.9  # their correlation; four standard deviations (1 - ALIKE**2) / sq
 
 
 def thumbnail(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """`uint8 (H, W, 3)` -> grey `uint8 (SIDE, SIDE)`, each the mean of its area."""
+    """`uint8 (H, W, 3)` -> grey `uint8 (SIDE, SIDE)`, each the mean of its area (whole pixels of it)."""
     grey = Image.fromarray(pixels).convert("L")
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
 
@@ -61,7 +61,9 @@ def _textures(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(1, 2))
     blurred = windows.mean(axis=(3, 4), dtype=np.float32)
     textures = _unit((grey - blurred).reshape(len(grey), -1))
-    return _unit(textures - textures.mean(axis=0))
+    own = _unit(textures - textures.mean(axis=0))
+    own[~textures.any(axis=1)] = 0  # else a flat picture's own texture would be what the others share
+    return own
 
 
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
