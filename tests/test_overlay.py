@@ -82,6 +82,21 @@ def test_boxes_surround_their_region_and_leave_it_free() -> None:
         assert (drawn[outside] == shade).all()
 
 
+def test_heat_fades_in_and_is_soon_as_opaque_as_it_gets() -> None:
+    levels = np.array([[0, module.FULL_AT / 2, module.FULL_AT, 0.7, 1]], np.float32)
+    alpha = pixels(heat_layer(levels, (5, 1), low=0, high=1))[0, :, 3]
+    full = round(255 * module.OPACITY)
+    assert alpha.tolist() == [0, full // 2, full, full, full]
+
+
+def test_each_box_has_its_own_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[object, ...]] = []
+    monkeypatch.setattr(module, "_draw_label", lambda *arguments: drawn.append(arguments[1:3]))
+    left, right = Region((10, 10, 20, 20), 1.0, 9.0), Region((600, 300, 700, 400), 1.0, 2.0)
+    overlay(GREY, None, [left, right], low=0, high=1)
+    assert drawn == [("9.00", (6, 6, 23, 23)), ("2.00", (596, 296, 703, 403))]
+
+
 def test_labels_stand_free_of_each_other_and_inside_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     plates: list[list[tuple[float, float, float, float]]] = []
     original = module._draw_label

@@ -104,6 +104,7 @@ def test_small_regions_go_unless_nothing_else_is_there() -> None:
     heat[4:6, 4:6] = 3
     assert [r.peak for r in find_regions(heat, 3.0, (10, 10), min_area=0.02)] == [3.0]
     assert [r.peak for r in find_regions(heat, 3.0, (10, 10), min_area=0.05)] == [9.0]
+    assert [r.peak for r in find_regions(heat, 3.0, (10, 10), min_area=0.04)] == [3.0]  # just large enough
     assert find_regions(heat, 9.5, (10, 10)) == ()
     assert find_regions(heat, float("inf"), (10, 10)) == ()
 

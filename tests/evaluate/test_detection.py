@@ -127,6 +127,19 @@ def test_perfect_separation_has_no_bootstrap_interval_but_an_honest_recall() -> 
     assert recall.high == 1.0
 
 
+def test_one_anomaly_alone_gives_a_value_but_no_interval() -> None:
+    labels = np.arange(20) == 18
+    found = detection_metrics(np.arange(20, dtype=np.float32), labels, labels)
+    assert found["auroc"] == Interval(pytest.approx(18 / 19))  # type: ignore[arg-type]
+
+
+def test_resamples_never_lose_the_few_anomalies_there_are() -> None:
+    labels = np.arange(200) >= 198  # 2 of 200: without strata, 13 % of the resamples would have none
+    found = detection_metrics(np.random.default_rng(0).random(200).astype(np.float32), labels, labels)["auroc"]
+    assert isinstance(found, Interval)
+    assert found.low is not None
+
+
 def test_recall_of_each_defect_type() -> None:
     defects = ["crack", "", "crack", "hole", "", "crack"]
     labels = np.array([1, 0, 1, 1, 1, 1], bool)

@@ -270,7 +270,7 @@ def test_all_figures_with_intervals_and_counts() -> None:
     masks[1] = None  # an anomaly that nobody marked
     masks[3] = np.zeros((64, 64), bool)  # or marked with nothing
     masks[2] = np.zeros((64, 64), bool)  # a good one with an empty mask is simply good
-    one_box = [[region(0, 0, 5, 5)]] * 40
+    one_box = [[region(i, 0, i + 24, 32)] for i in range(40)]
     found = localisation_metrics(maps, masks, labels, one_box, [(64, 64)] * 40, resamples=200)
     used = [i for i in range(40) if i not in (1, 3)]
     expected = exact(maps[used], [masks[i] if i != 2 else None for i in used])
@@ -287,11 +287,12 @@ def test_all_figures_with_intervals_and_counts() -> None:
     truth = sum(judge_boxes(masks[i], one_box[i], (64, 64)).right for i in used if i != 2)
     boxes_right = found["boxes_right"]
     assert isinstance(boxes_right, Interval)
+    assert 0 < truth < 18
     assert boxes_right.value == pytest.approx(truth / 38)  # boxes on good pictures count as wrong
 
 
 def test_maps_are_judged_at_the_size_of_the_picture() -> None:
-    small = np.array([[[0, 0], [0, 1]], [[0, 0], [0, 0]]], np.float32)
+    small = np.array([[[0, 0.4], [0, 0.6]], [[0, 0], [0.7, 0]]], np.float32)
     mask = np.zeros((600, 1200), bool)
     mask[450:, 900:] = True
     found = localisation_metrics(small, [mask, None], np.array([True, False]), [[], []], [(1200, 600), (1200, 600)])
