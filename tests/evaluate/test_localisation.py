@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 from sklearn import metrics
-from tests.support import shared_folder
 
 from blemish.evaluate import localisation
 from blemish.evaluate.bootstrap import Interval
@@ -24,6 +23,7 @@ from blemish.evaluate.localisation import (
 )
 from blemish.regions import find_regions
 from blemish.types import Region
+from tests.support import shared_folder
 
 Map = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
