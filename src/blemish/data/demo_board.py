@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,12 +21,14 @@ from blemish.data.drawing import (
     affine,
     bell,
     blot,
+    crop,
     generator,
     glint,
     grid,
     line_cover,
     mix,
     noise,
+    paint,
     slopes,
     smoothstep,
     stroke,
@@ -42,7 +45,7 @@ def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
     rng = generator(*key, "part")
     canvas = _bare(rng, size, flaws)
     wide = canvas.sx.shape[0]
-    grain = 0.10 * noise(rng, wide, wide, 1.2) + 0.06 * noise(rng, wide, wide, 3.0)
+    grain = crop(rng, _grain(size), wide)
     film = noise(rng, wide, wide, size / 5, 3)
     _serial(canvas, rng)
     lot = f"{rng.integers(2230, 2460)}{'ABCDEFGH'[int(rng.integers(8))]}"
@@ -74,6 +77,28 @@ def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
     return np.stack([affine(plane, size, size, matrix) for plane in light])
 
 
+@lru_cache(maxsize=4)
+def _grain(size: int) -> Array:
+    """The roughness of moulded bodies."""
+    rng, wide = generator("grain", size), int(size * 1.6)
+    return np.asarray(0.10 * noise(rng, wide, wide, 1.2) + 0.06 * noise(rng, wide, wide, 3.0))
+
+
+@lru_cache(maxsize=4)
+def _weave(size: int) -> Array:
+    """Glass cloth showing through the laminate."""
+    rng, wide = generator("weave", size), int(size * 1.6)
+    return np.asarray(0.05 * noise(rng, wide, wide, 2.0))
+
+
+@lru_cache(maxsize=4)
+def _table(size: int) -> Array:
+    """Brushed aluminium under the board."""
+    rng, wide = generator("table", size), int(size * 1.6)
+    streaks = noise(rng, wide, wide, (size / 200, size / 6), 2)
+    return np.asarray(0.30 + 0.006 * noise(rng, wide, wide, 1.0) + 0.006 * streaks)
+
+
 def _bare(rng: np.random.Generator, size: int, flaws: Sequence[Flaw]) -> Canvas:
     """The board before parts: table, laminate, copper, mask, print; colours drift from batch to batch."""
     art = artwork(size)
@@ -84,10 +109,8 @@ def _bare(rng: np.random.Generator, size: int, flaws: Sequence[Flaw]) -> Canvas:
             copper = _broken_trace(copper, art.origin, art.scale, flaw)
     inside = art.inside
     hue = rng.normal(0, 0.03, 2).tolist()
-    weave = 1.0 + 0.05 * noise(rng, wide, wide, 2.0) + 0.025 * noise(rng, wide, wide, size / 12, 2)
-    table = (0.30 + 0.006 * noise(rng, wide, wide, 1.0) + 0.006 * noise(rng, wide, wide, (size / 200, size / 6), 2)) * (
-        1 - 0.5 * art.table_shadow
-    )
+    weave = 1.0 + crop(rng, _weave(size), wide) + 0.025 * noise(rng, wide, wide, size / 12, 2)
+    table = crop(rng, _table(size), wide) * (1 - 0.5 * art.table_shadow)
     rgb = np.empty((3, wide, wide), np.float32)
     tint = (1 + hue[0], 1 + hue[1], 1 - hue[0])
     tables = (0.96, 1.0, 1.06)
@@ -113,7 +136,7 @@ def _bare(rng: np.random.Generator, size: int, flaws: Sequence[Flaw]) -> Canvas:
     sx += 0.012 * ripple * inside
     bare_metal = np.maximum(art.pads, 0.75 * art.gold) * (1 - art.holes)
     gloss = 0.085 * inside * (1 - silk) * (1 - art.holes)
-    return Canvas(rgb, sx, sy, bare_metal, gloss, np.ones_like(sx), inside.copy(), art.scale, art.origin)
+    return Canvas(np.stack([*rgb, sx, sy, bare_metal, gloss, np.ones_like(sx), inside]), art.scale, art.origin)
 
 
 def _serial(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -122,17 +145,13 @@ def _serial(canvas: Canvas, rng: np.random.Generator) -> None:
     cells[:, 0], cells[-1, :] = True, True
     cells[0, :], cells[:, -1] = np.arange(12) % 2 == 0, np.arange(12) % 2 == 1
     x, y = canvas.at(*CODE)
-    size = canvas.sx.shape[0]
-    step = 12 / (3.0 * canvas.scale)
-    ink = affine(
-        np.pad(np.kron(cells, np.ones((4, 4))), 4),
-        size,
-        size,
-        (4 * step, 0, 28 - 4 * step * x, 0, 4 * step, 28 - 4 * step * y),
-    )
-    ink = 0.85 * np.clip(ink, 0, 1)
-    for k, value in enumerate((0.72, 0.74, 0.70)):
-        canvas.rgb[k] = mix(canvas.rgb[k], value, ink)
+    reach = 2 * canvas.scale
+    top, left, side = int(y - reach), int(x - reach), int(2 * reach)
+    step = 4 * 12 / (3.0 * canvas.scale)  # source pixels per pixel: 12 cells of 4 over 3 mm
+    sheet = np.pad(np.kron(cells.astype(np.float32), np.ones((4, 4), np.float32)), 4)
+    ink = affine(sheet, side, side, (step, 0, 28 - step * (x - left), 0, step, 28 - step * (y - top)))
+    window = canvas.rgb[:, top : top + side, left : left + side]
+    paint(window, (0.72, 0.74, 0.70), 0.85 * np.clip(ink, 0, 1))
 
 
 def _light(canvas: Canvas, film: Array) -> Array:
@@ -169,8 +188,8 @@ def _chosen(flaws: Sequence[Flaw]) -> tuple[set[str], dict[str, tuple[float, flo
             missing.add(choice[int(rng.integers(len(choice)))].name)
         elif flaw.kind == "misplaced_component":
             part = small[int(rng.integers(len(small)))]
-            reach, heading = 0.04 + 0.70 * flaw.severity, rng.uniform(0, 2 * math.pi)
-            turn = math.radians(1.5 + 36 * flaw.severity) * float(rng.choice([-1.0, 1.0]))
+            reach, heading = 0.04 + 0.72 * flaw.severity**2, rng.uniform(0, 2 * math.pi)
+            turn = math.radians(1.5 + 36 * flaw.severity**2) * float(rng.choice([-1.0, 1.0]))
             moved[part.name] = (reach * math.cos(heading), reach * math.sin(heading), turn)
     return missing, moved
 
@@ -238,8 +257,8 @@ def _scratch(canvas: Canvas, flaw: Flaw) -> None:
         deep = smoothstep(0.62, 0.85, cover) * canvas.bare
         for k, value in enumerate((0.85, 0.48, 0.26)):
             canvas.rgb[k] = mix(canvas.rgb[k], value, deep)
-        canvas.metal = np.maximum(canvas.metal, 0.6 * deep)
-        canvas.gloss *= 1 - 0.8 * cover
+        np.maximum(canvas.metal, 0.6 * deep, out=canvas.metal)
+        canvas.gloss[:] *= 1 - 0.8 * cover
 
 
 def _flux(canvas: Canvas, flaw: Flaw, light: Array) -> None:

@@ -15,19 +15,47 @@ GOLD: Colour = (0.95, 0.66, 0.26)
 EPOXY: Colour = (0.013, 0.013, 0.0145)
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Canvas:
-    """The layers of the board's surface, in the board's frame."""
+    """The layers of the board's surface, in the board's frame; the names below are views of one array."""
 
-    rgb: Array  # (3, H, W) base colour
-    sx: Array
-    sy: Array
-    metal: Array  # 0 paint .. 1 mirror
-    gloss: Array  # strength of the clear reflection over paint
-    shadow: Array  # 1 lit .. 0 dark
-    bare: Array  # 1 where the board itself is seen, 0 where a part stands on it
+    layers: Array  # (9, H, W)
     scale: float  # pixels per millimetre
     origin: tuple[float, float]  # pixel position of the board's corner
+
+    @property
+    def rgb(self) -> Array:
+        """Base colour, (3, H, W)."""
+        return np.asarray(self.layers[:3])
+
+    @property
+    def sx(self) -> Array:
+        """Slope to the right; with `sy`, the slope down the picture."""
+        return np.asarray(self.layers[3])
+
+    @property
+    def sy(self) -> Array:
+        return np.asarray(self.layers[4])
+
+    @property
+    def metal(self) -> Array:
+        """0 paint .. 1 mirror."""
+        return np.asarray(self.layers[5])
+
+    @property
+    def gloss(self) -> Array:
+        """Strength of the clear reflection over paint."""
+        return np.asarray(self.layers[6])
+
+    @property
+    def shadow(self) -> Array:
+        """1 lit .. 0 dark."""
+        return np.asarray(self.layers[7])
+
+    @property
+    def bare(self) -> Array:
+        """1 where the board itself is seen, 0 where a part stands on it."""
+        return np.asarray(self.layers[8])
 
     def place(
         self,
@@ -53,39 +81,40 @@ class Canvas:
         cx = self.origin[0] + (pose[0] + c * u0 - s * v0) * self.scale
         cy = self.origin[1] + (pose[1] + s * u0 + c * v0) * self.scale
         half_w, half_h = width * self.scale / 2, height * self.scale / 2
-        reach = math.hypot(half_w, half_h) + 3 + 2.6 * lift * self.scale
-        rows = slice(max(0, int(cy - reach)), max(0, int(cy + reach) + 1))
-        columns = slice(max(0, int(cx - reach)), max(0, int(cx + reach) + 1))
-        window = (rows, columns)
-        shape = self.sx[window].shape
-        if 0 in shape:
+        wide, high = abs(c) * half_w + abs(s) * half_h + 2, abs(s) * half_w + abs(c) * half_h + 2
+        drop = lift * self.scale
+        columns = slice(max(0, int(cx - wide - 0.3 * drop)), max(0, int(cx + wide + 1.4 * drop) + 1))
+        rows = slice(max(0, int(cy - high - 0.1 * drop)), max(0, int(cy + high + 1.6 * drop) + 1))
+        under = self.layers[:, rows, columns]
+        if under.size == 0:
             return
-        x, y = grid(shape[0], shape[1], rows.start, columns.start)
-        dx, dy = x - cx, y - cy
+        x, y = grid(under.shape[1], under.shape[2], rows.start, columns.start)
+        dx, dy = x - np.float32(cx), y - np.float32(cy)
         u, v = dx * c + dy * s, dy * c - dx * s
         rounding = min(corner * self.scale, half_w, half_h)
         if lift > 0:
-            drop = lift * self.scale
-            shifted_u, shifted_v = u - drop * (0.55 * c + 0.75 * s), v - drop * (0.75 * c - 0.55 * s)
             soft = 0.8 * drop + 1.0
-            cast = box_distance(shifted_u, shifted_v, half_w, half_h, rounding)
-            self.shadow[window] *= 1.0 - 0.62 * smoothstep(soft, -soft, cast)
+            cast = box_distance(
+                u - drop * (0.55 * c + 0.75 * s), v - drop * (0.75 * c - 0.55 * s), half_w, half_h, rounding
+            )
+            under[7] *= 1.0 - 0.62 * smoothstep(soft, -soft, cast)
         distance = box_distance(u, v, half_w, half_h, rounding)
         cover = np.clip(0.5 - distance, 0.0, 1.0)
-        flat_u, flat_v = np.abs(u) - half_w, np.abs(v) - half_h
         edge = tilt * smoothstep(-max(bevel * self.scale, 1.0), 0.0, distance)
-        nu = np.where(flat_u > flat_v, np.sign(u), 0.0) * edge + dome * u / half_w
-        nv = np.where(flat_u > flat_v, 0.0, np.sign(v)) * edge + dome * v / half_h
-        self.sx[window] = mix(self.sx[window], nu * c - nv * s, cover)
-        self.sy[window] = mix(self.sy[window], nu * s + nv * c, cover)
-        self.metal[window] = mix(self.metal[window], metal, cover)
-        self.gloss[window] = mix(self.gloss[window], gloss, cover)
-        self.shadow[window] = mix(self.shadow[window], 1.0, cover)
-        if lift > 0:
-            self.bare[window] *= 1.0 - cover
-        tone = 1.0 if grain is None else 1.0 + grain[window]
-        for k in range(3):
-            self.rgb[k][window] = mix(self.rgb[k][window], colour[k] * tone, cover)
+        sideways = np.abs(u) - half_w > np.abs(v) - half_h
+        nu = np.copysign(edge * sideways, u) + (dome / half_w) * u
+        nv = np.copysign(edge * ~sideways, v) + (dome / half_h) * v
+        over = np.empty_like(under)
+        for k, value in enumerate((*colour, 0.0, 0.0, metal, gloss, 1.0)):
+            over[k] = value
+        over[3] = nu * c - nv * s
+        over[4] = nu * s + nv * c
+        over[8] = 0.0 if lift > 0 else under[8]
+        if grain is not None:
+            over[:3] *= 1.0 + grain[rows, columns]
+        over -= under
+        over *= cover
+        under += over
 
     def letter(self, pose: tuple[float, float, float], text: str, size: float, colour: Colour, ink: float) -> None:
         """Prints one line of text about the pose, `size` mm high, with the ink's opacity."""

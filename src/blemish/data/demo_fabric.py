@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from blemish.data.drawing import (
     bell,
     blot,
     bump,
+    crop,
     generator,
     grid,
     line_cover,
@@ -89,7 +91,7 @@ def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
     absent = np.full((size, size), -1.0, np.float32)
     cloth = _Cloth(u, v, over, absent, absent.copy(), widths[0], widths[1], x, y, pitch)
 
-    fibres = [_fibres(rng, size, pitch, lean) for lean in (0.35, math.pi / 2 - 0.35)]
+    fibres = [crop(rng, _fibre_field(size, lean), size) for lean in (0.35, math.pi / 2 - 0.35)]
     patchy = [
         1 + 0.05 * noise(rng, size, size, (pitch * 9, pitch * 1.1)),
         1 + 0.06 * noise(rng, size, size, (pitch * 1.1, pitch * 9)),
@@ -114,20 +116,22 @@ def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
     return picture
 
 
-def _fibres(rng: np.random.Generator, size: int, pitch: float, lean: float) -> Array:
-    """Fine streaks of twisted fibres, leaning from the vertical."""
-    wide = int(size * 1.5)
+@lru_cache(maxsize=8)
+def _fibre_field(size: int, lean: float) -> Array:
+    """Fine streaks of twisted fibres, leaning from the vertical; wider than a picture, which takes some part of it."""
+    rng, pitch = generator("fibres", size, f"{lean:.3f}"), size / THREADS
+    wide, field = int(size * 2.2), int(size * 1.5)
     streaks = noise(rng, wide, wide, (pitch * 0.8, 1.05)) + 0.5 * noise(rng, wide, wide, (pitch * 0.4, 1.0))
     c, s = math.cos(lean), math.sin(lean)
-    half, middle = size / 2, wide / 2
-    return affine(streaks, size, size, (c, s, middle - half * (c + s), -s, c, middle + half * (s - c)))
+    half, middle = field / 2, wide / 2
+    return affine(streaks, field, field, (c, s, middle - half * (c + s), -s, c, middle + half * (s - c)))
 
 
 def _fuzz(rng: np.random.Generator, size: int) -> Array:
     """Loose surface hairs, coverage 0..1."""
     sheet = Image.new("L", (2 * size, 2 * size), 0)
     pen = ImageDraw.Draw(sheet)
-    for _ in range(90):
+    for _ in range(45):
         start = rng.uniform(0, 2 * size, 2).tolist()
         path = wander(rng, (start[0], start[1]), rng.uniform(0, 6.28), rng.uniform(14, 50) * size / 512, 2.0, 8)
         pen.line([(px, py) for px, py in path.tolist()], fill=int(rng.integers(60, 200)), width=1)
@@ -137,49 +141,48 @@ def _fuzz(rng: np.random.Generator, size: int) -> Array:
 def _weave(cloth: _Cloth, uneven: list[Array], shades: list[Array], fibres: list[Array], patchy: list[Array]) -> Array:
     """Draws the threads: for each pixel both threads' heights, slopes and colours, then the higher one."""
     count = cloth.over.shape[0]
-    i = np.clip(cloth.u, 1, count - 2).astype(np.int32)
-    j = np.clip(cloth.v, 1, count - 2).astype(np.int32)
-    a = (cloth.u - i - 0.5 + uneven[0][i]) / cloth.warp_width  # -1..1 across the warp thread
-    b = (cloth.v - j - 0.5 + uneven[1][j]) / cloth.weft_width
+    column, row = np.clip(np.floor(cloth.u), 1, count - 2), np.clip(np.floor(cloth.v), 1, count - 2)
+    i, j = column.astype(np.intp), row.astype(np.intp)
+    along_weft, along_warp = cloth.u - column - 0.5, cloth.v - row - 0.5  # from the middle of the crossing, -0.5..0.5
+    a = (along_weft + uneven[0].take(i)) / cloth.warp_width  # -1..1 across the warp thread
+    b = (along_warp + uneven[1].take(j)) / cloth.weft_width
     flat = cloth.over.ravel()
     here = i * count + j
+    first = flat.take(here)
 
-    def rise(at: Array, cell: npt.NDArray[np.int32], step: int) -> tuple[Array, Array]:
-        """Height -1..1 along a thread between the crossings before and after, and its derivative."""
-        t = at - cell - 0.5
-        ahead = np.where(t > 0, step, -step)
-        first, second = flat[here], flat[here + ahead]
+    def rise(t: Array, step: int) -> tuple[Array, Array]:
+        """Height -1..1 along a thread between this crossing and the nearest next one, and its derivative."""
+        side = np.where(t > 0, 1, -1)
+        change = flat.take(here + step * side) - first
         t = np.abs(t)
-        blend = t * t * (3 - 2 * t)
-        return first + (second - first) * blend, (second - first) * (6 * t * (1 - t)) * np.sign(ahead)
+        return first + change * (t * t * (3 - 2 * t)), change * (6 * t * (1 - t)) * side.astype(np.float32)
 
-    warp_rise, warp_tilt = rise(cloth.v, j, 1)
-    weft_rise, weft_tilt = rise(cloth.u, i, count)
-    round_a, round_b = np.sqrt(np.maximum(1 - a * a, 0.0)), np.sqrt(np.maximum(1 - b * b, 0.0))
-    none = np.float32(-9)
-    warp_height = np.where((np.abs(a) < 1) & (cloth.warp_gone < 0), 0.55 * warp_rise + 0.75 * round_a, none)
-    weft_height = np.where((np.abs(b) < 1) & (cloth.weft_gone < 0), -0.55 * weft_rise + 0.75 * round_b, none)
-    warp_seen = warp_height > weft_height
+    def thread(rise: Array, across: Array, gone: Array) -> Array:
+        """Height of a round thread, falling steeply beyond its edge, and absent where it is gone."""
+        away = np.abs(across)
+        top = 0.55 * rise + 0.75 * np.sqrt(np.maximum(1 - away * away, 0.0)) - 6.0 * np.maximum(away - 1, 0.0)
+        return np.asarray(top - 12.0 * np.clip(gone * 6.0, 0.0, 1.0))
+
+    warp_rise, warp_tilt = rise(along_warp, 1)
+    weft_rise, weft_tilt = rise(along_weft, count)
+    warp_height, weft_height = thread(warp_rise, a, cloth.warp_gone), thread(-weft_rise, b, cloth.weft_gone)
+    # the nearer thread covers the other; where they are almost level the pixel shows some of both
+    warp = np.clip((warp_height - weft_height) * 2.0 + 0.5, 0.0, 1.0)
     height = np.maximum(warp_height, weft_height)
-    seen = height > -5
+    seen = smoothstep(-2.4, -1.2, height)
 
-    warp_lit = _lit(0.85 * a, -0.42 * warp_tilt)
-    weft_lit = _lit(0.42 * weft_tilt, 0.85 * b)
-    lit = np.where(warp_seen, warp_lit, weft_lit)
+    lit = _lit(mix(0.42 * weft_tilt, 0.85 * a, warp), mix(0.85 * b, -0.42 * warp_tilt, warp))
     # light reaches the valleys between threads less: a cheap ambient occlusion from height
     lit *= 0.22 + 0.78 * smoothstep(-0.6, 1.15, height)
-    twist = np.where(warp_seen, fibres[0], fibres[1])
-    lit *= 1.0 + 0.15 * np.clip(twist, -2.2, 2.2)
-    strength = np.where(warp_seen, shades[0][i] * patchy[0], shades[1][j] * patchy[1]) * lit
-    strength = np.where(seen, strength, 0.0)
-    stripe = warp_seen & (i % STRIPE < 2)
+    lit *= 1.0 + 0.15 * np.clip(mix(fibres[1], fibres[0], warp), -2.2, 2.2)
+    strength = mix(shades[1].take(j) * patchy[1], shades[0].take(i) * patchy[0], warp) * lit * seen
+    stripe = np.where(np.arange(count) % STRIPE < 2, np.float32(1), np.float32(0)).take(i)
+    sheen = 0.035 * lit * lit * seen  # a little white light glances off the fibres' tops
     picture = np.empty((3, *cloth.shape), np.float32)
     for k in range(3):
-        colour = np.where(warp_seen, np.float32(WARP[k]), np.float32(WEFT[k]))
-        colour[stripe] = PINSTRIPE[k]
-        picture[k] = colour * strength
-        # sheen: a little white light glances off the fibres' tops
-        picture[k] += np.where(seen, 0.035 * lit * lit, (0.010, 0.010, 0.012)[k])
+        colour = mix(np.full_like(stripe, WARP[k]), PINSTRIPE[k], stripe)
+        picture[k] = mix(np.full_like(stripe, WEFT[k]), colour, warp) * strength
+        picture[k] += sheen + (0.010, 0.010, 0.012)[k] * (1 - seen)
     return picture
 
 

@@ -23,6 +23,7 @@ from blemish.data.drawing import (
     bell,
     blot,
     blur,
+    crop,
     generator,
     glint,
     grid,
@@ -190,11 +191,9 @@ def _light(sx: Array, sy: Array, ux: Array, uy: Array, dx: Array, dy: Array, gro
 
 
 def _draw_belt(rng: np.random.Generator, size: int) -> Array:
-    wide = _belt(size)
-    top, left = rng.integers(0, wide.shape[0] - size, 2).tolist()
     x, y = grid(size, size)
     fall = 1.25 - 0.5 * (x + 1.4 * y) / (2.4 * size)
-    light = wide[top : top + size, left : left + size] * fall * rng.normal(1.0, 0.03)
+    light = crop(rng, _belt(size), size) * fall * rng.normal(1.0, 0.03)
     return np.stack([light * 0.040, light * 0.042, light * 0.047]).astype(np.float32)
 
 

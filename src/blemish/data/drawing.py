@@ -107,6 +107,12 @@ def noise(
     return total
 
 
+def crop(rng: np.random.Generator, layer: Array, size: int) -> Array:
+    """A random `(size, size)` window of a wider square layer: an old texture made new for next to nothing."""
+    top, left = rng.integers(0, layer.shape[0] - size + 1, 2).tolist()
+    return layer[top : top + size, left : left + size]
+
+
 def blur(layer: Array, sigma: float) -> Array:
     """Gaussian blur over the last two axes, edges repeated. Above 4 pixels it works on a shrunken copy."""
     if sigma <= 0.05:
@@ -222,8 +228,9 @@ def box_distance(u: Array, v: Array, half_width: float, half_height: float, corn
     """Signed distance (negative inside) to a box about the origin with rounded corners."""
     du = np.abs(u) - (half_width - corner)
     dv = np.abs(v) - (half_height - corner)
-    outside = np.hypot(np.maximum(du, 0.0), np.maximum(dv, 0.0))
-    return outside + np.minimum(np.maximum(du, dv), 0.0) - corner
+    inside = np.minimum(np.maximum(du, dv), 0.0) - corner
+    du, dv = np.maximum(du, 0.0), np.maximum(dv, 0.0)
+    return np.asarray(np.sqrt(du * du + dv * dv) + inside)
 
 
 @lru_cache(maxsize=256)
