@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from blemish.types import Verdict
 
 FOUND, REFUSED, INCOMPLETE, INTERRUPTED = 1, 2, 3, 130
+LEARN = {"torch", "torchvision", "timm", "safetensors", "sklearn", "onnx", "onnxscript", "jinja2"}
 
 app = typer.Typer(
     help="Explainable visual inspection: learn from good parts, find where a new one is defective.",
@@ -39,11 +40,19 @@ class FailOn(StrEnum):
     anomaly = "anomaly"
 
 
-@app.callback()
-def options(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"blemish {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -231,7 +240,7 @@ def _pictures(paths: list[Path]) -> list[tuple[Path, str]]:
     found: list[tuple[Path, str]] = []
     for path in paths:
         if path.is_dir():
-            inside = find_pictures(path)
+            inside = find_pictures(path, recursive=True)
             if not inside:
                 raise BlemishError(f"{path}: holds no pictures; give pictures or a folder of them.")
             found += [(file, file.relative_to(path).as_posix()) for file in inside]
@@ -281,6 +290,12 @@ def main() -> None:
         app()
     except BlemishError as refusal:
         typer.echo(f"blemish: {refusal}", err=True)
+        sys.exit(REFUSED)
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] not in LEARN:
+            raise
+        need = f"blemish: this command needs {missing.name}, which the base install leaves out"
+        typer.echo(f"{need}; run: pip install 'blemish[learn]'", err=True)
         sys.exit(REFUSED)
     except KeyboardInterrupt:
         typer.echo("blemish: interrupted; nothing half-done was left behind.", err=True)

@@ -298,7 +298,8 @@ def render(audit: Audit, console: Console) -> None:
         seen[problem.kind] += 1
         if seen[problem.kind] <= SHOWN:
             line = Text(f"{problem.severity}: ", colours[problem.severity])
-            console.print(line.append(problem.sentence, "default"), soft_wrap=True)
+            sentence = problem.sentence.encode("utf-8", "replace").decode()  # file names can be anything
+            console.print(line.append(sentence, "default"), soft_wrap=True)
         elif seen[problem.kind] == kinds[problem.kind]:
             console.print(Text(f"  and {kinds[problem.kind] - SHOWN} more like this ({problem.kind})"))
     if not audit.problems:

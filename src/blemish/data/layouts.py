@@ -125,7 +125,9 @@ def _train_and_test(folder: Listing, good: str) -> Found:
         kind = "good" if defect.casefold() in GOOD else defect
         samples += _class_folder(folder, f"test/{defect}", kind, f"ground_truth/{defect}", part="test")
     places = [f"ground_truth/{defect}" for defect in folder.folders_in("ground_truth") if defect not in GOOD]
-    return samples, f"train/{good} and test with {_and(tested)}; {_counts(folder, samples, places)}"
+    others = [name for name in folder.folders if name not in {"train", "test", "ground_truth"}]
+    unread = f"; not read: {_and(others)}" if others else ""
+    return samples, f"train/{good} and test with {_and(tested)}; {_counts(folder, samples, places)}{unread}"
 
 
 def visa(folder: Listing) -> Found:

@@ -1,0 +1,49 @@
+"""A tiny product (striped tiles, a bright spot as defect) and a detector learned from it, made once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.support import write_picture
+
+
+def tile(number: int, spot: tuple[int, int] | None = None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """A striped tile `(60, 80, 3)` with noise, and its mask; `spot` is the (top, left) of a 12 x 12 defect."""
+    random = np.random.default_rng(number)
+    stripes = 110 + 40 * np.sin(np.arange(80) / 3 + random.uniform(0, 6))
+    pixels = stripes + random.normal(0, 4, (60, 80))
+    mask = np.zeros((60, 80), np.uint8)
+    if spot:
+        where = (slice(spot[0], spot[0] + 12), slice(spot[1], spot[1] + 12))
+        pixels[where] = 245
+        mask[where] = 255
+    return np.repeat(np.clip(pixels, 0, 255).astype(np.uint8)[..., None], 3, axis=2), mask
+
+
+@pytest.fixture(scope="session")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MVTec AD layout: 40 good to learn from, 6 good and 6 defective to test on."""
+    root = tmp_path_factory.mktemp("data") / "tiles"
+    for i in range(40):
+        write_picture(root / f"train/good/{i:03}.png", tile(i)[0])
+    for i in range(6):
+        write_picture(root / f"test/good/{i:03}.png", tile(100 + i)[0])
+        picture, mask = tile(200 + i, (4 + 7 * i, 60 - 10 * i))
+        write_picture(root / f"test/spot/{i:03}.png", picture)
+        write_picture(root / f"ground_truth/spot/{i:03}_mask.png", mask)
+    return root
+
+
+@pytest.fixture(scope="session")
+def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `blemish train` writes for that product."""
+    from blemish.learn.patchcore import PatchCoreConfig
+    from blemish.learn.train import TrainConfig, train
+
+    out = tmp_path_factory.mktemp("runs") / "tiles"
+    settings = PatchCoreConfig(max_bank=300)
+    return train(TrainConfig(product, out, settings=settings, image_size=(96, 128))).folder

@@ -1,0 +1,127 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blemish import __version__
+from tests.conftest import tile
+from tests.support import write_picture
+
+
+def blemish(*arguments: object, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
+    """Runs the program as a person does, and checks its exit code and that no stack trace comes out."""
+    command = [sys.executable, "-c", "from blemish.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_picture(tmp_path / "in/good.png", tile(900)[0])
+    write_picture(tmp_path / "in/deep/bad.png", tile(901, (20, 30))[0])
+    return tmp_path / "in"
+
+
+def test_inspect_prints_a_line_a_picture_and_a_summary(run: Path, folder: Path) -> None:
+    lines = blemish("inspect", run / "bundle", folder).stdout.splitlines()
+    assert lines[0].startswith("anomaly")
+    assert "deep/bad.png" in lines[0]
+    assert "(" in lines[0]  # a box
+    assert lines[1].startswith("good")
+    assert lines[2] == "2 pictures: 1 good, 1 anomaly."
+
+
+def test_inspect_json_is_one_verdict_a_line(run: Path, folder: Path) -> None:
+    verdicts = [json.loads(line) for line in blemish("inspect", run, folder, "--json").stdout.splitlines()]
+    assert [v["decision"] for v in verdicts] == ["anomaly", "good"]
+    assert set(verdicts[0]) == {"path", "decision", "score", "threshold", "p_value", "size", "regions", "error"}
+    assert set(verdicts[0]["regions"][0]) == {"box", "area", "peak"}
+    assert verdicts[0]["size"] == [80, 60]
+
+
+def test_inspect_out_writes_verdicts_and_overlays(run: Path, folder: Path, tmp_path: Path) -> None:
+    blemish("inspect", run / "bundle", folder, folder / "good.png", "--out", tmp_path / "out")
+    lines = (tmp_path / "out/verdicts.jsonl").read_text(encoding="utf-8").splitlines()
+    drawn = [json.loads(line)["overlay"] for line in lines]
+    # The same picture came twice, once through its folder; nothing is overwritten.
+    assert drawn == ["overlays/deep/bad.png.jpg", "overlays/good.png.jpg", "overlays/good.png-2.jpg"]
+    assert all((tmp_path / "out" / name).is_file() for name in drawn)
+
+
+def test_exit_codes(run: Path, folder: Path, tmp_path: Path) -> None:
+    blemish("inspect", run, folder, "--fail-on", "anomaly", code=1)
+    blemish("inspect", run, folder / "good.png", "--fail-on", "anomaly", code=0)
+    (folder / "broken.png").write_bytes(b"x")
+    done = blemish("inspect", run, folder, code=3)
+    assert "3 pictures: 1 good, 1 anomaly, 1 error." in done.stdout
+    assert "broken.png" in done.stdout
+    blemish("inspect", run, folder, "--fail-on", "anomaly", code=1)  # an anomaly matters more
+    assert "no such bundle" in blemish("inspect", tmp_path / "none", folder, code=2).stderr
+    assert "no-such-option" in blemish("inspect", run, folder, "--no-such-option", code=2).stderr
+
+
+def test_inspect_takes_a_zip(run: Path, folder: Path, tmp_path: Path) -> None:
+    done = blemish("bundle", run, "--zip", tmp_path / "b.zip")
+    assert "21 good pictures" in done.stdout
+    assert "intact" in done.stdout
+    plain, zipped = (blemish("inspect", b, folder, "--json").stdout for b in (run, tmp_path / "b.zip"))
+    assert plain == zipped
+    card = json.loads(blemish("bundle", tmp_path / "b.zip", "--json").stdout)
+    assert card["product"] == "tiles"
+
+
+def test_a_damaged_bundle_is_refused(run: Path, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "bundle", tmp_path / "b")
+    with (tmp_path / "b/model.onnx").open("ab") as file:
+        file.write(b"x")
+    assert "model.onnx is damaged" in blemish("inspect", tmp_path / "b", folder, code=2).stderr
+
+
+def test_train_and_data(product: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = blemish("train", product, "-o", out, "--max-bank", 50, "--image-size", "64x96", "--overlays", 2)
+    assert "auroc" in done.stdout
+    assert "At most 5.00% of good parts" in done.stdout
+    assert len(list(out.rglob("*.jpg"))) == 2
+    settings = json.loads((out / "bundle/card.json").read_text(encoding="utf-8"))["settings"]
+    assert settings["max_bank"] == 50
+    assert settings["image_size"] == [64, 96]
+    assert "--overwrite" in blemish("train", product, "-o", out, code=2).stderr
+    found = json.loads(blemish("data", product, "--json").stdout)
+    assert found["layout"] == "mvtec"
+    assert sum(row["count"] for row in found["rows"]) == 52
+    assert "good" in blemish("data", product).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--false-alarms", "often"], "'often' is not a rate"),
+        (["--false-alarms", "1%"], "cannot promise 1.00%"),
+        (["--image-size", "10"], "at least 32 pixels"),
+        (["--image-size", "1x2x3"], "not an image size"),
+        (["--detector", "oracle"], "choose one of patchcore"),
+        (["--backbone", "resnet1"], "no network called 'resnet1'"),
+        (["--weights", "nowhere.safetensors"], "no such weights file"),
+        (["--layout", "visa"], "visa"),
+    ],
+)
+def test_train_refuses_in_a_sentence(product: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    error = blemish("train", product, "-o", tmp_path / "run", *arguments, code=2).stderr
+    assert said in error.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_pictures(run: Path, tmp_path: Path) -> None:
+    assert "holds no pictures" in blemish("inspect", run, tmp_path, code=2).stderr
+
+
+def test_version_and_help() -> None:
+    assert blemish("--version").stdout.strip() == f"blemish {__version__}"
+    for command in ("data", "train", "inspect", "bundle", "demo"):
+        assert command in blemish("--help").stdout

@@ -1,0 +1,213 @@
+"""The documents say what is so: commands, options, defaults, examples, links, and the rules of the house."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from blemish.cli import app
+from tests.conftest import tile
+from tests.support import write_picture
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+SOURCES = sorted((ROOT / "src/blemish").rglob("*.py"))
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+# What only `learn/` may load: none of it is in the base install.
+LEARNING = {"torch", "torchvision", "timm", "safetensors", "sklearn", "scipy", "onnx", "onnxscript"}
+
+
+def blocks(file: Path, language: str) -> list[str]:
+    """The fenced blocks of one language in a Markdown file."""
+    return re.findall(rf"^```{language}\n(.*?)^```", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def section(command: str) -> str:
+    """What docs/commands.md says of one command."""
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    found = re.search(rf"^## blemish {command}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/commands.md has no section '## blemish {command}'"
+    return found[1]
+
+
+def examples() -> list[str]:
+    """Every command line of `blemish` that a reader could copy."""
+    lines = (line for file in DOCS for block in blocks(file, "console") for line in block.splitlines())
+    return sorted({line.removeprefix("$ ") for line in lines if line.startswith("$ blemish")})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_documented_with_its_default(command: str) -> None:
+    said = section(command)
+    assert f"$ blemish {command}" in said, "the section has no example"
+    for parameter in COMMANDS[command].params:
+        if parameter.param_type_name == "argument":
+            assert f"`{parameter.name.upper()}`" in said
+            continue
+        rows = [line for line in said.splitlines() if re.match(rf"\| `.*{parameter.opts[-1]}\b", line)]
+        assert len(rows) == 1, f"{parameter.opts[-1]} needs one row in the tables of blemish {command}"
+        assert all(f"`{name}" in rows[0] for name in (*parameter.opts, *parameter.secondary_opts))
+        default = getattr(parameter.default, "value", parameter.default)
+        stated = rows[0].split("|")[2].strip()
+        if default is False:
+            assert stated == "off"
+        elif default not in (None, ""):
+            assert stated == f"`{default}`"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_option_is_documented_that_does_not_exist(command: str) -> None:
+    known = {name for p in COMMANDS[command].params for name in (*p.opts, *p.secondary_opts)}
+    named = set(re.findall(r"(?<=`)--?[a-z][a-z-]*", "\n".join(re.findall(r"^\|.*", section(command), re.MULTILINE))))
+    assert named <= known
+
+
+def test_every_command_is_documented() -> None:
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## blemish (\w+)$", text, re.MULTILINE)) == set(COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def home(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the documents' examples are true: `tiles/`, `new/`, `runs/tiles/`."""
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copytree(product, folder / "tiles")
+    shutil.copytree(run, folder / "runs/tiles")
+    write_picture(folder / "new/part.png", tile(900, (20, 30))[0])
+    write_picture(folder / "new/other.png", tile(901)[0])
+    return folder
+
+
+@pytest.mark.parametrize("line", examples())
+def test_examples_are_commands(line: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are parsed; those that only read `tiles`, `new` and `runs/tiles` are run as well."""
+    monkeypatch.chdir(home)
+    words = shlex.split(line, comments=True)[1:]
+    if words[0] not in ("--version", "--help"):
+        COMMANDS[words[0]].make_context(words[0], words[1:]).close()  # raises where an option does not exist
+        read = [word for word in words[1:] if not word.startswith("-")][: 2 if words[0] == "inspect" else 1]
+        if words[0] in ("train", "demo") or not all((home / path).exists() for path in read):
+            return
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == (1 if "--fail-on" in words else 0), done.output
+    assert done.output
+
+
+def test_enough_examples_are_run(home: Path) -> None:
+    quick = [line for line in examples() if line.split()[1] in ("data", "inspect", "bundle")]
+    assert len([line for line in quick if (home / line.split()[2]).exists()]) >= 10
+
+
+@pytest.mark.parametrize("name", ["bundle.md", "your-own-pictures.md"])
+def test_the_python_examples_say_what_blemish_says(
+    name: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from blemish import Inspector
+
+    monkeypatch.chdir(home)
+    verdict = Inspector("runs/tiles/bundle").inspect("new/part.png")
+    assert verdict.decision == "anomaly"
+    (code,) = blocks(ROOT / "docs" / name, "python")
+    names: dict[str, Any] = {}
+    exec(compile(code, name, "exec"), names)
+    assert capsys.readouterr().out.startswith("anomaly ")
+    if name == "bundle.md":
+        assert names["p_value"] == pytest.approx(verdict.p_value)
+        assert names["scores"][0] == pytest.approx(verdict.score, rel=1e-5)
+
+
+def test_make_targets_that_are_named_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {"demo", "test", "check", "bench", "docs", "clean"} <= targets
+    for file in DOCS:
+        named = re.findall(r"(?:^\$? ?|`)make ([a-z]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(named) <= targets, file
+    ci = ROOT / ".ci/run"
+    assert os.access(ci, os.X_OK)
+    assert "make test" in ci.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", DOCS, ids=lambda f: f.name)
+def test_links_lead_somewhere(file: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
+    for target in targets:
+        if not re.match(r"[a-z]+:", target):
+            path, _, anchor = target.partition("#")
+            found = file.parent / path if path else file
+            assert found.exists(), f"{file.name}: {target}"
+            if anchor and found.suffix == ".md":
+                headings = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+                assert anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, target
+
+
+def test_every_page_is_in_the_navigation_and_the_other_way_round() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    assert set(re.findall(r"[\w-]+\.md", nav)) == {f.name for f in (ROOT / "docs").glob("*.md")}
+
+
+def test_no_package_registry_is_named() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    hosts = re.compile(
+        "|".join(("py" + "pi[.]org", "python" + "hosted[.]", "npm" + "js[.]", "ana" + "conda[.]", "py" + "torch[.]org"))
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        file = ROOT / name
+        if file.is_file() and file.suffix not in (".safetensors", ".jpg", ".png"):
+            assert not hosts.search(file.read_text(encoding="utf-8", errors="replace")), name
+
+
+@pytest.mark.parametrize("file", [*SOURCES, *sorted((ROOT / "tools").rglob("*.py"))], ids=lambda f: f.name)
+def test_files_stay_under_400_lines(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) < 400
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Every module that a file imports anywhere, in functions too, but not for type checkers alone."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    guarded = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    skipped = {id(inner) for node in guarded for statement in node.body for inner in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file.name}: relative import"
+            # `from blemish import bundle` imports a room, `from blemish.types import Sample` a name of one.
+            names = [alias.name for alias in node.names] if node.module == "blemish" else [None]
+            yield from (f"{node.module}.{name}" if name else str(node.module) for name in names)
+
+
+def test_imports_point_down_the_list_of_rooms() -> None:
+    table = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("| room |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`(\w+)(?:\.py|/)`", line.split("|")[1]) for line in table.splitlines() if line.startswith("| `")]
+    place = {room: number for number, row in enumerate(rows) for room in row}
+    rooms = {f.relative_to(ROOT / "src/blemish").parts[0].removesuffix(".py") for f in SOURCES} - {"__init__"}
+    assert set(place) == rooms, "docs/architecture.md lists the rooms"
+    for file in SOURCES:
+        room = file.relative_to(ROOT / "src/blemish").parts[0].removesuffix(".py")
+        for module in imported(file):
+            package, _, rest = module.partition(".")
+            target = rest.partition(".")[0]
+            if package == "blemish" and target in place and room != "__init__":
+                assert place[target] >= place[room], f"{room} imports {target}, which stands above it"
+
+
+def test_only_learn_imports_what_only_learning_needs() -> None:
+    for file in SOURCES:
+        if "learn" not in file.parts[-2:-1]:
+            assert not {module.partition(".")[0] for module in imported(file)} & LEARNING, file

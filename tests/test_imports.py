@@ -1,0 +1,37 @@
+"""What may be loaded when: `import blemish` and `--help` are light, and the line never needs torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "onnxruntime", "numpy", "PIL", "pydantic", "sklearn", "scipy", "timm", "matplotlib", "jinja2")
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(run.stdout.splitlines()[-1].split())
+
+
+def test_import_blemish_loads_nothing_heavy() -> None:
+    assert not loaded_by("import blemish") & {*HEAVY, "typer", "rich"}
+
+
+def test_help_loads_nothing_heavy() -> None:
+    help_page = "import blemish.cli\ntry:\n    blemish.cli.app(['--help'])\nexcept SystemExit:\n    pass"
+    assert not loaded_by(help_page) & set(HEAVY)
+
+
+@pytest.mark.parametrize("module", ["inspector", "output", "console", "bundle", "evaluate.localisation", "data.audit"])
+def test_the_line_does_not_load_what_only_learning_has(module: str) -> None:
+    assert not loaded_by(f"import blemish.{module}") & {"torch", "timm", "sklearn", "scipy", "matplotlib", "jinja2"}
+
+
+def test_public_names_are_deliberate() -> None:
+    import blemish
+
+    assert blemish.__all__ == ["BlemishError", "Inspector", "Region", "Verdict", "__version__"]
+    assert all(getattr(blemish, name) for name in blemish.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Detector'"):
+        blemish.Detector  # noqa: B018
