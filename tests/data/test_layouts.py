@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support import shared_folder, touch
 
 from blemish.data.layouts import LAYOUTS, Dataset, LayoutError, read
 from blemish.types import Sample
+from tests.support import shared_folder, touch
 
 
 def told(dataset: Dataset) -> list[tuple[str, str | None, str, str, str]]:
@@ -60,7 +60,13 @@ def test_mvtec(tmp_path: Path) -> None:
 
 def test_masks_that_belong_to_no_picture_are_said(tmp_path: Path) -> None:
     touch(tmp_path, *MVTEC, "ground_truth/crack/2-gt.png", "ground_truth/good/000_mask.png")
-    assert "(1 files beside them belong to no picture)" in read(tmp_path).why
+    why = read(tmp_path).why
+    assert "(1 files beside them belong to no picture)" in why
+    assert "not read" not in why
+
+
+def test_folders_that_are_not_read_are_said(tmp_path: Path) -> None:
+    assert "; not read: validation." in read(touch(tmp_path, *MVTEC, "validation/good/0.png")).why
 
 
 def test_btad(tmp_path: Path) -> None:

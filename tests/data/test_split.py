@@ -11,11 +11,11 @@ from typing import Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support import shared_folder
 
 from blemish.data.layouts import read
 from blemish.data.split import Split, kfold, split
 from blemish.types import BlemishError, Label, Sample
+from tests.support import shared_folder
 
 Part = Literal["", "train", "test"]
 
