@@ -57,6 +57,7 @@ class Shot:
     p_value: float
     boxes: int
     at: float  # where its score lies on the product's axis, 0..100
+    size: tuple[int, int]  # width, height of the thumbnails, so that nothing jumps while they load
     picture: str
     heat: str | None  # None where no overlay was drawn
     outline: str | None  # None where there is no mask
@@ -226,6 +227,7 @@ def _shot(out: Path, product: str, sample: Sample, verdict: Mapping[str, Any], a
         p_value=verdict["p_value"],
         boxes=len(verdict["regions"]),
         at=at,
+        size=picture.size,
         picture=address(folder / f"{stem}.jpg"),
         heat=address(folder / f"{stem}-heat.jpg") if drawn.exists() else None,
         outline=address(folder / f"{stem}-outline.png") if sample.mask else None,
