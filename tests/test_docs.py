@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,26 @@ def test_the_python_examples_say_what_blemish_says(
     if name == "bundle.md":
         assert names["p_value"] == pytest.approx(verdict.p_value)
         assert names["scores"][0] == pytest.approx(verdict.score, rel=1e-5)
+
+
+def test_every_dependency_is_explained_and_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = {"The line": project["dependencies"]} | {
+        title: project["optional-dependencies"][extra]
+        for title, extra in (("Learning", "learn"), ("Development", "dev"))
+    }
+    text = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
+    pinned = set(
+        re.findall(r"^([\w-]+)==[\d.]+$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    for title, requirements in asked.items():
+        part = text.partition(f"\n## {title}")[2].partition("\n## ")[0]
+        rows = " ".join(line.split("|")[1] for line in part.splitlines() if line.startswith("| "))
+        for name in (re.match(r"[\w-]+", requirement) for requirement in requirements):
+            assert name
+            if name[0] != "blemish":
+                assert re.search(rf"\b{name[0]}\b", rows), f"docs/dependencies.md, {title}: {name[0]}"
+                assert name[0] in pinned, f"constraints.txt: {name[0]}"
 
 
 def test_make_targets_that_are_named_exist() -> None:
