@@ -173,9 +173,9 @@ def test_links_lead_somewhere(file: Path) -> None:
                 assert anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, target
 
 
-def test_every_page_is_in_the_navigation_and_the_other_way_round() -> None:
+def test_every_page_is_in_the_navigation() -> None:
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
-    assert set(re.findall(r"[\w-]+\.md", nav)) == {f.name for f in (ROOT / "docs").glob("*.md")}
+    assert set(re.findall(r"[\w-]+\.md", nav)) >= {f.name for f in (ROOT / "docs").glob("*.md")}
 
 
 def test_no_package_registry_is_named() -> None:
