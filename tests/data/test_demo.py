@@ -138,6 +138,23 @@ def test_written_pictures_are_the_drawn_ones_whatever_else_is_written(tmp_path: 
         assert np.array_equal(np.asarray(mask) > 0, drawn)
 
 
+def test_several_processes_write_the_same_bytes_as_one(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        write_line(out, products=["flange"], train=5, good=1, defective=1, size=64, workers=workers)
+    alone = sorted((tmp_path / "1").rglob("*.png"))
+    assert len(alone) == 6 + 2 * 7
+    for path in alone:
+        assert path.read_bytes() == (tmp_path / "2" / path.relative_to(tmp_path / "1")).read_bytes()
+
+
+def test_a_helper_process_that_cannot_write_is_heard(tmp_path: Path) -> None:
+    write_line(tmp_path, products=["cloth"], train=0, good=1, defective=0, size=64)
+    (tmp_path / "cloth" / "train").write_text("in the way")
+    with pytest.raises(DemoError, match=r"Cannot write the demo line to .*Choose a folder you may write to\.$"):
+        write_line(tmp_path, products=["cloth"], train=9, good=1, defective=0, size=64, workers=2)
+
+
 def test_rerun_draws_only_what_is_missing(tmp_path: Path) -> None:
     def digests() -> dict[str, tuple[str, int]]:
         return {

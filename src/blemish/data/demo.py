@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -33,17 +34,22 @@ class DemoError(BlemishError):
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Something the line makes: what it is, which defects it can have, and the function that draws its scene."""
+    """Something the line makes: what it is, which defects it can have, and the function that draws its scene.
+
+    A mask fills gaps in what changed up to twice `fill` pixels wide (in a picture of 512): there the part happens to
+    look as before, as between the threads that a snag has moved.
+    """
 
     title: str
     defects: tuple[str, ...]
     scene: Callable[[Sequence[int | str], int, Sequence[Flaw]], Array]
+    fill: int = 2
 
 
 PRODUCTS: Mapping[str, Product] = MappingProxyType(
     {
         "flange": Product("turned steel flange", demo_metal.DEFECTS, demo_metal.scene),
-        "cloth": Product("woven cloth", demo_fabric.DEFECTS, demo_fabric.scene),
+        "cloth": Product("woven cloth", demo_fabric.DEFECTS, demo_fabric.scene, 4),
         "board": Product("printed circuit board", demo_board.DEFECTS, demo_board.scene),
     }
 )
@@ -72,7 +78,7 @@ def draw(
         return digitise(before, settings), np.zeros((size, size), np.bool_)
     flaws = [Flaw(kind, _severity(number + n), (*key, kind, n)) for n, kind in enumerate(defects)]
     after = expose(made.scene(key, size, flaws), settings)
-    return digitise(after, settings), changed(before, after, VISIBLE, max(1, round(size / 256)))
+    return digitise(after, settings), changed(before, after, VISIBLE, max(1, round(made.fill * size / 512)))
 
 
 def _severity(number: int) -> float:
@@ -191,10 +197,60 @@ def _tasks(folder: Path, name: str, train: int, good: int, defective: int, seed:
 
 
 def _perform(tasks: Sequence[_Task], workers: int) -> Iterator[None]:
+    """Draws all tasks, yielding once for each that is done; with several workers in processes of their own.
+
+    Plain subprocesses rather than multiprocessing: they neither copy the caller's threads (torch, BLAS) half-way, as a
+    fork does, nor run the caller's script a second time, as a spawned process does.
+    """
     if workers < 2 or len(tasks) < 8:
         for task in tasks:
             task.run()
             yield
         return
-    with ProcessPoolExecutor(min(workers, len(tasks))) as pool:
-        yield from pool.map(_Task.run, tasks, chunksize=2)
+    done, tick = os.pipe()
+    code = "from blemish.data.demo import _serve; _serve()"
+    paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+    helpers: list[subprocess.Popen[bytes]] = []
+    try:
+        for n in range(workers):
+            helper = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=tick,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **paths},
+            )
+            helpers.append(helper)
+            assert helper.stdin is not None
+            helper.stdin.write(json.dumps([asdict(task) for task in tasks[n::workers]], default=str).encode())
+            helper.stdin.close()
+        os.close(tick)
+        tick = -1
+        while os.read(done, 1):  # each helper writes one byte per picture; the pipe ends with the last helper
+            yield
+        for helper in helpers:
+            assert helper.stderr is not None
+            complaint = helper.stderr.read().decode(errors="replace").strip()
+            if helper.wait() != 0:
+                raise OSError(complaint.splitlines()[-1] if complaint else f"drawing ended with {helper.returncode}")
+    finally:
+        for end in (done, tick):
+            if end >= 0:
+                os.close(end)
+        for helper in helpers:
+            helper.kill()
+            helper.wait()
+            if helper.stderr is not None:
+                helper.stderr.close()
+
+
+def _serve() -> None:
+    """Draws the tasks that stand on standard input as JSON, and writes one byte to standard output after each."""
+    for item in json.load(sys.stdin):
+        mask = Path(item["mask"]) if item["mask"] else None
+        task = _Task(**{**item, "defects": tuple(item["defects"]), "picture": Path(item["picture"]), "mask": mask})
+        try:
+            task.run()
+        except OSError as error:
+            sys.exit(str(error.strerror or error))
+        os.write(1, b".")

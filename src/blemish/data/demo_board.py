@@ -92,6 +92,16 @@ def _weave(size: int) -> Array:
 
 
 @lru_cache(maxsize=4)
+def _metal_paint(size: int) -> tuple[Array, Array]:
+    """How much of mask and print is seen beside pads and holes (0 off the board), and the colour of those."""
+    art = artwork(size)
+    metal = np.zeros((3, *art.pads.shape), np.float32)
+    for colour, cover in ((TIN, art.pads), (GOLD, art.gold), ((0.016, 0.018, 0.018), art.holes)):
+        paint(metal, colour, cover)
+    return (1 - art.pads) * (1 - art.gold) * (1 - art.holes) * art.inside, metal * art.inside
+
+
+@lru_cache(maxsize=4)
 def _table(size: int) -> Array:
     """Brushed aluminium under the board."""
     rng, wide = generator("table", size), int(size * 1.6)
@@ -110,22 +120,20 @@ def _bare(rng: np.random.Generator, size: int, flaws: Sequence[Flaw]) -> Canvas:
     inside = art.inside
     hue = rng.normal(0, 0.03, 2).tolist()
     weave = 1.0 + crop(rng, _weave(size), wide) + 0.025 * noise(rng, wide, wide, size / 12, 2)
-    table = crop(rng, _table(size), wide) * (1 - 0.5 * art.table_shadow)
-    rgb = np.empty((3, wide, wide), np.float32)
-    tint = (1 + hue[0], 1 + hue[1], 1 - hue[0])
-    tables = (0.96, 1.0, 1.06)
+    table = crop(rng, _table(size), wide) * ((1 - 0.5 * art.table_shadow) * (1 - inside))
     print_x, print_y = (round(n) for n in (rng.normal(0, 0.06, 2) * art.scale).tolist())
-    silk = (
-        np.roll(art.silk, (print_y, print_x), (0, 1)) * (1 - art.pads) * np.clip(0.93 + 0.05 * (weave - 1) * 10, 0.7, 1)
-    )
-    for k in range(3):
-        base = MASK_ON_LAMINATE[k] + (MASK_ON_COPPER[k] - MASK_ON_LAMINATE[k]) * copper
-        base = base * weave * tint[k]
-        base = mix(base, TIN[k], art.pads)
-        base = mix(base, GOLD[k], art.gold)
-        base = mix(base, (0.72, 0.74, 0.70)[k], silk)
-        base = mix(base, (0.016, 0.018, 0.018)[k], art.holes)
-        rgb[k] = mix(table * tables[k], base, inside)
+    silk = np.roll(art.silk, (print_y, print_x), (0, 1)) * np.clip(0.43 + 0.5 * weave, 0.7, 1)
+    open_mask, metal_rgb = _metal_paint(size)
+    rgb = np.empty((3, wide, wide), np.float32)
+    for k, (tint, table_tint) in enumerate(zip((1 + hue[0], 1 + hue[1], 1 - hue[0]), (0.96, 1.0, 1.06), strict=True)):
+        base = copper * ((MASK_ON_COPPER[k] - MASK_ON_LAMINATE[k]) * tint)
+        base += MASK_ON_LAMINATE[k] * tint
+        base *= weave
+        base += ((0.72, 0.74, 0.70)[k] - base) * silk
+        base *= open_mask
+        base += metal_rgb[k]
+        base += table * table_tint
+        rgb[k] = base
     step = copper - art.copper
     sx, sy = art.sx.copy(), art.sy.copy()
     if copper is not art.copper:  # its edge has moved with the break
@@ -148,7 +156,7 @@ def _serial(canvas: Canvas, rng: np.random.Generator) -> None:
     reach = 2 * canvas.scale
     top, left, side = int(y - reach), int(x - reach), int(2 * reach)
     step = 4 * 12 / (3.0 * canvas.scale)  # source pixels per pixel: 12 cells of 4 over 3 mm
-    sheet = np.pad(np.kron(cells.astype(np.float32), np.ones((4, 4), np.float32)), 4)
+    sheet: Array = np.pad(np.kron(cells.astype(np.float32), np.ones((4, 4), np.float32)), 4)
     ink = affine(sheet, side, side, (step, 0, 28 - step * (x - left), 0, step, 28 - step * (y - top)))
     window = canvas.rgb[:, top : top + side, left : left + side]
     paint(window, (0.72, 0.74, 0.70), 0.85 * np.clip(ink, 0, 1))
