@@ -133,6 +133,7 @@ def write_page(out: Path, products: Sequence[str], progress: Progress = silent) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["number"] = number
     text = environment.get_template("demo.html").render(
         exhibits=exhibits,
         figures=FIGURES,
@@ -156,6 +157,11 @@ def written(figure: Mapping[str, Any] | None, *, percent: bool = False) -> str:
 
 
 _BOUNDS = ("value", "low", "high")
+
+
+def number(score: float) -> str:
+    """Three digits, trailing noughts kept: 15.0 beside 15.7."""
+    return f"{score:#.3g}".removesuffix(".")
 
 
 def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
