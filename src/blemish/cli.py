@@ -87,7 +87,7 @@ def train(
     coreset: Annotated[float, typer.Option(min=0, max=1, help="Share of patches kept in the memory bank.")] = 0.1,
     max_bank: Annotated[int, typer.Option(min=1, help="Never more patches than this.")] = 8192,
     neighbours: Annotated[int, typer.Option(min=1, help="Neighbours that reweight the score; 1 = none.")] = 9,
-    memory: Annotated[float, typer.Option(min=0.001, help="GiB for patch features while learning.")] = 0.25,
+    memory: Annotated[float, typer.Option(min=0.001, help="GiB for patch features while learning.")] = 0.1,
     calibration: Annotated[float, typer.Option(help="Share of good pictures held out for the threshold.")] = 0.2,
     test: Annotated[float, typer.Option(help="Share of good pictures for the test, if the folder has no test.")] = 0.2,
     min_area: Annotated[float, typer.Option(help="Smallest region, as a share of the picture.")] = 0.0002,

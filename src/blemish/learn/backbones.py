@@ -9,8 +9,12 @@ gives `mean` and `std` (one number or three) to blemish and everything else to t
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -109,7 +113,10 @@ def _bundled(layers: Sequence[str], file: Path, random: bool) -> Backbone:
     indices = [int(layer) for layer in layers] or [2, 3]
     net = timm.create_model(ARCHITECTURE, features_only=True, feature_cls="getter", out_indices=(2, 3), pad_type="same")
     if not random:
-        net.model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+        try:
+            net.model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+        except RuntimeError as cause:
+            raise _no_weights("the bundled backbone", file, cause) from cause
     known = {2: Tap("2", 32, 8), 3: Tap("3", 96, 16)}
     if not set(indices) <= set(known):
         raise BlemishError(f"the bundled backbone has the layers 2 and 3, not {', '.join(layers)}; see --layers.")
@@ -135,7 +142,7 @@ def _timm(
     import timm
 
     if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
+        close = ", ".join(get_close_matches(name, timm.list_models(), 5))
         raise BlemishError(
             f"timm has no network called '{name}'{f' (near: {close})' if close else ''}; "
             "use a name from timm.list_models(), or torchvision/NAME."
@@ -151,7 +158,12 @@ def _timm(
     chosen = [int(layer) for layer in layers] or _default_stages(probe.feature_info.reduction())
     overlay = {"pretrained_cfg_overlay": _local(weights)} if weights else {}
     try:
-        net = timm.create_model(name, pretrained=not random, out_indices=tuple(sorted(chosen)), **build, **overlay)
+        with _complaints("timm.models") as said:
+            net = timm.create_model(name, pretrained=not random, out_indices=tuple(sorted(chosen)), **build, **overlay)
+        # timm leaves layers random that a file lacks, and only says so in its log.
+        lacking = {key for text in said if text.startswith("Missing keys") for key in re.findall(r"[\w.]+", text)}
+        if lacking & {key.removeprefix("model.") for key in net.state_dict()}:
+            raise RuntimeError("some of its layers are not in the file")
     except (AssertionError, IndexError):
         stages = len(probe.feature_info.info)
         raise BlemishError(
@@ -191,8 +203,9 @@ def _torchvision(
     try:
         if weights and not random:
             state = load_file(weights)
-            classes = next(reversed(state.values())).shape[0]  # the classifier's bias comes last
-            net = models.get_model(name, weights=None, num_classes=classes, **options)
+            classifier = list(models.get_model(name, weights=None, **options).state_dict())[-1]
+            classes = len(state.get(classifier, ()))
+            net = models.get_model(name, weights=None, num_classes=classes or 1000, **options)
             net.load_state_dict(state)
         else:
             net = models.get_model(name, weights=None if random else known, **options)
@@ -265,6 +278,25 @@ def _default_stages(strides: Sequence[int]) -> list[int]:
         return [-1]
     wanted = [max(i for i, s in enumerate(strides) if s == stride) for stride in TAPS if stride in strides]
     return wanted or [len(strides) - 1]
+
+
+@contextmanager
+def _complaints(logger: str) -> Iterator[list[str]]:
+    """What a library says in its log meanwhile; nothing of it is printed."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger(logger)
+    passed_on, log.propagate = log.propagate, False
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield said
+    finally:
+        log.removeHandler(handler)
+        log.propagate = passed_on
+        log.setLevel(level)
 
 
 def _local(file: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class PatchCoreConfig:
     neighbours: int = 9  # b of Eq. 7; 1 switches the reweighting off
     projection: int = 32  # dimensions in which the coreset is selected (Johnson & Lindenstrauss 1984)
     sigma: float = 4.0  # Gaussian smoothing of the map, in pixels of image_size (section 3.3)
-    memory: float = 0.25  # GiB for patch features while learning; more pictures give fewer patches each
+    memory: float = 0.1  # GiB for patch features while learning; more pictures give fewer patches each
     batch: int = 8
     random_weights: bool = False
     seed: int = 0

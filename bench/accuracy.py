@@ -1,0 +1,91 @@
+"""Accuracy of `blemish train` with its defaults on every real set beside the repository, and on the demo line.
+
+    python bench/accuracy.py [--shared ../shared] [--demo demo/data]
+
+Writes bench/results/accuracy.json and accuracy.md. Each run is what a user gets: same command, same split rule; what
+departs from the defaults stands in SETS and in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from blemish import __version__
+from blemish.console import progress, short
+from blemish.learn.train import TrainConfig, train
+
+HERE = Path(__file__).resolve().parent
+# Folder, what departs from the defaults, and why.
+SETS: list[tuple[str, dict[str, Any], str]] = [
+    ("magnetic-tile", {}, ""),
+    ("casting", {}, ""),
+    ("kolektorsdd", {"test": 0.5}, "`--test 0.5`: parts of one item stay together, else 10 defects would be left"),
+    ("cookies", {"false_alarms": 0.1}, "`--false-alarms 10%`: 45 good pictures cannot promise 5 %"),
+]
+
+
+def measure(folder: Path, work: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    config = TrainConfig(folder, work / folder.name, overwrite=True, **changes)
+    return train(config, progress).metrics
+
+
+def row(metrics: dict[str, Any]) -> str:
+    counts, detection, places = metrics["counts"], metrics["detection"], metrics["localisation"]
+    cells = [
+        metrics["product"],
+        f"{counts['train']} + {counts['calibration']}",
+        f"{counts['test_good']} / {counts['test_anomaly']}",
+        short(detection["auroc"]),
+        short(places["pixel_auroc"]),
+        short(places["aupro"]),
+        short(places["defects_hit"], percent=True),
+        short(detection["recall"], percent=True),
+        f"{short(detection['false_alarm_rate'], percent=True)} of {metrics['decision']['false_alarms']:.0%}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(results: list[dict[str, Any]], notes: list[str]) -> str:
+    head = (
+        "| data | learned from good (+ threshold) | tested on good / defective | image AUROC | pixel AUROC | AUPRO "
+        "| defects hit by a box | defects found | false alarms, of promised |"
+    )
+    lines = [head, "|---|---|---|---|---|---|---|---|---|", *map(row, results), "", *notes]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
+    parser.add_argument("--demo", type=Path, default=HERE.parent / "demo" / "data")
+    parser.add_argument("--only", nargs="*", default=None, help="names of sets")
+    options = parser.parse_args()
+    work = HERE / "results" / "work"
+    tasks = [(options.demo / name, {}, "") for name in ("flange", "cloth", "board")]
+    tasks += [(options.shared / "data" / name, changes, why) for name, changes, why in SETS]
+    saved = HERE / "results" / "accuracy.json"
+    before = json.loads(saved.read_text(encoding="utf-8"))["results"] if saved.exists() and options.only else []
+    results = {m["product"]: m for m in before}
+    for folder, changes, _ in tasks:
+        if not folder.is_dir():
+            print(f"{folder} is not here; left out")
+        elif not options.only or folder.name in options.only:
+            results[folder.name] = measure(folder, work, changes)
+    order = [results[folder.name] for folder, _, _ in tasks if folder.name in results]
+    notes = [f"{folder.name}: {why}." for folder, _, why in tasks if why and folder.name in results]
+    facts = {"date": str(date.today()), "blemish": __version__, "machine": platform.machine(), "cores": os.cpu_count()}
+    saved.parent.mkdir(exist_ok=True)
+    saved.write_text(json.dumps({**facts, "results": order}, indent=1) + "\n", encoding="utf-8")
+    text = table(order, notes)
+    saved.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Peak memory of learning from 20,000 pictures, which must not depend on how many there are.
+
+    python bench/memory.py [--pictures 20000] [--drawn 400]
+
+Draws a demo product at 256x256, links each picture as often as it takes (the detector reads every file anew), learns
+PatchCore in a process of its own and prints its peak resident memory. Writes bench/results/memory.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from blemish.data.demo import write_line
+from blemish.types import Sample
+
+HERE = Path(__file__).resolve().parent
+
+
+def learn(folder: Path, memory: float) -> None:
+    """In the child: learn from all pictures of a folder, print the figures as JSON."""
+    from blemish.console import progress
+    from blemish.learn.patchcore import PatchCore, PatchCoreConfig
+
+    samples = [Sample(p, p.name, "good") for p in sorted(folder.iterdir())]
+    begun = time.perf_counter()
+    PatchCore(PatchCoreConfig(memory=memory)).fit(samples, progress)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"pictures": len(samples), "peak_gib": peak, "seconds": time.perf_counter() - begun}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, nargs="*", default=[200, 20_000])
+    parser.add_argument("--drawn", type=int, default=200)
+    parser.add_argument("--memory", type=float, default=0.1)
+    parser.add_argument("--learn", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.learn:
+        learn(options.learn, options.memory)
+        return
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        line = write_line(Path(folder), products=["flange"], train=options.drawn, good=0, defective=0, size=256)
+        drawn = sorted((line[0] / "train" / "good").iterdir())
+        for count in options.pictures:
+            linked = Path(folder) / str(count)
+            linked.mkdir()
+            for i in range(count):
+                (linked / f"{i:06}.png").hardlink_to(drawn[i % len(drawn)])
+            command = [sys.executable, __file__, "--learn", str(linked), "--memory", str(options.memory)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            results.append({**json.loads(done.stdout), "memory_setting_gib": options.memory, "drawn": len(drawn)})
+            print(results[-1])
+    out = HERE / "results" / "memory.json"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

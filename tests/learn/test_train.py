@@ -1,0 +1,152 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+from torch import Tensor, nn
+
+from blemish import bundle
+from blemish.learn import export
+from blemish.learn.export import ParityError, in_torch, on_the_line, predict, prove_parity
+from blemish.learn.patchcore import PatchCoreConfig
+from blemish.learn.train import TrainConfig, auto_size, train
+from blemish.types import BlemishError, Prediction, Sample
+from tests.conftest import tile
+from tests.support import write_picture
+
+QUICK = PatchCoreConfig(max_bank=50)
+
+
+def test_a_run_holds_all_that_it_promises(run: Path) -> None:
+    assert sorted(p.name for p in run.iterdir()) == ["bundle", "metrics.json", "overlays", "verdicts.jsonl"]
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["counts"] == {"train": 21, "calibration": 19, "test_good": 6, "test_anomaly": 6, "test_masks": 6}
+    assert metrics["detection"]["auroc"]["value"] == 1.0  # a bright square on stripes
+    assert metrics["localisation"]["pixel_auroc"]["value"] > 0.95
+    assert metrics["localisation"]["defects_hit"]["value"] > 0.8
+    assert metrics["parity"]["pictures"] == 12
+    assert metrics["parity"]["scores"] < 1e-3
+    card = bundle.read(run).card
+    assert len(card.decision.scores) == 19
+    assert card.decision.threshold == max(card.decision.scores)  # 5 % of 20
+    assert card.data.train == 21
+    assert sorted(p.relative_to(run / "overlays").as_posix() for p in run.rglob("*.jpg"))[0] == "test/good/000.png.jpg"
+    with Image.open(run / "overlays/test/spot/000.png.jpg") as image:
+        assert image.format == "JPEG"
+
+
+def test_an_existing_run_is_kept_unless_asked(run: Path, product: Path) -> None:
+    before = (run / "metrics.json").stat().st_mtime_ns
+    with pytest.raises(BlemishError, match="--overwrite"):
+        train(TrainConfig(product, run))
+    assert (run / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_run_that_fails_half_way_leaves_nothing(
+    product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("blemish.learn.train.prove_parity", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(product, tmp_path / "run", settings=QUICK, image_size=(64, 64)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_pictures_for_the_promise_are_refused_before_the_work(product: Path, tmp_path: Path) -> None:
+    with pytest.raises(BlemishError, match=r"20 held-out good pictures cannot promise 1\.00% .* takes 99"):
+        train(TrainConfig(product, tmp_path / "run", false_alarms=0.01))
+
+
+def test_pictures_without_labels_and_unreadable_ones(product: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    for i in range(24):
+        write_picture(flat / f"{i}.png", tile(i)[0])
+    (flat / "broken.png").write_bytes(b"broken")
+    done = train(TrainConfig(flat, tmp_path / "run", settings=QUICK, image_size=(64, 64), false_alarms=0.1))
+    assert any("broken.png" in warning for warning in done.warnings)
+    assert "detection" not in done.metrics
+    assert done.metrics["counts"]["train"] + done.metrics["counts"]["calibration"] == 24
+    assert bundle.read(tmp_path / "run").card.decision.false_alarms == 0.1
+
+
+def test_the_same_seed_gives_the_same_detector(product: Path, run: Path, tmp_path: Path) -> None:
+    settings = PatchCoreConfig(max_bank=300)
+    train(TrainConfig(product, tmp_path / "again", settings=settings, image_size=(96, 128), overlays=0))
+    first, second = bundle.read(run).card, bundle.read(tmp_path / "again").card
+    assert first.data == second.data
+    np.testing.assert_allclose(first.decision.scores, second.decision.scores, rtol=1e-5)
+
+
+def test_the_image_size_follows_the_pictures(tmp_path: Path) -> None:
+    def sizes(*pairs: tuple[int, int]) -> list[Sample]:
+        paths = [write_picture(tmp_path / f"{w}x{h}.png", np.zeros((h, w))) for w, h in pairs]
+        return [Sample(path, path.name) for path in paths]
+
+    assert auto_size(sizes((512, 512))) == (256, 256)
+    assert auto_size(sizes((250, 630))) == (416, 160)
+    assert auto_size(sizes((100, 100), (200, 100), (210, 100))) == (192, 352)  # the median aspect
+    assert auto_size(sizes((2000, 10))) == (128, 512)  # never flatter than 4:1
+
+
+class Doubler(nn.Module):
+    """A graph whose answers are known: score = mean pixel, map = the picture's first channel shrunk to 2 x 2."""
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        values = pictures.float()
+        return values.mean((1, 2, 3)), values[:, :2, :2, 0]
+
+
+def samples(tmp_path: Path, count: int = 3) -> list[Sample]:
+    random = np.random.default_rng(0)
+    sizes = [(8, 9), (20, 31), (64, 48)]
+    paths = [write_picture(tmp_path / f"{i}.png", random.integers(0, 256, (*sizes[i], 3))) for i in range(count)]
+    return [Sample(path, path.name) for path in paths]
+
+
+def test_the_exported_graph_takes_any_number_of_pictures_of_any_size(tmp_path: Path) -> None:
+    export.export(Doubler(), tmp_path / "g.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "g.onnx", providers=["CPUExecutionProvider"])
+    assert [(i.name, i.shape, i.type) for i in session.get_inputs()] == [
+        ("pictures", ["N", "H", "W", 3], "tensor(uint8)")
+    ]
+    assert [o.name for o in session.get_outputs()] == ["scores", "maps"]
+    for shape in [(1, 5, 7, 3), (4, 100, 33, 3)]:
+        pictures = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+        scores, maps = session.run(None, {"pictures": pictures})
+        np.testing.assert_allclose(scores, pictures.reshape(shape[0], -1).mean(1), rtol=1e-5)
+        np.testing.assert_array_equal(maps, pictures[:, :2, :2, 0])
+
+
+def test_parity_of_a_faithful_export(tmp_path: Path) -> None:
+    some = samples(tmp_path)
+    export.export(Doubler(), tmp_path / "g.onnx")
+    ours, line = predict(in_torch(Doubler()), some), predict(on_the_line(tmp_path / "g.onnx"), some)
+    parity = prove_parity(ours, line, [s.name for s in some])
+    assert parity.pictures == 3
+    assert parity.scores < 1e-5
+
+
+def test_parity_fails_with_the_figures(tmp_path: Path) -> None:
+    ours = Prediction(np.array([0, 10], np.float32), np.zeros((2, 1, 1), np.float32))
+    line = replace(ours, scores=np.array([0, 10.02], np.float32))
+    with pytest.raises(ParityError, match=r"by 0\.002 of the range on 1 of 2 .* b: score 10 in torch, 10\.02 in"):
+        prove_parity(ours, line, ["a", "b"])
+    nothing = replace(ours, scores=np.array([0, np.nan], np.float32))
+    with pytest.raises(ParityError):
+        prove_parity(ours, nothing, ["a", "b"])
+    assert export.TOLERANCE == 1e-3
+
+
+def test_parity_looks_at_maps_too() -> None:
+    maps = np.zeros((2, 2, 2), np.float32)
+    maps[1, 0, 0] = 5
+    ours = Prediction(np.array([0, 1], np.float32), maps)
+    other = maps.copy()
+    other[0, 1, 1] = 0.1
+    with pytest.raises(ParityError, match=r"a: .* map off by 0\.02 of its range"):
+        prove_parity(ours, replace(ours, maps=other), ["a", "b"])

@@ -1,0 +1,83 @@
+"""What every detector must keep: a new entry of DETECTORS is tested here unasked."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from blemish.data.layouts import read
+from blemish.learn.export import export, in_torch, on_the_line, predict, prove_parity
+from blemish.learn.train import DETECTORS, Detector
+from blemish.types import Sample
+from tests.conftest import tile
+
+
+@pytest.fixture(scope="module", params=DETECTORS)
+def fitted(request: pytest.FixtureRequest, product: Path) -> tuple[Detector, list[Sample], list[Sample]]:
+    settings, build = DETECTORS[request.param]
+    samples = read(product).samples
+    train = [s for s in samples if s.part == "train"][:20]
+    test = [s for s in samples if s.part == "test"]
+    return build(settings(image_size=(64, 96))).fit(train), train, test
+
+
+def test_graph_takes_uint8_of_any_size_and_returns_float32(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
+    graph = fitted[0].graph()
+    assert not graph.training
+    for shape in [(1, 60, 80, 3), (3, 200, 51, 3)]:
+        with torch.inference_mode():
+            scores, maps = graph(torch.randint(0, 256, shape, dtype=torch.uint8))[:2]
+        assert scores.shape == shape[:1]
+        assert maps.shape == (shape[0], 64, 96)
+        assert scores.dtype == maps.dtype == torch.float32
+        assert torch.isfinite(scores).all()
+        assert torch.isfinite(maps).all()
+
+
+def test_batches_give_what_single_pictures_give(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
+    graph = fitted[0].graph()
+    batch = torch.tensor(np.stack([tile(1)[0], tile(2, (9, 9))[0], tile(3)[0]]))
+    with torch.inference_mode():
+        together = graph(batch)[:2]
+        alone = [graph(picture[None])[:2] for picture in batch]
+    for index, output in enumerate(together):
+        torch.testing.assert_close(output, torch.cat([one[index] for one in alone]), rtol=1e-3, atol=1e-3)
+
+
+def test_defects_score_higher_and_glow_where_they_are(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
+    detector, _, test = fitted
+    found = predict(in_torch(detector.graph()), test)
+    bad = np.array([s.label == "anomaly" for s in test])
+    assert found.scores[bad].min() > found.scores[~bad].max()
+    graph = detector.graph()
+    with torch.inference_mode():
+        heat = graph(torch.tensor(tile(500, (30, 8))[0])[None])[1][0]
+    top, left = divmod(int(heat.argmax()), 96)
+    assert abs(top * 60 / 64 - 36) < 12  # the spot's centre, in the picture's pixels
+    assert abs(left * 80 / 96 - 14) < 12
+
+
+def test_export_agrees_with_torch(fitted: tuple[Detector, list[Sample], list[Sample]], tmp_path: Path) -> None:
+    detector, _, test = fitted
+    graph = detector.graph()
+    export(graph, tmp_path / "g.onnx")
+    ours, line = predict(in_torch(graph), test), predict(on_the_line(tmp_path / "g.onnx"), test)
+    assert prove_parity(ours, line, [s.name for s in test]).scores < 1e-3
+
+
+def test_the_same_pictures_give_the_same_detector(
+    fitted: tuple[Detector, list[Sample], list[Sample]], request: pytest.FixtureRequest
+) -> None:
+    detector, train, test = fitted
+    name = next(n for n, (_, build) in DETECTORS.items() if build is type(detector))
+    settings, build = DETECTORS[name]
+    again = build(settings(image_size=(64, 96))).fit(train)
+    first, second = (predict(in_torch(d.graph()), test[:2]) for d in (detector, again))
+    np.testing.assert_allclose(first.scores, second.scores, rtol=1e-5)
+
+
+def test_the_backbone_says_where_its_weights_come_from(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
+    backbone = fitted[0].backbone
+    assert backbone.licence
+    assert backbone.source
