@@ -67,7 +67,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=None, help="names of sets")
     options = parser.parse_args()
     work = HERE / "results" / "work"
-    tasks = [(options.demo / name, {}, "") for name in ("flange", "cloth", "board")]
+    tasks: list[tuple[Path, dict[str, Any], str]] = [
+        (options.demo / name, {}, "") for name in ("flange", "cloth", "board")
+    ]
     tasks += [(options.shared / "data" / name, changes, why) for name, changes, why in SETS]
     saved = HERE / "results" / "accuracy.json"
     before = json.loads(saved.read_text(encoding="utf-8"))["results"] if saved.exists() and options.only else []

@@ -1,8 +1,8 @@
 """How long the line takes to start, and what it weighs: whole processes in an environment of its own.
 
-    python bench/startup.py RUN PICTURE
+    python bench/startup.py [RUN PICTURE]
 
-RUN is what `blemish train` wrote. Makes .venv-line with nothing but the base install; writes
+RUN is what `blemish train` wrote; by default what bench/accuracy.py or `make demo` left. Makes .venv-line with nothing but the base install; writes
 bench/results/startup.json and prints a table. The limit beside each figure is what Python itself takes to start.
 """
 
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -21,7 +22,7 @@ ROOT = HERE.parent
 GOALS = {"import blemish": 0.1, "blemish --help": 0.4, "blemish inspect, one picture": 1.5}
 
 
-def seconds(command: list[str | Path], runs: int = 11) -> list[float]:
+def seconds(command: Sequence[str | Path], runs: int = 11) -> list[float]:
     """Wall time of whole processes, after one that warms the disk cache."""
     times = []
     for _ in range(runs + 1):
@@ -38,8 +39,18 @@ def size(folder: Path) -> float:
     return sum(f.stat().st_size for f in kept) / 1e6
 
 
+def found() -> tuple[Path, Path]:
+    """A run and a picture that other commands left here."""
+    demo = ROOT / "demo"
+    picture = demo / "data" / "flange" / "test" / "good" / "000.png"
+    for run in (HERE / "results" / "work" / "flange", demo / "flange"):
+        if run.is_dir() and picture.is_file():
+            return run, picture
+    sys.exit("run `make demo` first, or name a run and a picture: python bench/startup.py RUN PICTURE")
+
+
 def main() -> None:
-    run, picture = map(Path, sys.argv[1:])
+    run, picture = map(Path, sys.argv[1:]) if len(sys.argv) > 1 else found()
     home = ROOT / ".venv-line"
     subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
     python = home / "bin" / "python"
