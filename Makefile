@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 # More options for pip, for example a mirror: make demo PIP_FLAGS='--index-url ADDRESS'
 PIP_FLAGS ?=
+# Real pictures and the ImageNet teacher's weights, for `make bench`; what is not there is left out.
+SHARED ?= ../shared
+TEACHER ?= $(SHARED)/weights/mobilenetv2_100_tf.safetensors
 # Tests run in so many processes, each with one thread.
 WORKERS ?= 2
 
@@ -32,14 +35,18 @@ check: .stamps/dev ## formatting, lint, types, and the docs built strictly
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: .stamps/dev ## accuracy and speed, measured again; writes bench/results/
-	@set -e; for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: demo .stamps/dev ## accuracy, start-up, memory, measured again on this machine; writes bench/results/
+	$(BIN)/python bench/accuracy.py --shared $(SHARED) --demo $(DEMO)/data
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/memory.py
+	@if [ -f "$(TEACHER)" ]; then set -x; $(BIN)/python bench/backbones.py --data $(SHARED)/data --teacher $(TEACHER); \
+	else echo "bench/backbones.py is left out: $(TEACHER) is not here"; fi
 
 docs: .stamps/dev ## the site, served on this machine while you write
 	$(BIN)/mkdocs serve
 
 clean: ## remove what was installed and built; demo/ and runs/ stay
-	rm -rf $(VENV) .stamps site dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-line .stamps site dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests tools bench -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Tried in this order; a version manager's shims may be there and fail, so each is run, and must be able to make a
