@@ -25,6 +25,7 @@ from blemish.types import BlemishError, Progress, silent
 
 VERSION = 1  # of the drawings: raised when the same seed no longer gives the same pictures
 COMBINED = "combined"  # the folder of parts with two defects, as in MVTec AD
+LEAST = 1e-4  # of the picture that a defect must change: 26 pixels of 512 x 512
 VISIBLE = 4.0  # grey levels that a pixel must change by to count as defective
 
 
@@ -72,13 +73,24 @@ def draw(
     if size < 64:
         raise DemoError(f"A demo picture of {size} pixels is too small to draw: ask for at least 64.")
     key = (seed, product, part, number)
+    fill = max(1, round(made.fill * size / 512))
     settings = camera(generator(*key, "camera"), size)
     before = expose(made.scene(key, size, ()), settings)
     if not defects:
         return digitise(before, settings), np.zeros((size, size), np.bool_)
-    flaws = [Flaw(kind, _severity(number + n), (*key, kind, n)) for n, kind in enumerate(defects)]
-    after = expose(made.scene(key, size, flaws), settings)
-    return digitise(after, settings), changed(before, after, VISIBLE, max(1, round(made.fill * size / 512)))
+    flaws: list[Flaw] = []
+    for n, kind in enumerate(defects):
+        for attempt in range(6):  # where chance hid the defect (behind a part, in a hole), it is drawn elsewhere
+            flaw = Flaw(kind, min(1.0, _severity(number + n) + 0.1 * attempt), (*key, kind, n, attempt))
+            after = expose(made.scene(key, size, [flaw]), settings)
+            mask = changed(before, after, VISIBLE, fill)
+            if mask.mean() >= LEAST:
+                break
+        flaws.append(flaw)
+    if len(flaws) > 1:
+        after = expose(made.scene(key, size, flaws), settings)
+        mask = changed(before, after, VISIBLE, fill)
+    return digitise(after, settings), mask
 
 
 def _severity(number: int) -> float:

@@ -283,10 +283,9 @@ def _furrow(
         cover = line_cover(across - side * 0.75 * width, 0.8 * width * taper, 0.6) * near
         cover *= np.clip(opacity * pressure * (0.3 + 0.7 * taper), 0, 1)
         sx, sy = 0.34 * side * nx + 0.10 * dx, 0.34 * side * ny + 0.10 * dy
+        lobes = [0.95 * glint(sx, sy, towards, 0.27) for towards, *_ in LAMPS]
         for k in range(3):
-            light: Array = np.float32(0.10) + 0 * across
-            for towards, colour, *_ in LAMPS:
-                light = light + 0.95 * colour[k] * glint(sx, sy, towards, 0.27)
+            light = sum((colour[k] * lobe for (_, colour, *_), lobe in zip(LAMPS, lobes, strict=True)), 0.10 + 0 * sx)
             metal[k] += (light - metal[k]) * cover
 
 
