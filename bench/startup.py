@@ -2,8 +2,8 @@
 
     python bench/startup.py [RUN PICTURE]
 
-RUN is what `blemish train` wrote; by default what bench/accuracy.py or `make demo` left. Makes .venv-line with nothing but the base install; writes
-bench/results/startup.json and prints a table. The limit beside each figure is what Python itself takes to start.
+RUN is what `blemish train` wrote; by default what bench/accuracy.py or `make demo` left. Makes .venv-line with nothing
+but the base install; writes bench/results/startup.json. The limit beside the figures is what Python itself takes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,17 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
     python = home / "bin" / "python"
     begun = time.perf_counter()
-    pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", ROOT / "constraints.txt", ROOT]
+    pip: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+        "-c",
+        ROOT / "constraints.txt",
+        ROOT,
+    ]
     subprocess.run(pip, check=True)
     installed = time.perf_counter() - begun
     program = home / "bin" / "blemish"
