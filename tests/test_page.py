@@ -101,7 +101,9 @@ def test_outcomes_are_what_the_verdicts_say(demo: Path, tmp_path: Path) -> None:
         verdict["decision"] = "good" if verdict["path"].endswith(("spot/000.png", "good/001.png")) else "anomaly"
         verdict["regions"] = []
     (out / "tiles/verdicts.jsonl").write_text("".join(json.dumps(v) + "\n" for v in verdicts), encoding="utf-8")
+    (out / "page/tiles/left-over.jpg").write_bytes(b"")
     write_page(out, ["tiles"])
+    assert not (out / "page/tiles/left-over.jpg").exists()
     cards = Elements((out / "index.html").read_text(encoding="utf-8")).all("li", "card")
     outcomes = [card["data-outcome"] for card in cards]
     assert outcomes == ["missed"] + 5 * ["false-alarm"] + 5 * ["found"] + ["passed"]

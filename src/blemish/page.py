@@ -6,6 +6,7 @@ It reads only what `blemish train` wrote, so that the page cannot say anything t
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,7 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
         """2..98, so that the outermost marks are whole."""
         return round(2 + 96 * (score - low) / ((high - low) or 1.0), 2)
 
+    shutil.rmtree(out / PICTURES / name, ignore_errors=True)  # of an earlier run, perhaps with other pictures
     shots = [
         _shot(out, name, samples[verdict["path"]], verdict, place(verdict["score"]))
         for verdict in progress(judged, "page", len(judged))
