@@ -54,12 +54,15 @@ class Phase:
     rate: float
     settled: float  # the share of the steps after which batch norm statistics stand still
     size: int = 128  # pixels of a crop
+    end: float = 1.0  # weight in the loss of a stage's end that is no tap; the two taps have 1
+    inner: float = 0.25  # and of the other blocks
 
 
 PHASES = (
     Phase("front", 0, 3, 6000, 1500, 16, 4e-3, 0.5, 96),
     Phase("deep", 3, 13, 6000, 1500, 32, 4e-3, 0.7),
-    Phase("whole", 0, 13, 7000, 2800, 16, 2.5e-3, 0.6),
+    Phase("whole", 0, 13, 7000, 900, 16, 2.5e-3, 0.7, end=0.2, inner=0.05),
+    Phase("again", 0, 13, 7000, 1000, 16, 2e-3, 0.6, end=0.2, inner=0.05),
 )
 
 
@@ -183,10 +186,13 @@ def measure_scale(teacher: nn.Module, pictures: npt.NDArray[np.uint8], size: int
     return Scale(mean, std)
 
 
-def loss_of(outputs: list[Tensor], targets: list[Tensor], first: int) -> Tensor:
-    """Smooth L1; a block inside a stage counts a quarter of a stage's end."""
-    ends = set(np.cumsum(STAGES) - 1)
-    weights = [1.0 if i in ends else 0.25 for i in range(first, first + len(outputs))]
+def loss_of(outputs: list[Tensor], targets: list[Tensor], phase: Phase) -> Tensor:
+    """Smooth L1, averaged over the blocks with the phase's weights."""
+    ends = np.cumsum(STAGES) - 1
+    weights = [
+        1.0 if i in (ends[2], ends[4]) else phase.end if i in ends else phase.inner
+        for i in range(phase.first, phase.last)
+    ]
     losses = [w * F.smooth_l1_loss(y, t) for w, y, t in zip(weights, outputs, targets, strict=True)]
     return torch.stack(losses).sum() / sum(weights)
 
@@ -263,7 +269,7 @@ def train(
         if phase.first:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 x = walk(student, x, 0, phase.first)[-1].float()
-        loss = loss_of(walk(student, x, phase.first, phase.last), targets, phase.first)
+        loss = loss_of(walk(student, x, phase.first, phase.last), targets, phase)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -299,7 +305,9 @@ def distill(
 def export(student: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     """Writes float16: half the size; the test of it bounds by how much the rounding moves features."""
     tensors = {n: v.half() if v.is_floating_point() else v for n, v in student.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_file({n: v.contiguous() for n, v in tensors.items()}, path, metadata)
+    path.chmod(0o644)
 
 
 def main() -> None:
