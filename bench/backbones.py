@@ -83,7 +83,8 @@ def pixel_figures(prediction: Prediction, samples: Sequence[Sample]) -> dict[str
 def predicted(config: PatchCoreConfig, taught: list[Sample], tested: list[Sample], work: Path | None) -> Prediction:
     """Learns and predicts; with a `work` folder, what was once predicted with these weights and pictures is kept."""
     file = config.weights or BUNDLED
-    asked = [repr(config), hashlib.sha256(file.read_bytes()).hexdigest(), [str(s.path) for s in taught + tested]]
+    weights = "" if config.random_weights else hashlib.sha256(file.read_bytes()).hexdigest()
+    asked = [repr(config), weights, [str(s.path) for s in taught + tested]]
     kept = work / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]}.npz" if work else None
     if kept and kept.exists():
         with np.load(kept, allow_pickle=False) as arrays:
