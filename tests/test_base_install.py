@@ -23,7 +23,16 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", home], check=True)
     program = home / "bin" / "python"
     constraints = ["-c", str(REPOSITORY / "constraints.txt")]
-    install = [program, "-m", "pip", "install", "-q", "--disable-pip-version-check", *constraints, str(REPOSITORY)]
+    install: list[str | Path] = [
+        program,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+        *constraints,
+        str(REPOSITORY),
+    ]
     subprocess.run(install, check=True)
     return program
 
@@ -32,7 +41,15 @@ def test_inspect_without_torch(python: Path, run: Path, tmp_path: Path) -> None:
     absent = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
     assert absent.returncode != 0
     picture = write_picture(tmp_path / "a.png", tile(901, (20, 30))[0])
-    command = [python.parent / "blemish", "inspect", run / "bundle", picture, "--json", "--out", tmp_path / "out"]
+    command: list[str | Path] = [
+        python.parent / "blemish",
+        "inspect",
+        run / "bundle",
+        picture,
+        "--json",
+        "--out",
+        tmp_path / "out",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     there, here = json.loads(done.stdout), Inspector(run / "bundle").inspect(picture)
     assert there["decision"] == here.decision == "anomaly"
@@ -42,7 +59,7 @@ def test_inspect_without_torch(python: Path, run: Path, tmp_path: Path) -> None:
 
 
 def test_train_without_torch_says_what_to_install(python: Path, product: Path, tmp_path: Path) -> None:
-    command = [python.parent / "blemish", "train", product, "-o", tmp_path / "run"]
+    command: list[str | Path] = [python.parent / "blemish", "train", product, "-o", tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -21,6 +21,7 @@ def card() -> bundle.Card:
             guarantee="…",
             threshold=1.5,
             pixel_threshold=1.25,
+            usual=0.75,
             min_area=0.0,
             scores=(1.0, 1.5),
             peaks=(1.0,),

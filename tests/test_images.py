@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.support import grey, png, put, refusal, save, shared_folder, tiff, write_picture
 
 from blemish import images
 from blemish.images import ImageError, find_pictures, load, load_mask, size
+from tests.support import grey, png, put, refusal, save, shared_folder, tiff, write_picture
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [0, 0, 0], [250, 255, 1]]], np.uint8)
 GREYS = np.array([[0, 1, 127], [128, 200, 255]], np.uint8)

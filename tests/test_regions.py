@@ -141,3 +141,25 @@ def test_boxes_lie_inside_and_cover_every_hot_cell(heat: npt.NDArray[np.float32]
     for row, column in np.argwhere(heat >= 0.5):
         x, y = (column + 0.5) * width / heat.shape[1], (row + 0.5) * height / heat.shape[0]
         assert any(r.box[0] <= x <= r.box[2] and r.box[1] <= y <= r.box[3] for r in found)
+
+
+def test_a_place_takes_in_the_hill_it_stands_on() -> None:
+    heat = np.zeros((3, 12), np.float32)
+    heat[1] = [0, 3, 4, 6, 10, 5, 3.9, 0, 0, 7, 2.9, 2.7]
+    # Tips above 6.5: the 10 and the 7. With usual = 0 their feet are at 0.4 * 10 = 4 and 0.4 * 7 = 2.8.
+    tall, low = find_regions(heat, 6.5, (12, 3), usual=0.0)
+    assert (tall.box, tall.peak, tall.area) == ((2, 1, 6, 2), 10.0, 4.0)
+    assert (low.box, low.peak, low.area) == ((9, 1, 11, 2), 7.0, 2.0)
+    # With usual = 2 they are at 5.2 and 4: the hills are narrower.
+    assert [r.box for r in find_regions(heat, 6.5, (12, 3), usual=2.0)] == [(3, 1, 5, 2), (9, 1, 10, 2)]
+    # What reaches the threshold is never cut away, however tall the peak beside it.
+    assert find_regions(heat, 3.5, (12, 3), usual=0.0)[0].box == (2, 1, 7, 2)
+    # Without usual only the tips are boxed, and a good map still has nothing.
+    assert [r.box for r in find_regions(heat, 6.5, (12, 3))] == [(4, 1, 5, 2), (9, 1, 10, 2)]
+    assert find_regions(heat, 10.5, (12, 3), usual=0.0) == ()
+
+
+def test_hills_that_meet_are_one_region() -> None:
+    heat = np.array([[0, 8, 5, 9, 0]], np.float32)
+    (region,) = find_regions(heat, 7.0, (5, 1), usual=0.0)
+    assert (region.box, region.peak) == ((1, 0, 4, 1), 9.0)

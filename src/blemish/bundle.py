@@ -56,6 +56,7 @@ class Decision(_Frozen):
     guarantee: str
     threshold: float
     pixel_threshold: float
+    usual: float  # median of the good pictures' maps: where regions take their foot
     min_area: float  # of a region, as a share of the picture
     scores: tuple[float, ...]
     peaks: tuple[float, ...]  # highest map value of each calibration picture

@@ -67,6 +67,11 @@ class Inspector:
         """Turns a raw score and map into a verdict by the card's thresholds; `size` is (width, height)."""
         rule = self.card.decision
         found = score > rule.threshold
+        regions = (
+            find_regions(anomaly_map, rule.pixel_threshold, size, usual=rule.usual, min_area=rule.min_area)
+            if found
+            else ()
+        )
         return Verdict(
             path=str(path),
             decision="anomaly" if found else "good",
@@ -74,7 +79,7 @@ class Inspector:
             threshold=rule.threshold,
             p_value=float(calibration.p_values(self._calibration, np.array([score]))[0]),
             size=size,
-            regions=find_regions(anomaly_map, rule.pixel_threshold, size, min_area=rule.min_area) if found else (),
+            regions=regions,
         )
 
     def inspect(self, path: Path | str) -> Verdict:

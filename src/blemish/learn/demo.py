@@ -25,5 +25,5 @@ def run_demo(out: Path, *, quick: bool = False, progress: Progress = silent) -> 
         # 30 pictures leave 15 for the threshold, which can promise 10 % and no less.
         config = TrainConfig(folder, out / folder.name, false_alarms=0.1 if quick else 0.05, overwrite=True)
         metrics.append(train(config, progress).metrics)
-    write_page(out, list(PRODUCTS))
+    write_page(out, list(PRODUCTS), progress)
     return metrics

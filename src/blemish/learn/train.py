@@ -244,6 +244,7 @@ def _decision(config: TrainConfig, held_out: Prediction) -> bundle.Decision:
         guarantee=calibration.guarantee(len(held_out.scores), config.false_alarms),
         threshold=calibration.threshold(held_out.scores, config.false_alarms),
         pixel_threshold=pixel_threshold,
+        usual=usual,
         min_area=config.min_area,
         scores=tuple(map(float, held_out.scores)),
         peaks=tuple(map(float, peaks)),
