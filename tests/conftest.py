@@ -46,4 +46,4 @@ def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("runs") / "tiles"
     settings = PatchCoreConfig(max_bank=300)
-    return train(TrainConfig(product, out, settings=settings, image_size=(96, 128))).folder
+    return train(TrainConfig(product, out, settings=settings, image_size=(192, 256))).folder

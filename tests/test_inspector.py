@@ -38,7 +38,7 @@ def test_a_good_part_has_no_regions(inspector: Inspector, tmp_path: Path) -> Non
 def test_p_value_and_decision_agree_with_the_card(inspector: Inspector) -> None:
     scores = np.array(inspector.card.decision.scores)
     for score in np.unique([*scores, scores.max() * 2, 0.0]):
-        verdict = inspector.judge("x", (80, 60), float(score), np.zeros((96, 128), np.float32))
+        verdict = inspector.judge("x", (80, 60), float(score), np.zeros((192, 256), np.float32))
         p = (1 + (scores >= score).sum()) / (len(scores) + 1)
         assert verdict.p_value == pytest.approx(p)
         assert (verdict.decision == "anomaly") == (p <= inspector.card.decision.false_alarms)

@@ -76,7 +76,7 @@ def test_pictures_without_labels_and_unreadable_ones(product: Path, tmp_path: Pa
 
 def test_the_same_seed_gives_the_same_detector(product: Path, run: Path, tmp_path: Path) -> None:
     settings = PatchCoreConfig(max_bank=300)
-    train(TrainConfig(product, tmp_path / "again", settings=settings, image_size=(96, 128), overlays=0))
+    train(TrainConfig(product, tmp_path / "again", settings=settings, image_size=(192, 256), overlays=0))
     first, second = bundle.read(run).card, bundle.read(tmp_path / "again").card
     assert first.data == second.data
     np.testing.assert_allclose(first.decision.scores, second.decision.scores, rtol=1e-5)
