@@ -1,14 +1,18 @@
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from blemish import __version__
 from tests.conftest import tile
 from tests.support import write_picture
+
+CUDA = torch.cuda.is_available()
 
 
 def blemish(*arguments: object, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
@@ -109,12 +113,42 @@ def test_train_and_data(product: Path, tmp_path: Path) -> None:
         (["--backbone", "resnet1"], "no network called 'resnet1'"),
         (["--weights", "nowhere.safetensors"], "no such weights file"),
         (["--layout", "visa"], "visa"),
+        pytest.param(["--device", "cuda"], "no CUDA card", marks=pytest.mark.skipif(CUDA, reason="there is a card")),
     ],
 )
 def test_train_refuses_in_a_sentence(product: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
     error = blemish("train", product, "-o", tmp_path / "run", *arguments, code=2).stderr
     assert said in error.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_run_leaves_nothing(product: Path, tmp_path: Path) -> None:
+    command: list[str | Path] = [sys.executable, "-c", "from blemish.cli import main; main()", "train", product]
+    command += ["-o", tmp_path / "run"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("calibration"):  # the half-written folder is there by now
+                assert (tmp_path / ".run.partial").is_dir()
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_a_sentence(run: Path, folder: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -c 'from blemish.cli import main; main()' inspect {run} {folder} > /dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert "No space left" in done.stderr
 
 
 def test_a_folder_without_pictures(run: Path, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The command line: one short function per command. It knows people; nothing else does.
 
 Exit codes: 0 done; 1 an anomaly was found and `--fail-on anomaly` was given; 2 the request cannot be carried out (the
-sentence on standard error says why and what to do); 3 done, but some pictures could not be read; 130 interrupted.
+sentence on standard error says why and what to do); 3 done, but some pictures could not be read; 130 interrupted (what
+was begun is taken back).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from blemish.inspector import Look
     from blemish.types import Verdict
 
-FOUND, REFUSED, INCOMPLETE, INTERRUPTED = 1, 2, 3, 130
+FOUND, REFUSED, INCOMPLETE = 1, 2, 3
 LEARN = {"torch", "torchvision", "timm", "safetensors", "sklearn", "onnx", "onnxscript", "jinja2"}
 
 app = typer.Typer(
@@ -297,6 +298,8 @@ def main() -> None:
         need = f"blemish: this command needs {missing.name}, which the base install leaves out"
         typer.echo(f"{need}; run: pip install 'blemish[learn]'", err=True)
         sys.exit(REFUSED)
-    except KeyboardInterrupt:
-        typer.echo("blemish: interrupted; nothing half-done was left behind.", err=True)
-        sys.exit(INTERRUPTED)
+    except OSError as cause:  # a full disk, a folder without permission
+        typer.echo(
+            f"blemish: {cause.filename or 'a file'}: {cause.strerror or cause}; mend that and run it again.", err=True
+        )
+        sys.exit(REFUSED)

@@ -152,3 +152,17 @@ def test_order_of_calls_and_no_pictures_are_refused() -> None:
         PatchCore(SMALL).graph()
     with pytest.raises(BlemishError, match="at least one good picture"):
         PatchCore(SMALL).fit([])
+
+
+def test_a_transformers_tokens_serve_as_patches_and_export(tmp_path: Path) -> None:
+    from blemish.learn.export import export, in_torch, on_the_line, predict, prove_parity
+
+    samples = pictures(tmp_path, 3)
+    config = PatchCoreConfig(**{**SMALL.__dict__, "backbone": "vit_tiny_patch16_224"})
+    graph = PatchCore(config).fit(samples[:2]).graph()
+    assert isinstance(graph, PatchCoreGraph)
+    assert graph.features.grid == (4, 6)  # 64 x 96 in squares of 16
+    export(graph, tmp_path / "g.onnx")
+    ours, line = predict(in_torch(graph), samples), predict(on_the_line(tmp_path / "g.onnx"), samples)
+    assert prove_parity(ours, line, [s.name for s in samples]).maps < 1e-3
+    assert ours.scores[2] > ours.scores[0]

@@ -64,6 +64,8 @@ class PatchCore:
         if not samples:
             raise BlemishError("PatchCore needs at least one good picture to learn from.")
         config = self.config
+        if config.device != "cpu" and not torch.cuda.is_available():
+            raise BlemishError(f"PyTorch finds no CUDA card here, so --device {config.device} cannot be had; use cpu.")
         generator = torch.Generator().manual_seed(config.seed)
         features = self._features.to(config.device)
         cells, channels = features.grid[0] * features.grid[1], features.channels
