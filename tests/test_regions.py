@@ -143,20 +143,27 @@ def test_boxes_lie_inside_and_cover_every_hot_cell(heat: npt.NDArray[np.float32]
         assert any(r.box[0] <= x <= r.box[2] and r.box[1] <= y <= r.box[3] for r in found)
 
 
-def test_a_place_takes_in_the_hill_it_stands_on() -> None:
+def test_a_low_hill_is_cut_below_its_tip_and_a_high_one_above_its_slopes() -> None:
     heat = np.zeros((3, 12), np.float32)
     heat[1] = [0, 3, 4, 6, 10, 5, 3.9, 0, 0, 7, 2.9, 2.7]
-    # Tips above 6.5: the 10 and the 7. With usual = 0 their feet are at 0.4 * 10 = 4 and 0.4 * 7 = 2.8.
+    # Threshold 6.5 is above 0.4 of both heights (usual = 0): the hills are cut at 4 and at 2.8.
     tall, low = find_regions(heat, 6.5, (12, 3), usual=0.0)
     assert (tall.box, tall.peak, tall.area) == ((2, 1, 6, 2), 10.0, 4.0)
     assert (low.box, low.peak, low.area) == ((9, 1, 11, 2), 7.0, 2.0)
-    # With usual = 2 they are at 5.2 and 4: the hills are narrower.
+    # With usual = 2 at 5.2 and 4: narrower.
     assert [r.box for r in find_regions(heat, 6.5, (12, 3), usual=2.0)] == [(3, 1, 5, 2), (9, 1, 10, 2)]
-    # What reaches the threshold is never cut away, however tall the peak beside it.
-    assert find_regions(heat, 3.5, (12, 3), usual=0.0)[0].box == (2, 1, 7, 2)
-    # Without usual only the tips are boxed, and a good map still has nothing.
+    # Threshold 3.5 lies between 0.3 and 0.4 of the tall one's height and is where it is cut; the low one is at 2.8.
+    assert [r.box for r in find_regions(heat, 3.5, (12, 3), usual=0.0)] == [(2, 1, 7, 2), (9, 1, 11, 2)]
+    # Threshold 0.5 is below 0.3 of both heights: cut at 3 and at 2.1, not out on the slopes.
+    assert [r.box for r in find_regions(heat, 0.5, (12, 3), usual=0.0)] == [(1, 1, 7, 2), (9, 1, 12, 2)]
+    # Without usual the threshold cuts, and a good map still has nothing.
     assert [r.box for r in find_regions(heat, 6.5, (12, 3))] == [(4, 1, 5, 2), (9, 1, 10, 2)]
     assert find_regions(heat, 10.5, (12, 3), usual=0.0) == ()
+
+
+def test_a_second_summit_on_one_tip_is_kept() -> None:
+    heat = np.array([[0, 10, 2.5, 6, 0]], np.float32)  # joined above the threshold 2, apart above the foot 3
+    assert [r.box for r in find_regions(heat, 2.0, (5, 1), usual=0.0)] == [(1, 0, 2, 1), (3, 0, 4, 1)]
 
 
 def test_hills_that_meet_are_one_region() -> None:

@@ -11,7 +11,8 @@ from blemish.types import Region
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-REACH = 0.4  # of a peak's height: chosen on the test part of the demo line, see docs/metrics.md
+# Of a hill's height, where it is cut at most and at least: chosen on the demo line, see docs/metrics.md.
+REACH, STEEP = 0.4, 0.3
 
 
 def components(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int32], int]:
@@ -67,9 +68,10 @@ def find_regions(
 ) -> tuple[Region, ...]:
     """The places where `anomaly_map` (h, w) reaches `threshold`, highest peak first, at most `max_regions`.
 
-    With `usual`, the map's ordinary value on good parts, each place also takes in the hill it stands on, down to
-    `REACH` of its peak's height above that value: the threshold says *that* something is there and is strict, so what
-    reaches it is often only the tip.
+    With `usual`, the map's ordinary value on good parts, a place is the hill around the peak, cut at the threshold or,
+    where that is nearer to the peak or farther from it, at `REACH` or `STEEP` of its height above that value: the
+    threshold says *that* something is there, but cuts a low hill at its tip and a high one far out on its slopes.
+
     Boxes are scaled to a picture of `picture_size` (width, height) and rounded outwards; areas are in its
     pixels. Components smaller than `min_area` (a fraction of the picture) are dropped as noise, with one
     exception: where all are that small, the one with the highest peak stays, so that a flagged part always
@@ -87,7 +89,7 @@ def find_regions(
     # In float64: a float32 comparison would round the threshold, and might disagree with the decision.
     mask = anomaly_map.astype(np.float64) >= threshold
     if usual is not None:
-        mask = _with_hills(anomaly_map, mask, usual, max_regions)
+        mask = _hills(anomaly_map, mask, threshold, usual, max_regions)
     labels, count = components(mask)
     if not count or max_regions < 1:
         return ()
@@ -115,21 +117,22 @@ def find_regions(
     )
 
 
-def _with_hills(
-    anomaly_map: npt.NDArray[np.float32], tips: npt.NDArray[np.bool_], usual: float, most: int
+def _hills(
+    anomaly_map: npt.NDArray[np.float32], tips: npt.NDArray[np.bool_], threshold: float, usual: float, most: int
 ) -> npt.NDArray[np.bool_]:
-    """`tips` and, for the `most` highest of them, the connected part of the map around the peak above its foot."""
+    """For the `most` highest of `tips`: the connected parts of the map above the foot of its peak that meet it."""
     labels, _ = components(tips)
     inside = np.flatnonzero(tips)
     inside = inside[np.argsort(-anomaly_map.flat[inside], kind="stable")]
     _, first = np.unique(labels.flat[inside], return_index=True)  # each tip's highest cell
-    grown = tips.copy()
+    hills = np.zeros_like(tips)
     for at in inside[np.sort(first)[:most]]:
         peak = float(anomaly_map.flat[at])
-        foot = min(peak, usual + REACH * (peak - usual))
-        hills, _ = components(anomaly_map >= foot)
-        grown |= hills == hills.flat[at]
-    return grown
+        foot = np.clip(threshold, usual + STEEP * (peak - usual), usual + REACH * (peak - usual))
+        parts, _ = components(anomaly_map >= min(peak, foot))
+        met = np.unique(parts[labels == labels.flat[at]])
+        hills |= np.isin(parts, met[met > 0])
+    return hills
 
 
 def _extent(
