@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from blemish.types import Verdict
 
 FOUND, REFUSED, INCOMPLETE = 1, 2, 3
+WARNINGS = 5  # of a data set, shown after learning
 LEARN = {"torch", "torchvision", "timm", "safetensors", "sklearn", "onnx", "onnxscript", "jinja2"}
 
 app = typer.Typer(
@@ -100,6 +101,8 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
 ) -> None:
     """Learn a detector from a folder of pictures, test it, and write its bundle."""
+    from rich.markup import escape
+
     from blemish.console import err, figures_table, progress
     from blemish.console import out as page
     from blemish.learn.patchcore import PatchCoreConfig
@@ -136,8 +139,10 @@ def train(
         overwrite=overwrite,
     )
     run = learn(config, progress)
-    for warning in run.warnings:
-        err.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    for warning in run.warnings[:WARNINGS]:
+        err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    if len(run.warnings) > WARNINGS:
+        err.print(f"and {len(run.warnings) - WARNINGS} more; see: blemish data {data}", soft_wrap=True, markup=False)
     if as_json:
         typer.echo(json.dumps(run.metrics, indent=1))
         return
