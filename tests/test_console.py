@@ -19,7 +19,7 @@ METRICS = {
         "confusion": {"caught": 1},
     },
     "localisation": {
-        "pixel_auroc": figure(0.985),
+        "pixel_auroc": figure(0.985, 0.9, 1.0),
         "aupro": figure(None),
         "defects_hit": figure(0.8, 0.7, 0.9),
         "boxes": 3,
@@ -49,6 +49,7 @@ def test_the_table_of_products_fits_80_columns() -> None:
         *("washer", "0.952", "0.985", "–", "80%", "21%", "0%"),
     ]
     assert ".898-.989" in lines[row + 1]
+    assert ".900-1 " in lines[row + 1]
     assert "70-90" in lines[row + 1]
 
 

@@ -227,7 +227,7 @@ def bundle(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("demo"),
-    quick: Annotated[bool, typer.Option(help="Fewer and smaller pictures, for a look in half a minute.")] = False,
+    quick: Annotated[bool, typer.Option(help="Fewer and smaller pictures, for a look in about a minute.")] = False,
 ) -> None:
     """Draw a production line, learn each product, inspect it, and write a page that shows everything."""
     from blemish.console import out as page

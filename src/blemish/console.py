@@ -82,7 +82,8 @@ def products_table(runs: Iterable[Mapping[str, Any]], title: str = "") -> Table:
 def _stacked(figure: str) -> str:
     """`0.953 [0.921, 0.978]` -> 0.953 over .921-.978, `4% [1, 8]` -> 4% over 1-8."""
     value, _, interval = figure.partition(" [")
-    return f"{value}\n{interval.rstrip(']').replace('0.', '.').replace(', ', '-')}".rstrip()
+    shorter = interval.rstrip("]").replace("0.", ".").replace("1.000", "1").replace(", ", "-")
+    return f"{value}\n{shorter}".rstrip()
 
 
 def short(figure: Mapping[str, Any] | None, *, percent: bool = False) -> str:
