@@ -18,7 +18,12 @@ _SLACK = 1e-9  # 0.05 * 20 must count as 1
 
 
 def parts_needed(false_alarms: float) -> int:
-    """The fewest calibration pictures that can promise this rate: 1 / (n + 1) <= false_alarms."""
+    """The fewest calibration pictures that can promise this rate: 1 / (n + 1) <= false_alarms.
+
+    Raises `BlemishError` for what is no rate.
+    """
+    if not 0 < false_alarms < 1:
+        raise BlemishError(f"a false-alarm rate lies between 0 % and 100 %, not {false_alarms:.3%}.")
     return math.ceil(1 / false_alarms - 1 - _SLACK)
 
 
@@ -33,13 +38,12 @@ def allowance(n: int, false_alarms: float) -> int:
 
     Raises `BlemishError`, with what can be had, where n is too small for the promise.
     """
-    if not 0 < false_alarms < 1:
-        raise BlemishError(f"a false-alarm rate lies between 0 % and 100 %, not {false_alarms:.3%}.")
+    needed = parts_needed(false_alarms)
     rank = math.floor(false_alarms * (n + 1) + _SLACK)
     if rank < 1:
         raise BlemishError(
             f"{n} held-out good pictures cannot promise {false_alarms:.2%} false alarms: that takes "
-            f"{parts_needed(false_alarms)}; add good pictures, hold out more of them with --calibration, "
+            f"{needed}; add good pictures, hold out more of them with --calibration, "
             f"or ask for --false-alarms {math.ceil(1000 / (n + 1)) / 10:g}%."
         )
     return rank

@@ -83,6 +83,10 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
     """
     if config.out.exists() and not config.overwrite:
         raise BlemishError(f"{config.out} exists; choose another folder with -o, or replace it with --overwrite.")
+    if config.out.exists() and not (config.out / "bundle" / bundle.CARD).is_file():
+        raise BlemishError(
+            f"{config.out} is no run of blemish's, so it is not replaced; choose another folder with -o."
+        )
     clock = _Clock()
     dataset = layouts.read(config.data, config.layout)
     checked = audit(dataset, progress)
