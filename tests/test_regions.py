@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from blemish.regions import components, find_regions
+from blemish.regions import components, find_regions, single_box
+from blemish.types import Region
 
 EIGHT = np.ones((3, 3), int)
 
@@ -170,3 +171,59 @@ def test_hills_that_meet_are_one_region() -> None:
     heat = np.array([[0, 8, 5, 9, 0]], np.float32)
     (region,) = find_regions(heat, 7.0, (5, 1), usual=0.0)
     assert (region.box, region.peak) == ((1, 0, 4, 1), 9.0)
+
+
+def test_always_shows_the_hill_of_the_peak_alone() -> None:
+    heat = np.zeros((3, 12), np.float32)
+    heat[1] = [0, 3, 4, 6, 10, 5, 3.9, 0, 0, 9.5, 2.9, 2.7]
+    # Nothing reaches 20. The peak's hill is cut at 0.4 of its height: 4 with usual = 0, 5.2 with usual = 2.
+    (region,) = find_regions(heat, 20.0, (24, 3), usual=0.0, always=True)
+    assert (region.box, region.peak, region.area) == ((4, 1, 12, 2), 10.0, 8.0)
+    assert [r.box for r in find_regions(heat, 20.0, (12, 3), usual=2.0, always=True)] == [(3, 1, 5, 2)]
+    assert find_regions(heat, float("inf"), (24, 3), usual=0.0, always=True) == (region,)
+    assert find_regions(heat, 20.0, (12, 3), usual=0.0) == ()
+    assert find_regions(heat, 20.0, (12, 3), usual=0.0, always=True, max_regions=0) == ()
+
+
+def test_always_changes_nothing_where_the_threshold_is_reached() -> None:
+    heat = np.random.default_rng(0).random((20, 20)).astype(np.float32)
+    for threshold in (0.5, 0.9, float(heat.max())):
+        usual = find_regions(heat, threshold, (20, 20), usual=0.2)
+        assert usual
+        assert find_regions(heat, threshold, (20, 20), usual=0.2, always=True) == usual
+
+
+def test_always_keeps_a_hill_however_small_and_however_low() -> None:
+    heat = np.zeros((10, 10), np.float32)
+    heat[[2, 7], [3, 8]] = 1  # two peaks alike: the first
+    (region,) = find_regions(heat, 5.0, (10, 10), usual=0.0, min_area=0.5, always=True)
+    assert region.box == (3, 2, 4, 3)
+    assert [r.box for r in find_regions(heat, 5.0, (10, 10), usual=3.0, always=True)] == [(3, 2, 4, 3)]
+    assert find_regions(np.full((4, 4), 2, np.float32), 5.0, (4, 4), usual=0.0, always=True) == ()
+    with pytest.raises(ValueError, match="usual"):
+        find_regions(heat, 5.0, (10, 10), always=True)
+
+
+def test_a_single_box_worked_out_by_hand() -> None:
+    heat = np.full((4, 5), -3, np.float32)
+    heat[0, 1], heat[2, 3], heat[3, 0] = 7, 4, 3.9  # normalised 1, 0.7, 0.69; the lowest is -3
+    # Two cells reach 0.7: columns 1..3 of 5 over 12 pixels, rows 0..2 of 4 over 10.
+    assert single_box(heat, (12, 10)) == (Region((2, 0, 10, 8), 2 / 20 * 120, 7.0),)
+    assert [r.box for r in single_box(heat, (5, 4), level=0.69)] == [(0, 0, 4, 4)]
+    assert [r.box for r in single_box(heat, (5, 4), level=1.0)] == [(1, 0, 2, 1)]
+    # Neither the scale nor the level of a map plays a part.
+    assert [r.box for r in single_box(heat * 1e-30 + 0, (12, 10))] == [(2, 0, 10, 8)]
+    assert single_box(np.full((4, 5), 8, np.float32), (12, 10)) == ()
+
+
+def test_a_single_box_refuses_what_means_nothing() -> None:
+    heat = np.eye(3, dtype=np.float32)
+    for level in (0.0, 1.1, -1.0):
+        with pytest.raises(ValueError, match="level"):
+            single_box(heat, (3, 3), level=level)
+    with pytest.raises(ValueError, match="number"):
+        single_box(heat, (3, 3), level=float("nan"))
+    with pytest.raises(ValueError, match="finite"):
+        single_box(heat * np.float32("nan"), (3, 3))
+    with pytest.raises(ValueError, match="1 x 1"):
+        single_box(heat, (0, 3))

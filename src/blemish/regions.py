@@ -65,6 +65,7 @@ def find_regions(
     usual: float | None = None,
     min_area: float = 0.0002,
     max_regions: int = 20,
+    always: bool = False,
 ) -> tuple[Region, ...]:
     """The places where `anomaly_map` (h, w) reaches `threshold`, highest peak first, at most `max_regions`.
 
@@ -78,16 +79,19 @@ def find_regions(
     shows a place. A map that stays below the threshold, as that of a good part does, has none. An infinite
     threshold is allowed (no regions). Raises ValueError for a map that is not finite, since no threshold
     means anything there.
+
+    `always` is for parts flagged by something other than their highest pixel, such as the mean of the map: one
+    whose peak stays below the threshold still gets a place, the hill around its highest (first) cell, cut at `REACH`
+    of its height. It takes `usual` (ValueError without). A constant map points nowhere and has no place even so.
     """
-    if anomaly_map.ndim != 2 or not anomaly_map.size:
-        raise ValueError(f"expected a map (h, w) with at least one pixel; got {anomaly_map.shape}")
-    if not np.isfinite(anomaly_map).all() or np.isnan(threshold):
-        raise ValueError("expected a finite anomaly map and a threshold that is a number; got NaN or infinity")
+    _check(anomaly_map, threshold, picture_size)
+    if always and usual is None:
+        raise ValueError("expected `usual` with `always`: without it nobody knows how high the hill is")
     picture_width, picture_height = picture_size
-    if picture_width < 1 or picture_height < 1:
-        raise ValueError(f"expected a picture of at least 1 x 1 pixels; got {picture_size}")
     # In float64: a float32 comparison would round the threshold, and might disagree with the decision.
     mask = anomaly_map.astype(np.float64) >= threshold
+    if always and not mask.any() and np.ptp(anomaly_map) > 0:
+        mask.flat[anomaly_map.argmax()] = True  # a tip for _hills; the threshold, above it, leaves REACH to cut
     if usual is not None:
         mask = _hills(anomaly_map, mask, threshold, usual, max_regions)
     labels, count = components(mask)
@@ -115,6 +119,40 @@ def find_regions(
         )
         for i in kept[:max_regions]
     )
+
+
+def single_box(
+    anomaly_map: npt.NDArray[np.float32], picture_size: tuple[int, int], *, level: float = 0.7
+) -> tuple[Region, ...]:
+    """One box around all that is hot in a class activation map (h, w), however many pieces it is in.
+
+    The map is brought to 0..1 by its own lowest and highest value; the box runs from the extremes of all cells at or
+    above `level` (0 < level <= 1; 0.7 to 0.9 are usual), scaled to (width, height) and rounded outwards. `area` counts
+    those cells in pixels of the picture, `peak` is the raw highest value. A constant map has no box. The level is
+    relative, so a good part's map gives a box as well: ask only for flagged parts. Raises ValueError as `find_regions`.
+    """
+    _check(anomaly_map, level, picture_size)
+    if not 0 < level <= 1:
+        raise ValueError(f"expected 0 < level <= 1; got {level}")
+    values = anomaly_map.astype(np.float64)
+    low, high = values.min(), values.max()
+    if low == high:
+        return ()
+    rows, columns = np.nonzero((values - low) / (high - low) >= level)
+    (height, width), one = values.shape, np.zeros(len(rows), np.int32)
+    left, right = _extent(columns, one, 1, width, picture_size[0])
+    top, bottom = _extent(rows, one, 1, height, picture_size[1])
+    area = len(rows) * picture_size[0] * picture_size[1] / values.size
+    return (Region((int(left[0]), int(top[0]), int(right[0]), int(bottom[0])), area, float(high)),)
+
+
+def _check(anomaly_map: npt.NDArray[np.float32], threshold: float, picture_size: tuple[int, int]) -> None:
+    if anomaly_map.ndim != 2 or not anomaly_map.size:
+        raise ValueError(f"expected a map (h, w) with at least one pixel; got {anomaly_map.shape}")
+    if not np.isfinite(anomaly_map).all() or np.isnan(threshold):
+        raise ValueError("expected a finite anomaly map and a threshold that is a number; got NaN or infinity")
+    if min(picture_size) < 1:
+        raise ValueError(f"expected a picture of at least 1 x 1 pixels; got {picture_size}")
 
 
 def _hills(

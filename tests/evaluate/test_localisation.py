@@ -27,7 +27,7 @@ from tests.support import shared_folder
 
 Map = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-PIXEL_FIGURES = ("pixel_auroc", "aupro", "pixel_average_precision", "best_iou")
+PIXEL_FIGURES = ("pixel_auroc", "aupro", "pixel_average_precision", "best_iou", "pointing_game")
 
 
 def scene(seed: int, count: int = 24, side: int = 64, strength: float = 2.0) -> tuple[Map, list[Mask | None]]:
@@ -71,6 +71,7 @@ def exact(maps: Map, masks: list[Mask | None]) -> dict[str, float]:
         "aupro": np.trapezoid(y, x) / 0.3,
         "pixel_average_precision": metrics.average_precision_score(truth, values),
         "best_iou": (caught / (truth.sum() + alarms)).max(),
+        "pointing_game": np.mean([m.ravel()[h.argmax()] for h, m in zip(maps, full, strict=True) if m.any()]),
     }
 
 
@@ -130,6 +131,32 @@ def test_a_small_region_counts_as_much_as_a_large_one_in_aupro() -> None:
     assert found["aupro"][0] == pytest.approx(0.5)
     assert found["pixel_auroc"][0] == pytest.approx(100 / 101)
     assert found["best_iou"][0] == pytest.approx(100 / 101)
+
+
+def test_the_pointing_game_worked_out_by_hand() -> None:
+    corner = np.zeros((4, 4), bool)
+    corner[:2, :2] = True
+    inside, beside, tied_first, tied_last, flat = np.zeros((5, 4, 4), np.float32)
+    inside[1, 1] = beside[1, 2] = 1
+    tied_first[[0, 3], [0, 3]] = 1  # the first of two highest points counts: once inside the mask,
+    tied_last[[0, 1], [2, 1]] = 1  # once outside
+    heats = np.stack([inside, beside, tied_first, tied_last, flat, inside])
+    masks = [corner, corner, corner, corner, corner[::-1, ::-1], None]  # a good picture plays no part
+    found = pixel_figures(statistics(heats, masks), np.array([[1.0] * 6, [1, 0, 0, 0, 1, 5], [0, 0, 0, 0, 0, 6]]))
+    np.testing.assert_allclose(found["pointing_game"], [2 / 5, 1 / 2, np.nan])
+
+
+def test_a_coarse_map_points_with_the_centre_of_its_highest_cell() -> None:
+    small = np.array([[0, 1, 0], [0, 0, 0]], np.float32)
+    # A picture of 1200 x 400 is judged at 512 x 171: the centre is at (256, 42.75), in it at (600, 100).
+    shares = []
+    for left, top in ((596, 96), (640, 96), (596, 140), (0, 0)):
+        mask = np.zeros((400, 1200), bool)
+        mask[top : top + 8, left : left + 8] = True
+        found = localisation_metrics(small[None], [mask], np.array([True]), [[]], [(1200, 400)])["pointing_game"]
+        assert isinstance(found, Interval)
+        shares.append(found.value)
+    assert shares == [1, 0, 0, 0]
 
 
 def test_evaluation_size_and_enlarged_maps() -> None:

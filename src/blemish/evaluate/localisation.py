@@ -43,13 +43,15 @@ class PixelStatistics:
     """All that the figures of pixels need of n pictures, over K bins of map values, highest first.
 
     `good` and `defect` (n, K) count pixels. `overlap` (n, K) sums, over a picture's `regions` (n,), the share
-    of each region's pixels in the bin. A region is an 8-connected component of the mask.
+    of each region's pixels in the bin. A region is an 8-connected component of the mask. `pointed` (n,) is 1
+    where the centre of the map's highest cell, the first in reading order of equals, lies in a region.
     """
 
     good: Floats
     defect: Floats
     overlap: Floats
     regions: Floats
+    pointed: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def collect(items: Iterable[tuple[Map, Mask | None, tuple[int, int]]], threshold
     """
     bins = len(thresholds) + 1
     good, defect, overlap = list[Floats](), list[Floats](), list[Floats]()
-    regions = list[int]()
+    regions, pointed = list[int](), list[bool]()
     for anomaly_map, mask, size in items:
         values = resize_map(anomaly_map, evaluation_size(size))
         everything = _histogram(values.ravel(), thresholds)
@@ -155,6 +157,7 @@ def collect(items: Iterable[tuple[Map, Mask | None, tuple[int, int]]], threshold
             defect.append(np.zeros(bins))
             overlap.append(np.zeros(bins))
             regions.append(0)
+            pointed.append(False)
             continue
         if mask.shape != values.shape:
             raise ValueError(f"expected a mask {values.shape}, the evaluation size; got {mask.shape}")
@@ -165,11 +168,16 @@ def collect(items: Iterable[tuple[Map, Mask | None, tuple[int, int]]], threshold
         share = 1 / np.bincount(region)[region]
         overlap.append(np.bincount(inside, weights=share, minlength=bins).astype(np.float64))
         regions.append(count)
+        # The cell's centre, since enlarged maps are flat between the outermost centres and the edge.
+        row, column = divmod(int(anomaly_map.argmax()), anomaly_map.shape[1])
+        (height, width), (rows, columns) = mask.shape, anomaly_map.shape
+        pointed.append(bool(mask[(2 * row + 1) * height // (2 * rows), (2 * column + 1) * width // (2 * columns)]))
     return PixelStatistics(
         good=np.array(good).reshape(-1, bins),
         defect=np.array(defect).reshape(-1, bins),
         overlap=np.array(overlap).reshape(-1, bins),
         regions=np.array(regions, np.float64),
+        pointed=np.array(pointed, np.float64),
     )
 
 
@@ -180,8 +188,8 @@ def _histogram(values: Map, thresholds: Map) -> Floats:
 
 
 def pixel_figures(pixels: PixelStatistics, weights: Floats) -> dict[str, Floats]:
-    """`pixel_auroc`, `aupro`, `pixel_average_precision` and `best_iou`, each (R,), for weights (R, n) of
-    pictures.
+    """`pixel_auroc`, `aupro`, `pixel_average_precision`, `best_iou` and `pointing_game`, each (R,), for weights
+    (R, n) of pictures.
     """
     good, defect = weights @ pixels.good, weights @ pixels.defect
     overlap = np.cumsum(weights @ pixels.overlap, axis=1) / _or_nan(weights @ pixels.regions)[:, None]
@@ -192,6 +200,8 @@ def pixel_figures(pixels: PixelStatistics, weights: Floats) -> dict[str, Floats]
         "aupro": area_under_pro(overlap, false_positives / _or_nan(good.sum(1))[:, None]),
         "pixel_average_precision": average_precision_of(defect, good),
         "best_iou": np.where(defect.sum(1) > 0, best_iou, np.nan),
+        # Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop", without their 15 pixels of grace.
+        "pointing_game": (weights @ pixels.pointed) / _or_nan(weights @ (pixels.regions > 0)),
     }
 
 
@@ -334,8 +344,8 @@ def localisation_metrics(
         "boxes": int(all_boxes),
     }
     if not defects:
-        names = ("pixel_auroc", "aupro", "pixel_average_precision", "best_iou", "defects_hit", "boxes_right")
-        return {**dict.fromkeys(names, Interval(None)), **totals}
+        pixel_names = ("pixel_auroc", "aupro", "pixel_average_precision", "best_iou", "pointing_game")
+        return {**dict.fromkeys((*pixel_names, "defects_hit", "boxes_right"), Interval(None)), **totals}
 
     thresholds = thresholds_for([maps[i] for i in used], reduced, [sizes[i] for i in used])
     stream = ((maps[i], mask, sizes[i]) for i, mask in zip(used, reduced, strict=True))
