@@ -1,0 +1,183 @@
+"""The gradient of a score, written as a forward pass: what Grad-CAM and its kin need on a line without autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import _disable_current_modes
+
+from blemish.types import BlemishError
+
+aten = torch.ops.aten
+
+
+def with_gradient(tail: nn.Module, example: Tensor) -> fx.GraphModule:
+    """Activations -> (scores, gradient of each picture's own score at its activations), in plain operations.
+
+    `tail`: float32 activations `(N, K, h, w)` -> scores `(N,)`, in eval mode, pictures independent of each other; of
+    an output with more axes (a latent code, say) the gradient is that of its sum. `example`: activations of any N;
+    N stays free in the result, K, h and w do not. The result shares its parameters with `tail`, holds constants
+    otherwise, and goes through `torch.inference_mode`, `torch.export` and the ONNX exporter.
+    Raises `BlemishError` naming the operation whose gradient cannot be written so.
+    """
+
+    def both(activations: Tensor) -> tuple[Tensor, Tensor]:
+        scores, pull = torch.func.vjp(tail, activations)
+        return scores, pull(torch.ones_like(scores))[0]
+
+    # Traced on a tensor without content whose N is a symbol: equal to no other size, so none is mistaken for it.
+    batch = max(example.shape) + 1
+    symbols = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (example.ndim - 1))
+    blank = torch.empty(batch, *example.shape[1:], dtype=example.dtype, device=example.device)
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    activations = mode.from_tensor(blank, symbolic_context=symbols)
+    trace = make_fx(both, decomposition_table=_table(), tracing_mode="symbolic", _allow_non_fake_inputs=True)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels' backward is opaque
+            graph = trace(activations)
+    except (RuntimeError, NotImplementedError) as cause:
+        operation = getattr(cause, "func", None) or str(cause).splitlines()[0][:160]
+        raise BlemishError(f"this network has no gradient as plain operations: {operation}; {_REMEDY}") from cause
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
+    if left:
+        raise BlemishError(f"the gradient of this network needs {', '.join(left)}, which ONNX lacks; {_REMEDY}")
+    if not isinstance(activations.shape[0], torch.SymInt) or activations.shape[0].node.maybe_as_int() is not None:
+        raise BlemishError(f"this network fixes how many pictures it takes at once; {_REMEDY}")
+    return graph
+
+
+_REMEDY = "take a later layer, or method cam, which needs no gradient."
+
+
+def _table() -> dict[Any, Callable[..., Any]]:
+    """What each backward operation is made of: torch's own list, and ours where torch has none."""
+    theirs = {op: how for op, how in torch.export.default_decompositions().items() if "backward" in str(op)}
+    return {
+        **theirs,
+        aten.convolution_backward.default: _convolution,
+        aten.max_pool2d_with_indices_backward.default: _max_pool,
+        aten.avg_pool2d_backward.default: _avg_pool,
+        aten._adaptive_avg_pool2d_backward.default: _adaptive_avg_pool,
+        aten.upsample_bilinear2d_backward.default: _upsample_bilinear,
+        aten.upsample_nearest2d_backward.default: _upsample_nearest,
+    }
+
+
+def _convolution(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: object,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: object,
+    groups: int,
+    output_mask: object,
+) -> tuple[Tensor, None, None]:
+    """A convolution's gradient is the transposed convolution with the same weight, and the other way round."""
+    extra = [0] * len(stride)
+    if not transposed:  # the last rows that a stride did not reach
+        extra = [
+            size - ((out - 1) * s - 2 * p + d * (k - 1) + 1)
+            for size, out, s, p, d, k in zip(
+                x.shape[2:], grad.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
+            )
+        ]
+    back = aten.convolution.default(grad, weight, None, stride, padding, dilation, not transposed, extra, groups)
+    return back, None, None
+
+
+def _max_pool(
+    grad: Tensor,
+    x: Tensor,
+    kernel: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    ceil_mode: object,
+    indices: Tensor,
+) -> Tensor:
+    """Every maximum's gradient goes to the place it came from; places may be shared by overlapping windows."""
+    nothing = torch.zeros_like(x).flatten(2)
+    return nothing.scatter_add(2, indices.flatten(2), grad.flatten(2)).reshape(x.shape)
+
+
+def _separable(grad: Tensor, size: Sequence[int], *one_axis: Callable[[Tensor], Tensor]) -> Tensor:
+    """Gradient of a map resampled linearly along rows and columns, y = R x C: R' g C', whatever the resampling is.
+
+    `size`: of x; `one_axis`: the resampling of `(1, L, L)` along its last axis, for rows and for columns. Applied to
+    the identity it yields its own matrix.
+    """
+    with _disable_current_modes():  # values, not traces
+        identities = (torch.eye(length, dtype=grad.dtype, device=grad.device)[None] for length in size[-2:])
+        rows, columns = (resample(identity)[0] for resample, identity in zip(one_axis, identities, strict=True))
+        columns = columns.T.contiguous()
+    return rows @ grad @ columns
+
+
+def _avg_pool(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor: int | None,
+) -> Tensor:
+    def along(axis: int) -> Callable[[Tensor], Tensor]:
+        k, s, p = kernel[axis], (stride or kernel)[axis], padding[axis]
+        override = None if divisor is None else 1
+        return lambda e: F.avg_pool2d(e, (1, k), (1, s), (0, p), ceil_mode, count_include_pad, override)
+
+    return _separable(grad, x.shape, along(0), along(1)) / (divisor or 1)
+
+
+def _adaptive_avg_pool(grad: Tensor, x: Tensor) -> Tensor:
+    height, width = grad.shape[-2:]
+    return _separable(
+        grad, x.shape, lambda e: F.adaptive_avg_pool1d(e, height), lambda e: F.adaptive_avg_pool1d(e, width)
+    )
+
+
+def _upsample_bilinear(
+    grad: Tensor,
+    output_size: Sequence[int],
+    input_size: Sequence[int],
+    align_corners: bool,
+    scale_h: float | None = None,
+    scale_w: float | None = None,
+) -> Tensor:
+    return _separable(
+        grad,
+        input_size,
+        lambda e: aten.upsample_linear1d.default(e, [output_size[0]], align_corners, scale_h),
+        lambda e: aten.upsample_linear1d.default(e, [output_size[1]], align_corners, scale_w),
+    )
+
+
+def _upsample_nearest(
+    grad: Tensor,
+    output_size: Sequence[int],
+    input_size: Sequence[int],
+    scale_h: float | None = None,
+    scale_w: float | None = None,
+) -> Tensor:
+    return _separable(
+        grad,
+        input_size,
+        lambda e: aten.upsample_nearest1d.default(e, [output_size[0]], scale_h),
+        lambda e: aten.upsample_nearest1d.default(e, [output_size[1]], scale_w),
+    )
