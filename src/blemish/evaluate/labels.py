@@ -1,0 +1,94 @@
+"""Which pictures may be labelled wrongly? Confident learning (Northcutt, Jiang & Chuang 2021, "Confident Learning:
+Estimating Uncertainty in Dataset Labels"), kept from crying where classes merely overlap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+FALSE_SHARE = 0.5
+ROUNDS = 100  # of matching probabilities to counts: far more than it takes
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A picture whose label may be wrong: labelled `given`, it looks as those labelled `likely` do.
+
+    `confidence` is the probability of the given class; `margin` is that less the highest of the others, -1..0 with two
+    classes: the lower, the more suspicious.
+    """
+
+    index: int
+    given: int
+    likely: int
+    confidence: float
+    margin: float
+
+
+def suspects(
+    probabilities: Floats, given: npt.NDArray[np.integer], *, false_share: float = FALSE_SHARE
+) -> tuple[Suspect, ...]:
+    """The pictures to look at again, most suspicious first. Advice for a person, never grounds to relabel unseen.
+
+    `probabilities` (N, C), rows sum to 1, each picture's from a classifier that did not learn from it (out of fold),
+    calibrated (`reliability.temperature`); `given` (N,) in 0..C-1. A class without pictures is nobody's likely one.
+
+    A picture labelled a is a candidate for b (sec. 3.1) when p_b is at least the mean p_b of those labelled b, b is the
+    likeliest class of which this holds, and p_b > p_a. Where classes overlap, many rightly labelled pictures are
+    candidates too, and the classifier says how many: by its own probabilities, sum p_ij over all p_ij <= s pictures
+    would bear a label as unlikely as s. So candidates are taken from the unlikeliest label on for as long as that
+    expected number is at most `false_share` of those taken (Benjamini & Hochberg 1995 with posterior probabilities);
+    infinity leaves all candidates. For it the probabilities, which may be meant for equal odds, are first brought to
+    the labels' counts (Saerens et al. 2002).
+
+    What to expect of it: docs/metrics.md. Labels that are wrong in one and the same way are learned, not suspected.
+    """
+    p, given = np.asarray(probabilities, np.float64), np.asarray(given)
+    if p.ndim != 2 or given.shape != p.shape[:1] or given.dtype.kind not in "iu":
+        raise ValueError(f"expected probabilities (N, C) and int labels (N,); got {p.shape} and {given.shape}")
+    if not len(p):
+        return ()
+    if not ((p >= 0).all() and np.allclose(p.sum(1), 1, atol=1e-4)):
+        raise ValueError("expected rows of probabilities, which sum to 1")
+    if given.min() < 0 or given.max() >= p.shape[1]:
+        raise ValueError(f"expected labels in 0..{p.shape[1] - 1}; got {given.min()}..{given.max()}")
+    if not false_share > 0:
+        raise ValueError(f"expected a share of false suspects above 0; got {false_share}")
+
+    each, count = np.arange(len(p)), np.bincount(given, minlength=p.shape[1])
+    mean_own = np.array([p[given == c, c].mean() if count[c] else np.inf for c in range(p.shape[1])])
+    confident = np.where(p >= mean_own, p, -1.0)
+    likely, own = confident.argmax(1), p[each, given]
+    others = p.copy()
+    others[each, given] = -1
+    margin = own - others.max(1)
+
+    candidates = np.flatnonzero(confident.max(1) > own)
+    matched = _matched(p, count)
+    unlikely = matched[each, given]
+    candidates = candidates[np.argsort(unlikely[candidates], kind="stable")]
+    every = np.sort(matched, axis=None)
+    by_chance = np.concatenate([[0], np.cumsum(every)])[np.searchsorted(every, unlikely[candidates], side="right")]
+    enough = np.flatnonzero(by_chance <= false_share * np.arange(1, len(candidates) + 1))
+    kept = candidates[: enough[-1] + 1] if len(enough) else candidates[:0]
+    return tuple(
+        Suspect(int(i), int(given[i]), int(likely[i]), float(own[i]), float(margin[i]))
+        for i in sorted(kept, key=lambda i: (margin[i], i))
+    )
+
+
+def _matched(p: Floats, count: npt.NDArray[np.integer]) -> Floats:
+    """Probabilities (N, C) with the odds beforehand by which their sums are the counts (C,): Saerens et al. 2002."""
+    tiny, odds = np.finfo(np.float64).tiny, np.ones(len(count))
+    matched = p
+    for _ in range(ROUNDS):
+        odds = odds * count / np.maximum(matched.sum(0), tiny)
+        odds = odds / odds.sum()
+        matched = p * odds
+        matched = matched / np.maximum(matched.sum(1, keepdims=True), tiny)
+    return matched
