@@ -174,6 +174,7 @@ def test_intervals_of_bins_are_wilsons_and_move_with_the_weights() -> None:
     labels = np.arange(20) < 5
     plain = reliability(p, labels, resamples=10).bins[5]
     assert plain.anomalies == wilson(5, 20)
+    assert reliability(p, labels, resamples=10, level=0.8).bins[5].anomalies == wilson(5, 20, 0.8)
     balanced = reliability(p, labels, weights=balanced_weights(labels), resamples=10).bins[5]
     # 5 and 15 weigh the same: odds are tripled, 1/4 becomes 1/2, and so are those of the ends.
     assert balanced.anomalies.value == pytest.approx(0.5)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from blemish.evaluate.bootstrap import Interval, intervals, wilson
+from blemish.evaluate.bootstrap import CHUNK, Interval, intervals, wilson
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,10 +183,7 @@ def reliability(
     return Reliability(
         pictures=len(p),
         weighted=weights is not None,
-        bins=tuple(
-            _summary(edges[k], edges[k + 1], p[number == k], labels[number == k], each[number == k], each.sum(), odds)
-            for k in range(bins)
-        ),
+        bins=tuple(_summary(edges[k : k + 2], number == k, p, labels, each, odds, level) for k in range(bins)),
         ece=_unbiased(found["ece"], by_chance),
         ece_if_calibrated=by_chance,
         brier=found["brier"],
@@ -219,20 +216,21 @@ def _reweighted(share: float, odds: float) -> float:
 
 
 def _summary(
-    low: float, high: float, p: Floats, labels: Bools, weights: Floats, total: float, odds: float | None
+    edges: Floats, inside: Bools, p: Floats, labels: Bools, weights: Floats, odds: float | None, level: float
 ) -> Bin:
-    """One bin of the pictures with these probabilities, of weight `total` in all."""
-    anomalies = wilson(int(labels.sum()), len(labels))
+    """One bin: of all pictures, those `inside` (N,) bool."""
+    count, weight = int(inside.sum()), weights * inside
+    anomalies = wilson(int(labels[inside].sum()), count, level)
     if odds is None:
-        anomalies = Interval(float(weights @ labels / weights.sum()) if len(p) else None)
+        anomalies = Interval(float(weight @ labels / weight.sum()) if count else None)
     elif anomalies.value is not None and anomalies.low is not None and anomalies.high is not None:
         anomalies = Interval(*(_reweighted(s, odds) for s in (anomalies.value, anomalies.low, anomalies.high)))
     return Bin(
-        low=float(low),
-        high=float(high),
-        pictures=len(p),
-        share=float(weights.sum() / total) if len(p) else 0.0,
-        probability=float(weights @ p / weights.sum()) if len(p) else None,
+        low=float(edges[0]),
+        high=float(edges[1]),
+        pictures=count,
+        share=float(weight.sum() / weights.sum()) if count else 0.0,
+        probability=float(weight @ p / weight.sum()) if count else None,
         anomalies=anomalies,
     )
 
@@ -242,8 +240,11 @@ def _ece_if_calibrated(number: npt.NDArray[np.intp], p: Floats, odds: float, dra
     if not len(p):
         return None
     true = p / (p + odds * (1 - p))  # weighted by odds : 1, these pictures then show p again
-    labels = np.random.default_rng(seed).random((draws, len(p))) < true
-    return float(np.quantile(_ece(number, p, labels, np.where(labels, odds, 1.0)), 0.95))
+    random, found = np.random.default_rng(seed), list[Floats]()
+    for start in range(0, draws, CHUNK):
+        labels = random.random((min(CHUNK, draws - start), len(p))) < true
+        found.append(_ece(number, p, labels, np.where(labels, odds, 1.0)))
+    return float(np.quantile(np.concatenate(found), 0.95))
 
 
 def draw_reliability(reliability: Reliability, file: Path, title: str) -> None:
