@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from blemish.types import BlemishError
 aten = torch.ops.aten
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # whatever the caller is about
+@sdpa_kernel(SDPBackend.MATH)  # the backward of fused attention is opaque
 def with_gradient(tail: nn.Module, example: Tensor) -> fx.GraphModule:
     """Activations -> (scores, gradient of each picture's own score at its activations), in plain operations.
 
@@ -30,19 +34,23 @@ def with_gradient(tail: nn.Module, example: Tensor) -> fx.GraphModule:
     """
 
     def both(activations: Tensor) -> tuple[Tensor, Tensor]:
-        scores, pull = torch.func.vjp(tail, activations)
-        return scores, pull(torch.ones_like(scores))[0]
+        scores = tail(activations.clone())  # which may begin with an operation in place
+        if not scores.requires_grad:
+            raise BlemishError(f"this network's score has no gradient at this layer (a rounding?); {_REMEDY}")
+        (gradient,) = torch.autograd.grad(scores.sum(), activations)
+        return scores.detach(), gradient
 
     # Traced on a tensor without content whose N is a symbol: equal to no other size, so none is mistaken for it.
     batch = max(example.shape) + 1
-    symbols = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (example.ndim - 1))
+    symbols: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext(
+        dynamic_sizes=[DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (example.ndim - 1)
+    )
     blank = torch.empty(batch, *example.shape[1:], dtype=example.dtype, device=example.device)
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    activations = mode.from_tensor(blank, symbolic_context=symbols)
+    activations = mode.from_tensor(blank, symbolic_context=symbols).requires_grad_()
     trace = make_fx(both, decomposition_table=_table(), tracing_mode="symbolic", _allow_non_fake_inputs=True)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels' backward is opaque
-            graph = trace(activations)
+        graph = trace(activations)
     except (RuntimeError, NotImplementedError) as cause:
         operation = getattr(cause, "func", None) or str(cause).splitlines()[0][:160]
         raise BlemishError(f"this network has no gradient as plain operations: {operation}; {_REMEDY}") from cause
@@ -59,15 +67,18 @@ def with_gradient(tail: nn.Module, example: Tensor) -> fx.GraphModule:
 _REMEDY = "take a later layer, or method cam, which needs no gradient."
 
 
+@cache
 def _table() -> dict[Any, Callable[..., Any]]:
     """What each backward operation is made of: torch's own list, and ours where torch has none."""
-    theirs = {op: how for op, how in torch.export.default_decompositions().items() if "backward" in str(op)}
+    default = torch.export.default_decompositions()
+    theirs = {op: default[op] for op in default if "backward" in str(op)}
     return {
         **theirs,
         aten.convolution_backward.default: _convolution,
         aten.max_pool2d_with_indices_backward.default: _max_pool,
         aten.avg_pool2d_backward.default: _avg_pool,
         aten._adaptive_avg_pool2d_backward.default: _adaptive_avg_pool,
+        aten.replication_pad2d_backward.default: _replication_pad,
         aten.upsample_bilinear2d_backward.default: _upsample_bilinear,
         aten.upsample_nearest2d_backward.default: _upsample_nearest,
     }
@@ -77,14 +88,14 @@ def _convolution(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
-    bias_sizes: object,
+    _bias_sizes: object,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     transposed: bool,
-    output_padding: object,
+    _output_padding: object,
     groups: int,
-    output_mask: object,
+    _output_mask: object,
 ) -> tuple[Tensor, None, None]:
     """A convolution's gradient is the transposed convolution with the same weight, and the other way round."""
     extra = [0] * len(stride)
@@ -102,11 +113,11 @@ def _convolution(
 def _max_pool(
     grad: Tensor,
     x: Tensor,
-    kernel: object,
-    stride: object,
-    padding: object,
-    dilation: object,
-    ceil_mode: object,
+    _kernel: object,
+    _stride: object,
+    _padding: object,
+    _dilation: object,
+    _ceil_mode: object,
     indices: Tensor,
 ) -> Tensor:
     """Every maximum's gradient goes to the place it came from; places may be shared by overlapping windows."""
@@ -149,6 +160,16 @@ def _adaptive_avg_pool(grad: Tensor, x: Tensor) -> Tensor:
     height, width = grad.shape[-2:]
     return _separable(
         grad, x.shape, lambda e: F.adaptive_avg_pool1d(e, height), lambda e: F.adaptive_avg_pool1d(e, width)
+    )
+
+
+def _replication_pad(grad: Tensor, x: Tensor, padding: Sequence[int]) -> Tensor:
+    left, right, top, bottom = padding
+    return _separable(
+        grad,
+        x.shape,
+        lambda e: F.pad(e, (top, bottom), mode="replicate"),
+        lambda e: F.pad(e, (left, right), mode="replicate"),
     )
 
 
