@@ -69,6 +69,12 @@ def test_suspects_worked_out_by_hand() -> None:
     assert suspects(p, given, false_share=0.015) == ()
 
 
+def test_who_is_likelier_what_he_is_called_is_no_suspect() -> None:
+    # Picture 0 is as much 1 as those labelled 1 are (0.45 >= 0.4), and less 0 than those labelled 0 (0.55 < 0.625).
+    p = np.array([[0.55, 0.45], [0.7, 0.3], [0.6, 0.4], [0.6, 0.4]])
+    assert suspects(p, np.array([0, 0, 1, 1]), false_share=math.inf) == ()
+
+
 def test_of_several_classes_the_likeliest_confident_one_is_named() -> None:
     sure = np.array([[0.98, 0.01, 0.01], [0.01, 0.98, 0.01], [0.01, 0.01, 0.98]])
     p = np.concatenate([np.repeat(sure, 20, axis=0), [[0.0, 0.985, 0.015], [0.002, 0.5, 0.498], [0.45, 0.1, 0.45]]])

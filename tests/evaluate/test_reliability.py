@@ -261,11 +261,15 @@ def test_equal_seeds_give_equal_json() -> None:
 
 
 def test_the_diagram_is_the_same_svg_every_time(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is part of the extra learn")
+    mpl = pytest.importorskip("matplotlib", reason="matplotlib is part of the extra learn")
     p, labels = drawn(2, 200, overconfident=2)
     found = reliability(p, labels, weights=balanced_weights(labels), resamples=100)
-    for name in ("a.svg", "b.svg"):
-        draw_reliability(found, tmp_path / name, "Costs $5 & <more>, " * 6)
+    before = mpl.rcParams.copy()
+    draw_reliability(found, tmp_path / "a.svg", "Costs $5 & <more>, " * 6)
+    assert mpl.rcParams == before
+    with mpl.rc_context({"lines.linewidth": 9, "axes.facecolor": "red", "backend": "svg"}):  # somebody's own style
+        draw_reliability(found, tmp_path / "b.svg", "Costs $5 & <more>, " * 6)
+        assert mpl.rcParams["backend"] == "svg"
     text = (tmp_path / "a.svg").read_text("utf-8")
     assert text == (tmp_path / "b.svg").read_text("utf-8")
     root = ElementTree.fromstring(text)

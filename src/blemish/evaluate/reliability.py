@@ -255,7 +255,9 @@ def draw_reliability(reliability: Reliability, file: Path, title: str) -> None:
     import matplotlib as mpl
 
     nothing: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with mpl.rc_context({**mpl.rcParamsDefault, "svg.hashsalt": "blemish"}):
+    # Not the caller's style; but their backend, which rc_context would not give back.
+    style = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
+    with mpl.rc_context({**style, "svg.hashsalt": "blemish"}):
         _figure(reliability, title).savefig(file, format="svg", metadata=nothing)
 
 
