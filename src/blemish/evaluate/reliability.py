@@ -10,7 +10,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -256,7 +256,7 @@ def draw_reliability(reliability: Reliability, file: Path, title: str) -> None:
 
     nothing: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
     # Not the caller's style; but their backend, which rc_context would not give back.
-    style = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
+    style: Any = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
     with mpl.rc_context({**style, "svg.hashsalt": "blemish"}):
         _figure(reliability, title).savefig(file, format="svg", metadata=nothing)
 
