@@ -265,10 +265,10 @@ def test_the_diagram_is_the_same_svg_every_time(tmp_path: Path) -> None:
     p, labels = drawn(2, 200, overconfident=2)
     found = reliability(p, labels, weights=balanced_weights(labels), resamples=100)
     before = {name: mpl.rcParams[name] for name in mpl.rcParams if name != "backend"}
-    draw_reliability(found, tmp_path / "a.svg", "Costs $5 & <more>, " * 6)
+    draw_reliability(found, tmp_path / "a.svg", r"Costs $\5$ & <more>, " * 6)
     assert {name: mpl.rcParams[name] for name in before} == before
     with mpl.rc_context({"lines.linewidth": 9, "axes.facecolor": "red", "backend": "svg"}):  # somebody's own style
-        draw_reliability(found, tmp_path / "b.svg", "Costs $5 & <more>, " * 6)
+        draw_reliability(found, tmp_path / "b.svg", r"Costs $\5$ & <more>, " * 6)
         assert mpl.rcParams["backend"] == "svg"
     text = (tmp_path / "a.svg").read_text("utf-8")
     assert text == (tmp_path / "b.svg").read_text("utf-8")
