@@ -144,8 +144,13 @@ def mobilenet(first_block: int, **options: str) -> Chain:
 
 
 def vgg() -> Chain:
-    net = torchvision.models.vgg16(weights=None)
-    return Chain(*net.features[24:], nn.AdaptiveAvgPool2d(7), *head(512))
+    with torch.device("meta"):  # the dense layers, half a gigabyte, are not wanted
+        net = torchvision.models.vgg16(weights=None, init_weights=False)
+    block = net.features[24:].to_empty(device="cpu")
+    for layer in block:
+        if isinstance(layer, nn.Conv2d):
+            layer.reset_parameters()
+    return Chain(*block, nn.AdaptiveAvgPool2d(7), *head(512))
 
 
 def resnet() -> Chain:
@@ -155,7 +160,7 @@ def resnet() -> Chain:
 
 def efficientnet() -> Chain:
     """Squeeze and excitation, SiLU, depthwise convolutions of 5x5."""
-    return Chain(timm.create_model("efficientnet_b0").blocks[4], *head(112))
+    return Chain(timm.create_model("efficientnet_b0").blocks[5][0], *head(192))
 
 
 def transformer() -> Tokens:
@@ -166,7 +171,7 @@ def transformer() -> Tokens:
 Build = Callable[[], nn.Module]
 BY_HAND: list[Build] = [small, overlapping, averaging, enlarging, encoder]  # all for (4, 16, 15)
 KNOWN: list[tuple[Build, tuple[int, ...]]] = [
-    (efficientnet, (80, 7, 7)),
+    (efficientnet, (112, 7, 7)),
     (transformer, (192, 3, 4)),
     (vgg, (512, 8, 8)),
     (resnet, (128, 9, 9)),
