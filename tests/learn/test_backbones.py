@@ -105,7 +105,7 @@ def test_local_weights_are_what_is_used(name: str, tmp_path: Path) -> None:
         ("torchvision/resnet19", {}, "no network called 'resnet19'"),
         ("resnet18", {"layers": ("9",), "random": True}, "resnet18 has no layers 9"),
         ("torchvision/resnet18", {"layers": ("layer9",), "random": True}, "no feature map at 'layer9'"),
-        ("bundled", {"layers": ("4",)}, "the layers 2 and 3, not 4"),
+        ("bundled", {"layers": ("4",)}, "the layers 0 to 3, not 4"),
         ("torchvision/vit_b_16", {"random": True}, "does not take 256x256"),
         ("resnet18", {"weights": Path("missing.safetensors")}, "no such weights file"),
         ("resnet18", {"weights": Path("weights.pth")}, "no pickle is ever loaded"),

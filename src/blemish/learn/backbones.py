@@ -41,6 +41,9 @@ class Tap:
     stride: int
 
 
+BUNDLED_STAGES = {0: Tap("0", 16, 2), 1: Tap("1", 24, 4), 2: Tap("2", 32, 8), 3: Tap("3", 96, 16)}
+
+
 class Backbone(nn.Module):
     """float32 pictures `(N, 3, H, W)` in 0..255, RGB -> one float32 feature map per tap, finest first."""
 
@@ -105,25 +108,42 @@ def load_backbone(
         return _timm(base.removeprefix("timm/"), options, layers, image_size, weights, random)
 
 
+def stages(name: str, image_size: tuple[int, int]) -> list[Tap]:
+    """A backbone's feature stages, first to last, whose `layer` is what `load_backbone(layers=...)` takes: one for each
+    stride at which something is learned; for a transformer one for each block."""
+    base = name.partition("?")[0]
+    if base == "bundled":
+        return list(BUNDLED_STAGES.values())
+    if base.startswith("torchvision/"):
+        from torchvision import models
+
+        base = base.removeprefix("torchvision/")
+        _torchvision_weights(base)  # refuses an unknown name
+        seen, learned = _survey(models.get_model(base, weights=None).eval(), image_size, base)
+        ends = {seen[path].stride: path for path in _outermost_last(seen)}
+        return [seen[path] for path in _blocks(seen) or [ends[stride] for stride in sorted(ends) if stride in learned]]
+    info = _probe(base.removeprefix("timm/"), image_size, {})[0].feature_info.info
+    return [Tap(str(index), stage["num_chs"], stage["reduction"]) for index, stage in enumerate(info)]
+
+
 def _bundled(layers: Sequence[str], file: Path, random: bool) -> Backbone:
     """Ours: the first five stages of a MobileNetV2 (Sandler et al. 2018) with our own weights."""
     import timm
     from safetensors.torch import load_file
 
-    indices = [int(layer) for layer in layers] or [2, 3]
+    indices = [int(layer) for layer in layers if layer.isdecimal()] or [2, 3]
     net = timm.create_model(ARCHITECTURE, features_only=True, feature_cls="getter", out_indices=(2, 3), pad_type="same")
     if not random:
         try:
             net.model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
         except RuntimeError as cause:
             raise _no_weights("the bundled backbone", file, cause) from cause
-    known = {2: Tap("2", 32, 8), 3: Tap("3", 96, 16)}
-    if not set(indices) <= set(known):
-        raise BlemishError(f"the bundled backbone has the layers 2 and 3, not {', '.join(layers)}; see --layers.")
-    net.out_indices = [i for i in net.out_indices if i in indices]
+    if not {*map(str, indices)} >= set(layers) or not set(indices) <= set(BUNDLED_STAGES):
+        raise BlemishError(f"the bundled backbone has the layers 0 to 3, not {', '.join(layers)}; see --layers.")
+    net.out_indices = sorted(set(indices))
     return Backbone(
         net,
-        [known[i] for i in sorted(indices)],
+        [BUNDLED_STAGES[i] for i in net.out_indices],
         mean=(0.498,) * 3,
         std=(0.5,) * 3,
         licence="Apache-2.0",
@@ -141,20 +161,9 @@ def _timm(
 ) -> Backbone:
     import timm
 
-    if not timm.is_model(name):
-        close = ", ".join(get_close_matches(name, timm.list_models(), 5))
-        raise BlemishError(
-            f"timm has no network called '{name}'{f' (near: {close})' if close else ''}; "
-            "use a name from timm.list_models(), or torchvision/NAME."
-        )
-    default = timm.get_pretrained_cfg(name)
-    mean, std = _three(options.pop("mean", default.mean)), _three(options.pop("std", default.std))
-    build: dict[str, Any] = {"features_only": True, "feature_cls": "getter", **options}
-    try:  # transformers want their input size at birth, and resample their position embedding to it
-        probe = timm.create_model(name, img_size=image_size, **build)
-        build["img_size"] = image_size
-    except TypeError:
-        probe = timm.create_model(name, **build)
+    default = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    mean, std = (_three(options.pop(what, getattr(default, what, 0))) for what in ("mean", "std"))
+    probe, build = _probe(name, image_size, options)
     chosen = [int(layer) for layer in layers] or _default_stages(probe.feature_info.reduction())
     overlay = {"pretrained_cfg_overlay": _local(weights)} if weights else {}
     try:
@@ -175,9 +184,27 @@ def _timm(
         Tap(str(d), c, r)
         for d, c, r in zip(sorted(chosen), net.feature_info.channels(), net.feature_info.reduction(), strict=True)
     ]
-    licence = f"see {weights.name}" if weights else str(default.license or "not stated by timm")
-    source = "random weights" if random else weights.name if weights else f"timm {default.hf_hub_id or default.url}"
+    licence = f"see {weights.name}" if weights else str(getattr(default, "license", None) or "not stated by timm")
+    hub = getattr(default, "hf_hub_id", None) or getattr(default, "url", "")
+    source = "random weights" if random else weights.name if weights else f"timm {hub}"
     return Backbone(net, taps, mean=mean, std=std, licence=licence, source=source)
+
+
+def _probe(name: str, image_size: tuple[int, int], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The network without weights, and what it was built with. Refuses an unknown name."""
+    import timm
+
+    if not timm.is_model(name):
+        close = ", ".join(get_close_matches(name, timm.list_models(), 5))
+        raise BlemishError(
+            f"timm has no network called '{name}'{f' (near: {close})' if close else ''}; "
+            "use a name from timm.list_models(), or torchvision/NAME."
+        )
+    build: dict[str, Any] = {"features_only": True, "feature_cls": "getter", **options}
+    try:  # transformers want their input size at birth, and resample their position embedding to it
+        return timm.create_model(name, img_size=image_size, **build), {**build, "img_size": image_size}
+    except TypeError:
+        return timm.create_model(name, **build), build
 
 
 def _torchvision(
@@ -192,12 +219,7 @@ def _torchvision(
     from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    try:
-        known = models.get_model_weights(name).DEFAULT
-    except ValueError:
-        raise BlemishError(
-            f"torchvision has no network called '{name}'; see torchvision.models.list_models()."
-        ) from None
+    known = _torchvision_weights(name)
     preset = known.transforms()
     mean, std = _three(options.pop("mean", preset.mean)), _three(options.pop("std", preset.std))
     try:
@@ -223,13 +245,25 @@ def _torchvision(
     )
 
 
-def _find_taps(net: nn.Module, layers: Sequence[str], image_size: tuple[int, int], name: str) -> list[Tap]:
-    """Runs one empty picture through and notes what every module puts out; a stride's last module is its tap."""
+def _torchvision_weights(name: str) -> Any:
+    from torchvision import models
+
+    try:
+        return models.get_model_weights(name).DEFAULT
+    except ValueError:
+        raise BlemishError(
+            f"torchvision has no network called '{name}'; see torchvision.models.list_models()."
+        ) from None
+
+
+def _survey(net: nn.Module, image_size: tuple[int, int], name: str) -> tuple[dict[str, Tap], set[int]]:
+    """Runs one empty picture through: what every module puts out, and the strides at which something is learned."""
     seen: dict[str, Tap] = {}
+    learned: set[int] = set()
     handles = []
     for path, module in net.named_modules():
 
-        def note(_: nn.Module, __: object, out: object, path: str = path) -> None:
+        def note(module: nn.Module, _: object, out: object, path: str = path) -> None:
             if not isinstance(out, Tensor):
                 return
             if out.ndim == 4:
@@ -237,6 +271,8 @@ def _find_taps(net: nn.Module, layers: Sequence[str], image_size: tuple[int, int
             elif out.ndim == 3:  # tokens (N, 1 + T, C)
                 area = image_size[0] * image_size[1] / max(1, out.shape[1] - 1)
                 seen[path] = Tap(path, out.shape[2], round(area**0.5))
+            if path in seen and any(True for _ in module.parameters(recurse=False)):
+                learned.add(seen[path].stride)
 
         handles.append(module.register_forward_hook(note))
     with torch.no_grad():
@@ -247,20 +283,34 @@ def _find_taps(net: nn.Module, layers: Sequence[str], image_size: tuple[int, int
         finally:
             for handle in handles:
                 handle.remove()
+    return seen, learned
+
+
+def _outermost_last(seen: dict[str, Tap]) -> list[str]:
+    """The shallowest modules come last, so that a stage wins over the layers inside it."""
+    return sorted(filter(None, seen), key=lambda path: -path.count("."))
+
+
+def _blocks(seen: dict[str, Tap]) -> list[str]:
+    """Of a torchvision transformer."""
+    return [path for path in seen if path.startswith("encoder.layers.") and path.count(".") == 2]
+
+
+def _find_taps(net: nn.Module, layers: Sequence[str], image_size: tuple[int, int], name: str) -> list[Tap]:
+    """The taps asked for, or each default stride's last module."""
+    seen, _ = _survey(net, image_size, name)
     if not layers:
-        # The shallowest modules come last, so that a stage wins over the layers inside it.
-        outer = sorted(filter(None, seen), key=lambda path: -path.count("."))
-        ends = {seen[path].stride: path for path in outer if seen[path].stride in TAPS}
+        ends = {seen[path].stride: path for path in _outermost_last(seen) if seen[path].stride in TAPS}
         if len(ends) < len(TAPS):  # a transformer
-            blocks = [path for path in seen if path.startswith("encoder.layers.") and path.count(".") == 2]
-            ends = {seen[blocks[-1]].stride: blocks[-1]} if blocks else ends
+            ends = {seen[path].stride: path for path in _blocks(seen)[-1:]} or ends
         layers = [ends[stride] for stride in sorted(ends)]
     missing = [layer for layer in layers if layer not in seen]
     if missing or not layers:
         raise BlemishError(
             f"{name} has no feature map at '{', '.join(missing)}'; it has for example {', '.join(list(seen)[1:12])}."
         )
-    return sorted((seen[layer] for layer in layers), key=lambda tap: tap.stride)
+    order = list(seen)
+    return sorted((seen[layer] for layer in layers), key=lambda tap: (tap.stride, order.index(tap.layer)))
 
 
 def _as_map(features: Tensor, size: torch.Size, tap: Tap) -> Tensor:

@@ -78,7 +78,8 @@ def _table() -> dict[Any, Callable[..., Any]]:
         aten.max_pool2d_with_indices_backward.default: _max_pool,
         aten.avg_pool2d_backward.default: _avg_pool,
         aten._adaptive_avg_pool2d_backward.default: _adaptive_avg_pool,
-        aten.replication_pad2d_backward.default: _replication_pad,
+        aten.replication_pad2d_backward.default: _pad("replicate"),
+        aten.reflection_pad2d_backward.default: _pad("reflect"),
         aten.upsample_bilinear2d_backward.default: _upsample_bilinear,
         aten.upsample_nearest2d_backward.default: _upsample_nearest,
     }
@@ -163,14 +164,14 @@ def _adaptive_avg_pool(grad: Tensor, x: Tensor) -> Tensor:
     )
 
 
-def _replication_pad(grad: Tensor, x: Tensor, padding: Sequence[int]) -> Tensor:
-    left, right, top, bottom = padding
-    return _separable(
-        grad,
-        x.shape,
-        lambda e: F.pad(e, (top, bottom), mode="replicate"),
-        lambda e: F.pad(e, (left, right), mode="replicate"),
-    )
+def _pad(mode: str) -> Callable[[Tensor, Tensor, Sequence[int]], Tensor]:
+    def backward(grad: Tensor, x: Tensor, padding: Sequence[int]) -> Tensor:
+        left, right, top, bottom = padding
+        return _separable(
+            grad, x.shape, lambda e: F.pad(e, (top, bottom), mode), lambda e: F.pad(e, (left, right), mode)
+        )
+
+    return backward
 
 
 def _upsample_bilinear(

@@ -6,10 +6,8 @@ collected, thinned out to a coreset (the memory bank), and a new patch is as ano
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -17,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blemish import images
 from blemish.learn.backbones import Backbone, load_backbone
-from blemish.learn.preprocess import Resize, enlarge_weights
+from blemish.learn.preprocess import Resize, batches, enlarge_weights
 from blemish.types import BlemishError, Progress, Sample, silent
 
 
@@ -78,7 +75,8 @@ class PatchCore:
             )
         patches = torch.empty(len(samples) * keep, channels)
         done = 0
-        for batch in progress(_batches(samples, features.resize, config), "patches", -(-len(samples) // config.batch)):
+        read = batches(samples, features.resize, config.batch, config.device)
+        for batch in progress(read, "patches", -(-len(samples) // config.batch)):
             with torch.inference_mode():
                 found = features(batch.to(config.device)).cpu()
             for picture in found:
@@ -210,20 +208,3 @@ def nearest_in_bank(bank: Tensor, count: int) -> Tensor:
         distances[rows, rows + start] = -1  # itself first, also among identical entries
         table[start : start + 1024] = distances.topk(count, largest=False, sorted=True).indices
     return table
-
-
-def _batches(samples: Sequence[Sample], resize: nn.Module, config: PatchCoreConfig) -> Iterator[Tensor]:
-    """Resized pictures `(<= batch, 3, H, W)`; files are decoded by threads a little ahead of the network."""
-
-    def read(sample: Sample) -> Tensor:
-        with torch.inference_mode():
-            resized: Tensor = resize(torch.tensor(images.load(sample.path)).to(config.device)[None])
-        return resized[0].cpu()
-
-    with ThreadPoolExecutor(2) as pool:
-        waiting = iter(samples)
-        ahead = [pool.submit(read, s) for s in islice(waiting, 2 * config.batch)]
-        while ahead:
-            now, ahead = ahead[: config.batch], ahead[config.batch :]
-            ahead += [pool.submit(read, s) for s in islice(waiting, config.batch)]
-            yield torch.stack([future.result() for future in now])

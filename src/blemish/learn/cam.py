@@ -1,0 +1,419 @@
+"""The classifier that shows where it looked (Zhou et al. 2016, "Learning Deep Features for Discriminative
+Localization").
+
+A pretrained network ends in global average pooling and one dense layer, and learns from pictures that are only called
+good or anomaly. The dense layer's weights, applied to every cell before the pooling, then say how much each place
+spoke for the anomaly: the class activation map (Eq. 2), whose mean is the picture's score.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from blemish.evaluate.reliability import temperature
+from blemish.learn import augment, cut
+from blemish.learn.backbones import Backbone, Tap, load_backbone, stages
+from blemish.learn.classifier import CamGraph, Classifier, Score, fit_head
+from blemish.learn.gradient import Plan, Terms, descend
+from blemish.learn.kept import Kept, keep
+from blemish.learn.maps import METHODS, GradientMap
+from blemish.learn.preprocess import Resize, batches
+from blemish.types import BlemishError, Progress, Sample, silent
+
+Records = list[dict[str, float]]
+State = dict[str, npt.NDArray[np.float32]]
+GOOD = "good"
+# Of a config, what says how to work and not what comes of it.
+HANDLING = ("checkpoint", "resume", "memory", "processes", "device")
+
+
+@dataclass(frozen=True)
+class CamConfig:
+    """Ours; `case_study` makes the published settings of it."""
+
+    backbone: str = "bundled"
+    weights: Path | None = None
+    image_size: tuple[int, int] = (256, 256)  # height, width
+    layers: tuple[str, ...] = ()  # whose features are pooled; () = stages of stride 8 and more
+    moments: int = 2  # pooled of each feature: its mean, and with 2 its mean square
+    unfreeze: int = 1  # last stages that are trained with the head; 0 = the head alone
+    outputs: int = 2  # of the dense layer for two classes; 1 = its one row speaks for the anomaly
+    types: bool = False  # classes are good and each defect type
+    head_weights: tuple[float, ...] | str = "auto"  # of the classes in the loss; auto = every class counts the same
+    may: tuple[str, ...] = ()  # augment.MAY: what a part may do without becoming another part
+    epochs: int = 20
+    batch: int = 16
+    rate: float = 5e-4
+    decay: float = 1e-2  # AdamW's; without it, Adam
+    one_cycle: bool = True
+    head_first: bool = True  # the head is fitted to the pretrained features, then both are trained (Kumar et al. 2022)
+    stop_at: float = 1.0  # training accuracy at which to stop; above 1 = never
+    map: str = "cam"  # a key of maps.METHODS
+    map_layer: str = ""  # of the gradient's maps; "" = the last one; earlier ones give finer maps
+    contrast: bool = (
+        True  # the map speaks for the anomaly and against good; else by the anomaly's row alone, as published
+    )
+    memory: float = 2.0  # GiB for kept features; more go to a file
+    random_weights: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    processes: int = 1
+    checkpoint: Path | None = None  # a folder: a file each is written there after every epoch
+    resume: bool = False
+
+
+def case_study(config: CamConfig) -> CamConfig:
+    """The published study of defects: VGG16 whose last three convolutions are trained, on pictures at 224 x 224."""
+    return replace(
+        config,
+        backbone="torchvision/vgg16",
+        image_size=(224, 224),
+        layers=("features.29",),  # conv5_3 after its ReLU: 512 x 14 x 14
+        moments=1,
+        unfreeze=1,
+        outputs=2,
+        types=False,
+        head_weights=(1.0, 3.0),
+        may=(),
+        epochs=10,
+        batch=10,
+        rate=1e-4,
+        decay=0.0,
+        one_cycle=False,
+        head_first=False,
+        stop_at=0.98,
+        map="cam",
+        map_layer="",
+        contrast=False,
+    )
+
+
+class Cam:
+    """The detector. Trunk outputs are kept by sample, so that fitting again, on other samples, costs the tail alone."""
+
+    learns_from_anomalies = True
+
+    def __init__(self, config: CamConfig | None = None) -> None:
+        self.config = config = config or CamConfig()
+        augment.check(config.may)
+        if config.map not in METHODS:
+            raise BlemishError(f"there is no map called '{config.map}'; take one of {', '.join(METHODS)}.")
+        if config.device != "cpu" and not torch.cuda.is_available():
+            raise BlemishError(f"PyTorch finds no CUDA card here, so --device {config.device} cannot be had; use cpu.")
+        found = stages(config.backbone, config.image_size)
+        names = [tap.layer for tap in found]
+        layers = config.layers or _pooled_by_default(found)
+        if unknown := [layer for layer in (*layers, config.map_layer) if layer and layer not in names]:
+            raise BlemishError(f"{config.backbone} has no stage {unknown[0]}; its stages are {', '.join(names)}.")
+        layers = tuple(sorted(layers, key=names.index))
+        last = names.index(layers[-1])
+        map_layer = layers[0] if config.map == "cam" else config.map_layer or layers[-1]
+        if config.map_layer and config.map == "cam":
+            raise BlemishError(
+                "a plain CAM shows the pooled layers, see --layers; for --map-layer take --map layercam."
+            )
+        frozen = names[last - config.unfreeze] if config.unfreeze <= last else ""
+        self.backbone: Backbone = load_backbone(
+            config.backbone,
+            layers=tuple(dict.fromkeys(filter(None, (frozen, map_layer, *layers)))),
+            image_size=config.image_size,
+            weights=config.weights,
+            random=config.random_weights,
+            seed=config.seed,
+        )
+        self.resize = Resize(*config.image_size)
+        self._net = cut.trace(self.backbone, config.image_size)
+        nodes = dict(zip((tap.layer for tap in self.backbone.taps), cut.outputs(self._net), strict=True))
+        self._layers = [nodes[layer] for layer in layers]
+        self._map_node = nodes[map_layer]
+        self._channels = [tap.channels for layer in layers for tap in self.backbone.taps if tap.layer == layer]
+        # What follows the map's layer, for its gradient.
+        self._after = [nodes[layer] for layer in layers if names.index(layer) >= names.index(map_layer)]
+        # Where pictures change without end, the pictures themselves are kept, and the trunk runs every time.
+        self._endless = bool(set(config.may) - set(augment.FINITE))
+        first = cut.source(self._net)
+        border = nodes[frozen] if frozen else first
+        inputs = cut.frontier(border if frozen in layers else cut.past_pooling(border), self._layers)
+        self._trunk = cut.piece(self._net, [first], inputs).requires_grad_(False)
+        self._tail = cut.piece(self._net, inputs, self._layers).requires_grad_(True)
+        if config.unfreeze and not any(True for _ in self._tail.parameters()):
+            raise BlemishError(f"{config.backbone} learns nothing in its last stages; unfreeze more of them.")
+        self._start = {key: value.clone() for key, value in self._tail.state_dict().items()}
+        self._kept: Kept | None = None
+        self._temperature = 1.0
+        self.classes: tuple[str, ...] = ()
+        self.records: Records = []  # of the training, one an epoch
+        self._classifier: Classifier | None = None
+
+    def keep(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
+        """Runs the frozen trunk over `samples`, once; `fit`, `calibrate` and `cells` then need no picture of these."""
+        config = self.config
+        trunk = self._trunk.to(config.device)
+        self._kept = keep(
+            samples,
+            self.resize,
+            (lambda pictures: (pictures,)) if self._endless else trunk,
+            augment.variants(config.may, config.image_size),
+            memory=config.memory,
+            device=config.device,
+            progress=progress,
+        )
+
+    def fit(self, samples: Sequence[Sample], progress: Progress = silent, *, run: str = "classifier") -> Self:
+        """Learns from pictures called good or anomaly, from the pretrained weights on each time. `run` names its
+        checkpoint among others in the folder. Raises `BlemishError` where good or defective pictures are missing."""
+        config = self.config
+        self.classes, targets = self._targets(samples)
+        weights = self._weights(targets)
+        kept = self._seen(samples, progress)
+        rows = kept.rows(samples)
+        self._tail.load_state_dict(self._start)
+        self._classifier = classifier = self.classifier(len(self.classes))
+        if config.head_first or not config.unfreeze:
+            pooled = self._pooled(classifier, kept, rows)
+            classifier.mean.copy_(pooled.mean(0))
+            classifier.std.copy_(pooled.std(0, correction=0).clamp(min=1e-6))
+            pooled = (pooled - classifier.mean) / classifier.std
+            weight, bias = fit_head(pooled, targets, weights, outputs=classifier.head.out_features)
+            classifier.head.load_state_dict({"weight": weight, "bias": bias})
+        self.records, self._temperature = [], 1.0
+        if config.unfreeze:
+            classifier.requires_grad_(True)
+            job = _Job(config, kept, rows, targets, weights, run)
+            if config.processes > 1:
+                fabric = Fabric(accelerator=config.device, devices=config.processes, strategy="ddp_spawn")
+                start = {key: value.cpu().numpy() for key, value in classifier.state_dict().items()}
+                work: Callable[..., tuple[Records, State]] = _in_process
+                self.records, state = fabric.launch(work, job, start)
+                classifier.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+            else:
+                fabric = Fabric(accelerator=config.device, devices=1)
+                self.records = _train(fabric, self, classifier, job, progress)
+        classifier.requires_grad_(False)
+        return self
+
+    def classifier(self, classes: int) -> Classifier:
+        """The tail with an untrained head, drawn from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            found = Classifier(self._tail, self._channels, classes, self.config.outputs, self.config.moments)
+        return found.to(self.config.device).eval()
+
+    def calibrate(self, samples: Sequence[Sample], progress: Progress = silent) -> float:
+        """Temperature scaling on pictures that were not learned from (Guo et al. 2017); returns the temperature.
+
+        It stays 1 where a class is missing among them.
+        """
+        targets = self._targets(samples, self.classes)[1].numpy()
+        if len(set(targets.tolist())) == len(self.classes):
+            logits, _ = self.cells(samples, progress)
+            weights = np.bincount(targets) if self.config.head_weights == "auto" else None
+            balance = None if weights is None else len(targets) / (len(weights) * weights.astype(np.float64))
+            self._temperature = temperature(logits.astype(np.float64), targets, balance)
+        return self._temperature
+
+    def cells(
+        self, samples: Sequence[Sample], progress: Progress = silent
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Logits `(n, classes)` and maps `(n, h, w)` before they are enlarged. A plain CAM takes what was kept."""
+        classifier = self._fitted()
+        logits: list[Tensor] = []
+        maps: list[Tensor] = []
+        with torch.inference_mode():
+            if self.config.map == "cam":
+                kept = self._seen(samples, progress)
+                for rows in torch.split(kept.rows(samples), 32):
+                    features = classifier.features(*self.inputs(kept, rows))
+                    logits.append(classifier.logits(features).cpu())
+                    maps.append(classifier.log_odds_cells(features, self.config.contrast).cpu())
+            else:
+                graph = self.graph()
+                for pictures in progress(batches(samples, self.resize, 8), "maps", -(-len(samples) // 8)):
+                    found = graph.cells(pictures)
+                    logits.append(found[0])
+                    maps.append(found[1])
+        return torch.cat(logits).numpy(), torch.cat(maps).numpy()
+
+    def graph(self) -> CamGraph:
+        """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` (log-odds of "not good"), maps
+        `(N, *image_size)` in the same units, probabilities `(N, classes)`, and with types a map for each, on the CPU.
+
+        Raises `RuntimeError` before `fit`, `BlemishError` where the map's gradient cannot be had at its layer.
+        """
+        classifier = self._fitted().cpu()
+        first = cut.source(self._net)
+        whole = cut.piece(self._net, [first], [self._map_node, *self._layers]).cpu().requires_grad_(False)
+        with torch.inference_mode():
+            activations = whole(torch.zeros(2, 3, *self.config.image_size))[0]
+        fine = None
+        if self.config.map != "cam":
+            if len(self.classes) > 2:
+                raise BlemishError("a gradient's map needs two classes; with --classes types take --map cam.")
+            rest = cut.piece(self._net, [self._map_node], self._after).cpu().requires_grad_(False)
+            score = Score(rest, classifier.requires_grad_(False), len(self._after))
+            fine = GradientMap(score, torch.zeros(activations.shape), self.config.map)
+        return CamGraph(
+            self.resize,
+            whole,
+            classifier.requires_grad_(False),
+            (activations.shape[2], activations.shape[3]),
+            fine=fine,
+            contrast=self.config.contrast,
+            temperature=self._temperature,
+            types=self.config.types,
+        ).eval()
+
+    def _fitted(self) -> Classifier:
+        if self._classifier is None:
+            raise RuntimeError("fit the detector before asking it")
+        return self._classifier
+
+    def _seen(self, samples: Sequence[Sample], progress: Progress) -> Kept:
+        if self._kept is None or not all(sample in self._kept for sample in samples):
+            self.keep(samples, progress)
+        assert self._kept is not None
+        return self._kept
+
+    def inputs(self, kept: Kept, rows: Tensor, change: Callable[[Tensor], Tensor] = lambda x: x) -> Sequence[Tensor]:
+        """What the tail takes of these rows: what was kept, or, of kept pictures, what the trunk makes of them after
+        `change`."""
+        found = [tensor[rows].to(self.config.device) for tensor in kept.tensors]
+        if not self._endless:
+            return found
+        with torch.no_grad():
+            inputs: Sequence[Tensor] = self._trunk(change(found[0]))
+        return inputs
+
+    def _pooled(self, classifier: Classifier, kept: Kept, rows: Tensor) -> Tensor:
+        """`(n, K)` of each picture as it is."""
+        with torch.inference_mode():
+            parts = [
+                classifier.pooled(classifier.features(*self.inputs(kept, chosen))) for chosen in torch.split(rows, 32)
+            ]
+        return torch.cat(parts).cpu().clone()
+
+    def _targets(self, samples: Sequence[Sample], classes: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Tensor]:
+        """The classes' names, good first, and each sample's `(n,)` int64; pictures without a label count as good."""
+        kinds = [
+            GOOD if s.label != "anomaly" else (s.defect or "anomaly") if self.config.types else "anomaly"
+            for s in samples
+        ]
+        if not classes:
+            classes = (GOOD, *sorted(set(kinds) - {GOOD}))
+            counts = Counter(kinds)
+            if not counts[GOOD] or len(classes) < 2:
+                lacking = "good" if not counts[GOOD] else "defective"
+                raise BlemishError(
+                    f"the classifier learns from good and defective pictures, and among {len(samples)} there is no "
+                    f"{lacking} one; add some, or use --detector patchcore, which needs good ones only."
+                )
+        known = {name: index for index, name in enumerate(classes)}
+        return classes, torch.tensor([known.get(kind, -1) for kind in kinds])
+
+    def _weights(self, targets: Tensor) -> Tensor:
+        """Of each class in the loss `(classes,)` float32."""
+        given = self.config.head_weights
+        counts = torch.bincount(targets, minlength=len(self.classes))
+        if isinstance(given, str):
+            return len(targets) / (len(counts) * counts.float())
+        if len(given) != len(counts) or min(given) <= 0:
+            raise BlemishError(
+                f"--head-weights takes {len(counts)} numbers above 0, one for each of {', '.join(self.classes)}; "
+                f"got {', '.join(map(str, given))}."
+            )
+        return torch.tensor(given, dtype=torch.float32)
+
+
+def _pooled_by_default(found: Sequence[Tap]) -> tuple[str, ...]:
+    """Stages of stride 8 and more, where small defects are still to be seen; of a transformer the last block."""
+    if len({tap.stride for tap in found}) == 1:
+        return (found[-1].layer,)
+    return tuple(tap.layer for tap in found if tap.stride >= 8) or (found[-1].layer,)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a training process is given."""
+
+    config: CamConfig
+    kept: Kept
+    rows: Tensor  # (n,) into what was kept
+    targets: Tensor  # (n,)
+    weights: Tensor  # (classes,)
+    run: str
+
+    @property
+    def checkpoint(self) -> Path | None:
+        return self.config.checkpoint / f"{self.run}.safetensors" if self.config.checkpoint else None
+
+    def identity(self) -> str:
+        """Of all that decides about the result; a checkpoint with another one is not gone on with."""
+        settings = {k: str(v) for k, v in asdict(self.config).items() if k not in HANDLING}
+        said = json.dumps([settings, self.rows.tolist(), self.targets.tolist(), self.weights.tolist()])
+        return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _train(fabric: Fabric, detector: Cam, classifier: Classifier, job: _Job, progress: Progress = silent) -> Records:
+    """One process's share of the training: every process has the whole classifier, and a part of each batch."""
+    config = job.config
+    may = tuple(set(config.may) - set(augment.FINITE))
+
+    def loss(model: nn.Module, chosen: Tensor, epoch: int) -> Terms:
+        # Drawn for all samples at once, so that a sample's change depends on seed and epoch, not on who sees it.
+        random = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        variant = torch.randint(job.kept.variants, (len(job.rows),), generator=random)
+        moved = torch.rand(len(job.rows), 3, generator=random) * 2 - 1
+        chosen = chosen.cpu()
+        rows = job.rows[chosen] + variant[chosen]
+        inputs = detector.inputs(job.kept, rows, lambda pictures: augment.jitter(pictures, may, moved[chosen]))
+        targets = job.targets[chosen].to(fabric.device)
+        logits = model(*inputs)
+        weights = job.weights.to(fabric.device)
+        return Terms(
+            F.cross_entropy(logits, targets, weights, reduction="sum"),
+            weights[targets].sum(),
+            {"right": (logits.detach().argmax(1) == targets).sum().float()},
+        )
+
+    adam = torch.optim.AdamW if config.decay else torch.optim.Adam
+    classifier.train(False)  # a batch is too small to estimate its norms; those of the pretraining stay
+    return descend(
+        classifier,
+        adam(classifier.parameters(), lr=config.rate, weight_decay=config.decay),
+        loss,
+        len(job.rows),
+        Plan(
+            epochs=config.epochs,
+            batch=config.batch,
+            seed=config.seed,
+            one_cycle=config.one_cycle,
+            stop=lambda record: record["right"] >= config.stop_at,
+        ),
+        fabric=fabric,
+        checkpoint=job.checkpoint,
+        resume=config.resume,
+        identity=job.identity(),
+        progress=progress,
+    )
+
+
+def _in_process(fabric: Fabric, job: _Job, start: State) -> tuple[Records, State]:
+    """What each of several processes runs: a traced network does not travel between them, so each builds its own."""
+    detector = Cam(job.config)
+    classifier = detector.classifier(len(job.weights))
+    classifier.load_state_dict({key: torch.from_numpy(value) for key, value in start.items()})
+    records = _train(fabric, detector, classifier, job)
+    return records, {key: value.cpu().numpy() for key, value in classifier.state_dict().items()}

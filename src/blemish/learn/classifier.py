@@ -1,0 +1,184 @@
+"""Global average pooling and one dense layer (Zhou et al. 2016, section 2): the module that is trained, the fit of its
+head alone, and the graph that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish.learn.preprocess import Resize, resize_weights
+
+
+class Classifier(nn.Module):
+    """What the trunk kept of N pictures -> logits `(N, classes)`; class 0 is good.
+
+    The study pools one layer's features. Here several layers may be pooled, and with `moments` = 2 their squares too
+    (a small defect hardly moves a feature's mean, but the mean of its square): logits stay a mean over cells of
+    something linear, so each cell's share of them is exact. With one output good's logit is always 0, so that both
+    kinds of head give logits, and their softmax, alike.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, tail: nn.Module, channels: Sequence[int], classes: int, outputs: int, moments: int) -> None:
+        super().__init__()
+        self.tail = tail
+        self.moments = moments
+        self.widths = [moments * count for count in channels]
+        self.head = nn.Linear(sum(self.widths), 1 if classes == 2 and outputs == 1 else classes)
+        self.register_buffer("mean", torch.zeros(sum(self.widths)))  # of what is pooled, over the training pictures
+        self.register_buffer("std", torch.ones(sum(self.widths)))
+
+    def forward(self, *kept: Tensor) -> Tensor:
+        return self.logits(self.features(*kept))
+
+    def features(self, *kept: Tensor) -> list[Tensor]:
+        """A map `(N, K, h, w)` for each pooled layer, of which the head sees the mean."""
+        return [self.powers(found) for found in self.tail(*kept)]
+
+    def powers(self, features: Tensor) -> Tensor:
+        return torch.cat([features, features.square()], 1) if self.moments == 2 else features
+
+    def pooled(self, features: Sequence[Tensor]) -> Tensor:
+        """Global average pooling: `(N, sum of K)`."""
+        return torch.cat([found.mean((2, 3)) for found in features], 1)
+
+    def logits(self, features: Sequence[Tensor]) -> Tensor:
+        """`(N, classes)`."""
+        found: Tensor = self.head((self.pooled(features) - self.mean) / self.std)
+        return F.pad(found, (1, 0)) if self.head.out_features == 1 else found
+
+    def cells(self, features: Sequence[Tensor]) -> Tensor:
+        """Each cell's own logits, `(N, classes, h, w)` on the first layer's grid (coarser ones are enlarged
+        bilinearly): the class activation maps (Eq. 2), bias included, so that their means are the picture's logits."""
+        weight, bias = self.linear()
+        grid = features[0].shape[2:]
+        total: Tensor = bias[:, None, None]
+        for found, part in zip(features, weight.split(self.widths, 1), strict=True):  # type: ignore[no-untyped-call]
+            spoken = F.conv2d(found, part[:, :, None, None])
+            if spoken.shape[2:] != grid:
+                down, across = (resize_weights(spoken.shape[2 + axis], grid[axis]).to(spoken) for axis in (0, 1))
+                spoken = down @ spoken @ across.T
+            total = total + spoken
+        return F.pad(total, (0, 0, 0, 0, 1, 0)) if self.head.out_features == 1 else total
+
+    def linear(self) -> tuple[Tensor, Tensor]:
+        """The head's weight `(outputs, K)` and bias `(outputs,)` for features that are not standardised."""
+        weight = self.head.weight / self.std
+        return weight, self.head.bias - weight @ self.mean
+
+    def log_odds_cells(self, features: Sequence[Tensor], contrast: bool) -> Tensor:
+        """The map `(N, h, w)`: each cell's log-odds of "not good"; without `contrast` the anomaly's row alone and no
+        bias, as published."""
+        cells = self.cells(features)
+        if contrast:
+            return log_odds(cells.permute(0, 2, 3, 1))
+        return cells[:, -1] - self.linear()[1][-1]
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """`(..., classes)` -> `(...)`: log of p(any anomaly) / p(good)."""
+    if logits.shape[-1] == 2:
+        return logits[..., 1] - logits[..., 0]
+    return logits[..., 1:].logsumexp(-1) - logits[..., 0]
+
+
+class Score(nn.Module):
+    """Activations of a layer -> what they and all that follows from them say of the log-odds: differentiated by the
+    gradient's maps. `rest`: activations -> the pooled layers from this one on; two classes, whose log-odds are linear
+    in what is pooled, so that layers before it are a constant."""
+
+    weight: Tensor
+
+    def __init__(self, rest: nn.Module, classifier: Classifier, layers: int) -> None:
+        super().__init__()
+        self.rest, self.powers = rest, classifier.powers
+        weight = classifier.linear()[0]
+        row = weight[-1] - weight[0] if len(weight) > 1 else weight[0]
+        self.register_buffer("weight", row[-sum(classifier.widths[-layers:]) :].detach())
+
+    def forward(self, activations: Tensor) -> Tensor:
+        found = [self.powers(features).mean((2, 3)) for features in self.rest(activations)]
+        return torch.cat(found, 1) @ self.weight
+
+
+def fit_head(
+    pooled: Tensor, targets: Tensor, weights: Tensor, *, outputs: int, penalty: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Logistic regression on standardised features `(n, K)` by L-BFGS, in float64: weight `(outputs, K)` and bias.
+
+    Minimises the weighted cross-entropy's sum plus penalty / 2 |weight|^2, as scikit-learn's LogisticRegression does
+    with C = 1 / penalty. `targets` `(n,)` are classes, `weights` `(classes,)`.
+    """
+    standard = pooled.double()
+    weight = torch.zeros(outputs, pooled.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(outputs, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=500, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+    weights = weights.double()
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        logits = standard @ weight.T + bias
+        logits = F.pad(logits, (1, 0)) if outputs == 1 else logits
+        loss = F.cross_entropy(logits, targets, weights, reduction="sum") + penalty / 2 * weight.square().sum()
+        loss = loss / len(targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    return weight.detach().float(), bias.detach().float()
+
+
+class CamGraph(nn.Module):
+    """The fitted detector as one module: uint8 `(N, H, W, 3)` of any size -> the tensors named in `outputs`.
+
+    `whole`: resized pictures -> activations of the map's layer, then of each pooled layer. `fine`: activations ->
+    (scores, maps `(N, h, w)`), or None for a plain CAM. `grid`: (h, w) of the map's layer.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(
+        self,
+        resize: Resize,
+        whole: nn.Module,
+        classifier: Classifier,
+        grid: tuple[int, int],
+        *,
+        fine: Callable[[Tensor], tuple[Tensor, Tensor]] | None,
+        contrast: bool,
+        temperature: float,
+        types: bool,
+    ) -> None:
+        super().__init__()
+        self.resize, self.whole, self.classifier, self.fine = resize, whole, classifier, fine
+        self.contrast, self.temperature, self.types = contrast, temperature, types
+        self.outputs: Sequence[str] = ("scores", "maps", "probabilities", *(["class_maps"] if types else []))
+        self.register_buffer("rows", resize_weights(grid[0], resize.height))
+        self.register_buffer("columns", resize_weights(grid[1], resize.width))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        logits, cells, features = self.cells(self.resize(pictures))
+        found = (log_odds(logits), self.enlarge(cells), (logits / self.temperature).softmax(1))
+        if not self.types:
+            return found
+        each = self.classifier.cells(features)
+        return (*found, self.enlarge(each[:, 1:] - each[:, :1]))
+
+    def cells(self, resized: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """Resized pictures -> logits, the map before it is enlarged, and the features that were pooled."""
+        activations, *layers = self.whole(resized)
+        features = [self.classifier.powers(found) for found in layers]
+        logits = self.classifier.logits(features)
+        if self.fine is None:
+            return logits, self.classifier.log_odds_cells(features, self.contrast), features
+        return logits, self.fine(activations)[1], features
+
+    def enlarge(self, cells: Tensor) -> Tensor:
+        """Bilinear, as published."""
+        return self.rows @ cells @ self.columns.T

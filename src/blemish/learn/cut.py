@@ -1,0 +1,110 @@
+"""A network cut in two: the trunk, which stays as it is and is run once a picture, and the tail, which is trained.
+
+A backbone is traced to a graph of ATen operations (`torch.export`), and such a graph can be cut anywhere, whatever the
+network's author called its parts. Pieces share their parameters with the graph: a trained tail is trained in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.fx import Graph, GraphModule, Node
+
+from blemish.learn.backbones import Backbone
+from blemish.types import BlemishError
+
+SYM_SIZE = torch.ops.aten.sym_size.int
+
+
+def trace(backbone: Backbone, image_size: tuple[int, int]) -> GraphModule:
+    """float32 pictures `(N, 3, *image_size)` in 0..255 -> one map per tap, as a graph without in-place operations."""
+    example = torch.zeros(2, 3, *image_size)
+    program = torch.export.export(backbone, (example,), dynamic_shapes=({0: Dim.DYNAMIC},))
+    graph: GraphModule = program.run_decompositions({}).module()
+    return graph
+
+
+def outputs(graph: GraphModule) -> list[Node]:
+    """What a traced graph gives, one node per tap."""
+    found: list[Node] = list(graph.graph.output_node().args[0])  # type: ignore[arg-type]
+    return found
+
+
+def source(graph: GraphModule) -> Node:
+    """The pictures that a traced graph takes."""
+    found: Node = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    return found
+
+
+def frontier(cut: Node, targets: Sequence[Node]) -> list[Node]:
+    """What has to be kept of the part up to `cut` so that `targets` can be computed from it: `cut` itself (or, where
+    the map there was only made for us from tokens, the tokens), and those targets that lie before it."""
+    before = {cut, *_needed([cut], [])}
+    return [node for node in _needed(targets, list(before)) if node in before and _is_batch(node)]
+
+
+def past_pooling(cut: Node) -> Node:
+    """The cut, moved down as long as what follows has no parameters and makes less of it: less to keep."""
+    while len(cut.users) == 1:
+        after = next(iter(cut.users))
+        now, then = cut.meta.get("val"), after.meta.get("val")
+        if after.all_input_nodes != [cut] or not isinstance(now, Tensor) or not isinstance(then, Tensor):
+            break
+        if then[0].numel() >= now[0].numel():
+            break
+        cut = after
+    return cut
+
+
+def piece(graph: GraphModule, inputs: Sequence[Node], targets: Sequence[Node]) -> GraphModule:
+    """The part of a traced graph from `inputs` to `targets`: a module of as many tensors, giving a tuple of tensors."""
+    new = Graph()
+    copied: dict[Node, Node] = {node: new.placeholder(node.name) for node in inputs}
+    needed = set(_needed(targets, inputs))
+    for node in graph.graph.nodes:
+        if node not in needed or node in copied:
+            continue
+        if node.op == "placeholder":
+            raise BlemishError("this network cannot be cut there: what follows needs the picture too.")
+        if node.target is SYM_SIZE and node.args[1] == 0:
+            copied[node] = new.call_function(SYM_SIZE, (copied[inputs[0]], 0))
+        else:
+            copied[node] = new.node_copy(node, copied.__getitem__)
+    new.output(tuple(copied[target] for target in targets))
+    return GraphModule(graph, new)
+
+
+def _needed(targets: Sequence[Node], stop: Sequence[Node]) -> list[Node]:
+    """All nodes that `targets` are computed from, themselves included; nothing above `stop`."""
+    seen: dict[Node, None] = {}
+    waiting = list(targets)
+    border = set(stop)
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen[node] = None
+        if node not in border and node.target is not SYM_SIZE:
+            waiting += node.all_input_nodes
+    return list(seen)
+
+
+def _is_batch(node: Node) -> bool:
+    """Whether a node is a tensor with one row a picture, and no constant and no number."""
+    value = node.meta.get("val")
+    return node.op != "get_attr" and isinstance(value, Tensor) and value.ndim > 1
+
+
+class Whole(nn.Module):
+    """A piece with one output, which is then not wrapped in a tuple."""
+
+    def __init__(self, part: GraphModule) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        result: Tensor = self.part(*inputs)[0]
+        return result
