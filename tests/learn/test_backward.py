@@ -114,7 +114,7 @@ def enlarging() -> Chain:
         nn.Upsample(size=(19, 23), mode="nearest"),
         nn.Conv2d(4, 4, 3),
         nn.Softplus(),
-        nn.ReflectionPad2d(1),
+        nn.ReflectionPad2d((1, 2, 0, 3)),
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="replicate"),
         nn.Hardswish(),
         nn.PReLU(),
@@ -242,30 +242,16 @@ def test_equals_autograd_for_any_number_of_pictures(build: Build, shape: tuple[i
     assert torch.equal(activations, before)  # operations in place stay inside
 
 
-class Row(nn.Module):
-    """Several graphs of the same activations, in one file for a quicker test."""
-
-    def __init__(self, *graphs: nn.Module) -> None:
-        super().__init__()
-        self.graphs = nn.ModuleList(graphs)
-
-    def forward(self, activations: Tensor) -> list[Tensor]:
-        return [output for graph in self.graphs for output in graph(activations)]
-
-
-@pytest.mark.parametrize(
-    ("builds", "shape"), [(BY_HAND, (4, 16, 15)), *(([build], shape) for build, shape in KNOWN[:2])]
-)
-def test_onnxruntime_says_the_same(builds: list[Build], shape: tuple[int, ...], tmp_path: Path) -> None:
-    tails, activations = [prepared(build, shape)[0] for build in builds], prepared(builds[0], shape)[1]
-    row = Row(*[with_gradient(tail, activations) for tail in tails])
-    session = to_onnx(row, activations[:2], tmp_path / "graph.onnx")
+# Not `small`: a MobileNet's last block, below, has all its layers but one, which `overlapping` has.
+@pytest.mark.parametrize(("build", "shape"), [*[(build, (4, 16, 15)) for build in BY_HAND[1:]], *KNOWN[:2]])
+def test_onnxruntime_says_the_same(build: Build, shape: tuple[int, ...], tmp_path: Path) -> None:
+    tail, activations = prepared(build, shape)
+    session = to_onnx(with_gradient(tail, activations), activations[:2], tmp_path / "graph.onnx")
     for some in (activations[1:2], activations):
-        found = in_onnx(session, some)
-        for tail, scores, gradient in zip(tails, found[::2], found[1::2], strict=True):
-            wanted_scores, wanted = by_autograd(tail, some)
-            assert apart(scores, wanted_scores) < 1e-4
-            assert apart(gradient, wanted) < 1e-4
+        scores, gradient = in_onnx(session, some)
+        wanted_scores, wanted = by_autograd(tail, some)
+        assert apart(scores, wanted_scores) < 1e-4
+        assert apart(gradient, wanted) < 1e-4
 
 
 def test_a_tail_that_torch_export_cut_out(tmp_path: Path) -> None:

@@ -136,19 +136,17 @@ def test_earlier_layers_and_other_methods_differ(layers: nn.Sequential) -> None:
 
 
 def test_a_whole_detector_through_the_exporter(layers: nn.Sequential, tmp_path: Path) -> None:
-    """uint8 pictures of any size and number -> scores and the sum of two maps, on the line as in torch."""
+    """uint8 pictures of any size and number -> scores and maps, on the line as in torch."""
 
     class Detector(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.resize, self.trunk = Resize(16, 12), layers[:1]
-            tail, example = tail_after(layers, 0), torch.randn(1, 6, 16, 12)
-            self.maps = nn.ModuleList([GradientMap(tail, example, method) for method in ("gradcam++", "hirescam")])
+            self.map = GradientMap(tail_after(layers, 0), torch.randn(1, 6, 16, 12), "gradcam++")
 
         def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-            activations = self.trunk(self.resize(pictures) / 100 - 1)
-            scores, maps = zip(*[one(activations) for one in self.maps], strict=True)
-            return scores[0], torch.stack(maps).sum(0)
+            scores, maps = self.map(self.trunk(self.resize(pictures) / 100 - 1))
+            return scores, maps
 
     detector = Detector().eval()
     export(detector, tmp_path / "detector.onnx")
