@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim
 from torch.fx import Graph, GraphModule, Node
 
@@ -48,8 +48,8 @@ def frontier(cut: Node, targets: Sequence[Node]) -> list[Node]:
 
 def past_pooling(cut: Node) -> Node:
     """The cut, moved down as long as what follows has no parameters and makes less of it: less to keep."""
-    while len(cut.users) == 1:
-        after = next(iter(cut.users))
+    while len(users := [node for node in cut.users if node.op != "output"]) == 1:  # a tap is an output too
+        after = users[0]
         now, then = cut.meta.get("val"), after.meta.get("val")
         if after.all_input_nodes != [cut] or not isinstance(now, Tensor) or not isinstance(then, Tensor):
             break
@@ -68,7 +68,10 @@ def piece(graph: GraphModule, inputs: Sequence[Node], targets: Sequence[Node]) -
         if node not in needed or node in copied:
             continue
         if node.op == "placeholder":
-            raise BlemishError("this network cannot be cut there: what follows needs the picture too.")
+            raise BlemishError(
+                "this network cannot be cut there, as what follows is not made from that map alone (a transformer's "
+                "tokens); take the last pooled layer."
+            )
         if node.target is SYM_SIZE and node.args[1] == 0:
             copied[node] = new.call_function(SYM_SIZE, (copied[inputs[0]], 0))
         else:
@@ -96,15 +99,3 @@ def _is_batch(node: Node) -> bool:
     """Whether a node is a tensor with one row a picture, and no constant and no number."""
     value = node.meta.get("val")
     return node.op != "get_attr" and isinstance(value, Tensor) and value.ndim > 1
-
-
-class Whole(nn.Module):
-    """A piece with one output, which is then not wrapped in a tuple."""
-
-    def __init__(self, part: GraphModule) -> None:
-        super().__init__()
-        self.part = part
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        result: Tensor = self.part(*inputs)[0]
-        return result
