@@ -27,13 +27,12 @@ from blemish.evaluate.reliability import temperature
 from blemish.learn import augment, cut
 from blemish.learn.backbones import Backbone, Tap, load_backbone, stages
 from blemish.learn.classifier import CamGraph, Classifier, Score, fit_head
-from blemish.learn.gradient import Plan, Terms, descend
+from blemish.learn.gradient import Plan, Records, Terms, descend, in_processes
 from blemish.learn.kept import Kept, keep
 from blemish.learn.maps import METHODS, GradientMap
 from blemish.learn.preprocess import Resize, batches
 from blemish.types import BlemishError, Progress, Sample, silent
 
-Records = list[dict[str, float]]
 State = dict[str, npt.NDArray[np.float32]]
 GOOD = "good"
 # Of a config, what says how to work and not what comes of it.
@@ -121,6 +120,10 @@ class Cam:
         layers = tuple(sorted(layers, key=names.index))
         last = names.index(layers[-1])
         map_layer = layers[0] if config.map == "cam" else config.map_layer or layers[-1]
+        if names.index(map_layer) > last:
+            raise BlemishError(
+                f"--map-layer {map_layer} comes after the last pooled layer, {layers[-1]}; see --layers."
+            )
         if config.map_layer and config.map == "cam":
             raise BlemishError(
                 "a plain CAM shows the pooled layers, see --layers; for --map-layer take --map layercam."
@@ -192,13 +195,14 @@ class Cam:
         self.records, self._temperature = [], 1.0
         if config.unfreeze:
             classifier.requires_grad_(True)
-            job = _Job(config, kept, rows, targets, weights, run)
+            names = tuple(sample.name for sample in samples)
+            job = _Job(config, kept, names, rows, targets, weights, run)
             if config.processes > 1:
-                fabric = Fabric(accelerator=config.device, devices=config.processes, strategy="ddp_spawn")
                 start = {key: value.cpu().numpy() for key, value in classifier.state_dict().items()}
-                work: Callable[..., tuple[Records, State]] = _in_process
-                self.records, state = fabric.launch(work, job, start)
-                classifier.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+                self.records, state = in_processes(
+                    _in_process, job, start, device=config.device, processes=config.processes
+                )
+                classifier.load_state_dict(state)
             else:
                 fabric = Fabric(accelerator=config.device, devices=1)
                 self.records = _train(fabric, self, classifier, job, progress)
@@ -218,6 +222,8 @@ class Cam:
         It stays 1 where a class is missing among them.
         """
         targets = self._targets(samples, self.classes)[1].numpy()
+        samples = [sample for sample, target in zip(samples, targets, strict=True) if target >= 0]  # of known types
+        targets = targets[targets >= 0]
         if len(set(targets.tolist())) == len(self.classes):
             logits, _ = self.cells(samples, progress)
             weights = np.bincount(targets) if self.config.head_weights == "auto" else None
@@ -234,6 +240,7 @@ class Cam:
         maps: list[Tensor] = []
         with torch.inference_mode():
             if self.config.map == "cam":
+                classifier.to(self.config.device)  # `graph` takes it to the CPU
                 kept = self._seen(samples, progress)
                 for rows in torch.split(kept.rows(samples), 32):
                     features = classifier.features(*self.inputs(kept, rows))
@@ -294,7 +301,7 @@ class Cam:
         if not self._endless:
             return found
         with torch.no_grad():
-            inputs: Sequence[Tensor] = self._trunk(change(found[0]))
+            inputs: Sequence[Tensor] = self._trunk.to(self.config.device)(change(found[0]))
         return inputs
 
     def _pooled(self, classifier: Classifier, kept: Kept, rows: Tensor) -> Tensor:
@@ -350,6 +357,7 @@ class _Job:
 
     config: CamConfig
     kept: Kept
+    names: tuple[str, ...]  # of the samples
     rows: Tensor  # (n,) into what was kept
     targets: Tensor  # (n,)
     weights: Tensor  # (classes,)
@@ -362,7 +370,7 @@ class _Job:
     def identity(self) -> str:
         """Of all that decides about the result; a checkpoint with another one is not gone on with."""
         settings = {k: str(v) for k, v in asdict(self.config).items() if k not in HANDLING}
-        said = json.dumps([settings, self.rows.tolist(), self.targets.tolist(), self.weights.tolist()])
+        said = json.dumps([settings, self.names, self.targets.tolist(), self.weights.tolist()])
         return hashlib.sha256(said.encode()).hexdigest()
 
 
@@ -410,10 +418,10 @@ def _train(fabric: Fabric, detector: Cam, classifier: Classifier, job: _Job, pro
     )
 
 
-def _in_process(fabric: Fabric, job: _Job, start: State) -> tuple[Records, State]:
+def _in_process(fabric: Fabric, job: _Job, start: State) -> tuple[Records, dict[str, Tensor]]:
     """What each of several processes runs: a traced network does not travel between them, so each builds its own."""
     detector = Cam(job.config)
     classifier = detector.classifier(len(job.weights))
     classifier.load_state_dict({key: torch.from_numpy(value) for key, value in start.items()})
     records = _train(fabric, detector, classifier, job)
-    return records, {key: value.cpu().numpy() for key, value in classifier.state_dict().items()}
+    return records, classifier.state_dict()

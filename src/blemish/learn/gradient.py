@@ -7,19 +7,30 @@ is: a killed run that goes on with its last checkpoint ends in the same bits (on
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessException
 from torch.optim import Optimizer
 
 from blemish.bundle import replacing
 from blemish.types import BlemishError, Progress, silent
+
+# Its banners ("Initializing distributed", ports, hints) are logged before any function of ours runs in a new process.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+Records = list[dict[str, float]]
+Work = Callable[..., tuple[Records, Mapping[str, Tensor]]]
 
 
 class Terms(NamedTuple):
@@ -34,6 +45,10 @@ class Terms(NamedTuple):
 Loss = Callable[[nn.Module, Tensor, int], Terms]  # model, indices (n,) of samples, epoch
 
 
+def _never(_: Mapping[str, float]) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Plan:
     """How to descend. `stop(record)` ends the training after the epoch for which it is true."""
@@ -42,7 +57,7 @@ class Plan:
     batch: int
     seed: int = 0
     one_cycle: bool = False  # the rate rises and falls along a cosine (Smith & Topin 2019), else it stays
-    stop: Callable[[Mapping[str, float]], bool] = field(default=lambda _: False)
+    stop: Callable[[Mapping[str, float]], bool] = _never
 
 
 def descend(
@@ -57,7 +72,7 @@ def descend(
     resume: bool = False,
     identity: str = "",
     progress: Progress = silent,
-) -> list[dict[str, float]]:
+) -> Records:
     """Trains `model` in place. Returns one record an epoch: `loss`, and each count's mean.
 
     `samples` is how many there are; every epoch takes each once, in batches as even as `plan.batch` allows. With
@@ -69,7 +84,7 @@ def descend(
         raise BlemishError("there is nothing to train: every parameter is frozen.")
     rates = [float(group["lr"]) for group in optimiser.param_groups]
     wrapped, stepper = fabric.setup(model, optimiser)
-    records: list[dict[str, float]] = []
+    records: Records = []
     if resume and checkpoint and checkpoint.is_file():
         records = _load(checkpoint, model, optimiser, identity, fabric.device)
     batches = math.ceil(samples / plan.batch)
@@ -107,8 +122,8 @@ def descend(
 
 
 def _sum(fabric: Fabric, value: Tensor) -> Tensor:
-    """Over all processes."""
-    found = fabric.all_reduce(value, reduce_op="sum")
+    """Over all processes; `value` stays as it is."""
+    found = fabric.all_reduce(value.clone(), reduce_op="sum")
     assert isinstance(found, Tensor)
     return found
 
@@ -119,33 +134,78 @@ def one_cycle(share: float, warm: float = 0.2, floor: float = 0.01) -> float:
     return floor + (1 - floor) * (1 - math.cos(math.pi * at)) / 2
 
 
-def _save(file: Path, model: nn.Module, optimiser: Optimizer, identity: str, records: list[dict[str, float]]) -> None:
-    from safetensors.torch import save_file
+def in_processes(work: Work, *arguments: Any, device: str, processes: int) -> tuple[Records, dict[str, Tensor]]:
+    """What `work(fabric, *arguments)`, run in several new processes, says in the first of them: records and tensors.
 
+    Function and arguments are pickled. Raises the `BlemishError` that a process raises.
+    """
+    port = os.environ.get("MASTER_PORT")  # which Fabric sets for good, and a second run would find taken
+    with tempfile.TemporaryDirectory(prefix="blemish-") as folder:
+        fabric = Fabric(accelerator=device, devices=processes, strategy="ddp_spawn")
+        died: ProcessException | None = None
+        run: Callable[..., None] = partial(_work, work, arguments, Path(folder))  # Fabric would look into arguments
+        try:
+            fabric.launch(run)
+        except ProcessException as cause:
+            died = cause
+        finally:
+            if port is None:
+                os.environ.pop("MASTER_PORT", None)
+        for refusal in sorted(Path(folder).glob("*.txt")):
+            raise BlemishError(refusal.read_text(encoding="utf-8"))
+        if died:
+            last = str(died).strip().splitlines()[-1]
+            raise BlemishError(f"a training process ended early ({last}); train with --processes 1.") from died
+        header, tensors = _read(Path(folder, "result"), torch.device("cpu"))
+    return header["records"], tensors
+
+
+def _work(work: Work, arguments: tuple[Any, ...], folder: Path, fabric: Fabric) -> None:
+    """Leaves its result in a file: what is larger than a pipe, Fabric would wait for to be read for ever."""
+    try:
+        records, tensors = work(fabric, *arguments)
+    except BlemishError as refusal:
+        (folder / f"{fabric.global_rank}.txt").write_text(str(refusal), encoding="utf-8")
+        return
+    if fabric.is_global_zero:
+        _write(folder / "result", tensors, {"records": records})
+
+
+def _save(file: Path, model: nn.Module, optimiser: Optimizer, identity: str, records: Records) -> None:
     state = optimiser.state_dict()
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"optimiser.{key}": value for key, value in _tensors(state["state"])}
     header = {"identity": identity, "records": records, "groups": state["param_groups"]}
+    file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
-        save_file(
-            {key: value.detach().contiguous().cpu().clone() for key, value in tensors.items()},
-            temporary,
-            {"training": json.dumps(header)},
-        )
+        _write(temporary, tensors, header)
 
 
-def _load(
-    file: Path, model: nn.Module, optimiser: Optimizer, identity: str, device: torch.device
-) -> list[dict[str, float]]:
-    from safetensors import SafetensorError, safe_open
+def _write(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    save_file(whole, file, {"training": json.dumps(header)})
+
+
+def _read(file: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt", device=str(device)) as opened:
+        header: dict[str, Any] = json.loads(opened.metadata()["training"])
+        return header, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+
+
+def _load(file: Path, model: nn.Module, optimiser: Optimizer, identity: str, device: torch.device) -> Records:
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(file, "pt", device=str(device)) as opened:
-            header = json.loads(opened.metadata()["training"])
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        header, tensors = _read(file, device)
+        made_for, groups = header["identity"], header["groups"]
+        records: Records = header["records"]
     except (SafetensorError, KeyError, TypeError, ValueError) as cause:
         raise BlemishError(f"{file}: not a checkpoint that can be read ({cause}); train without --resume.") from None
-    if header["identity"] != identity:
+    if made_for != identity:
         raise BlemishError(f"{file}: made with other pictures or options; repeat those, or train without --resume.")
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     state: dict[int, dict[str, Any]] = {}
@@ -153,8 +213,7 @@ def _load(
         if key.startswith("optimiser."):
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({"state": state, "param_groups": header["groups"]})
-    records: list[dict[str, float]] = header["records"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
     return records
 
 
