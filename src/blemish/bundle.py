@@ -44,15 +44,22 @@ class Data(_Frozen):
     train: int
     calibration: int
     test: int
+    anomalies: int = 0  # among `train`, for a detector that learns from them
     seed: int
     sha256: str
 
 
 class Decision(_Frozen):
     """How scores become verdicts. A picture is an anomaly when its score lies *above* `threshold`; its regions are
-    where the map reaches `pixel_threshold`. Both come from the held-out good pictures, whose scores are kept."""
+    where the map reaches `pixel_threshold`. Both come from the held-out good pictures, whose scores are kept.
 
-    false_alarms: float
+    With the rule "class" no rate is promised: an anomaly is what the classifier finds likelier than good. The boxes
+    are hills of the map or, as published for class activation maps, "one" around all above a share of its peak.
+    """
+
+    rule: Literal["promise", "class"] = "promise"
+    boxes: Literal["hills", "one"] = "hills"
+    false_alarms: float | None
     guarantee: str
     threshold: float
     pixel_threshold: float
@@ -74,6 +81,7 @@ class Card(_Frozen):
     decision: Decision
     parity: dict[str, float]
     backbone: dict[str, str]
+    classes: tuple[str, ...] = ()  # of a classifier, good first
     licences: dict[str, str]
     versions: dict[str, str]
     files: dict[str, File] = {}

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from blemish.types import BlemishError
 
+NO_PROMISE = "No share of false alarms is promised: a picture is an anomaly where the classifier finds that likelier."
 _SLACK = 1e-9  # 0.05 * 20 must count as 1
 
 

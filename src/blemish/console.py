@@ -42,23 +42,44 @@ def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     err.print(f"{what}: {done} in {time.monotonic() - begun:.1f} s")
 
 
-def figures_table(metrics: Mapping[str, Any]) -> Table:
-    """The figures of one run with their intervals, as `metrics.json` holds them."""
+def figures_table(metrics: Mapping[str, Any], *, crossed: bool = False) -> Table:
+    """The figures of one run with their intervals, as `metrics.json` holds them; `crossed`: of its cross-validation."""
     counts = metrics["counts"]
-    table = Table(title=f"{metrics['product']}, {metrics['detector']}", title_justify="left")
+    title = f"{metrics['product']}, {metrics['detector']}"
+    table = Table(title=f"{title}, every picture out of fold" if crossed else title, title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
-    for group in ("detection", "localisation"):
+    for group in ("detection", "localisation", "reliability"):
         for name, figure in metrics.get(group, {}).items():
             if isinstance(figure, Mapping) and figure.get("value") is not None:
                 interval = "" if figure["low"] is None else f"{figure['low']:.3f} to {figure['high']:.3f}"
                 table.add_row(name.replace("_", " "), f"{figure['value']:.3f}", interval)
+    if crossed:
+        spread = metrics["by_fold"]["balanced_accuracy"]
+        table.caption = (
+            f"{metrics['folds']} folds, {metrics['repeats']} times; "
+            f"balanced accuracy by fold {spread['mean']:.3f} ± {spread['std']:.3f}"
+        )
+        return table
+    defective = counts.get("train_anomaly", 0)
+    learned = f"{counts['train'] - defective} good" + (f" and {defective} defective" if defective else "")
+    held_out = f", threshold from {counts['calibration']}" if counts["calibration"] else ""
     table.caption = (
-        f"learned from {counts['train']} good, threshold from {counts['calibration']}; "
-        f"tested on {counts['test_good']} good and {counts['test_anomaly']} defective"
+        f"learned from {learned}{held_out}; tested on {counts['test_good']} good and {counts['test_anomaly']} defective"
     )
     return table
+
+
+def suspected(crossed: Mapping[str, Any], most: int = 20) -> list[str]:
+    """Lines that name the pictures whose label looks wrong."""
+    found = crossed["suspects"]
+    if not found:
+        return ["No picture looks mislabelled."]
+    one = len(found) == 1
+    lines = [f"{'This picture is' if one else f'These {len(found)} pictures are'} probably mislabelled; look again:"]
+    lines += [f"  {s['name']}: called {s['given']}, looks like {s['likely']}" for s in found[:most]]
+    return lines + ([f"  and {len(found) - most} more, see metrics.json"] if len(found) > most else [])
 
 
 def products_table(runs: Iterable[Mapping[str, Any]], title: str = "") -> Table:

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from blemish import bundle, calibration, images
-from blemish.regions import find_regions
-from blemish.types import BlemishError, Verdict
+from blemish.regions import find_regions, single_box
+from blemish.types import BlemishError, Region, Verdict
 
 
 class Look(NamedTuple):
@@ -58,28 +58,51 @@ class Inspector:
 
     def predict(self, picture: npt.NDArray[np.uint8]) -> tuple[float, npt.NDArray[np.float32]]:
         """uint8 RGB `(H, W, 3)` of any size -> raw score and float32 anomaly map `(h, w)` of the card's image size."""
-        scores, maps = self._session.run(["scores", "maps"], {"pictures": picture[None]})
-        return float(scores[0]), maps[0]
+        found = self.outputs(picture)
+        return float(found["scores"]), found["maps"]
+
+    def outputs(self, picture: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+        """Everything that the graph says of a picture, by name: `scores` (), `maps` (h, w), and of a classifier
+        `probabilities` (classes,) and, if it learned types, `class_maps` (classes - 1, h, w): log-odds against good."""
+        names = [output.name for output in self._session.get_outputs()]
+        values = self._session.run(names, {"pictures": picture[None]})
+        return {name: value[0] for name, value in zip(names, values, strict=True)}
 
     def judge(
-        self, path: Path | str, size: tuple[int, int], score: float, anomaly_map: npt.NDArray[np.float32]
+        self,
+        path: Path | str,
+        size: tuple[int, int],
+        score: float,
+        anomaly_map: npt.NDArray[np.float32],
+        probabilities: npt.NDArray[np.float32] | None = None,
     ) -> Verdict:
         """Turns a raw score and map into a verdict by the card's thresholds; `size` is (width, height)."""
-        rule = self.card.decision
+        rule, classes = self.card.decision, self.card.classes
         found = score > rule.threshold
-        regions = (
-            find_regions(anomaly_map, rule.pixel_threshold, size, usual=rule.usual, min_area=rule.min_area)
-            if found
-            else ()
-        )
+        regions: tuple[Region, ...] = ()
+        if found and rule.boxes == "one":
+            regions = single_box(anomaly_map, size)
+        elif found:
+            # A classifier's score is its map's mean: no single pixel need be above the limit, yet it looked somewhere.
+            regions = find_regions(
+                anomaly_map,
+                rule.pixel_threshold,
+                size,
+                usual=rule.usual,
+                min_area=rule.min_area,
+                always=bool(classes),
+            )
+        named = found and len(classes) > 2 and probabilities is not None
         return Verdict(
             path=str(path),
             decision="anomaly" if found else "good",
             score=score,
             threshold=rule.threshold,
-            p_value=float(calibration.p_values(self._calibration, np.array([score]))[0]),
+            p_value=float(calibration.p_values(self._calibration, np.array([score]))[0]) if rule.scores else None,
             size=size,
             regions=regions,
+            probability=None if probabilities is None else float(1 - probabilities[0]),
+            defect=classes[1 + int(np.argmax(probabilities[1:]))] if named and probabilities is not None else "",
         )
 
     def inspect(self, path: Path | str) -> Verdict:
@@ -117,6 +140,7 @@ class Inspector:
                     yield self._look(path, picture)
 
     def _look(self, path: Path | str, picture: npt.NDArray[np.uint8]) -> Look:
-        score, anomaly_map = self.predict(picture)
+        found = self.outputs(picture)
         size = (picture.shape[1], picture.shape[0])
-        return Look(self.judge(path, size, score, anomaly_map), picture, anomaly_map)
+        verdict = self.judge(path, size, float(found["scores"]), found["maps"], found.get("probabilities"))
+        return Look(verdict, picture, found["maps"])

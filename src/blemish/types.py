@@ -60,12 +60,17 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a detector says of N pictures: raw scores and maps in the same units, higher = more anomalous."""
+    """What a detector says of N pictures: raw scores and maps, higher = more anomalous. A classifier says too how
+    likely each class is; class 0 is good."""
 
     scores: npt.NDArray[np.float32]  # (N,)
     maps: npt.NDArray[np.float32]  # (N, H, W)
+    probabilities: npt.NDArray[np.float32] | None = None  # (N, classes), rows sum to 1
 
     def __post_init__(self) -> None:
+        likely = self.probabilities
+        if likely is not None and (likely.ndim != 2 or len(likely) != len(self.maps)):
+            raise ValueError(f"expected probabilities (N, classes); got {likely.shape}")
         if self.maps.ndim != 3 or self.scores.shape != self.maps.shape[:1]:
             raise ValueError(f"expected scores (N,) and maps (N, H, W); got {self.scores.shape} and {self.maps.shape}")
         if self.scores.dtype != "float32" or self.maps.dtype != "float32":
@@ -89,7 +94,11 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What blemish says of one picture. `decision` is "error" where it could not be read, and `error` says why."""
+    """What blemish says of one picture. `decision` is "error" where it could not be read, and `error` says why.
+
+    Of a classifier only: `probability` of an anomaly, at equal odds beforehand where it was learned so, and `defect`,
+    the likeliest defect type, of an anomaly where it learned types.
+    """
 
     path: str
     decision: Decision
@@ -99,6 +108,8 @@ class Verdict:
     size: tuple[int, int] | None = None  # width, height of the original picture
     regions: tuple[Region, ...] = field(default=())
     error: str | None = None
+    probability: float | None = None
+    defect: str = ""
 
     def __post_init__(self) -> None:
         if (self.decision == "error") != (self.error is not None):

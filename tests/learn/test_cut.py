@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from blemish.learn import cut
@@ -27,6 +28,12 @@ class Traced:
         between = cut.frontier(at, targets)
         trunk = cut.piece(self.graph, [cut.source(self.graph)], between)
         return trunk, cut.piece(self.graph, between, targets), between
+
+
+def assert_same(found: Tensor, wanted: Tensor) -> None:
+    """To rounding: norms are folded into their convolutions."""
+    assert found.shape == wanted.shape
+    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
 def shapes(nodes: list[Node]) -> list[tuple[int, ...]]:
@@ -63,7 +70,7 @@ def test_trunk_then_tail_is_the_backbone(
         whole = bundled.backbone(bundled.pictures)
         found = tail(*trunk(bundled.pictures))
     for layer, tensor in zip(layers, found, strict=True):
-        assert torch.equal(tensor, whole[int(layer)])
+        assert_same(tensor, whole[int(layer)])
 
 
 def test_a_residual_network() -> None:
@@ -74,7 +81,7 @@ def test_a_residual_network() -> None:
         whole = traced.backbone(traced.pictures)[1:]
         found = tail(*trunk(traced.pictures))
     for tensor, wanted in zip(found, whole, strict=True):
-        assert torch.equal(tensor, wanted)
+        assert_same(tensor, wanted)
     assert cut.past_pooling(traced.nodes["layer2"]) is traced.nodes["layer2"]  # a block and its shortcut follow
 
 
@@ -85,7 +92,7 @@ def test_of_a_transformer_the_tokens_are_kept_with_their_class_token(vit: Traced
         whole = vit.backbone(vit.pictures)[1:]
         found = tail(*trunk(vit.pictures))
     for tensor, wanted in zip(found, whole, strict=True):
-        assert torch.equal(tensor, wanted)
+        assert_same(tensor, wanted)
 
 
 def test_what_is_not_made_from_a_map_alone_is_refused(vit: Traced) -> None:
@@ -105,7 +112,7 @@ def test_a_cut_moves_past_pooling_and_no_further() -> None:
         for node in (before, after):
             trunk, tail, frontier = traced.pieces(node, "features.19")
             assert frontier == [node]
-            assert torch.equal(tail(*trunk(traced.pictures))[0], whole)
+            assert_same(tail(*trunk(traced.pictures))[0], whole)
     assert len(list(tail.parameters())) == 4  # two convolutions' weights and biases
 
 
@@ -115,7 +122,8 @@ def test_a_cut_stays_where_what_follows_learns(bundled: Traced) -> None:
 
 def test_training_the_tail_trains_the_network(bundled: Traced) -> None:
     trunk, tail, _ = bundled.pieces(bundled.nodes["1"], "2", "3")
-    whole = {id(parameter) for parameter in bundled.graph.parameters()}
+    used = {str(node.target) for node in bundled.graph.graph.nodes if node.op == "get_attr"}
+    whole = {id(parameter) for name, parameter in bundled.graph.named_parameters() if name in used}
     parts = [{id(parameter) for parameter in part.parameters()} for part in (trunk, tail)]
     assert parts[0] | parts[1] == whole
     assert not parts[0] & parts[1]

@@ -18,7 +18,7 @@ from blemish.types import BlemishError, Sample
 @dataclass(frozen=True)
 class Split:
     """Each part sorted by name. `train` and `calibration` hold good (or unlabelled) pictures, unless anomalies were
-    asked for in `train`. `unused` are anomalies that no part may hold, because pictures of the same item, or near
+    asked for there. `unused` are anomalies that no part may hold, because pictures of the same item, or near
     duplicates, are in `train` or `calibration`."""
 
     train: tuple[Sample, ...]
@@ -36,6 +36,7 @@ def split(
     min_calibration: int = 0,
     groups: Sequence[Sequence[int]] = (),
     anomalies_in_train: float = 0.0,
+    anomalies_in_calibration: float = 0.0,
 ) -> Split:
     """Divide `samples`; `groups` are indices of samples that must stay together besides those of one item.
 
@@ -44,10 +45,12 @@ def split(
     and units that hold both kinds go there first. `calibration` is a share of the good pictures outside the test
     part; `min_calibration` raises it, at most to half of them. A unit is never cut, so parts can be smaller than
     their share. `anomalies_in_train` moves this share of each defect type, with its unit, to `train`; where the
-    training part of the data set has anomalies of its own, it means all of those.
+    training part of the data set has anomalies of its own, it means all of those. `anomalies_in_calibration` takes this
+    share of each defect type of these on to `calibration`, with its unit.
     Raises BlemishError for shares outside 0..1 and where a part would be left empty.
     """
-    for what, share in (("test", test), ("calibration", calibration), ("anomalies_in_train", anomalies_in_train)):
+    shares = {"test": test, "calibration": calibration, "anomalies_in_train": anomalies_in_train}
+    for what, share in (shares | {"anomalies_in_calibration": anomalies_in_calibration}).items():
         if not 0 <= share < 1:
             raise BlemishError(f"The share {what} is {share}; it must be at least 0 and below 1.")
     units = _units(samples, groups, str(seed))
@@ -57,6 +60,7 @@ def split(
     else:
         teaching = _anomalous_units(units, anomalies_in_train)
     taught = {sample.name for unit in teaching for sample in unit}
+    held_out = {s.name for unit in _anomalous_units(teaching, anomalies_in_calibration) for s in unit}
     rest = [unit for unit in units if unit[0].name not in taught]
     if given:
         tested = {sample.name for unit in rest for sample in unit if sample.part == "test"}
@@ -69,7 +73,8 @@ def split(
     size = sum(map(len, pool))
     wanted = max(_share(calibration, size), min(min_calibration, size // 2))
     calibrating = {sample.name for unit in _fill(pool, wanted) for sample in unit}
-    taught |= {sample.name for unit in pool for sample in unit} - calibrating
+    taught = (taught | {sample.name for unit in pool for sample in unit}) - calibrating - held_out
+    calibrating |= held_out
 
     by_name = sorted(samples, key=lambda sample: sample.name)
     unused = {sample.name for sample in samples} - taught - calibrating - tested

@@ -8,6 +8,7 @@ defects are": judged with `balanced_weights`, each class counts the same.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,6 +190,13 @@ def reliability(
         brier=found["brier"],
         log_loss=found["log_loss"],
     )
+
+
+def from_json(figures: Mapping[str, Any]) -> Reliability:
+    """What `bootstrap.to_json` made JSON of."""
+    bins = (Bin(**{**each, "anomalies": Interval(**each["anomalies"])}) for each in figures["bins"])
+    several = {name: Interval(**figures[name]) for name in ("ece", "brier", "log_loss")}
+    return Reliability(**{**figures, **several, "bins": tuple(bins)})
 
 
 def _unbiased(ece: Interval, by_chance: float | None) -> Interval:

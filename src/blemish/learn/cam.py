@@ -48,6 +48,7 @@ class CamConfig:
     image_size: tuple[int, int] = (256, 256)  # height, width
     layers: tuple[str, ...] = ()  # whose features are pooled; () = stages of stride 8 and more
     moments: int = 2  # pooled of each feature: its mean, and with 2 its mean square
+    departures: bool = False  # pooled instead: how far each cell departs from good pictures there; for aligned parts
     unfreeze: int = 1  # last stages that are trained with the head; 0 = the head alone
     outputs: int = 2  # of the dense layer for two classes; 1 = its one row speaks for the anomaly
     types: bool = False  # classes are good and each defect type
@@ -82,6 +83,7 @@ def case_study(config: CamConfig) -> CamConfig:
         image_size=(224, 224),
         layers=("features.29",),  # conv5_3 after its ReLU: 512 x 14 x 14
         moments=1,
+        departures=False,
         unfreeze=1,
         outputs=2,
         types=False,
@@ -102,8 +104,6 @@ def case_study(config: CamConfig) -> CamConfig:
 
 class Cam:
     """The detector. Trunk outputs are kept by sample, so that fitting again, on other samples, costs the tail alone."""
-
-    learns_from_anomalies = True
 
     def __init__(self, config: CamConfig | None = None) -> None:
         self.config = config = config or CamConfig()
@@ -143,6 +143,7 @@ class Cam:
         self._layers = [nodes[layer] for layer in layers]
         self._map_node = nodes[map_layer]
         self._channels = [tap.channels for layer in layers for tap in self.backbone.taps if tap.layer == layer]
+        self._grids = [tuple(node.meta["val"].shape[2:]) for node in self._layers]
         # What follows the map's layer, for its gradient.
         self._after = [nodes[layer] for layer in layers if names.index(layer) >= names.index(map_layer)]
         # Where pictures change without end, the pictures themselves are kept, and the trunk runs every time.
@@ -185,6 +186,10 @@ class Cam:
         rows = kept.rows(samples)
         self._tail.load_state_dict(self._start)
         self._classifier = classifier = self.classifier(len(self.classes))
+        if config.departures:
+            good = torch.split(rows[targets == 0], 32)
+            with torch.inference_mode():
+                classifier.refer_to(self._tail(*self.inputs(kept, some)) for some in good)
         if config.head_first or not config.unfreeze:
             pooled = self._pooled(classifier, kept, rows)
             classifier.mean.copy_(pooled.mean(0))
@@ -213,7 +218,14 @@ class Cam:
         """The tail with an untrained head, drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            found = Classifier(self._tail, self._channels, classes, self.config.outputs, self.config.moments)
+            found = Classifier(
+                self._tail,
+                self._channels,
+                classes,
+                self.config.outputs,
+                self.config.moments,
+                self._grids if self.config.departures else (),
+            )
         return found.to(self.config.device).eval()
 
     def calibrate(self, samples: Sequence[Sample], progress: Progress = silent) -> float:

@@ -3,7 +3,7 @@ head alone, and the graph that it becomes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,15 +19,31 @@ class Classifier(nn.Module):
     (a small defect hardly moves a feature's mean, but the mean of its square): logits stay a mean over cells of
     something linear, so each cell's share of them is exact. With one output good's logit is always 0, so that both
     kinds of head give logits, and their softmax, alike.
+
+    With `grids`, (h, w) of each layer, pooled is how far a cell departs from the good pictures at the same place,
+    squared and in units of their spread there (the diagonal of PaDiM's distance, Defard et al. 2021): for parts that
+    lie still, of which every cell has a look of its own.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, tail: nn.Module, channels: Sequence[int], classes: int, outputs: int, moments: int) -> None:
+    def __init__(
+        self,
+        tail: nn.Module,
+        channels: Sequence[int],
+        classes: int,
+        outputs: int,
+        moments: int,
+        grids: Sequence[tuple[int, int]] = (),
+    ) -> None:
         super().__init__()
         self.tail = tail
-        self.moments = moments
+        self.departures = bool(grids)
+        self.moments = moments = 1 if grids else moments
+        for layer, grid in enumerate(grids):
+            self.register_buffer(f"typical_{layer}", torch.zeros(channels[layer], *grid))
+            self.register_buffer(f"spread_{layer}", torch.ones(channels[layer], *grid))
         self.widths = [moments * count for count in channels]
         self.head = nn.Linear(sum(self.widths), 1 if classes == 2 and outputs == 1 else classes)
         self.register_buffer("mean", torch.zeros(sum(self.widths)))  # of what is pooled, over the training pictures
@@ -38,10 +54,34 @@ class Classifier(nn.Module):
 
     def features(self, *kept: Tensor) -> list[Tensor]:
         """A map `(N, K, h, w)` for each pooled layer, of which the head sees the mean."""
-        return [self.powers(found) for found in self.tail(*kept)]
+        return self.pooled_of(self.tail(*kept))
 
-    def powers(self, features: Tensor) -> Tensor:
+    def pooled_of(self, layers: Sequence[Tensor]) -> list[Tensor]:
+        """What is pooled of the last `len(layers)` layers, cell by cell."""
+        first = len(self.widths) - len(layers)
+        return [self._pooled_of(found, first + number) for number, found in enumerate(layers)]
+
+    def _pooled_of(self, features: Tensor, layer: int) -> Tensor:
+        if self.departures:
+            typical, spread = self.get_buffer(f"typical_{layer}"), self.get_buffer(f"spread_{layer}")
+            return ((features - typical) / spread).square()
         return torch.cat([features, features.square()], 1) if self.moments == 2 else features
+
+    def refer_to(self, good: Iterable[Sequence[Tensor]]) -> None:
+        """Takes the typical look and its spread, cell by cell, from batches of good pictures' layers."""
+        count, sums, squares = 0, *([torch.zeros(())] * len(self.widths) for _ in range(2))
+        for layers in good:
+            count += len(layers[0])
+            for number, found in enumerate(layers):
+                sums[number] = sums[number] + found.double().sum(0)
+                squares[number] = squares[number] + found.double().square().sum(0)
+        for layer, (total, square) in enumerate(zip(sums, squares, strict=True)):
+            mean = total / count
+            spread = (square / count - mean**2).clamp(min=0).sqrt()
+            # Softened by the channel's usual spread: a few pictures can agree on a place by chance.
+            spread = spread + 0.5 * spread.mean((1, 2), keepdim=True) + 1e-6
+            self.get_buffer(f"typical_{layer}").copy_(mean)
+            self.get_buffer(f"spread_{layer}").copy_(spread)
 
     def pooled(self, features: Sequence[Tensor]) -> Tensor:
         """Global average pooling: `(N, sum of K)`."""
@@ -62,7 +102,9 @@ class Classifier(nn.Module):
             spoken = F.conv2d(found, part[:, :, None, None])
             if spoken.shape[2:] != grid:
                 down, across = (resize_weights(spoken.shape[2 + axis], grid[axis]).to(spoken) for axis in (0, 1))
-                spoken = down @ spoken @ across.T
+                enlarged = down @ spoken @ across.T
+                # Where a grid is no multiple of the other, the borders' cells would count for more.
+                spoken = enlarged + (spoken.mean((2, 3), keepdim=True) - enlarged.mean((2, 3), keepdim=True))
             total = total + spoken
         return F.pad(total, (0, 0, 0, 0, 1, 0)) if self.head.out_features == 1 else total
 
@@ -96,13 +138,13 @@ class Score(nn.Module):
 
     def __init__(self, rest: nn.Module, classifier: Classifier, layers: int) -> None:
         super().__init__()
-        self.rest, self.powers = rest, classifier.powers
+        self.rest, self.classifier = rest, classifier
         weight = classifier.linear()[0]
         row = weight[-1] - weight[0] if len(weight) > 1 else weight[0]
         self.register_buffer("weight", row[-sum(classifier.widths[-layers:]) :].detach())
 
     def forward(self, activations: Tensor) -> Tensor:
-        found = [self.powers(features).mean((2, 3)) for features in self.rest(activations)]
+        found = [features.mean((2, 3)) for features in self.classifier.pooled_of(self.rest(activations))]
         return torch.cat(found, 1) @ self.weight
 
 
@@ -117,7 +159,9 @@ def fit_head(
     standard = pooled.double()
     weight = torch.zeros(outputs, pooled.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(outputs, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=500, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        [weight, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-13, line_search_fn="strong_wolfe"
+    )
     weights = weights.double()
 
     def closure() -> Tensor:
@@ -173,7 +217,7 @@ class CamGraph(nn.Module):
     def cells(self, resized: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         """Resized pictures -> logits, the map before it is enlarged, and the features that were pooled."""
         activations, *layers = self.whole(resized)
-        features = [self.classifier.powers(found) for found in layers]
+        features = self.classifier.pooled_of(layers)
         logits = self.classifier.logits(features)
         if self.fine is None:
             return logits, self.classifier.log_odds_cells(features, self.contrast), features

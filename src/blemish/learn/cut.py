@@ -7,9 +7,10 @@ network's author called its parts. Pieces share their parameters with the graph:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx import Graph, GraphModule, Node
 
@@ -17,6 +18,8 @@ from blemish.learn.backbones import Backbone
 from blemish.types import BlemishError
 
 SYM_SIZE = torch.ops.aten.sym_size.int
+CONV = torch.ops.aten.conv2d.default
+BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 
 
 def trace(backbone: Backbone, image_size: tuple[int, int]) -> GraphModule:
@@ -24,7 +27,38 @@ def trace(backbone: Backbone, image_size: tuple[int, int]) -> GraphModule:
     example = torch.zeros(2, 3, *image_size)
     program = torch.export.export(backbone, (example,), dynamic_shapes=({0: Dim.DYNAMIC},))
     graph: GraphModule = program.run_decompositions({}).module()
+    _fold_norms(graph)
     return graph
+
+
+def _fold_norms(graph: GraphModule) -> None:
+    """Every batch norm after a convolution goes into its weight and bias: their statistics stay fixed in fine-tuning
+    (batches are small), so they say nothing of their own, and cost a quarter of a step on the CPU."""
+    for node in list(graph.graph.nodes):
+        if node.target is not BATCH_NORM or node.args[0].target is not CONV or len(node.args[0].users) > 1:
+            continue
+        conv, (result,) = node.args[0], node.users
+        gain, offset, mean, variance = (n and attrgetter(n.target)(graph).detach() for n in node.args[1:5])
+        weight, bias = (n and attrgetter(n.target)(graph).detach() for n in (*conv.args[1:3], None)[:2])
+        scale = (variance + node.args[6]).rsqrt() * (1 if gain is None else gain)
+        new = {
+            "weight": weight * scale[:, None, None, None],
+            "bias": ((0 if bias is None else bias) - mean) * scale + (0 if offset is None else offset),
+        }
+        with graph.graph.inserting_before(conv):
+            nodes = []
+            for what, tensor in new.items():
+                name = f"{conv.name}_{what}"
+                graph.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+                nodes.append(graph.graph.get_attr(name))
+        conv.args = (conv.args[0], *nodes, *conv.args[3:])
+        conv.meta["val"] = result.meta["val"]
+        result.replace_all_uses_with(conv)
+        graph.graph.erase_node(result)
+        graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
 
 
 def outputs(graph: GraphModule) -> list[Node]:

@@ -32,6 +32,7 @@ class Parity:
     pictures: int
     scores: float
     maps: float
+    probabilities: float = 0.0
     tolerance: float = TOLERANCE
 
     def to_json(self) -> dict[str, float]:
@@ -39,9 +40,11 @@ class Parity:
 
 
 def export(graph: nn.Module, file: Path) -> None:
-    """Writes `graph` (uint8 `(N, H, W, 3)` -> scores, maps) as ONNX; N, H and W stay free."""
+    """Writes `graph` (uint8 `(N, H, W, 3)` -> scores, maps, and what else its `outputs` name) as ONNX; N, H and W stay
+    free."""
     from torch.export import Dim
 
+    names = getattr(graph, "outputs", ("scores", "maps"))
     example = torch.zeros(2, 131, 100, 3, dtype=torch.uint8)  # sizes that no layer has, so none is taken for fixed
     free = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -53,7 +56,7 @@ def export(graph: nn.Module, file: Path) -> None:
             dynamo=True,
             verbose=False,
             input_names=["pictures"],
-            output_names=["scores", "maps"],
+            output_names=list(names),
             dynamic_shapes=(free,),
             opset_version=18,
         )
@@ -61,14 +64,15 @@ def export(graph: nn.Module, file: Path) -> None:
         raise RuntimeError("the ONNX exporter returned nothing")
     model = program.model
     model.graph.name = "blemish"
-    for value, axes in zip([*model.graph.inputs, *model.graph.outputs], ["NHW", "N", "N"], strict=False):
+    for value, axes in zip([*model.graph.inputs, *model.graph.outputs], ["NHW", *"N" * len(names)], strict=True):
         assert value.shape is not None
         for index, axis in enumerate(axes):  # names for people, instead of s77
             value.shape[index] = axis
     program.save(str(file), external_data=False)
 
 
-Runner = Callable[[Pixels], Sequence[np.ndarray]]  # uint8 (1, H, W, 3) -> scores (1,), maps (1, h, w)
+# uint8 (1, H, W, 3) -> scores (1,), maps (1, h, w), of a classifier probabilities (1, classes)
+Runner = Callable[[Pixels], Sequence[np.ndarray]]
 
 
 def in_torch(graph: nn.Module) -> Runner:
@@ -84,13 +88,13 @@ def in_torch(graph: nn.Module) -> Runner:
 def on_the_line(file: Path) -> Runner:
     """Runs an exported graph as `blemish inspect` will."""
     session = open_session(file.read_bytes())
-    return lambda pictures: session.run(["scores", "maps"], {"pictures": pictures})
+    return lambda pictures: session.run(None, {"pictures": pictures})
 
 
 def predict(run: Runner, samples: Sequence[Sample], progress: Progress = silent, what: str = "pictures") -> Prediction:
     """Scores and maps of all samples, one picture at a time, as they may differ in size."""
-    found = [run(images.load(sample.path)[None])[:2] for sample in progress(samples, what, len(samples))]
-    return Prediction(np.concatenate([scores for scores, _ in found]), np.concatenate([maps for _, maps in found]))
+    found = [run(images.load(sample.path)[None])[:3] for sample in progress(samples, what, len(samples))]
+    return Prediction(*(np.concatenate(values) for values in zip(*found, strict=True)))
 
 
 def prove_parity(ours: Prediction, line: Prediction, names: Sequence[str]) -> Parity:
@@ -103,8 +107,11 @@ def prove_parity(ours: Prediction, line: Prediction, names: Sequence[str]) -> Pa
     map_range = _range(ours.maps)
     by_score = np.abs(ours.scores - line.scores) / score_range
     by_map = np.abs(ours.maps - line.maps).reshape(len(names), -1).max(1) / map_range
-    worst = np.maximum(by_score, by_map)
-    parity = Parity(len(names), float(by_score.max()), float(by_map.max()))
+    by_class = np.zeros_like(by_score)  # of probabilities, whose range is 1
+    if ours.probabilities is not None and line.probabilities is not None:
+        by_class = np.abs(ours.probabilities - line.probabilities).max(1)
+    worst = np.maximum.reduce([by_score, by_map, by_class])
+    parity = Parity(len(names), float(by_score.max()), float(by_map.max()), float(by_class.max()))
     if not worst.max() <= TOLERANCE:  # also catches NaN
         rows = "; ".join(
             f"{names[i]}: score {ours.scores[i]:.6g} in torch, {line.scores[i]:.6g} in onnxruntime, "

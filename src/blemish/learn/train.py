@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,12 @@ from blemish import bundle, calibration, images, overlay
 from blemish.data import layouts
 from blemish.data.audit import Audit, audit
 from blemish.data.split import Split, split
-from blemish.evaluate.bootstrap import to_json
-from blemish.evaluate.detection import detection_metrics, recall_by_defect
-from blemish.evaluate.localisation import localisation_metrics
+from blemish.evaluate.part import evaluate
+from blemish.evaluate.reliability import draw_reliability, from_json
 from blemish.inspector import Inspector
 from blemish.learn.backbones import Backbone
+from blemish.learn.cam import HANDLING, Cam, CamConfig
+from blemish.learn.crossval import cross_validate
 from blemish.learn.export import export, in_torch, on_the_line, predict, prove_parity
 from blemish.learn.patchcore import PatchCore, PatchCoreConfig
 from blemish.types import BlemishError, Prediction, Progress, Sample, Verdict, silent
@@ -42,6 +44,7 @@ class Detector(Protocol):
 
 DETECTORS: dict[str, tuple[type[Any], Callable[[Any], Detector]]] = {
     "patchcore": (PatchCoreConfig, PatchCore),
+    "cam": (CamConfig, Cam),
 }
 
 _UNUSABLE = ("unreadable", "mask-unusable")
@@ -59,6 +62,13 @@ class TrainConfig:
     image_size: tuple[int, int] | None = None
     layout: str = "auto"
     false_alarms: float = 0.05
+    # "promise": the limit keeps `false_alarms`. "class", of a classifier: the likelier class, and nothing is promised.
+    decide: Literal["promise", "class"] = "promise"
+    boxes: Literal["hills", "one"] = "hills"  # "one": the published single box of class activation maps
+    pooled: bool = False  # forget which part the folder puts a picture in, and split anew
+    folds: int = 0  # a classifier is also cross-validated, in so many folds
+    repeats: int = 1  # so many times
+    resume: bool = False  # go on where a killed training stopped
     test: float = 0.2  # share of good pictures kept for the test, where the folder does not say
     calibration: float = 0.2  # share of the remaining good pictures held out for the threshold
     min_area: float = 0.0002  # of a region, as a share of the picture
@@ -77,7 +87,8 @@ class Run(NamedTuple):
 
 def train(config: TrainConfig, progress: Progress = silent) -> Run:
     """Learns a detector from a folder of pictures and writes `config.out`: `bundle/`, `metrics.json`,
-    `verdicts.jsonl` (test part), `overlays/`. The folder appears whole at the end, or not at all.
+    `verdicts.jsonl` (test part), `overlays/`. The folder appears whole at the end, or not at all; what a training
+    needs to go on with is meanwhile in `.NAME.training` beside it.
 
     Raises `BlemishError` where the pictures cannot support what was asked.
     """
@@ -91,19 +102,57 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
     dataset = layouts.read(config.data, config.layout)
     checked = audit(dataset, progress)
     samples, groups = usable(dataset, checked)
+    if config.pooled:
+        samples = [replace(sample, part="") for sample in samples]
+    build = DETECTORS[config.detector][1]
+    both = config.detector == "cam"  # learns from anomalies too
+    promise = config.decide == "promise"
+    if not both and not promise:
+        raise BlemishError(f"{config.detector} knows no classes; --decide class is for --detector cam.")
     parts = split(
         samples,
         seed=config.seed,
         test=config.test,
         calibration=config.calibration,
-        min_calibration=calibration.parts_needed(config.false_alarms),
+        min_calibration=calibration.parts_needed(config.false_alarms) if promise else 0,
         groups=groups,
+        anomalies_in_train=1 - config.test if both else 0.0,
+        anomalies_in_calibration=config.calibration if both else 0.0,
     )
-    calibration.allowance(len(parts.calibration), config.false_alarms)  # refuses before the work, not after
+    good = [sample for sample in parts.calibration if sample.label != "anomaly"]
+    if promise:
+        calibration.allowance(len(good), config.false_alarms)  # refuses before the work, not after
     settings = replace(config.settings, image_size=config.image_size or auto_size(parts.train))
+    unfinished = config.out.with_name(f".{config.out.name}.training")
+    if both:
+        if unfinished.exists() and not config.resume:
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(parents=True, exist_ok=True)
+        settings = replace(settings, checkpoint=unfinished, resume=config.resume)
+    elif config.folds:
+        raise BlemishError(f"{config.detector} learns from good pictures alone; --folds is for --detector cam.")
     clock.lap("read")
 
-    detector = DETECTORS[config.detector][1](settings).fit(parts.train, progress)
+    detector = build(settings)
+    crossed = None
+    if isinstance(detector, Cam):
+        if config.folds:
+            crossed = cross_validate(
+                detector,
+                samples,
+                folds=config.folds,
+                repeats=config.repeats,
+                seed=config.seed,
+                groups=groups,
+                false_alarms=config.false_alarms,
+                progress=progress,
+            )
+            clock.lap("cross-validate")
+        else:
+            detector.keep([*parts.train, *parts.calibration], progress)
+    detector.fit(parts.train, progress)
+    if isinstance(detector, Cam) and parts.calibration:
+        detector.calibrate(parts.calibration, progress)
     graph = detector.graph()
     clock.lap("fit")
 
@@ -114,10 +163,11 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         clock.lap("export")
         # Everything from here on is measured on what the line will run, not on what was trained.
         line = on_the_line(folder / "bundle" / bundle.MODEL)
-        held_out = predict(line, parts.calibration, progress, "calibration")
+        # Without a promise nothing is held out; good pictures that were learned from then only set the heat's scale.
+        held_out = predict(line, good or _some_good(parts.train), progress, "calibration")
         tested = predict(line, parts.test, progress, "test") if parts.test else None
         clock.lap("inspect")
-        proof = parts.test or parts.calibration
+        proof = parts.test or good
         ours = predict(in_torch(graph), proof, progress, "parity")
         parity = prove_parity(ours, tested or held_out, [s.name for s in proof])
         clock.lap("parity")
@@ -127,7 +177,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 product=config.data.resolve().name,
                 detector=config.detector,
-                settings={k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()},
+                settings=_settings(settings),
                 image_size=settings.image_size,
                 data=_data(config, dataset.layout, parts),
                 decision=_decision(config, held_out),
@@ -137,6 +187,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
                     "source": detector.backbone.source,
                     "licence": detector.backbone.licence,
                 },
+                classes=detector.classes if isinstance(detector, Cam) else (),
                 licences={"blemish": "Apache-2.0", "backbone weights": detector.backbone.licence},
                 versions=_versions(),
             ),
@@ -152,20 +203,32 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         if tested:
             inspector = Inspector(folder / "bundle")
             verdicts = [
-                inspector.judge(sample.name, images.size(sample.path), float(score), anomaly_map)
-                for sample, score, anomaly_map in zip(parts.test, tested.scores, tested.maps, strict=True)
+                inspector.judge(sample.name, images.size(sample.path), float(score), anomaly_map, likely)
+                for sample, score, anomaly_map, likely in zip(
+                    parts.test, tested.scores, tested.maps, _rows(tested), strict=True
+                )
             ]
-            metrics |= evaluate(parts.test, tested, verdicts)
+            balanced = getattr(settings, "head_weights", "auto") == "auto"
+            metrics |= evaluate(parts.test, tested, verdicts, card.classes, balanced=balanced)
             clock.lap("evaluate")
             draw(parts.test, tested.maps, verdicts, card, folder / "overlays", config.overlays, progress)
             clock.lap("overlays")
+        if isinstance(detector, Cam):
+            metrics["training"] = detector.records
+            if "reliability" in metrics:
+                draw_reliability(from_json(metrics["reliability"]), folder / "reliability.svg", card.product)
+        if crossed:
+            metrics["cross_validation"] = crossed.metrics
+            _write_lines(folder / "out_of_fold.jsonl", crossed.rows)
         metrics["seconds"] = clock.laps
-        lines = [
-            json.dumps({**asdict(verdict), "label": sample.label, "defect": sample.defect}) + "\n"
+        said = [
+            {**asdict(verdict), "said": verdict.defect, "label": sample.label, "defect": sample.defect}
             for sample, verdict in zip(parts.test, verdicts, strict=True)
         ]
-        (folder / "verdicts.jsonl").write_text("".join(lines), encoding="utf-8")
+        _write_lines(folder / "verdicts.jsonl", said)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    if both:
+        shutil.rmtree(unfinished)
     return Run(
         config.out, metrics, tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
     )
@@ -192,32 +255,6 @@ def auto_size(samples: Sequence[Sample], area: int = 256 * 256, multiple: int = 
     return height, max(1, round(area / height / multiple)) * multiple
 
 
-def evaluate(samples: Sequence[Sample], found: Prediction, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """All figures of a labelled test part, JSON-ready; {} where there is no anomaly or no good picture in it."""
-    labelled = [i for i, sample in enumerate(samples) if sample.label]
-    labels = np.array([samples[i].label == "anomaly" for i in labelled], bool)
-    if not labels.any() or labels.all():
-        return {}
-    flagged = np.array([verdicts[i].decision == "anomaly" for i in labelled])
-    sizes = [v.size or (0, 0) for v in verdicts]
-    masks = [
-        images.load_mask(mask, (sizes[i][1], sizes[i][0])) if (mask := samples[i].mask) else None for i in labelled
-    ]
-    return {
-        "detection": to_json(detection_metrics(found.scores[labelled], labels, flagged)),
-        "recall_by_defect": to_json(recall_by_defect([samples[i].defect for i in labelled], labels, flagged)),
-        "localisation": to_json(
-            localisation_metrics(
-                found.maps[labelled],
-                masks,
-                labels,
-                [verdicts[i].regions for i in labelled],
-                [sizes[i] for i in labelled],
-            )
-        ),
-    }
-
-
 def draw(
     samples: Sequence[Sample],
     maps: npt.NDArray[np.float32],
@@ -240,17 +277,20 @@ def draw(
 
 def _decision(config: TrainConfig, held_out: Prediction) -> bundle.Decision:
     peaks = held_out.maps.reshape(len(held_out.maps), -1).max(1)
+    promise = config.decide == "promise"
     # Family-wise: at most this share of good pictures has a single pixel above it.
-    pixel_threshold = calibration.threshold(peaks, config.false_alarms)
+    pixel_threshold = calibration.threshold(peaks, config.false_alarms) if promise else float(peaks.max())
     usual = float(np.median(held_out.maps))
     return bundle.Decision(
-        false_alarms=config.false_alarms,
-        guarantee=calibration.guarantee(len(held_out.scores), config.false_alarms),
-        threshold=calibration.threshold(held_out.scores, config.false_alarms),
+        rule=config.decide,
+        boxes=config.boxes,
+        false_alarms=config.false_alarms if promise else None,
+        guarantee=calibration.guarantee(len(peaks), config.false_alarms) if promise else calibration.NO_PROMISE,
+        threshold=calibration.threshold(held_out.scores, config.false_alarms) if promise else 0.0,
         pixel_threshold=pixel_threshold,
         usual=usual,
         min_area=config.min_area,
-        scores=tuple(map(float, held_out.scores)),
+        scores=tuple(map(float, held_out.scores)) if promise else (),
         peaks=tuple(map(float, peaks)),
         heat=(float(np.median(peaks)), pixel_threshold + (pixel_threshold - usual)),
     )
@@ -266,16 +306,38 @@ def _data(config: TrainConfig, layout: str, parts: Split) -> bundle.Data:
         train=len(parts.train),
         calibration=len(parts.calibration),
         test=len(parts.test),
+        anomalies=sum(s.label == "anomaly" for s in parts.train),
         seed=config.seed,
         sha256=digest.hexdigest(),
     )
+
+
+def _settings(settings: Any) -> dict[str, Any]:
+    """What decides about the result, as JSON."""
+    kept = {key: value for key, value in asdict(settings).items() if key not in (*HANDLING, "memory")}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
+
+
+def _some_good(samples: Sequence[Sample], most: int = 100) -> list[Sample]:
+    good = [sample for sample in samples if sample.label != "anomaly"]
+    return good[:: max(1, len(good) // most)]
+
+
+def _rows(found: Prediction) -> Sequence[npt.NDArray[np.float32] | None]:
+    return [None] * len(found.scores) if found.probabilities is None else list(found.probabilities)
+
+
+def _write_lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _counts(parts: Split) -> dict[str, int]:
     anomalies = sum(s.label == "anomaly" for s in parts.test)
     return {
         "train": len(parts.train),
-        "calibration": len(parts.calibration),
+        "train_anomaly": sum(s.label == "anomaly" for s in parts.train),
+        "calibration": sum(s.label != "anomaly" for s in parts.calibration),
+        "calibration_anomaly": sum(s.label == "anomaly" for s in parts.calibration),
         "test_good": sum(s.label == "good" for s in parts.test),
         "test_anomaly": anomalies,
         "test_masks": sum(s.mask is not None for s in parts.test),
