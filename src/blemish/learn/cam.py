@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 
 from blemish.evaluate.reliability import temperature
 from blemish.learn import augment, cut
-from blemish.learn.backbones import Backbone, Tap, load_backbone, stages
+from blemish.learn.backbones import Backbone, load_backbone, stages
+from blemish.learn.cam_config import HANDLING, CamConfig, pooled_by_default
 from blemish.learn.classifier import CamGraph, Classifier, Score, fit_head
 from blemish.learn.gradient import Plan, Records, Terms, descend, in_processes
 from blemish.learn.kept import Kept, keep
@@ -35,71 +37,6 @@ from blemish.types import BlemishError, Progress, Sample, silent
 
 State = dict[str, npt.NDArray[np.float32]]
 GOOD = "good"
-# Of a config, what says how to work and not what comes of it.
-HANDLING = ("checkpoint", "resume", "memory", "processes", "device")
-
-
-@dataclass(frozen=True)
-class CamConfig:
-    """Ours; `case_study` makes the published settings of it."""
-
-    backbone: str = "bundled"
-    weights: Path | None = None
-    image_size: tuple[int, int] = (256, 256)  # height, width
-    layers: tuple[str, ...] = ()  # whose features are pooled; () = stages of stride 8 and more
-    moments: int = 2  # pooled of each feature: its mean, and with 2 its mean square
-    departures: bool = False  # pooled instead: how far each cell departs from good pictures there; for aligned parts
-    unfreeze: int = 1  # last stages that are trained with the head; 0 = the head alone
-    outputs: int = 2  # of the dense layer for two classes; 1 = its one row speaks for the anomaly
-    types: bool = False  # classes are good and each defect type
-    head_weights: tuple[float, ...] | str = "auto"  # of the classes in the loss; auto = every class counts the same
-    may: tuple[str, ...] = ()  # augment.MAY: what a part may do without becoming another part
-    epochs: int = 20
-    batch: int = 16
-    rate: float = 5e-4
-    decay: float = 1e-2  # AdamW's; without it, Adam
-    one_cycle: bool = True
-    head_first: bool = True  # the head is fitted to the pretrained features, then both are trained (Kumar et al. 2022)
-    stop_at: float = 1.0  # training accuracy at which to stop; above 1 = never
-    map: str = "cam"  # a key of maps.METHODS
-    map_layer: str = ""  # of the gradient's maps; "" = the last one; earlier ones give finer maps
-    contrast: bool = (
-        True  # the map speaks for the anomaly and against good; else by the anomaly's row alone, as published
-    )
-    memory: float = 2.0  # GiB for kept features; more go to a file
-    random_weights: bool = False
-    seed: int = 0
-    device: str = "cpu"
-    processes: int = 1
-    checkpoint: Path | None = None  # a folder: a file each is written there after every epoch
-    resume: bool = False
-
-
-def case_study(config: CamConfig) -> CamConfig:
-    """The published study of defects: VGG16 whose last three convolutions are trained, on pictures at 224 x 224."""
-    return replace(
-        config,
-        backbone="torchvision/vgg16",
-        image_size=(224, 224),
-        layers=("features.29",),  # conv5_3 after its ReLU: 512 x 14 x 14
-        moments=1,
-        departures=False,
-        unfreeze=1,
-        outputs=2,
-        types=False,
-        head_weights=(1.0, 3.0),
-        may=(),
-        epochs=10,
-        batch=10,
-        rate=1e-4,
-        decay=0.0,
-        one_cycle=False,
-        head_first=False,
-        stop_at=0.98,
-        map="cam",
-        map_layer="",
-        contrast=False,
-    )
 
 
 class Cam:
@@ -114,7 +51,7 @@ class Cam:
             raise BlemishError(f"PyTorch finds no CUDA card here, so --device {config.device} cannot be had; use cpu.")
         found = stages(config.backbone, config.image_size)
         names = [tap.layer for tap in found]
-        layers = config.layers or _pooled_by_default(found)
+        layers = config.layers or pooled_by_default(found)
         if unknown := [layer for layer in (*layers, config.map_layer) if layer and layer not in names]:
             raise BlemishError(f"{config.backbone} has no stage {unknown[0]}; its stages are {', '.join(names)}.")
         layers = tuple(sorted(layers, key=names.index))
@@ -140,19 +77,17 @@ class Cam:
         self.resize = Resize(*config.image_size)
         self._net = cut.trace(self.backbone, config.image_size)
         nodes = dict(zip((tap.layer for tap in self.backbone.taps), cut.outputs(self._net), strict=True))
-        self._layers = [nodes[layer] for layer in layers]
-        self._map_node = nodes[map_layer]
+        self._nodes = {layer: nodes[layer] for layer in sorted(nodes, key=names.index)}
+        self._layers = {layer: nodes[layer] for layer in layers}
         self._channels = [tap.channels for layer in layers for tap in self.backbone.taps if tap.layer == layer]
-        self._grids = [tuple(node.meta["val"].shape[2:]) for node in self._layers]
-        # What follows the map's layer, for its gradient.
-        self._after = [nodes[layer] for layer in layers if names.index(layer) >= names.index(map_layer)]
+        self._grids = [tuple(node.meta["val"].shape[2:]) for node in self._layers.values()]
         # Where pictures change without end, the pictures themselves are kept, and the trunk runs every time.
         self._endless = bool(set(config.may) - set(augment.FINITE))
         first = cut.source(self._net)
         border = nodes[frozen] if frozen else first
-        inputs = cut.frontier(border if frozen in layers else cut.past_pooling(border), self._layers)
+        inputs = cut.frontier(border if frozen in layers else cut.past_pooling(border), list(self._layers.values()))
         self._trunk = cut.piece(self._net, [first], inputs).requires_grad_(False)
-        self._tail = cut.piece(self._net, inputs, self._layers).requires_grad_(True)
+        self._tail = cut.piece(self._net, inputs, list(self._layers.values())).requires_grad_(True)
         if config.unfreeze and not any(True for _ in self._tail.parameters()):
             raise BlemishError(f"{config.backbone} learns nothing in its last stages; unfreeze more of them.")
         self._start = {key: value.clone() for key, value in self._tail.state_dict().items()}
@@ -266,6 +201,7 @@ class Cam:
                     maps.append(found[1])
         return torch.cat(logits).numpy(), torch.cat(maps).numpy()
 
+    @torch.inference_mode(False)  # whatever the caller is about: a gradient's map is differentiated
     def graph(self) -> CamGraph:
         """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` (log-odds of "not good"), maps
         `(N, *image_size)` in the same units, probabilities `(N, classes)`, and with types a map for each, on the CPU.
@@ -273,16 +209,20 @@ class Cam:
         Raises `RuntimeError` before `fit`, `BlemishError` where the map's gradient cannot be had at its layer.
         """
         classifier = self._fitted().cpu()
-        first = cut.source(self._net)
-        whole = cut.piece(self._net, [first], [self._map_node, *self._layers]).cpu().requires_grad_(False)
+        pooled = list(self._layers)
+        layer = pooled[0] if self.config.map == "cam" else self.config.map_layer or pooled[-1]
+        wanted = [self._nodes[layer], *self._layers.values()]
+        whole = cut.piece(self._net, [cut.source(self._net)], wanted).cpu().requires_grad_(False)
         with torch.inference_mode():
             activations = whole(torch.zeros(2, 3, *self.config.image_size))[0]
         fine = None
         if self.config.map != "cam":
             if len(self.classes) > 2:
                 raise BlemishError("a gradient's map needs two classes; with --classes types take --map cam.")
-            rest = cut.piece(self._net, [self._map_node], self._after).cpu().requires_grad_(False)
-            score = Score(rest, classifier.requires_grad_(False), len(self._after))
+            order = list(self._nodes)
+            after = [node for name, node in self._layers.items() if order.index(name) >= order.index(layer)]
+            rest = cut.piece(self._net, [self._nodes[layer]], after).cpu().requires_grad_(False)
+            score = Score(rest, classifier.requires_grad_(False), len(after))
             fine = GradientMap(score, torch.zeros(activations.shape), self.config.map)
         return CamGraph(
             self.resize,
@@ -290,10 +230,17 @@ class Cam:
             classifier.requires_grad_(False),
             (activations.shape[2], activations.shape[3]),
             fine=fine,
+            sigma=self.config.sigma,
             contrast=self.config.contrast,
             temperature=self._temperature,
             types=self.config.types,
         ).eval()
+
+    def with_map(self, method: str, layer: str = "") -> Cam:
+        """The same fitted classifier, showing another map: of a layer that this one was built with."""
+        other = copy(self)
+        other.config = replace(self.config, map=method, map_layer=layer)
+        return other
 
     def _fitted(self) -> Classifier:
         if self._classifier is None:
@@ -354,13 +301,6 @@ class Cam:
                 f"got {', '.join(map(str, given))}."
             )
         return torch.tensor(given, dtype=torch.float32)
-
-
-def _pooled_by_default(found: Sequence[Tap]) -> tuple[str, ...]:
-    """Stages of stride 8 and more, where small defects are still to be seen; of a transformer the last block."""
-    if len({tap.stride for tap in found}) == 1:
-        return (found[-1].layer,)
-    return tuple(tap.layer for tap in found if tap.stride >= 8) or (found[-1].layer,)
 
 
 @dataclass(frozen=True)

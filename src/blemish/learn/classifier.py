@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blemish.learn.preprocess import Resize, resize_weights
+from blemish.learn.preprocess import Resize, enlarge_weights, resize_weights
 
 
 class Classifier(nn.Module):
@@ -195,6 +195,7 @@ class CamGraph(nn.Module):
         grid: tuple[int, int],
         *,
         fine: Callable[[Tensor], tuple[Tensor, Tensor]] | None,
+        sigma: float,
         contrast: bool,
         temperature: float,
         types: bool,
@@ -203,8 +204,8 @@ class CamGraph(nn.Module):
         self.resize, self.whole, self.classifier, self.fine = resize, whole, classifier, fine
         self.contrast, self.temperature, self.types = contrast, temperature, types
         self.outputs: Sequence[str] = ("scores", "maps", "probabilities", *(["class_maps"] if types else []))
-        self.register_buffer("rows", resize_weights(grid[0], resize.height))
-        self.register_buffer("columns", resize_weights(grid[1], resize.width))
+        self.register_buffer("rows", enlarge_weights(grid[0], resize.height, sigma))
+        self.register_buffer("columns", enlarge_weights(grid[1], resize.width, sigma))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         logits, cells, features = self.cells(self.resize(pictures))
@@ -224,5 +225,5 @@ class CamGraph(nn.Module):
         return logits, self.fine(activations)[1], features
 
     def enlarge(self, cells: Tensor) -> Tensor:
-        """Bilinear, as published."""
+        """Bilinear, as published; then smoothed."""
         return self.rows @ cells @ self.columns.T

@@ -20,7 +20,7 @@ from blemish.evaluate.labels import suspects
 from blemish.evaluate.part import evaluate, targets
 from blemish.evaluate.reliability import temperature
 from blemish.learn.cam import Cam
-from blemish.learn.preprocess import resize_weights
+from blemish.learn.preprocess import enlarge_weights
 from blemish.regions import find_regions
 from blemish.types import Prediction, Progress, Region, Sample, Verdict, silent
 
@@ -174,5 +174,7 @@ def _limits(good: Floats, false_alarms: float) -> tuple[float, float]:
 
 def _regions(detector: Cam, cells: Floats, limits: tuple[float, float], size: tuple[int, int]) -> tuple[Region, ...]:
     height, width = detector.config.image_size
-    rows, columns = (resize_weights(n, m).numpy() for n, m in zip(cells.shape, (height, width), strict=True))
+    rows, columns = (
+        enlarge_weights(n, m, detector.config.sigma).numpy() for n, m in zip(cells.shape, (height, width), strict=True)
+    )
     return find_regions(rows @ cells @ columns.T, limits[0], size, usual=limits[1], always=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from blemish.learn.cam import CamConfig, case_study
+from blemish.learn.cam_config import CamConfig, case_study
 from blemish.learn.train import DETECTORS
 from blemish.types import BlemishError
 

@@ -26,7 +26,8 @@ from blemish.evaluate.part import evaluate
 from blemish.evaluate.reliability import draw_reliability, from_json
 from blemish.inspector import Inspector
 from blemish.learn.backbones import Backbone
-from blemish.learn.cam import HANDLING, Cam, CamConfig
+from blemish.learn.cam import Cam
+from blemish.learn.cam_config import HANDLING, CamConfig
 from blemish.learn.crossval import cross_validate
 from blemish.learn.export import export, in_torch, on_the_line, predict, prove_parity
 from blemish.learn.patchcore import PatchCore, PatchCoreConfig
