@@ -170,7 +170,7 @@ class Split(nn.Module):
 def test_the_graph_by_hand(classes: int) -> None:
     made = classifier((3,), classes)
     whole = CamGraph(
-        Resize(16, 24), Split(), made, (4, 6), fine=None, contrast=True, temperature=2.5, types=classes > 2
+        Resize(16, 24), Split(), made, (4, 6), fine=None, sigma=0.0, contrast=True, temperature=2.5, types=classes > 2
     )
     pictures = torch.randint(0, 256, (2, 16, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = dict(zip(whole.outputs, whole(pictures), strict=True))
