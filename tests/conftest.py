@@ -39,6 +39,39 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A product with 40 good tiles and 10 each of two defect types, a bright and a dark spot, no part given; one bright
+    one lies among the good."""
+    root = tmp_path_factory.mktemp("data") / "labelled"
+    for i in range(40):
+        write_picture(root / f"good/{i:03}.png", tile(i)[0])
+    for i in range(10):
+        picture, mask = tile(200 + i, (4 + 4 * i, 64 - 6 * i))
+        write_picture(root / f"bright/{i:03}.png", picture)
+        write_picture(root / f"ground_truth/bright/{i:03}_mask.png", mask)
+        picture, mask = tile(300 + i, (4 + 4 * i, 6 * i))
+        picture[mask > 0] = 5
+        write_picture(root / f"dark/{i:03}.png", picture)
+        write_picture(root / f"ground_truth/dark/{i:03}_mask.png", mask)
+    write_picture(root / "good/wrong.png", tile(500, (24, 30))[0])
+    return root
+
+
+@pytest.fixture(scope="session")
+def classified(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `blemish train --detector cam --classes types --folds 2` writes for that product."""
+    from blemish.learn.cam_config import CamConfig
+    from blemish.learn.train import TrainConfig, train
+
+    out = tmp_path_factory.mktemp("runs") / "labelled"
+    settings = CamConfig(epochs=2, types=True)
+    config = TrainConfig(
+        labelled, out, settings=settings, detector="cam", image_size=(96, 128), false_alarms=0.1, folds=2
+    )
+    return train(config).folder
+
+
+@pytest.fixture(scope="session")
 def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `blemish train` writes for that product."""
     from blemish.learn.patchcore import PatchCoreConfig

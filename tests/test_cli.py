@@ -43,7 +43,8 @@ def test_inspect_prints_a_line_a_picture_and_a_summary(run: Path, folder: Path) 
 def test_inspect_json_is_one_verdict_a_line(run: Path, folder: Path) -> None:
     verdicts = [json.loads(line) for line in blemish("inspect", run, folder, "--json").stdout.splitlines()]
     assert [v["decision"] for v in verdicts] == ["anomaly", "good"]
-    assert set(verdicts[0]) == {"path", "decision", "score", "threshold", "p_value", "size", "regions", "error"}
+    keys = {"path", "decision", "score", "threshold", "p_value", "size", "regions", "error", "probability", "defect"}
+    assert set(verdicts[0]) == keys
     assert set(verdicts[0]["regions"][0]) == {"box", "area", "peak"}
     assert verdicts[0]["size"] == [80, 60]
 
@@ -160,3 +161,39 @@ def test_version_and_help() -> None:
     assert blemish("--version").stdout.strip() == f"blemish {__version__}"
     for command in ("data", "train", "inspect", "bundle", "demo"):
         assert command in blemish("--help").stdout
+
+
+def test_a_classifier_from_the_command_line(labelled: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cam"
+    options = ("--detector", "cam", "--unfreeze", 0, "--image-size", "64x96", "--false-alarms", "15%", "--folds", 3)
+    done = blemish("train", labelled, "-o", out, *options, "--classes", "types", "--overlays", 3)
+    assert "labelled, cam, every picture out of fold" in done.stdout
+    assert "balanced accuracy by fold" in done.stdout
+    assert "mislabelled" in done.stdout
+    assert (out / "out_of_fold.jsonl").is_file()
+    shown = blemish("bundle", out).stdout
+    assert "defective pictures" in shown
+    lines = blemish("inspect", out, labelled / "bright", labelled / "dark/001.png").stdout
+    assert "probability 0.9" in lines
+    assert "  bright  " in lines
+    refused = blemish("train", labelled, "-o", tmp_path / "x", "--detector", "cam", "--coreset", "0.1", code=2).stderr
+    assert "--coreset is not an option of --detector cam" in refused
+    assert "takes promise or class" in blemish("train", labelled, "-o", out, "--decide", "me", code=2).stderr
+    assert "there is no recipe" in blemish("train", labelled, "-o", out, "--recipe", "soup", code=2).stderr
+    unknown = blemish("train", labelled, "-o", tmp_path / "x", "--recipe", "case-study", code=2).stderr
+    assert "vgg16" in unknown  # no network here, or weights would be fetched: see the next test for the recipe itself
+
+
+def test_the_case_study_by_one_command(labelled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    options = ("--recipe", "case-study", "--random-weights", "--epochs", 1, "--overlays", 4)
+    blemish("train", labelled, "-o", out, *options)
+    card = json.loads(blemish("bundle", out, "--json").stdout)
+    assert card["backbone"]["name"] == "torchvision/vgg16"
+    assert card["settings"]["head_weights"] == [1.0, 3.0]
+    assert card["image_size"] == [224, 224]
+    assert (card["decision"]["rule"], card["decision"]["boxes"]) == ("class", "one")
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["counts"]["test_anomaly"] == 4  # 80/20, stratified by type
+    assert metrics["counts"]["calibration"] == 0
+    assert len(metrics["training"]) == 1

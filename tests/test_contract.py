@@ -11,13 +11,21 @@ from blemish.learn.export import export, in_torch, on_the_line, predict, prove_p
 from blemish.learn.train import DETECTORS, Detector
 from blemish.types import Sample
 from tests.conftest import tile
+from tests.support import write_picture
 
 
 @pytest.fixture(scope="module", params=DETECTORS)
-def fitted(request: pytest.FixtureRequest, product: Path) -> tuple[Detector, list[Sample], list[Sample]]:
+def fitted(
+    request: pytest.FixtureRequest, product: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Detector, list[Sample], list[Sample]]:
     settings, build = DETECTORS[request.param]
     samples = read(product).samples
     train = [s for s in samples if s.part == "train"][:20]
+    if request.param == "cam":  # learns from both kinds
+        folder = tmp_path_factory.mktemp("defective")
+        for i in range(16):
+            picture, _ = tile(400 + i, (3 * i, (37 * i) % 68))
+            train.append(Sample(write_picture(folder / f"{i:02}.png", picture), f"bad/{i:02}.png", "anomaly", "spot"))
     test = [s for s in samples if s.part == "test"]
     return build(settings(image_size=(64, 96))).fit(train), train, test
 

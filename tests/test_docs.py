@@ -56,7 +56,7 @@ def test_every_option_is_documented_with_its_default(command: str) -> None:
         if parameter.param_type_name == "argument":
             assert f"`{parameter.name.upper()}`" in said
             continue
-        rows = [line for line in said.splitlines() if re.match(rf"\| `.*{parameter.opts[-1]}\b", line)]
+        rows = [line for line in said.splitlines() if re.match(rf"\| `.*{parameter.opts[-1]}(?![\w-])", line)]
         assert len(rows) == 1, f"{parameter.opts[-1]} needs one row in the tables of blemish {command}"
         assert all(f"`{name}" in rows[0] for name in (*parameter.opts, *parameter.secondary_opts))
         default = getattr(parameter.default, "value", parameter.default)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from blemish import BlemishError, Inspector
+from blemish.images import load
 from tests.conftest import tile
 from tests.support import write_picture
 
@@ -92,3 +93,20 @@ def test_verdicts_in_the_run_are_what_the_inspector_says(run: Path, product: Pat
         verdict = inspector.inspect(product / line["path"])
         assert verdict.score == pytest.approx(line["score"], rel=1e-5)
         assert verdict.decision == line["decision"]
+
+
+def test_a_classifier_names_the_type_and_says_how_sure(classified: Path, labelled: Path) -> None:
+    inspector = Inspector(classified)
+    verdict = inspector.inspect(labelled / "bright/002.png")
+    assert verdict.decision == "anomaly"
+    assert verdict.defect == "bright"
+    assert verdict.regions
+    found = inspector.outputs(load(labelled / "bright/002.png"))
+    assert found["probabilities"].shape == (3,)
+    assert found["class_maps"].shape == (2, 96, 128)
+    assert verdict.probability == pytest.approx(1 - found["probabilities"][0], abs=1e-6)
+    assert found["probabilities"].sum() == pytest.approx(1, abs=1e-5)
+    good = inspector.inspect(labelled / "good/003.png")
+    assert (good.decision, good.defect, good.regions) == ("good", "", ())
+    assert good.probability is not None
+    assert good.probability < verdict.probability

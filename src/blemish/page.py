@@ -56,6 +56,7 @@ class Shot:
     defect: str
     score: float
     p_value: float
+    probability: float | None  # of a classifier
     boxes: int
     at: float  # where its score lies on the product's axis, 0..100
     size: tuple[int, int]  # width, height of the thumbnails, so that nothing jumps while they load
@@ -108,6 +109,13 @@ class Exhibit:
         return max((s for s in self.shots if s.outcome == "found" and s.heat), key=lambda s: s.score, default=None)
 
     @property
+    def learned(self) -> str:
+        """What the detector was shown."""
+        defective = self.metrics["counts"]["train_anomaly"]
+        good = self.metrics["counts"]["train"] - defective
+        return f"{good} good" + (f" and {defective} defective" if defective else "")
+
+    @property
     def defects(self) -> list[str]:
         return sorted({shot.defect for shot in self.shots if shot.defect})
 
@@ -118,8 +126,9 @@ class Exhibit:
 def write_page(out: Path, products: Sequence[str], progress: Progress = silent) -> Path:
     """Writes `out/index.html` and its pictures in `out/page/`, and returns the former.
 
-    For each product, `out/<product>` is the run that `blemish train` wrote and `out/data/<product>` the pictures it was
-    made from. Raises `BlemishError` where one of them is missing, or jinja2 is.
+    For each of `products`, `out/<name>` is the run that `blemish train` wrote; the pictures that it was made from are
+    in `out/data/<folder>`, whose name the run's card knows. Raises `BlemishError` where one of them is missing, or
+    jinja2 is.
     """
     try:
         import jinja2
@@ -170,13 +179,12 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
     card = bundle.read(run / "bundle").card
     metrics = json.loads(_text(run / "metrics.json"))
     verdicts = [json.loads(line) for line in _text(run / "verdicts.jsonl").splitlines()]
-    samples = {sample.name: sample for sample in layouts.read(out / "data" / name, card.data.layout).samples}
+    data = out / "data" / card.data.source
+    samples = {sample.name: sample for sample in layouts.read(data, card.data.layout).samples}
     judged = [verdict for verdict in verdicts if verdict["score"] is not None and verdict["label"]]
     for verdict in judged:
         if verdict["path"] not in samples:
-            raise BlemishError(
-                f"{run}: judges {verdict['path']}, which is not in {out / 'data' / name}; draw and train again."
-            )
+            raise BlemishError(f"{run}: judges {verdict['path']}, which is not in {data}; draw and train again.")
     everything: list[float] = [
         *card.decision.scores,
         *(verdict["score"] for verdict in judged),
@@ -190,13 +198,14 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
 
     shutil.rmtree(out / PICTURES / name, ignore_errors=True)  # of an earlier run, perhaps with other pictures
     shots = [
-        _shot(out, name, samples[verdict["path"]], verdict, place(verdict["score"]))
+        _shot(out, data, name, samples[verdict["path"]], verdict, place(verdict["score"]))
         for verdict in progress(judged, "page", len(judged))
     ]
     shots.sort(key=lambda s: (list(OUTCOMES).index(s.outcome), s.defect, images.natural(s.name)))
+    title = PRODUCTS[card.data.source].title if card.data.source in PRODUCTS else name
     return Exhibit(
         name=name,
-        title=PRODUCTS[name].title if name in PRODUCTS else name,
+        title=f"{title}, by a classifier" if card.classes else title,
         card=card,
         metrics=metrics,
         limit=place(card.decision.threshold),
@@ -207,7 +216,7 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
     )
 
 
-def _shot(out: Path, product: str, sample: Sample, verdict: Mapping[str, Any], at: float) -> Shot:
+def _shot(out: Path, data: Path, product: str, sample: Sample, verdict: Mapping[str, Any], at: float) -> Shot:
     """Draws the thumbnails of one test picture."""
     folder = out / PICTURES / product
     stem = sample.name.replace("/", "-")
@@ -233,13 +242,14 @@ def _shot(out: Path, product: str, sample: Sample, verdict: Mapping[str, Any], a
         defect=sample.defect or ("defective" if defective else ""),
         score=verdict["score"],
         p_value=verdict["p_value"],
+        probability=verdict["probability"],
         boxes=len(verdict["regions"]),
         at=at,
         size=picture.size,
         picture=address(folder / f"{stem}.jpg"),
         heat=address(folder / f"{stem}-heat.jpg") if drawn.exists() else None,
         outline=address(folder / f"{stem}-outline.png") if sample.mask else None,
-        full=address(out / "data" / product / sample.name),
+        full=address(data / sample.name),
         full_heat=address(drawn) if drawn.exists() else None,
     )
 

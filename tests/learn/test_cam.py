@@ -140,14 +140,14 @@ def test_kept_features_train_as_the_whole_network_does(may: tuple[str, ...], sam
 
 def test_fitting_twice_is_fitting_once_and_the_trunk_stays(samples: list[Sample]) -> None:
     detector = cam(SMALL)
-    start = {name: value.clone() for name, value in detector._trunk.state_dict().items()}
+    start = {name: value.clone() for name, value in detector.trunk.state_dict().items()}
     first = weights_of(detector.fit(samples))
     records = detector.records
     detector.fit(samples[2:])
     assert not same(first, weights_of(detector))
     assert same(first, weights_of(detector.fit(samples)))
     assert detector.records == records
-    assert same(start, dict(detector._trunk.state_dict()))
+    assert same(start, dict(detector.trunk.state_dict()))
     changed = [name for name, value in detector._start.items() if not torch.equal(value, first[f"tail.{name}"])]
     assert len(changed) == len(list(detector._tail.parameters()))
 
@@ -271,11 +271,11 @@ def test_nothing_unfrozen_is_the_head_alone(samples: list[Sample]) -> None:
 
 def test_more_stages_than_there_are_is_all_of_them(samples: list[Sample]) -> None:
     detector = Cam(replace(SMALL, unfreeze=99, epochs=1)).fit(samples)
-    assert list(detector._trunk.parameters()) == []
+    assert list(detector.trunk.parameters()) == []
     after = weights_of(detector)
     changed = [name for name, value in detector._start.items() if not torch.equal(value, after[f"tail.{name}"])]
     whole = {name for name, _ in detector._tail.named_parameters()}
-    assert len(whole) == len(list(cam(SMALL)._trunk.parameters())) + len(list(cam(SMALL)._tail.parameters()))
+    assert len(whole) == len(list(cam(SMALL).trunk.parameters())) + len(list(cam(SMALL)._tail.parameters()))
     assert len(changed) > 0.9 * len(whole)  # AdamW moves whatever is not 0
 
 

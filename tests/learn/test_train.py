@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from blemish import bundle
 from blemish.learn import export
+from blemish.learn.cam_config import CamConfig
 from blemish.learn.export import ParityError, in_torch, on_the_line, predict, prove_parity
 from blemish.learn.patchcore import PatchCoreConfig
 from blemish.learn.train import TrainConfig, auto_size, train
@@ -23,7 +25,8 @@ QUICK = PatchCoreConfig(max_bank=50)
 def test_a_run_holds_all_that_it_promises(run: Path) -> None:
     assert sorted(p.name for p in run.iterdir()) == ["bundle", "metrics.json", "overlays", "verdicts.jsonl"]
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["counts"] == {"train": 21, "calibration": 19, "test_good": 6, "test_anomaly": 6, "test_masks": 6}
+    counts = {"train": 21, "train_anomaly": 0, "calibration": 19, "calibration_anomaly": 0}
+    assert metrics["counts"] == {**counts, "test_good": 6, "test_anomaly": 6, "test_masks": 6}
     assert metrics["detection"]["auroc"]["value"] == 1.0  # a bright square on stripes
     assert metrics["localisation"]["pixel_auroc"]["value"] > 0.95
     assert metrics["localisation"]["defects_hit"]["value"] > 0.8
@@ -150,3 +153,89 @@ def test_parity_looks_at_maps_too() -> None:
     other[0, 1, 1] = 0.1
     with pytest.raises(ParityError, match=r"a: .* map off by 0\.02 of its range"):
         prove_parity(ours, replace(ours, maps=other), ["a", "b"])
+
+
+def test_a_classifier_learns_from_both_kinds_and_promises(classified: Path) -> None:
+    metrics = json.loads((classified / "metrics.json").read_text(encoding="utf-8"))
+    counts = metrics["counts"]
+    assert counts["train_anomaly"] >= 10
+    assert counts["calibration_anomaly"] >= 2
+    assert counts["test_anomaly"] == 4  # a fifth of each type
+    assert metrics["parity"]["probabilities"] < 1e-3
+    assert len(metrics["training"]) == 2
+    card = bundle.read(classified).card
+    assert card.classes == ("good", "bright", "dark")
+    assert card.decision.rule == "promise"
+    assert len(card.decision.scores) == counts["calibration"] >= 9
+    assert card.data.anomalies == counts["train_anomaly"]
+    assert "checkpoint" not in card.settings
+    assert b"<svg" in (classified / "reliability.svg").read_bytes()
+    assert not (classified.parent / f".{classified.name}.training").exists()
+
+
+def test_the_likelier_class_may_decide(labelled: Path, tmp_path: Path) -> None:
+    settings = CamConfig(unfreeze=0)
+    config = TrainConfig(
+        labelled, tmp_path / "run", settings=settings, detector="cam", image_size=(64, 96), decide="class", boxes="one"
+    )
+    metrics = train(config).metrics
+    card = bundle.read(tmp_path / "run").card
+    assert (card.decision.threshold, card.decision.false_alarms, card.decision.scores) == (0.0, None, ())
+    assert card.decision.guarantee.startswith("No share of false alarms is promised")
+    verdicts = [json.loads(line) for line in (tmp_path / "run/verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all((v["decision"] == "anomaly") == (v["probability"] > 0.5) for v in verdicts)
+    assert all(len(v["regions"]) == (v["decision"] == "anomaly") for v in verdicts)
+    assert all(v["p_value"] is None for v in verdicts)
+    assert metrics["counts"]["test_anomaly"] == 4
+
+
+def test_what_a_killed_training_left_is_gone_on_with(labelled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = TrainConfig(
+        labelled,
+        out,
+        settings=CamConfig(epochs=3),
+        detector="cam",
+        image_size=(64, 96),
+        false_alarms=0.15,
+        overlays=0,
+    )
+
+    def killed(items: Any, what: str = "", total: int = 0) -> Any:
+        if what == "epoch 3/3":
+            raise KeyboardInterrupt
+        return iter(items)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, killed)
+    assert [p.name for p in tmp_path.iterdir()] == [".run.training"]
+    seen = []
+
+    def watched(items: Any, what: str = "", total: int = 0) -> Any:
+        seen.append(what)
+        return iter(items)
+
+    resumed = train(replace(config, resume=True), watched).metrics
+    assert [what for what in seen if what.startswith("epoch")] == ["epoch 3/3"]
+    whole = train(replace(config, out=tmp_path / "whole")).metrics
+    assert resumed["training"] == whole["training"]
+    assert resumed["detection"] == whole["detection"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "whole"]
+
+
+def test_options_that_do_not_belong_together(labelled: Path, tmp_path: Path) -> None:
+    for changes, said in (
+        ({"decide": "class"}, "knows no classes"),
+        ({"folds": 3}, "--folds is for --detector cam"),
+    ):
+        with pytest.raises(BlemishError, match=said):
+            train(TrainConfig(labelled, tmp_path / "run", **changes))  # type: ignore[arg-type]
+
+
+def test_a_classifier_without_defective_pictures_is_refused(product: Path, tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    for i in range(30):
+        write_picture(good / "good" / f"{i}.png", tile(i)[0])
+    config = TrainConfig(good, tmp_path / "run", settings=CamConfig(unfreeze=0), detector="cam", false_alarms=0.2)
+    with pytest.raises(BlemishError, match="there is no defective one; add some, or use --detector patchcore"):
+        train(config)

@@ -86,7 +86,7 @@ class Cam:
         first = cut.source(self._net)
         border = nodes[frozen] if frozen else first
         inputs = cut.frontier(border if frozen in layers else cut.past_pooling(border), list(self._layers.values()))
-        self._trunk = cut.piece(self._net, [first], inputs).requires_grad_(False)
+        self.trunk = cut.piece(self._net, [first], inputs).requires_grad_(False)
         self._tail = cut.piece(self._net, inputs, list(self._layers.values())).requires_grad_(True)
         if config.unfreeze and not any(True for _ in self._tail.parameters()):
             raise BlemishError(f"{config.backbone} learns nothing in its last stages; unfreeze more of them.")
@@ -100,7 +100,7 @@ class Cam:
     def keep(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
         """Runs the frozen trunk over `samples`, once; `fit`, `calibrate` and `cells` then need no picture of these."""
         config = self.config
-        trunk = self._trunk.to(config.device)
+        trunk = self.trunk.to(config.device)
         self._kept = keep(
             samples,
             self.resize,
@@ -260,7 +260,7 @@ class Cam:
         if not self._endless:
             return found
         with torch.no_grad():
-            inputs: Sequence[Tensor] = self._trunk.to(self.config.device)(change(found[0]))
+            inputs: Sequence[Tensor] = self.trunk.to(self.config.device)(change(found[0]))
         return inputs
 
     def _pooled(self, classifier: Classifier, kept: Kept, rows: Tensor) -> Tensor:

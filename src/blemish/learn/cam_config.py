@@ -27,13 +27,13 @@ class CamConfig:
     types: bool = False  # classes are good and each defect type
     head_weights: tuple[float, ...] | str = "auto"  # of the classes in the loss; auto = every class counts the same
     may: tuple[str, ...] = ()  # augment.MAY: what a part may do without becoming another part
-    epochs: int = 20
+    epochs: int = 8
     batch: int = 16
-    rate: float = 5e-4
+    rate: float = 3e-4
     decay: float = 1e-2  # AdamW's; without it, Adam
     one_cycle: bool = True
     head_first: bool = True  # the head is fitted to the pretrained features, then both are trained (Kumar et al. 2022)
-    stop_at: float = 1.0  # training accuracy at which to stop; above 1 = never
+    stop_at: float = 2.0  # training accuracy at which to stop; above 1 = never
     map: str = "cam"  # a key of maps.METHODS
     map_layer: str = ""  # of the gradient's maps; "" = the last one; earlier ones give finer maps
     sigma: float = 4.0  # Gaussian smoothing of the enlarged map, in pixels of image_size; 0 = none, as published

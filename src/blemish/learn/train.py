@@ -99,17 +99,19 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         raise BlemishError(
             f"{config.out} is no run of blemish's, so it is not replaced; choose another folder with -o."
         )
+    build = DETECTORS[config.detector][1]
+    both = config.detector == "cam"  # learns from anomalies too
+    promise = config.decide == "promise"
+    if not both and not promise:
+        raise BlemishError(f"{config.detector} knows no classes; --decide class is for --detector cam.")
+    if not both and config.folds:
+        raise BlemishError(f"{config.detector} learns from good pictures alone; --folds is for --detector cam.")
     clock = _Clock()
     dataset = layouts.read(config.data, config.layout)
     checked = audit(dataset, progress)
     samples, groups = usable(dataset, checked)
     if config.pooled:
         samples = [replace(sample, part="") for sample in samples]
-    build = DETECTORS[config.detector][1]
-    both = config.detector == "cam"  # learns from anomalies too
-    promise = config.decide == "promise"
-    if not both and not promise:
-        raise BlemishError(f"{config.detector} knows no classes; --decide class is for --detector cam.")
     parts = split(
         samples,
         seed=config.seed,
@@ -130,8 +132,6 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             shutil.rmtree(unfinished)
         unfinished.mkdir(parents=True, exist_ok=True)
         settings = replace(settings, checkpoint=unfinished, resume=config.resume)
-    elif config.folds:
-        raise BlemishError(f"{config.detector} learns from good pictures alone; --folds is for --detector cam.")
     clock.lap("read")
 
     detector = build(settings)

@@ -1,0 +1,48 @@
+import pytest
+
+from blemish.learn.cam_config import CamConfig, case_study
+from blemish.learn.patchcore import PatchCoreConfig
+from blemish.learn.settings import settings_for
+from blemish.types import BlemishError
+
+
+def test_what_was_not_asked_stays_the_default() -> None:
+    assert settings_for("patchcore", {"coreset": None, "memory": None}) == PatchCoreConfig()
+    assert settings_for("cam", {"unfreeze": None}) == CamConfig()
+
+
+def test_what_was_asked() -> None:
+    asked = {"layers": "2, 3", "may": "flip", "classes": "types", "pool": "departures", "head_weights": "1,3,2"}
+    config = settings_for("cam", asked)
+    assert config == CamConfig(
+        layers=("2", "3"), may=("flip",), types=True, departures=True, head_weights=(1.0, 3.0, 2.0)
+    )
+    assert settings_for("cam", {"pool": "mean"}).moments == 1
+    assert settings_for("patchcore", {"memory": 0.5}).memory == 0.5
+
+
+def test_the_recipe_and_what_changes_it() -> None:
+    assert settings_for("cam", {}, published=True) == case_study(CamConfig())
+    changed = settings_for("cam", {"epochs": 1, "random_weights": True}, published=True)
+    assert (changed.epochs, changed.rate, changed.backbone) == (1, 1e-4, "torchvision/vgg16")
+
+
+@pytest.mark.parametrize(
+    ("detector", "asked", "said"),
+    [
+        ("none", {}, "there is no detector 'none'; choose one of patchcore, cam"),
+        ("patchcore", {"unfreeze": 1}, "--unfreeze is not an option of --detector patchcore"),
+        ("cam", {"max_bank": 5}, "--max-bank is not an option of --detector cam"),
+        ("cam", {"classes": "three"}, "--classes takes binary or types"),
+        ("cam", {"pool": "max"}, "--pool takes mean, moments, departures"),
+        ("cam", {"head_weights": "a,b"}, "a number for each class"),
+    ],
+)
+def test_refusals(detector: str, asked: dict[str, object], said: str) -> None:
+    with pytest.raises(BlemishError, match=said):
+        settings_for(detector, asked)
+
+
+def test_the_recipe_belongs_to_the_classifier() -> None:
+    with pytest.raises(BlemishError, match="is for --detector cam"):
+        settings_for("patchcore", {}, published=True)
