@@ -41,8 +41,10 @@ bench: demo .stamps/dev ## accuracy, start-up, memory, measured again on this ma
 	$(BIN)/python bench/accuracy.py --shared $(SHARED) --demo $(DEMO)/data
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/memory.py
-	@if [ -f "$(TEACHER)" ]; then set -x; $(BIN)/python bench/backbones.py --data $(SHARED)/data --teacher $(TEACHER); \
-	else echo "bench/backbones.py is left out: $(TEACHER) is not here"; fi
+	$(BIN)/python bench/trunk.py --data $(SHARED)/data/casting
+	@if [ -f "$(TEACHER)" ]; then set -x; $(BIN)/python bench/backbones.py --data $(SHARED)/data --teacher $(TEACHER) && \
+	$(BIN)/python bench/cam.py --shared $(SHARED) --demo $(DEMO)/data; \
+	else echo "bench/backbones.py and bench/cam.py are left out: $(TEACHER) is not here"; fi
 
 docs: .stamps/dev ## the site, served on this machine while you write
 	$(BIN)/mkdocs serve

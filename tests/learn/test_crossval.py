@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,10 +49,15 @@ def test_a_killed_cross_validation_goes_on(labelled: Path, tmp_path: Path, monke
     whole = cross_validate(Cam(config), samples, folds=3)
     assert len(list(tmp_path.glob("*.npz"))) == 3
     (tmp_path / "repeat-1-fold-2.npz").unlink()
-    fitted = []
+    fitted: list[str] = []
     again = Cam(config)
     fit = again.fit
-    monkeypatch.setattr(again, "fit", lambda *a, run="", **k: fitted.append(run) or fit(*a, run=run, **k))
+
+    def watched(*arguments: Any, run: str) -> Cam:
+        fitted.append(run)
+        return fit(*arguments, run=run)
+
+    monkeypatch.setattr(again, "fit", watched)
     assert cross_validate(again, samples, folds=3).rows == whole.rows
     assert fitted == ["repeat-1-fold-2"]
 

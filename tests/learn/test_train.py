@@ -229,7 +229,7 @@ def test_options_that_do_not_belong_together(labelled: Path, tmp_path: Path) -> 
         ({"folds": 3}, "--folds is for --detector cam"),
     ):
         with pytest.raises(BlemishError, match=said):
-            train(TrainConfig(labelled, tmp_path / "run", **changes))  # type: ignore[arg-type]
+            train(TrainConfig(labelled, tmp_path / "run", **changes))
 
 
 def test_a_classifier_without_defective_pictures_is_refused(product: Path, tmp_path: Path) -> None:
