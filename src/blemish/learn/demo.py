@@ -12,7 +12,7 @@ from blemish.page import write_page
 from blemish.types import Progress, silent
 
 CLASSIFIED = "flange"
-SETTINGS: dict[str, Any] = {"departures": True}  # its parts lie still
+SETTINGS: dict[str, Any] = {"departures": True, "unfreeze": 0}  # parts that lie still, and few of them
 
 
 def run_demo(out: Path, *, quick: bool = False, progress: Progress = silent) -> list[dict[str, Any]]:
