@@ -41,6 +41,6 @@ def run_demo(out: Path, *, quick: bool = False, progress: Progress = silent) -> 
         false_alarms=0.1 if quick else 0.05,
         overwrite=True,
     )
-    metrics.append({**train(config, progress).metrics, "product": classified})
+    metrics.append({**train(config, progress).metrics, "product": f"{CLASSIFIED}\n(cam)"})
     write_page(out, [*PRODUCTS, classified], progress)
     return metrics
