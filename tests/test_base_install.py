@@ -58,6 +58,15 @@ def test_inspect_without_torch(python: Path, run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out/overlays/a.png.jpg").is_file()
 
 
+def test_a_classifier_inspects_without_torch(python: Path, classified: Path, labelled: Path) -> None:
+    picture = labelled / "bright/002.png"
+    command: list[str | Path] = [python.parent / "blemish", "inspect", classified, picture, "--json"]
+    there = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    here = Inspector(classified).inspect(picture)
+    assert (there["decision"], there["defect"]) == (here.decision, here.defect) == ("anomaly", "bright")
+    assert there["probability"] == pytest.approx(here.probability, rel=1e-4)
+
+
 def test_train_without_torch_says_what_to_install(python: Path, product: Path, tmp_path: Path) -> None:
     command: list[str | Path] = [python.parent / "blemish", "train", product, "-o", tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

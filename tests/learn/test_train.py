@@ -239,3 +239,15 @@ def test_a_classifier_without_defective_pictures_is_refused(product: Path, tmp_p
     config = TrainConfig(good, tmp_path / "run", settings=CamConfig(unfreeze=0), detector="cam", false_alarms=0.2)
     with pytest.raises(BlemishError, match="there is no defective one; add some, or use --detector patchcore"):
         train(config)
+
+
+def test_single_cells_of_a_gradients_map_may_differ() -> None:
+    maps = np.zeros((1, 10, 10), np.float32)
+    maps[0, 0, 0] = 1
+    ours = Prediction(np.array([1], np.float32), maps)
+    near, far, wide = maps.copy(), maps.copy(), maps + np.float32(0.002)
+    near[0, 5, 5], far[0, 5, 5] = 0.04, 0.06
+    assert prove_parity(ours, replace(ours, maps=near), ["a"], gated=True).maps == pytest.approx(0.04)
+    for other, gated in ((near, False), (far, True), (wide, True)):
+        with pytest.raises(ParityError):
+            prove_parity(ours, replace(ours, maps=other), ["a"], gated=gated)

@@ -203,6 +203,7 @@ class CamGraph(nn.Module):
         super().__init__()
         self.resize, self.whole, self.classifier, self.fine = resize, whole, classifier, fine
         self.contrast, self.temperature, self.types = contrast, temperature, types
+        self.gated = fine is not None  # the map is a gradient's, see export.prove_parity
         self.outputs: Sequence[str] = ("scores", "maps", "probabilities", *(["class_maps"] if types else []))
         self.register_buffer("rows", enlarge_weights(grid[0], resize.height, sigma))
         self.register_buffer("columns", enlarge_weights(grid[1], resize.width, sigma))

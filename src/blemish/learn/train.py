@@ -170,7 +170,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         clock.lap("inspect")
         proof = parts.test or good
         ours = predict(in_torch(graph), proof, progress, "parity")
-        parity = prove_parity(ours, tested or held_out, [s.name for s in proof])
+        parity = prove_parity(ours, tested or held_out, [s.name for s in proof], gated=getattr(graph, "gated", False))
         clock.lap("parity")
         card = bundle.write(
             folder / "bundle",
