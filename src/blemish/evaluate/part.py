@@ -65,9 +65,11 @@ def targets(samples: Sequence[Sample], classes: Sequence[str]) -> npt.NDArray[np
     """Each sample's class `(n,)`, -1 for a defect type that is not among `classes`. With two classes every anomaly is
     of the second; pictures without a label count as good."""
     known = {name: index for index, name in enumerate(classes)}
-    binary = len(classes) == 2
-    kinds = [1 if binary else known.get(s.defect or "anomaly", -1) if s.label == "anomaly" else 0 for s in samples]
-    return np.array([kind if s.label == "anomaly" else 0 for kind, s in zip(kinds, samples, strict=True)], np.int64)
+
+    def anomaly(sample: Sample) -> int:
+        return 1 if len(classes) == 2 else known.get(sample.defect or "anomaly", -1)
+
+    return np.array([anomaly(s) if s.label == "anomaly" else 0 for s in samples], np.int64)
 
 
 def confusion_matrix(

@@ -55,6 +55,7 @@ def cross_validate(
     detector.keep(samples, progress)
     sizes = [images.size(sample.path) for sample in samples]
     labels = np.array([sample.label == "anomaly" for sample in samples])
+    balanced = detector.config.head_weights == "auto"
     each, by_fold, probabilities = [], [], []
     for repetition in range(repeats):
         tested = np.zeros(len(samples), np.int64)  # in which fold each was
@@ -65,7 +66,8 @@ def cross_validate(
             tested[places] = fold
             answers |= dict(zip(places, zip(*found, strict=True), strict=True))
         logits, maps = (np.stack([answers[i][what] for i in range(len(samples))]) for what in (0, 1))
-        likely = _tempered(logits, targets(samples, detector.classes), tested, detector.config.head_weights == "auto")
+        given = targets(samples, detector.classes)
+        likely = _tempered(logits, given, tested, balanced)
         scores = (np.logaddexp.reduce(logits[:, 1:].astype(np.float64), axis=1) - logits[:, 0]).astype(np.float32)
         flagged = scores > 0
         limits = [_limits(maps[(tested != fold) & ~labels], false_alarms) for fold in range(folds)]
@@ -76,7 +78,6 @@ def cross_validate(
             Verdict(sample.name, "anomaly" if flagged[i] else "good", size=sizes[i], regions=regions[i])
             for i, sample in enumerate(samples)
         ]
-        balanced = detector.config.head_weights == "auto"
         each.append(evaluate(samples, Prediction(scores, maps, likely), verdicts, detector.classes, balanced=balanced))
         for fold in range(folds):
             part = tested == fold
@@ -86,7 +87,6 @@ def cross_validate(
             by_fold.append({"auroc": auroc(scores[part], labels[part]), "balanced_accuracy": right})
         probabilities.append(likely)
     mean = np.mean(probabilities, 0)
-    given = targets(samples, detector.classes)
     doubted = suspects(mean.astype(np.float64), given)
     names = detector.classes
     metrics = {

@@ -315,7 +315,7 @@ def _data(config: TrainConfig, layout: str, parts: Split) -> bundle.Data:
 
 def _settings(settings: Any) -> dict[str, Any]:
     """What decides about the result, as JSON."""
-    kept = {key: value for key, value in asdict(settings).items() if key not in (*HANDLING, "memory")}
+    kept = {key: value for key, value in asdict(settings).items() if key not in HANDLING}
     return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
 
 
