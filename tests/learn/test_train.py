@@ -51,7 +51,7 @@ def test_an_existing_run_is_kept_unless_asked(run: Path, product: Path) -> None:
 def test_a_run_that_fails_half_way_leaves_nothing(
     product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("blemish.learn.train.prove_parity", stop)
@@ -82,6 +82,8 @@ def test_the_same_seed_gives_the_same_detector(product: Path, run: Path, tmp_pat
     train(TrainConfig(product, tmp_path / "again", settings=settings, image_size=(192, 256), overlays=0))
     first, second = bundle.read(run).card, bundle.read(tmp_path / "again").card
     assert first.data == second.data
+    assert first.settings == second.settings
+    assert first.settings["memory"] == 0.1  # decides how many patches are kept, so the card has to say it
     np.testing.assert_allclose(first.decision.scores, second.decision.scores, rtol=1e-5)
 
 

@@ -27,7 +27,7 @@ from blemish.evaluate.reliability import draw_reliability, from_json
 from blemish.inspector import Inspector
 from blemish.learn.backbones import Backbone
 from blemish.learn.cam import Cam
-from blemish.learn.cam_config import HANDLING, CamConfig
+from blemish.learn.cam_config import CamConfig
 from blemish.learn.crossval import cross_validate
 from blemish.learn.export import export, in_torch, on_the_line, predict, prove_parity
 from blemish.learn.patchcore import PatchCore, PatchCoreConfig
@@ -314,8 +314,8 @@ def _data(config: TrainConfig, layout: str, parts: Split) -> bundle.Data:
 
 
 def _settings(settings: Any) -> dict[str, Any]:
-    """What decides about the result, as JSON."""
-    kept = {key: value for key, value in asdict(settings).items() if key not in HANDLING}
+    """What the detector was learned with, as JSON; not where its training was kept."""
+    kept = {key: value for key, value in asdict(settings).items() if key not in ("checkpoint", "resume")}
     return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
 
 
