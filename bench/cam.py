@@ -36,7 +36,7 @@ from blemish.evaluate.localisation import localisation_metrics
 from blemish.images import load_mask, size
 from blemish.learn.cam import Cam
 from blemish.learn.cam_config import CamConfig
-from blemish.learn.crossval import cross_validate
+from blemish.learn.crossval import cross_validate, of_fold, spread
 from blemish.learn.preprocess import Resize, batches
 from blemish.learn.train import usable
 from blemish.types import Sample, silent
@@ -99,9 +99,7 @@ def regression(folder: Path, shared: Path, folds: int, repeats: int) -> dict[str
         model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=5000))
         found = model.fit(features[learned], labels[learned]).decision_function(features[tested])
         scores[number // folds, tested] = found
-        truth = labels[tested]
-        right = ((found > 0)[truth].mean() + (found <= 0)[~truth].mean()) / 2
-        each.append({"balanced_accuracy": float(right), "auroc": auroc(found, truth)})
+        each.append(of_fold(found, labels[tested]))
 
     def figures(weights: Any) -> dict[str, Any]:
         flagged = scores > 0
@@ -114,10 +112,7 @@ def regression(folder: Path, shared: Path, folds: int, repeats: int) -> dict[str
             **to_json(intervals(figures, labels)),
             "auroc": {"value": float(np.mean([auroc(s, labels) for s in scores])), "low": None, "high": None},
         },
-        "by_fold": {
-            key: {"mean": float(np.mean([e[key] for e in each])), "std": float(np.std([e[key] for e in each]))}
-            for key in ("auroc", "balanced_accuracy")
-        },
+        "by_fold": spread(each),
     }
 
 

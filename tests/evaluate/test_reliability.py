@@ -16,6 +16,7 @@ from sklearn.calibration import calibration_curve
 from blemish.evaluate.bootstrap import Interval, to_json, wilson
 from blemish.evaluate.reliability import (
     balanced_weights,
+    class_weights,
     draw_reliability,
     expected_calibration_error,
     reliability,
@@ -165,6 +166,8 @@ def test_weights_are_repetitions() -> None:
 def test_balanced_weights_worked_out_by_hand() -> None:
     labels = np.array([True, False, False, False])
     np.testing.assert_allclose(balanced_weights(labels), [2, 2 / 3, 2 / 3, 2 / 3])
+    np.testing.assert_allclose(class_weights(np.array([3, 1])), [2 / 3, 2])
+    np.testing.assert_allclose(class_weights(np.array([1, 2, 3])), [2, 1, 2 / 3])
     assert (balanced_weights(np.ones(3, bool)) == 1).all()
     assert (balanced_weights(np.zeros(3, bool)) == 1).all()
 

@@ -8,13 +8,22 @@ import pytest
 from blemish.data.layouts import read
 from blemish.learn.cam import Cam
 from blemish.learn.cam_config import CamConfig
-from blemish.learn.crossval import cross_validate, mean_of
+from blemish.learn.crossval import cross_validate, mean_of, of_fold, spread
 
 
 def test_mean_of_figures() -> None:
     first = {"a": {"value": 1.0, "low": None}, "n": 3, "list": [1.0, 2.0], "only": 1, "name": "x"}
     second = {"a": {"value": 2.0, "low": 0.5}, "n": 5, "list": [3.0, 2.0], "name": "x"}
     assert mean_of([first, second]) == {"a": {"value": 1.5, "low": None}, "n": 4, "list": [2.0, 2.0], "name": "x"}
+
+
+def test_figures_of_folds_by_hand() -> None:
+    # Of two anomalies one is caught, of three good pictures one is flagged; 5 of the 6 pairs are in order.
+    first = of_fold(np.array([2.0, -1.0, 1.0, -2.0, -3.0]), np.array([True, True, False, False, False]))
+    assert first == {"auroc": pytest.approx(5 / 6), "balanced_accuracy": pytest.approx((1 / 2 + 2 / 3) / 2)}
+    assert spread([{"auroc": 0.5}, {"auroc": 0.9}]) == {
+        "auroc": {"mean": pytest.approx(0.7), "std": pytest.approx(0.2)}
+    }
 
 
 def test_every_picture_is_judged_out_of_fold(classified: Path) -> None:

@@ -34,6 +34,20 @@ def samples(tmp_path: Path) -> list[Sample]:
     return [Sample(write_picture(tmp_path / name, random.integers(0, 256, (*SIZE, 3))), name, "good") for name in names]
 
 
+@pytest.fixture
+def mapped(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, int]]:
+    """Every file that was mapped to memory, and how many values it has."""
+    asked: list[tuple[Path, int]] = []
+    real = torch.from_file
+
+    def noted(name: str, *, shared: bool, size: int) -> Tensor:
+        asked.append((Path(name), size))
+        return real(name, shared=shared, size=size)
+
+    monkeypatch.setattr(torch, "from_file", noted)
+    return asked
+
+
 def by_hand(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     """Row by row: each picture in each of its variants. The pictures are read as they are, which `Resize` keeps."""
     from blemish.images import load
@@ -55,43 +69,27 @@ def test_rows_are_the_trunks_outputs(samples: list[Sample], batch: int, memory: 
 
 
 def test_in_a_file_it_is_the_same_and_the_file_is_gone(
-    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    samples: list[Sample], mapped: list[tuple[Path, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    asked: list[str] = []
-    real = torch.from_file
-
-    def noted(name: str, *, shared: bool, size: int) -> Tensor:
-        asked.append(name)
-        return real(name, shared=shared, size=size)
-
-    monkeypatch.setattr(torch, "from_file", noted)
     inside = keep(samples, Resize(*SIZE), trunk, MAY, memory=1.0)
-    assert not asked
+    assert not mapped
     outside = keep(samples, Resize(*SIZE), trunk, MAY, memory=0.0)
-    assert len(asked) == 2
-    assert all(Path(name).parent == folder for name in asked)
+    assert len(mapped) == 2
+    assert all(file.parent == folder for file, _ in mapped)
     assert not list(folder.iterdir())
     for one, other in zip(inside.tensors, outside.tensors, strict=True):
         assert torch.equal(one, other)
 
 
-def test_only_what_is_too_large_goes_to_the_file(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_too_large_goes_to_the_file(samples: list[Sample], mapped: list[tuple[Path, int]]) -> None:
     """Of float32, 20 x 3 x 6 x 8 values are 11,520 bytes and 20 x 2 x 8 are 1,280; each output has half of `memory`."""
-    sizes: list[int] = []
-    real = torch.from_file
-
-    def noted(name: str, *, shared: bool, size: int) -> Tensor:
-        sizes.append(size)
-        return real(name, shared=shared, size=size)
-
-    monkeypatch.setattr(torch, "from_file", noted)
     keep(samples, Resize(*SIZE), trunk, MAY, memory=2 * 11_520 / 2**30)
-    assert sizes == []
+    assert mapped == []
     keep(samples, Resize(*SIZE), trunk, MAY, memory=2 * 11_519 / 2**30)
-    assert sizes == [20 * 3 * 6 * 8]
+    assert [size for _, size in mapped] == [20 * 3 * 6 * 8]
 
 
 def test_rows_by_name_in_any_order(samples: list[Sample], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blemish.learn.preprocess import Resize, enlarge_weights, resize_weights
+from blemish.learn.preprocess import Enlarge, Resize, enlarge_weights, resize_weights
 
 
 @pytest.mark.parametrize("size", [(40, 31), (64, 64), (100, 131), (257, 90), (1, 7)])
@@ -25,6 +25,12 @@ def test_enlarging_keeps_a_level_map_level_and_is_interpolation_without_sigma() 
     values = torch.rand(1, 1, 8)
     plain = (enlarge_weights(8, 64, 0) @ values[0, 0])[None, None]
     torch.testing.assert_close(plain, F.interpolate(values, 64, mode="linear"))
+
+
+def test_a_map_is_enlarged_down_and_across() -> None:
+    cells = torch.rand(2, 3, 4)
+    plain = F.interpolate(cells[:, None], (12, 24), mode="bilinear")[:, 0]
+    torch.testing.assert_close(Enlarge((3, 4), (12, 24), 0.0)(cells), plain)
 
 
 def test_the_blur_is_scipys_gaussian_with_mirrored_borders() -> None:

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+AnyFloat = TypeVar("AnyFloat", bound=np.floating[Any])
 
 COLDEST, HOTTEST = 0.05, 20.0  # the range of temperatures
 HALVINGS = 60  # of that range: far below what a float64 can tell apart
@@ -59,12 +60,15 @@ class Reliability:
     log_loss: Interval
 
 
+def class_weights(counts: npt.NDArray[np.integer]) -> Floats:
+    """Weights (C,), with mean 1 over all pictures, by which classes of `counts` (C,) pictures, none 0, count alike."""
+    return np.asarray(counts.sum() / (len(counts) * counts), np.float64)
+
+
 def balanced_weights(labels: Bools) -> Floats:
     """Weights (N,) with mean 1 by which good and defective pictures count the same; all 1 with one class only."""
-    anomalies = int(labels.sum())
-    if anomalies in (0, len(labels)):
-        return np.ones(len(labels))
-    return np.where(labels, len(labels) / (2 * anomalies), len(labels) / (2 * (len(labels) - anomalies)))
+    counts = np.bincount(labels, minlength=2)
+    return class_weights(counts)[labels.astype(int)] if counts.all() else np.ones(len(labels))
 
 
 def temperature(logits: Floats, classes: npt.NDArray[np.integer], weights: Floats | None = None) -> float:
@@ -98,7 +102,7 @@ def temperature(logits: Floats, classes: npt.NDArray[np.integer], weights: Float
     aimed_at = (1 - wrong) * own + wrong * (z.sum(1) - own) / (z.shape[1] - 1)
 
     def slope(inverse: float) -> float:  # d loss / d (1 / T)
-        return float(weight @ ((_softmax(inverse * z) * z).sum(1) - aimed_at))
+        return float(weight @ ((softmax(inverse * z) * z).sum(1) - aimed_at))
 
     low, high = 1 / HOTTEST, 1 / COLDEST
     for _ in range(HALVINGS):
@@ -107,9 +111,10 @@ def temperature(logits: Floats, classes: npt.NDArray[np.integer], weights: Float
     return float(np.clip(2 / (low + high), COLDEST, HOTTEST))
 
 
-def _softmax(z: Floats) -> Floats:
-    e: Floats = np.exp(z - z.max(axis=1, keepdims=True))
-    return np.asarray(e / e.sum(axis=1, keepdims=True))
+def softmax(z: npt.NDArray[AnyFloat]) -> npt.NDArray[AnyFloat]:
+    """Probabilities (N, C) of logits (N, C), in their own precision."""
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return np.asarray(e / e.sum(axis=1, keepdims=True), z.dtype)
 
 
 def expected_calibration_error(

@@ -51,7 +51,7 @@ def with_gradient(tail: nn.Module, example: Tensor) -> fx.GraphModule:
     trace = make_fx(both, decomposition_table=_table(), tracing_mode="symbolic", _allow_non_fake_inputs=True)
     try:
         graph = trace(activations)
-    except (RuntimeError, NotImplementedError) as cause:
+    except RuntimeError as cause:  # NotImplementedError too, which is one
         operation = getattr(cause, "func", None) or str(cause).splitlines()[0][:160]
         raise BlemishError(f"this network has no gradient as plain operations: {operation}; {_REMEDY}") from cause
     graph.graph.eliminate_dead_code()
@@ -126,15 +126,15 @@ def _max_pool(
     return nothing.scatter_add(2, indices.flatten(2), grad.flatten(2)).reshape(x.shape)
 
 
-def _separable(grad: Tensor, size: Sequence[int], *one_axis: Callable[[Tensor], Tensor]) -> Tensor:
+def _separable(grad: Tensor, size: Sequence[int], resample: Callable[[Tensor, int], Tensor]) -> Tensor:
     """Gradient of a map resampled linearly along rows and columns, y = R x C: R' g C', whatever the resampling is.
 
-    `size`: of x; `one_axis`: the resampling of `(1, L, L)` along its last axis, for rows and for columns. Applied to
-    the identity it yields its own matrix.
+    `size`: of x; `resample`: takes `(1, L, L)` and does along its last axis what is done along axis 0 (down) or 1
+    (across) of a map. Applied to the identity it yields its own matrix.
     """
     with _disable_current_modes():  # values, not traces
         identities = (torch.eye(length, dtype=grad.dtype, device=grad.device)[None] for length in size[-2:])
-        rows, columns = (resample(identity)[0] for resample, identity in zip(one_axis, identities, strict=True))
+        rows, columns = (resample(identity, axis)[0] for axis, identity in enumerate(identities))
         columns = columns.T.contiguous()
     return rows @ grad @ columns
 
@@ -149,27 +149,23 @@ def _avg_pool(
     count_include_pad: bool,
     divisor: int | None,
 ) -> Tensor:
-    def along(axis: int) -> Callable[[Tensor], Tensor]:
+    def pool(values: Tensor, axis: int) -> Tensor:
         k, s, p = kernel[axis], (stride or kernel)[axis], padding[axis]
         override = None if divisor is None else 1
-        return lambda e: F.avg_pool2d(e, (1, k), (1, s), (0, p), ceil_mode, count_include_pad, override)
+        return F.avg_pool2d(values, (1, k), (1, s), (0, p), ceil_mode, count_include_pad, override)
 
-    return _separable(grad, x.shape, along(0), along(1)) / (divisor or 1)
+    return _separable(grad, x.shape, pool) / (divisor or 1)
 
 
 def _adaptive_avg_pool(grad: Tensor, x: Tensor) -> Tensor:
-    height, width = grad.shape[-2:]
-    return _separable(
-        grad, x.shape, lambda e: F.adaptive_avg_pool1d(e, height), lambda e: F.adaptive_avg_pool1d(e, width)
-    )
+    sizes = grad.shape[-2:]
+    return _separable(grad, x.shape, lambda values, axis: F.adaptive_avg_pool1d(values, sizes[axis]))
 
 
 def _pad(mode: str) -> Callable[[Tensor, Tensor, Sequence[int]], Tensor]:
     def backward(grad: Tensor, x: Tensor, padding: Sequence[int]) -> Tensor:
-        left, right, top, bottom = padding
-        return _separable(
-            grad, x.shape, lambda e: F.pad(e, (top, bottom), mode), lambda e: F.pad(e, (left, right), mode)
-        )
+        across, down = padding[:2], padding[2:]
+        return _separable(grad, x.shape, lambda values, axis: F.pad(values, (down, across)[axis], mode))
 
     return backward
 
@@ -182,11 +178,9 @@ def _upsample_bilinear(
     scale_h: float | None = None,
     scale_w: float | None = None,
 ) -> Tensor:
+    linear, scales = aten.upsample_linear1d.default, (scale_h, scale_w)
     return _separable(
-        grad,
-        input_size,
-        lambda e: aten.upsample_linear1d.default(e, [output_size[0]], align_corners, scale_h),
-        lambda e: aten.upsample_linear1d.default(e, [output_size[1]], align_corners, scale_w),
+        grad, input_size, lambda values, axis: linear(values, [output_size[axis]], align_corners, scales[axis])
     )
 
 
@@ -197,9 +191,5 @@ def _upsample_nearest(
     scale_h: float | None = None,
     scale_w: float | None = None,
 ) -> Tensor:
-    return _separable(
-        grad,
-        input_size,
-        lambda e: aten.upsample_nearest1d.default(e, [output_size[0]], scale_h),
-        lambda e: aten.upsample_nearest1d.default(e, [output_size[1]], scale_w),
-    )
+    nearest, scales = aten.upsample_nearest1d.default, (scale_h, scale_w)
+    return _separable(grad, input_size, lambda values, axis: nearest(values, [output_size[axis]], scales[axis]))

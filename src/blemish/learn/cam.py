@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,8 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from blemish.evaluate.reliability import temperature
+from blemish.evaluate.part import targets as class_of
+from blemish.evaluate.reliability import class_weights, temperature
 from blemish.learn import augment, cut
 from blemish.learn.backbones import Backbone, load_backbone, stages
 from blemish.learn.cam_config import HANDLING, CamConfig, pooled_by_default
@@ -115,7 +115,8 @@ class Cam:
         """Learns from pictures called good or anomaly, from the pretrained weights on each time. `run` names its
         checkpoint among others in the folder. Raises `BlemishError` where good or defective pictures are missing."""
         config = self.config
-        self.classes, targets = self._targets(samples)
+        self.classes = self._classes(samples)
+        targets = torch.from_numpy(class_of(samples, self.classes))
         weights = self._weights(targets)
         kept = self._seen(samples, progress)
         rows = kept.rows(samples)
@@ -168,14 +169,13 @@ class Cam:
 
         It stays 1 where a class is missing among them.
         """
-        targets = self._targets(samples, self.classes)[1].numpy()
-        samples = [sample for sample, target in zip(samples, targets, strict=True) if target >= 0]  # of known types
-        targets = targets[targets >= 0]
-        if len(set(targets.tolist())) == len(self.classes):
+        samples = [sample for sample in samples if self._kind(sample) in self.classes]
+        targets = class_of(samples, self.classes)
+        counts = np.bincount(targets, minlength=len(self.classes))
+        if counts.all():
             logits, _ = self.cells(samples, progress)
-            weights = np.bincount(targets) if self.config.head_weights == "auto" else None
-            balance = None if weights is None else len(targets) / (len(weights) * weights.astype(np.float64))
-            self._temperature = temperature(logits.astype(np.float64), targets, balance)
+            weights = class_weights(counts) if self.config.head_weights == "auto" else None
+            self._temperature = temperature(logits.astype(np.float64), targets, weights)
         return self._temperature
 
     def cells(
@@ -271,30 +271,29 @@ class Cam:
             ]
         return torch.cat(parts).cpu().clone()
 
-    def _targets(self, samples: Sequence[Sample], classes: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Tensor]:
-        """The classes' names, good first, and each sample's `(n,)` int64; pictures without a label count as good."""
-        kinds = [
-            GOOD if s.label != "anomaly" else (s.defect or "anomaly") if self.config.types else "anomaly"
-            for s in samples
-        ]
-        if not classes:
-            classes = (GOOD, *sorted(set(kinds) - {GOOD}))
-            counts = Counter(kinds)
-            if not counts[GOOD] or len(classes) < 2:
-                lacking = "good" if not counts[GOOD] else "defective"
-                raise BlemishError(
-                    f"the classifier learns from good and defective pictures, and among {len(samples)} there is no "
-                    f"{lacking} one; add some, or use --detector patchcore, which needs good ones only."
-                )
-        known = {name: index for index, name in enumerate(classes)}
-        return classes, torch.tensor([known.get(kind, -1) for kind in kinds])
+    def _kind(self, sample: Sample) -> str:
+        """The name of its class; pictures without a label count as good."""
+        if sample.label != "anomaly":
+            return GOOD
+        return (sample.defect or "anomaly") if self.config.types else "anomaly"
+
+    def _classes(self, samples: Sequence[Sample]) -> tuple[str, ...]:
+        """Their names, good first."""
+        kinds = {self._kind(sample) for sample in samples}
+        if GOOD not in kinds or len(kinds) < 2:
+            lacking = "good" if GOOD not in kinds else "defective"
+            raise BlemishError(
+                f"the classifier learns from good and defective pictures, and among {len(samples)} there is no "
+                f"{lacking} one; add some, or use --detector patchcore, which needs good ones only."
+            )
+        return (GOOD, *sorted(kinds - {GOOD}))
 
     def _weights(self, targets: Tensor) -> Tensor:
         """Of each class in the loss `(classes,)` float32."""
         given = self.config.head_weights
-        counts = torch.bincount(targets, minlength=len(self.classes))
+        counts = np.bincount(targets, minlength=len(self.classes))
         if isinstance(given, str):
-            return len(targets) / (len(counts) * counts.float())
+            return torch.from_numpy(class_weights(counts)).float()
         if len(given) != len(counts) or min(given) <= 0:
             raise BlemishError(
                 f"--head-weights takes {len(counts)} numbers above 0, one for each of {', '.join(self.classes)}; "

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blemish.learn.preprocess import Resize, enlarge_weights, resize_weights
+from blemish.learn.preprocess import Enlarge, Resize, resize_weights
 
 
 class Classifier(nn.Module):
@@ -184,9 +184,6 @@ class CamGraph(nn.Module):
     (scores, maps `(N, h, w)`), or None for a plain CAM. `grid`: (h, w) of the map's layer.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(
         self,
         resize: Resize,
@@ -205,8 +202,7 @@ class CamGraph(nn.Module):
         self.contrast, self.temperature, self.types = contrast, temperature, types
         self.gated = fine is not None  # the map is a gradient's, see export.prove_parity
         self.outputs: Sequence[str] = ("scores", "maps", "probabilities", *(["class_maps"] if types else []))
-        self.register_buffer("rows", enlarge_weights(grid[0], resize.height, sigma))
-        self.register_buffer("columns", enlarge_weights(grid[1], resize.width, sigma))
+        self.enlarge = Enlarge(grid, (resize.height, resize.width), sigma)  # bilinear, as published; then smoothed
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         logits, cells, features = self.cells(self.resize(pictures))
@@ -224,7 +220,3 @@ class CamGraph(nn.Module):
         if self.fine is None:
             return logits, self.classifier.log_odds_cells(features, self.contrast), features
         return logits, self.fine(activations)[1], features
-
-    def enlarge(self, cells: Tensor) -> Tensor:
-        """Bilinear, as published; then smoothed."""
-        return self.rows @ cells @ self.columns.T

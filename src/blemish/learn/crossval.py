@@ -5,12 +5,13 @@ What a bundle's own test says rests on one split; this says how much that split 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from blemish import bundle, calibration, images
 from blemish.data.split import kfold
@@ -18,9 +19,9 @@ from blemish.evaluate.bootstrap import to_json
 from blemish.evaluate.detection import auroc, balanced_accuracy, confusion
 from blemish.evaluate.labels import suspects
 from blemish.evaluate.part import evaluate, targets
-from blemish.evaluate.reliability import temperature
+from blemish.evaluate.reliability import class_weights, softmax, temperature
 from blemish.learn.cam import Cam
-from blemish.learn.preprocess import enlarge_weights
+from blemish.learn.preprocess import Enlarge
 from blemish.regions import find_regions
 from blemish.types import Prediction, Progress, Region, Sample, Verdict, silent
 
@@ -71,20 +72,16 @@ def cross_validate(
         scores = (np.logaddexp.reduce(logits[:, 1:].astype(np.float64), axis=1) - logits[:, 0]).astype(np.float32)
         flagged = scores > 0
         limits = [_limits(maps[(tested != fold) & ~labels], false_alarms) for fold in range(folds)]
+        enlarge = Enlarge(maps.shape[1:], detector.config.image_size, detector.config.sigma)
         regions = [
-            _regions(detector, maps[i], limits[tested[i]], sizes[i]) if flagged[i] else () for i in range(len(samples))
+            _regions(enlarge, maps[i], limits[tested[i]], sizes[i]) if flagged[i] else () for i in range(len(samples))
         ]
         verdicts = [
             Verdict(sample.name, "anomaly" if flagged[i] else "good", size=sizes[i], regions=regions[i])
             for i, sample in enumerate(samples)
         ]
         each.append(evaluate(samples, Prediction(scores, maps, likely), verdicts, detector.classes, balanced=balanced))
-        for fold in range(folds):
-            part = tested == fold
-            counts = confusion(labels[part], flagged[part])
-            caught, missed, alarms, passed = (np.array(n, np.float64) for n in astuple(counts))
-            right = float(balanced_accuracy(caught, missed, alarms, passed))
-            by_fold.append({"auroc": auroc(scores[part], labels[part]), "balanced_accuracy": right})
+        by_fold += [of_fold(scores[tested == fold], labels[tested == fold]) for fold in range(folds)]
         probabilities.append(likely)
     mean = np.mean(probabilities, 0)
     doubted = suspects(mean.astype(np.float64), given)
@@ -93,10 +90,7 @@ def cross_validate(
         "folds": folds,
         "repeats": repeats,
         **mean_of(each),
-        "by_fold": {
-            key: {"mean": float(np.mean([f[key] for f in by_fold])), "std": float(np.std([f[key] for f in by_fold]))}
-            for key in ("auroc", "balanced_accuracy")
-        },
+        "by_fold": spread(by_fold),
         "suspects": [
             {"name": samples[s.index].name, "given": names[s.given], "likely": names[s.likely], "sure": s.confidence}
             for s in doubted
@@ -113,6 +107,22 @@ def cross_validate(
         for i, sample in enumerate(samples)
     ]
     return CrossValidation(to_json(metrics), rows)
+
+
+def of_fold(scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """A tested fold's `auroc`, and `balanced_accuracy` where scores (n,) above 0 are called anomalies."""
+    counts = confusion(labels, scores > 0)
+    caught, missed, alarms, passed = (np.array(n, np.float64) for n in astuple(counts))
+    return {
+        "auroc": auroc(scores, labels),
+        "balanced_accuracy": float(balanced_accuracy(caught, missed, alarms, passed)),
+    }
+
+
+def spread(folds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation of each figure over the folds."""
+    several = {key: [fold[key] for fold in folds] for key in folds[0]}
+    return {key: {"mean": float(np.mean(values)), "std": float(np.std(values))} for key, values in several.items()}
 
 
 def mean_of(several: Sequence[Any]) -> Any:
@@ -157,11 +167,9 @@ def _tempered(logits: Floats, given: npt.NDArray[np.int64], tested: npt.NDArray[
         counts = np.bincount(given[others], minlength=logits.shape[1])
         degree = 1.0
         if (counts > 0).all():
-            weights = others.sum() / (len(counts) * counts) if balanced else None
+            weights = class_weights(counts) if balanced else None
             degree = temperature(logits[others].astype(np.float64), given[others], weights)
-        scaled = logits[tested == fold] / degree
-        odds = np.exp(scaled - scaled.max(1, keepdims=True))
-        likely[tested == fold] = odds / odds.sum(1, keepdims=True)
+        likely[tested == fold] = softmax(logits[tested == fold] / degree)
     return likely
 
 
@@ -172,9 +180,6 @@ def _limits(good: Floats, false_alarms: float) -> tuple[float, float]:
     return calibration.threshold(peaks, false_alarms) if enough else float(peaks.max()), float(np.median(good))
 
 
-def _regions(detector: Cam, cells: Floats, limits: tuple[float, float], size: tuple[int, int]) -> tuple[Region, ...]:
-    height, width = detector.config.image_size
-    rows, columns = (
-        enlarge_weights(n, m, detector.config.sigma).numpy() for n, m in zip(cells.shape, (height, width), strict=True)
-    )
-    return find_regions(rows @ cells @ columns.T, limits[0], size, usual=limits[1], always=True)
+def _regions(enlarge: Enlarge, cells: Floats, limits: tuple[float, float], size: tuple[int, int]) -> tuple[Region, ...]:
+    anomaly_map = enlarge(torch.from_numpy(cells)).numpy()
+    return find_regions(anomaly_map, limits[0], size, usual=limits[1], always=True)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.learn.backbones import Backbone, load_backbone
-from blemish.learn.preprocess import Resize, batches, enlarge_weights
+from blemish.learn.preprocess import Enlarge, Resize, batches
 from blemish.types import BlemishError, Progress, Sample, silent
 
 
@@ -139,8 +139,6 @@ class PatchCoreGraph(nn.Module):
     bank: Tensor
     half_norms: Tensor
     support: Tensor
-    enlarge_rows: Tensor
-    enlarge_columns: Tensor
 
     def __init__(self, features: Features, bank: Tensor, config: PatchCoreConfig) -> None:
         super().__init__()
@@ -148,9 +146,7 @@ class PatchCoreGraph(nn.Module):
         self.register_buffer("bank", bank)  # (M, C)
         self.register_buffer("half_norms", bank.square().sum(1) / 2)
         self.register_buffer("support", nearest_in_bank(bank, min(config.neighbours, len(bank))))  # (M, b)
-        height, width = config.image_size
-        self.register_buffer("enlarge_rows", enlarge_weights(features.grid[0], height, config.sigma))
-        self.register_buffer("enlarge_columns", enlarge_weights(features.grid[1], width, config.sigma))
+        self.enlarge = Enlarge(features.grid, config.image_size, config.sigma)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         patches = self.features(self.features.resize(pictures))  # (N, P, C)
@@ -161,7 +157,8 @@ class PatchCoreGraph(nn.Module):
         peak, at = distances.max(1)  # Eq. 6: s*, and m_test,*
         scores = peak * self.reweight(patches, nearest, at)
         grid = distances.unflatten(1, self.features.grid)
-        return scores, self.enlarge_rows @ grid @ self.enlarge_columns.T
+        enlarged: Tensor = self.enlarge(grid)
+        return scores, enlarged
 
     def reweight(self, patches: Tensor, nearest: Tensor, at: Tensor) -> Tensor:
         """Eq. 7: a distance counts for less where m* itself is a rare patch, far from its own neighbours."""

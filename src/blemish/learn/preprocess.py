@@ -59,6 +59,21 @@ def enlarge_weights(size: int, target: int, sigma: float) -> Tensor:
     return blur @ linear
 
 
+class Enlarge(nn.Module):
+    """Maps `(..., *grid)` -> `(..., *size)`, (h, w) each: `enlarge_weights` down and across."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, grid: Sequence[int], size: Sequence[int], sigma: float) -> None:
+        super().__init__()
+        self.register_buffer("rows", enlarge_weights(grid[0], size[0], sigma))
+        self.register_buffer("columns", enlarge_weights(grid[1], size[1], sigma))
+
+    def forward(self, cells: Tensor) -> Tensor:
+        return self.rows @ cells @ self.columns.T
+
+
 def batches(samples: Sequence[Sample], resize: nn.Module, batch: int, device: str = "cpu") -> Iterator[Tensor]:
     """Resized pictures `(<= batch, 3, H, W)`; files are decoded by threads a little ahead of the network."""
 
