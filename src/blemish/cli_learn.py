@@ -1,0 +1,178 @@
+"""The commands that learn: one short function each, registered by `cli`. PyTorch is imported only when one runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blemish.types import BlemishError
+
+WARNINGS = 5  # of a data set, shown after learning
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="A folder of pictures; see `blemish data`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; it must not exist.")],
+    detector: Annotated[str, typer.Option(help="patchcore (good pictures) or cam (good and defective ones).")] = "",
+    recipe: Annotated[str, typer.Option(help="case-study: the published classifier's settings.")] = "",
+    false_alarms: Annotated[str, typer.Option(help="Share of good parts that may be flagged: 5% or 0.05.")] = "5%",
+    image_size: Annotated[str, typer.Option(help="auto, 256, or HEIGHTxWIDTH.")] = "auto",
+    calibration: Annotated[float, typer.Option(help="Share of good pictures held out for the threshold.")] = 0.2,
+    test: Annotated[float, typer.Option(help="Share of good pictures for the test, if the folder has no test.")] = 0.2,
+    min_area: Annotated[float, typer.Option(help="Smallest region, as a share of the picture.")] = 0.0002,
+    layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Same seed, same split, same detector.")] = 0,
+    overlays: Annotated[int, typer.Option(min=0, help="Draw at most so many test pictures.")] = 300,
+    overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
+    # The detector's own; None is its default.
+    backbone: Annotated[str | None, typer.Option(help="bundled, a timm name, or torchvision/NAME.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A local .safetensors file for the backbone.")] = None,
+    random_weights: Annotated[bool | None, typer.Option(help="An untrained backbone, as a control.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Feature layers, separated by commas.")] = None,
+    memory: Annotated[float | None, typer.Option(min=0.001, help="GiB for features while learning.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    neighbourhood: Annotated[int | None, typer.Option(min=1, help="A patch is so many cells wide; odd.")] = None,
+    coreset: Annotated[float | None, typer.Option(min=0, max=1, help="Share of patches kept in the bank.")] = None,
+    max_bank: Annotated[int | None, typer.Option(min=1, help="Never more patches than this.")] = None,
+    neighbours: Annotated[int | None, typer.Option(min=1, help="Neighbours that reweight the score.")] = None,
+    classes: Annotated[str | None, typer.Option(help="binary, or types: good and each defect type.")] = None,
+    unfreeze: Annotated[int | None, typer.Option(min=0, help="Last stages trained; 0 = the head alone.")] = None,
+    pool: Annotated[str | None, typer.Option(help="mean, moments or departures.")] = None,
+    outputs: Annotated[int | None, typer.Option(min=1, max=2, help="Of the head, for two classes.")] = None,
+    head_weights: Annotated[str | None, typer.Option(help="auto, or each class's: 1,3.")] = None,
+    may: Annotated[str | None, typer.Option(help="What a part may do: rotate,flip,shift,brighten.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a step.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0, help="Learning rate.")] = None,
+    stop_at: Annotated[float | None, typer.Option(help="Training accuracy at which to stop; 2 = never.")] = None,
+    map_method: Annotated[
+        str | None, typer.Option("--map", help="cam, gradcam, gradcam++, layercam, hirescam.")
+    ] = None,
+    map_layer: Annotated[str | None, typer.Option(help="Layer of a gradient's map.")] = None,
+    decide: Annotated[str, typer.Option(help="promise: keep --false-alarms; class: the likelier one.")] = "",
+    boxes: Annotated[str, typer.Option(help="hills, or one: the published single box.")] = "",
+    folds: Annotated[int, typer.Option(min=0, help="Cross-validate the classifier in so many folds.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="So many times.")] = 1,
+    processes: Annotated[int | None, typer.Option(min=1, help="Train in so many processes.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on where a killed training stopped.")] = False,
+) -> None:
+    """Learn a detector from a folder of pictures, test it, and write its bundle."""
+    from rich.markup import escape
+
+    from blemish.console import err, figures_table, progress, suspected
+    from blemish.console import out as page
+    from blemish.learn.settings import settings_for
+    from blemish.learn.train import TrainConfig
+    from blemish.learn.train import train as learn
+
+    asked = {
+        "backbone": backbone,
+        "weights": weights,
+        "random_weights": random_weights,
+        "layers": layers,
+        "memory": memory,
+        "device": device,
+        "neighbourhood": neighbourhood,
+        "coreset": coreset,
+        "max_bank": max_bank,
+        "neighbours": neighbours,
+        "classes": classes,
+        "unfreeze": unfreeze,
+        "pool": pool,
+        "outputs": outputs,
+        "head_weights": head_weights,
+        "may": may,
+        "epochs": epochs,
+        "batch": batch,
+        "rate": rate,
+        "stop_at": stop_at,
+        "map": map_method,
+        "map_layer": map_layer,
+        "processes": processes,
+    }
+    published = recipe == "case-study"
+    if recipe and not published:
+        raise BlemishError(f"there is no recipe '{recipe}'; there is case-study.")
+    detector = detector or ("cam" if published else "patchcore")
+    config = TrainConfig(
+        data=data,
+        out=out,
+        settings=replace(settings_for(detector, asked, published=published), seed=seed),
+        detector=detector,
+        image_size=_size(image_size) or ((224, 224) if published else None),
+        layout=layout,
+        false_alarms=_share(false_alarms),
+        test=test,
+        calibration=0.0 if published else calibration,
+        min_area=min_area,
+        seed=seed,
+        overlays=overlays,
+        overwrite=overwrite,
+        decide=_one_of("--decide", decide, "class" if published else "promise", ("promise", "class")),
+        boxes=_one_of("--boxes", boxes, "one" if published else "hills", ("hills", "one")),
+        pooled=published,
+        folds=folds,
+        repeats=repeats,
+        resume=resume,
+    )
+    run = learn(config, progress)
+    for warning in run.warnings[:WARNINGS]:
+        err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    if len(run.warnings) > WARNINGS:
+        err.print(f"and {len(run.warnings) - WARNINGS} more; see: blemish data {data}", soft_wrap=True, markup=False)
+    if as_json:
+        typer.echo(json.dumps(run.metrics, indent=1))
+        return
+    page.print(figures_table(run.metrics))
+    if crossed := run.metrics.get("cross_validation"):
+        page.print(figures_table({**run.metrics, **crossed}, crossed=True))
+        for line in suspected(crossed):
+            page.print(line, soft_wrap=True, markup=False)
+    page.print(run.metrics["decision"]["guarantee"], soft_wrap=True)
+    page.print(f"Written to {run.folder}. Next: blemish inspect {run.folder}/bundle PICTURES --out DIR", soft_wrap=True)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option(help="Fewer and smaller pictures, for a look in about a minute.")] = False,
+) -> None:
+    """Draw a production line, learn each product, inspect it, and write a page that shows everything."""
+    from blemish.console import out as page
+    from blemish.console import products_table, progress
+    from blemish.learn.demo import run_demo
+
+    runs = run_demo(out, quick=quick, progress=progress)
+    page.print(products_table(runs, title="The demo line, on held-out pictures [95 % interval]"))
+    page.print(f"Look at {out / 'index.html'}", soft_wrap=True)
+
+
+def _one_of(option: str, text: str, default: str, choices: tuple[str, ...]) -> Any:
+    if (text or default) not in choices:
+        raise BlemishError(f"{option} takes {' or '.join(choices)}, not '{text}'.")
+    return text or default
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise BlemishError(f"'{text}' is not a rate; write it as 5% or 0.05.") from None
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """`auto` -> None, `256` -> (256, 256), `192x320` -> (192, 320)."""
+    if text == "auto":
+        return None
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+        height, width = sides if len(sides) == 2 else (sides[0], sides[0])
+    except ValueError:
+        raise BlemishError(f"'{text}' is not an image size; write auto, 256, or HEIGHTxWIDTH.") from None
+    if min(height, width) < 32 or len(sides) > 2:
+        raise BlemishError(f"'{text}' is not an image size: both sides must be at least 32 pixels.")
+    return height, width
