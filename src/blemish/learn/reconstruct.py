@@ -1,0 +1,118 @@
+"""How far a reconstruction is from its picture: losses that an autoencoder learns by, and maps of where it failed.
+
+Pictures are float32 `(N, 3, H, W)` in 0..1, and so are reconstructions, which a sigmoid keeps there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish.types import BlemishError
+
+LOSSES = ("mse", "l1", "bce", "ssim")
+RESIDUALS = ("l1", "ssim")
+
+WINDOW, SIGMA = 11, 1.5  # of SSIM's Gaussian window, in pixels (Wang et al. 2004, section III-C)
+C1, C2 = 0.01**2, 0.03**2  # (K L)^2 with the paper's K and L = 1, the range of the pixels
+
+Terms = Sequence[tuple[float, str]]
+
+
+def parse(text: str) -> tuple[tuple[float, str], ...]:
+    """`"mse"` -> ((1.0, "mse"),), `"0.8*mse+0.2*ssim"` -> ((0.8, "mse"), (0.2, "ssim")): weights and names of losses.
+
+    Raises `BlemishError` for an unknown or repeated name, and for a weight that is no number above 0.
+    """
+    terms: list[tuple[float, str]] = []
+    for term in text.split("+"):
+        factor, star, name = (part.strip() for part in term.rpartition("*"))
+        if name not in LOSSES:
+            raise BlemishError(
+                f"The loss '{text}' has a term '{name}'; terms are {', '.join(LOSSES)}, as in mse or 0.8*mse+0.2*ssim."
+            )
+        if name in (known for _, known in terms):
+            raise BlemishError(f"The loss '{text}' names {name} twice; give it once, with one weight.")
+        weight = _number(factor) if star else 1.0
+        if not 0 < weight < math.inf:  # NaN too
+            raise BlemishError(f"The loss '{text}' weighs {name} with '{factor}'; a weight is a number above 0.")
+        terms.append((weight, name))
+    return tuple(terms)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def loss(terms: Terms, reconstruction: Tensor, pictures: Tensor) -> Tensor:
+    """Weighted sum of losses, `(N,)`: one value per picture, each a mean over its pixels and channels.
+
+    `bce` is the binary cross-entropy, its logarithms no lower than -100, so finite at 0 and 1; it is not 0 where the
+    two are equal, but least. `ssim` is 1 - SSIM (Wang et al. 2004), in 0..2, of pictures of at least 6x6 pixels.
+    """
+    return torch.stack([weight * _one(name, reconstruction, pictures) for weight, name in terms]).sum(0)
+
+
+def _one(name: str, reconstruction: Tensor, pictures: Tensor) -> Tensor:
+    if name == "ssim":
+        # Seconds to import, which a detector that learns nothing by SSIM shall not cost.
+        from torchmetrics.functional.image import structural_similarity_index_measure as similarity
+
+        alike = similarity(reconstruction, pictures, sigma=SIGMA, kernel_size=WINDOW, data_range=1.0, reduction="none")
+        assert isinstance(alike, Tensor)  # a tuple only where the full image was asked for
+        return 1 - alike
+    if name == "mse":
+        by_pixel = F.mse_loss(reconstruction, pictures, reduction="none")
+    elif name == "l1":
+        by_pixel = F.l1_loss(reconstruction, pictures, reduction="none")
+    else:
+        by_pixel = F.binary_cross_entropy(reconstruction, pictures, reduction="none")
+    return by_pixel.mean((1, 2, 3))
+
+
+class Residual(nn.Module):
+    """`(reconstruction, pictures)` -> float32 `(N, H, W)`, at least 0 and exactly 0 where they are equal.
+
+    `l1`: mean over the channels of |difference|, in 0..1. `ssim`: 1 - SSIM of each pixel's window (Wang et al. 2004,
+    Eq. 13), mean over the channels, in 0..2; borders are mirrored, so pictures must have at least 6x6 pixels.
+    Plain operations, for the exported graph. Raises `BlemishError` for another `kind`.
+    """
+
+    window: Tensor
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        if kind not in RESIDUALS:
+            raise BlemishError(f"There is no residual map '{kind}'; take one of {', '.join(RESIDUALS)}.")
+        self.kind = kind
+        offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+        window = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
+        self.register_buffer("window", (window / window.sum()).float().view(1, 1, 1, WINDOW))
+
+    def forward(self, reconstruction: Tensor, pictures: Tensor) -> Tensor:
+        difference = reconstruction - pictures
+        if self.kind == "l1":
+            return difference.abs().mean(1)
+        # Eq. 13 in terms of the difference d = x - y: as 2 cov(x, y) = var(x) + var(y) - var(d), SSIM is
+        # (1 - luminance) (1 - structure) below. Nothing cancels where the two are alike, as it would in 1 - SSIM.
+        mean_x, mean_y, mean_d = self._mean(reconstruction), self._mean(pictures), self._mean(difference)
+        variances = self._mean(reconstruction**2 + pictures**2) - mean_x**2 - mean_y**2
+        variance_d = self._mean(difference**2) - mean_d**2
+        luminance = mean_d**2 / (mean_x**2 + mean_y**2 + C1)
+        structure = variance_d.clamp(min=0) / (variances.clamp(min=0) + C2)
+        return (luminance + structure - luminance * structure).mean(1)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Gaussian mean over each pixel's window, `(N, C, H, W)`, one channel at a time, across and then down."""
+        n, channels, height, width = values.shape
+        edge = WINDOW // 2
+        padded = F.pad(values.reshape(n * channels, 1, height, width), (edge, edge, edge, edge), mode="reflect")
+        blurred = F.conv2d(F.conv2d(padded, self.window), self.window.transpose(2, 3))
+        return blurred.reshape(n, channels, height, width)
