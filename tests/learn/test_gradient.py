@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from blemish.learn.gradient import Plan, Records, Terms, descend, in_processes, one_cycle
+from blemish.learn.gradient import Plan, Records, Step, Terms, descend, in_processes, one_cycle
 from blemish.types import BlemishError, Progress, silent
 
 T = TypeVar("T")
@@ -56,8 +56,7 @@ def train(
     stepper = optimiser(model.parameters(), lr=0.05)  # type: ignore[call-arg]
     records = descend(
         model,
-        stepper,
-        loss,
+        [Step(stepper, loss)],
         SAMPLES,
         plan,
         fabric=Fabric(accelerator="cpu", devices=1),
@@ -155,7 +154,7 @@ def test_a_checkpoint_is_plain_tensors_with_records_in_its_header(tmp_path: Path
             assert torch.equal(opened.get_tensor(f"model.{name}"), value)
     assert header["records"] == records
     assert header["identity"] == "this"
-    assert {f"optimiser.{i}.{what}" for i in range(4) for what in ("step", "exp_avg", "exp_avg_sq")} <= names
+    assert {f"optimiser.0.{i}.{what}" for i in range(4) for what in ("step", "exp_avg", "exp_avg_sq")} <= names
 
 
 class KilledError(Exception):
@@ -294,7 +293,7 @@ def test_nothing_to_train_is_refused() -> None:
     model = network().requires_grad_(False)
     optimiser = torch.optim.Adam(model.parameters())
     with pytest.raises(BlemishError, match="nothing to train"):
-        descend(model, optimiser, loss, SAMPLES, Plan(1, 4), fabric=Fabric(accelerator="cpu", devices=1))
+        descend(model, [Step(optimiser, loss)], SAMPLES, Plan(1, 4), fabric=Fabric(accelerator="cpu", devices=1))
 
 
 # Spawned processes import the program's main file anew: so this runs as a program of its own.
@@ -302,7 +301,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from blemish.learn.gradient import Plan, descend, in_processes
+from blemish.learn.gradient import Plan, Step, descend, in_processes
 from tests.learn.test_gradient import SAMPLES, loss, network
 
 def work(fabric, plan):
@@ -310,7 +309,8 @@ def work(fabric, plan):
     def found(model, chosen, epoch):
         shares.append(len(chosen))
         return loss(model, chosen, epoch)
-    records = descend(model, torch.optim.AdamW(model.parameters(), lr=0.05), found, SAMPLES, plan, fabric=fabric)
+    steps = [Step(torch.optim.AdamW(model.parameters(), lr=0.05), found)]
+    records = descend(model, steps, SAMPLES, plan, fabric=fabric)
     return records, {**model.state_dict(), "shares": torch.tensor(shares), "large": torch.ones(3_000_000)}
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ spoke for the anomaly: the class activation map (Eq. 2), whose mean is the pictu
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -27,9 +25,9 @@ from blemish.evaluate.part import targets as class_of
 from blemish.evaluate.reliability import class_weights, temperature
 from blemish.learn import augment, cut
 from blemish.learn.backbones import Backbone, load_backbone, stages
-from blemish.learn.cam_config import HANDLING, CamConfig, pooled_by_default
+from blemish.learn.cam_config import CamConfig, pooled_by_default
 from blemish.learn.classifier import CamGraph, Classifier, Score, fit_head
-from blemish.learn.gradient import Plan, Records, Terms, descend, in_processes
+from blemish.learn.gradient import Plan, Records, Step, Terms, descend, identity, in_processes
 from blemish.learn.kept import Kept, keep
 from blemish.learn.maps import METHODS, GradientMap
 from blemish.learn.preprocess import Resize, batches
@@ -318,12 +316,6 @@ class _Job:
     def checkpoint(self) -> Path | None:
         return self.config.checkpoint / f"{self.run}.safetensors" if self.config.checkpoint else None
 
-    def identity(self) -> str:
-        """Of all that decides about the result; a checkpoint with another one is not gone on with."""
-        settings = {k: str(v) for k, v in asdict(self.config).items() if k not in HANDLING}
-        said = json.dumps([settings, self.names, self.targets.tolist(), self.weights.tolist()])
-        return hashlib.sha256(said.encode()).hexdigest()
-
 
 def _train(fabric: Fabric, detector: Cam, classifier: Classifier, job: _Job, progress: Progress = silent) -> Records:
     """One process's share of the training: every process has the whole classifier, and a part of each batch."""
@@ -351,8 +343,7 @@ def _train(fabric: Fabric, detector: Cam, classifier: Classifier, job: _Job, pro
     classifier.train(False)  # a batch is too small to estimate its norms; those of the pretraining stay
     return descend(
         classifier,
-        adam(classifier.parameters(), lr=config.rate, weight_decay=config.decay),
-        loss,
+        [Step(adam(classifier.parameters(), lr=config.rate, weight_decay=config.decay), loss)],
         len(job.rows),
         Plan(
             epochs=config.epochs,
@@ -364,7 +355,7 @@ def _train(fabric: Fabric, detector: Cam, classifier: Classifier, job: _Job, pro
         fabric=fabric,
         checkpoint=job.checkpoint,
         resume=config.resume,
-        identity=job.identity(),
+        identity=identity(config, job.names, job.targets.tolist(), job.weights.tolist()),
         progress=progress,
     )
 

@@ -8,9 +8,6 @@ from pathlib import Path
 
 from blemish.learn.backbones import Tap
 
-# Of a config, what says how to work and not what comes of it.
-HANDLING = ("checkpoint", "resume", "memory", "processes", "device")
-
 
 @dataclass(frozen=True)
 class CamConfig:

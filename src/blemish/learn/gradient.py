@@ -1,4 +1,5 @@
-"""The one training loop: epochs, batches, one step each, a checkpoint after every epoch, in one process or several.
+"""The one training loop: epochs, batches, a step or several each, a checkpoint after every epoch, in one process or
+several.
 
 Everything random in an epoch follows from the seed and the epoch's number, so the epoch is all the random state there
 is: a killed run that goes on with its last checkpoint ends in the same bits (on the CPU).
@@ -6,13 +7,14 @@ is: a killed run that goes on with its last checkpoint ends in the same bits (on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +31,12 @@ from blemish.types import BlemishError, Progress, silent
 # Its banners ("Initializing distributed", ports, hints) are logged before any function of ours runs in a new process.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
+# Of a detector's config, what says how to work and not what comes of it.
+HANDLING = ("checkpoint", "resume", "log", "memory", "processes", "device")
+
+_TOTAL, _WEIGHT = " total", " weight"  # beside the names of counts
 Records = list[dict[str, float]]
+Log = Callable[[int, Mapping[str, float]], None]  # epoch, counted from 1, and its record
 Work = Callable[..., tuple[Records, Mapping[str, Tensor]]]
 
 
@@ -43,6 +50,18 @@ class Terms(NamedTuple):
 
 
 Loss = Callable[[nn.Module, Tensor, int], Terms]  # model, indices (n,) of samples, epoch
+
+
+class Step(NamedTuple):
+    """What is done for every batch: one step of `optimiser` down `loss`. `name` is its loss's in the records."""
+
+    optimiser: Optimizer
+    loss: Loss
+    name: str = "loss"
+
+
+def unlogged(epoch: int, record: Mapping[str, float]) -> None:
+    """The `Log` that keeps nothing."""
 
 
 def _never(_: Mapping[str, float]) -> bool:
@@ -62,8 +81,7 @@ class Plan:
 
 def descend(
     model: nn.Module,
-    optimiser: Optimizer,
-    loss: Loss,
+    steps: Sequence[Step],
     samples: int,
     plan: Plan,
     *,
@@ -71,54 +89,84 @@ def descend(
     checkpoint: Path | None = None,
     resume: bool = False,
     identity: str = "",
+    log: Log = unlogged,
     progress: Progress = silent,
 ) -> Records:
-    """Trains `model` in place. Returns one record an epoch: `loss`, and each count's mean.
+    """Trains `model` in place. Returns one record an epoch: each step's loss by its name, and each count's mean.
 
-    `samples` is how many there are; every epoch takes each once, in batches as even as `plan.batch` allows. With
-    several processes each takes its share of every batch. `checkpoint` is a .safetensors file, written after each epoch
-    (weights, optimiser, and as JSON in its header epoch and records); `resume` goes on from it where it exists, and
-    refuses one of another `identity`. Raises `BlemishError` where the loss is no longer a number.
+    `samples` is how many there are; every epoch takes each once, in batches as even as `plan.batch` allows. For every
+    batch the steps are taken in turn, each on what the one before it left. With several processes each takes its share
+    of every batch, and every loss must then touch every parameter that is trained, if only by adding 0 times its sum:
+    DistributedDataParallel waits for all gradients.
+
+    `checkpoint` is a .safetensors file, written after each epoch (weights, optimisers, and as JSON in its header epoch
+    and records); `resume` goes on from it where it exists, and refuses one of another `identity`. `log` is called after
+    that, in the first process. Raises `BlemishError` where a loss is no longer a number, `ValueError` where steps and
+    counts share a name.
     """
     if not any(p.requires_grad for p in model.parameters()):
         raise BlemishError("there is nothing to train: every parameter is frozen.")
-    rates = [float(group["lr"]) for group in optimiser.param_groups]
-    wrapped, stepper = fabric.setup(model, optimiser)
+    optimisers = [step.optimiser for step in steps]
+    rates = [[float(group["lr"]) for group in optimiser.param_groups] for optimiser in optimisers]
+    wrapped, *steppers = fabric.setup(model, *optimisers)
     records: Records = []
     if resume and checkpoint and checkpoint.is_file():
-        records = _load(checkpoint, model, optimiser, identity, fabric.device)
+        records = _load(checkpoint, model, optimisers, identity, fabric.device)
     batches = math.ceil(samples / plan.batch)
     for epoch in range(len(records), plan.epochs):
         if records and plan.stop(records[-1]):
             break
         torch.manual_seed(plan.seed * 1_000_003 + epoch)
         order = torch.randperm(samples)
-        sums: dict[str, float] = {}
+        sums: list[dict[str, float]] = [{} for _ in steps]
         parts = progress(order.tensor_split(batches), f"epoch {epoch + 1}/{plan.epochs}", batches)
-        for step, chosen in enumerate(parts):
+        for batch, chosen in enumerate(parts):
             if plan.one_cycle:
-                share = (epoch * batches + step) / (plan.epochs * batches)
-                for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                    group["lr"] = rate * one_cycle(share)
-            stepper.zero_grad()
-            terms = loss(wrapped, chosen[fabric.global_rank :: fabric.world_size].to(fabric.device), epoch)
-            found = {"total": terms.total.detach(), "weight": terms.weight, **terms.counts}
-            whole = {key: _sum(fabric, value) for key, value in found.items()}
-            # Processes average their gradients; times their number it is the sum, over the whole batch's weight.
-            fabric.backward(terms.total * fabric.world_size / whole["weight"])
-            stepper.step()
-            for key, value in whole.items():
-                sums[key] = sums.get(key, 0.0) + float(value)
-            if not math.isfinite(sums["total"]):
-                raise BlemishError(
-                    f"training diverged in epoch {epoch + 1}: the loss is no longer a number; take a lower --rate."
-                )
-        counts = {key: value / samples for key, value in sums.items() if key not in ("total", "weight")}
-        records.append({"loss": sums["total"] / sums["weight"], **counts})
+                factor = one_cycle((epoch * batches + batch) / (plan.epochs * batches))
+                for optimiser, highest in zip(optimisers, rates, strict=True):
+                    for group, rate in zip(optimiser.param_groups, highest, strict=True):
+                        group["lr"] = rate * factor
+            own = chosen[fabric.global_rank :: fabric.world_size].to(fabric.device)
+            for step, stepper, kept in zip(steps, steppers, sums, strict=True):
+                stepper.zero_grad()
+                terms = step.loss(wrapped, own, epoch)
+                found = {_TOTAL: terms.total.detach(), _WEIGHT: terms.weight, **terms.counts}
+                whole = {key: _sum(fabric, value) for key, value in found.items()}
+                # Processes average their gradients; times their number it is the sum, over the whole batch's weight.
+                fabric.backward(terms.total * fabric.world_size / whole[_WEIGHT])
+                stepper.step()
+                for key, value in whole.items():
+                    kept[key] = kept.get(key, 0.0) + float(value)
+                if not math.isfinite(kept[_TOTAL]):
+                    raise BlemishError(
+                        f"training diverged in epoch {epoch + 1}: the loss is no longer a number; take a lower --rate."
+                    )
+        records.append(_record(steps, sums, samples))
         if checkpoint and fabric.is_global_zero:
-            _save(checkpoint, model, optimiser, identity, records)
+            _save(checkpoint, model, optimisers, identity, records)
+        if fabric.is_global_zero:
+            log(len(records), records[-1])
         fabric.barrier()
     return records
+
+
+def _record(steps: Sequence[Step], sums: Sequence[Mapping[str, float]], samples: int) -> dict[str, float]:
+    """Of the epoch, from each step's sums."""
+    found: dict[str, float] = {}
+    for step, kept in zip(steps, sums, strict=True):
+        means = [(key, value / samples) for key, value in kept.items() if key not in (_TOTAL, _WEIGHT)]
+        for key, value in ((step.name, kept[_TOTAL] / kept[_WEIGHT]), *means):
+            if key in found:
+                raise ValueError(f"two steps or counts are called {key!r}")
+            found[key] = value
+    return found
+
+
+def identity(settings: Any, *facts: Any) -> str:
+    """Of all that decides about a result: the fields of a dataclass but for `HANDLING`, and `facts` that JSON can say.
+    A checkpoint with another one is not gone on with."""
+    decisive = {key: str(value) for key, value in asdict(settings).items() if key not in HANDLING}
+    return hashlib.sha256(json.dumps([decisive, *facts]).encode()).hexdigest()
 
 
 def _sum(fabric: Fabric, value: Tensor) -> Tensor:
@@ -171,11 +219,12 @@ def _work(work: Work, arguments: tuple[Any, ...], folder: Path, fabric: Fabric) 
         _write(folder / "result", tensors, {"records": records})
 
 
-def _save(file: Path, model: nn.Module, optimiser: Optimizer, identity: str, records: Records) -> None:
-    state = optimiser.state_dict()
+def _save(file: Path, model: nn.Module, optimisers: Sequence[Optimizer], identity: str, records: Records) -> None:
+    states = [optimiser.state_dict() for optimiser in optimisers]
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    tensors |= {f"optimiser.{key}": value for key, value in _tensors(state["state"])}
-    header = {"identity": identity, "records": records, "groups": state["param_groups"]}
+    for number, state in enumerate(states):
+        tensors |= {f"optimiser.{number}.{key}": value for key, value in _tensors(state["state"])}
+    header = {"identity": identity, "records": records, "optimisers": [state["param_groups"] for state in states]}
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
         _write(temporary, tensors, header)
@@ -196,24 +245,27 @@ def _read(file: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, T
         return header, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
 
 
-def _load(file: Path, model: nn.Module, optimiser: Optimizer, identity: str, device: torch.device) -> Records:
+def _load(
+    file: Path, model: nn.Module, optimisers: Sequence[Optimizer], identity: str, device: torch.device
+) -> Records:
     from safetensors import SafetensorError
 
     try:
         header, tensors = _read(file, device)
-        made_for, groups = header["identity"], header["groups"]
+        made_for, groups = header["identity"], header["optimisers"]
         records: Records = header["records"]
     except (SafetensorError, KeyError, TypeError, ValueError) as cause:
         raise BlemishError(f"{file}: not a checkpoint that can be read ({cause}); train without --resume.") from None
-    if made_for != identity:
+    if made_for != identity or len(groups) != len(optimisers):
         raise BlemishError(f"{file}: made with other pictures or options; repeat those, or train without --resume.")
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    state: dict[int, dict[str, Any]] = {}
+    states: list[dict[int, dict[str, Any]]] = [{} for _ in optimisers]
     for key, value in tensors.items():
         if key.startswith("optimiser."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
+            _, number, index, name = key.split(".", 3)
+            states[int(number)].setdefault(int(index), {})[name] = value
+    for optimiser, state, its in zip(optimisers, states, groups, strict=True):
+        optimiser.load_state_dict({"state": state, "param_groups": its})
     return records
 
 
