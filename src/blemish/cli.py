@@ -86,6 +86,7 @@ def data(
 
 
 app.command()(cli_learn.train)
+app.command()(cli_learn.sweep)
 
 
 @app.command()

@@ -59,6 +59,7 @@ def train(
     folds: Annotated[int, typer.Option(min=0, help="Cross-validate the classifier in so many folds.")] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="So many times.")] = 1,
     processes: Annotated[int | None, typer.Option(min=1, help="Train in so many processes.")] = None,
+    log: Annotated[str | None, typer.Option(help="tensorboard or wandb: keep the losses of every epoch.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where a killed training stopped.")] = False,
 ) -> None:
     """Learn a detector from a folder of pictures, test it, and write its bundle."""
@@ -94,6 +95,7 @@ def train(
         "map": map_method,
         "map_layer": map_layer,
         "processes": processes,
+        "log": log,
     }
     published = recipe == "case-study"
     if recipe and not published:
@@ -137,6 +139,58 @@ def train(
     page.print(f"Written to {run.folder}. Next: blemish inspect {run.folder}/bundle PICTURES --out DIR", soft_wrap=True)
 
 
+def sweep(
+    data: Annotated[Path, typer.Argument(help="A folder of pictures; see `blemish data`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; a sweep that is there is gone on with.")],
+    grid: Annotated[str, typer.Option(help="Options and values: model=unet,vae;seed=0,1.")],
+    detector: Annotated[str, typer.Option(help="attention or patchcore.")] = "attention",
+    image_size: Annotated[str, typer.Option(help="auto, 256, or HEIGHTxWIDTH, where the grid has none.")] = "auto",
+    false_alarms: Annotated[str, typer.Option(help="Share of good parts that may be flagged: 5% or 0.05.")] = "5%",
+    validation: Annotated[float, typer.Option(help="Share of the training pictures held out for choosing.")] = 0.2,
+    layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the split; of the detector, where the grid has none.")] = 0,
+    no_test: Annotated[bool, typer.Option("--no-test", help="Choose, and leave the test part alone.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Begin anew if the folder exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Try many settings of a detector, choose the best without the test part, then train and test that one."""
+    from rich.markup import escape
+
+    from blemish.console import err, figures_table, progress, sweep_table
+    from blemish.console import out as page
+    from blemish.learn.sweep import RULE, SweepConfig, shown
+    from blemish.learn.sweep import sweep as run_sweep
+
+    config = SweepConfig(
+        data=data,
+        out=out,
+        grid=grid,
+        detector=detector,
+        image_size=_size(image_size),
+        layout=layout,
+        false_alarms=_share(false_alarms),
+        validation=validation,
+        seed=seed,
+        test=not no_test,
+        overwrite=overwrite,
+    )
+    done = run_sweep(config, progress)
+    for warning in done.warnings[:WARNINGS]:
+        err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    found = done.to_json()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    page.print(sweep_table(found["candidates"]))
+    page.print(f"Chosen: {shown(done.chosen)} ({RULE}).", soft_wrap=True, markup=False)
+    if done.metrics is None:
+        page.print(f"Written to {out}. The test part was not looked at.", soft_wrap=True, markup=False)
+        return
+    page.print(figures_table(done.metrics))
+    page.print(done.metrics["decision"]["guarantee"], soft_wrap=True)
+    page.print(f"Written to {out}. Next: blemish inspect {out}/chosen PICTURES --out DIR", soft_wrap=True, markup=False)
+
+
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("demo"),
     quick: Annotated[bool, typer.Option(help="Fewer and smaller pictures, for a look in about a minute.")] = False,
@@ -165,14 +219,6 @@ def _share(text: str) -> float:
 
 
 def _size(text: str) -> tuple[int, int] | None:
-    """`auto` -> None, `256` -> (256, 256), `192x320` -> (192, 320)."""
-    if text == "auto":
-        return None
-    try:
-        sides = [int(side) for side in text.lower().split("x")]
-        height, width = sides if len(sides) == 2 else (sides[0], sides[0])
-    except ValueError:
-        raise BlemishError(f"'{text}' is not an image size; write auto, 256, or HEIGHTxWIDTH.") from None
-    if min(height, width) < 32 or len(sides) > 2:
-        raise BlemishError(f"'{text}' is not an image size: both sides must be at least 32 pixels.")
-    return height, width
+    from blemish.learn.grid import size
+
+    return size(text)

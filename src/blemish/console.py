@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -68,6 +69,32 @@ def figures_table(metrics: Mapping[str, Any], *, crossed: bool = False) -> Table
     table.caption = (
         f"learned from {learned}{held_out}; tested on {counts['test_good']} good and {counts['test_anomaly']} defective"
     )
+    return table
+
+
+def sweep_table(candidates: Sequence[Mapping[str, Any]], most: int = 20) -> Table:
+    """Candidates of a sweep as they were ranked, a row each; options that are the same in all stand in the title."""
+    names = list(dict.fromkeys(name for c in candidates for name in c["options"]))
+    values = {name: {c["options"].get(name, "") for c in candidates} for name in names}
+    vary = [name for name in names if len(values[name]) > 1]
+    same = ", ".join(f"{name} {values[name].pop()}" for name in names if name not in vary)
+    table = Table(title=escape(f"On the validation part{f', {same}' if same else ''}"), title_justify="left")
+    for name in vary:
+        table.add_column(escape(name.replace("_", "-")), overflow="fold")
+    for name in ("choice", "image\nAUROC", "pixel\nAUROC", "AUPRO", "seeds", "s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for c in candidates[:most]:
+        options = [escape(c["options"].get(name, "")) for name in vary]
+        if c["error"]:
+            table.add_row(*options, "failed", "", "", "", str(len(c["seeds"])), f"{c['seconds']:.0f}")
+            continue
+        spread = "" if c["std"] is None else f" ± {c['std']:.3f}"
+        figures = [f"{c['figures'][name]:.3f}" for name in ("image_auroc", "pixel_auroc", "aupro")]
+        choice = f"{c['figures']['choice']:.3f}{spread}"
+        table.add_row(*options, choice, *figures, str(len(c["seeds"])), f"{c['seconds']:.0f}")
+    errors = list(dict.fromkeys(c["error"] for c in candidates if c["error"]))
+    more = [f"and {len(candidates) - most} more, see sweep.csv"] if len(candidates) > most else []
+    table.caption = escape("\n".join([*more, *errors]))
     return table
 
 
