@@ -60,6 +60,7 @@ def train(
     repeats: Annotated[int, typer.Option(min=1, help="So many times.")] = 1,
     processes: Annotated[int | None, typer.Option(min=1, help="Train in so many processes.")] = None,
     log: Annotated[str | None, typer.Option(help="tensorboard or wandb: keep the losses of every epoch.")] = None,
+    log: Annotated[str | None, typer.Option(help="tensorboard or wandb: keep the losses of every epoch.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where a killed training stopped.")] = False,
 ) -> None:
     """Learn a detector from a folder of pictures, test it, and write its bundle."""
@@ -95,6 +96,7 @@ def train(
         "map": map_method,
         "map_layer": map_layer,
         "processes": processes,
+        "log": log,
         "log": log,
     }
     published = recipe == "case-study"

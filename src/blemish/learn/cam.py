@@ -27,8 +27,9 @@ from blemish.learn import augment, cut
 from blemish.learn.backbones import Backbone, load_backbone, stages
 from blemish.learn.cam_config import CamConfig, pooled_by_default
 from blemish.learn.classifier import CamGraph, Classifier, Score, fit_head
-from blemish.learn.gradient import Plan, Records, Step, Terms, descend, identity, in_processes
+from blemish.learn.gradient import Log, Plan, Records, Step, Terms, descend, identity, in_processes, unlogged
 from blemish.learn.kept import Kept, keep
+from blemish.learn.log import check, logger
 from blemish.learn.maps import METHODS, GradientMap
 from blemish.learn.preprocess import Resize, batches
 from blemish.types import BlemishError, Progress, Sample, silent
@@ -43,6 +44,7 @@ class Cam:
     def __init__(self, config: CamConfig | None = None) -> None:
         self.config = config = config or CamConfig()
         augment.check(config.may)
+        check(config.log, config.checkpoint)
         if config.map not in METHODS:
             raise BlemishError(f"there is no map called '{config.map}'; take one of {', '.join(METHODS)}.")
         if config.device != "cpu" and not torch.cuda.is_available():
@@ -316,6 +318,10 @@ class _Job:
     def checkpoint(self) -> Path | None:
         return self.config.checkpoint / f"{self.run}.safetensors" if self.config.checkpoint else None
 
+    def log(self) -> Log:
+        folder = self.config.checkpoint
+        return logger(self.config.log, folder / "log" / self.run, self.run) if folder else unlogged
+
 
 def _train(fabric: Fabric, detector: Cam, classifier: Classifier, job: _Job, progress: Progress = silent) -> Records:
     """One process's share of the training: every process has the whole classifier, and a part of each batch."""
@@ -356,6 +362,7 @@ def _train(fabric: Fabric, detector: Cam, classifier: Classifier, job: _Job, pro
         checkpoint=job.checkpoint,
         resume=config.resume,
         identity=identity(config, job.names, job.targets.tolist(), job.weights.tolist()),
+        log=job.log() if fabric.is_global_zero else unlogged,
         progress=progress,
     )
 

@@ -42,6 +42,7 @@ class CamConfig:
     processes: int = 1
     checkpoint: Path | None = None  # a folder: a file each is written there after every epoch
     resume: bool = False
+    log: str = ""  # a key of log.KINDS: what is written of the training, in `checkpoint`/log
 
 
 def case_study(config: CamConfig) -> CamConfig:

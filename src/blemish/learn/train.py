@@ -227,6 +227,8 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             for sample, verdict in zip(parts.test, verdicts, strict=True)
         ]
         _write_lines(folder / "verdicts.jsonl", said)
+        if getattr(settings, "log", "") and (unfinished / "log").is_dir():
+            shutil.copytree(unfinished / "log", folder / "log", symlinks=True)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     if both:
         shutil.rmtree(unfinished)
@@ -315,7 +317,7 @@ def _data(config: TrainConfig, layout: str, parts: Split) -> bundle.Data:
 
 def _settings(settings: Any) -> dict[str, Any]:
     """What the detector was learned with, as JSON; not where its training was kept."""
-    kept = {key: value for key, value in asdict(settings).items() if key not in ("checkpoint", "resume")}
+    kept = {key: value for key, value in asdict(settings).items() if key not in ("checkpoint", "resume", "log")}
     return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
 
 
