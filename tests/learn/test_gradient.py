@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,19 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from blemish.learn.gradient import Plan, Records, Step, Terms, descend, in_processes, one_cycle
+from blemish.learn.gradient import (
+    HANDLING,
+    Log,
+    Plan,
+    Records,
+    Step,
+    Terms,
+    descend,
+    identity,
+    in_processes,
+    one_cycle,
+    unlogged,
+)
 from blemish.types import BlemishError, Progress, silent
 
 T = TypeVar("T")
@@ -51,6 +64,7 @@ def train(
     identity: str = "this",
     progress: Progress = silent,
     optimiser: type[torch.optim.Optimizer] = torch.optim.AdamW,
+    log: Log = unlogged,
 ) -> tuple[nn.Module, Records]:
     model = network()
     stepper = optimiser(model.parameters(), lr=0.05)  # type: ignore[call-arg]
@@ -63,9 +77,38 @@ def train(
         checkpoint=checkpoint,
         resume=resume,
         identity=identity,
+        log=log,
         progress=progress,
     )
     return model, records
+
+
+def slope(model: nn.Module, chosen: Tensor, epoch: int) -> Terms:
+    """Of a second step: it pulls the outputs to 1, weighs the samples otherwise, and touches every parameter."""
+    found = model(FEATURES[chosen])
+    return Terms(((found - 1) ** 2).sum(), torch.tensor(2.0 * len(chosen)), {"above": (found > 1).sum().float()})
+
+
+def two_steps(model: nn.Module, first: Callable[[nn.Module, Tensor, int], Terms] = loss) -> list[Step]:
+    """The first moves all, the second the last layer alone, from which the first one's optimiser has other ideas."""
+    assert isinstance(model, nn.Sequential)
+    return [
+        Step(torch.optim.AdamW(model.parameters(), lr=0.05), first, "kind"),
+        Step(torch.optim.Adam(model[2].parameters(), lr=0.02), slope, "slope"),
+    ]
+
+
+def alternate(
+    plan: Plan,
+    checkpoint: Path | None = None,
+    *,
+    resume: bool = False,
+    first: Callable[[nn.Module, Tensor, int], Terms] = loss,
+) -> tuple[nn.Module, Records]:
+    model = network()
+    fabric = Fabric(accelerator="cpu", devices=1)
+    steps = two_steps(model, first)
+    return model, descend(model, steps, SAMPLES, plan, fabric=fabric, checkpoint=checkpoint, resume=resume)
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -107,6 +150,55 @@ def test_equals_a_loop_by_hand(cycle: bool) -> None:
     for found, wanted in zip(model.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
     assert (next(iter(model.parameters())) - next(iter(network().parameters()))).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("cycle", [False, True])
+def test_two_steps_equal_a_loop_by_hand(cycle: bool) -> None:
+    """Each batch: down the first loss, then with what that left down the second."""
+    model, records = alternate(Plan(epochs=3, batch=4, seed=7, one_cycle=cycle))
+    by_hand = network()
+    assert isinstance(by_hand, nn.Sequential)
+    one = torch.optim.AdamW(by_hand.parameters(), lr=0.05)
+    two = torch.optim.Adam(by_hand[2].parameters(), lr=0.02)
+    for epoch in range(3):
+        order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(7 * 1_000_003 + epoch))
+        pulled, above = 0.0, 0
+        for batch, chosen in enumerate((order[:4], order[4:8], order[8:])):
+            if cycle:
+                factor = one_cycle((3 * epoch + batch) / 9)
+                one.param_groups[0]["lr"], two.param_groups[0]["lr"] = 0.05 * factor, 0.02 * factor
+            by_hand.zero_grad()
+            found = F.cross_entropy(by_hand(FEATURES[chosen] * (1 + 0.1 * epoch)), TARGETS[chosen], WEIGHTS)
+            found.backward()  # type: ignore[no-untyped-call]
+            one.step()
+            by_hand.zero_grad()
+            outputs = by_hand(FEATURES[chosen])
+            (((outputs - 1) ** 2).sum() / (2 * len(chosen))).backward()
+            two.step()
+            pulled += ((outputs - 1) ** 2).sum().item()
+            above += int((outputs > 1).sum())
+        assert list(records[epoch]) == ["kind", "right", "slope", "above"]
+        assert records[epoch]["slope"] == pytest.approx(pulled / (2 * SAMPLES), abs=1e-6)
+        assert records[epoch]["above"] == pytest.approx(above / SAMPLES)
+    for ours, wanted in zip(model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-6)
+
+
+def test_names_must_not_clash() -> None:
+    model = network()
+
+    def refused(*steps: Step) -> str:
+        with pytest.raises(ValueError) as refusal:
+            descend(model, steps, SAMPLES, Plan(1, 4), fabric=Fabric(accelerator="cpu", devices=1))
+        return str(refusal.value)
+
+    def adam() -> torch.optim.Adam:
+        return torch.optim.Adam(model.parameters(), lr=0.0)
+
+    assert "'loss'" in refused(Step(adam(), loss), Step(adam(), slope))
+    assert "'right'" in refused(Step(adam(), loss, "one"), Step(adam(), loss, "two"))
+    assert "'right'" in refused(Step(adam(), loss, "right"))
+    assert "'above'" in refused(Step(adam(), loss, "above"), Step(adam(), slope, "two"))
 
 
 def test_every_epoch_takes_each_sample_once_in_even_batches_and_another_order() -> None:
@@ -195,6 +287,69 @@ def test_killed_and_gone_on_with_it_ends_in_the_same_bits(
     whole, wanted = train(plan, optimiser=optimiser)
     assert same(resumed, whole)
     assert records == wanted
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(1, 0), (3, 1)])
+def test_two_optimisers_killed_and_gone_on_with_end_in_the_same_bits(epoch: int, batch: int, tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    plan = Plan(epochs=5, batch=4, seed=3, one_cycle=True)
+    with pytest.raises(KilledError):
+        alternate(plan, file, first=killed_in(epoch, batch))
+    with safe_open(file, "pt") as opened:
+        steps = [opened.get_tensor(f"optimiser.{number}.0.step") for number in (0, 1)]
+        moments = [opened.get_tensor(f"optimiser.{number}.0.exp_avg").shape for number in (0, 1)]
+    assert steps == [3 * epoch] * 2
+    assert moments == [(6, 4), (3, 6)]  # of the first layer, of the last
+    resumed, records = alternate(plan, file, resume=True)
+    whole, wanted = alternate(plan)
+    assert same(resumed, whole)
+    assert records == wanted
+    with pytest.raises(BlemishError, match="made with other pictures or options"):  # with another number of them
+        train(plan, file, resume=True, identity="")
+
+
+def test_each_epoch_is_logged_once_when_it_is_safe(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    logged: list[tuple[int, Mapping[str, float]]] = []
+
+    def log(epoch: int, record: Mapping[str, float]) -> None:
+        with safe_open(file, "pt") as opened:
+            assert json.loads(opened.metadata()["training"])["records"][epoch - 1 :] == [record]
+        logged.append((epoch, record))
+
+    with pytest.raises(KilledError):
+        train(Plan(5, 4), file, loss=killed_in(2, 1), log=log)
+    assert [epoch for epoch, _ in logged] == [1, 2]
+    _, records = train(Plan(5, 4), file, resume=True, log=log)
+    assert logged == list(enumerate(records, 1))
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: float = 0.1
+    weights: Path | None = None
+    checkpoint: Path | None = None
+    resume: bool = False
+    log: str = ""
+    memory: float = 2.0
+    processes: int = 1
+    device: str = "cpu"
+
+
+def test_an_identity_is_of_what_decides() -> None:
+    plain = identity(Settings(), ("a", "b"), [0, 1])
+    assert plain == identity(Settings(), ("a", "b"), [0, 1])
+    handled = Settings(checkpoint=Path("x"), resume=True, log="wandb", memory=1.0, processes=2, device="cuda")
+    assert plain == identity(handled, ("a", "b"), [0, 1])
+    assert {field.name for field in fields(Settings)} - set(HANDLING) == {"rate", "weights"}
+    others = [
+        identity(replace(Settings(), rate=0.2), ("a", "b"), [0, 1]),
+        identity(replace(Settings(), weights=Path("x")), ("a", "b"), [0, 1]),
+        identity(Settings(), ("b", "a"), [0, 1]),
+        identity(Settings(), ("a", "b"), [0, 0]),
+        identity(Settings(), ("a", "b")),
+    ]
+    assert len({plain, *others}) == 6
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
@@ -302,19 +457,25 @@ import sys
 from pathlib import Path
 import torch
 from blemish.learn.gradient import Plan, Step, descend, in_processes
-from tests.learn.test_gradient import SAMPLES, loss, network
+from tests.learn.test_gradient import SAMPLES, loss, network, two_steps
 
-def work(fabric, plan):
+def work(fabric, plan, folder):
+    def log(epoch, record):
+        with Path(folder, f"logged.{fabric.global_rank}").open("a") as file:
+            file.write(f"{epoch} {record['slope']}\\n")
+    other = network()
+    alternating = descend(other, two_steps(other), SAMPLES, plan, fabric=fabric, log=log)
     model, shares = network(), []
     def found(model, chosen, epoch):
         shares.append(len(chosen))
         return loss(model, chosen, epoch)
     steps = [Step(torch.optim.AdamW(model.parameters(), lr=0.05), found)]
     records = descend(model, steps, SAMPLES, plan, fabric=fabric)
-    return records, {**model.state_dict(), "shares": torch.tensor(shares), "large": torch.ones(3_000_000)}
+    tensors = {f"two.{key}": value for key, value in other.state_dict().items()} | model.state_dict()
+    return records + alternating, {**tensors, "shares": torch.tensor(shares), "large": torch.ones(3_000_000)}
 
 if __name__ == "__main__":
-    records, tensors = in_processes(work, Plan(4, 4, seed=7), device="cpu", processes=2)
+    records, tensors = in_processes(work, Plan(4, 4, seed=7), sys.argv[2], device="cpu", processes=2)
     torch.save({"records": records, "tensors": tensors}, Path(sys.argv[1]))
 """
 
@@ -323,7 +484,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     """Batches 4, 4 and 3 with unequal class weights: the last one's halves have other sizes and other weights."""
     (tmp_path / "program.py").write_text(PROGRAM)
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(tmp_path / "program.py"), str(tmp_path / "found")],
+        [sys.executable, "-W", "error", str(tmp_path / "program.py"), str(tmp_path / "found"), str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -337,9 +498,19 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     assert found["tensors"]["large"].sum() == 3_000_000  # more than any pipe holds at once
     for name, value in model.state_dict().items():
         torch.testing.assert_close(found["tensors"][name], value, rtol=0, atol=1e-5)
-    for one, two in zip(records, found["records"], strict=True):
+    for one, two in zip(records, found["records"][:4], strict=True):
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-6)
         assert two["right"] == one["right"]
+    model, records = alternate(Plan(4, 4, seed=7))
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(found["tensors"][f"two.{name}"], value, rtol=0, atol=1e-5)
+    for one, two in zip(records, found["records"][4:], strict=True):
+        assert two == pytest.approx(one, abs=1e-6)
+    assert not (tmp_path / "logged.1").exists()  # the first process speaks for all
+    logged = [line.split() for line in (tmp_path / "logged.0").read_text().splitlines()]
+    assert [(int(epoch), float(value)) for epoch, value in logged] == [
+        (epoch, record["slope"]) for epoch, record in enumerate(found["records"][4:], 1)
+    ]
 
 
 def refuse(fabric: Fabric, what: str) -> tuple[Records, dict[str, Tensor]]:

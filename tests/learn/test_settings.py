@@ -18,6 +18,7 @@ def test_what_was_asked() -> None:
         layers=("2", "3"), may=("flip",), types=True, departures=True, head_weights=(1.0, 3.0, 2.0)
     )
     assert settings_for("cam", {"pool": "mean"}).moments == 1
+    assert settings_for("cam", {"log": "wandb"}).log == "wandb"
     assert settings_for("patchcore", {"memory": 0.5}).memory == 0.5
 
 
@@ -32,6 +33,7 @@ def test_the_recipe_and_what_changes_it() -> None:
     [
         ("none", {}, "there is no detector 'none'; choose one of patchcore, cam"),
         ("patchcore", {"unfreeze": 1}, "--unfreeze is not an option of --detector patchcore"),
+        ("patchcore", {"log": "wandb"}, "--log is not an option of --detector patchcore"),
         ("cam", {"max_bank": 5}, "--max-bank is not an option of --detector cam"),
         ("cam", {"classes": "three"}, "--classes takes binary or types"),
         ("cam", {"pool": "max"}, "--pool takes mean, moments, departures"),

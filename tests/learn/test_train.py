@@ -17,6 +17,7 @@ from blemish.learn.patchcore import PatchCoreConfig
 from blemish.learn.train import TrainConfig, auto_size, train
 from blemish.types import BlemishError, Prediction, Sample
 from tests.conftest import tile
+from tests.learn.test_log import read_events
 from tests.support import write_picture
 
 QUICK = PatchCoreConfig(max_bank=50)
@@ -196,7 +197,7 @@ def test_what_a_killed_training_left_is_gone_on_with(labelled: Path, tmp_path: P
     config = TrainConfig(
         labelled,
         out,
-        settings=CamConfig(epochs=3),
+        settings=CamConfig(epochs=3, log="tensorboard"),
         detector="cam",
         image_size=(64, 96),
         false_alarms=0.15,
@@ -223,6 +224,14 @@ def test_what_a_killed_training_left_is_gone_on_with(labelled: Path, tmp_path: P
     assert resumed["training"] == whole["training"]
     assert resumed["detection"] == whole["detection"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "whole"]
+    for name, files in (("run", 2), ("whole", 1)):  # the killed one's stays
+        events = [read_events(file) for file in (tmp_path / name / "log/classifier").iterdir()]
+        assert len(events) == files
+        logged = sorted(event for some in events for event in some)
+        assert [step for step, _ in logged] == [1, 2, 3]
+        for (_, values), record in zip(logged, whole["training"], strict=True):
+            assert values == pytest.approx(record, rel=1e-6)
+    assert "log" not in bundle.read(out).card.settings
 
 
 def test_options_that_do_not_belong_together(labelled: Path, tmp_path: Path) -> None:
