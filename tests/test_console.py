@@ -1,7 +1,7 @@
 import pytest
 from rich.console import Console
 
-from blemish.console import figures_table, products_table, progress, short
+from blemish.console import figures_table, products_table, progress, short, sweep_table
 
 
 def figure(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
@@ -65,3 +65,21 @@ def test_the_table_of_figures_leaves_out_what_is_undefined() -> None:
 def test_progress_in_a_log_says_what_how_many_and_how_long(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress(range(3), "features", 3)) == [0, 1, 2]
     assert capsys.readouterr().err.startswith("features: 3 in ")
+
+
+def test_the_table_of_a_sweep() -> None:
+    def candidate(coreset: str, choice: float, std: float | None, error: str = "") -> dict[str, object]:
+        options = {"coreset": coreset, "max_bank": "[50]"}
+        figures = {} if error else {"choice": choice, "image_auroc": 0.9, "pixel_auroc": 0.8, "aupro": 0.7}
+        return {"options": options, "seeds": ["0"], "figures": figures, "std": std, "seconds": 12.4, "error": error}
+
+    given = [candidate("0.1", 0.85, 0.02), candidate("0.2", 0.84, None), candidate("0.3", 0, None, "no [memory]")]
+    text = page(sweep_table(given))
+    assert "On the validation part, max_bank [50]" in text
+    assert "0.850 ± 0.020 │ 0.900 │ 0.800 │ 0.700 │     1 │ 12" in text
+    assert "0.2     │         0.840 │" in text
+    assert "failed" in text
+    assert "no [memory]" in text
+    short_text = page(sweep_table(given, most=1))
+    assert "0.840" not in short_text
+    assert "and 2 more, see sweep.csv" in short_text

@@ -6,9 +6,9 @@ import csv
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from blemish.cli import app
 from blemish.learn.heldout import FIGURES, hold_out, measure, read_validation
 from blemish.learn.patchcore import PatchCore, PatchCoreConfig
 from blemish.learn.sweep import Row, Sweep, SweepConfig, rank, sweep
+from blemish.learn.train import DETECTORS
 from blemish.types import BlemishError, Prediction, Sample
 from tests.support import write_picture
 
@@ -239,6 +240,39 @@ def test_a_cell_that_fails_is_a_row_and_is_tried_again(
     monkeypatch.setattr(PatchCore, "fit", failing)
     with pytest.raises(BlemishError, match="No cell of the grid worked; the first said: It cannot"):
         sweep(asked(product, tmp_path / "other", "coreset=0.05", test=False))
+
+
+@dataclass(frozen=True)
+class TrainedConfig(PatchCoreConfig):
+    checkpoint: Path | None = None
+    resume: bool = False
+
+
+def test_a_killed_cell_goes_on_with_its_checkpoint(
+    product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = list[bool]()
+
+    class Trained(PatchCore):
+        def fit(self, *args: Any) -> Self:
+            assert isinstance(self.config, TrainedConfig)
+            assert self.config.checkpoint
+            assert self.config.resume
+            file = self.config.checkpoint / "epoch.txt"
+            found.append(file.exists())
+            file.write_text("1", encoding="utf-8")
+            if len(found) == 2:
+                raise KeyboardInterrupt
+            return super().fit(*args)
+
+    monkeypatch.setitem(DETECTORS, "trained", (TrainedConfig, Trained))
+    config = asked(product, tmp_path / "out", "coreset=0.02;seed=0,1", detector="trained", test=False)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(config)
+    sweep(config)
+    assert found == [False, False, True]  # the second cell finds its own file, not the first's
+    assert [r["error"] for r in table(config.out)] == ["", ""]
+    assert sorted(p.name for p in config.out.iterdir()) == ["sweep.csv", "sweep.json", "validation"]
 
 
 def test_progress_says_which_cell(product: Path, tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
         within = _numbered(progress, f"cell {number}/{len(cells)}")
         known[key] = _cell(config, options, settings, learning, validation, within)
         _write(config.out / ROWS, known.values())
+    shutil.rmtree(config.out / CELLS, ignore_errors=True)
 
     candidates = rank(known.values(), lambda row: _key(replace(settings_of(row.options), seed=0)))
     if candidates[0].error:
