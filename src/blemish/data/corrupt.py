@@ -1,0 +1,154 @@
+"""Synthetic defects: a good picture with something in it that does not belong there, and the mask of where it is.
+
+Three kinds: a rectangle of one colour (opaque or translucent), a crop from elsewhere in the same picture, and a
+foreign piece from another picture. The shapes are upright or turned, their edges hard or soft.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from blemish.types import BlemishError
+
+KINDS = ("rectangle", "crop", "foreign")
+AREA = (0.002, 0.03)  # of the picture, drawn so that every ratio of sizes is as likely
+FEWEST = 9  # pixels of a defect, however small the picture
+LONGEST = 3.0  # times longer than wide, at most
+VISIBLE, SEEN = 12, 0.5  # grey levels by which at least this share of the mask's pixels changes, in some channel
+ATTEMPTS = 24  # draws of a kind until one is visible, before the next kind is taken
+TURNED = TRANSLUCENT = SOFT = 0.5  # share of defects that are so
+FAINTEST = 0.1  # opacity below which a soft edge ends
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Corrupted(NamedTuple):
+    """`picture` uint8 (H, W, 3); `mask` bool (H, W), True where pixels were replaced; `kind`, one of KINDS."""
+
+    picture: Pixels
+    mask: npt.NDArray[np.bool_]
+    kind: str
+
+
+def corrupt(
+    picture: Pixels,
+    rng: np.random.Generator,
+    *,
+    others: Sequence[Pixels] = (),
+    kinds: Sequence[str] = KINDS,
+    area: tuple[float, float] = AREA,
+) -> Corrupted:
+    """`picture` (uint8 (H, W, 3), left as it is) with one defect, of one of `kinds` with equal chance.
+
+    `others` (uint8 (h, w, 3), of any size) are where foreign pieces come from; without them that kind is left out.
+    `area` is the smallest and the largest share of the picture that a defect takes (about: it is made of whole pixels,
+    and of at least FEWEST). A grey picture gets grey defects, so that colour does not give them away.
+
+    A draw counts as visible where at least SEEN of the mask's pixels differ from the original by VISIBLE grey levels
+    or more in some channel. It is repeated until it is, and after ATTEMPTS draws another of the kinds is taken.
+    Raises BlemishError for unknown kinds, or where no kind gives a visible defect (a crop of an even picture).
+    """
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"expected a picture uint8 (H, W, 3); got {picture.dtype} {picture.shape}")
+    check_kinds(kinds)
+    if not 0 < area[0] <= area[1] <= 1:
+        raise BlemishError(f"The area of defects is {area}; it must be two shares of the picture, the smaller first.")
+    usable = [kind for kind in kinds if kind != "foreign" or others]
+    for index in rng.permutation(len(usable)):
+        for _ in range(ATTEMPTS):
+            if drawn := _drawn(picture, usable[index], others, area, rng):
+                return drawn
+    if not usable:
+        raise BlemishError("Foreign pieces come from other pictures, and there are none; add pictures or other kinds.")
+    raise BlemishError(
+        f"No defect of kind {' or '.join(usable)} can be seen in this picture: too much of it looks alike; "
+        "take the kind rectangle too."
+    )
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raises BlemishError where there are none, or unknown ones."""
+    for kind in kinds or [""]:
+        if kind not in KINDS:
+            raise BlemishError(f"There is no kind of defect {kind!r}; choose from {', '.join(KINDS)}.")
+
+
+def _drawn(
+    picture: Pixels, kind: str, others: Sequence[Pixels], area: tuple[float, float], rng: np.random.Generator
+) -> Corrupted | None:
+    """One draw, or None where it is not visible."""
+    height, width = picture.shape[:2]
+    opacity = _shape(height, width, area, rng)
+    rows, columns = opacity.shape
+    top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+    window = picture[top : top + rows, left : left + columns]
+    content: npt.NDArray[np.generic]
+    if kind == "rectangle":
+        content = rng.integers(256, size=1 if _is_grey(picture) else 3)
+        if rng.random() < TRANSLUCENT:
+            opacity *= rng.uniform(0.3, 0.9)
+    elif kind == "crop":
+        content = _piece(picture, rows, columns, rng)
+    else:
+        content = _piece(others[int(rng.integers(len(others)))], rows, columns, rng)
+    before = window.astype(np.float32)
+    after = np.rint(before + opacity[..., None] * (content - before))
+    inside = opacity > 0
+    change = np.abs(after - before)
+    largest = np.maximum(np.maximum(change[..., 0], change[..., 1]), change[..., 2])  # .max(axis=2) is slow
+    if np.count_nonzero(largest >= VISIBLE) < SEEN * np.count_nonzero(inside):  # outside the shape nothing changes
+        return None
+    result = picture.copy()
+    result[top : top + rows, left : left + columns] = after.astype(np.uint8)
+    mask = np.zeros((height, width), np.bool_)
+    mask[top : top + rows, left : left + columns] = inside
+    return Corrupted(result, mask, kind)
+
+
+def _shape(height: int, width: int, area: tuple[float, float], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """The opacity (h, w), 0..1, of a rectangle in the box around it, which fits into the picture."""
+    pixels = height * width * math.exp(rng.uniform(math.log(area[0]), math.log(area[1])))
+    pixels = min(max(pixels, FEWEST), height * width)
+    longer = math.exp(rng.uniform(-math.log(LONGEST), math.log(LONGEST)))
+    rows = min(max(math.sqrt(pixels / longer), pixels / width), height)
+    columns = min(pixels / rows, width)
+    shorter = min(rows, columns)
+    soft = rng.uniform(1, min(shorter / 3, 6)) if shorter > 3 and rng.random() < SOFT else 0.0
+    angle = rng.uniform(0, math.pi / 2) if rng.random() < TURNED else 0.0
+    sine, cosine = math.sin(angle), math.cos(angle)
+    box = (math.ceil(rows * cosine + columns * sine), math.ceil(columns * cosine + rows * sine))
+    if not angle or box[0] > height or box[1] > width:
+        sine, cosine = 0.0, 1.0
+        rows, columns = box = (max(1, round(rows)), max(1, round(columns)))  # whole pixels
+    y = (np.arange(box[0], dtype=np.float32) - (box[0] - 1) / 2)[:, None]
+    x = np.arange(box[1], dtype=np.float32) - (box[1] - 1) / 2
+    # Distance to the nearest side, in pixels, positive inside.
+    inside = np.minimum(rows / 2 - np.abs(cosine * y - sine * x), columns / 2 - np.abs(sine * y + cosine * x))
+    if not soft:
+        return (inside > 0).astype(np.float32)
+    opacity = np.clip(inside / soft, 0, 1).astype(np.float32)
+    opacity[opacity < FAINTEST] = 0
+    return opacity
+
+
+def _piece(source: Pixels, rows: int, columns: int, rng: np.random.Generator) -> Pixels:
+    """`rows` x `columns` pixels from anywhere in `source`, turned by 0 to 3 quarters; enlarged where it is smaller."""
+    quarters = int(rng.integers(4))
+    wanted = (columns, rows) if quarters % 2 else (rows, columns)
+    places = []
+    for length, whole in zip(wanted, source.shape[:2], strict=True):
+        taken = min(length, whole)
+        places.append(int(rng.integers(whole - taken + 1)) + np.arange(length) * taken // length)
+    return np.rot90(source[np.ix_(*places)], quarters)
+
+
+def _is_grey(picture: Pixels) -> bool:
+    """Judged by some thousand pixels of a large picture: looking at all would take longer than the defect."""
+    step = max(1, min(picture.shape[:2]) // 32)
+    seen = picture[::step, ::step]
+    return bool((seen == seen[..., :1]).all())

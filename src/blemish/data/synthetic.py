@@ -1,0 +1,278 @@
+"""A data set with synthetic defects, made from good pictures alone: `blemish corrupt`.
+
+Held-out good pictures are divided in two halves. One is the good test pictures, untouched; of the other each picture
+is corrupted once. So every test picture is of a part of its own: none is a near copy of another, and intervals that
+count pictures as independent are right. Foreign pieces come from the corrupted half too, and nothing comes from a
+picture that teaches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from blemish.bundle import replacing, write_text
+from blemish.data import idx, layouts
+from blemish.data.audit import audit
+from blemish.data.corrupt import AREA, KINDS, Corrupted, check_kinds, corrupt
+from blemish.data.split import split
+from blemish.images import load
+from blemish.types import BlemishError, Progress, Sample, silent
+
+CARD = "corrupted.json"
+FORMAT = "blemish corrupted 1"
+HELD_OUT = 0.2  # of the good pictures, where the data set has no test part of its own
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Good:
+    """A good picture: `name` in its source, `stem` of the file that it becomes, and how to get its pixels."""
+
+    name: str
+    stem: str
+    pixels: Callable[[], Pixels]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The good pictures by what becomes of them; `skipped` are those that cannot be read."""
+
+    layout: str
+    train: list[_Good]
+    good: list[_Good]
+    spoilt: list[_Good]
+    skipped: tuple[str, ...] = ()
+
+
+def write_corrupted(
+    data: Path,
+    out: Path,
+    *,
+    layout: str = "auto",
+    one_class: int | None = None,
+    train: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+    kinds: Sequence[str] = KINDS,
+    area: tuple[float, float] = AREA,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Writes OUT in the MVTec layout: `train/good`, `test/good`, `test/<kind>`, `ground_truth/<kind>/NAME_mask.png`.
+
+    `data` is a folder of pictures in any layout, of which only good (or unlabelled) ones are used, or one with idx
+    files, of which `one_class` is good. Where the data set has a training and a test part these are kept; otherwise a
+    fifth is held out, pictures of one item and near duplicates together. `train` and `test` are at most so many
+    pictures, drawn by `seed`; `test` counts good and corrupted ones. Kinds take turns.
+
+    Returns what OUT/corrupted.json holds: settings, counts by folder, and which picture came from which.
+    Raises BlemishError for anything that cannot be done; OUT is then as it was.
+    """
+    data, out = Path(data), Path(out)
+    kinds = list(dict.fromkeys(kinds))
+    check_kinds(kinds)
+    if train is not None and train < 1:
+        raise BlemishError(f"Asked for {train} training pictures; there must be at least 1.")
+    if test is not None and test < 2:
+        raise BlemishError(f"Asked for {test} test pictures; there must be at least 2, a good and a corrupted one.")
+    _may_write(data, out, overwrite)
+    rng = np.random.default_rng([seed, 0])
+    parts = _from_idx(data, layout, one_class, rng) if idx.holds_idx(data) else None
+    if parts is None:
+        if one_class is not None and data.is_dir():
+            raise BlemishError(f"{data} holds no idx files, so it has no class {one_class}; leave --one-class out.")
+        parts = _from_folder(data, layout, seed, progress)
+    if not (parts.train and parts.good and parts.spoilt):
+        raise BlemishError(
+            f"{data} has {len(parts.train)} good pictures to learn from and "
+            f"{len(parts.good) + len(parts.spoilt)} held out; add good pictures: at least 1 and 2 are needed."
+        )
+    if kinds == ["foreign"] and len(parts.spoilt) < 2:
+        raise BlemishError(f"{data} has one picture to corrupt, so no other to take from; add pictures or kinds.")
+    teaching = _some(parts.train, train, rng)
+    good = _some(parts.good, None if test is None else (test + 1) // 2, rng)
+    spoilt = _some(parts.spoilt, None if test is None else test // 2, rng)
+    spoilt = [spoilt[i] for i in rng.permutation(len(spoilt))]  # else the kinds' turns could follow the camera's
+    card: dict[str, Any] = {
+        "format": FORMAT,
+        "source": str(data),
+        "layout": parts.layout,
+        "one_class": one_class,
+        "seed": seed,
+        "kinds": kinds,
+        "area": list(area),
+        "skipped": list(parts.skipped),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as folder:
+        tasks = _written(folder, teaching, good, spoilt, kinds, area, seed)
+        written = dict(progress(tasks, "writing", len(teaching) + len(good) + len(spoilt)))
+        card["counts"] = dict(sorted(Counter(name.rpartition("/")[0] for name in written).items()))
+        card["pictures"] = written
+        write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
+    return card
+
+
+def _may_write(data: Path, out: Path, overwrite: bool) -> None:
+    here, there = data.resolve(), out.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise BlemishError(f"{out} and {data} lie in each other; choose a folder outside with -o.")
+    if not out.exists():
+        return
+    if not overwrite:
+        raise BlemishError(f"{out} exists; choose another folder with -o, or replace it with --overwrite.")
+    try:
+        ours = json.loads((out / CARD).read_text(encoding="utf-8"))["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise BlemishError(
+            f"{out} was not written by `blemish corrupt`, so it is not replaced; choose another folder with -o."
+        )
+
+
+def _from_folder(data: Path, layout: str, seed: int, progress: Progress) -> _Parts:
+    dataset = layouts.read(data, layout)
+    named = [sample for sample in dataset.samples if sample.label != "anomaly"]
+    if not named:
+        raise BlemishError(f"{data} has no good pictures; synthetic defects are put into good ones.")
+    checked = audit(replace(dataset, samples=tuple(named)), progress)
+    broken = {name for problem in checked.problems if problem.kind == "unreadable" for name in problem.names}
+    copies = [[named[i].name for i in group] for group in checked.groups]
+    # The unlabelled are taken for good, as in learning.
+    samples = [replace(sample, label="good") for sample in named if sample.name not in broken]
+    teaching = [sample for sample in samples if sample.part == "train"]
+    held = [sample for sample in samples if sample.part == "test"]
+    if not (teaching and held):
+        share = max(HELD_OUT, 2 / max(1, len(samples)))
+        teaching, held = _divided(samples, share, copies, seed, data)
+    spoilt, good = _divided(held, 0.5, copies, seed, data)
+    return _Parts(dataset.layout, _named(teaching), _named(good), _named(spoilt), tuple(sorted(broken)))
+
+
+def _divided(
+    samples: Sequence[Sample], share: float, copies: Sequence[Sequence[str]], seed: int, data: Path
+) -> tuple[list[Sample], list[Sample]]:
+    """The rest, and about `share` of the samples; what shows the same thing stays together."""
+    index = {sample.name: i for i, sample in enumerate(samples)}
+    groups = [[index[name] for name in group if name in index] for group in copies]
+    try:
+        free = [replace(sample, part="") for sample in samples]
+        parts = split(free, seed=seed, test=share, calibration=0.0, groups=[group for group in groups if group])
+    except BlemishError:
+        raise BlemishError(
+            f"{data} has too few good pictures of different things: at least 3 are needed, and 2 of them held out."
+        ) from None
+    return list(parts.train), list(parts.test)
+
+
+def _named(samples: Sequence[Sample]) -> list[_Good]:
+    """With file names that are unique (in any case of letters) and keep the ending `_Part3` that names an item."""
+    found: list[_Good] = []
+    taken: set[str] = set()
+    for sample in samples:
+        stem = plain = Path(sample.name).stem
+        copy = 1
+        while stem.casefold() in taken:
+            copy += 1
+            stem = f"{copy}-{plain}"
+        taken.add(stem.casefold())
+        found.append(_Good(sample.name, stem, partial(load, sample.path)))
+    return found
+
+
+def _from_idx(data: Path, layout: str, one_class: int | None, rng: np.random.Generator) -> _Parts:
+    if layout != "auto":
+        raise BlemishError(f"{data} holds idx files, which have no folder layout; leave --layout out.")
+    train, test = idx.read_part(data, "train"), idx.read_part(data, "test")
+    classes = np.unique(train.labels).tolist()
+    if one_class not in classes:
+        said = "say which class is good" if one_class is None else f"there is no class {one_class}; choose another"
+        raise BlemishError(f"{data} holds the classes {', '.join(map(str, classes))}: {said} with --one-class.")
+    held = rng.permutation(np.flatnonzero(test.labels == one_class))
+    half = (len(held) + 1) // 2
+    return _Parts(
+        "idx",
+        _of(train, "train", np.flatnonzero(train.labels == one_class)),
+        _of(test, "t10k", np.sort(held[:half])),
+        _of(test, "t10k", np.sort(held[half:])),
+    )
+
+
+def _of(part: idx.Digits, name: str, indices: npt.NDArray[np.intp]) -> list[_Good]:
+    return [_Good(f"{name}/{i}", f"{i:05d}", partial(_rgb, part.pictures, i)) for i in indices.tolist()]
+
+
+def _rgb(pictures: Pixels, index: int) -> Pixels:
+    return np.repeat(pictures[index][..., None], 3, axis=2)
+
+
+def _some(pictures: list[_Good], count: int | None, rng: np.random.Generator) -> list[_Good]:
+    """At most `count` of them, at random, in their order."""
+    chosen = np.sort(rng.permutation(len(pictures))[:count])
+    return [pictures[i] for i in chosen]
+
+
+def _written(
+    folder: Path,
+    train: list[_Good],
+    good: list[_Good],
+    spoilt: list[_Good],
+    kinds: Sequence[str],
+    area: tuple[float, float],
+    seed: int,
+) -> Iterator[tuple[str, str]]:
+    """Writes one picture after another and says (name written, name in the source)."""
+    for place, pictures in (("train/good", train), ("test/good", good)):
+        for picture in pictures:
+            yield _save(folder, f"{place}/{picture.stem}.png", picture.pixels()), picture.name
+    for number, picture in enumerate(spoilt):
+        rng = np.random.default_rng([seed, 1, number])
+        others = []
+        if len(spoilt) > 1 and "foreign" in kinds:
+            others = [spoilt[(number + int(rng.integers(1, len(spoilt)))) % len(spoilt)].pixels()]
+        made = _corrupted(picture, rng, others, kinds[number % len(kinds)], kinds, area)
+        mask = made.mask.astype(np.uint8) * np.uint8(255)
+        _save(folder, f"ground_truth/{made.kind}/{picture.stem}_mask.png", mask)
+        yield _save(folder, f"test/{made.kind}/{picture.stem}.png", made.picture), picture.name
+
+
+def _corrupted(
+    picture: _Good,
+    rng: np.random.Generator,
+    others: Sequence[Pixels],
+    kind: str,
+    kinds: Sequence[str],
+    area: tuple[float, float],
+) -> Corrupted:
+    """Of the kind whose turn it is, or of another where that one cannot be seen in this picture."""
+    pixels = picture.pixels()
+    try:
+        if kind != "foreign" or others:
+            return corrupt(pixels, rng, others=others, kinds=[kind], area=area)
+    except BlemishError:
+        if len(kinds) == 1:
+            raise BlemishError(
+                f"{picture.name}: no {kind} can be seen in it; leave it out or take more kinds."
+            ) from None
+    return corrupt(pixels, rng, others=others, kinds=kinds, area=area)
+
+
+def _save(folder: Path, name: str, pixels: Pixels) -> str:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = np.ascontiguousarray(pixels[..., 0])  # grey: a third of the bytes, read as the same pixels
+    Image.fromarray(pixels).save(path, compress_level=2)
+    return name
