@@ -85,6 +85,7 @@ def data(
         render(found, out)
 
 
+app.command()(cli_learn.corrupt)
 app.command()(cli_learn.train)
 app.command()(cli_learn.sweep)
 

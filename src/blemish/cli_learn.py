@@ -60,7 +60,6 @@ def train(
     repeats: Annotated[int, typer.Option(min=1, help="So many times.")] = 1,
     processes: Annotated[int | None, typer.Option(min=1, help="Train in so many processes.")] = None,
     log: Annotated[str | None, typer.Option(help="tensorboard or wandb: keep the losses of every epoch.")] = None,
-    log: Annotated[str | None, typer.Option(help="tensorboard or wandb: keep the losses of every epoch.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where a killed training stopped.")] = False,
 ) -> None:
     """Learn a detector from a folder of pictures, test it, and write its bundle."""
@@ -96,7 +95,6 @@ def train(
         "map": map_method,
         "map_layer": map_layer,
         "processes": processes,
-        "log": log,
         "log": log,
     }
     published = recipe == "case-study"
@@ -191,6 +189,49 @@ def sweep(
     page.print(figures_table(done.metrics))
     page.print(done.metrics["decision"]["guarantee"], soft_wrap=True)
     page.print(f"Written to {out}. Next: blemish inspect {out}/chosen PICTURES --out DIR", soft_wrap=True, markup=False)
+
+
+def corrupt(
+    data: Annotated[Path, typer.Argument(help="A folder of pictures or of idx files, or the word fashion-mnist.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; it must not exist.")],
+    one_class: Annotated[int | None, typer.Option(help="Of idx files: the class that is good.")] = None,
+    kinds: Annotated[str, typer.Option(help="Of defects, separated by commas.")] = "rectangle,crop,foreign",
+    train: Annotated[int | None, typer.Option(min=1, help="At most so many pictures to learn from.")] = None,
+    test: Annotated[int | None, typer.Option(min=2, help="At most so many to test on, half of them good.")] = None,
+    layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace the folder if this command wrote it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Make a data set with synthetic defects and their masks from good pictures alone."""
+    from blemish.console import out as page
+    from blemish.console import progress
+    from blemish.data.synthetic import write_corrupted
+
+    if str(data) == "fashion-mnist" and not data.exists():
+        from blemish.learn.fashion import fashion_mnist
+
+        data = fashion_mnist()
+    card = write_corrupted(
+        data,
+        out,
+        layout=layout,
+        one_class=one_class,
+        train=train,
+        test=test,
+        seed=seed,
+        kinds=[kind.strip() for kind in kinds.split(",")],
+        overwrite=overwrite,
+        progress=progress,
+    )
+    if as_json:
+        typer.echo(json.dumps(card, indent=1))
+        return
+    for folder, count in card["counts"].items():
+        page.print(f"{folder:<16} {count:>6}", markup=False)
+    if card["skipped"]:
+        page.print(f"Left out, because unreadable: {', '.join(card['skipped'])}.", soft_wrap=True, markup=False)
+    page.print(f"Written to {out}. Next: blemish train {out} -o RUN", soft_wrap=True, markup=False)
 
 
 def demo(

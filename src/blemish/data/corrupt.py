@@ -81,7 +81,7 @@ def check_kinds(kinds: Sequence[str]) -> None:
 def _drawn(
     picture: Pixels, kind: str, others: Sequence[Pixels], area: tuple[float, float], rng: np.random.Generator
 ) -> Corrupted | None:
-    """One draw, or None where it is not visible."""
+    """One draw, or None where it is not visible, or too small because a turned shape falls between the pixels."""
     height, width = picture.shape[:2]
     opacity = _shape(height, width, area, rng)
     rows, columns = opacity.shape
@@ -101,7 +101,8 @@ def _drawn(
     inside = opacity > 0
     change = np.abs(after - before)
     largest = np.maximum(np.maximum(change[..., 0], change[..., 1]), change[..., 2])  # .max(axis=2) is slow
-    if np.count_nonzero(largest >= VISIBLE) < SEEN * np.count_nonzero(inside):  # outside the shape nothing changes
+    count = np.count_nonzero(inside)  # outside the shape nothing changes
+    if count < min(FEWEST, height * width) or np.count_nonzero(largest >= VISIBLE) < SEEN * count:
         return None
     result = picture.copy()
     result[top : top + rows, left : left + columns] = after.astype(np.uint8)

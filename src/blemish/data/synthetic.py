@@ -1,9 +1,9 @@
 """A data set with synthetic defects, made from good pictures alone: `blemish corrupt`.
 
-Held-out good pictures are divided in two halves. One is the good test pictures, untouched; of the other each picture
-is corrupted once. So every test picture is of a part of its own: none is a near copy of another, and intervals that
-count pictures as independent are right. Foreign pieces come from the corrupted half too, and nothing comes from a
-picture that teaches.
+Held-out good pictures are divided in two halves, items and near duplicates whole. One half is the good test pictures,
+untouched; of the other each picture is corrupted once. So no picture is tested twice, and no corrupted picture is a
+near copy of a good one: pictures count as independent as those of the source did. Foreign pieces come from the
+corrupted half too, and nothing comes from a picture that teaches.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from http.client import HTTPException
 from pathlib import Path
 
 from torchvision import datasets
@@ -28,7 +29,7 @@ def fashion_mnist() -> Path:
             raw = Path(datasets.FashionMNIST(temporary, download=True).raw_folder)
             for name in names:
                 shutil.move(raw / name, folder / name)  # the files as they came, so a killed run leaves whole ones
-    except (OSError, RuntimeError) as cause:
+    except (OSError, RuntimeError, HTTPException) as cause:
         first = next((line for line in reversed(str(cause).splitlines()) if line.strip()), type(cause).__name__)
         raise BlemishError(
             f"Fashion-MNIST could not be downloaded ({first.strip()}); fetch {', '.join(names)} on a machine with a "

@@ -1,0 +1,110 @@
+"""The idx reader: files made by hand, the real ones, and every way of being damaged."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blemish.data.idx import LARGEST, holds_idx, read_idx, read_part
+from blemish.types import BlemishError
+from tests.support import shared_folder
+
+SIX = b"\0\0\x08\x03" + struct.pack(">III", 2, 1, 3) + bytes([1, 2, 3, 250, 251, 252])
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_values_by_hand(tmp_path: Path, packed: bool) -> None:
+    # Compression is told by content, so the name does not matter.
+    values = read_idx(put(tmp_path / "any-name", gzip.compress(SIX) if packed else SIX))
+    assert values.dtype == np.uint8
+    assert values.tolist() == [[[1, 2, 3]], [[250, 251, 252]]]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "no idx file"),
+        (b"\x89PNG and more", "no idx file"),
+        (b"\0\0\x0d\x01" + struct.pack(">If", 1, 0.5), "type 13"),
+        (b"\0\0\x08\x00", "1 to 3 dimensions"),
+        (b"\0\0\x08\x04" + bytes(16), "1 to 3 dimensions"),
+        (SIX[:9], "1 to 3 dimensions"),
+        (b"\0\0\x08\x03" + struct.pack(">III", 0, 28, 28), "nothing, or absurd"),
+        (b"\0\0\x08\x03" + struct.pack(">III", *[2**32 - 1] * 3), "nothing, or absurd"),
+        (b"\0\0\x08\x01" + struct.pack(">I", LARGEST + 1), "nothing, or absurd"),
+        (SIX[:-1], "5 of 6 values"),
+        (SIX + b"\0", "goes on after the 6 values"),
+        (gzip.compress(SIX)[:-9], "damaged or cut short"),
+        (gzip.compress(SIX)[:-8] + bytes(8), "damaged or cut short"),  # checksum
+        (b"\x1f\x8b" + bytes(30), "damaged or cut short"),
+        (gzip.compress(SIX[:-1]), "5 of 6 values"),
+    ],
+)
+def test_damaged_files_are_refused_by_name(tmp_path: Path, content: bytes, says: str) -> None:
+    path = put(tmp_path / "train-images-idx3-ubyte", content)
+    with pytest.raises(BlemishError, match=says) as caught:
+        read_idx(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(tmp_path / "bomb.gz", gzip.compress(SIX + bytes(200_000_000), 1))
+    asked: list[int] = []
+    plain = gzip.GzipFile.read
+
+    def counted(file: gzip.GzipFile, size: int | None = -1) -> bytes:
+        asked.append(-1 if size is None else size)
+        return plain(file, size)
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    with pytest.raises(BlemishError, match="goes on"):
+        read_idx(path)
+    assert min(asked) > 0
+    assert sum(asked) == 4 + 12 + 6 + 1
+
+
+def test_parts_under_all_their_names(tmp_path: Path) -> None:
+    assert not holds_idx(tmp_path)
+    put(tmp_path / "t10k-images.idx3-ubyte.gz", gzip.compress(SIX))
+    assert holds_idx(tmp_path)
+    with pytest.raises(BlemishError, match=r"t10k-labels-idx1-ubyte \(or its .gz\) is missing"):
+        read_part(tmp_path, "test")
+    labels = b"\0\0\x08\x01" + struct.pack(">I", 2) + bytes([7, 9])
+    put(tmp_path / "t10k-labels-idx1-ubyte", labels)
+    part = read_part(tmp_path, "test")
+    assert part.pictures.shape == (2, 1, 3)
+    assert part.labels.tolist() == [7, 9]
+    put(tmp_path / "t10k-labels-idx1-ubyte", labels[:7] + b"\x01\x07")
+    with pytest.raises(BlemishError, match="1 labels for the 2 pictures"):
+        read_part(tmp_path, "test")
+    put(tmp_path / "t10k-labels-idx1-ubyte", SIX)
+    with pytest.raises(BlemishError, match="3 dimensions where 1 belong"):
+        read_part(tmp_path, "test")
+
+
+def test_a_folder_that_is_not_there_holds_none(tmp_path: Path) -> None:
+    assert not holds_idx(tmp_path / "none")
+    with pytest.raises(BlemishError, match="cannot be read"):
+        read_idx(tmp_path)
+
+
+@pytest.mark.real
+def test_the_real_digits() -> None:
+    folder = shared_folder("data/mnist-idx")
+    train, test = read_part(folder, "train"), read_part(folder, "test")
+    assert train.pictures.shape == (8000, 28, 28)
+    assert test.pictures.shape == (1000, 28, 28)
+    # Independent of the reader: the bytes behind the headers, counted and summed.
+    raw = gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes())
+    assert int(test.pictures.sum(dtype=np.int64)) == sum(raw[16:])
+    assert np.bincount(test.labels).tolist() == [100] * 10

@@ -1,0 +1,249 @@
+"""A written data set with synthetic defects: which pictures go where, nothing twice, nothing half-done."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from blemish.data.audit import audit
+from blemish.data.corrupt import KINDS
+from blemish.data.layouts import read
+from blemish.data.synthetic import write_corrupted
+from blemish.images import load, load_mask
+from blemish.types import BlemishError, Sample
+from tests.conftest import tile
+from tests.support import grey, shared_folder, write_picture
+
+
+def noise(seed: int, height: int = 32, width: int = 40) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
+
+
+def digits(folder: Path, counts: tuple[int, int] = (6, 5)) -> Path:
+    """idx files of three classes, `counts` pictures of each to learn from and to test on; each picture is unlike."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count, seed in (("train", counts[0], 1), ("t10k", counts[1], 2)):
+        labels = np.tile(np.array([0, 3, 7], np.uint8), count)
+        pictures = np.random.default_rng(seed).integers(256, size=(len(labels), 12, 10), dtype=np.uint8)
+        header = b"\0\0\x08\x03" + struct.pack(">III", *pictures.shape)
+        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pictures.tobytes()))
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(
+            b"\0\0\x08\x01" + struct.pack(">I", len(labels)) + labels.tobytes()
+        )
+    return folder
+
+
+def by_place(out: Path) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = {}
+    for sample in read(out).samples:
+        found.setdefault(sample.name.rpartition("/")[0], []).append(sample)
+    return found
+
+
+def check(out: Path, source: Path, card: dict[str, Any]) -> None:
+    """What must hold of every written folder, checked against the source's pixels."""
+    assert json.loads((out / "corrupted.json").read_text()) == card
+    dataset = read(out)
+    assert dataset.layout == "mvtec"
+    assert {s.name for s in dataset.samples} == set(card["pictures"])
+    assert len(set(card["pictures"].values())) == len(card["pictures"])  # no source picture twice
+    for sample in dataset.samples:
+        pixels, before = load(sample.path), load(source / card["pictures"][sample.name])
+        assert (sample.label == "good") == (sample.mask is None)
+        if sample.mask is None:
+            assert (pixels == before).all()
+        else:
+            assert sample.defect in KINDS
+            mask = load_mask(sample.mask, pixels.shape[:2])
+            assert (pixels[~mask] == before[~mask]).all()
+            assert (pixels[mask] != before[mask]).any()
+
+
+def test_parts_of_the_data_set_stay(product: Path, tmp_path: Path) -> None:
+    card = write_corrupted(product, tmp_path / "out", seed=3)
+    check(tmp_path / "out", product, card)
+    places = {name: {s.name for s in samples} for name, samples in by_place(tmp_path / "out").items()}
+    assert {name: len(names) for name, names in places.items()} == {
+        "train/good": 40,
+        "test/good": 3,
+        "test/rectangle": 1,
+        "test/crop": 1,
+        "test/foreign": 1,
+    }
+    came_from = card["pictures"]
+    assert {came_from[name] for name in places["train/good"]} == {f"train/good/{i:03}.png" for i in range(40)}
+    tested = {came_from[name] for place in places if place.startswith("test") for name in places[place]}
+    assert tested == {f"test/good/{i:03}.png" for i in range(6)}  # no defective picture
+    assert card["counts"]["test/good"] == 3
+
+
+def test_the_seed_decides(product: Path, tmp_path: Path) -> None:
+    def contents(name: str, seed: int) -> dict[str, bytes]:
+        write_corrupted(product, tmp_path / name, seed=seed)
+        files = (f for f in (tmp_path / name).rglob("*") if f.is_file())
+        return {f.relative_to(tmp_path / name).as_posix(): f.read_bytes() for f in files}
+
+    first = contents("a", 0)
+    assert contents("b", 0) == first
+    assert contents("c", 1) != first
+
+
+def test_without_parts_a_fifth_is_held_out_and_items_and_copies_stay_together(tmp_path: Path) -> None:
+    data = tmp_path / "parts"
+    for i in range(60):
+        write_picture(data / f"good/it{i // 3}_Part{i % 3}.png", noise(i))
+    for i in range(30):  # pairs: the same picture under two names
+        write_picture(data / f"good/twin{i}.png", noise(1000 + i // 2))
+    write_picture(data / "scratched/x.png", noise(2000))
+    for seed in range(3):
+        out = tmp_path / f"out{seed}"
+        card = write_corrupted(data, out, seed=seed)
+        check(out, data, card)
+        counts = card["counts"]
+        held = 90 - counts["train/good"]
+        assert 15 <= held <= 18  # a fifth of 90, in whole items
+        assert abs(counts["test/good"] - held / 2) <= 2
+        side: dict[str, set[str]] = {}
+        for written, source in card["pictures"].items():
+            stem = Path(source).stem
+            item = f"twins {int(stem[4:]) // 2}" if "twin" in stem else stem.split("_")[0]
+            place = written.split("/")
+            side.setdefault(item, set()).add("train" if place[0] == "train" else str(place[1] == "good"))
+        assert len(side) == 35
+        assert all(len(places) == 1 for places in side.values())
+        # "copies-across-labels" may be said of twins with two kinds; good and corrupted ones are apart, see above.
+        problems = {problem.kind for problem in audit(read(out)).problems}
+        assert not problems & {"copies-across-parts", "item-across-parts", "mask-empty", "mask-unusable"}
+
+
+def test_a_plain_folder_counts_as_good_and_broken_pictures_are_left_out(tmp_path: Path) -> None:
+    for i in range(10):
+        write_picture(tmp_path / f"in/{i}.png", tile(i)[0])
+    (tmp_path / "in/broken.png").write_bytes(b"no picture")
+    card = write_corrupted(tmp_path / "in", tmp_path / "out", kinds=["crop"])
+    check(tmp_path / "out", tmp_path / "in", card)
+    assert card["skipped"] == ["broken.png"]
+    assert card["counts"] == {"test/crop": 1, "test/good": 1, "train/good": 8}
+
+
+def test_the_same_name_in_two_folders(tmp_path: Path) -> None:
+    for i in range(12):
+        write_picture(tmp_path / f"in/good/day{i}/{'part' if i % 2 else 'Part'}.png", noise(i))
+    card = write_corrupted(tmp_path / "in", tmp_path / "out")
+    check(tmp_path / "out", tmp_path / "in", card)
+    assert sum(card["counts"].values()) == 12
+    assert len({name.casefold() for name in card["pictures"]}) == 12
+
+
+def test_at_most_so_many(product: Path, tmp_path: Path) -> None:
+    card = write_corrupted(product, tmp_path / "out", train=7, test=3)
+    check(tmp_path / "out", product, card)
+    assert card["counts"]["train/good"] == 7
+    assert card["counts"]["test/good"] == 2
+    assert sum(n for name, n in card["counts"].items() if name.startswith("test/")) == 3
+
+
+def test_even_pictures_get_the_kind_that_can_be_seen(tmp_path: Path) -> None:
+    for i in range(10):
+        write_picture(tmp_path / f"in/{i}.png", np.full((30, 30), 20 * i))
+    card = write_corrupted(tmp_path / "in", tmp_path / "out", kinds=["crop", "rectangle"])
+    assert card["counts"] == {"test/good": 1, "test/rectangle": 1, "train/good": 8}
+    with pytest.raises(BlemishError, match=r"\d.png: no crop can be seen in it"):
+        write_corrupted(tmp_path / "in", tmp_path / "other", kinds=["crop"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]  # nothing half-done
+
+
+def test_one_class_of_idx_files(tmp_path: Path) -> None:
+    data = digits(tmp_path / "digits")
+    card = write_corrupted(data, tmp_path / "out", one_class=3)
+    assert card["layout"] == "idx"
+    assert card["counts"] == {
+        "test/crop": 1,
+        "test/good": 3,
+        "test/rectangle": 1,
+        "train/good": 6,
+    }
+    raw = gzip.decompress((data / "train-images-idx3-ubyte.gz").read_bytes())[16:]
+    pictures = np.frombuffer(raw, np.uint8).reshape(-1, 12, 10)
+    places = by_place(tmp_path / "out")
+    for sample, index in zip(places["train/good"], range(1, 18, 3), strict=True):  # labels 0, 3, 7, 0, 3, 7 ...
+        assert card["pictures"][sample.name] == f"train/{index}"
+        assert (load(sample.path) == grey(pictures[index])).all()
+    tested = {source for name, source in card["pictures"].items() if name.startswith("test/")}
+    assert tested == {f"t10k/{index}" for index in range(1, 15, 3)}
+
+
+def test_what_idx_files_need(tmp_path: Path, product: Path) -> None:
+    data = digits(tmp_path / "digits")
+    with pytest.raises(BlemishError, match="holds the classes 0, 3, 7: say which class is good with --one-class"):
+        write_corrupted(data, tmp_path / "out")
+    with pytest.raises(BlemishError, match="classes 0, 3, 7: there is no class 5"):
+        write_corrupted(data, tmp_path / "out", one_class=5)
+    with pytest.raises(BlemishError, match="leave --layout out"):
+        write_corrupted(data, tmp_path / "out", one_class=3, layout="flat")
+    with pytest.raises(BlemishError, match="holds no idx files, so it has no class 3"):
+        write_corrupted(product, tmp_path / "out", one_class=3)
+    small = digits(tmp_path / "small", counts=(2, 1))
+    with pytest.raises(BlemishError, match="2 good pictures to learn from and 1 held out"):
+        write_corrupted(small, tmp_path / "out", one_class=3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_refused(product: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(BlemishError, match="does not exist"):
+        write_corrupted(tmp_path / "none", out)
+    with pytest.raises(BlemishError, match="'dent'"):
+        write_corrupted(product, out, kinds=["dent"])
+    with pytest.raises(BlemishError, match="at least 1"):
+        write_corrupted(product, out, train=0)
+    with pytest.raises(BlemishError, match="at least 2"):
+        write_corrupted(product, out, test=1)
+    for wrong in (product, product / "inside", product.parent):
+        with pytest.raises(BlemishError, match="lie in each other"):
+            write_corrupted(product, wrong, overwrite=True)
+    write_picture(tmp_path / "few/good/a.png", noise(0))
+    write_picture(tmp_path / "few/good/b.png", noise(1))
+    with pytest.raises(BlemishError, match="too few good pictures"):
+        write_corrupted(tmp_path / "few", out)
+    write_picture(tmp_path / "few/good/c.png", noise(2))
+    with pytest.raises(BlemishError, match="no other to take from"):
+        write_corrupted(tmp_path / "few", out, kinds=["foreign"])
+    assert not out.exists()
+    write_corrupted(tmp_path / "few", out)
+
+
+def test_only_its_own_folder_is_replaced(product: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = write_corrupted(product, out)
+    with pytest.raises(BlemishError, match="exists; choose another folder"):
+        write_corrupted(product, out)
+    with pytest.raises(BlemishError, match="no kind of defect"):
+        write_corrupted(product, out, kinds=["dent"], overwrite=True)
+    assert json.loads((out / "corrupted.json").read_text()) == first
+    write_corrupted(product, out, kinds=["crop"], overwrite=True)
+    assert not (out / "test/rectangle").exists()
+    for text in ("{}", "[]", "no json", '{"format": "another"}'):
+        (out / "corrupted.json").write_text(text)
+        with pytest.raises(BlemishError, match="was not written by `blemish corrupt`"):
+            write_corrupted(product, out, overwrite=True)
+    file = write_picture(tmp_path / "file.png", noise(0))
+    with pytest.raises(BlemishError, match="was not written by"):
+        write_corrupted(product, file, overwrite=True)
+    assert file.exists()
+
+
+@pytest.mark.real
+def test_one_class_of_the_real_digits(tmp_path: Path) -> None:
+    card = write_corrupted(shared_folder("data/mnist-idx"), tmp_path / "fives", one_class=5)
+    counts = card["counts"]
+    assert (counts["train/good"], counts["test/good"]) == (800, 50)
+    assert sum(counts[f"test/{kind}"] for kind in KINDS) == 50
+    assert read(tmp_path / "fives").layout == "mvtec"
