@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,13 @@ from blemish.types import BlemishError, Region, Verdict
 
 
 class Look(NamedTuple):
-    """A verdict with what it was made from; picture and map are None where the file could not be read."""
+    """A verdict with what it was made from; picture and map are None where the file could not be read, and `repaired`
+    where the detector is no autoencoder."""
 
     verdict: Verdict
     picture: npt.NDArray[np.uint8] | None  # (H, W, 3)
     map: npt.NDArray[np.float32] | None  # (h, w)
+    repaired: npt.NDArray[np.uint8] | None = None  # (h, w, 3): how it would look if it were good
 
 
 def open_session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
@@ -61,9 +63,10 @@ class Inspector:
         found = self.outputs(picture)
         return float(found["scores"]), found["maps"]
 
-    def outputs(self, picture: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
-        """Everything that the graph says of a picture, by name: `scores` (), `maps` (h, w), and of a classifier
-        `probabilities` (classes,) and, if it learned types, `class_maps` (classes - 1, h, w): log-odds against good."""
+    def outputs(self, picture: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+        """Everything that the graph says of a picture, by name: `scores` (), `maps` (h, w), of a classifier
+        `probabilities` (classes,) and, if it learned types, `class_maps` (classes - 1, h, w): log-odds against good; of
+        an autoencoder `repaired`, uint8 (h, w, 3)."""
         names = [output.name for output in self._session.get_outputs()]
         values = self._session.run(names, {"pictures": picture[None]})
         return {name: value[0] for name, value in zip(names, values, strict=True)}
@@ -143,4 +146,4 @@ class Inspector:
         found = self.outputs(picture)
         size = (picture.shape[1], picture.shape[0])
         verdict = self.judge(path, size, float(found["scores"]), found["maps"], found.get("probabilities"))
-        return Look(verdict, picture, found["maps"])
+        return Look(verdict, picture, found["maps"], found.get("repaired"))

@@ -1,4 +1,5 @@
-"""Where `blemish inspect --out` writes: one JSON line a picture, and an overlay under the picture's own name."""
+"""Where `blemish inspect --out` writes: one JSON line a picture, and under the picture's own name an overlay and, from
+an autoencoder, the repaired picture."""
 
 from __future__ import annotations
 
@@ -36,15 +37,18 @@ class Folder:
             raise BlemishError(f"{path}: cannot be written to ({cause.strerror}); choose another --out.") from None
 
     def add(self, look: Look, name: str) -> None:
-        """Writes one picture's verdict and overlay; `name` is its relative path, made unique here."""
+        """Writes one picture's verdict, overlay and repaired picture; `name` is its relative path, made unique here."""
+        drawn: dict[str, str] = {}
         if look.picture is not None:
             name = self._unique(name)
             image = overlay.overlay(look.picture, look.map, look.verdict.regions, low=self.low, high=self.high)
-            file = self.path / "overlays" / f"{name}.jpg"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            overlay.save(image, file)
-        drawn = f"overlays/{name}.jpg" if look.picture is not None else None
-        self._file.write(json.dumps({**asdict(look.verdict), "overlay": drawn}) + "\n")
+            drawn["overlay"] = f"overlays/{name}.jpg"
+            overlay.save(image, self.path / drawn["overlay"])
+            if look.repaired is not None:
+                drawn["repaired"] = f"repaired/{name}.jpg"
+                size = look.picture.shape[1], look.picture.shape[0]
+                overlay.save(overlay.repaired(look.repaired, size), self.path / drawn["repaired"])
+        self._file.write(json.dumps({**asdict(look.verdict), "overlay": None, **drawn}) + "\n")
 
     def _unique(self, name: str) -> str:
         """a/b.png stays; a second a/b.png (two folders were given) becomes a/b.png-2."""

@@ -166,13 +166,19 @@ def side_by_side(pictures: Sequence[Image.Image | npt.NDArray[np.uint8]], captio
     return row
 
 
+def repaired(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
+    """What an autoencoder painted, uint8 `(h, w, 3)`, at the picture's own `size` (width, height)."""
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+
+
 def save(image: Image.Image, path: Path) -> None:
-    """Writes a picture (JPEG or PNG, by the ending of `path`) that appears whole or not at all."""
+    """Writes a picture (JPEG or PNG, by the ending of `path`) that appears whole or not at all, its folder too."""
     endings = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
     if path.suffix.lower() not in endings:
         raise BlemishError(f"{path}: cannot tell the kind of picture from its name; end it in .jpg or .png.")
     kind = endings[path.suffix.lower()]
     options = {"quality": 90, "subsampling": 0} if kind == "JPEG" else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
     try:
         try:

@@ -61,11 +61,12 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """What a detector says of N pictures: raw scores and maps, higher = more anomalous. A classifier says too how
-    likely each class is; class 0 is good."""
+    likely each class is (class 0 is good), an autoencoder how the picture would look if it were good."""
 
     scores: npt.NDArray[np.float32]  # (N,)
     maps: npt.NDArray[np.float32]  # (N, H, W)
     probabilities: npt.NDArray[np.float32] | None = None  # (N, classes), rows sum to 1
+    repaired: npt.NDArray[np.uint8] | None = None  # (N, H, W, 3), the maps' size
 
     def __post_init__(self) -> None:
         likely = self.probabilities

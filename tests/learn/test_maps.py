@@ -155,9 +155,9 @@ def test_a_whole_detector_through_the_exporter(layers: nn.Sequential, tmp_path: 
         pictures = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         with torch.inference_mode():
             scores, maps = detector(torch.tensor(pictures))
-        line_scores, line_maps = run(pictures)[:2]
-        np.testing.assert_allclose(line_scores, scores, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(line_maps, maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
+        line = run(pictures)
+        np.testing.assert_allclose(line["scores"], scores, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(line["maps"], maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
 
 
 def test_an_unknown_method_is_refused() -> None:

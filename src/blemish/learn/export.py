@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ def export(graph: nn.Module, file: Path) -> None:
     free."""
     from torch.export import Dim
 
-    names = getattr(graph, "outputs", ("scores", "maps"))
+    names = outputs(graph)
     example = torch.zeros(2, 131, 100, 3, dtype=torch.uint8)  # sizes that no layer has, so none is taken for fixed
     free = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
     for talkative in ("torch.onnx", "onnxscript"):
@@ -73,16 +73,23 @@ def export(graph: nn.Module, file: Path) -> None:
     program.save(str(file), external_data=False)
 
 
-# uint8 (1, H, W, 3) -> scores (1,), maps (1, h, w), of a classifier probabilities (1, classes)
-Runner = Callable[[Pixels], Sequence[np.ndarray]]
+def outputs(graph: nn.Module) -> Sequence[str]:
+    """The names of what a graph returns, in order."""
+    found: Sequence[str] = getattr(graph, "outputs", ("scores", "maps"))
+    return found
+
+
+# uint8 (1, H, W, 3) -> by name scores (1,), maps (1, h, w), and what else the graph's `outputs` name
+Runner = Callable[[Pixels], dict[str, np.ndarray]]
 
 
 def in_torch(graph: nn.Module) -> Runner:
     """Runs a detector's graph where it was learned."""
 
-    def run(pictures: Pixels) -> list[np.ndarray]:
+    def run(pictures: Pixels) -> dict[str, np.ndarray]:
         with torch.inference_mode():
-            return [output.numpy() for output in graph(torch.tensor(pictures))]
+            found = graph(torch.tensor(pictures))
+        return {name: output.numpy() for name, output in zip(outputs(graph), found, strict=True)}
 
     return run
 
@@ -90,13 +97,18 @@ def in_torch(graph: nn.Module) -> Runner:
 def on_the_line(file: Path) -> Runner:
     """Runs an exported graph as `blemish inspect` will."""
     session = open_session(file.read_bytes())
-    return lambda pictures: session.run(None, {"pictures": pictures})
+    names = [output.name for output in session.get_outputs()]
+    return lambda pictures: dict(zip(names, session.run(names, {"pictures": pictures}), strict=True))
 
 
 def predict(run: Runner, samples: Sequence[Sample], progress: Progress = silent, what: str = "pictures") -> Prediction:
-    """Scores and maps of all samples, one picture at a time, as they may differ in size."""
-    found = [run(images.load(sample.path)[None])[:3] for sample in progress(samples, what, len(samples))]
-    return Prediction(*(np.concatenate(values) for values in zip(*found, strict=True)))
+    """What the graph says of all samples, one picture at a time, as they may differ in size."""
+    said = [field.name for field in fields(Prediction)]
+    found: list[dict[str, np.ndarray]] = []
+    for sample in progress(samples, what, len(samples)):
+        every = run(images.load(sample.path)[None])
+        found.append({name: every[name] for name in said if name in every})
+    return Prediction(**{name: np.concatenate([one[name] for one in found]) for name in found[0]})
 
 
 def prove_parity(ours: Prediction, line: Prediction, names: Sequence[str], *, gated: bool = False) -> Parity:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from blemish.learn.cam_config import CamConfig, case_study
+from blemish.learn import attention_config, cam_config
 from blemish.learn.train import DETECTORS
 from blemish.types import BlemishError
 
+STUDIES: dict[str, Callable[[Any], Any]] = {"cam": cam_config.case_study, "attention": attention_config.case_study}
 POOLING: dict[str, dict[str, Any]] = {
     "mean": {"moments": 1, "departures": False},
     "moments": {"moments": 2, "departures": False},
@@ -26,9 +27,9 @@ def settings_for(detector: str, asked: Mapping[str, Any], *, published: bool = F
         raise BlemishError(f"there is no detector '{detector}'; choose one of {', '.join(DETECTORS)}.")
     config = DETECTORS[detector][0]()
     if published:
-        if not isinstance(config, CamConfig):
-            raise BlemishError(f"the recipe case-study is for --detector cam, not {detector}.")
-        config = case_study(config)
+        if detector not in STUDIES:
+            raise BlemishError(f"the recipe case-study is for --detector {' or '.join(STUDIES)}, not {detector}.")
+        config = STUDIES[detector](config)
     known = {field.name for field in fields(config)}
     changes: dict[str, Any] = {}
     for name, value in asked.items():
@@ -66,6 +67,7 @@ def _head_weights(text: str) -> dict[str, Any]:
 
 READ: dict[str, Callable[[str], dict[str, Any]]] = {
     "layers": lambda text: {"layers": _names(text)},
+    "layer": lambda text: {"layers": (text,)},
     "may": lambda text: {"may": _names(text)},
     "classes": _classes,
     "pool": _pool,

@@ -25,7 +25,8 @@ from blemish.data.split import Split, split
 from blemish.evaluate.part import evaluate
 from blemish.evaluate.reliability import draw_reliability, from_json
 from blemish.inspector import Inspector
-from blemish.learn.backbones import Backbone
+from blemish.learn.attention import Attention
+from blemish.learn.attention_config import AttentionConfig
 from blemish.learn.cam import Cam
 from blemish.learn.cam_config import CamConfig
 from blemish.learn.crossval import cross_validate
@@ -34,11 +35,20 @@ from blemish.learn.patchcore import PatchCore, PatchCoreConfig
 from blemish.types import BlemishError, Prediction, Progress, Sample, Verdict, silent
 
 
+class Origin(Protocol):
+    """Where a network's weights come from."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def licence(self) -> str: ...
+
+
 class Detector(Protocol):
     """What every detector is: see design.md, "The interfaces"."""
 
     @property
-    def backbone(self) -> Backbone: ...
+    def backbone(self) -> Origin: ...
     def fit(self, samples: Sequence[Sample], progress: Progress = silent) -> Self: ...
     def graph(self) -> nn.Module: ...
 
@@ -46,6 +56,7 @@ class Detector(Protocol):
 DETECTORS: dict[str, tuple[type[Any], Callable[[Any], Detector]]] = {
     "patchcore": (PatchCoreConfig, PatchCore),
     "cam": (CamConfig, Cam),
+    "attention": (AttentionConfig, Attention),
 }
 
 _UNUSABLE = ("unreadable", "mask-unusable")
@@ -125,9 +136,11 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
     good = [sample for sample in parts.calibration if sample.label != "anomaly"]
     if promise:
         calibration.allowance(len(good), config.false_alarms)  # refuses before the work, not after
-    settings = replace(config.settings, image_size=config.image_size or auto_size(parts.train))
+    height, width = config.settings.image_size
+    settings = replace(config.settings, image_size=config.image_size or auto_size(parts.train, height * width))
     unfinished = config.out.with_name(f".{config.out.name}.training")
-    if both:
+    trains = hasattr(settings, "checkpoint")  # by gradient, so that it can be gone on with
+    if trains:
         if unfinished.exists() and not config.resume:
             shutil.rmtree(unfinished)
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -212,12 +225,14 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             balanced = getattr(settings, "head_weights", "auto") == "auto"
             metrics |= evaluate(parts.test, tested, verdicts, card.classes, balanced=balanced)
             clock.lap("evaluate")
-            draw(parts.test, tested.maps, verdicts, card, folder / "overlays", config.overlays, progress)
+            draw(parts.test, tested, verdicts, card, folder, config.overlays, progress)
             clock.lap("overlays")
-        if isinstance(detector, Cam):
+        if isinstance(detector, Cam | Attention):
             metrics["training"] = detector.records
-            if "reliability" in metrics:
-                draw_reliability(from_json(metrics["reliability"]), folder / "reliability.svg", card.product)
+        if isinstance(detector, Attention):
+            metrics["score"] = {"share": detector.graph().share, "validation": detector.validation}
+        if "reliability" in metrics:
+            draw_reliability(from_json(metrics["reliability"]), folder / "reliability.svg", card.product)
         if crossed:
             metrics["cross_validation"] = crossed.metrics
             _write_lines(folder / "out_of_fold.jsonl", crossed.rows)
@@ -230,7 +245,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         if getattr(settings, "log", "") and (unfinished / "log").is_dir():
             shutil.copytree(unfinished / "log", folder / "log", symlinks=True)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    if both:
+    if trains:
         shutil.rmtree(unfinished)
     return Run(
         config.out, metrics, tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
@@ -260,22 +275,25 @@ def auto_size(samples: Sequence[Sample], area: int = 256 * 256, multiple: int = 
 
 def draw(
     samples: Sequence[Sample],
-    maps: npt.NDArray[np.float32],
+    found: Prediction,
     verdicts: Sequence[Verdict],
     card: bundle.Card,
     folder: Path,
     most: int,
     progress: Progress,
 ) -> None:
-    """Overlays of the test part as JPEG under the pictures' own names, the misjudged first."""
+    """`folder/overlays`, and of an autoencoder `folder/repaired`, of the test part as JPEG under the pictures' own
+    names, the misjudged first."""
     wrong = [v.decision != (s.label or v.decision) for s, v in zip(samples, verdicts, strict=True)]
     order = sorted(range(len(samples)), key=lambda i: (not wrong[i], samples[i].name))[:most]
     low, high = card.decision.heat
     for i in progress(order, "overlays", len(order)):
-        image = overlay.overlay(images.load(samples[i].path), maps[i], verdicts[i].regions, low=low, high=high)
-        file = folder / f"{samples[i].name}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        overlay.save(image, file)
+        picture = images.load(samples[i].path)
+        image = overlay.overlay(picture, found.maps[i], verdicts[i].regions, low=low, high=high)
+        overlay.save(image, folder / "overlays" / f"{samples[i].name}.jpg")
+        if found.repaired is not None:
+            size = picture.shape[1], picture.shape[0]
+            overlay.save(overlay.repaired(found.repaired[i], size), folder / "repaired" / f"{samples[i].name}.jpg")
 
 
 def _decision(config: TrainConfig, held_out: Prediction) -> bundle.Decision:
