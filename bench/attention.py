@@ -1,0 +1,207 @@
+"""The autoencoder that attends, beside PatchCore and five classical baselines, on the test pictures of `blemish train`.
+
+    OMP_NUM_THREADS=1 python bench/attention.py [--only magnetic-tile/with ...]
+    python bench/attention.py --table
+
+A configuration is one training, whose network is then read in the four ways of READINGS. Each is written to --work as
+soon as it is done, so that a long run can be cut off and gone on with, or spread over processes. `--table` puts all
+that is there into bench/results/attention.json and attention.md, with the baselines of bench/results/baselines.json
+(image figures only). The best IoU is that of the best of all thresholds at which a curve can bend (`thresholds_for`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from baselines import DEMO, SETS, parts_of  # type: ignore[import-not-found]  # beside this file
+from blemish import __version__, images
+from blemish.console import progress, short
+from blemish.data.split import Split
+from blemish.evaluate.bootstrap import to_json
+from blemish.evaluate.detection import detection_metrics
+from blemish.evaluate.localisation import localisation_metrics
+from blemish.learn.attention import Attention
+from blemish.learn.attention_config import AttentionConfig, case_study
+from blemish.learn.export import in_torch, predict
+from blemish.learn.patchcore import PatchCore, PatchCoreConfig
+from blemish.learn.train import auto_size
+from blemish.types import Sample
+
+HERE = Path(__file__).resolve().parent
+NAMES = ("flange", "cloth", "board", "magnetic-tile", "kolektorsdd")
+# What each training changes of the defaults, and how the tables call it; the study's settings are `case_study`'s.
+CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "with": ({}, "interpretability term"),
+    "without": ({"attention_loss": "none"}, "no interpretability term"),
+    "unspoiled": ({"spoil": "none"}, "pictures not spoiled"),
+    "study": ({}, "as in the study"),
+}
+STUDIED = ("flange", "magnetic-tile")  # 50 epochs of two steps a batch: the others only by --only
+READINGS: dict[str, dict[str, str]] = {
+    "attention (picture)": {"map": "attention", "input": "picture"},
+    "attention (difference)": {"map": "attention", "input": "difference"},
+    "residual": {"map": "residual", "input": "picture"},
+    "combined": {"map": "combined", "input": "picture"},
+}
+FIGURES = ("auroc", "average_precision", "pixel_auroc", "aupro", "best_iou")
+
+
+def measure(folder: Path, name: str) -> dict[str, Any]:
+    """One training, and a row for each way in which it is read."""
+    parts = parts_of(folder, SETS[folder.name])
+    found = patchcore(parts) if name == "patchcore" else attending(parts, name)
+    anomalies = sum(sample.label == "anomaly" for sample in parts.test)
+    counts = {"train": len(parts.train), "test_good": len(parts.test) - anomalies, "test_anomaly": anomalies}
+    return {"set": folder.name, "config": name, **counts, "threads": torch.get_num_threads(), **found}
+
+
+def patchcore(parts: Split) -> dict[str, Any]:
+    config = PatchCoreConfig(image_size=auto_size(parts.train))
+    begun = time.perf_counter()
+    detector = PatchCore(config).fit(parts.train, progress)
+    seconds = time.perf_counter() - begun
+    rows = figures_of([("PatchCore", detector.graph(), {})], parts.test)
+    return {"image_size": config.image_size, "seconds": round(seconds, 1), "epochs": None, "rows": rows}
+
+
+def attending(parts: Split, name: str) -> dict[str, Any]:
+    height, width = AttentionConfig().image_size
+    config = AttentionConfig(image_size=auto_size(parts.train, height * width))
+    config = case_study(config) if name == "study" else replace(config, **CONFIGS[name][0])
+    begun = time.perf_counter()
+    detector = Attention(config).fit(parts.train, progress)
+    seconds = time.perf_counter() - begun
+    readings = []
+    for reading, changes in READINGS.items():
+        shown = detector.shown_as(progress, **changes)
+        graph, validation = shown.graph(), shown.validation
+        chosen = {"share": graph.share, "validation": validation.get(f"{graph.share:g}")}
+        readings.append((reading, graph, {**chosen, "validation_by_share": validation}))
+    return {
+        "image_size": config.image_size,
+        "seconds": round(seconds, 1),
+        "epochs": len(detector.records),
+        "training": detector.records,
+        "rows": figures_of(readings, parts.test),
+    }
+
+
+def figures_of(
+    readings: Sequence[tuple[str, nn.Module, dict[str, Any]]], samples: Sequence[Sample]
+) -> list[dict[str, Any]]:
+    """FIGURES of each reading's graph on labelled samples, with 95 % intervals, and what else is said of it."""
+    labels = np.array([sample.label == "anomaly" for sample in samples])
+    sizes = [images.size(sample.path) for sample in samples]
+    masks = [images.load_mask(s.mask, (h, w)) if s.mask else None for s, (w, h) in zip(samples, sizes, strict=True)]
+    rows = []
+    for reading, graph, more in readings:
+        found = predict(in_torch(graph), samples, progress, reading)
+        # No threshold, no decisions, no boxes: only the figures of scores and maps are taken.
+        figures = {
+            **detection_metrics(found.scores, labels, np.zeros_like(labels)),
+            **localisation_metrics(found.maps, masks, labels, [()] * len(samples), sizes),
+        }
+        rows.append({"reading": reading, **more, **to_json({key: figures[key] for key in FIGURES})})
+    return rows
+
+
+def baseline_rows(file: Path, ours: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those of the same set and backbone; left out where they were not measured on as many pictures."""
+    counted = ("set", "train", "test_good", "test_anomaly")
+    every = json.loads(file.read_text(encoding="utf-8"))["results"] if file.exists() else []
+    rows = [row for row in every if row["backbone"] == "bundled" and row["set"] == ours["set"]]
+    same = [row for row in rows if all(row[key] == ours[key] for key in counted)]
+    if len(same) < len(rows):
+        print(f"{ours['set']}: {len(rows) - len(same)} baselines are of other pictures; run bench/baselines.py again")
+    return same
+
+
+def table(results: Sequence[dict[str, Any]], baselines: Path) -> str:
+    """A table for each set."""
+    lines = []
+    for name in NAMES:
+        of_set = [found for found in results if found["set"] == name]
+        if not of_set:
+            continue
+        first = of_set[0]
+        tested = f"{first['test_good']} good and {first['test_anomaly']} defective"
+        lines += [f"{name}: learned from {first['train']} good pictures, tested on {tested}.", ""]
+        lines += [
+            "| method | image AUROC | average precision | pixel AUROC | AUPRO | best IoU | score "
+            "| validation AUROC | training, s | epochs |",
+            f"|{'---|' * 10}",
+        ]
+        for found in of_set:
+            height, width = found["image_size"]
+            for row in found["rows"]:
+                called = "bundled" if found["config"] == "patchcore" else CONFIGS[found["config"]][1]
+                cells = [f"{row['reading']}, {called}, {height}x{width}", *(short(row[key]) for key in FIGURES)]
+                cells += [score_of(row.get("share")), dashed(row.get("validation"))]
+                cells += [f"{found['seconds']:.0f}", dashed(found["epochs"])]
+                lines.append(f"| {' | '.join(cells)} |")
+        for row in baseline_rows(baselines, first):
+            cells = [row["baseline"], *(short(row.get(key)) for key in FIGURES), *"––––"]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def score_of(share: float | None) -> str:
+    """`max`, `top 1 %`, or a dash."""
+    return "–" if share is None else f"top {100 * share:g} %" if share else "max"
+
+
+def dashed(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
+    parser.add_argument("--demo", type=Path, default=HERE.parent / "demo" / "data")
+    parser.add_argument("--work", type=Path, default=HERE / "results" / "work" / "attention")
+    every = [f"{where}/{name}" for where in NAMES for name in (*CONFIGS, "patchcore")]
+    usual = [task for task in every if not task.endswith("/study") or task.split("/")[0] in STUDIED]
+    parser.add_argument("--only", nargs="*", choices=every, default=usual, metavar="SET/CONFIG")
+    parser.add_argument("--table", action="store_true", help="only put together what is in --work")
+    options = parser.parse_args()
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
+    options.work.mkdir(parents=True, exist_ok=True)
+    for task in [] if options.table else options.only:
+        where, name = task.split("/")
+        folder = (options.demo if where in DEMO else options.shared / "data") / where
+        file = options.work / f"{where}-{name}.json"
+        if file.exists() or not folder.is_dir():
+            print(f"{task}: {'done before' if file.exists() else f'{folder} is not here; left out'}", flush=True)
+            continue
+        found = measure(folder, name)
+        part = file.with_suffix(".part")  # what is cut off while it is written is not taken for done
+        part.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        part.replace(file)
+        print(f"{task}: trained in {found['seconds']} s", flush=True)
+    files = [options.work / f"{task.replace('/', '-')}.json" for task in every]
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    facts = {"date": str(date.today()), "blemish": __version__, "machine": platform.machine(), "cores": os.cpu_count()}
+    saved = HERE / "results" / "attention.json"
+    text = table(results, HERE / "results" / "baselines.json")
+    saved.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n", encoding="utf-8")
+    saved.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
