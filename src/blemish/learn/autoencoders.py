@@ -192,8 +192,9 @@ def _resnet(size: tuple[int, int], width: int, latent: int, pretrained: bool, we
     """torchvision's ResNet-18 (He et al. 2016) as the encoder, its residual blocks as layers. From scratch it
     normalises by groups; ImageNet's weights come with batch norm, whose figures stay as they are."""
     from torchvision import models
+    from torchvision.ops import FrozenBatchNorm2d
 
-    net = models.resnet18(weights=None) if pretrained else models.resnet18(weights=None, norm_layer=_norm)
+    net = models.resnet18(weights=None, norm_layer=FrozenBatchNorm2d if pretrained else _norm)
     if pretrained:
         found = load_backbone(f"torchvision/{NETWORK}", layers=("layer4",), image_size=size, weights=weights)
         net.fc = nn.Identity()
