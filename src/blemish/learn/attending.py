@@ -131,7 +131,7 @@ class AttentionGraph(nn.Module):
         self.share = 0.0  # of the map's pixels whose mean is the score; 0 = the highest alone
         size = (resize.height, resize.width)
         self.resize, self.learner = resize, learner
-        self.residual = Residual(config.residual)
+        self.residual = Residual(config.residual, size)
         self.smooth = Enlarge(size, size, config.sigma)
         self.spread_smooth = Enlarge(size, size, 4.0)
         self.attentions, self.enlarge = nn.ModuleList(), nn.ModuleList()

@@ -3,44 +3,71 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from blemish.data.demo import PRODUCTS, write_line
+from blemish.learn.attention_config import AttentionConfig
 from blemish.learn.cam_config import CamConfig
+from blemish.learn.patchcore import PatchCoreConfig
 from blemish.learn.train import TrainConfig, train
 from blemish.page import write_page
 from blemish.types import Progress, silent
 
-CLASSIFIED = "flange"
-SETTINGS: dict[str, Any] = {"departures": True, "unfreeze": 0}  # parts that lie still, and few of them
+ATTENDED = "flange"  # learned once more by the autoencoder
+CLASSIFIED = "flange"  # and by the classifier, which is shown defective parts too
+EPOCHS, QUICK_EPOCHS = 20, 3  # of the autoencoder: enough to show what it does, too few to show what it can
+
+
+class Lesson(NamedTuple):
+    """One run: a product, and what it is learned by."""
+
+    product: str
+    suffix: str  # of the run's folder, beside the product's own
+    detector: str
+    settings: Any
+
+    @property
+    def run(self) -> str:
+        return f"{self.product}-{self.suffix}" if self.suffix else self.product
+
+    @property
+    def title(self) -> str:
+        return f"{self.product}\n({self.suffix})" if self.suffix else self.product
+
+
+def lessons(*, quick: bool = False) -> list[Lesson]:
+    """What the demo learns, in the order of its page."""
+    attends = AttentionConfig(epochs=QUICK_EPOCHS if quick else EPOCHS)
+    classifies = CamConfig(departures=True, unfreeze=0)  # parts that lie still, and few of them
+    return [
+        *(Lesson(product, "", "patchcore", PatchCoreConfig()) for product in PRODUCTS),
+        Lesson(ATTENDED, "attention", "attention", attends),
+        Lesson(CLASSIFIED, "cam", "cam", classifies),
+    ]
 
 
 def run_demo(out: Path, *, quick: bool = False, progress: Progress = silent) -> list[dict[str, Any]]:
-    """Writes `out/data/<product>` (pictures and masks), `out/<product>` (a run each), one product's classifier in
-    `out/<product>-cam`, and `out/index.html`.
+    """Writes `out/data/<product>` (pictures and masks), `out/<product>` (a run each), one product learned once more by
+    the autoencoder in `out/<product>-attention` and by the classifier in `out/<product>-cam`, and `out/index.html`.
 
-    Returns each product's metrics. A rerun redraws only what is missing and learns again.
+    Returns each run's metrics. A rerun redraws only what is missing and learns again.
     """
     if quick:
-        folders = write_line(out / "data", train=30, good=8, defective=2, size=256, progress=progress)
+        write_line(out / "data", train=30, good=8, defective=2, size=256, progress=progress)
     else:
-        folders = write_line(out / "data", train=80, good=20, defective=6, progress=progress)
+        write_line(out / "data", train=80, good=20, defective=6, progress=progress)
+    planned = lessons(quick=quick)
     metrics = []
-    for folder in folders:
-        # 30 pictures leave 15 for the threshold, which can promise 10 % and no less.
-        config = TrainConfig(folder, out / folder.name, false_alarms=0.1 if quick else 0.05, overwrite=True)
-        metrics.append(train(config, progress).metrics)
-    # One product once more, with defective parts to learn from: the classifier that shows where it looked.
-    classified = f"{CLASSIFIED}-cam"
-    settings = CamConfig(**SETTINGS)
-    config = TrainConfig(
-        out / "data" / CLASSIFIED,
-        out / classified,
-        settings=settings,
-        detector="cam",
-        false_alarms=0.1 if quick else 0.05,
-        overwrite=True,
-    )
-    metrics.append({**train(config, progress).metrics, "product": f"{CLASSIFIED}\n(cam)"})
-    write_page(out, [*PRODUCTS, classified], progress)
+    for lesson in planned:
+        config = TrainConfig(
+            out / "data" / lesson.product,
+            out / lesson.run,
+            settings=lesson.settings,
+            detector=lesson.detector,
+            # 30 pictures leave 15 for the threshold, which can promise 10 % and no less.
+            false_alarms=0.1 if quick else 0.05,
+            overwrite=True,
+        )
+        metrics.append({**train(config, progress).metrics, "product": lesson.title})
+    write_page(out, [lesson.run for lesson in planned], progress)
     return metrics

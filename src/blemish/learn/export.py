@@ -46,6 +46,9 @@ def export(graph: nn.Module, file: Path) -> None:
     from torch.export import Dim
 
     names = outputs(graph)
+    for part in graph.modules():
+        if getattr(part, "inplace", False):
+            part.inplace = False  # type: ignore[assignment]  # the exporter takes twice as long to undo it; same values
     example = torch.zeros(2, 131, 100, 3, dtype=torch.uint8)  # sizes that no layer has, so none is taken for fixed
     free = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
     for talkative in ("torch.onnx", "onnxscript"):
