@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from blemish.page import OUTCOMES, OUTLINE, number, outline, write_page, written
 from blemish.types import BlemishError
+from tests.support import write_picture
 
 ODD = "test/good/a #1 & <b>50%.png"
 
@@ -56,7 +57,7 @@ def page(demo: Path) -> Elements:
 
 
 def addresses(page: Elements) -> set[str]:
-    names = ("src", "href", "data-picture", "data-heat", "data-outline")
+    names = ("src", "href", "data-picture", "data-heat", "data-outline", "data-repaired")
     return {a[name] for _, a in page.tags for name in names if a.get(name)}
 
 
@@ -127,6 +128,54 @@ def test_thumbnails_show_the_picture(demo: Path) -> None:
         assert small.size == large.size  # smaller than a thumbnail may be: never enlarged
         difference = np.asarray(small, np.float64) - np.asarray(large.convert("RGB"), np.float64)
     assert np.abs(difference).mean() < 6
+
+
+def test_a_repaired_picture_is_shown_beside_its_own_and_only_there(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(demo, out)
+    shutil.copytree(out / "tiles", out / "tiles-attention")
+    for i in range(6):  # of the spots only, each in a grey of its own
+        pixels = np.full((60, 80, 3), 40 * i, np.uint8)
+        write_picture(out / f"tiles-attention/repaired/test/spot/{i:03}.png.jpg", pixels)
+    write_page(out, ["tiles", "tiles-attention"])
+    page = Elements((out / "index.html").read_text(encoding="utf-8"))
+    shown = {unquote(a["data-repaired"]) for a in page.all("a", "pair")}
+    assert shown == {"", *(f"tiles-attention/repaired/test/spot/{i:03}.png.jpg" for i in range(6))}
+    painted = [a for a in page.all("img") if a["alt"] == "Repaired: how it would look if it were good"]
+    assert len(painted) == 6
+    for image in painted:
+        with Image.open(out / unquote(image["src"])) as thumbnail:
+            i = int(re.findall(r"spot-(\d+)", image["src"])[0])
+            assert abs(np.asarray(thumbnail, np.float64).mean() - 40 * i) < 2
+    for address in addresses(page):
+        assert address.startswith(("#", "data:")) or (out / unquote(address)).is_file(), address
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert text.count("This detector, an autoencoder,") == 1  # in the section of that run alone
+    plain, attending = text.split('<section class="product" id="tiles-attention"')
+    assert "repaired" not in plain.partition("<main")[2].lower().replace('data-repaired=""', "")
+    assert "This detector, an autoencoder," in attending
+
+
+def test_the_headline_says_which_were_shown_defective_parts(
+    demo: Path, labelled: Path, classified: Path, tmp_path: Path
+) -> None:
+    alone = (demo / "index.html").read_text(encoding="utf-8").partition("</header>")[0]
+    assert "It saw only good parts." in alone
+    assert "Each product was learned from pictures of good parts alone." in alone
+    out = tmp_path / "out"
+    shutil.copytree(demo, out)
+    shutil.copytree(classified, out / "labelled")
+    shutil.copytree(labelled, out / "data/labelled")
+    write_page(out, ["tiles", "labelled"])
+    said = " ".join((out / "index.html").read_text(encoding="utf-8").partition("</header>")[0].split())
+    assert "Most saw only good parts." in said
+    lead = said.partition('class="lead"')[2]
+    assert (
+        lead.index("good parts alone")
+        < lead.index("#tiles")
+        < lead.index("defective ones too")
+        < lead.index("#labelled")
+    )
 
 
 def test_written() -> None:

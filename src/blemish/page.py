@@ -42,6 +42,7 @@ FIGURES = (
     ("localisation", "defects_hit", "Defects hit", "drawn defects that a box points at"),
     ("localisation", "boxes_right", "Boxes right", "boxes that point at a drawn defect"),
 )
+HOW = {"attention": "an autoencoder"}  # what a detector is called beside the same product's other runs
 IN_SHORT = ("auroc", "pixel_auroc", "aupro", "defects_hit", "miss_rate", "false_alarm_rate")
 IN_PERCENT = ("miss_rate", "false_alarm_rate")
 
@@ -65,6 +66,8 @@ class Shot:
     outline: str | None  # None where there is no mask
     full: str  # the original
     full_heat: str | None
+    repaired: str | None = None  # of an autoencoder: how it would look if it were good
+    full_repaired: str | None = None
 
     @property
     def said(self) -> str:
@@ -99,6 +102,11 @@ class Exhibit:
     strip: tuple[Shot, ...]
     rows: tuple[Row, ...]
     errors: tuple[str, ...]
+
+    @property
+    def repairs(self) -> bool:
+        """Whether an autoencoder painted the pictures anew."""
+        return any(shot.repaired for shot in self.shots)
 
     def count(self, outcome: str) -> int:
         return sum(shot.outcome == outcome for shot in self.shots)
@@ -203,9 +211,10 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
     ]
     shots.sort(key=lambda s: (list(OUTCOMES).index(s.outcome), s.defect, images.natural(s.name)))
     title = PRODUCTS[card.data.source].title if card.data.source in PRODUCTS else name
+    by = "a classifier" if card.classes else HOW.get(card.detector)
     return Exhibit(
         name=name,
-        title=f"{title}, by a classifier" if card.classes else title,
+        title=f"{title}, by {by}" if by else title,
         card=card,
         metrics=metrics,
         limit=place(card.decision.threshold),
@@ -223,16 +232,22 @@ def _shot(out: Path, data: Path, product: str, sample: Sample, verdict: Mapping[
     pixels = images.load(sample.path)
     picture = _thumbnail(Image.fromarray(pixels))
     _save(picture, folder / f"{stem}.jpg")
-    drawn = out / product / "overlays" / f"{sample.name}.jpg"
-    if drawn.exists():
-        with Image.open(drawn) as image:
-            _save(_thumbnail(image.convert("RGB")), folder / f"{stem}-heat.jpg")
+    full, small = {}, {}
+    for kind, drawn in (("heat", "overlays"), ("repaired", "repaired")):
+        file = out / product / drawn / f"{sample.name}.jpg"
+        if file.exists():
+            full[kind], small[kind] = file, folder / f"{stem}-{kind}.jpg"
+            with Image.open(file) as image:
+                _save(_thumbnail(image.convert("RGB")), small[kind])
     if sample.mask:
         mask = images.load_mask(sample.mask, pixels.shape[:2])
         outline(mask, picture.size).save(folder / f"{stem}-outline.png", optimize=True)
 
     def address(path: Path) -> str:
         return quote(path.relative_to(out).as_posix())
+
+    def perhaps(path: Path | None) -> str | None:
+        return address(path) if path else None
 
     defective, flagged = sample.label == "anomaly", verdict["decision"] == "anomaly"
     return Shot(
@@ -247,10 +262,12 @@ def _shot(out: Path, data: Path, product: str, sample: Sample, verdict: Mapping[
         at=at,
         size=picture.size,
         picture=address(folder / f"{stem}.jpg"),
-        heat=address(folder / f"{stem}-heat.jpg") if drawn.exists() else None,
-        outline=address(folder / f"{stem}-outline.png") if sample.mask else None,
+        heat=perhaps(small.get("heat")),
+        outline=perhaps(folder / f"{stem}-outline.png" if sample.mask else None),
         full=address(data / sample.name),
-        full_heat=address(drawn) if drawn.exists() else None,
+        full_heat=perhaps(full.get("heat")),
+        repaired=perhaps(small.get("repaired")),
+        full_repaired=perhaps(full.get("repaired")),
     )
 
 

@@ -33,7 +33,8 @@ addEventListener("click", (event) => {
 });
 
 const dialog = document.getElementById("large");
-const [picture, outline, heat] = dialog.querySelectorAll("img");
+const sides = dialog.querySelector(".sides");
+const [picture, outline, heat, repaired] = sides.querySelectorAll("img");
 let current = null;
 
 function open(card) {
@@ -46,6 +47,10 @@ function open(card) {
   heat.hidden = !pair.dataset.heat;
   if (!heat.hidden) heat.src = pair.dataset.heat;
   heat.alt = "The same with heat and boxes";
+  repaired.hidden = !pair.dataset.repaired;
+  if (!repaired.hidden) repaired.src = pair.dataset.repaired;
+  repaired.alt = repaired.title = "Repaired: how it would look if it were good";
+  sides.classList.toggle("three", !repaired.hidden);
   const words = [".chip", ".title", ".numbers"].map((part) => card.querySelector(part).textContent.trim());
   dialog.querySelector("p").textContent = words.join(" · ");
   if (!dialog.open) dialog.showModal();
