@@ -64,7 +64,7 @@ def with_gradient(tail: nn.Module, example: Tensor) -> fx.GraphModule:
     return graph
 
 
-_REMEDY = "take a later layer, or method cam, which needs no gradient."
+_REMEDY = "take a later layer, or a map that needs no gradient."
 
 
 @cache

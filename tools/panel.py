@@ -1,0 +1,52 @@
+"""Draws what a run of `blemish train --detector attention` made of some test pictures, a row each, for the docs:
+picture, repaired picture, heat and boxes, mask.
+
+    python tools/panel.py RUN DATA test/crack/003.png ... -o docs/attention.jpg
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from blemish import images
+from blemish.data import layouts
+from blemish.overlay import save
+
+SIDE, GAP = 256, 6  # of a cell and between cells, in pixels
+
+
+def panel(run: Path, data: Path, names: list[str]) -> Image.Image:
+    """A row for each of `names` (as in `verdicts.jsonl`), four cells wide; where there is no mask its cell is white."""
+    samples = {sample.name: sample for sample in layouts.read(data).samples}
+    sheet = Image.new("RGB", (4 * (SIDE + GAP) - GAP, len(names) * (SIDE + GAP) - GAP), "white")
+    for row, name in enumerate(names):
+        picture = images.load(samples[name].path)
+        cells = [Image.fromarray(picture)]
+        for folder in ("repaired", "overlays"):
+            with Image.open(run / folder / f"{name}.jpg") as drawn:
+                cells.append(drawn.convert("RGB"))
+        if mask := samples[name].mask:
+            shape = (picture.shape[0], picture.shape[1])
+            cells.append(Image.fromarray(images.load_mask(mask, shape).astype("uint8") * 255).convert("RGB"))
+        for column, cell in enumerate(cells):
+            cell.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+            left, top = column * (SIDE + GAP), row * (SIDE + GAP)
+            sheet.paste(cell, (left + (SIDE - cell.width) // 2, top + (SIDE - cell.height) // 2))
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    options = parser.parse_args()
+    save(panel(options.run, options.data, options.names), options.out)
+
+
+if __name__ == "__main__":
+    main()
