@@ -115,6 +115,7 @@ class Attention:
         """The same trained network read otherwise: another `map`, `residual`, `input`, `score` or `standardise`."""
         if unknown := set(changes) - {"map", "residual", "input", "score", "standardise"}:
             raise ValueError(f"{', '.join(unknown)} is not a way to read a trained network")
+        self.graph()  # refuses before `fit`
         other = copy(self)
         other.config = replace(self.config, **changes)  # type: ignore[arg-type]
         check(other.config)
