@@ -15,7 +15,7 @@ from blemish.types import Progress, silent
 
 ATTENDED = "flange"  # learned once more by the autoencoder
 CLASSIFIED = "flange"  # and by the classifier, which is shown defective parts too
-EPOCHS, QUICK_EPOCHS = 20, 3  # of the autoencoder: enough to show what it does, too few to show what it can
+EPOCHS, QUICK_EPOCHS = 6, 2  # of the autoencoder: enough to show what it does, too few to show what it can
 
 
 class Lesson(NamedTuple):
