@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from blemish import __version__
+from blemish import Inspector, __version__
 from tests.conftest import tile
 from tests.support import write_picture
 
@@ -197,3 +199,41 @@ def test_the_case_study_by_one_command(labelled: Path, tmp_path: Path) -> None:
     assert metrics["counts"]["test_anomaly"] == 4  # 80/20, stratified by type
     assert metrics["counts"]["calibration"] == 0
     assert len(metrics["training"]) == 1
+
+
+def test_an_autoencoder_from_the_command_line(product: Path, folder: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    options = ("--detector", "attention", "--epochs", 2, "--model", "autoencoder", "--width", 4, "--latent", 4)
+    blemish("train", product, "-o", run, *options, "--image-size", "32x48", "--overlays", 2, "--layer", "encoder.11")
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert [{*record} for record in metrics["training"]] == [{"loss", "reconstruction", "attention"}] * 2
+    chosen = metrics["score"]["validation"]
+    assert chosen[f"{metrics['score']['share']:g}"] == max(chosen.values())
+    drawn = sorted(path.relative_to(run / "repaired") for path in (run / "repaired").rglob("*.jpg"))
+    assert drawn == sorted(path.relative_to(run / "overlays") for path in (run / "overlays").rglob("*.jpg"))
+    assert len(drawn) == 2
+    card = json.loads(blemish("bundle", run, "--json").stdout)
+    assert (card["detector"], card["settings"]["layers"]) == ("attention", ["encoder.11"])
+    assert card["backbone"]["name"] == "autoencoder, from scratch"
+    # The line has no torch.
+    program = "import sys; sys.modules['torch'] = None; from blemish.cli import main; main()"
+    command = [sys.executable, "-c", program, "inspect", run, folder, folder / "good.png", "--out", out]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
+    names = ["repaired/deep/bad.png.jpg", "repaired/good.png.jpg", "repaired/good.png-2.jpg"]
+    assert [verdict["repaired"] for verdict in verdicts] == names
+    look = next(Inspector(run).look_many([folder / "good.png"]))
+    assert look.repaired is not None
+    assert (look.repaired.shape, look.repaired.dtype) == ((32, 48, 3), np.uint8)
+    with Image.open(out / names[1]) as image:
+        assert (image.format, image.size) == ("JPEG", (80, 60))
+        wanted = Image.fromarray(look.repaired).resize((80, 60), Image.Resampling.BICUBIC)
+        assert np.abs(np.asarray(image, np.float32) - np.asarray(wanted, np.float32)).mean() < 4  # but for JPEG
+    assert (
+        "--coreset is not an option"
+        in blemish("train", product, "-o", tmp_path / "x", "--detector", "attention", "--coreset", "0.1", code=2).stderr
+    )
+    refused = blemish("train", product, "-o", tmp_path / "x", "--detector", "attention", "--layer", "21a", code=2)
+    assert "there is no layer '21a'" in refused.stderr
+    assert not (tmp_path / "x").exists()

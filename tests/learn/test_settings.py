@@ -1,5 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
+from blemish.learn import attention_config
+from blemish.learn.attention_config import AttentionConfig
 from blemish.learn.cam_config import CamConfig, case_study
 from blemish.learn.patchcore import PatchCoreConfig
 from blemish.learn.settings import settings_for
@@ -28,6 +32,19 @@ def test_the_recipe_and_what_changes_it() -> None:
     assert (changed.epochs, changed.rate, changed.backbone) == (1, 1e-4, "torchvision/vgg16")
 
 
+def test_the_autoencoders_options_and_recipe() -> None:
+    assert settings_for("attention", {"epochs": None}) == AttentionConfig()
+    asked = {"model": "vae", "layer": "encoder.11", "map": "attention", "input": "residual", "alternate": True}
+    config = settings_for("attention", {**asked, "may": "flip,shift", "latent": 8})
+    wanted = AttentionConfig(
+        model="vae", layers=("encoder.11",), map="attention", input="residual", alternate=True, latent=8
+    )
+    assert config == replace(wanted, may=("flip", "shift"))
+    assert settings_for("attention", {}, published=True) == attention_config.case_study(AttentionConfig())
+    changed = settings_for("attention", {"layer": "encoder.14", "epochs": 2}, published=True)
+    assert (changed.layers, changed.epochs, changed.alternate) == (("encoder.14",), 2, True)
+
+
 @pytest.mark.parametrize(
     ("detector", "asked", "said"),
     [
@@ -35,6 +52,8 @@ def test_the_recipe_and_what_changes_it() -> None:
         ("patchcore", {"unfreeze": 1}, "--unfreeze is not an option of --detector patchcore"),
         ("patchcore", {"log": "wandb"}, "--log is not an option of --detector patchcore"),
         ("cam", {"max_bank": 5}, "--max-bank is not an option of --detector cam"),
+        ("attention", {"coreset": 0.1}, "--coreset is not an option of --detector attention"),
+        ("cam", {"attention_loss": "mean"}, "--attention-loss is not an option of --detector cam"),
         ("cam", {"classes": "three"}, "--classes takes binary or types"),
         ("cam", {"pool": "max"}, "--pool takes mean, moments, departures"),
         ("cam", {"head_weights": "a,b"}, "a number for each class"),
@@ -45,6 +64,6 @@ def test_refusals(detector: str, asked: dict[str, object], said: str) -> None:
         settings_for(detector, asked)
 
 
-def test_the_recipe_belongs_to_the_classifier() -> None:
-    with pytest.raises(BlemishError, match="is for --detector cam"):
+def test_the_recipe_belongs_to_detectors_that_were_published() -> None:
+    with pytest.raises(BlemishError, match="is for --detector cam or attention, not patchcore"):
         settings_for("patchcore", {}, published=True)
