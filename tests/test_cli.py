@@ -225,7 +225,8 @@ def test_an_autoencoder_from_the_command_line(product: Path, folder: Path, tmp_p
     assert [verdict["repaired"] for verdict in verdicts] == names
     look = next(Inspector(run).look_many([folder / "good.png"]))
     assert look.repaired is not None
-    assert (look.repaired.shape, look.repaired.dtype) == ((32, 48, 3), np.uint8)
+    assert look.repaired.shape == (32, 48, 3)
+    assert look.repaired.dtype == np.uint8
     with Image.open(out / names[1]) as image:
         assert (image.format, image.size) == ("JPEG", (80, 60))
         wanted = Image.fromarray(look.repaired).resize((80, 60), Image.Resampling.BICUBIC)

@@ -1,6 +1,7 @@
 """What every detector must keep: a new entry of DETECTORS is tested here unasked."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,19 @@ from blemish.types import Sample
 from tests.conftest import tile
 from tests.support import write_picture
 
+# Changes of the defaults that make a long training short; the size is everybody's.
+QUICK: dict[str, dict[str, Any]] = {"attention": {"epochs": 30, "width": 8}}
+
+
+def config_of(name: str) -> Any:
+    return DETECTORS[name][0](image_size=(64, 96), **QUICK.get(name, {}))
+
 
 @pytest.fixture(scope="module", params=DETECTORS)
 def fitted(
     request: pytest.FixtureRequest, product: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Detector, list[Sample], list[Sample]]:
-    settings, build = DETECTORS[request.param]
+    build = DETECTORS[request.param][1]
     samples = read(product).samples
     train = [s for s in samples if s.part == "train"][:20]
     if request.param == "cam":  # learns from both kinds
@@ -27,7 +35,7 @@ def fitted(
             picture, _ = tile(400 + i, (3 * i, (37 * i) % 68))
             train.append(Sample(write_picture(folder / f"{i:02}.png", picture), f"bad/{i:02}.png", "anomaly", "spot"))
     test = [s for s in samples if s.part == "test"]
-    return build(settings(image_size=(64, 96))).fit(train), train, test
+    return build(config_of(request.param)).fit(train), train, test
 
 
 def test_graph_takes_uint8_of_any_size_and_returns_float32(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
@@ -79,8 +87,7 @@ def test_the_same_pictures_give_the_same_detector(
 ) -> None:
     detector, train, test = fitted
     name = next(n for n, (_, build) in DETECTORS.items() if build is type(detector))
-    settings, build = DETECTORS[name]
-    again = build(settings(image_size=(64, 96))).fit(train)
+    again = DETECTORS[name][1](config_of(name)).fit(train)
     first, second = (predict(in_torch(d.graph()), test[:2]) for d in (detector, again))
     np.testing.assert_allclose(first.scores, second.scores, rtol=1e-5)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from captum.attr import LayerGradCam
+from captum.attr import LayerGradCam  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from blemish.learn.attending import (
@@ -175,7 +175,7 @@ def test_a_step_down_lowers_the_attention(name: str) -> None:
     with torch.no_grad():
         for parameter, slope in zip(parameters, slopes, strict=True):
             if slope is not None:
-                parameter -= step * slope
+                parameter.sub_(step * slope)
     fall = float(before.detach() - loss().detach())
     assert fall == pytest.approx(step * size, rel=0.05)
     assert learner(pictures, noise, False)[2] == []
@@ -349,7 +349,7 @@ def test_maps_are_combined_and_scores_are_of_the_highest() -> None:
 
 def test_one_map_needs_not_the_other() -> None:
     picture = random_pictures(1, SIZE).sigmoid()
-    configs: dict[str, dict[str, str]] = {"residual": {}, "attention": {"standardise": "whole"}, "combined": {}}
+    configs: dict[str, dict[str, Any]] = {"residual": {}, "attention": {"standardise": "whole"}, "combined": {}}
     for kind, options in configs.items():
         graph = graph_of(AttentionConfig(image_size=SIZE, map=kind, **options))
         assert graph.gated == (kind != "residual")

@@ -46,7 +46,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 def resized(samples: Sequence[Sample]) -> Tensor:
     """`(N, 3, 32, 48)` in 0..1."""
-    return Resize(32, 48)(torch.stack([torch.tensor(load(sample.path)) for sample in samples])) / 255
+    found: Tensor = Resize(32, 48)(torch.stack([torch.tensor(load(sample.path)) for sample in samples])) / 255
+    return found
 
 
 def weights_of(detector: Attention) -> dict[str, Tensor]:

@@ -27,9 +27,8 @@ def perturbed(net: Autoencoder, seed: int = 3) -> Autoencoder:
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in net.parameters():
-            parameter += (
-                0.1 * parameter.std(correction=0).clamp(min=0.3) * torch.randn(parameter.shape, generator=random)
-            )
+            spread = parameter.std(correction=0).clamp(min=0.3)
+            parameter.add_(0.1 * spread * torch.randn(parameter.shape, generator=random))
     return net
 
 
@@ -82,7 +81,7 @@ def test_pictures_that_are_not_square(name: str, code: tuple[int, int], channels
 
 @pytest.mark.parametrize("name", [*MODELS, "pretrained"])
 def test_a_picture_is_told_the_same_in_any_company_in_training_too(name: str, weights: Path) -> None:
-    options = {"pretrained": True, "weights": weights} if name == "pretrained" else {}
+    options: dict[str, Any] = {"pretrained": True, "weights": weights} if name == "pretrained" else {}
     net = perturbed(build("resnet" if options else name, (64, 64), **SMALL, **options)).train()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     pictures = random_pictures(3, (64, 64)) * torch.tensor([1.0, 0.2, 3.0]).view(3, 1, 1, 1)
