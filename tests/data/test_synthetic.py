@@ -155,7 +155,7 @@ def test_even_pictures_get_the_kind_that_can_be_seen(tmp_path: Path) -> None:
         write_picture(tmp_path / f"in/{i}.png", np.full((30, 30), 20 * i))
     card = write_corrupted(tmp_path / "in", tmp_path / "out", kinds=["crop", "rectangle"])
     assert card["counts"] == {"test/good": 1, "test/rectangle": 1, "train/good": 8}
-    with pytest.raises(BlemishError, match=r"\d.png: no crop can be seen in it"):
+    with pytest.raises(BlemishError, match=r"\d.png: No defect of kind crop can be seen"):
         write_corrupted(tmp_path / "in", tmp_path / "other", kinds=["crop"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]  # nothing half-done
 

@@ -42,8 +42,10 @@ def corrupt(
     others: Sequence[Pixels] = (),
     kinds: Sequence[str] = KINDS,
     area: tuple[float, float] = AREA,
+    first: str = "",
 ) -> Corrupted:
-    """`picture` (uint8 (H, W, 3), left as it is) with one defect, of one of `kinds` with equal chance.
+    """`picture` (uint8 (H, W, 3), left as it is) with one defect: of the kind `first` where that is one of `kinds` and
+    can be seen there, else of one of `kinds` with equal chance.
 
     `others` (uint8 (h, w, 3), of any size) are where foreign pieces come from; without them that kind is left out.
     `area` is the smallest and the largest share of the picture that a defect takes (about: it is made of whole pixels,
@@ -59,9 +61,10 @@ def corrupt(
     if not 0 < area[0] <= area[1] <= 1:
         raise BlemishError(f"The area of defects is {area}; it must be two shares of the picture, the smaller first.")
     usable = [kind for kind in kinds if kind != "foreign" or others]
-    for index in rng.permutation(len(usable)):
+    order = [usable[index] for index in rng.permutation(len(usable))]
+    for kind in sorted(order, key=lambda kind: kind != first):
         for _ in range(ATTEMPTS):
-            if drawn := _drawn(picture, usable[index], others, area, rng):
+            if drawn := _drawn(picture, kind, others, area, rng):
                 return drawn
     if not usable:
         raise BlemishError("Foreign pieces come from other pictures, and there are none; add pictures or other kinds.")

@@ -23,7 +23,7 @@ from PIL import Image
 from blemish.bundle import replacing, write_text
 from blemish.data import idx, layouts
 from blemish.data.audit import audit
-from blemish.data.corrupt import AREA, KINDS, Corrupted, check_kinds, corrupt
+from blemish.data.corrupt import AREA, KINDS, check_kinds, corrupt
 from blemish.data.split import split
 from blemish.images import load
 from blemish.types import BlemishError, Progress, Sample, silent
@@ -242,31 +242,14 @@ def _written(
         others = []
         if len(spoilt) > 1 and "foreign" in kinds:
             others = [spoilt[(number + int(rng.integers(1, len(spoilt)))) % len(spoilt)].pixels()]
-        made = _corrupted(picture, rng, others, kinds[number % len(kinds)], kinds, area)
+        turn = kinds[number % len(kinds)]
+        try:
+            made = corrupt(picture.pixels(), rng, others=others, kinds=kinds, area=area, first=turn)
+        except BlemishError as refusal:
+            raise BlemishError(f"{picture.name}: {refusal}") from None
         mask = made.mask.astype(np.uint8) * np.uint8(255)
         _save(folder, f"ground_truth/{made.kind}/{picture.stem}_mask.png", mask)
         yield _save(folder, f"test/{made.kind}/{picture.stem}.png", made.picture), picture.name
-
-
-def _corrupted(
-    picture: _Good,
-    rng: np.random.Generator,
-    others: Sequence[Pixels],
-    kind: str,
-    kinds: Sequence[str],
-    area: tuple[float, float],
-) -> Corrupted:
-    """Of the kind whose turn it is, or of another where that one cannot be seen in this picture."""
-    pixels = picture.pixels()
-    try:
-        if kind != "foreign" or others:
-            return corrupt(pixels, rng, others=others, kinds=[kind], area=area)
-    except BlemishError:
-        if len(kinds) == 1:
-            raise BlemishError(
-                f"{picture.name}: no {kind} can be seen in it; leave it out or take more kinds."
-            ) from None
-    return corrupt(pixels, rng, others=others, kinds=kinds, area=area)
 
 
 def _save(folder: Path, name: str, pixels: Pixels) -> str:

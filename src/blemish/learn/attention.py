@@ -214,6 +214,7 @@ class _Job:
         learner = deepcopy(untrained)
         learner.mean.copy_(self.mean.view(1, 3, 1, 1))
         learner.std.copy_(self.std.view(1, 3, 1, 1))
+        learner.net.paint(self.mean)
         return learner
 
 

@@ -13,7 +13,7 @@ MAPS = ("combined", "attention", "residual")
 SCORES = ("auto", "max", "top")
 STANDARDS = ("place", "whole")
 LAYERS = {"unet": "encoder.21", "autoencoder": "encoder.8", "vae": "encoder.8", "resnet": "encoder.7"}  # stride 8
-SEEN, MOST = 6000, 60  # training pictures seen where nobody says how many epochs, and epochs at most
+SEEN, MOST = 8000, 100  # training pictures seen where nobody says how many epochs, and epochs at most
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class AttentionConfig:
     pretrained: bool = False  # the residual encoder starts from ImageNet's weights
     weights: Path | None = None  # a local .safetensors file with them
     image_size: tuple[int, int] = (128, 128)  # height, width
-    width: int = 16  # channels of the first layers, doubled at every halving
+    width: int = 8  # channels of the first layers, doubled at every halving
     latent: int = 64  # numbers in the code; the U-Net's is its flattened bottleneck
     beta: float = 1e-3  # of the KL divergence (variational)
     loss: str = "mse+ssim"  # see reconstruct.parse
@@ -41,8 +41,8 @@ class AttentionConfig:
     sigma: float = 2.0  # Gaussian smoothing of maps, in pixels of image_size
     may: tuple[str, ...] = ()  # augment.MAY: what a part may do without becoming another part
     epochs: int = 0  # 0 = as many as show SEEN pictures, at most MOST
-    batch: int = 16
-    rate: float = 1e-3
+    batch: int = 8
+    rate: float = 2e-3
     decay: float = 1e-4  # AdamW's
     validation: float = 0.15  # share of the good pictures held out to choose the score
     memory: float = 2.0  # GiB for pictures while learning; more go to a file

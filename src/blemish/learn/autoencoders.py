@@ -61,6 +61,13 @@ class Autoencoder(nn.Module):
                 features = torch.cat([features, skipped[step]], 1)
         return features.sigmoid()
 
+    @torch.no_grad()
+    def paint(self, colour: Tensor) -> None:
+        """The colour `(3,)`, in 0..1, of what an untrained decoder paints: good pictures' mean spares it the search."""
+        last = [layer for layer in self.decoder.modules() if isinstance(layer, nn.Conv2d)][-1]
+        assert last.bias is not None
+        last.bias.copy_(colour.clamp(0.01, 0.99).logit())
+
     def latent(self, code: Tensor) -> Tensor:
         """`(N, D)`: the code, of a variational autoencoder its mean."""
         return code.chunk(2, 1)[0] if self.variational else code
@@ -102,7 +109,7 @@ def build(
     name: str,
     size: tuple[int, int],
     *,
-    width: int = 16,
+    width: int = 8,
     latent: int = 64,
     seed: int = 0,
     pretrained: bool = False,

@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from blemish import images
-from blemish.data.corrupt import KINDS, Corrupted, corrupt
+from blemish.data.corrupt import KINDS, corrupt
 from blemish.data.split import split
 from blemish.evaluate.detection import auroc, average_precision
 from blemish.evaluate.localisation import collect, evaluation_size, pixel_figures, reduce_mask, thresholds_for
@@ -65,18 +64,9 @@ def write_validation(
             continue
         for copy in range(COPIES):
             other = images.load(learning[int(random.integers(len(learning)))].path)
-            made = _corrupted(picture, other, KINDS[(number + copy) % len(KINDS)], random)
+            made = corrupt(picture, random, others=[other], first=KINDS[(number + copy) % len(KINDS)])
             _save(folder / f"test/{made.kind}/{name}-{copy + 1}.png", made.picture)
             _save(folder / f"ground_truth/{made.kind}/{name}-{copy + 1}_mask.png", made.mask.astype(np.uint8) * 255)
-
-
-def _corrupted(
-    picture: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8], kind: str, random: np.random.Generator
-) -> Corrupted:
-    try:
-        return corrupt(picture, random, others=[other], kinds=(kind,))
-    except BlemishError:  # it would not be seen there
-        return corrupt(picture, random, others=[other])
 
 
 def _save(file: Path, pixels: np.ndarray) -> None:
