@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python bench/attention.py [--only magnetic-tile/with ...]
     python bench/attention.py --table
 
-A configuration is one training, whose network is then read in the four ways of READINGS. Each is written to --work as
+A configuration is one training, whose network is then read in the ways of READINGS. Each is written to --work as
 soon as it is done, so that a long run can be cut off and gone on with, or spread over processes. `--table` puts all
 that is there into bench/results/attention.json and attention.md, with the baselines of bench/results/baselines.json
 (image figures only). The best IoU is that of the best of all thresholds at which a curve can bend (`thresholds_for`).
@@ -53,8 +53,9 @@ STUDIED = ("flange", "magnetic-tile")  # 50 epochs of two steps a batch: the oth
 READINGS: dict[str, dict[str, str]] = {
     "attention (picture)": {"map": "attention", "input": "picture"},
     "attention (difference)": {"map": "attention", "input": "difference"},
-    "residual": {"map": "residual", "input": "picture"},
-    "combined": {"map": "combined", "input": "picture"},
+    "attention (residual)": {"map": "attention", "input": "residual"},
+    "residual": {"map": "residual"},
+    "combined": {"map": "combined", "input": "residual"},
 }
 FIGURES = ("auroc", "average_precision", "pixel_auroc", "aupro", "best_iou")
 

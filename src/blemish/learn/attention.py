@@ -263,15 +263,16 @@ def _train(fabric: Fabric, learner: Learner, job: _Job, progress: Progress = sil
     def calm(model: nn.Module, chosen: Tensor, epoch: int) -> Terms:
         rebuilt, attention, count = said(model, chosen, epoch, attend=True)
         # Every parameter has to take part, or processes would wait for each other.
-        return Terms((config.attention_weight * attention + 0 * rebuilt).sum(), count, {})
+        return Terms((attention + 0 * rebuilt).sum(), count, {})
 
-    def adam() -> torch.optim.Optimizer:
+    def adam(rate: float) -> torch.optim.Optimizer:
         parameters = [p for p in learner.parameters() if p.requires_grad]
-        return torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.decay)
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.decay)
 
-    steps = [Step(adam(), rebuild)]
+    steps = [Step(adam(config.rate), rebuild)]
     if config.alternate and config.attention_loss != "none":
-        steps.append(Step(adam(), calm, "attention"))
+        # Adam does not care how large a loss is, so its weight is one of the step.
+        steps.append(Step(adam(config.rate * config.attention_weight), calm, "attention"))
     first = config.checkpoint if fabric.is_global_zero else None
     log = logger(config.log, first / "log" / job.run, job.run) if first else unlogged
     return descend(

@@ -12,7 +12,8 @@ INPUTS = ("picture", "difference", "residual")
 MAPS = ("combined", "attention", "residual")
 SCORES = ("auto", "max", "top")
 STANDARDS = ("place", "whole")
-LAYERS = {"unet": "encoder.21", "autoencoder": "encoder.8", "vae": "encoder.8", "resnet": "encoder.7"}  # stride 8
+# Of a layer that instance norm follows the gradient's mean is nought: a shift of a whole channel is lost on the code.
+LAYERS = {"unet": "encoder.21", "autoencoder": "encoder.11", "vae": "encoder.11", "resnet": "encoder.7"}
 SEEN, MOST = 8000, 100  # training pictures seen where nobody says how many epochs, and epochs at most
 
 
@@ -30,10 +31,10 @@ class AttentionConfig:
     loss: str = "mse+ssim"  # see reconstruct.parse
     layers: tuple[str, ...] = ()  # whose attention is shown and trained, averaged; () = the model's of LAYERS
     attention_loss: str = "mean"  # one of ATTENTION_LOSSES: what is pushed down on good pictures
-    attention_weight: float = 0.01
+    attention_weight: float = 0.01  # in the loss; of steps of its own, a factor of their learning rate
     alternate: bool = False  # the attention loss takes steps of its own, with an optimiser of its own
     spoil: str = "patches"  # one of spoil.SPOILS: what is done to pictures that are to be repaired
-    input: str = "picture"  # one of INPUTS: what the encoder attends to in inspection
+    input: str = "residual"  # one of INPUTS: what the encoder attends to in inspection
     map: str = "combined"  # one of MAPS
     residual: str = "ssim"  # one of reconstruct.RESIDUALS
     standardise: str = "place"  # maps by good pictures' mean and spread at each place, or over the whole picture
@@ -71,6 +72,8 @@ def check(config: AttentionConfig) -> None:
         if getattr(config, name) not in known:
             option = name.replace("_", "-")
             raise BlemishError(f"--{option} takes {', '.join(known)}, not '{getattr(config, name)}'.")
+    if not 0 <= config.validation <= 0.5:
+        raise BlemishError(f"The share held out to choose the score is {config.validation}; take 0 to 0.5.")
     if config.pretrained and config.model != "resnet":
         raise BlemishError(f"--pretrained is for --model resnet; {config.model} learns from scratch.")
 

@@ -126,5 +126,6 @@ def _blur(length: int) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)  # whatever the first caller is about: the next one may learn
 def _ssim(height: int, width: int) -> Residual:
     return Residual("ssim", (height, width))

@@ -26,7 +26,7 @@ AREA = (0.002, 0.08)  # of a patch
 def spoil(
     pictures: Tensor, how: str, keys: Sequence[tuple[int, ...]], others: Sequence[npt.NDArray[np.uint8]]
 ) -> tuple[Tensor, Tensor]:
-    """float32 `(N, 3, H, W)` in 0..1 -> the same spoiled, and `(N, 1, H, W)` that is 1 where a picture was left alone.
+    """float32 `(N, 3, H, W)` in 0..1 -> the same spoiled, and `(N, 1, H, W)` that is 1 where nothing was replaced.
 
     Each picture's randomness follows from its key alone. `others`: pictures (h, w, 3) that foreign patches are cut
     from. `blur` is part of the detector's graph and does nothing here.
