@@ -31,16 +31,14 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
-from blemish import __version__, calibration
+from blemish import __version__
 from blemish.console import progress, short
-from blemish.data import layouts
-from blemish.data.audit import audit
-from blemish.data.split import Split, split
+from blemish.data.split import Split
 from blemish.evaluate.bootstrap import to_json
 from blemish.evaluate.detection import detection_metrics
 from blemish.learn.backbones import Backbone, load_backbone
 from blemish.learn.preprocess import Resize, batches
-from blemish.learn.train import TrainConfig, auto_size, usable
+from blemish.learn.train import TrainConfig, auto_size, divide
 from blemish.types import Progress, Sample, silent
 
 HERE = Path(__file__).resolve().parent
@@ -103,16 +101,7 @@ def pooled(samples: Sequence[Sample], resize: Resize, backbone: Backbone, progre
 def parts_of(folder: Path, changes: dict[str, Any]) -> Split:
     """The parts that `blemish train` makes of a folder, for PatchCore."""
     config = TrainConfig(folder, folder, **changes)
-    dataset = layouts.read(folder, config.layout)
-    samples, groups = usable(dataset, audit(dataset, progress))
-    return split(
-        samples,
-        seed=config.seed,
-        test=config.test,
-        calibration=config.calibration,
-        min_calibration=calibration.parts_needed(config.false_alarms),
-        groups=groups,
-    )
+    return divide(config, progress).parts
 
 
 def measure(folder: Path, backbone: str, weights: Path | None) -> list[dict[str, Any]]:

@@ -12,11 +12,36 @@ from blemish import overlay
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
+    import numpy as np
+    import numpy.typing as npt
+
     from blemish.inspector import Look
+    from blemish.types import Region
 
 VERDICTS = "verdicts.jsonl"
+
+
+def draw(
+    folder: Path,
+    name: str,
+    picture: npt.NDArray[np.uint8],
+    anomaly_map: npt.NDArray[np.float32] | None,
+    regions: Sequence[Region],
+    repaired: npt.NDArray[np.uint8] | None,
+    heat: tuple[float, float],
+) -> dict[str, str]:
+    """Writes `overlays/NAME.jpg`, and `repaired/NAME.jpg` where the picture was repaired; says where, by kind."""
+    low, high = heat
+    drawn = {"overlay": f"overlays/{name}.jpg"}
+    overlay.save(overlay.overlay(picture, anomaly_map, regions, low=low, high=high), folder / drawn["overlay"])
+    if repaired is not None:
+        drawn["repaired"] = f"repaired/{name}.jpg"
+        size = picture.shape[1], picture.shape[0]
+        overlay.save(overlay.repaired(repaired, size), folder / drawn["repaired"])
+    return drawn
 
 
 class Folder:
@@ -27,7 +52,7 @@ class Folder:
 
     def __init__(self, path: Path, *, heat: tuple[float, float]) -> None:
         self.path = path
-        self.low, self.high = heat
+        self.heat = heat
         self._taken: set[str] = set()
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -41,13 +66,7 @@ class Folder:
         drawn: dict[str, str] = {}
         if look.picture is not None:
             name = self._unique(name)
-            image = overlay.overlay(look.picture, look.map, look.verdict.regions, low=self.low, high=self.high)
-            drawn["overlay"] = f"overlays/{name}.jpg"
-            overlay.save(image, self.path / drawn["overlay"])
-            if look.repaired is not None:
-                drawn["repaired"] = f"repaired/{name}.jpg"
-                size = look.picture.shape[1], look.picture.shape[0]
-                overlay.save(overlay.repaired(look.repaired, size), self.path / drawn["repaired"])
+            drawn = draw(self.path, name, look.picture, look.map, look.verdict.regions, look.repaired, heat=self.heat)
         self._file.write(json.dumps({**asdict(look.verdict), "overlay": None, **drawn}) + "\n")
 
     def _unique(self, name: str) -> str:

@@ -19,15 +19,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple, TypeVar
 
-from blemish import bundle, calibration
-from blemish.data import layouts
-from blemish.data.audit import audit
-from blemish.data.split import split
+from blemish import bundle
 from blemish.learn.export import in_torch, predict
 from blemish.learn.grid import HANDLED, cell_settings, has_checkpoint, parse_grid
 from blemish.learn.heldout import FIGURES, digest, hold_out, measure, read_validation, write_validation
 from blemish.learn.settings import settings_for
-from blemish.learn.train import DETECTORS, TrainConfig, auto_size, train, usable
+from blemish.learn.train import DETECTORS, TrainConfig, auto_size, divide, train
 from blemish.types import BlemishError, Progress, Sample, silent
 
 T = TypeVar("T")
@@ -118,18 +115,7 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
 
     final = TrainConfig(config.data, config.out / CHOSEN, layout=config.layout, seed=config.seed)
     final = replace(final, detector=config.detector, false_alarms=config.false_alarms, overwrite=True)
-    dataset = layouts.read(config.data, config.layout)
-    checked = audit(dataset, progress)
-    samples, groups = usable(dataset, checked)
-    parts = split(
-        samples,
-        seed=final.seed,
-        test=final.test,
-        calibration=final.calibration,
-        min_calibration=calibration.parts_needed(final.false_alarms),
-        groups=groups,
-    )
-    calibration.allowance(len(parts.calibration), final.false_alarms)
+    _, samples, groups, parts, warnings = divide(final, progress)
     alike = [[samples[i].name for i in group] for group in groups]
     learning, held_out = hold_out(parts.train, config.validation, config.seed, alike)
     image_size = config.image_size or auto_size(parts.train, base.image_size[0] * base.image_size[1])
@@ -172,7 +158,6 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
     if config.test:
         settings = settings_of({**candidates[0].options, "seed": candidates[0].seeds[0]})
         metrics = _finish(replace(final, settings=settings, image_size=settings.image_size), progress)
-    warnings = tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
     return Sweep(config.out, tuple(known.values()), candidates, metrics, warnings)
 
 

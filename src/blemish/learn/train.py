@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from blemish import bundle, calibration, images, overlay
+from blemish import bundle, calibration, images, output
 from blemish.data import layouts
 from blemish.data.audit import Audit, audit
 from blemish.data.split import Split, split
@@ -59,6 +59,7 @@ DETECTORS: dict[str, tuple[type[Any], Callable[[Any], Detector]]] = {
     "attention": (AttentionConfig, Attention),
 }
 
+FROM_BOTH = ("cam",)  # learn from defective pictures too
 _UNUSABLE = ("unreadable", "mask-unusable")
 
 
@@ -111,31 +112,16 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             f"{config.out} is no run of blemish's, so it is not replaced; choose another folder with -o."
         )
     build = DETECTORS[config.detector][1]
-    both = config.detector == "cam"  # learns from anomalies too
+    both = config.detector in FROM_BOTH
     promise = config.decide == "promise"
     if not both and not promise:
         raise BlemishError(f"{config.detector} knows no classes; --decide class is for --detector cam.")
     if not both and config.folds:
         raise BlemishError(f"{config.detector} learns from good pictures alone; --folds is for --detector cam.")
     clock = _Clock()
-    dataset = layouts.read(config.data, config.layout)
-    checked = audit(dataset, progress)
-    samples, groups = usable(dataset, checked)
-    if config.pooled:
-        samples = [replace(sample, part="") for sample in samples]
-    parts = split(
-        samples,
-        seed=config.seed,
-        test=config.test,
-        calibration=config.calibration,
-        min_calibration=calibration.parts_needed(config.false_alarms) if promise else 0,
-        groups=groups,
-        anomalies_in_train=1 - config.test if both else 0.0,
-        anomalies_in_calibration=config.calibration if both else 0.0,
-    )
+    divided = divide(config, progress)
+    parts = divided.parts
     good = [sample for sample in parts.calibration if sample.label != "anomaly"]
-    if promise:
-        calibration.allowance(len(good), config.false_alarms)  # refuses before the work, not after
     height, width = config.settings.image_size
     settings = replace(config.settings, image_size=config.image_size or auto_size(parts.train, height * width))
     unfinished = config.out.with_name(f".{config.out.name}.training")
@@ -153,11 +139,11 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         if config.folds:
             crossed = cross_validate(
                 detector,
-                samples,
+                divided.samples,
                 folds=config.folds,
                 repeats=config.repeats,
                 seed=config.seed,
-                groups=groups,
+                groups=divided.groups,
                 false_alarms=config.false_alarms,
                 progress=progress,
             )
@@ -193,7 +179,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
                 detector=config.detector,
                 settings=_settings(settings),
                 image_size=settings.image_size,
-                data=_data(config, dataset.layout, parts),
+                data=_data(config, divided.layout, parts),
                 decision=_decision(config, held_out),
                 parity=parity.to_json(),
                 backbone={
@@ -247,9 +233,42 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     if trains:
         shutil.rmtree(unfinished)
-    return Run(
-        config.out, metrics, tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
+    return Run(config.out, metrics, divided.warnings)
+
+
+class Divided(NamedTuple):
+    """A folder's usable pictures and their parts; `groups` are indices of near duplicates among `samples`."""
+
+    layout: str
+    samples: list[Sample]
+    groups: list[list[int]]
+    parts: Split
+    warnings: tuple[str, ...]  # what the audit has to say
+
+
+def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
+    """Reads, audits and splits the folder as `train` does. Raises `BlemishError` where its pictures cannot support the
+    promise."""
+    both, promise = config.detector in FROM_BOTH, config.decide == "promise"
+    dataset = layouts.read(config.data, config.layout)
+    checked = audit(dataset, progress)
+    samples, groups = usable(dataset, checked)
+    if config.pooled:
+        samples = [replace(sample, part="") for sample in samples]
+    parts = split(
+        samples,
+        seed=config.seed,
+        test=config.test,
+        calibration=config.calibration,
+        min_calibration=calibration.parts_needed(config.false_alarms) if promise else 0,
+        groups=groups,
+        anomalies_in_train=1 - config.test if both else 0.0,
+        anomalies_in_calibration=config.calibration if both else 0.0,
     )
+    if promise:  # refuses before the work, not after
+        calibration.allowance(sum(sample.label != "anomaly" for sample in parts.calibration), config.false_alarms)
+    warnings = tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
+    return Divided(dataset.layout, samples, groups, parts, warnings)
 
 
 def usable(dataset: layouts.Dataset, checked: Audit) -> tuple[list[Sample], list[list[int]]]:
@@ -286,14 +305,10 @@ def draw(
     names, the misjudged first."""
     wrong = [v.decision != (s.label or v.decision) for s, v in zip(samples, verdicts, strict=True)]
     order = sorted(range(len(samples)), key=lambda i: (not wrong[i], samples[i].name))[:most]
-    low, high = card.decision.heat
     for i in progress(order, "overlays", len(order)):
-        picture = images.load(samples[i].path)
-        image = overlay.overlay(picture, found.maps[i], verdicts[i].regions, low=low, high=high)
-        overlay.save(image, folder / "overlays" / f"{samples[i].name}.jpg")
-        if found.repaired is not None:
-            size = picture.shape[1], picture.shape[0]
-            overlay.save(overlay.repaired(found.repaired[i], size), folder / "repaired" / f"{samples[i].name}.jpg")
+        repaired = None if found.repaired is None else found.repaired[i]
+        picture, name = images.load(samples[i].path), samples[i].name
+        output.draw(folder, name, picture, found.maps[i], verdicts[i].regions, repaired, card.decision.heat)
 
 
 def _decision(config: TrainConfig, held_out: Prediction) -> bundle.Decision:
