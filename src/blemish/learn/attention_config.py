@@ -42,8 +42,8 @@ class AttentionConfig:
     sigma: float = 2.0  # Gaussian smoothing of maps, in pixels of image_size
     may: tuple[str, ...] = ()  # augment.MAY: what a part may do without becoming another part
     epochs: int = 0  # 0 = as many as show SEEN pictures, at most MOST
-    batch: int = 8
-    rate: float = 2e-3
+    batch: int = 4
+    rate: float = 4e-3
     decay: float = 1e-4  # AdamW's
     validation: float = 0.15  # share of the good pictures held out to choose the score
     memory: float = 2.0  # GiB for pictures while learning; more go to a file
