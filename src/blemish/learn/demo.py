@@ -13,9 +13,11 @@ from blemish.learn.train import TrainConfig, train
 from blemish.page import write_page
 from blemish.types import Progress, silent
 
-ATTENDED = "flange"  # learned once more by the autoencoder
+ATTENDED = "cloth"  # learned once more by the autoencoder
 CLASSIFIED = "flange"  # and by the classifier, which is shown defective parts too
-EPOCHS, QUICK_EPOCHS = 6, 2  # of the autoencoder: enough to show what it does, too few to show what it can
+# Of the autoencoder, smaller and shorter than its defaults, so that the demo takes minutes.
+SHORT = AttentionConfig(image_size=(96, 96), epochs=20)
+SHORTEST = AttentionConfig(image_size=(64, 64), epochs=5)
 
 
 class Lesson(NamedTuple):
@@ -37,11 +39,10 @@ class Lesson(NamedTuple):
 
 def lessons(*, quick: bool = False) -> list[Lesson]:
     """What the demo learns, in the order of its page."""
-    attends = AttentionConfig(epochs=QUICK_EPOCHS if quick else EPOCHS)
     classifies = CamConfig(departures=True, unfreeze=0)  # parts that lie still, and few of them
     return [
         *(Lesson(product, "", "patchcore", PatchCoreConfig()) for product in PRODUCTS),
-        Lesson(ATTENDED, "attention", "attention", attends),
+        Lesson(ATTENDED, "attention", "attention", SHORTEST if quick else SHORT),
         Lesson(CLASSIFIED, "cam", "cam", classifies),
     ]
 
