@@ -207,11 +207,9 @@ class AttentionGraph(nn.Module):
             learner = self.learner
             code = ((*learner.net.encode(learner.standard(p)), p) for p in good("input"))
             probes = (self.probe(p, learner.net.decode(learner.net.latent(c), skipped)) for c, _, skipped, p in code)
-            mean, square = _moments(torch.stack([x, x.square()], 1) for x in probes)[0]
-            level = mean.mean((1, 2), keepdim=True)
+            level, spread = channels(probes)
             self.get_buffer("probe_mean").copy_(level)
-            spread = (square.mean((1, 2), keepdim=True) - level.square()).clamp(min=1e-12).sqrt()
-            self.get_buffer("probe_std").copy_(spread)
+            self.get_buffer("probe_std").copy_(spread.clamp(min=1e-6))
         names = [name for name in ("attention", "residual") if self.kind in (name, "combined")]
         mean, spread = _moments(torch.stack([self.raw(p)[0][name] for name in names], 1) for p in good("standards"))
         for name, typical, here in zip(names, mean, spread, strict=True):
@@ -223,6 +221,13 @@ class AttentionGraph(nn.Module):
                 here = here + here.mean() / 2
             self.get_buffer(f"typical_{name}").copy_(typical)
             self.get_buffer(f"spread_{name}").copy_(here + 1e-9)
+
+
+def channels(pictures: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """Each channel's mean and deviation over all places of all pictures, `(C, 1, 1)` each."""
+    mean, spread = _moments(pictures)
+    level = mean.mean((1, 2), keepdim=True)
+    return level, (spread.square() + (mean - level).square()).mean((1, 2), keepdim=True).sqrt()
 
 
 def _moments(batches: Iterator[Tensor]) -> tuple[Tensor, Tensor]:

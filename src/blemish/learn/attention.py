@@ -22,14 +22,14 @@ from blemish.data.corrupt import corrupt
 from blemish.data.split import kfold
 from blemish.evaluate.detection import auroc
 from blemish.learn import augment
-from blemish.learn.attending import BLUR, AttentionGraph, Learner, attention_loss
+from blemish.learn.attending import BLUR, AttentionGraph, Learner, attention_loss, channels
 from blemish.learn.attention_config import LAYERS, AttentionConfig, check, epochs_for
 from blemish.learn.autoencoders import build
 from blemish.learn.gradient import Plan, Records, Step, Terms, descend, identity, in_processes, unlogged
 from blemish.learn.kept import Kept, keep
 from blemish.learn.log import check as check_log
 from blemish.learn.log import logger
-from blemish.learn.preprocess import Enlarge, Resize
+from blemish.learn.preprocess import Enlarge, Resize, check_device
 from blemish.learn.reconstruct import loss as reconstruction_loss
 from blemish.learn.reconstruct import parse
 from blemish.learn.spoil import pixels_of, spoil
@@ -37,6 +37,7 @@ from blemish.types import BlemishError, Progress, Sample, silent
 
 SHARES = (0.0, 0.001, 0.01, 0.1)  # of the map's pixels whose mean may be the score; 0 = the highest alone
 COPIES = 4  # synthetic defects for each good picture that was held out
+CHOOSING = 100  # pictures at most that choose the score
 FOREIGN = 32  # pictures that foreign patches are cut from
 
 
@@ -56,8 +57,7 @@ class Attention:
         augment.check(config.may)
         parse(config.loss)
         check_log(config.log, config.checkpoint)
-        if config.device != "cpu" and not torch.cuda.is_available():
-            raise BlemishError(f"PyTorch finds no CUDA card here, so --device {config.device} cannot be had; use cpu.")
+        check_device(config.device)
         self.resize = Resize(*config.image_size)
         self._start = _untrained(config)  # refuses layers that there are not
         self.backbone = Origin(
@@ -90,8 +90,9 @@ class Attention:
             progress=progress,
         )
         rows = kept.rows(learned)
-        mean, std = _channels(kept, rows)
-        job = _Job(config, kept, tuple(sample.name for sample in learned), rows, mean, std, run)
+        mean, std = channels(kept.tensors[0][chosen] for chosen in torch.split(rows, 64))
+        names = tuple(sample.name for sample in learned)
+        job = _Job(config, kept, names, rows, mean, std.clamp(min=1 / 255), run)
         learner = job.learner(self._start)
         if config.processes > 1:
             self.records, state = in_processes(_in_process, job, device=config.device, processes=config.processes)
@@ -138,7 +139,7 @@ class Attention:
 
     def _choose(self, graph: AttentionGraph) -> tuple[float, dict[str, float]]:
         """The share of SHARES whose score best tells held-out good pictures from the same with synthetic defects."""
-        good = self._kept.tensors[0][self._held_out]
+        good = self._kept.tensors[0][self._held_out[:CHOOSING]]
         others = [pixels_of(picture) for picture in self._kept.tensors[0][self._rows[:FOREIGN]]]
         maps, labels = [], []
         with torch.inference_mode():
@@ -171,18 +172,6 @@ def _held_out(samples: Sequence[Sample], config: AttentionConfig) -> tuple[tuple
     return kfold([replace(sample, part="") for sample in samples], folds, seed=config.seed)[0]
 
 
-def _channels(kept: Kept, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Each channel's mean and deviation over the training pictures, `(3,)` each."""
-    sums, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    for chosen in torch.split(rows, 64):
-        pictures = kept.tensors[0][chosen].double()
-        sums += pictures.mean((2, 3)).sum(0)
-        squares += pictures.square().mean((2, 3)).sum(0)
-    mean = sums / len(rows)
-    spread = (squares / len(rows) - mean.square()).clamp(min=0).sqrt()
-    return mean.float(), spread.clamp(min=1 / 255).float()
-
-
 def _untrained(config: AttentionConfig) -> Learner:
     net = build(
         config.model,
@@ -206,15 +195,15 @@ class _Job:
     kept: Kept
     names: tuple[str, ...]  # of the samples
     rows: Tensor  # (n,) into what was kept
-    mean: Tensor  # (3,), of the pictures in 0..1
+    mean: Tensor  # (3, 1, 1), of the pictures in 0..1
     std: Tensor
     run: str
 
     def learner(self, untrained: Learner) -> Learner:
         learner = deepcopy(untrained)
-        learner.mean.copy_(self.mean.view(1, 3, 1, 1))
-        learner.std.copy_(self.std.view(1, 3, 1, 1))
-        learner.net.paint(self.mean)
+        learner.mean.copy_(self.mean)
+        learner.std.copy_(self.std)
+        learner.net.paint(self.mean.flatten())
         return learner
 
 

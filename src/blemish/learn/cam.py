@@ -31,7 +31,7 @@ from blemish.learn.gradient import Log, Plan, Records, Step, Terms, descend, ide
 from blemish.learn.kept import Kept, keep
 from blemish.learn.log import check, logger
 from blemish.learn.maps import METHODS, GradientMap
-from blemish.learn.preprocess import Resize, batches
+from blemish.learn.preprocess import Resize, batches, check_device
 from blemish.types import BlemishError, Progress, Sample, silent
 
 State = dict[str, npt.NDArray[np.float32]]
@@ -47,8 +47,7 @@ class Cam:
         check(config.log, config.checkpoint)
         if config.map not in METHODS:
             raise BlemishError(f"there is no map called '{config.map}'; take one of {', '.join(METHODS)}.")
-        if config.device != "cpu" and not torch.cuda.is_available():
-            raise BlemishError(f"PyTorch finds no CUDA card here, so --device {config.device} cannot be had; use cpu.")
+        check_device(config.device)
         found = stages(config.backbone, config.image_size)
         names = [tap.layer for tap in found]
         layers = config.layers or pooled_by_default(found)

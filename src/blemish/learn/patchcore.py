@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.learn.backbones import Backbone, load_backbone
-from blemish.learn.preprocess import Enlarge, Resize, batches
+from blemish.learn.preprocess import Enlarge, Resize, batches, check_device
 from blemish.types import BlemishError, Progress, Sample, silent
 
 
@@ -61,8 +61,7 @@ class PatchCore:
         if not samples:
             raise BlemishError("PatchCore needs at least one good picture to learn from.")
         config = self.config
-        if config.device != "cpu" and not torch.cuda.is_available():
-            raise BlemishError(f"PyTorch finds no CUDA card here, so --device {config.device} cannot be had; use cpu.")
+        check_device(config.device)
         generator = torch.Generator().manual_seed(config.seed)
         features = self._features.to(config.device)
         cells, channels = features.grid[0] * features.grid[1], features.channels

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from blemish import images
-from blemish.types import Sample
+from blemish.types import BlemishError, Sample
+
+
+def check_device(device: str) -> None:
+    """Raises `BlemishError` where PyTorch cannot compute on it."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise BlemishError(f"PyTorch finds no CUDA card here, so --device {device} cannot be had; use cpu.")
 
 
 def resize_weights(size: int, target: int, *, device: torch.device | None = None) -> Tensor:
