@@ -15,7 +15,7 @@ from tests.conftest import tile
 from tests.support import write_picture
 
 # Changes of the defaults that make a long training short; the size is everybody's.
-QUICK: dict[str, dict[str, Any]] = {"attention": {"epochs": 30, "width": 8}}
+QUICK: dict[str, dict[str, Any]] = {"attention": {"epochs": 12}}
 
 
 def config_of(name: str) -> Any:
