@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -140,7 +141,7 @@ class Attention:
     def _choose(self, graph: AttentionGraph) -> tuple[float, dict[str, float]]:
         """The share of SHARES whose score best tells held-out good pictures from the same with synthetic defects."""
         good = self._kept.tensors[0][self._held_out[:CHOOSING]]
-        others = [pixels_of(picture) for picture in self._kept.tensors[0][self._rows[:FOREIGN]]]
+        others = _foreign(self._kept, self._rows)
         maps, labels = [], []
         with torch.inference_mode():
             for number, picture in enumerate(good):
@@ -170,6 +171,11 @@ def _held_out(samples: Sequence[Sample], config: AttentionConfig) -> tuple[tuple
     if folds < 2 or len(items) < 2 * folds:
         return tuple(samples), ()
     return kfold([replace(sample, part="") for sample in samples], folds, seed=config.seed)[0]
+
+
+def _foreign(kept: Kept, rows: Tensor) -> list[npt.NDArray[np.uint8]]:
+    """Training pictures that foreign patches are cut from."""
+    return [pixels_of(picture) for picture in kept.tensors[0][rows[:FOREIGN]]]
 
 
 def _untrained(config: AttentionConfig) -> Learner:
@@ -212,7 +218,7 @@ def _train(fabric: Fabric, learner: Learner, job: _Job, progress: Progress = sil
     config = job.config
     terms = parse(config.loss)
     variants = augment.variants(config.may, config.image_size)
-    foreign = [pixels_of(picture) for picture in job.kept.tensors[0][job.rows[:FOREIGN]]]
+    foreign = _foreign(job.kept, job.rows)
 
     def drawn(chosen: Tensor, epoch: int) -> Iterator[Tensor]:
         """Pictures, the same spoiled, where they were left alone, and noise for a variational code."""

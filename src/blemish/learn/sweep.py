@@ -24,7 +24,7 @@ from blemish.learn.export import in_torch, predict
 from blemish.learn.grid import HANDLED, cell_settings, has_checkpoint, parse_grid
 from blemish.learn.heldout import FIGURES, digest, hold_out, measure, read_validation, write_validation
 from blemish.learn.settings import settings_for
-from blemish.learn.train import DETECTORS, TrainConfig, auto_size, divide, train
+from blemish.learn.train import DETECTORS, FROM_BOTH, TrainConfig, auto_size, divide, train
 from blemish.types import BlemishError, Progress, Sample, silent
 
 T = TypeVar("T")
@@ -103,10 +103,10 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
     where the pictures cannot support what was asked, where the folder holds another sweep, and where no cell works.
     """
     cells = parse_grid(config.grid)
-    if config.detector == "cam":
+    if config.detector in FROM_BOTH:
         raise BlemishError(
-            "cam learns from defective pictures too, and a sweep makes its own; compare its settings with "
-            "blemish train --detector cam --folds."
+            f"{config.detector} learns from defective pictures too, and a sweep makes its own; compare its settings "
+            f"with blemish train --detector {config.detector} --folds."
         )
     base = settings_for(config.detector, {})
     for cell in cells:  # refuses before the work, not after
