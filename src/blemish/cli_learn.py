@@ -53,7 +53,7 @@ def train(
     rate: Annotated[float | None, typer.Option(min=0, help="Learning rate.")] = None,
     stop_at: Annotated[float | None, typer.Option(help="Training accuracy at which to stop; 2 = never.")] = None,
     map_method: Annotated[
-        str | None, typer.Option("--map", help="cam: cam, gradcam, ...; attention: combined, attention, residual.")
+        str | None, typer.Option("--map", help="cam: cam, gradcam, ...; attention: residual, attention, combined.")
     ] = None,
     map_layer: Annotated[str | None, typer.Option(help="Layer of a gradient's map.")] = None,
     model: Annotated[str | None, typer.Option(help="unet, autoencoder, vae or resnet.")] = None,

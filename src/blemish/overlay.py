@@ -178,9 +178,9 @@ def save(image: Image.Image, path: Path) -> None:
         raise BlemishError(f"{path}: cannot tell the kind of picture from its name; end it in .jpg or .png.")
     kind = endings[path.suffix.lower()]
     options = {"quality": 90, "subsampling": 0} if kind == "JPEG" else {}
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             (image.convert("RGB") if kind == "JPEG" else image).save(unfinished, kind, **options)
             unfinished.replace(path)
@@ -189,8 +189,7 @@ def save(image: Image.Image, path: Path) -> None:
     except OSError as error:
         why = error.strerror or str(error)
         raise BlemishError(
-            f"{path}: the picture could not be written ({why}); check that the folder exists, "
-            "is writable and has space left."
+            f"{path}: the picture could not be written ({why}); check that the folder is writable and has space left."
         ) from error
 
 

@@ -251,7 +251,7 @@ def graph_of(config: AttentionConfig) -> AttentionGraph:
 
 @pytest.mark.parametrize("model", ["unet", "vae"])
 def test_onnxruntime_says_what_torch_says(model: str, tmp_path: Path) -> None:
-    config = AttentionConfig(model=model, image_size=SIZE)
+    config = AttentionConfig(model=model, image_size=SIZE, map="combined")
     if model == "vae":
         config = replace(config, input="residual", residual="l1", score="top")
     graph = graph_of(config)
@@ -327,7 +327,7 @@ def test_the_average_and_the_input_by_hand() -> None:
 
 
 def test_maps_are_combined_and_scores_are_of_the_highest() -> None:
-    graph = graph_of(AttentionConfig(image_size=SIZE))
+    graph = graph_of(AttentionConfig(image_size=SIZE, map="combined"))
     picture = torch.randint(0, 256, (2, *SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         scores, maps, repaired = graph(picture)

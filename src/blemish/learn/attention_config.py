@@ -9,7 +9,7 @@ from blemish.types import BlemishError
 
 ATTENTION_LOSSES = ("mean", "mean-std", "none")
 INPUTS = ("picture", "difference", "residual")
-MAPS = ("combined", "attention", "residual")
+MAPS = ("residual", "attention", "combined")
 SCORES = ("auto", "max", "top")
 STANDARDS = ("place", "whole")
 # Of a layer that instance norm follows the gradient's mean is nought: a shift of a whole channel is lost on the code.
@@ -35,7 +35,7 @@ class AttentionConfig:
     alternate: bool = False  # the attention loss takes steps of its own, with an optimiser of its own
     spoil: str = "patches"  # one of spoil.SPOILS: what is done to pictures that are to be repaired
     input: str = "residual"  # one of INPUTS: what the encoder attends to in inspection
-    map: str = "combined"  # one of MAPS
+    map: str = "residual"  # one of MAPS: on synthetic defects at least as good as the others, see docs/attention.md
     residual: str = "ssim"  # one of reconstruct.RESIDUALS
     standardise: str = "place"  # maps by good pictures' mean and spread at each place, or over the whole picture
     score: str = "auto"  # of a picture: max of its map, mean of its top 1 %, or auto: the best on synthetic defects
