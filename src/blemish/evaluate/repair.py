@@ -1,0 +1,159 @@
+"""Taking content out of a picture: from its neighbours (linear imputation), or from a normal picture of the part.
+
+A repair is any function `(picture uint8 (H, W, 3), mask bool (H, W)) -> picture` that replaces what the mask marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+Picture = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.floating]
+Repair = Callable[[Picture, Mask], Picture]
+
+TOLERANCE = 0.05  # grey levels: of the equations' residual, root mean square
+FEATHER = 0.01  # of the longest side: how softly a normal picture is blended in
+THUMBNAIL = 32  # pixels: at which pictures are compared to find the nearest
+
+
+def impute(values: Floats, missing: Mask, *, tolerance: float = TOLERANCE) -> npt.NDArray[np.float32]:
+    """Values (H, W, C) whose `missing` (H, W) pixels are each the weighted mean of their eight neighbours.
+
+    Direct neighbours weigh 1/6, diagonal ones 1/12, those outside the picture nothing (Rong et al. 2022, "A Consistent
+    and Efficient Evaluation Strategy for Attribution Methods", sec. 4.2): one linear equation for each missing pixel,
+    solved by conjugate gradients from the solution at half the size, until the equations hold to `tolerance`. With no
+    pixel known all become the mean of `values`.
+    """
+    known = values.astype(np.float32)
+    if missing.all():
+        return np.broadcast_to(known.mean((0, 1)), known.shape).copy()
+    rows, columns = np.flatnonzero(missing.any(1)), np.flatnonzero(missing.any(0))
+    if len(rows):  # pixels away from the missing ones are in none of their equations
+        window = np.s_[max(0, rows[0] - 1) : rows[-1] + 2, max(0, columns[0] - 1) : columns[-1] + 2]
+        # The frame that is cut off must not count as outside: its pixels are known, and so never solved for.
+        known[window] = _solve(known[window], missing[window], tolerance)
+    return known
+
+
+def _solve(values: npt.NDArray[np.float32], missing: Mask, tolerance: float) -> npt.NDArray[np.float32]:
+    wanted = missing[..., None].astype(np.float32)
+    known = values * (1 - wanted)
+    near = _neighbours(np.ones_like(wanted))  # sum of the weights inside the picture
+    if not missing.any():
+        return values
+    x = wanted * _first_guess(known, missing, tolerance)
+    residual = wanted * (_neighbours(known + x) - near * x)
+    # Hestenes & Stiefel 1952, each channel by itself; the matrix is symmetric and positive definite.
+    direction, square = residual.copy(), (residual**2).sum((0, 1))
+    enough = max(tolerance**2, 1e-12) * missing.sum()
+    for _ in range(10 * sum(missing.shape)):
+        if square.max() <= enough:
+            break
+        moved = wanted * (near * direction - _neighbours(direction))
+        step = square / np.maximum((direction * moved).sum((0, 1)), np.finfo(np.float32).tiny)
+        x += step * direction
+        residual -= step * moved
+        before, square = square, (residual**2).sum((0, 1))
+        direction = residual + square / np.maximum(before, np.finfo(np.float32).tiny) * direction
+    return known + x
+
+
+def _neighbours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Each pixel's neighbours' weighted sum, nothing outside: [1 2 1] down times [1 2 1] across, less the centre."""
+    down = 2 * values
+    down[1:] += values[:-1]
+    down[:-1] += values[1:]
+    both = 2 * down
+    both[:, 1:] += down[:, :-1]
+    both[:, :-1] += down[:, 1:]
+    both -= 4 * values
+    both /= 12
+    return both
+
+
+def _first_guess(
+    known: npt.NDArray[np.float32], missing: Mask, tolerance: float, smallest: int = 8
+) -> npt.NDArray[np.float32]:
+    """The solution at half the size, enlarged, where a block of four is missing if all of it is."""
+    (height, width), channels = missing.shape, known.shape[2]
+    if min(height, width) <= smallest:
+        mean: npt.NDArray[np.float32] = known.sum((0, 1)) / max(1, (~missing).sum())
+        return np.broadcast_to(mean, known.shape)
+    h, w = -(-height // 2), -(-width // 2)
+    odd = ((0, 2 * h - height), (0, 2 * w - width))
+    count = np.pad(~missing, odd).reshape(h, 2, w, 2).sum((1, 3))[..., None]
+    total = np.pad(known, (*odd, (0, 0))).reshape(h, 2, w, 2, channels).sum((1, 3))
+    half = _solve((total / np.maximum(count, 1)).astype(np.float32), count[..., 0] == 0, tolerance)
+    return resized(half, (2 * w, 2 * h))[:height, :width]
+
+
+def resized(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Values (h, w, C) at `size` (width, height), bilinear."""
+    fields = [Image.fromarray(np.ascontiguousarray(channel, np.float32)) for channel in np.moveaxis(values, 2, 0)]
+    return np.stack([np.asarray(field.resize(size, Image.Resampling.BILINEAR)) for field in fields], axis=2)
+
+
+def inpaint(picture: Picture, mask: Mask) -> Picture:
+    """The picture with the masked pixels imputed linearly, without noise: needs nothing else, but leaves a smooth
+    patch, which is itself an anomaly on a textured part."""
+    return rounded(impute(picture, mask))
+
+
+def noisy(picture: Picture, mask: Mask, random: np.random.Generator, noise: float = 0.01) -> Picture:
+    """`inpaint` with ROAD's Gaussian noise, `noise` of full scale, so that the shape of what was taken out is not to
+    be read from a patch that is too smooth."""
+    filled = impute(picture, mask)
+    filled[mask] += random.normal(0, 255 * noise, (int(mask.sum()), picture.shape[2])).astype(np.float32)
+    return rounded(filled)
+
+
+def rounded(values: Floats) -> Picture:
+    return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+
+def blend(picture: Picture, mask: Mask, normal: Picture) -> Picture:
+    """The picture with `normal`, of any size, inside the mask. Masked pixels are replaced wholly; the seam is feathered
+    outside the mask, so that the cut is no new edge."""
+    height, width = mask.shape
+    if normal.shape != picture.shape:
+        normal = np.asarray(Image.fromarray(normal).resize((width, height), Image.Resampling.BILINEAR))
+    soft = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(FEATHER * max(mask.shape)))
+    share = np.maximum(mask, np.minimum(1, 2 * np.asarray(soft, np.float32) / 255))[..., None]
+    return rounded(picture + share * (normal.astype(np.float32) - picture))
+
+
+def from_normal(normal: Callable[[Picture], Picture]) -> Repair:
+    """A repair that blends in `normal(picture)`, a normal picture of the same part: an autoencoder's repaired picture
+    or the `nearest` good one. It is asked once for pictures that come in a row."""
+    last: list[tuple[Picture, Picture]] = []
+
+    def repair(picture: Picture, mask: Mask) -> Picture:
+        if not last or last[0][0] is not picture:
+            last[:] = [(picture, normal(picture))]
+        return blend(picture, mask, last[0][1])
+
+    return repair
+
+
+def nearest(goods: Sequence[Picture]) -> Callable[[Picture], Picture]:
+    """Finds among good pictures the one with the least squared difference at 32 x 32 pixels. Only of use where every
+    part lies alike in its picture."""
+    if not goods:
+        raise ValueError("expected at least one good picture")
+    known = np.stack([_thumbnail(good) for good in goods])
+
+    def find(picture: Picture) -> Picture:
+        distance = ((known - _thumbnail(picture)) ** 2).sum((1, 2, 3))
+        return goods[int(distance.argmin())]
+
+    return find
+
+
+def _thumbnail(picture: Picture) -> npt.NDArray[np.float32]:
+    small = Image.fromarray(picture).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(small, np.float32)
