@@ -3,62 +3,306 @@
 The promise: if the next good part is exchangeable with the calibration parts (made and photographed alike, none of
 them seen in learning), the chance that it is called an anomaly is at most `false_alarms`, on average over calibration
 sets. Nothing is assumed about the scores themselves.
+
+Several pictures of one item are not exchangeable with pictures of others. Then items are (hierarchical conformal
+prediction: Dunn, Wasserman & Ramdas 2022; Lee, Barber & Willett 2023): each item counts once, each of its pictures for
+a share of it, and the promise is about a picture of a new item.
+
+A promise *with confidence* is about this one calibration set: for at least this share of the calibration sets that
+could have been drawn, the rate is at most `false_alarms`. It needs independent parts, and more of them.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from blemish.types import BlemishError
 
+Kind = Literal["split", "leave-one-out", "cross"]
+Level = Literal["good", "review", "anomaly"]
+
 NO_PROMISE = "No share of false alarms is promised: a picture is an anomaly where the classifier finds that likelier."
 _SLACK = 1e-9  # 0.05 * 20 must count as 1
+_DIGITS = 9  # three thirds of an item must count as 1
 
 
-def parts_needed(false_alarms: float) -> int:
-    """The fewest calibration pictures that can promise this rate: 1 / (n + 1) <= false_alarms.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Above `review` a part is put aside for a person, above `anomaly` it is an anomaly."""
+
+    review: float
+    anomaly: float
+
+    def level(self, score: float) -> Level:
+        """The verdict on a raw score."""
+        if score > self.anomaly:
+            return "anomaly"
+        return "review" if score > self.review else "good"
+
+
+def item_weights(groups: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Each picture's share of its item, 1 / (pictures of the item), from the items' names: `(n,)`, with the number of
+    items as their sum. "" is an item of its own."""
+    counts = Counter(groups)
+    return np.array([1 / counts[group] if group else 1.0 for group in groups], np.float64)
+
+
+def p_values(
+    calibration: npt.NDArray[np.floating],
+    scores: npt.NDArray[np.floating],
+    weights: npt.NDArray[np.floating] | None = None,
+) -> npt.NDArray[np.float64]:
+    """p = (1 + sum over items of the share of pictures with a score >= s) / (items + 1): `(n,)`, `(m,)` -> `(m,)` in
+    (0, 1]. Small = unlike good parts. `weights` `(n,)` are `item_weights`; without them each picture is an item.
+
+    With the good pictures' map maxima for `calibration` and regions' peaks for `scores`, p is family-wise: the chance
+    that a good picture has even one region with p <= a is at most a.
+    """
+    ranked, above = _ranked(calibration, weights)
+    at_least = above[np.searchsorted(ranked, scores, side="left")]
+    p: npt.NDArray[np.float64] = (1 + at_least) / (above[0] + 1)
+    return p
+
+
+def best_rate(n: int, confidence: float | None = None) -> float:
+    """The lowest rate that n good pictures (items) can promise: 1 / (n + 1), or 1 - (1 - confidence)^(1 / n)."""
+    if confidence is None:
+        return 1 / (n + 1)
+    return -math.expm1(math.log1p(-_share(confidence, "a confidence")) / n) if n else 1.0
+
+
+def parts_needed(false_alarms: float, confidence: float | None = None) -> int:
+    """The fewest calibration pictures (items) that can promise this rate: 1 / (n + 1) <= false_alarms, or with
+    confidence (1 - false_alarms)^n <= 1 - confidence.
 
     Raises `BlemishError` for what is no rate.
     """
-    if not 0 < false_alarms < 1:
-        raise BlemishError(f"a false-alarm rate lies between 0 % and 100 %, not {false_alarms:.3%}.")
-    return math.ceil(1 / false_alarms - 1 - _SLACK)
+    _share(false_alarms, "a false-alarm rate")
+    if confidence is None:
+        return math.ceil(1 / false_alarms - 1 - _SLACK)
+    return math.ceil(math.log1p(-_share(confidence, "a confidence")) / math.log1p(-false_alarms) - _SLACK)
 
 
-def p_values(calibration: npt.NDArray[np.floating], scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """p = (1 + #{calibration scores >= s}) / (n + 1): `(n,)`, `(m,)` -> `(m,)` in (0, 1]. Small = unlike good parts."""
-    ranked = np.sort(calibration)
-    return (1 + len(ranked) - np.searchsorted(ranked, scores, side="left")) / (len(ranked) + 1)
+def allowance(
+    n: int, false_alarms: float, confidence: float | None = None, *, unit: Literal["picture", "item"] = "picture"
+) -> int:
+    """The rank from the top of the calibration score that may be the threshold, at least 1.
 
-
-def allowance(n: int, false_alarms: float) -> int:
-    """How many of n + 1 exchangeable good parts may be called anomalies: floor(false_alarms * (n + 1)), at least 1.
-
+    On average: of n + 1 exchangeable good parts floor(false_alarms * (n + 1)) may be called anomalies. With
+    confidence: the rate at the k-th largest of n independent scores is at most Beta(k, n + 1 - k) (Vovk 2012), so the
+    largest k with P(Binomial(n, false_alarms) >= k) >= confidence. `unit` is what n counts, for the words.
     Raises `BlemishError`, with what can be had, where n is too small for the promise.
     """
-    needed = parts_needed(false_alarms)
-    rank = math.floor(false_alarms * (n + 1) + _SLACK)
-    if rank < 1:
-        raise BlemishError(
-            f"{n} held-out good pictures cannot promise {false_alarms:.2%} false alarms: that takes "
-            f"{needed}; add good pictures, hold out more of them with --calibration, "
-            f"or ask for --false-alarms {math.ceil(1000 / (n + 1)) / 10:g}%."
-        )
-    return rank
+    needed = parts_needed(false_alarms, confidence)
+    if n < needed:
+        raise BlemishError(_too_few(n, false_alarms, confidence, unit))
+    if confidence is None:
+        return math.floor(false_alarms * (n + 1) + _SLACK)
+    low, high = 1, n + 1  # the tail falls with k: low is allowed, high is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        allowed = binomial_tail(n, middle, false_alarms) >= confidence - _SLACK
+        low, high = (middle, high) if allowed else (low, middle)
+    return low
 
 
-def threshold(calibration: npt.NDArray[np.floating], false_alarms: float) -> float:
-    """The score above which (not at which) p <= false_alarms; raises as `allowance` does."""
-    return float(np.sort(calibration)[len(calibration) - allowance(len(calibration), false_alarms)])
+def threshold(
+    calibration: npt.NDArray[np.floating],
+    false_alarms: float,
+    groups: Sequence[str] | None = None,
+    *,
+    confidence: float | None = None,
+) -> float:
+    """The score above which (not at which) a part is an anomaly; raises as `allowance` does.
+
+    `groups` names each picture's item, as for `item_weights`. On average, score > threshold where, and only where,
+    p <= false_alarms. With confidence the items' highest scores are ranked, since these are independent of each other:
+    the promise is then that of all good items at most this share has any picture called an anomaly, hence of pictures
+    too. Other weights of dependent pictures have no such exact law.
+    """
+    weights = None if groups is None else item_weights(groups)
+    ranked, above = _ranked(calibration, weights)
+    items = round(above[0])
+    rank = allowance(items, false_alarms, confidence, unit="picture" if items == len(ranked) else "item")
+    if confidence is not None:
+        highest = calibration if groups is None else _highest(calibration, groups)
+        return float(np.sort(highest)[items - rank])
+    higher = above[np.searchsorted(ranked, ranked, side="right")]  # the weight above each score
+    return float(ranked[np.argmax(1 + higher <= false_alarms * (items + 1) + _SLACK)])
 
 
-def guarantee(n: int, false_alarms: float) -> str:
-    """The promise in words, with its assumption."""
-    return (
-        f"At most {false_alarms:.2%} of good parts are called anomalies, on average over calibration sets of {n}, "
-        "as long as new good parts are made and photographed like those (exchangeability). "
-        "It says nothing of the share of defects found."
+def limits(
+    calibration: npt.NDArray[np.floating],
+    false_alarms: float,
+    review: float,
+    groups: Sequence[str] | None = None,
+    *,
+    confidence: float | None = None,
+) -> Limits:
+    """The limits of three verdicts. At most `false_alarms` of good parts are called anomalies, and at most `review` are
+    called anomalies *or* put aside for review; with confidence each of the two holds so, not both at once.
+
+    Raises as `threshold` does, and where `review` is not the larger rate.
+    """
+    _larger(review, false_alarms)
+    return Limits(
+        review=threshold(calibration, review, groups, confidence=confidence),
+        anomaly=threshold(calibration, false_alarms, groups, confidence=confidence),
     )
+
+
+def cross_bound(n: int, false_alarms: float, folds: int) -> float:
+    """The most good parts, as a share, with a cross-conformal p-value <= false_alarms: 2 a + min(2 (1 - 1/F) /
+    (n/F + 1), (1 - F/n) / (F + 1)) for F equal folds of n pictures or items (Barber, Candès, Ramdas & Tibshirani 2021,
+    theorem 4; the first term by Vovk & Wang). It is 2 a where each fold is a single one.
+
+    That p-value lets the F detectors each score the new part and compares with the scores of the fold that it has not
+    seen. Where one detector learned from all scores it instead, no such bound holds.
+    """
+    first = 2 * (1 - 1 / folds) / (n / folds + 1)
+    return min(1.0, 2 * false_alarms + min(first, (1 - folds / n) / (folds + 1)))
+
+
+def guarantee(
+    n: int,
+    false_alarms: float,
+    *,
+    confidence: float | None = None,
+    items: int | None = None,
+    review: float | None = None,
+    kind: Kind = "split",
+    monotone: bool = False,
+    folds: int | None = None,
+) -> str:
+    """The promise in words, with its assumption. `n` calibration pictures, of `items` items if these are fewer.
+
+    `kind`: "split" = the calibration pictures were held out of learning; "leave-one-out" = each was scored by a memory
+    without its own item, and new parts are scored by the whole memory; "cross" = `cross_bound` with `folds`.
+    `monotone` says that a larger memory never raises a score, as with a plain nearest-neighbour distance. Then let s_i
+    be good picture i's distance to the memory without its item. Full conformal prediction would add the new picture to
+    that memory, which can only lower s_i; so p from s_i is never below its p, and the promise is exact.
+    Raises `BlemishError` where n is too small, and for a confidence without held-out pictures.
+    """
+    several = items is not None and items != n
+    count = n if items is None else items
+    allowance(count, false_alarms, confidence, unit="item" if several else "picture")
+    if confidence is not None and kind != "split":
+        raise BlemishError(
+            "A promise with confidence needs calibration pictures that were held out of learning; hold some out, "
+            "or ask for the promise on average."
+        )
+    sets = f"{n} pictures of {count} items" if several else f"{n}"
+    what = "pictures of good items" if several else "good parts"
+    alike = "as long as new good parts are made and photographed like those"
+    bound = false_alarms
+    if kind == "cross":
+        if folds is None or not 2 <= folds <= count:
+            raise ValueError(f"expected 2 <= folds <= {count} for cross-conformal p-values; got {folds}")
+        bound = cross_bound(count, false_alarms, folds)
+    also = ""
+    if review is not None:
+        _larger(review, false_alarms)
+        most = review if folds is None or kind != "cross" else cross_bound(count, review, folds)
+        also = (
+            f", and{' as surely' if confidence else ''} at most {most:.2%} are called anomalies or put aside for review"
+        )
+    if confidence is not None:
+        what = "good items have any picture that is called an anomaly" if several else f"{what} are called anomalies"
+        also = also.replace("are called anomalies", "have any that is called an anomaly") if several else also
+        promise = (
+            f"With {100 * confidence:g}% confidence (so often over calibration sets of {sets}), at most {bound:.2%} of "
+            f"{what}{also}, {alike}, independently of each other"
+            f"{' and as often each' if several else ''}."
+        )
+    else:
+        promise = (
+            f"At most {bound:.2%} of {what} are called anomalies{also}, on average over calibration sets of {sets}, "
+            f"{alike} (exchangeability)."
+        )
+    if kind == "cross":
+        promise += (
+            f" That is the bound for cross-conformal p-values, asked for {false_alarms:.2%}: the detectors of all "
+            f"{folds} folds score each new part. Usual is a share near the one asked for."
+        )
+    if kind == "leave-one-out":
+        promise += " " + _LEFT_OUT[monotone]
+    return f"{promise} It says nothing of the share of defects found."
+
+
+def binomial_tail(n: int, k: int, share: float) -> float:
+    """P(Binomial(n, share) >= k), for 0 < share < 1: the sum of the side with the smaller terms."""
+    if k <= 0 or k > n:
+        return float(k <= 0)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    lower = k <= n * share
+    i = np.arange(k) if lower else np.arange(k, n + 1)
+    choices = log_factorial[n] - log_factorial[i] - log_factorial[n - i]
+    total = float(np.exp(choices + i * math.log(share) + (n - i) * math.log1p(-share)).sum())
+    return 1 - total if lower else total
+
+
+_LEFT_OUT = {
+    True: "The calibration pictures are in the memory too, each scored without its own item: for a nearest-neighbour "
+    "distance, as here, the promise is exact all the same.",
+    False: "The calibration pictures are in the memory too, each scored without its own item: exact for a plain "
+    "nearest-neighbour distance, but only approximate here, where the memory is thinned or distances are re-weighted.",
+}
+
+
+def _ranked(
+    calibration: npt.NDArray[np.floating], weights: npt.NDArray[np.floating] | None
+) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.float64]]:
+    """The scores in rising order, and the weight of the i-th and all above it, with a last 0: `(n,)`, `(n + 1,)`."""
+    order = np.argsort(calibration, kind="stable")
+    ranked = np.asarray(calibration)[order]
+    if not np.isfinite(ranked).all():
+        raise BlemishError("A calibration score is not a finite number; learn again, and look for damaged pictures.")
+    if weights is None:
+        return ranked, np.arange(len(ranked), -1, -1, dtype=np.float64)
+    if weights.shape != ranked.shape or (weights <= 0).any() or abs(weights.sum() - round(weights.sum())) > 1e-6:
+        raise ValueError("expected a positive weight for each calibration score, and a whole number of items")
+    above = np.concatenate([np.cumsum(weights[order][::-1], dtype=np.float64)[::-1], [0.0]])
+    return ranked, np.round(above, _DIGITS)
+
+
+def _highest(calibration: npt.NDArray[np.floating], groups: Sequence[str]) -> list[float]:
+    """Each item's highest score."""
+    highest: dict[str | int, float] = {}
+    for i, (score, group) in enumerate(zip(calibration, groups, strict=True)):
+        highest[group or i] = max(float(score), highest.get(group or i, -math.inf))
+    return list(highest.values())
+
+
+def _share(value: float, what: str) -> float:
+    if not 0 < value < 1:
+        raise BlemishError(f"{what} lies between 0 % and 100 %, not {value:.3%}.")
+    return value
+
+
+def _larger(review: float, false_alarms: float) -> None:
+    if _share(review, "a review rate") <= _share(false_alarms, "a false-alarm rate"):
+        raise BlemishError(
+            f"The review rate, {review:.2%}, must be larger than the rate of false alarms, {false_alarms:.2%}: it is "
+            "the share of good parts that are put aside for review or called anomalies."
+        )
+
+
+def _too_few(n: int, false_alarms: float, confidence: float | None, unit: str) -> str:
+    needed = parts_needed(false_alarms, confidence)
+    sure = "" if confidence is None else f" with {100 * confidence:g}% confidence"
+    several = f"{n} good items (with all their pictures)" if unit == "item" else f"{n} held-out good pictures"
+    ways = [f"hold out {needed - n} more (add good {unit}s, or give a larger --calibration)"]
+    lowest = 100 * best_rate(n, confidence)
+    step = 0.1 if lowest >= 1 else 0.001
+    if (had := math.ceil(lowest / step - _SLACK) * step) < 100:
+        ways.append(f"ask for --false-alarms {had:.6g}%")
+    if confidence is not None and n >= parts_needed(false_alarms):
+        ways.append("ask for the promise on average, without a confidence, which these can give")
+    return f"{several} cannot promise {false_alarms:.2%} false alarms{sure}: that takes {needed}; {', or '.join(ways)}."
