@@ -117,7 +117,7 @@ def test_items_counted_as_pictures_would_break_the_promise() -> None:
 
 
 @pytest.mark.parametrize(
-    (("n", "rate", "ties"), [(59, 0.05, False), (60, 0.1, False), (60, 0.1, True), (300, 0.01, True)])
+    ("n", "rate", "ties"), [(59, 0.05, False), (60, 0.1, False), (60, 0.1, True), (300, 0.01, True)]
 )
 def test_the_promise_with_confidence_holds_for_95_of_100_calibration_sets(n: int, rate: float, ties: bool) -> None:
     random, draws = np.random.default_rng(10), 4000

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from blemish.evaluate.bootstrap import Interval, bootstrap, intervals, to_json, wilson
+from blemish.evaluate.bootstrap import Interval, bootstrap, clopper_pearson, intervals, to_json, wilson
 
 Floats = npt.NDArray[np.float64]
 
@@ -102,6 +102,26 @@ def test_wilson_at_the_edges() -> None:
     assert wilson(5, 5).high == 1.0
     with pytest.raises(ValueError, match="successes"):
         wilson(6, 5)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (3, 7), (81, 263), (1, 1), (4, 5000)])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_clopper_pearson_is_the_beta_distributions(successes: int, trials: int, level: float) -> None:
+    found, tail = clopper_pearson(successes, trials, level), (1 - level) / 2
+    low = stats.beta.ppf(tail, successes, trials - successes + 1) if successes else 0.0
+    high = stats.beta.ppf(1 - tail, successes + 1, trials - successes) if successes < trials else 1.0
+    assert found.value == pytest.approx(successes / trials)
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-7)
+
+
+def test_clopper_pearson_never_holds_the_truth_less_often_than_it_says() -> None:
+    for share in (0.01, 0.05, 0.3, 0.5):
+        ends = [clopper_pearson(k, 30) for k in range(31)]
+        held = [e.low is not None and e.high is not None and e.low <= share <= e.high for e in ends]
+        assert stats.binom.pmf(np.arange(31), 30, share) @ np.array(held, float) >= 0.95
+    assert clopper_pearson(0, 0) == Interval(None)
+    with pytest.raises(ValueError, match="successes"):
+        clopper_pearson(6, 5)
 
 
 def test_to_json_gives_what_json_knows() -> None:

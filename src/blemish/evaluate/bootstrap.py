@@ -1,4 +1,4 @@
-"""How far off a figure could be: bootstrap over pictures, and Wilson's interval for plain shares."""
+"""How far off a figure could be: bootstrap over pictures, and Wilson's and the exact interval for plain shares."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from blemish.calibration import binomial_tail
 
 Floats = npt.NDArray[np.float64]
 
@@ -109,8 +111,7 @@ def _percentile(value: float, drawn: Floats, level: float) -> Interval:
 def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
     """A share with Wilson's score interval (1927): honest at 0 % and 100 % too, where the bootstrap is not.
 
-    Its mean coverage is close to `level`; Clopper-Pearson's is never below, but needs quantiles of the beta
-    distribution, and thus scipy, which is not part of the line.
+    Its mean coverage is close to `level`; `clopper_pearson`'s is never below, and wider.
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"expected 0 <= successes <= trials; got {successes} of {trials}")
@@ -123,6 +124,33 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == trials else min(1.0, centre + half)
     return Interval(share, low, high)
+
+
+def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """A share with the exact interval (Clopper & Pearson 1934): it holds the true share at least as often as `level`
+    says, whatever that is. Trials must be independent: several pictures of one item are one trial.
+
+    Its ends are where the binomial tail at `successes`, above or below, is (1 - level) / 2.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"expected 0 <= successes <= trials; got {successes} of {trials}")
+    if trials == 0:
+        return Interval(None)
+    tail = (1 - level) / 2
+    return Interval(
+        successes / trials,
+        0.0 if successes == 0 else _share_with_tail(trials, successes, tail),
+        1.0 if successes == trials else _share_with_tail(trials, successes + 1, 1 - tail),
+    )
+
+
+def _share_with_tail(trials: int, successes: int, tail: float) -> float:
+    """The share where P(Binomial(trials, share) >= successes) = tail; it rises with the share."""
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:  # until floats end
+        below = binomial_tail(trials, successes, middle) < tail
+        low, high = (middle, high) if below else (low, middle)
+    return middle
 
 
 def to_json(value: Any) -> Any:
