@@ -1,4 +1,5 @@
-"""The bundle: a folder or one .zip with `model.onnx` and `card.json`. Nothing in it is executable, nothing is pickled.
+"""The bundle: a folder or one .zip with `model.onnx`, `card.json` and, but for confidential pictures, `evidence.zip`.
+Nothing in it is executable, nothing is pickled.
 
 The card says what the detector is, what it learned from, how it decides, and the SHA-256 of every file.
 """
@@ -21,6 +22,7 @@ from blemish.types import BlemishError
 
 MODEL = "model.onnx"
 CARD = "card.json"
+EVIDENCE = "evidence.zip"  # pictures that normal patches come from, see evidence.py; not in every bundle
 
 
 class BundleError(BlemishError):
@@ -67,6 +69,7 @@ class Decision(_Frozen):
     min_area: float  # of a region, as a share of the picture
     scores: tuple[float, ...]
     peaks: tuple[float, ...]  # highest map value of each calibration picture
+    distances: tuple[float, ...] = ()  # largest distance of each to its nearest normal patches
     heat: tuple[float, float]  # map values drawn transparent and brightest, the same on every picture
 
 
@@ -88,17 +91,22 @@ class Card(_Frozen):
     sha256: str = ""  # of the card itself with this field empty
 
     def digest(self) -> str:
-        content = self.model_copy(update={"sha256": ""}).model_dump(mode="json")
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _digest(self.model_dump(mode="json"))
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """Of a card's content as it stands in the file: a field that came later does not make older cards damaged."""
+    return hashlib.sha256(json.dumps({**content, "sha256": ""}, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: its card and the bytes of its graph."""
+    """A verified bundle: its card, the bytes of its graph, and those of its evidence where it has some."""
 
     path: Path
     card: Card
     model: bytes
+    evidence: bytes | None = None
 
 
 def write(folder: Path, card: Card) -> Card:
@@ -124,8 +132,9 @@ def read(path: Path | str) -> Bundle:
     contents = _from_zip(path) if path.is_file() else _from_folder(path)
     if CARD not in contents:
         raise BundleError(f"{path}: not a blemish bundle, it has no {CARD}; give what `blemish train` wrote.")
+    written = contents.pop(CARD)
     try:
-        card = Card.model_validate_json(contents.pop(CARD))
+        card = Card.model_validate_json(written)
     except ValidationError as cause:
         first = cause.errors()[0]
         where = ".".join(map(str, first["loc"])) or CARD
@@ -133,7 +142,7 @@ def read(path: Path | str) -> Bundle:
             f"{path}: the card is not one that blemish can read ({where}: {first['msg']}); "
             "the bundle is damaged or from another version: train it again or update blemish."
         ) from None
-    if card.digest() != card.sha256:
+    if _digest(json.loads(written)) != card.sha256:
         raise BundleError(f"{path}: {CARD} was changed after it was written; use an untouched copy of the bundle.")
     for name in sorted(set(contents) ^ set(card.files)):
         state = "is missing" if name in card.files else "does not belong to it"
@@ -141,7 +150,7 @@ def read(path: Path | str) -> Bundle:
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != card.files[name].sha256:
             raise BundleError(f"{path}: {name} is damaged (its SHA-256 is not the card's); copy the bundle again.")
-    return Bundle(path, card, contents[MODEL])
+    return Bundle(path, card, contents[MODEL], contents.get(EVIDENCE))
 
 
 def pack(folder: Path, file: Path) -> None:

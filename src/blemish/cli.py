@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blemish import __version__, cli_learn
+from blemish import __version__, cli_evidence, cli_learn
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
@@ -94,7 +94,10 @@ app.command()(cli_learn.sweep)
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="What `blemish train` wrote: the folder, its bundle, or a .zip.")],
     paths: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
-    out: Annotated[Path | None, typer.Option(help="Write verdicts.jsonl and overlays here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write verdicts.jsonl, overlays and evidence here.")] = None,
+    evidence: Annotated[
+        bool | None, typer.Option(help="Of anomalies, show the nearest normal patches and a repaired picture.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when an anomaly is found.")] = FailOn.never,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
@@ -111,14 +114,24 @@ def inspect(
 
         looks = progress(looks, "inspecting", len(pictures))
     counts: Counter[str] = Counter()
+    if evidence and not out:
+        raise BlemishError("--evidence is written beside the verdicts; say where with --out.")
     if out:
+        from blemish.evidence import NONE, gather, open_memory
         from blemish.output import Folder
 
+        shown = evidence is not False
+        memory = open_memory(inspector) if shown else None
         with Folder(out, heat=inspector.card.decision.heat) as folder:
             for look, (_, name) in zip(looks, pictures, strict=True):
-                folder.add(look, name)
+                found = gather(inspector, memory, look) if shown else None
+                folder.add(look, name, found)
                 counts[look.verdict.decision] += 1
                 _say(look.verdict, as_json)
+                if found and found.counterfactual and not as_json:
+                    typer.echo(f"         {found.sentence()}")
+        if shown and memory is None and counts["anomaly"]:
+            typer.echo(NONE, err=True)
     else:
         for look in looks:
             counts[look.verdict.decision] += 1
@@ -132,6 +145,9 @@ def inspect(
         raise typer.Exit(FOUND)
     if counts["error"]:
         raise typer.Exit(INCOMPLETE)
+
+
+app.command()(cli_evidence.explain)
 
 
 @app.command()

@@ -29,6 +29,8 @@ def train(
     layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same split, same detector.")] = 0,
     overlays: Annotated[int, typer.Option(min=0, help="Draw at most so many test pictures.")] = 300,
+    no_evidence: Annotated[bool, typer.Option("--no-evidence", help="The bundle carries no pictures.")] = False,
+    evidence_size: Annotated[float, typer.Option(min=0, help="MB of good pictures in the bundle at most.")] = 8.0,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
     # The detector's own; None is its default.
@@ -147,6 +149,8 @@ def train(
         min_area=min_area,
         seed=seed,
         overlays=overlays,
+        evidence=not no_evidence,
+        evidence_size=evidence_size,
         overwrite=overwrite,
         decide=_one_of("--decide", decide, "class" if by_class else "promise", ("promise", "class")),
         boxes=_one_of("--boxes", boxes, "one" if by_class else "hills", ("hills", "one")),

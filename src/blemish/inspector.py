@@ -7,8 +7,9 @@ print(inspector.inspect("part.png"))
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +24,15 @@ from blemish.types import BlemishError, Region, Verdict
 
 
 class Look(NamedTuple):
-    """A verdict with what it was made from; picture and map are None where the file could not be read, and `repaired`
-    where the detector is no autoencoder."""
+    """A verdict with what it was made from; picture and map are None where the file could not be read, `repaired` where
+    the detector is no autoencoder, and the last two where the bundle is older than they are."""
 
     verdict: Verdict
     picture: npt.NDArray[np.uint8] | None  # (H, W, 3)
     map: npt.NDArray[np.float32] | None  # (h, w)
     repaired: npt.NDArray[np.uint8] | None = None  # (h, w, 3): how it would look if it were good
+    neighbours: npt.NDArray[np.int32] | None = None  # (gh, gw): the nearest normal patches
+    distances: npt.NDArray[np.float32] | None = None  # (gh, gw): how far each is
 
 
 def open_session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
@@ -38,6 +41,11 @@ def open_session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def chance(good: Sequence[float] | npt.NDArray[np.float64], value: float) -> float:
+    """The p-value of one value among those of good pictures, see `calibration.p_values`."""
+    return float(calibration.p_values(np.asarray(good), np.array([value]))[0])
 
 
 class Inspector:
@@ -49,6 +57,7 @@ class Inspector:
     def __init__(self, path: Path | str, *, threads: int = 0, max_pixels: int = images.MAX_PIXELS) -> None:
         loaded = bundle.read(path)
         self.card = loaded.card
+        self.evidence = loaded.evidence  # evidence.zip, see `evidence.open_memory`
         self.max_pixels = max_pixels
         self._calibration = np.sort(np.array(self.card.decision.scores))
         try:
@@ -66,7 +75,9 @@ class Inspector:
     def outputs(self, picture: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         """Everything that the graph says of a picture, by name: `scores` (), `maps` (h, w), of a classifier
         `probabilities` (classes,) and, if it learned types, `class_maps` (classes - 1, h, w): log-odds against good; of
-        an autoencoder `repaired`, uint8 (h, w, 3)."""
+        an autoencoder `repaired`, uint8 (h, w, 3). For each cell of the feature grid `neighbours`, int32 (gh, gw), an
+        index into the bank of normal patches, and `distances`, float32 (gh, gw), how far that is; bundles that older
+        versions wrote have neither."""
         names = [output.name for output in self._session.get_outputs()]
         values = self._session.run(names, {"pictures": picture[None]})
         return {name: value[0] for name, value in zip(names, values, strict=True)}
@@ -95,13 +106,15 @@ class Inspector:
                 min_area=rule.min_area,
                 always=bool(classes),
             )
+        if rule.scores:  # else the peaks are of pictures that were learned from
+            regions = tuple(replace(region, p_value=chance(rule.peaks, region.peak)) for region in regions)
         named = found and len(classes) > 2 and probabilities is not None
         return Verdict(
             path=str(path),
             decision="anomaly" if found else "good",
             score=score,
             threshold=rule.threshold,
-            p_value=float(calibration.p_values(self._calibration, np.array([score]))[0]) if rule.scores else None,
+            p_value=chance(self._calibration, score) if rule.scores else None,
             size=size,
             regions=regions,
             probability=None if probabilities is None else float(1 - probabilities[0]),
@@ -146,4 +159,5 @@ class Inspector:
         found = self.outputs(picture)
         size = (picture.shape[1], picture.shape[0])
         verdict = self.judge(path, size, float(found["scores"]), found["maps"], found.get("probabilities"))
-        return Look(verdict, picture, found["maps"], found.get("repaired"))
+        more = (found.get(name) for name in ("repaired", "neighbours", "distances"))
+        return Look(verdict, picture, found["maps"], *more)

@@ -1,47 +1,85 @@
-"""Where `blemish inspect --out` writes: one JSON line a picture, and under the picture's own name an overlay and, from
-an autoencoder, the repaired picture."""
+"""Where `blemish inspect --out` writes: one JSON line a picture, and under the picture's own name an overlay, of an
+anomaly its evidence, and the repaired picture."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from blemish import overlay
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from types import TracebackType
 
     import numpy as np
     import numpy.typing as npt
+    from PIL import Image
 
+    from blemish.evidence import Evidence, NearestNormal
     from blemish.inspector import Look
-    from blemish.types import Region
 
 VERDICTS = "verdicts.jsonl"
 
 
 def draw(
-    folder: Path,
-    name: str,
-    picture: npt.NDArray[np.uint8],
-    anomaly_map: npt.NDArray[np.float32] | None,
-    regions: Sequence[Region],
-    repaired: npt.NDArray[np.uint8] | None,
-    heat: tuple[float, float],
-) -> dict[str, str]:
-    """Writes `overlays/NAME.jpg`, and `repaired/NAME.jpg` where the picture was repaired; says where, by kind."""
-    low, high = heat
-    drawn = {"overlay": f"overlays/{name}.jpg"}
-    overlay.save(overlay.overlay(picture, anomaly_map, regions, low=low, high=high), folder / drawn["overlay"])
-    if repaired is not None:
+    folder: Path, name: str, look: Look, heat: tuple[float, float], evidence: Evidence | None = None
+) -> dict[str, Any]:
+    """Writes `overlays/NAME.jpg`, with evidence `evidence/NAME.jpg`, and `repaired/NAME.jpg`: what an autoencoder
+    painted or, of others, the anomaly with its regions repaired. Says where, by kind, and the evidence's figures."""
+    assert look.picture is not None
+    (low, high), size = heat, (look.picture.shape[1], look.picture.shape[0])
+    drawn: dict[str, Any] = {"overlay": f"overlays/{name}.jpg"}
+    marked = overlay.overlay(look.picture, look.map, look.verdict.regions, low=low, high=high)
+    overlay.save(marked, folder / drawn["overlay"])
+    found = evidence.counterfactual if evidence else None
+    if look.repaired is not None or found:
         drawn["repaired"] = f"repaired/{name}.jpg"
-        size = picture.shape[1], picture.shape[0]
-        overlay.save(overlay.repaired(repaired, size), folder / drawn["repaired"])
+        painted = look.repaired if look.repaired is not None else found.picture if found else look.picture
+        overlay.save(overlay.repaired(painted, size), folder / drawn["repaired"])
+    drawn |= {"evidence": [], "counterfactual": None}
+    if evidence and evidence.nearest:
+        file = f"evidence/{name}.jpg"
+        overlay.save(_shown(evidence), folder / file)
+        drawn["evidence"] = [
+            {
+                "box": one.region.box if one.region else one.box,
+                "source": one.source,
+                "distance": one.distance,
+                "p_value": one.p_value,
+                "file": file,
+            }
+            for one in evidence.nearest
+        ]
+    if found:
+        drawn["counterfactual"] = {"score": found.score, "p_value": found.p_value, "decision": found.decision}
     return drawn
+
+
+def _shown(evidence: Evidence) -> Image.Image:
+    """A row for each region: as it is, the nearest normal patch, and as repaired; what that comes to stands below."""
+    rows = [
+        compared(one, evidence.counterfactual.picture if evidence.counterfactual else None) for one in evidence.nearest
+    ]
+    return overlay.stacked(rows, evidence.sentence())
+
+
+def compared(one: NearestNormal, mended: npt.NDArray[np.uint8] | None = None) -> Image.Image:
+    """A crop beside its nearest normal patch and, of a repaired picture, the same place."""
+    left, top, right, bottom = one.box
+    chance = "" if one.p_value is None else f" (p = {one.p_value:.2g})"
+    crops, captions = [one.crop], [f"This part, ({left}, {top}) to ({right}, {bottom})"]
+    if one.normal is None:
+        captions[0] += f". Its nearest normal patch, at distance {one.distance:.3g}{chance}, has no picture here."
+    else:
+        crops.append(one.normal)
+        captions.append(f"Nearest normal: {one.source}. Distance {one.distance:.3g}{chance}")
+    if mended is not None:
+        crops.append(mended[top:bottom, left:right])
+        captions.append("Repaired")
+    return overlay.side_by_side(crops, captions)
 
 
 class Folder:
@@ -61,13 +99,13 @@ class Folder:
         except OSError as cause:
             raise BlemishError(f"{path}: cannot be written to ({cause.strerror}); choose another --out.") from None
 
-    def add(self, look: Look, name: str) -> None:
-        """Writes one picture's verdict, overlay and repaired picture; `name` is its relative path, made unique here."""
-        drawn: dict[str, str] = {}
+    def add(self, look: Look, name: str, evidence: Evidence | None = None) -> None:
+        """Writes one picture's verdict and what `draw` draws; `name` is its relative path, made unique here."""
+        drawn: dict[str, Any] = {"overlay": None, "evidence": [], "counterfactual": None}
         if look.picture is not None:
             name = self._unique(name)
-            drawn = draw(self.path, name, look.picture, look.map, look.verdict.regions, look.repaired, heat=self.heat)
-        self._file.write(json.dumps({**asdict(look.verdict), "overlay": None, **drawn}) + "\n")
+            drawn |= draw(self.path, name, look, self.heat, evidence)
+        self._file.write(json.dumps({**asdict(look.verdict), **drawn}) + "\n")
 
     def _unique(self, name: str) -> str:
         """a/b.png stays; a second a/b.png (two folders were given) becomes a/b.png-2."""

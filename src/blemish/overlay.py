@@ -166,9 +166,16 @@ def side_by_side(pictures: Sequence[Image.Image | npt.NDArray[np.uint8]], captio
     return row
 
 
+def stacked(images: Sequence[Image.Image], caption: str = "") -> Image.Image:
+    """Pictures one below the other, over a caption that stands once for all."""
+    width = max(image.width for image in images)
+    return _stack([*images, *([_text_strip(caption, width)] if caption else [])])
+
+
 def repaired(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
-    """What an autoencoder painted, uint8 `(h, w, 3)`, at the picture's own `size` (width, height)."""
-    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    """A repaired picture, uint8 `(h, w, 3)`, at the picture's own `size` (width, height)."""
+    image = Image.fromarray(pixels)
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def save(image: Image.Image, path: Path) -> None:

@@ -61,12 +61,15 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """What a detector says of N pictures: raw scores and maps, higher = more anomalous. A classifier says too how
-    likely each class is (class 0 is good), an autoencoder how the picture would look if it were good."""
+    likely each class is (class 0 is good), an autoencoder how the picture would look if it were good. For each cell of
+    the feature grid there is the nearest normal patch (an index into the detector's bank) and the distance to it."""
 
     scores: npt.NDArray[np.float32]  # (N,)
     maps: npt.NDArray[np.float32]  # (N, H, W)
     probabilities: npt.NDArray[np.float32] | None = None  # (N, classes), rows sum to 1
     repaired: npt.NDArray[np.uint8] | None = None  # (N, H, W, 3), the maps' size
+    neighbours: npt.NDArray[np.int32] | None = None  # (N, gh, gw)
+    distances: npt.NDArray[np.float32] | None = None  # (N, gh, gw)
 
     def __post_init__(self) -> None:
         likely = self.probabilities
@@ -81,11 +84,12 @@ class Prediction:
 @dataclass(frozen=True, slots=True)
 class Region:
     """A place that looks wrong: half-open box in pixels of the original picture, area in the same pixels, highest
-    map value inside."""
+    map value inside, and the share of good pictures (a conformal p-value) whose whole map gets as high."""
 
     box: tuple[int, int, int, int]  # left, top, right, bottom
     area: float
     peak: float
+    p_value: float | None = None
 
     def __post_init__(self) -> None:
         left, top, right, bottom = self.box

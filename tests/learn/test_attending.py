@@ -331,7 +331,7 @@ def test_maps_are_combined_and_scores_are_of_the_highest() -> None:
     picture = torch.randint(0, 256, (2, *SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         scores, maps, repaired = graph(picture)
-        raw, decoded = graph.raw(picture.permute(0, 3, 1, 2).float() / 255)
+        raw, decoded, _ = graph.raw(picture.permute(0, 3, 1, 2).float() / 255)
         residual = Residual("ssim", SIZE)(decoded, picture.permute(0, 3, 1, 2).float() / 255)
     product = np.ones((2, *SIZE))
     for name in ("attention", "residual"):

@@ -205,7 +205,7 @@ def test_too_few_pictures_hold_none_out(samples: list[Sample]) -> None:
     assert Attention(replace(SMALL, epochs=1, score="top")).fit(samples).graph().share == 0.01
     one = Attention(replace(SMALL, epochs=1)).fit(samples[:1])
     with torch.inference_mode():
-        scores, maps, _ = one.graph()(torch.tensor(tile(3)[0])[None])
+        scores, maps, *_ = one.graph()(torch.tensor(tile(3)[0])[None])
     assert scores.isfinite().all()
     assert maps.isfinite().all()
 

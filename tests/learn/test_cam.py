@@ -156,7 +156,7 @@ def test_the_graph_says_what_cells_say_and_its_map_is_the_score(samples: list[Sa
     detector = cam(SMALL).fit(samples)
     logits, maps = detector.cells(samples)
     with torch.inference_mode():
-        found = dict(zip(("scores", "maps", "probabilities"), detector.graph()(pictures(samples)), strict=True))
+        found = dict(zip(detector.graph().outputs, detector.graph()(pictures(samples)), strict=True))
     scores = log_odds(torch.tensor(logits))
     np.testing.assert_allclose(found["scores"], scores, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(found["probabilities"].sum(1), 1, atol=1e-6)
@@ -189,7 +189,7 @@ def test_types(samples: list[Sample]) -> None:
         own = logits[rows, kind].mean() - logits[rows].mean()
         assert own > 0.1
     with torch.inference_mode():
-        scores, large, probabilities, each = detector.graph()(pictures(samples))
+        scores, large, probabilities, each, *_ = detector.graph()(pictures(samples))
     assert each.shape == (15, 2, 64, 64)
     np.testing.assert_allclose(probabilities, torch.tensor(logits).softmax(1), atol=1e-3)
     np.testing.assert_allclose(scores, log_odds(torch.tensor(logits)), rtol=1e-3, atol=1e-3)
@@ -319,7 +319,7 @@ def test_layercam_at_an_earlier_layer_is_finer_and_pytorch_grad_cams(samples: li
     logits, maps = detector.cells(samples)
     assert maps.shape == (15, 16, 16)  # not 4 x 4
     with torch.inference_mode():
-        scores, large, _ = detector.graph()(pictures(samples))
+        scores, large, *_ = detector.graph()(pictures(samples))
     assert large.shape == (15, 64, 64)
     np.testing.assert_allclose(scores, logits[:, 1] - logits[:, 0], rtol=1e-4, atol=1e-4)
     network = Odds(detector).eval()
@@ -417,7 +417,7 @@ def test_the_studys_map_is_the_published_formula(study: Study) -> None:
         head = study.detector._fitted().head
         maps = torch.stack([sum((head.weight[1, k] * f[k] for k in range(512)), torch.zeros(14, 14)) for f in features])
         logits = features.mean((2, 3)) @ head.weight.T + head.bias
-        scores, found, probabilities = study.detector.graph()(pictures(study.samples))
+        scores, found, probabilities, *_ = study.detector.graph()(pictures(study.samples))
     wanted = F.interpolate(maps[:, None], (224, 224), mode="bilinear")[:, 0]
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
     torch.testing.assert_close(scores, logits[:, 1] - logits[:, 0], rtol=1e-3, atol=1e-4)

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from blemish.learn.patchcore import PatchCore, PatchCoreConfig, PatchCoreGraph, greedy_coreset, nearest_in_bank
+from blemish.learn.neighbours import greedy_coreset
+from blemish.learn.patchcore import PatchCore, PatchCoreConfig, PatchCoreGraph, nearest_in_bank
 from blemish.types import BlemishError, Sample
 
 SMALL = PatchCoreConfig(image_size=(64, 96), random_weights=True, max_bank=40, coreset=0.5, batch=2)
@@ -68,7 +69,7 @@ def fitted(tmp_path: Path, **changes: object) -> tuple[PatchCoreGraph, Tensor]:
 def test_scores_and_maps_equal_a_slow_version(tmp_path: Path) -> None:
     graph, batch = fitted(tmp_path, neighbours=4, sigma=0.0)
     with torch.inference_mode():
-        scores, maps = graph(batch)
+        scores, maps, *_ = graph(batch)
         patches = graph.features(graph.features.resize(batch)).double().numpy()
     bank = graph.bank.double().numpy()
     for picture, score, anomaly_map in zip(patches, scores, maps, strict=True):

@@ -3,6 +3,7 @@ graph in closed form (backward.py). Liu et al. 2020, Eq. 3 to 5; Jiang, Xue & Zo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from blemish.learn.attention_config import AttentionConfig
 from blemish.learn.autoencoders import Autoencoder
 from blemish.learn.backward import with_gradient
+from blemish.learn.neighbours import NormalPatches
 from blemish.learn.preprocess import Enlarge, Resize
 from blemish.learn.reconstruct import Residual
 
@@ -121,11 +123,20 @@ class Each(nn.Module):
 
 
 class AttentionGraph(nn.Module):
-    """The fitted detector as one module: uint8 `(N, H, W, 3)` of any size -> scores, maps, repaired pictures."""
+    """The fitted detector as one module: uint8 `(N, H, W, 3)` of any size -> scores, maps, repaired pictures, and with
+    `normal`, patches of what layer `patch_layer` says of good pictures, neighbours and distances."""
 
-    def __init__(self, config: AttentionConfig, resize: Resize, learner: Learner) -> None:
+    def __init__(
+        self,
+        config: AttentionConfig,
+        resize: Resize,
+        learner: Learner,
+        normal: NormalPatches | None = None,
+    ) -> None:
         super().__init__()
-        self.outputs: Sequence[str] = ("scores", "maps", "repaired")
+        self.outputs: Sequence[str] = ("scores", "maps", "repaired", *(["neighbours", "distances"] if normal else []))
+        self.normal = normal
+        self.patch_layer = patch_layer(learner.net, (resize.height, resize.width))
         self.kind, self.input, self.whole = config.map, config.input, config.standardise == "whole"
         self.gated = config.map != "residual"  # made of a gradient, see export.prove_parity
         self.share = 0.0  # of the map's pixels whose mean is the score; 0 = the highest alone
@@ -149,28 +160,30 @@ class AttentionGraph(nn.Module):
             self.register_buffer(f"typical_{name}", torch.zeros(size))
             self.register_buffer(f"spread_{name}", torch.ones(size))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maps, repaired = self.maps(self.resize(pictures) / 255)
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        maps, repaired, features = self.maps(self.resize(pictures) / 255)
         painted = (repaired * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        return self.scores(maps, self.share), maps, painted
+        return self.scores(maps, self.share), maps, painted, *(self.normal(features) if self.normal else ())
 
-    def maps(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def maps(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures `(N, 3, H, W)` in 0..1 -> maps `(N, H, W)` in good pictures' standard deviations (of the combined
-        one: the product of two), and the repaired pictures like `pictures`."""
-        found, repaired = self.raw(pictures)
+        one: the product of two), the repaired pictures like `pictures`, and the features of `patch_layer`."""
+        found, repaired, features = self.raw(pictures)
         standard = {
             name: (values - self.get_buffer(f"typical_{name}")) / self.get_buffer(f"spread_{name}")
             for name, values in found.items()
         }
         if self.kind != "combined":
-            return standard[self.kind], repaired
+            return standard[self.kind], repaired, features
         # Softened at nought, so that what is usual in one map damps the other and does not turn its sign.
-        return F.softplus(standard["attention"]) * F.softplus(standard["residual"]), repaired
+        return F.softplus(standard["attention"]) * F.softplus(standard["residual"]), repaired, features
 
-    def raw(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The maps `(N, H, W)` that are needed, before they are standardised, and the repaired pictures."""
+    def raw(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The maps `(N, H, W)` that are needed, before they are standardised, the repaired pictures, and the features
+        of `patch_layer`."""
         net, found = self.learner.net, {}
-        code, said, skipped = net.encode(self.learner.standard(pictures), self.learner.layers)
+        layers = (*self.learner.layers, self.patch_layer)
+        code, (*said, features), skipped = net.encode(self.learner.standard(pictures), layers)
         repaired = net.decode(net.latent(code), skipped)
         if self.kind != "residual":
             if self.input != "picture":
@@ -183,7 +196,7 @@ class AttentionGraph(nn.Module):
             found["attention"] = torch.stack(each).mean(0)
         if self.kind != "attention":
             found["residual"] = self.smooth(self.residual(repaired, pictures))
-        return found, repaired
+        return found, repaired, features
 
     def probe(self, pictures: Tensor, repaired: Tensor) -> Tensor:
         """What the encoder attends to instead of the picture, before it is standardised: as published a feature of the
@@ -221,6 +234,14 @@ class AttentionGraph(nn.Module):
                 here = here + here.mean() / 2
             self.get_buffer(f"typical_{name}").copy_(typical)
             self.get_buffer(f"spread_{name}").copy_(here + 1e-9)
+
+
+def patch_layer(net: Autoencoder, size: tuple[int, int]) -> int:
+    """The last of the encoder's layers whose stride is nearest to 8, for pictures of `size` (height, width)."""
+    with torch.no_grad():
+        said = net.encode(torch.zeros(1, 3, *size), range(len(net.encoder)))[1]
+    strides = [size[0] / features.shape[2] for features in said]
+    return min(reversed(range(len(strides))), key=lambda layer: abs(math.log(strides[layer] / 8)))
 
 
 def channels(pictures: Iterator[Tensor]) -> tuple[Tensor, Tensor]:

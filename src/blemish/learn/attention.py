@@ -23,16 +23,18 @@ from blemish.data.corrupt import corrupt
 from blemish.data.split import kfold
 from blemish.evaluate.detection import auroc
 from blemish.learn import augment
-from blemish.learn.attending import BLUR, AttentionGraph, Learner, attention_loss, channels
+from blemish.learn.attending import BLUR, AttentionGraph, Learner, attention_loss, channels, patch_layer
 from blemish.learn.attention_config import LAYERS, AttentionConfig, check, epochs_for
 from blemish.learn.autoencoders import build
 from blemish.learn.gradient import Plan, Records, Step, Terms, descend, identity, in_processes, unlogged
 from blemish.learn.kept import Kept, keep
 from blemish.learn.log import check as check_log
 from blemish.learn.log import logger
+from blemish.learn.neighbours import NormalPatches, some
 from blemish.learn.preprocess import Enlarge, Resize, check_device
 from blemish.learn.reconstruct import loss as reconstruction_loss
 from blemish.learn.reconstruct import parse
+from blemish.learn.sources import Sources
 from blemish.learn.spoil import pixels_of, spoil
 from blemish.types import BlemishError, Progress, Sample, silent
 
@@ -103,15 +105,22 @@ class Attention:
             self.records = _train(fabric, learner, job, progress)
         self._learner, self._kept = learner.cpu().eval().requires_grad_(False), kept
         self._rows, self._held_out = rows, kept.rows(held_out)
+        self._remember(learned)
         self._look(progress)
         return self
 
     def graph(self) -> AttentionGraph:
         """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)`, maps `(N, *image_size)` and the repaired pictures,
-        uint8 `(N, *image_size, 3)`, on the CPU. Raises `RuntimeError` before `fit`."""
+        uint8 `(N, *image_size, 3)`; and for the encoder's cells at about stride 8, `(N, gh, gw)`, the nearest normal
+        patch, int32, and its distance; on the CPU. Raises `RuntimeError` before `fit`."""
         if self._graph is None:
             raise RuntimeError("fit the detector before asking for its graph")
         return self._graph
+
+    def sources(self) -> Sources:
+        """Where each of the normal patches comes from. Raises `RuntimeError` before `fit`."""
+        self.graph()  # refuses before `fit`
+        return Sources.of(self._good, self._normal.table)
 
     def shown_as(self, progress: Progress = silent, **changes: str) -> Attention:
         """The same trained network read otherwise: another `map`, `residual`, `input`, `score` or `standardise`."""
@@ -124,10 +133,20 @@ class Attention:
         other._look(progress)
         return other
 
+    @torch.inference_mode()
+    def _remember(self, learned: Sequence[Sample]) -> None:
+        """Chooses normal patches from what the encoder says of the pictures that were learned from."""
+        self._good, chosen = learned, some(len(learned))
+        net = self._learner.net
+        layer = patch_layer(net, self.config.image_size)
+        pictures = (self._kept.tensors[0][rows] for rows in torch.split(self._rows[chosen], 16))
+        features = (net.encode(self._learner.standard(seen), [layer])[1][0] for seen in pictures)
+        self._normal = NormalPatches.of(features, chosen, seed=self.config.seed)
+
     @torch.inference_mode(False)  # whatever the caller is about: the attention is a gradient
     def _look(self, progress: Progress) -> None:
         """Builds the graph, and sets in it what depends on good pictures: standards, and the score's statistic."""
-        graph = AttentionGraph(self.config, self.resize, self._learner).eval()
+        graph = AttentionGraph(self.config, self.resize, self._learner, self._normal).eval()
         with torch.inference_mode():
             chunks = torch.split(self._rows, 16)
             graph.refer_to(lambda what: (self._kept.tensors[0][rows] for rows in progress(chunks, what, len(chunks))))

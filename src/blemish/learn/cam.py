@@ -31,7 +31,9 @@ from blemish.learn.gradient import Log, Plan, Records, Step, Terms, descend, ide
 from blemish.learn.kept import Kept, keep
 from blemish.learn.log import check, logger
 from blemish.learn.maps import METHODS, GradientMap
+from blemish.learn.neighbours import NormalPatches, some
 from blemish.learn.preprocess import Resize, batches, check_device
+from blemish.learn.sources import Sources
 from blemish.types import BlemishError, Progress, Sample, silent
 
 State = dict[str, npt.NDArray[np.float32]]
@@ -95,6 +97,8 @@ class Cam:
         self.classes: tuple[str, ...] = ()
         self.records: Records = []  # of the training, one an epoch
         self._classifier: Classifier | None = None
+        self._good: Sequence[Sample] = ()  # learned from
+        self._normal: NormalPatches | None = None
 
     def keep(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
         """Runs the frozen trunk over `samples`, once; `fit`, `calibrate` and `cells` then need no picture of these."""
@@ -132,7 +136,8 @@ class Cam:
             pooled = (pooled - classifier.mean) / classifier.std
             weight, bias = fit_head(pooled, targets, weights, outputs=classifier.head.out_features)
             classifier.head.load_state_dict({"weight": weight, "bias": bias})
-        self.records, self._temperature = [], 1.0
+        self.records, self._temperature, self._normal = [], 1.0, None
+        self._good = [sample for sample in samples if self._kind(sample) == GOOD]
         if config.unfreeze:
             classifier.requires_grad_(True)
             names = tuple(sample.name for sample in samples)
@@ -193,7 +198,7 @@ class Cam:
                     logits.append(classifier.logits(features).cpu())
                     maps.append(classifier.log_odds_cells(features, self.config.contrast).cpu())
             else:
-                graph = self.graph()
+                graph = self._graph(None)
                 for pictures in progress(batches(samples, self.resize, 8), "maps", -(-len(samples) // 8)):
                     found = graph.cells(pictures)
                     logits.append(found[0])
@@ -203,10 +208,30 @@ class Cam:
     @torch.inference_mode(False)  # whatever the caller is about: a gradient's map is differentiated
     def graph(self) -> CamGraph:
         """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` (log-odds of "not good"), maps
-        `(N, *image_size)` in the same units, probabilities `(N, classes)`, and with types a map for each, on the CPU.
+        `(N, *image_size)` in the same units, probabilities `(N, classes)`, and with types a map for each; and of the
+        last pooled layer's cells `(N, gh, gw)` the nearest normal patch, int32, and its distance; on the CPU.
 
         Raises `RuntimeError` before `fit`, `BlemishError` where the map's gradient cannot be had at its layer.
         """
+        return self._graph(self._remembered())
+
+    def sources(self) -> Sources:
+        """Where each of the normal patches comes from. Raises `RuntimeError` before `fit`."""
+        return Sources.of(self._good, self._remembered().table)
+
+    def _remembered(self) -> NormalPatches:
+        """Patches of the good pictures that were learned from, chosen when first asked for."""
+        if self._normal is None:
+            classifier = self._fitted().to(self.config.device)
+            kept = self._seen(self._good, silent)
+            chosen = some(len(self._good))
+            with torch.inference_mode():
+                rows = torch.split(kept.rows(self._good)[chosen], 8)
+                features = (classifier.tail(*self.inputs(kept, few))[-1] for few in rows)
+                self._normal = NormalPatches.of(features, chosen, seed=self.config.seed)
+        return self._normal
+
+    def _graph(self, normal: NormalPatches | None) -> CamGraph:
         classifier = self._fitted().cpu()
         pooled = list(self._layers)
         layer = pooled[0] if self.config.map == "cam" else self.config.map_layer or pooled[-1]
@@ -233,6 +258,7 @@ class Cam:
             contrast=self.config.contrast,
             temperature=self._temperature,
             types=self.config.types,
+            normal=normal,
         ).eval()
 
     def with_map(self, method: str, layer: str = "") -> Cam:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blemish.learn.neighbours import NormalPatches
 from blemish.learn.preprocess import Enlarge, Resize, resize_weights
 
 
@@ -181,7 +182,8 @@ class CamGraph(nn.Module):
     """The fitted detector as one module: uint8 `(N, H, W, 3)` of any size -> the tensors named in `outputs`.
 
     `whole`: resized pictures -> activations of the map's layer, then of each pooled layer. `fine`: activations ->
-    (scores, maps `(N, h, w)`), or None for a plain CAM. `grid`: (h, w) of the map's layer.
+    (scores, maps `(N, h, w)`), or None for a plain CAM. `grid`: (h, w) of the map's layer. `normal`: patches of good
+    pictures' last layer, for `neighbours` and `distances`.
     """
 
     def __init__(
@@ -196,27 +198,30 @@ class CamGraph(nn.Module):
         contrast: bool,
         temperature: float,
         types: bool,
+        normal: NormalPatches | None = None,
     ) -> None:
         super().__init__()
+        self.normal = normal
         self.resize, self.whole, self.classifier, self.fine = resize, whole, classifier, fine
         self.contrast, self.temperature, self.types = contrast, temperature, types
         self.gated = fine is not None  # the map is a gradient's, see export.prove_parity
-        self.outputs: Sequence[str] = ("scores", "maps", "probabilities", *(["class_maps"] if types else []))
+        more = [*(["class_maps"] if types else []), *(["neighbours", "distances"] if normal else [])]
+        self.outputs: Sequence[str] = ("scores", "maps", "probabilities", *more)
         self.enlarge = Enlarge(grid, (resize.height, resize.width), sigma)  # bilinear, as published; then smoothed
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        logits, cells, features = self.cells(self.resize(pictures))
-        found = (log_odds(logits), self.enlarge(cells), (logits / self.temperature).softmax(1))
-        if not self.types:
-            return found
-        each = self.classifier.cells(features)
-        return (*found, self.enlarge(each[:, 1:] - each[:, :1]))
+        logits, cells, features, last = self.cells(self.resize(pictures))
+        found = [log_odds(logits), self.enlarge(cells), (logits / self.temperature).softmax(1)]
+        if self.types:
+            each = self.classifier.cells(features)
+            found.append(self.enlarge(each[:, 1:] - each[:, :1]))
+        return (*found, *(self.normal(last) if self.normal else ()))
 
-    def cells(self, resized: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        """Resized pictures -> logits, the map before it is enlarged, and the features that were pooled."""
+    def cells(self, resized: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor], Tensor]:
+        """Resized pictures -> logits, the map before it is enlarged, the features that were pooled, the last layer."""
         activations, *layers = self.whole(resized)
         features = self.classifier.pooled_of(layers)
         logits = self.classifier.logits(features)
         if self.fine is None:
-            return logits, self.classifier.log_odds_cells(features, self.contrast), features
-        return logits, self.fine(activations)[1], features
+            return logits, self.classifier.log_odds_cells(features, self.contrast), features, layers[-1]
+        return logits, self.fine(activations)[1], features, layers[-1]

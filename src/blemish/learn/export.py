@@ -28,12 +28,14 @@ class ParityError(BlemishError):
 
 @dataclass(frozen=True)
 class Parity:
-    """Largest disagreement of torch and onnxruntime, as a share of the range of the scores / of the maps."""
+    """Largest disagreement of torch and onnxruntime, as a share of the range of the scores / of the maps / of the
+    distances. Neighbours are not compared: among equals either is right."""
 
     pictures: int
     scores: float
     maps: float
     probabilities: float = 0.0
+    distances: float = 0.0
     tolerance: float = TOLERANCE
 
     def to_json(self) -> dict[str, float]:
@@ -131,8 +133,14 @@ def prove_parity(ours: Prediction, line: Prediction, names: Sequence[str], *, ga
     if ours.probabilities is not None and line.probabilities is not None:
         by_class = np.abs(ours.probabilities - line.probabilities).max(1)
     maps = np.maximum(differences.mean(1), by_map * (TOLERANCE / GATED)) if gated else by_map
-    worst = np.maximum.reduce([by_score, maps, by_class])
-    parity = Parity(len(names), float(by_score.max()), float(by_map.max()), float(by_class.max()))
+    by_distance = np.zeros_like(by_score)
+    if ours.distances is not None and line.distances is not None:
+        apart = np.abs(ours.distances - line.distances).reshape(len(names), -1)
+        by_distance = apart.max(1) / _range(ours.distances)
+    worst = np.maximum.reduce([by_score, maps, by_class, by_distance])
+    parity = Parity(
+        len(names), float(by_score.max()), float(by_map.max()), float(by_class.max()), float(by_distance.max())
+    )
     if not worst.max() <= TOLERANCE:  # also catches NaN
         rows = "; ".join(
             f"{names[i]}: score {ours.scores[i]:.6g} in torch, {line.scores[i]:.6g} in onnxruntime, "

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.learn.backbones import Backbone, load_backbone
+from blemish.learn.neighbours import Nearest, greedy_coreset, places
 from blemish.learn.preprocess import Enlarge, Resize, batches, check_device
+from blemish.learn.sources import Sources
 from blemish.types import BlemishError, Progress, Sample, silent
 
 
@@ -47,6 +49,7 @@ class PatchCore:
     def __init__(self, config: PatchCoreConfig | None = None) -> None:
         self.config = config or PatchCoreConfig()
         self._bank: Tensor | None = None
+        self._sources: Sources | None = None
         self._features = Features(self.config)
 
     @property
@@ -73,24 +76,35 @@ class PatchCore:
                 f"{len(samples)} pictures do not fit into {config.memory} GiB of patch memory; raise --memory."
             )
         patches = torch.empty(len(samples) * keep, channels)
+        origins = torch.arange(keep, dtype=torch.int32).repeat(len(samples), 1)  # cells of each picture
         done = 0
         read = batches(samples, features.resize, config.batch, config.device)
         for batch in progress(read, "patches", -(-len(samples) // config.batch)):
             with torch.inference_mode():
                 found = features(batch.to(config.device)).cpu()
             for picture in found:
-                chosen = picture if keep == cells else picture[torch.randperm(cells, generator=generator)[:keep]]
-                patches[done : done + keep] = chosen
-                done += keep
+                if keep < cells:
+                    chosen = torch.randperm(cells, generator=generator)[:keep]
+                    origins[done], picture = chosen, picture[chosen]
+                patches[done * keep : (done + 1) * keep] = picture
+                done += 1
         size = max(1, min(config.max_bank, round(config.coreset * len(samples) * cells), len(patches)))
         kept = greedy_coreset(
             patches.to(config.device), size, projection=config.projection, seed=config.seed, progress=progress
         )
         self._bank = patches[kept.cpu()]
+        self._sources = Sources.of(samples, places(kept, origins, features.grid[1]))
         return self
 
+    def sources(self) -> Sources:
+        """Where each entry of the bank comes from. Raises `RuntimeError` before `fit`."""
+        if self._sources is None:
+            raise RuntimeError("fit the detector before asking for its sources")
+        return self._sources
+
     def graph(self) -> nn.Module:
-        """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` and maps `(N, *image_size)`, on the CPU.
+        """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` and maps `(N, *image_size)`, and for each cell of
+        the feature grid, `(N, gh, gw)`, the nearest of the bank, int32, and the distance to it, float32; on the CPU.
 
         Raises `RuntimeError` before `fit`.
         """
@@ -135,29 +149,28 @@ class Features(nn.Module):
 class PatchCoreGraph(nn.Module):
     """The fitted detector as one module of plain tensor operations: what torch runs and what becomes ONNX."""
 
-    bank: Tensor
-    half_norms: Tensor
     support: Tensor
+    outputs = ("scores", "maps", "neighbours", "distances")
 
     def __init__(self, features: Features, bank: Tensor, config: PatchCoreConfig) -> None:
         super().__init__()
         self.features = features
-        self.register_buffer("bank", bank)  # (M, C)
-        self.register_buffer("half_norms", bank.square().sum(1) / 2)
+        self.nearest = Nearest(bank)
         self.register_buffer("support", nearest_in_bank(bank, min(config.neighbours, len(bank))))  # (M, b)
         self.enlarge = Enlarge(features.grid, config.image_size, config.sigma)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def bank(self) -> Tensor:
+        """`(M, C)`."""
+        return self.nearest.bank
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         patches = self.features(self.features.resize(pictures))  # (N, P, C)
-        # Nearest neighbour: |q - m|^2 = |q|^2 - 2 (q.m - |m|^2 / 2), so the largest bracket wins. The distance itself
-        # is then taken from the difference, which does not cancel as the expanded square would.
-        nearest = (patches @ self.bank.T - self.half_norms).argmax(-1)  # (N, P)
-        distances = (patches - self.bank[nearest]).square().sum(-1).sqrt()  # (N, P)
+        nearest, distances = self.nearest(patches)  # (N, P)
         peak, at = distances.max(1)  # Eq. 6: s*, and m_test,*
         scores = peak * self.reweight(patches, nearest, at)
         grid = distances.unflatten(1, self.features.grid)
-        enlarged: Tensor = self.enlarge(grid)
-        return scores, enlarged
+        return scores, self.enlarge(grid), nearest.unflatten(1, self.features.grid).to(torch.int32), grid
 
     def reweight(self, patches: Tensor, nearest: Tensor, at: Tensor) -> Tensor:
         """Eq. 7: a distance counts for less where m* itself is a rare patch, far from its own neighbours."""
@@ -166,33 +179,6 @@ class PatchCoreGraph(nn.Module):
         test = patches.gather(1, at[:, None, None].expand(-1, 1, patches.shape[2]))  # (N, 1, C)
         around = self.bank[self.support[nearest.gather(1, at[:, None]).squeeze(1)]]  # (N, b, C), m* first
         return 1 - (test - around).square().sum(-1).sqrt().softmax(1)[:, 0]
-
-
-def greedy_coreset(
-    features: Tensor, size: int, *, projection: int = 32, seed: int = 0, progress: Progress = silent
-) -> Tensor:
-    """Greedy k-centre selection (Sener & Savarese 2018; Roth et al. 2022, Eq. 5): indices `(size,)` of rows of
-    `features (n, d)` such that no row is far from a selected one. Starts at a row drawn from `seed`; each step takes
-    the row farthest from all selected ones. Distances are taken after a Gaussian random projection to `projection`
-    dimensions where that is fewer than d. Costs n * projection multiplications a step.
-    """
-    n, d = features.shape
-    generator = torch.Generator().manual_seed(seed)
-    if projection < d:
-        matrix = torch.randn(d, projection, generator=generator) / projection**0.5
-        features = features @ matrix.to(features)
-    selected = torch.empty(size, dtype=torch.long, device=features.device)
-    current = torch.randint(n, (), generator=generator).to(features.device)
-    norms = features.square().sum(1)
-    farness = torch.full_like(norms, torch.inf)
-    for step in progress(range(size), "coreset", size):
-        selected[step] = current
-        distance = torch.addmv(norms, features, features[current], alpha=-2)  # squared, less a constant:
-        distance += norms[current]
-        torch.minimum(farness, distance, out=farness)
-        farness[current] = -1  # never again, even among identical rows
-        current = farness.argmax()
-    return selected
 
 
 def nearest_in_bank(bank: Tensor, count: int) -> Tensor:

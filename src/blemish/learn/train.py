@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
@@ -18,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from blemish import bundle, calibration, images, output
+from blemish import bundle, calibration, evidence, images, output
 from blemish.data import layouts
 from blemish.data.audit import Audit, audit
 from blemish.data.split import Split, split
 from blemish.evaluate.part import evaluate
 from blemish.evaluate.reliability import draw_reliability, from_json
-from blemish.inspector import Inspector
+from blemish.inspector import Inspector, Look
+from blemish.learn import card as card_of
 from blemish.learn.attention import Attention
 from blemish.learn.attention_config import AttentionConfig
 from blemish.learn.cam import Cam
@@ -32,6 +30,7 @@ from blemish.learn.cam_config import CamConfig
 from blemish.learn.crossval import cross_validate
 from blemish.learn.export import export, in_torch, on_the_line, predict, prove_parity
 from blemish.learn.patchcore import PatchCore, PatchCoreConfig
+from blemish.learn.sources import Sources, write_evidence
 from blemish.types import BlemishError, Prediction, Progress, Sample, Verdict, silent
 
 
@@ -51,6 +50,7 @@ class Detector(Protocol):
     def backbone(self) -> Origin: ...
     def fit(self, samples: Sequence[Sample], progress: Progress = silent) -> Self: ...
     def graph(self) -> nn.Module: ...
+    def sources(self) -> Sources: ...
 
 
 DETECTORS: dict[str, tuple[type[Any], Callable[[Any], Detector]]] = {
@@ -87,6 +87,8 @@ class TrainConfig:
     min_area: float = 0.0002  # of a region, as a share of the picture
     seed: int = 0
     overlays: int = 300  # at most so many are drawn, the misjudged first
+    evidence: bool = True  # the bundle carries pictures that normal patches come from
+    evidence_size: float = 8.0  # MB that they may take
     overwrite: bool = False
 
 
@@ -171,16 +173,19 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         ours = predict(in_torch(graph), proof, progress, "parity")
         parity = prove_parity(ours, tested or held_out, [s.name for s in proof], gated=getattr(graph, "gated", False))
         clock.lap("parity")
+        if config.evidence:
+            file = folder / "bundle" / bundle.EVIDENCE
+            write_evidence(detector.sources(), settings.image_size, file, config.evidence_size)
         card = bundle.write(
             folder / "bundle",
             bundle.Card(
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 product=config.data.resolve().name,
                 detector=config.detector,
-                settings=_settings(settings),
+                settings=card_of.settings_of(settings),
                 image_size=settings.image_size,
-                data=_data(config, divided.layout, parts),
-                decision=_decision(config, held_out),
+                data=card_of.data(config, divided.layout, parts),
+                decision=card_of.decision(config, held_out),
                 parity=parity.to_json(),
                 backbone={
                     "name": settings.backbone,
@@ -189,17 +194,18 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
                 },
                 classes=detector.classes if isinstance(detector, Cam) else (),
                 licences={"blemish": "Apache-2.0", "backbone weights": detector.backbone.licence},
-                versions=_versions(),
+                versions=card_of.versions(),
             ),
         )
         metrics: dict[str, Any] = {
             "product": card.product,
             "detector": config.detector,
-            "counts": _counts(parts),
-            "decision": card.decision.model_dump(mode="json", exclude={"scores", "peaks"}),
+            "counts": card_of.counts(parts),
+            "decision": card.decision.model_dump(mode="json", exclude={"scores", "peaks", "distances"}),
             "parity": parity.to_json(),
         }
         verdicts: list[Verdict] = []
+        shown: dict[str, dict[str, Any]] = {}
         if tested:
             inspector = Inspector(folder / "bundle")
             verdicts = [
@@ -211,7 +217,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             balanced = getattr(settings, "head_weights", "auto") == "auto"
             metrics |= evaluate(parts.test, tested, verdicts, card.classes, balanced=balanced)
             clock.lap("evaluate")
-            draw(parts.test, tested, verdicts, card, folder, config.overlays, progress)
+            shown = draw(parts.test, tested, verdicts, inspector, folder, config.overlays, progress)
             clock.lap("overlays")
         if isinstance(detector, Cam | Attention):
             metrics["training"] = detector.records
@@ -225,6 +231,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         metrics["seconds"] = clock.laps
         said = [
             {**asdict(verdict), "said": verdict.defect, "label": sample.label, "defect": sample.defect}
+            | shown.get(sample.name, {})
             for sample, verdict in zip(parts.test, verdicts, strict=True)
         ]
         _write_lines(folder / "verdicts.jsonl", said)
@@ -296,62 +303,24 @@ def draw(
     samples: Sequence[Sample],
     found: Prediction,
     verdicts: Sequence[Verdict],
-    card: bundle.Card,
+    inspector: Inspector,
     folder: Path,
     most: int,
     progress: Progress,
-) -> None:
-    """`folder/overlays`, and of an autoencoder `folder/repaired`, of the test part as JPEG under the pictures' own
-    names, the misjudged first."""
+) -> dict[str, dict[str, Any]]:
+    """What `output.draw` draws, in `folder`, of the test part under the pictures' own names, the misjudged first; gives
+    the figures of each picture's evidence by its name."""
     wrong = [v.decision != (s.label or v.decision) for s, v in zip(samples, verdicts, strict=True)]
     order = sorted(range(len(samples)), key=lambda i: (not wrong[i], samples[i].name))[:most]
+    memory = evidence.open_memory(inspector)
+    shown: dict[str, dict[str, Any]] = {}
     for i in progress(order, "overlays", len(order)):
-        repaired = None if found.repaired is None else found.repaired[i]
-        picture, name = images.load(samples[i].path), samples[i].name
-        output.draw(folder, name, picture, found.maps[i], verdicts[i].regions, repaired, card.decision.heat)
-
-
-def _decision(config: TrainConfig, held_out: Prediction) -> bundle.Decision:
-    peaks = held_out.maps.reshape(len(held_out.maps), -1).max(1)
-    promise = config.decide == "promise"
-    # Family-wise: at most this share of good pictures has a single pixel above it.
-    pixel_threshold = calibration.threshold(peaks, config.false_alarms) if promise else float(peaks.max())
-    usual = float(np.median(held_out.maps))
-    return bundle.Decision(
-        rule=config.decide,
-        boxes=config.boxes,
-        false_alarms=config.false_alarms if promise else None,
-        guarantee=calibration.guarantee(len(peaks), config.false_alarms) if promise else calibration.NO_PROMISE,
-        threshold=calibration.threshold(held_out.scores, config.false_alarms) if promise else 0.0,
-        pixel_threshold=pixel_threshold,
-        usual=usual,
-        min_area=config.min_area,
-        scores=tuple(map(float, held_out.scores)) if promise else (),
-        peaks=tuple(map(float, peaks)),
-        heat=(float(np.median(peaks)), pixel_threshold + (pixel_threshold - usual)),
-    )
-
-
-def _data(config: TrainConfig, layout: str, parts: Split) -> bundle.Data:
-    digest = hashlib.sha256()
-    for sample in sorted(parts.train, key=lambda s: s.name):
-        digest.update(sample.name.encode() + b"\0" + hashlib.sha256(sample.path.read_bytes()).digest())
-    return bundle.Data(
-        source=config.data.resolve().name,
-        layout=layout,
-        train=len(parts.train),
-        calibration=len(parts.calibration),
-        test=len(parts.test),
-        anomalies=sum(s.label == "anomaly" for s in parts.train),
-        seed=config.seed,
-        sha256=digest.hexdigest(),
-    )
-
-
-def _settings(settings: Any) -> dict[str, Any]:
-    """What the detector was learned with, as JSON; not where its training was kept."""
-    kept = {key: value for key, value in asdict(settings).items() if key not in ("checkpoint", "resume", "log")}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
+        parts = (found.maps, found.repaired, found.neighbours, found.distances)
+        look = Look(verdicts[i], images.load(samples[i].path), *(part if part is None else part[i] for part in parts))
+        said = evidence.gather(inspector, memory, look)
+        drawn = output.draw(folder, samples[i].name, look, inspector.card.decision.heat, said)
+        shown[samples[i].name] = {kind: drawn[kind] for kind in ("evidence", "counterfactual")}
+    return shown
 
 
 def _some_good(samples: Sequence[Sample], most: int = 100) -> list[Sample]:
@@ -365,24 +334,6 @@ def _rows(found: Prediction) -> Sequence[npt.NDArray[np.float32] | None]:
 
 def _write_lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def _counts(parts: Split) -> dict[str, int]:
-    anomalies = sum(s.label == "anomaly" for s in parts.test)
-    return {
-        "train": len(parts.train),
-        "train_anomaly": sum(s.label == "anomaly" for s in parts.train),
-        "calibration": sum(s.label != "anomaly" for s in parts.calibration),
-        "calibration_anomaly": sum(s.label == "anomaly" for s in parts.calibration),
-        "test_good": sum(s.label == "good" for s in parts.test),
-        "test_anomaly": anomalies,
-        "test_masks": sum(s.mask is not None for s in parts.test),
-    }
-
-
-def _versions() -> dict[str, str]:
-    names = ("blemish", "torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 class _Clock:
