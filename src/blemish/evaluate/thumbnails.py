@@ -1,0 +1,68 @@
+"""Pictures small enough for a page to hold hundreds: JPEG as data addresses, each within its share of the bytes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from blemish import images
+from blemish.page import OUTLINE, outline
+
+# Longest side and JPEG quality: the first that keeps within the bytes is taken. Size is given up before sharpness.
+STEPS = (
+    (640, 80),
+    (384, 80),
+    (320, 76),
+    (256, 74),
+    (224, 70),
+    (192, 68),
+    (160, 64),
+    (128, 58),
+    (96, 50),
+    (64, 40),
+    (32, 30),
+)
+SIDE = 384
+CROP, SHEET = 96, 640  # of a piece of evidence, and of several on one sheet
+
+
+def jpeg(image: Image.Image, most: int, side: int = SIDE) -> str:
+    """`image` as the address of a JPEG of at most `most` bytes (else of the smallest step), no side over `side`."""
+    encoded = b""
+    for encoded in _tries(image.convert("RGB"), side):
+        if len(encoded) <= most:
+            break
+    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
+
+
+def _tries(image: Image.Image, most: int) -> Iterator[bytes]:
+    for side, quality in zip(SIDES, QUALITIES, strict=True):
+        buffer = io.BytesIO()
+        _reduced(image, min(side, most)).save(buffer, "JPEG", quality=quality, optimize=True)
+        yield buffer.getvalue()
+
+
+def outline_png(mask: Path, size: tuple[int, int], side: int = 256) -> str:
+    """A line around the defects of the mask of a picture of `size` (width, height), transparent elsewhere, as PNG."""
+    drawn = outline(images.load_mask(mask, (size[1], size[0])), _fitting(size, side))
+    # Two colours, one of them none: a tenth of the bytes of RGBA.
+    flat = Image.new("P", drawn.size, 0)
+    flat.putpalette([0, 0, 0, *OUTLINE])
+    flat.paste(1, mask=drawn.getchannel("A"))
+    buffer = io.BytesIO()
+    flat.save(buffer, "PNG", optimize=True, bits=1, transparency=0)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _fitting(size: tuple[int, int], side: int) -> tuple[int, int]:
+    factor = min(1.0, side / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _reduced(image: Image.Image, side: int) -> Image.Image:
+    size = _fitting(image.size, side)
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
