@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from blemish import calibration
+from blemish.evaluate.bootstrap import clopper_pearson
 from blemish.types import BlemishError
 
 Floats = npt.NDArray[np.float64]
@@ -285,3 +287,44 @@ def test_no_promise_in_words_that_cannot_be_kept() -> None:
         calibration.guarantee(100, 0.05, review=0.05)
     with pytest.raises(ValueError, match="folds"):
         calibration.guarantee(100, 0.05, kind="cross")
+
+
+PAGE = (Path(__file__).parents[1] / "docs/guarantee.md").read_text(encoding="utf-8")
+
+
+def test_the_page_says_how_many_pictures_it_takes() -> None:
+    for rate in (0.1, 0.05, 0.02, 0.01, 0.005):
+        row = f"| {100 * rate:g} % | {calibration.parts_needed(rate)} | {calibration.parts_needed(rate, 0.95)} |"
+        assert row in PAGE
+
+
+def test_the_page_says_how_far_one_set_can_be_off() -> None:
+    for n in (19, 60, 100, 300, 1000):
+        rank = calibration.allowance(n, 0.05)
+        low, high = stats.beta.ppf([0.05, 0.95], rank, n + 1 - rank)
+        assert f"| {n} | {rank} | {100 * low:.1f} % | {100 * high:.1f} % |" in PAGE
+
+
+def test_the_pages_example_is_so() -> None:
+    example = re.sub(r"\s+", " ", PAGE)
+    rank, sure = calibration.allowance(100, 0.05), calibration.allowance(100, 0.05, 0.95)
+    above = stats.beta.sf(0.05, [rank, sure], [101 - rank, 101 - sure])
+    assert f"limit is the {rank}th highest score" in example
+    assert f"{100 * rank / 101:.1f} % on average over such sets" in example
+    assert f"With {100 * above[0]:.0f} of 100 sets it is above 5 %" in example
+    assert f"limit is the {sure}nd highest score" in example
+    assert f"for {100 * (1 - above[1]):.0f} of 100 sets, and {100 * sure / 101:.1f} % on average" in example
+    with pytest.raises(BlemishError, match=r"takes 299; .* --false-alarms 3%"):
+        calibration.allowance(100, 0.01, 0.95)
+    assert "takes 299. These 100 can promise 3 %" in example
+    assert f"100 pictures in 20 folds, {calibration.cross_bound(100, 0.05, 20):.1%}".replace("%", " %") in example
+    missed = clopper_pearson(2, 40)
+    assert missed.low is not None
+    assert missed.high is not None
+    assert f"between {missed.low:.1%} and {missed.high:.1%} (exact".replace("%", " %") in example
+
+
+def test_the_pages_code_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    (code, printed) = re.findall(r"^```(?:python|text)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out == printed
