@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from pytorch_grad_cam.metrics.road import NoisyLinearImputer
+from pytorch_grad_cam.metrics.road import NoisyLinearImputer  # type: ignore[import-untyped]
 
 from blemish.evaluate.repair import blend, from_normal, impute, inpaint, nearest, noisy
 

@@ -21,7 +21,7 @@ FEATHER = 0.01  # of the longest side: how softly a normal picture is blended in
 THUMBNAIL = 32  # pixels: at which pictures are compared to find the nearest
 
 
-def impute(values: Floats, missing: Mask, *, tolerance: float = TOLERANCE) -> npt.NDArray[np.float32]:
+def impute(values: Floats | Picture, missing: Mask, *, tolerance: float = TOLERANCE) -> npt.NDArray[np.float32]:
     """Values (H, W, C) whose `missing` (H, W) pixels are each the weighted mean of their eight neighbours.
 
     Direct neighbours weigh 1/6, diagonal ones 1/12, those outside the picture nothing (Rong et al. 2022, "A Consistent
