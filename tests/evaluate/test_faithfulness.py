@@ -83,7 +83,8 @@ def test_a_true_map_wins_every_measure_against_every_control(true: Faithfulness)
         assert all(one.beats.values())
         expected = {"a random map", "a centre blob", "an edge detector", "randomised weights"}
         assert set(one.beats) == expected | ({"the same region moved"} if one.name == "repair" else set())
-        assert "explain the verdicts" in one.sentence
+    assert true.measures[0].sentence.startswith("Deletion: the heatmaps explain the verdicts; 0.0")
+    assert true.measures[4].sentence.startswith("Pointing game: the heatmaps point at the defects; 1.0")
     assert "by 6 of 6 measures" in true.sentences[0]
 
 
@@ -123,7 +124,8 @@ def test_a_wrong_map_is_said_not_to_explain(samples: Sequence[Sample]) -> None:
     found = faithfulness(samples, wrong, 0.5, 0.0, repair=blank, most=6, draws=1)
     assert not any(one.explains for one in found.measures)
     assert all(one.explains is False for one in found.measures)
-    assert all("do not explain the verdicts" in sentence for sentence in found.sentences[1:])
+    assert all("the heatmaps do not explain the verdicts" in sentence for sentence in found.sentences[1:5])
+    assert all("the heatmaps do not point at the defects" in sentence for sentence in found.sentences[5:])
     # A random map is no better at pointing at so small a block; and of the energy nothing is above the median.
     behind = [one.name for one in found.measures if (one.advantage["a random map"].value or 0) < 0]
     assert set(behind) >= {"deletion", "insertion", "road"}

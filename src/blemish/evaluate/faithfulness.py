@@ -49,6 +49,7 @@ MEASURES = {
     "energy": "Energy inside the mask",
 }
 LOWER = frozenset({"deletion"})  # of which less is better
+MARKED = frozenset({"pointing", "energy"})  # which ask for the marked defect, not for the verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +297,7 @@ def _summed(
     told = [one for one in measures if one.explains is not None]
     said = (
         f"{len(measured)} detected anomalies of {asked} looked at, {calls} calls of the detector: by "
-        f"{sum(bool(one.explains) for one in told)} of {len(told)} measures the heatmaps explain the verdicts.",
+        f"{sum(bool(one.explains) for one in told)} of {len(told)} measures the heatmaps beat every control.",
         *(one.sentence for one in measures),
     )
     return Faithfulness(
@@ -339,6 +340,7 @@ def _compared(name: str, values: Sequence[Mapping[str, float]], at_random: Inter
     advantage = {key: means[f"ahead of {key}"] for key in columns}
     beats = {key: beaten(interval, len(values)) for key, interval in advantage.items()}
     value = means.get(DETECTOR, Interval(None))
+    claim = "point at the defects" if name in MARKED else "explain the verdicts"
     explains = None if len(values) < FEWEST or _adds(at_random) else all(beats.values())
     if len(values) < FEWEST:
         said = f"no verdict, as it was measured on {len(values)} pictures; it takes {FEWEST}."
@@ -349,10 +351,10 @@ def _compared(name: str, values: Sequence[Mapping[str, float]], at_random: Inter
         )
     elif explains:
         others = ", ".join(f"{key} {interval.value:.3f}" for key, interval in controls.items())
-        said = f"the heatmaps explain the verdicts; {value}, better than each control ({others})."
+        said = f"the heatmaps {claim}; {value}, better than each control ({others})."
     else:
         equals = ", ".join(f"{key} (advantage {advantage[key]})" for key, better in beats.items() if not better)
-        said = f"the heatmaps do not explain the verdicts; {value}, not better than {equals}."
+        said = f"the heatmaps do not {claim}; {value}, not better than {equals}."
     return Measure(
         name=name,
         lower_is_better=name in LOWER,
