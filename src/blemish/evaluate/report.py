@@ -277,8 +277,8 @@ def _reliability(run: Recorded) -> str | None:
 
 
 def _number(value: float | None) -> str:
-    """Four digits."""
-    return "–" if value is None else f"{value:.4g}"
+    """Four digits, trailing noughts kept."""
+    return "–" if value is None else f"{value:#.4g}".removesuffix(".")
 
 
 def _write(file: Path, text: str) -> None:

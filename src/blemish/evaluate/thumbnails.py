@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -13,37 +12,26 @@ from blemish import images
 from blemish.page import OUTLINE, outline
 
 # Longest side and JPEG quality: the first that keeps within the bytes is taken. Size is given up before sharpness.
-STEPS = (
-    (640, 80),
-    (384, 80),
-    (320, 76),
-    (256, 74),
-    (224, 70),
-    (192, 68),
-    (160, 64),
-    (128, 58),
-    (96, 50),
-    (64, 40),
-    (32, 30),
-)
+STEPS = ((640, 80), (384, 80), (320, 76), (256, 74), (224, 70), (192, 68), (160, 64), (128, 58), (96, 50), (32, 30))
 SIDE = 384
 CROP, SHEET = 96, 640  # of a piece of evidence, and of several on one sheet
 
 
 def jpeg(image: Image.Image, most: int, side: int = SIDE) -> str:
     """`image` as the address of a JPEG of at most `most` bytes (else of the smallest step), no side over `side`."""
-    encoded = b""
-    for encoded in _tries(image.convert("RGB"), side):
+    encoded, used = b"", 0
+    for step, quality in STEPS:
+        new = min(step, side, max(image.size))
+        last = step == STEPS[-1][0]
+        # Bytes go with the pixels: what would be far too long need not be tried.
+        if encoded and not last and len(encoded) * (new / used) ** 2 > 1.2 * most:
+            continue
+        buffer = io.BytesIO()
+        _reduced(image.convert("RGB"), new).save(buffer, "JPEG", quality=quality, optimize=True)
+        encoded, used = buffer.getvalue(), new
         if len(encoded) <= most:
             break
     return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
-
-
-def _tries(image: Image.Image, most: int) -> Iterator[bytes]:
-    for side, quality in zip(SIDES, QUALITIES, strict=True):
-        buffer = io.BytesIO()
-        _reduced(image, min(side, most)).save(buffer, "JPEG", quality=quality, optimize=True)
-        yield buffer.getvalue()
 
 
 def outline_png(mask: Path, size: tuple[int, int], side: int = 256) -> str:
