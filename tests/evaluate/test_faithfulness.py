@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from blemish.evaluate.bootstrap import Interval, to_json
-from blemish.evaluate.faithfulness import AREAS, FEWEST, Faithfulness, beaten, faithfulness
+from blemish.evaluate.faithfulness import FEWEST, Faithfulness, beaten, faithfulness
+from blemish.evaluate.relevance import AREAS, edge_map
 from blemish.types import BlemishError, Sample, T
 
 Picture = npt.NDArray[np.uint8]
@@ -133,8 +134,6 @@ def test_a_wrong_map_is_said_not_to_explain(samples: Sequence[Sample]) -> None:
 
 
 def test_an_edge_map_does_not_beat_the_edge_detector(samples: Sequence[Sample]) -> None:
-    from blemish.evaluate.relevance import edge_map
-
     found = faithfulness(samples, lambda p: (blocks(p)[0], edge_map(p)), 0.5, 0.0, repair=blank, most=6, draws=1)
     for one in found.measures:
         assert one.explains is False
