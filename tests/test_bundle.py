@@ -1,3 +1,4 @@
+import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -73,6 +74,27 @@ def test_a_moved_threshold_is_noticed(folder: Path) -> None:
     text = (folder / "card.json").read_text(encoding="utf-8")
     (folder / "card.json").write_text(text.replace("1.25", "9.25"), encoding="utf-8")
     with pytest.raises(BundleError, match="changed after it was written"):
+        bundle.read(folder)
+
+
+def test_a_card_from_before_a_field_was_added_is_whole(folder: Path) -> None:
+    content = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    del content["decision"]["distances"], content["decision"]["boxes"]
+    content["sha256"] = ""
+    content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (folder / "card.json").write_text(json.dumps(content), encoding="utf-8")
+    loaded = bundle.read(folder)
+    assert loaded.card.decision == card().decision
+    assert loaded.evidence is None
+
+
+def test_evidence_is_read_and_hashed_like_the_rest(folder: Path) -> None:
+    (folder / "card.json").unlink()
+    (folder / "evidence.zip").write_bytes(b"pictures")
+    bundle.write(folder, card())
+    assert bundle.read(folder).evidence == b"pictures"
+    (folder / "evidence.zip").write_bytes(b"other ones")
+    with pytest.raises(BundleError, match=r"evidence\.zip is damaged"):
         bundle.read(folder)
 
 

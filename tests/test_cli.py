@@ -47,7 +47,7 @@ def test_inspect_json_is_one_verdict_a_line(run: Path, folder: Path) -> None:
     assert [v["decision"] for v in verdicts] == ["anomaly", "good"]
     keys = {"path", "decision", "score", "threshold", "p_value", "size", "regions", "error", "probability", "defect"}
     assert set(verdicts[0]) == keys
-    assert set(verdicts[0]["regions"][0]) == {"box", "area", "peak"}
+    assert set(verdicts[0]["regions"][0]) == {"box", "area", "peak", "p_value"}
     assert verdicts[0]["size"] == [80, 60]
 
 
@@ -94,7 +94,7 @@ def test_train_and_data(product: Path, tmp_path: Path) -> None:
     done = blemish("train", product, "-o", out, "--max-bank", 50, "--image-size", "64x96", "--overlays", 2)
     assert "auroc" in done.stdout
     assert "At most 5.00% of good parts" in done.stdout
-    assert len(list(out.rglob("*.jpg"))) == 2
+    assert len(list((out / "overlays").rglob("*.jpg"))) == 2
     settings = json.loads((out / "bundle/card.json").read_text(encoding="utf-8"))["settings"]
     assert settings["max_bank"] == 50
     assert settings["image_size"] == [64, 96]

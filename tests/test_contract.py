@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from blemish.data.layouts import read
+from blemish.images import load
 from blemish.learn.export import export, in_torch, on_the_line, predict, prove_parity
 from blemish.learn.train import DETECTORS, Detector
 from blemish.types import Sample
@@ -61,6 +62,38 @@ def test_batches_give_what_single_pictures_give(fitted: tuple[Detector, list[Sam
         torch.testing.assert_close(output, torch.cat([one[index] for one in alone]), rtol=1e-3, atol=1e-3)
 
 
+def test_normal_patches_are_the_nearest_and_come_from_where_it_says(
+    fitted: tuple[Detector, list[Sample], list[Sample]],
+) -> None:
+    """By brute force on the graph's own bank; and a picture that was learned from finds its own patches again."""
+    detector, train, _ = fitted
+    graph, sources = detector.graph(), detector.sources()
+    names = {sample.name for sample in train if sample.label != "anomaly"}
+    assert set(sources.names) <= names
+    assert len(sources.names) >= 0.8 * len(names)  # the autoencoder holds some out
+    paths = {sample.name: sample.path for sample in train}
+    assert sources.paths == tuple(paths[name] for name in sources.names)
+    assert (sources.table.dtype, sources.table.shape[1]) == (np.int32, 3)
+    (bank,) = [buffer for name, buffer in graph.named_buffers() if name.endswith("nearest.bank")]
+    assert len(bank) == len(sources.table)
+    names_of = graph.outputs
+    number = int(np.bincount(sources.table[:, 0]).argmax())
+    with torch.inference_mode():
+        found = dict(zip(names_of, graph(torch.tensor(load(sources.paths[number]))[None]), strict=True))
+        other = dict(zip(names_of, graph(torch.tensor(tile(500, (30, 8))[0])[None]), strict=True))
+    neighbours, distances = found["neighbours"][0], found["distances"][0]
+    assert (neighbours.dtype, distances.dtype) == (torch.int32, torch.float32)
+    assert neighbours.shape == distances.shape
+    assert 0 <= int(neighbours.min()) <= int(neighbours.max()) < len(bank)
+    own = [(entry, row, column) for entry, (picture, row, column) in enumerate(sources.table) if picture == number]
+    assert own
+    for entry, row, column in own:
+        near = int(neighbours[row, column])
+        assert float(distances[row, column]) < 2e-2 * float(bank[entry].norm() + 1)
+        assert near == entry or float((bank[near] - bank[entry]).norm()) < 2e-2 * float(bank[entry].norm() + 1)
+    assert float(other["distances"].max()) > float(distances.max())  # a defect is farther than anything known
+
+
 def test_defects_score_higher_and_glow_where_they_are(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
     detector, _, test = fitted
     found = predict(in_torch(detector.graph()), test)
@@ -79,7 +112,15 @@ def test_export_agrees_with_torch(fitted: tuple[Detector, list[Sample], list[Sam
     graph = detector.graph()
     export(graph, tmp_path / "g.onnx")
     ours, line = predict(in_torch(graph), test), predict(on_the_line(tmp_path / "g.onnx"), test)
-    assert prove_parity(ours, line, [s.name for s in test]).scores < 1e-3
+    parity = prove_parity(ours, line, [s.name for s in test])
+    assert parity.scores < 1e-3
+    assert ours.distances is not None
+    assert line.distances is not None
+    np.testing.assert_allclose(ours.distances, line.distances, atol=1e-3 * np.ptp(ours.distances))
+    assert ours.neighbours is not None
+    assert line.neighbours is not None
+    assert line.neighbours.dtype == np.int32
+    assert (ours.neighbours == line.neighbours).mean() > 0.98  # they may differ among equals
 
 
 def test_the_same_pictures_give_the_same_detector(

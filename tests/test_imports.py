@@ -23,7 +23,10 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded_by(help_page) & set(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["inspector", "output", "console", "bundle", "evaluate.localisation", "data.audit"])
+@pytest.mark.parametrize(
+    "module",
+    ["inspector", "output", "evidence", "cli_evidence", "console", "bundle", "evaluate.localisation", "data.audit"],
+)
 def test_the_line_does_not_load_what_only_learning_has(module: str) -> None:
     assert not loaded_by(f"import blemish.{module}") & {"torch", "timm", "sklearn", "scipy", "matplotlib", "jinja2"}
 

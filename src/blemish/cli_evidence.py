@@ -77,15 +77,11 @@ def explain(
     if nearest is None:
         typer.echo(evidence.NONE)
         return
-    typer.echo(
-        f"The nearest normal patch is at distance {nearest.distance:.4g}"
-        + (
-            f"; of the good pictures {sum(d >= nearest.distance for d in rule.distances)} have one as far from all that "
-            f"is known (p = {nearest.p_value:.2g})."
-            if nearest.p_value is not None
-            else "."
-        )
-    )
+    chance_of_it = ""
+    if nearest.p_value is not None:
+        many = sum(distance >= nearest.distance for distance in rule.distances)
+        chance_of_it = f"; {many} of those pictures have one as far from all that is known (p = {nearest.p_value:.2g})"
+    typer.echo(f"The nearest normal patch is at distance {nearest.distance:.4g}{chance_of_it}.")
     if nearest.source:
         typer.echo(f"It comes from {nearest.source}{f'; see {file}' if file else ''}.")
     elif memory is None:

@@ -187,6 +187,7 @@ def sweep(
     layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the split; of the detector, where the grid has none.")] = 0,
     no_test: Annotated[bool, typer.Option("--no-test", help="Choose, and leave the test part alone.")] = False,
+    no_evidence: Annotated[bool, typer.Option("--no-evidence", help="The bundle carries no pictures.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Begin anew if the folder exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -209,6 +210,7 @@ def sweep(
         validation=validation,
         seed=seed,
         test=not no_test,
+        evidence=not no_evidence,
         overwrite=overwrite,
     )
     done = run_sweep(config, progress)

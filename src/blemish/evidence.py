@@ -1,70 +1,31 @@
 """What a verdict rests on: beside each region the normal patch it is nearest to, and the picture with its regions
 repaired, judged again. Needs what the line needs, and no PyTorch.
-
-A bundle's `evidence.zip` holds the good pictures that its normal patches come from, at the size at which the detector
-saw them (`000.jpg` ...), their names (`names.json`), and int32 `sources.npy` `(M, 3)`: of each patch the picture (-1
-where it was left out), row and column of the feature grid.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from blemish.bundle import EVIDENCE, BundleError, Card
+from blemish.bundle import Card
 from blemish.inspector import Inspector, Look, chance
+from blemish.memory import Memory, Pixels, read_memory
+from blemish.mending import fill, grown, soft
 from blemish.regions import STEEP
 from blemish.types import Decision, Region
 
-TABLE, NAMES, NO_PICTURE = "sources.npy", "names.json", -1
 REGIONS = 3  # shown of a picture, those with the highest peaks
 CELLS = 3  # that a crop, and a patch that repairs, is wide at least
-DECODED = 128  # pictures held at once
 NONE = (
     "This bundle shows no nearest normal pictures: it was learned with --no-evidence, or by an older blemish; train it "
     "again to have them."
 )
 
-Pixels = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
-
-
-def picture_name(number: int) -> str:
-    """Of a picture in evidence.zip."""
-    return f"{number:03}.jpg"
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The contents of evidence.zip; see the top of this file. Pictures are decoded when asked for."""
-
-    table: npt.NDArray[np.int32]  # (M, 3)
-    names: tuple[str, ...]
-    size: tuple[int, int]  # height, width of the pictures
-    jpegs: tuple[bytes, ...]
-    _decoded: dict[int, Pixels] = field(default_factory=dict)
-
-    def picture(self, number: int) -> Pixels:
-        """uint8 `(h, w, 3)`. Raises `BundleError` where it cannot be decoded."""
-        if number not in self._decoded:
-            if len(self._decoded) >= DECODED:
-                self._decoded.pop(next(iter(self._decoded)))
-            try:
-                with Image.open(io.BytesIO(self.jpegs[number]), formats=["JPEG"]) as image:
-                    pixels = np.asarray(image.convert("RGB"))
-            except (OSError, ValueError, Image.DecompressionBombError) as cause:
-                raise _unreadable(f"{picture_name(number)}: {cause}") from None
-            if pixels.shape[:2] != self.size:
-                raise _unreadable(f"{picture_name(number)} is not of the card's image size")
-            self._decoded[number] = pixels
-        return self._decoded[number]
 
 
 @dataclass(frozen=True)
@@ -119,20 +80,7 @@ def open_memory(inspector: Inspector) -> Memory | None:
     """The bundle's evidence, or None where it has none. Raises `BundleError` where that cannot be read."""
     if inspector.evidence is None:
         return None
-    try:
-        with zipfile.ZipFile(io.BytesIO(inspector.evidence)) as archive:
-            files = {name: archive.read(name) for name in archive.namelist()}
-        table = np.load(io.BytesIO(files[TABLE]), allow_pickle=False)
-        names = json.loads(files[NAMES])
-        jpegs = tuple(files[picture_name(number)] for number in range(len(names)))
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, KeyError) as cause:
-        raise _unreadable(str(cause)) from None
-    right = table.ndim == 2 and table.shape[1] == 3 and table.dtype == np.int32 and isinstance(names, list)
-    if not right or not all(isinstance(name, str) for name in names):
-        raise _unreadable(f"{TABLE} or {NAMES} is not what it should be")
-    if len(table) and not (table[:, 0].min() >= NO_PICTURE and table[:, 0].max() < len(names)):
-        raise _unreadable(f"{TABLE} speaks of pictures that are not there")
-    return Memory(table, tuple(names), inspector.card.image_size, jpegs)
+    return read_memory(inspector.evidence, inspector.card.image_size)
 
 
 def gather(inspector: Inspector, memory: Memory | None, look: Look) -> Evidence | None:
@@ -163,13 +111,12 @@ def compare(look: Look, memory: Memory | None, card: Card, place: Region | tuple
     distance = float(distances[row, column])
     rule = card.decision
     normal, source = None, None
-    if memory is not None:
-        number, *there = (int(value) for value in memory.table[neighbours[row, column]])
-        if number != NO_PICTURE:
-            source = memory.names[number]
-            # The patch stands in its crop where the peak stands in the region's.
-            shift = (there[1] - column) / grid[0], (there[0] - row) / grid[1]
-            normal = _crop(memory.picture(number), box, size, shift)
+    origin = memory.origin(int(neighbours[row, column])) if memory else None
+    if memory and origin:
+        number, there, across = origin
+        source = memory.names[number]
+        # The patch stands in its crop where the peak stands in the region's.
+        normal = _crop(memory.picture(number), box, size, ((across - column) / grid[0], (there - row) / grid[1]))
     return NearestNormal(
         box=box,
         crop=np.ascontiguousarray(picture[box[1] : box[3], box[0] : box[2]]),
@@ -186,26 +133,22 @@ def counterfactual(inspector: Inspector, memory: Memory | None, look: Look) -> C
     patches, judged again; None where there is neither."""
     if look.picture is None or look.map is None or not look.verdict.regions:
         return None
-    touched = _touched(look, inspector.card)
+    cells, shape = grown(_touched(look, inspector.card)), look.map.shape
+    alpha = soft(cells, shape)
+    seen = np.asarray(Image.fromarray(look.picture).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
     if look.repaired is not None:
-        fill, known = look.repaired.astype(np.float32), np.ones(look.map.shape, np.float32)
+        content = look.repaired.astype(np.float32)
     elif memory is not None and look.neighbours is not None:
-        fill, known = _from_patches(look.neighbours, memory, _grown(touched))
+        content, known = fill(seen, look.neighbours, memory, cells)
+        alpha = alpha * known
     else:
         return None
-    cell = (look.map.shape[0] / touched.shape[0], look.map.shape[1] / touched.shape[1])
-    alpha = _soft(_grown(touched), look.map.shape, cell) * known
-    picture = _composed(look.picture, fill, alpha)
-    found = inspector.outputs(picture)
-    size = (picture.shape[1], picture.shape[0])
+    # Judged at the size at which the detector sees it, so that nothing is resized twice.
+    found = inspector.outputs(_composed(seen, content, alpha))
+    size = (look.picture.shape[1], look.picture.shape[0])
     verdict = inspector.judge("", size, float(found["scores"]), found["maps"], found.get("probabilities"))
+    picture = _composed(look.picture, content, alpha)
     return Counterfactual(picture, float(found["scores"]), verdict.p_value, verdict.decision)
-
-
-def _unreadable(cause: str) -> BundleError:
-    return BundleError(
-        f"{EVIDENCE} of this bundle cannot be read ({cause}); train it again, or inspect with --no-evidence."
-    )
 
 
 def _window(box: Box, size: tuple[int, int], cells: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -270,52 +213,6 @@ def _touched(look: Look, card: Card) -> npt.NDArray[np.bool_]:
         rows, columns = np.nonzero(look.map[top:bottom, left:right] >= foot)
         touched[(rows + top) * grid[0] // shape[0], (columns + left) * grid[1] // shape[1]] = True
     return touched
-
-
-def _grown(cells: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """With the eight cells around each."""
-    padded = np.pad(cells, 1)
-    down = padded[:-2] | padded[1:-1] | padded[2:]
-    return down[:, :-2] | down[:, 1:-1] | down[:, 2:]
-
-
-def _soft(cells: npt.NDArray[np.bool_], shape: tuple[int, ...], cell: tuple[float, float]) -> npt.NDArray[np.float32]:
-    """Cells as a float32 mask of `shape` in 0..1, whose edge fades over about a cell."""
-    image = Image.fromarray(cells.astype(np.uint8) * 255).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
-    image = image.filter(ImageFilter.BoxBlur((cell[1] / 2, cell[0] / 2)))
-    return np.asarray(image).astype(np.float32) / np.float32(255)
-
-
-def _from_patches(
-    neighbours: npt.NDArray[np.int32], memory: Memory, cells: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """For each of `cells` (gh, gw) the pixels around its nearest normal patch, `CELLS` cells wide; where they overlap
-    their mean, weighted by a window that fades from the middle. float32 (h, w, 3), and (h, w) of ones where there is
-    any and noughts elsewhere."""
-    (height, width), grid = memory.size, cells.shape
-    step = height / grid[0], width / grid[1]
-    reach = [max(1, round(CELLS * s / 2)) for s in step]
-    fade = [np.hanning(2 * r + 2)[1:-1] for r in reach]
-    window = np.outer(fade[0], fade[1]).astype(np.float32)
-    total, weight = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
-    for row, column in np.argwhere(cells):
-        number, *there = (int(value) for value in memory.table[neighbours[row, column]])
-        if number == NO_PICTURE:
-            continue
-        source = memory.picture(number)
-        here = [round((at + 0.5) * s) for at, s in zip((row, column), step, strict=True)]
-        other = [round((at + 0.5) * s) for at, s in zip(there, step, strict=True)]
-        # From the middle as far as both pictures reach.
-        before = [min(r, a, b) for r, a, b in zip(reach, here, other, strict=True)]
-        after = [min(r, n - a, n - b) for r, n, a, b in zip(reach, memory.size, here, other, strict=True)]
-        to, of, part = (
-            tuple(slice(m - b, m + a) for m, b, a in zip(middle, before, after, strict=True))
-            for middle in (here, other, reach)
-        )
-        total[to] += source[of] * window[part][..., None]
-        weight[to] += window[part]
-    fill: npt.NDArray[np.float32] = total / np.maximum(weight, np.float32(1e-6))[..., None]
-    return fill, (weight > 0).astype(np.float32)
 
 
 def _composed(picture: Pixels, fill: npt.NDArray[np.float32], alpha: npt.NDArray[np.float32]) -> Pixels:

@@ -22,6 +22,7 @@ from blemish.learn.attending import (
     attention,
     attention_loss,
     gradients,
+    patch_layer,
 )
 from blemish.learn.attention_config import AttentionConfig
 from blemish.learn.autoencoders import MODELS, Autoencoder, build
@@ -280,6 +281,12 @@ def test_onnxruntime_says_what_torch_says(model: str, tmp_path: Path) -> None:
     """
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "g.onnx"], capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(float(found["scores"][0]), rel=1e-4)
+
+
+@pytest.mark.parametrize(("model", "layer"), [("unet", 26), ("autoencoder", 8), ("vae", 8), ("resnet", 7)])
+def test_patches_are_taken_at_stride_8(model: str, layer: int) -> None:
+    """The last layer before the fourth halving: the U-Net's just before its pooling, the end of ResNet's second stage."""
+    assert patch_layer(build(model, SIZE, width=4, latent=4), SIZE) == layer
 
 
 @pytest.mark.parametrize("standardise", ["whole", "place"])

@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from blemish.learn.neighbours import greedy_coreset
 from blemish.learn.patchcore import PatchCore, PatchCoreConfig, PatchCoreGraph, nearest_in_bank
 from blemish.types import BlemishError, Sample
 
@@ -21,33 +20,6 @@ def pictures(folder: Path, count: int, size: tuple[int, int] = (50, 70)) -> list
         Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(file)
         samples.append(Sample(file, file.name, "good"))
     return samples
-
-
-def slow_greedy(rows: np.ndarray, size: int, first: int) -> list[int]:
-    """Eq. 5 to the letter: the next row is the one whose nearest selected row is farthest."""
-    selected = [first]
-    while len(selected) < size:
-        rest = [i for i in range(len(rows)) if i not in selected]
-        selected.append(max(rest, key=lambda i: min(float(np.linalg.norm(rows[i] - rows[j])) for j in selected)))
-    return selected
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_greedy_selection_equals_the_slow_oracle(seed: int) -> None:
-    rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(seed))
-    found = greedy_coreset(rows, 15, projection=99, seed=seed).tolist()
-    assert found == slow_greedy(rows.double().numpy(), 15, found[0])
-
-
-def test_greedy_selection_works_in_the_projected_space() -> None:
-    rows = torch.randn(60, 50, generator=torch.Generator().manual_seed(1))
-    found = greedy_coreset(rows, 20, projection=8, seed=4).tolist()
-    matrix = torch.randn(50, 8, generator=torch.Generator().manual_seed(4)) / 8**0.5
-    assert found == slow_greedy((rows @ matrix).double().numpy(), 20, found[0])
-
-
-def test_greedy_selection_takes_each_row_once_even_among_identical_rows() -> None:
-    assert sorted(greedy_coreset(torch.ones(7, 3), 7).tolist()) == list(range(7))
 
 
 def test_bank_neighbours_by_hand() -> None:
@@ -111,6 +83,34 @@ def test_a_learned_picture_scores_nothing_when_every_patch_is_kept(tmp_path: Pat
         assert float(graph(255 - known)[0]) > 0.1
 
 
+def test_neighbours_and_their_sources(tmp_path: Path) -> None:
+    """Each cell's neighbour by brute force; and the bank's entries are what their sources show at their place."""
+    samples = pictures(tmp_path, 5)
+    patch = 4 * (128 + SMALL.projection)
+    for memory in (0.1, 5 * 40 * patch / 2**30):  # all patches, and 40 of each picture's 96
+        config = PatchCoreConfig(**{**SMALL.__dict__, "memory": memory})
+        detector = PatchCore(config).fit(samples)
+        graph, sources = detector.graph(), detector.sources()
+        assert isinstance(graph, PatchCoreGraph)
+        batch = torch.randint(0, 256, (2, 45, 80, 3), dtype=torch.uint8)
+        with torch.inference_mode():
+            found = dict(zip(graph.outputs, graph(batch), strict=True))
+            wanted = torch.cdist(graph.features(graph.features.resize(batch)).double(), graph.bank.double())
+        assert found["neighbours"].dtype == torch.int32
+        assert found["neighbours"].shape == found["distances"].shape == (2, 8, 12)
+        assert torch.equal(found["neighbours"].flatten(1).long(), wanted.argmin(2))
+        torch.testing.assert_close(found["distances"].flatten(1).double(), wanted.min(2).values, rtol=1e-4, atol=1e-5)
+        assert sources.names == tuple(sample.name for sample in samples)
+        assert sources.paths == tuple(sample.path for sample in samples)
+        assert (sources.table.dtype, sources.table.shape) == (np.int32, (40, 3))
+        assert len({tuple(row) for row in sources.table}) == 40
+        for entry, (picture, row, column) in zip(graph.bank, sources.table, strict=True):
+            pixels = torch.tensor(np.asarray(Image.open(sources.paths[picture])))[None]
+            with torch.inference_mode():
+                at = graph.features(graph.features.resize(pixels)).unflatten(1, graph.features.grid)[0, row, column]
+            torch.testing.assert_close(at, entry, rtol=1e-3, atol=1e-3)
+
+
 def test_neighbours_1_switches_reweighting_off(tmp_path: Path) -> None:
     graph, batch = fitted(tmp_path, neighbours=1, sigma=0.0)
     with torch.inference_mode():
@@ -151,6 +151,8 @@ def test_the_same_seed_gives_the_same_bank(tmp_path: Path) -> None:
 def test_order_of_calls_and_no_pictures_are_refused() -> None:
     with pytest.raises(RuntimeError, match="fit"):
         PatchCore(SMALL).graph()
+    with pytest.raises(RuntimeError, match="fit"):
+        PatchCore(SMALL).sources()
     with pytest.raises(BlemishError, match="at least one good picture"):
         PatchCore(SMALL).fit([])
 

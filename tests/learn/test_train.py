@@ -24,7 +24,9 @@ QUICK = PatchCoreConfig(max_bank=50)
 
 
 def test_a_run_holds_all_that_it_promises(run: Path) -> None:
-    assert sorted(p.name for p in run.iterdir()) == ["bundle", "metrics.json", "overlays", "verdicts.jsonl"]
+    names = ["bundle", "evidence", "metrics.json", "overlays", "repaired", "verdicts.jsonl"]
+    assert sorted(p.name for p in run.iterdir()) == names
+    assert sorted(p.name for p in (run / "bundle").iterdir()) == ["card.json", "evidence.zip", "model.onnx"]
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     counts = {"train": 21, "train_anomaly": 0, "calibration": 19, "calibration_anomaly": 0}
     assert metrics["counts"] == {**counts, "test_good": 6, "test_anomaly": 6, "test_masks": 6}
@@ -37,9 +39,28 @@ def test_a_run_holds_all_that_it_promises(run: Path) -> None:
     assert len(card.decision.scores) == 19
     assert card.decision.threshold == max(card.decision.scores)  # 5 % of 20
     assert card.data.train == 21
-    assert sorted(p.relative_to(run / "overlays").as_posix() for p in run.rglob("*.jpg"))[0] == "test/good/000.png.jpg"
+    assert (
+        sorted(p.relative_to(run / "overlays").as_posix() for p in (run / "overlays").rglob("*.jpg"))[0]
+        == "test/good/000.png.jpg"
+    )
     with Image.open(run / "overlays/test/spot/000.png.jpg") as image:
         assert image.format == "JPEG"
+
+
+def test_the_test_parts_anomalies_have_evidence(run: Path) -> None:
+    rows = [json.loads(line) for line in (run / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        found = row["decision"] == "anomaly"
+        assert bool(row["evidence"]) == (row["counterfactual"] is not None) == found
+        for one in row["evidence"]:
+            assert (run / one["file"]).is_file()
+            assert one["source"].startswith("train/good/")
+    defective = [row["counterfactual"]["decision"] for row in rows if row["label"] == row["decision"] == "anomaly"]
+    assert defective.count("good") >= 5
+    card = bundle.read(run).card
+    assert len(card.decision.distances) == 19
+    assert card.parity["distances"] < 1e-3
+    assert "distances" not in json.loads((run / "metrics.json").read_text(encoding="utf-8"))["decision"]
 
 
 def test_an_existing_run_is_kept_unless_asked(run: Path, product: Path) -> None:

@@ -133,7 +133,7 @@ class Attention:
         other._look(progress)
         return other
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _remember(self, learned: Sequence[Sample]) -> None:
         """Chooses normal patches from what the encoder says of the pictures that were learned from."""
         self._good, chosen = learned, some(len(learned))

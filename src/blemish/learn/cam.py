@@ -97,7 +97,6 @@ class Cam:
         self.classes: tuple[str, ...] = ()
         self.records: Records = []  # of the training, one an epoch
         self._classifier: Classifier | None = None
-        self._good: Sequence[Sample] = ()  # learned from
         self._normal: NormalPatches | None = None
 
     def keep(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
@@ -207,9 +206,9 @@ class Cam:
 
     @torch.inference_mode(False)  # whatever the caller is about: a gradient's map is differentiated
     def graph(self) -> CamGraph:
-        """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` (log-odds of "not good"), maps
-        `(N, *image_size)` in the same units, probabilities `(N, classes)`, and with types a map for each; and of the
-        last pooled layer's cells `(N, gh, gw)` the nearest normal patch, int32, and its distance; on the CPU.
+        """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` (log-odds of "not good"), maps `(N, *image_size)`
+        in the same units, probabilities `(N, classes)`, with types a map for each, and for the last pooled layer's
+        cells, `(N, gh, gw)`, the nearest normal patch, int32, and its distance; on the CPU.
 
         Raises `RuntimeError` before `fit`, `BlemishError` where the map's gradient cannot be had at its layer.
         """
@@ -222,10 +221,9 @@ class Cam:
     def _remembered(self) -> NormalPatches:
         """Patches of the good pictures that were learned from, chosen when first asked for."""
         if self._normal is None:
-            classifier = self._fitted().to(self.config.device)
-            kept = self._seen(self._good, silent)
+            classifier, kept = self._fitted().to(self.config.device), self._seen(self._good, silent)
             chosen = some(len(self._good))
-            with torch.inference_mode():
+            with torch.no_grad():
                 rows = torch.split(kept.rows(self._good)[chosen], 8)
                 features = (classifier.tail(*self.inputs(kept, few))[-1] for few in rows)
                 self._normal = NormalPatches.of(features, chosen, seed=self.config.seed)

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from blemish import images
-from blemish.evidence import NAMES, NO_PICTURE, TABLE, picture_name
+from blemish.memory import NAMES, NO_PICTURE, TABLE, picture_name
 from blemish.types import BlemishError, Sample
 
 QUALITY = 85  # of the JPEGs
-_HEADER = 76  # bytes that a .zip adds to a file, beside its name twice and twice these for the list at the end
+_HEADER = 92  # bytes that a .zip adds to a file, its name twice included
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ def write_evidence(sources: Sources, image_size: tuple[int, int], file: Path, me
     order = np.argsort(-entries, kind="stable")[: int((entries > 0).sum())]
     content = io.BytesIO()
     np.save(content, sources.table, allow_pickle=False)  # its size is that of the final table
-    left = megabytes * 1e6 - len(content.getvalue()) - 3 * _HEADER - 100
+    left = megabytes * 1e6 - len(content.getvalue()) - 3 * _HEADER
     kept: list[bytes] = []
     names: list[str] = []
     for index in order:
         jpeg, name = _jpeg(sources.paths[index], image_size), sources.names[index]
-        left -= len(jpeg) + 2 * _HEADER + len(json.dumps(name)) + 2
+        left -= len(jpeg) + _HEADER + len(json.dumps(name)) + 2
         if left < 0:
             break
         kept.append(jpeg)

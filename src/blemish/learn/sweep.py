@@ -47,6 +47,7 @@ class SweepConfig:
     seed: int = 0
     test: bool = True  # train and test what was chosen
     overwrite: bool = False
+    evidence: bool = True  # the chosen one's bundle carries pictures, see TrainConfig
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
 
     final = TrainConfig(config.data, config.out / CHOSEN, layout=config.layout, seed=config.seed)
     final = replace(final, detector=config.detector, false_alarms=config.false_alarms, overwrite=True)
+    final = replace(final, evidence=config.evidence)
     _, samples, groups, parts, warnings = divide(final, progress)
     alike = [[samples[i].name for i in group] for group in groups]
     learning, held_out = hold_out(parts.train, config.validation, config.seed, alike)
@@ -245,7 +247,9 @@ def _finish(final: TrainConfig, progress: Progress) -> dict[str, Any]:
     """The test figures of what was chosen, from the run that is there already where it is the same."""
     try:
         settings = _json(final.settings)
-        if all(settings.get(name) == value for name, value in bundle.read(final.out).card.settings.items()):
+        card = bundle.read(final.out).card
+        as_asked = (bundle.EVIDENCE in card.files) == final.evidence
+        if as_asked and all(settings.get(name) == value for name, value in card.settings.items()):
             found: dict[str, Any] = json.loads((final.out / "metrics.json").read_text(encoding="utf-8"))
             return found
     except (BlemishError, OSError, ValueError):
