@@ -55,7 +55,7 @@ def test_the_curve_of_overlap_has_aupro_as_its_area() -> None:
     mask[4:9, 4:9] = mask[14:16, 12:19] = True
     maps[3:, mask] += 1.5
     masks = [None] * 3 + [mask] * 3
-    pixels = collect(zip(maps, masks, [(20, 20)] * 6, strict=True), thresholds_for(maps, masks, [(20, 20)] * 6))
+    pixels = collect(zip(maps, masks, [(20, 20)] * 6, strict=True), thresholds_for(list(maps), masks, [(20, 20)] * 6))
     x, y = pro_points(pixels)
     area = np.trapezoid(y, x) / 0.3
     assert area == pytest.approx(float(pixel_figures(pixels, np.ones((1, 6)))["aupro"][0]))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -165,7 +166,7 @@ def test_people_who_do_not_see_or_point_can_use_it(page: Elements) -> None:
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     assert all(a.get("scope") for a in page.all("th"))
     form = page.all("form", "filters")[0]
     assert "hidden" in form  # useless without the script, which shows it
@@ -313,7 +314,7 @@ def test_five_hundred_pictures_stay_under_fifteen_megabytes(tmp_path: Path) -> N
     """Pictures of noise, which no compression makes small, with an overlay and a repaired one each."""
     verdicts = [said(f"test/dent/{i}.png", "anomaly", 2 + i / 100, "dent") for i in range(500)]
     run = write_run(tmp_path / "run", verdicts, pictures=False)
-    one = draw(tmp_path / "noise.jpg", 0, (320, 240), noise=60)
+    one = draw(tmp_path / "noise.jpg", 0, (200, 150), noise=60)
     for kind in ("overlays", "repaired"):
         for verdict in verdicts:
             file = run / kind / f"{verdict['path']}.jpg"
