@@ -404,7 +404,7 @@ def test_a_run_beside_its_data(run: Path, beside: tuple[Elements, Gallery]) -> N
     assert shown.pixels is not None
     x, y = pro_points(shown.pixels)
     assert np.trapezoid(y, x) / 0.3 == pytest.approx(reported["value"], abs=1e-4)
-    drawn = [tuple(int(a[key] or 0) for key in ("x", "y", "width", "height")) for a in page.all("rect") if "x" in a]
+    drawn = [tuple(float(a[key] or 0) for key in ("x", "y", "width", "height")) for a in page.all("rect") if "x" in a]
     boxes = [region["box"] for picture in read_run(run).pictures for region in picture.regions]
     assert boxes
     assert drawn[-len(boxes) :] == [(box[0], box[1], box[2] - box[0], box[3] - box[1]) for box in boxes]
