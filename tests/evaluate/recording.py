@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,27 @@ def draw(file: Path, seed: int, size: tuple[int, int] = (40, 30), noise: int = 2
     pixels = 128 + random.normal(0, noise, (size[1], size[0], 3))
     Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, quality=95)
     return file
+
+
+class Elements(HTMLParser):
+    """Every start tag of a page with its attributes, its text, and what was open around each image."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def all(self, tag: str, kind: str = "") -> list[dict[str, str | None]]:
+        return [a for name, a in self.tags if name == tag and (not kind or kind in (a.get("class") or "").split())]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())

@@ -1,30 +1,21 @@
-import base64
 import csv
-import io
 import json
 import re
-import shlex
-import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from blemish.evaluate.bootstrap import wilson
-from blemish.evaluate.curves import pro_points
-from blemish.evaluate.gallery import BYTES, Gallery, gallery
+from blemish.evaluate.gallery import BYTES, gallery
 from blemish.evaluate.recorded import OUTCOMES, read_run
-from blemish.evaluate.report import facts, percent, plain, report
+from blemish.evaluate.report import facts, percent, report
 from blemish.types import BlemishError
-from tests.evaluate.recording import GOOD, LIMIT, draw, said, write_run
-from tests.support import write_picture
+from tests.evaluate.recording import GOOD, LIMIT, Elements, draw, said, write_run
 
 ODD = 'test/x/<script>alert("1")</script>\'é\u2028#50%.png'
 EVIL = "=1+<img src=x onerror=alert(1)>"
@@ -52,30 +43,6 @@ ORDER = [
     *("test/good/10.png", "test/good/1.png"),
     "test/new.png",
 ]
-
-
-class Elements(HTMLParser):
-    """Every start tag of a page with its attributes, its text, and what was open around each image."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def all(self, tag: str, kind: str = "") -> list[dict[str, str | None]]:
-        return [a for name, a in self.tags if name == tag and (not kind or kind in (a.get("class") or "").split())]
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 FAITHFUL = {
@@ -378,81 +345,6 @@ def test_a_classifier_promises_nothing(tmp_path: Path) -> None:
     assert [a for a in page.all("img") if (a.get("alt") or "").startswith("Reliability")]
 
 
-@pytest.fixture(scope="module")
-def beside(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Elements, Gallery]:
-    """A run that training wrote, reported on beside its data: the page, and what it shows of the pictures."""
-    out = tmp_path_factory.mktemp("beside") / "r.html"
-    shown: list[Gallery] = []
-
-    def kept(*arguments: Any) -> Gallery:
-        shown.append(gallery(*arguments))
-        return shown[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blemish.evaluate.report.gallery", kept)
-        report(run, out, data=product)
-    return Elements(out.read_text(encoding="utf-8")), shown[0]
-
-
-def test_a_run_beside_its_data(run: Path, beside: tuple[Elements, Gallery]) -> None:
-    """Pictures, drawn outlines, boxes, and the curve of AUPRO, from what the bundle says when it looks again."""
-    page, shown = beside
-    assert len(page.all("img", "picture")) == len(shown.cards) == 12
-    assert len(page.all("img", "outline")) == 6
-    reported = json.loads((run / "metrics.json").read_text())["localisation"]["aupro"]
-    assert f"Per-region overlap, AUPRO {plain(reported)}" in [a.get("aria-label") for a in page.all("svg")]
-    assert shown.pixels is not None
-    x, y = pro_points(shown.pixels)
-    assert np.trapezoid(y, x) / 0.3 == pytest.approx(reported["value"], abs=1e-4)
-    drawn = [tuple(float(a[key] or 0) for key in ("x", "y", "width", "height")) for a in page.all("rect") if "x" in a]
-    boxes = [region["box"] for picture in read_run(run).pictures for region in picture.regions]
-    assert boxes
-    assert drawn[-len(boxes) :] == [(box[0], box[1], box[2] - box[0], box[3] - box[1]) for box in boxes]
-
-
-def test_other_data_is_refused(run: Path, product: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(product, other)
-    name = read_run(run).pictures[-1].name
-    write_picture(other / name, np.full((60, 80, 3), 200))
-    with pytest.raises(BlemishError, match="another picture than the one"):
-        report(run, tmp_path / "none.html", data=other)
-    write_picture(other / name, np.full((30, 80, 3), 200))
-    with pytest.raises(BlemishError, match="another picture than the one"):
-        report(run, tmp_path / "none.html", data=other)
-    (other / name).unlink()
-    with pytest.raises(BlemishError, match="give the folder that it was made from"):
-        report(run, tmp_path / "none.html", data=other)
-    assert not list(tmp_path.glob("*none*"))
-
-
-def test_the_command_asks_for_what_the_card_says(run: Path, monkeypatch: pytest.MonkeyPatch, product: Path) -> None:
-    """The command that the page gives, read by the command line itself, is the training that the run was."""
-    from typer.testing import CliRunner
-
-    from blemish import cli
-    from blemish.learn import train as training
-
-    words = facts(read_run(run))["repeat"]["command"]
-    arguments = shlex.split(words)[1:]
-    assert arguments[1] == "tiles"
-    asked = []
-
-    def kept(config: training.TrainConfig, progress: object = None) -> None:
-        asked.append(config)
-        raise BlemishError("enough")
-
-    monkeypatch.setattr(training, "train", kept)
-    arguments[1] = str(product)
-    CliRunner().invoke(cli.app, arguments)
-    config, card = asked[0], read_run(run).card
-    assert (config.detector, config.seed, config.false_alarms) == ("patchcore", 0, 0.05)
-    assert config.image_size == card.image_size == (192, 256)
-    assert config.settings.max_bank == 300
-    repeated = json.loads(json.dumps({name: getattr(config.settings, name) for name in card.settings}, default=str))
-    assert {**repeated, "image_size": None} == {**card.settings, "image_size": None}
-
-
 @pytest.mark.parametrize(
     ("file", "text", "says"),
     [
@@ -493,19 +385,6 @@ def test_a_damaged_overlay_leaves_the_old_report(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.html", "run"]
     with pytest.raises(BlemishError, match="is a folder"):
         report(run, None, csv=tmp_path / "run")
-
-
-def test_an_outline_lies_around_the_defect(beside: tuple[Elements, Gallery]) -> None:
-    cards = [card for card in beside[1].cards if card.outline]
-    card = next(card for card in cards if card.picture.name.endswith("000.png"))
-    data = base64.b64decode((card.outline or "").partition(",")[2])
-    with Image.open(io.BytesIO(data)) as image:
-        seen = np.asarray(image.convert("RGBA"))[..., 3] > 0
-    rows, columns = np.nonzero(seen)
-    assert seen.shape == (60, 80)
-    # The defect is 12 x 12 at (4, 60); the line is two pixels wide and lies two pixels off it.
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 19, 56, 75)
-    assert not seen[4:16, 60:72].any()
 
 
 def test_reading_runs_loads_nothing_of_learning() -> None:

@@ -1,0 +1,107 @@
+import base64
+import io
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blemish.evaluate.curves import pro_points
+from blemish.evaluate.gallery import Gallery, gallery
+from blemish.evaluate.recorded import read_run
+from blemish.evaluate.report import facts, plain, report
+from blemish.types import BlemishError
+from tests.evaluate.recording import Elements
+from tests.support import write_picture
+
+
+@pytest.fixture(scope="module")
+def beside(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Elements, Gallery]:
+    """A run that training wrote, reported on beside its data: the page, and what it shows of the pictures."""
+    out = tmp_path_factory.mktemp("beside") / "r.html"
+    shown: list[Gallery] = []
+
+    def kept(*arguments: Any) -> Gallery:
+        shown.append(gallery(*arguments))
+        return shown[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blemish.evaluate.report.gallery", kept)
+        report(run, out, data=product)
+    return Elements(out.read_text(encoding="utf-8")), shown[0]
+
+
+def test_a_run_beside_its_data(run: Path, beside: tuple[Elements, Gallery]) -> None:
+    """Pictures, drawn outlines, boxes, and the curve of AUPRO, from what the bundle says when it looks again."""
+    page, shown = beside
+    assert len(page.all("img", "picture")) == len(shown.cards) == 12
+    assert len(page.all("img", "outline")) == 6
+    reported = json.loads((run / "metrics.json").read_text())["localisation"]["aupro"]
+    assert f"Per-region overlap, AUPRO {plain(reported)}" in [a.get("aria-label") for a in page.all("svg")]
+    assert shown.pixels is not None
+    x, y = pro_points(shown.pixels)
+    assert np.trapezoid(y, x) / 0.3 == pytest.approx(reported["value"], abs=1e-4)
+    drawn = [tuple(float(a[key] or 0) for key in ("x", "y", "width", "height")) for a in page.all("rect") if "x" in a]
+    boxes = [region["box"] for picture in read_run(run).pictures for region in picture.regions]
+    assert boxes
+    assert drawn[-len(boxes) :] == [(box[0], box[1], box[2] - box[0], box[3] - box[1]) for box in boxes]
+
+
+def test_other_data_is_refused(run: Path, product: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(product, other)
+    name = read_run(run).pictures[-1].name
+    write_picture(other / name, np.full((60, 80, 3), 200))
+    with pytest.raises(BlemishError, match="another picture than the one"):
+        report(run, tmp_path / "none.html", data=other)
+    write_picture(other / name, np.full((30, 80, 3), 200))
+    with pytest.raises(BlemishError, match="another picture than the one"):
+        report(run, tmp_path / "none.html", data=other)
+    (other / name).unlink()
+    with pytest.raises(BlemishError, match="give the folder that it was made from"):
+        report(run, tmp_path / "none.html", data=other)
+    assert not list(tmp_path.glob("*none*"))
+
+
+def test_the_command_asks_for_what_the_card_says(run: Path, monkeypatch: pytest.MonkeyPatch, product: Path) -> None:
+    """The command that the page gives, read by the command line itself, is the training that the run was."""
+    from typer.testing import CliRunner
+
+    from blemish import cli
+    from blemish.learn import train as training
+
+    words = facts(read_run(run))["repeat"]["command"]
+    arguments = shlex.split(words)[1:]
+    assert arguments[1] == "tiles"
+    asked = []
+
+    def kept(config: training.TrainConfig, progress: object = None) -> None:
+        asked.append(config)
+        raise BlemishError("enough")
+
+    monkeypatch.setattr(training, "train", kept)
+    arguments[1] = str(product)
+    CliRunner().invoke(cli.app, arguments)
+    config, card = asked[0], read_run(run).card
+    assert (config.detector, config.seed, config.false_alarms) == ("patchcore", 0, 0.05)
+    assert config.image_size == card.image_size == (192, 256)
+    assert config.settings.max_bank == 300
+    repeated = json.loads(json.dumps({name: getattr(config.settings, name) for name in card.settings}, default=str))
+    assert {**repeated, "image_size": None} == {**card.settings, "image_size": None}
+
+
+def test_an_outline_lies_around_the_defect(beside: tuple[Elements, Gallery]) -> None:
+    cards = [card for card in beside[1].cards if card.outline]
+    card = next(card for card in cards if card.picture.name.endswith("000.png"))
+    data = base64.b64decode((card.outline or "").partition(",")[2])
+    with Image.open(io.BytesIO(data)) as image:
+        seen = np.asarray(image.convert("RGBA"))[..., 3] > 0
+    rows, columns = np.nonzero(seen)
+    assert seen.shape == (60, 80)
+    # The defect is 12 x 12 at (4, 60); the line is two pixels wide and lies two pixels off it.
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 19, 56, 75)
+    assert not seen[4:16, 60:72].any()
