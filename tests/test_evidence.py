@@ -221,9 +221,11 @@ def test_a_small_overlay_on_a_large_picture_is_exact() -> None:
     alpha = np.zeros((30, 40), np.float32)
     alpha[10:20, 8:16] = 1
     found = evidence._composed(picture, np.full((30, 40, 3), 50, np.float32), alpha)
-    assert (found[30:60, 24:48] == 50).all()
+    assert (found[32:58, 26:46] == 50).all()
+    between = (found[28:32, 30:40] != 50) & (found[28:32, 30:40] != picture[28:32, 30:40])
+    assert between.any()  # the edge is spread over the enlarged pixels
     outside = np.ones((90, 120), bool)
-    outside[30:60, 24:48] = False
+    outside[27:63, 21:51] = False
     assert (found[outside] == picture[outside]).all()
     assert evidence._composed(picture, np.zeros((30, 40, 3), np.float32), alpha * 0) is picture
 

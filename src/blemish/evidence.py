@@ -221,9 +221,12 @@ def _composed(picture: Pixels, fill: npt.NDArray[np.float32], alpha: npt.NDArray
         return picture
     shape, size = alpha.shape, (picture.shape[1], picture.shape[0])
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
-    left, right = (round(end * size[0] / shape[1]) for end in (columns[0], columns[-1] + 1))
-    top, bottom = (round(end * size[1] / shape[0]) for end in (rows[0], rows[-1] + 1))
-    cut = tuple(end * shape[1 - axis] / size[axis] for end, axis in ((left, 0), (top, 1), (right, 0), (bottom, 1)))
+    # A pixel more all around, into which the edge is spread when it is enlarged.
+    ends = columns[0] - 1, rows[0] - 1, columns[-1] + 2, rows[-1] + 2
+    left, top, right, bottom = (
+        min(max(round(end * size[i % 2] / shape[1 - i % 2]), 0), size[i % 2]) for i, end in enumerate(ends)
+    )
+    cut = tuple(end * shape[1 - i % 2] / size[i % 2] for i, end in enumerate((left, top, right, bottom)))
     target = (right - left, bottom - top)
     painted = Image.fromarray(np.clip(np.round(fill), 0, 255).astype(np.uint8))
     over = np.asarray(painted.resize(target, Image.Resampling.BICUBIC, box=cut), np.float32)
