@@ -9,7 +9,7 @@ import torch
 
 from blemish.data.layouts import read
 from blemish.images import load
-from blemish.learn.export import export, in_torch, on_the_line, predict, prove_parity
+from blemish.learn.export import export, in_torch, on_the_line, outputs, predict, prove_parity
 from blemish.learn.train import DETECTORS, Detector
 from blemish.types import Sample
 from tests.conftest import tile
@@ -73,10 +73,11 @@ def test_normal_patches_are_the_nearest_and_come_from_where_it_says(
     assert len(sources.names) >= 0.8 * len(names)  # the autoencoder holds some out
     paths = {sample.name: sample.path for sample in train}
     assert sources.paths == tuple(paths[name] for name in sources.names)
-    assert (sources.table.dtype, sources.table.shape[1]) == (np.int32, 3)
+    assert sources.table.dtype == np.int32
+    assert sources.table.shape[1] == 3
     (bank,) = [buffer for name, buffer in graph.named_buffers() if name.endswith("nearest.bank")]
     assert len(bank) == len(sources.table)
-    names_of = graph.outputs
+    names_of = outputs(graph)
     number = int(np.bincount(sources.table[:, 0]).argmax())
     with torch.inference_mode():
         found = dict(zip(names_of, graph(torch.tensor(load(sources.paths[number]))[None]), strict=True))
@@ -116,7 +117,7 @@ def test_export_agrees_with_torch(fitted: tuple[Detector, list[Sample], list[Sam
     assert parity.scores < 1e-3
     assert ours.distances is not None
     assert line.distances is not None
-    np.testing.assert_allclose(ours.distances, line.distances, atol=1e-3 * np.ptp(ours.distances))
+    np.testing.assert_allclose(ours.distances, line.distances, atol=1e-3 * float(np.ptp(ours.distances)))
     assert ours.neighbours is not None
     assert line.neighbours is not None
     assert line.neighbours.dtype == np.int32

@@ -285,7 +285,7 @@ def test_onnxruntime_says_what_torch_says(model: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("model", "layer"), [("unet", 26), ("autoencoder", 8), ("vae", 8), ("resnet", 7)])
 def test_patches_are_taken_at_stride_8(model: str, layer: int) -> None:
-    """The last layer before the fourth halving: the U-Net's just before its pooling, the end of ResNet's second stage."""
+    """The last layer before the fourth halving: the U-Net's before its pooling, the end of ResNet's second stage."""
     assert patch_layer(build(model, SIZE, width=4, latent=4), SIZE) == layer
 
 

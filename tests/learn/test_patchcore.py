@@ -102,7 +102,8 @@ def test_neighbours_and_their_sources(tmp_path: Path) -> None:
         torch.testing.assert_close(found["distances"].flatten(1).double(), wanted.min(2).values, rtol=1e-4, atol=1e-5)
         assert sources.names == tuple(sample.name for sample in samples)
         assert sources.paths == tuple(sample.path for sample in samples)
-        assert (sources.table.dtype, sources.table.shape) == (np.int32, (40, 3))
+        assert sources.table.dtype == np.int32
+        assert sources.table.shape == (40, 3)
         assert len({tuple(row) for row in sources.table}) == 40
         for entry, (picture, row, column) in zip(graph.bank, sources.table, strict=True):
             pixels = torch.tensor(np.asarray(Image.open(sources.paths[picture])))[None]
