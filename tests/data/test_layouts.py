@@ -215,6 +215,22 @@ def test_magnetic_tile(tmp_path: Path) -> None:
     ]
 
 
+def test_magnetic_tiles_are_told_by_the_frames_of_their_film(tmp_path: Path) -> None:
+    """A tile ends where more than 200 frames are without a picture, counted over all classes."""
+    groups = {
+        "MT_Free/Imgs/exp1_num_90.jpg": "tile90",
+        "MT_Crack/Imgs/exp3_num_290.jpg": "tile90",  # exactly 200 later
+        "MT_Free/Imgs/exp6_num_1000.jpg": "tile1000",
+        "MT_Fray/Imgs/exp1_num_1100.jpg": "tile1000",  # the link between the other two
+        "MT_Free/Imgs/exp2_num_1300.jpg": "tile1000",
+        "MT_Free/Imgs/exp1_num_1501.jpg": "tile1501",  # 201 later
+        "MT_Free/Imgs/other.jpg": "",
+        "MT_Free/Imgs/exp1_num_5_again.jpg": "",
+    }
+    touch(tmp_path, *groups)
+    assert {sample.name: sample.group for sample in read(tmp_path).samples} == groups
+
+
 def test_flat(tmp_path: Path) -> None:
     dataset = read(touch(tmp_path, "10.png", "9.png", "A.png", "a.png", ".hidden.png", "empty/readme.txt"))
     assert dataset.layout == "flat"
@@ -314,6 +330,16 @@ def test_real_sets_have_the_counts_of_their_readme(
 def test_kolektor_knows_its_50_items() -> None:
     samples = read(shared_folder("data") / "kolektorsdd").samples
     assert {sample.group for sample in samples} == {f"kos{i:02}" for i in range(1, 51)}
+
+
+@pytest.mark.real
+def test_magnetic_tiles_lie_under_six_exposures_each() -> None:
+    """Six exposures of each tile are how the set was filmed; the rule knows nothing of them."""
+    exposures: dict[str, set[str]] = {}
+    for sample in read(shared_folder("data") / "magnetic-tile").samples:
+        exposures.setdefault(sample.group, set()).add(Path(sample.name).name.partition("_")[0])
+    whole = sum({f"exp{i}" for i in range(1, 7)} <= seen for seen in exposures.values())
+    assert (whole, len(exposures)) == (187, 202)
 
 
 @pytest.mark.real

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -22,6 +22,7 @@ from blemish.types import BlemishError, Label, Sample
 GOOD = frozenset({"good", "ok", "normal"})  # folder names, in any case
 MASKS = frozenset({"ground_truth", "masks"})
 DEPTH = 8  # folders below a class folder that are searched
+GAP = 200  # frames between two magnetic tiles of the film, at least; docs/data.md says how well that groups them
 
 
 class LayoutError(BlemishError):
@@ -231,7 +232,8 @@ def folders(folder: Listing) -> Found:
 
 
 def magnetic_tile(folder: Listing) -> Found:
-    """MT_Free/Imgs (good) and MT_<defect>/Imgs; the PNG beside a JPEG is its mask."""
+    """MT_Free/Imgs (good) and MT_<defect>/Imgs; the PNG beside a JPEG is its mask. Pictures `exp<exposure>_num_<frame>`
+    are grouped by tile."""
     if not folder.pictures("MT_Free/Imgs"):
         raise MisfitError("no pictures in MT_Free/Imgs")
     samples = []
@@ -248,7 +250,21 @@ def magnetic_tile(folder: Listing) -> Found:
             mask = f"{_stem(file)}.png"
             mask = f"{within}/{mask}" if mask in masks else ""
             samples.append(_sample(folder, f"{within}/{file}", "good" if good else name[3:], mask))
+    samples = _by_tile(samples)
     return samples, f"MT_Free is good, the other MT_ folders are defect types; {_counts(folder, samples)}"
+
+
+def _by_tile(samples: list[Sample]) -> list[Sample]:
+    """Names each picture's tile, whatever its class, by the tile's first frame: all pictures are frames of one film, in
+    which each tile lies under several exposures before the next one comes."""
+    numbered = ((sample, re.search(r"/exp[0-9]+_num_([0-9]+)\.[^.]+$", sample.name)) for sample in samples)
+    frames = {sample.name: int(found[1]) for sample, found in numbered if found}
+    tile: dict[int, str] = {}
+    first, before = 0, -GAP - 1
+    for frame in sorted(set(frames.values())):
+        first = first if frame - before <= GAP else frame
+        tile[frame], before = f"tile{first}", frame
+    return [replace(s, group=tile[frames[s.name]]) if s.name in frames else s for s in samples]
 
 
 def flat(folder: Listing) -> Found:
