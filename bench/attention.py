@@ -44,7 +44,7 @@ HERE = Path(__file__).resolve().parent
 NAMES = ("flange", "cloth", "board", "magnetic-tile", "kolektorsdd")
 # What each training changes of the defaults, and how the tables call it; the study's settings are `case_study`'s.
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "with": ({}, "interpretability term"),
+    "with": ({"attention_loss": "mean"}, "interpretability term"),
     "without": ({"attention_loss": "none"}, "no interpretability term"),
     "unspoiled": ({"spoil": "none"}, "pictures not spoiled"),
     "study": ({}, "as in the study"),

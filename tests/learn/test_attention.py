@@ -28,7 +28,14 @@ from tests.support import write_picture
 T = TypeVar("T")
 # Read by residuals, which need no gradient to be traced; the attention is trained all the same.
 SMALL = AttentionConfig(
-    model="autoencoder", image_size=(32, 48), width=4, latent=4, epochs=3, batch=4, attention_weight=0.5, map="residual"
+    model="autoencoder",
+    image_size=(32, 48),
+    width=4,
+    latent=4,
+    epochs=3,
+    batch=4,
+    attention_loss="mean",
+    attention_weight=0.5,
 )
 
 
