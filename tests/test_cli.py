@@ -137,7 +137,7 @@ def test_an_interrupted_run_leaves_nothing(product: Path, tmp_path: Path) -> Non
                 process.send_signal(signal.SIGINT)
                 break
         rest = process.stderr.read()
-    assert process.returncode == 130
+    assert process.returncode == 130, rest
     assert "Traceback" not in rest
     assert list(tmp_path.iterdir()) == []
 
