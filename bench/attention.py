@@ -49,6 +49,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "unspoiled": ({"spoil": "none"}, "pictures not spoiled"),
     "study": ({}, "as in the study"),
 }
+LONG = 100  # epochs where there are fewer pictures than that; the default stops earlier, to save time
 STUDIED = ("flange", "magnetic-tile")  # 50 epochs of two steps a batch: the others only by --only
 READINGS: dict[str, dict[str, str]] = {
     "attention (picture)": {"map": "attention", "input": "picture"},
@@ -80,7 +81,8 @@ def patchcore(parts: Split) -> dict[str, Any]:
 
 def attending(parts: Split, name: str) -> dict[str, Any]:
     height, width = AttentionConfig().image_size
-    config = AttentionConfig(image_size=auto_size(parts.train, height * width))
+    epochs = LONG if len(parts.train) < LONG else 0
+    config = AttentionConfig(image_size=auto_size(parts.train, height * width), epochs=epochs)
     config = case_study(config) if name == "study" else replace(config, **CONFIGS[name][0])
     begun = time.perf_counter()
     detector = Attention(config).fit(parts.train, progress)

@@ -275,7 +275,7 @@ def test_blur_is_part_of_the_graph(samples: list[Sample]) -> None:
     assert Attention(SMALL)._start.blur is None
 
 
-@pytest.mark.parametrize(("pictures", "wanted"), [(1, 100), (79, 100), (200, 40), (8000, 1), (100000, 1)])
+@pytest.mark.parametrize(("pictures", "wanted"), [(1, 80), (99, 80), (200, 40), (8000, 1), (100000, 1)])
 def test_as_many_epochs_as_show_enough_pictures(pictures: int, wanted: int) -> None:
     assert epochs_for(pictures) == wanted
 

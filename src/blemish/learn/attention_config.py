@@ -14,7 +14,7 @@ SCORES = ("auto", "max", "top")
 STANDARDS = ("place", "whole")
 # Of a layer that instance norm follows the gradient's mean is nought: a shift of a whole channel is lost on the code.
 LAYERS = {"unet": "encoder.21", "autoencoder": "encoder.11", "vae": "encoder.11", "resnet": "encoder.7"}
-SEEN, MOST = 8000, 100  # training pictures seen where nobody says how many epochs, and epochs at most
+SEEN, MOST = 8000, 80  # training pictures seen where nobody says how many epochs, and epochs at most
 
 
 @dataclass(frozen=True)
