@@ -1,7 +1,7 @@
 """Draws what a run of `blemish train --detector attention` made of some test pictures, a row each, for the docs:
-picture, repaired picture, heat and boxes, mask.
+picture, repaired picture, heat and boxes, these of other runs on the same pictures, mask.
 
-    python tools/panel.py RUN DATA test/crack/003.png ... -o docs/attention.jpg
+    python tools/panel.py RUN DATA test/crack/003.png ... --also OTHER-RUN -o docs/attention.jpg
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from blemish.overlay import save
 SIDE, GAP = 256, 6  # of a cell and between cells, in pixels
 
 
-def panel(run: Path, data: Path, names: list[str]) -> Image.Image:
-    """A row for each of `names` (as in `verdicts.jsonl`), four cells wide; where there is no mask its cell is white."""
+def panel(run: Path, data: Path, names: list[str], also: list[Path]) -> Image.Image:
+    """A row for each of `names` (as in `verdicts.jsonl`); where there is no mask its cell is white."""
+    drawn = [run / "repaired", run / "overlays", *(other / "overlays" for other in also)]
+    columns = 2 + len(drawn)
     samples = {sample.name: sample for sample in layouts.read(data).samples}
-    sheet = Image.new("RGB", (4 * (SIDE + GAP) - GAP, len(names) * (SIDE + GAP) - GAP), "white")
+    sheet = Image.new("RGB", (columns * (SIDE + GAP) - GAP, len(names) * (SIDE + GAP) - GAP), "white")
     for row, name in enumerate(names):
         picture = images.load(samples[name].path)
         cells = [Image.fromarray(picture)]
-        for folder in ("repaired", "overlays"):
-            with Image.open(run / folder / f"{name}.jpg") as drawn:
-                cells.append(drawn.convert("RGB"))
+        for folder in drawn:
+            with Image.open(folder / f"{name}.jpg") as image:
+                cells.append(image.convert("RGB"))
         if mask := samples[name].mask:
             shape = (picture.shape[0], picture.shape[1])
             cells.append(Image.fromarray(images.load_mask(mask, shape).astype("uint8") * 255).convert("RGB"))
@@ -43,9 +45,10 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("names", nargs="+")
+    parser.add_argument("--also", type=Path, action="append", default=[], metavar="RUN")
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
-    save(panel(options.run, options.data, options.names), options.out)
+    save(panel(options.run, options.data, options.names, options.also), options.out)
 
 
 if __name__ == "__main__":

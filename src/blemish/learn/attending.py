@@ -214,9 +214,10 @@ class AttentionGraph(nn.Module):
 
     def refer_to(self, good: Pictures) -> None:
         """Sets the average picture and the standards; `good(what)` goes through all good pictures, in batches."""
-        if self.input == "difference":
+        attends = self.kind != "residual"
+        if attends and self.input == "difference":
             self.get_buffer("average").copy_(_moments(good("average picture"))[0])
-        if self.input != "picture":
+        if attends and self.input != "picture":
             learner = self.learner
             code = ((*learner.net.encode(learner.standard(p)), p) for p in good("input"))
             probes = (self.probe(p, learner.net.decode(learner.net.latent(c), skipped)) for c, _, skipped, p in code)

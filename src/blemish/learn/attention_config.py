@@ -14,7 +14,7 @@ SCORES = ("auto", "max", "top")
 STANDARDS = ("place", "whole")
 # Of a layer that instance norm follows the gradient's mean is nought: a shift of a whole channel is lost on the code.
 LAYERS = {"unet": "encoder.21", "autoencoder": "encoder.11", "vae": "encoder.11", "resnet": "encoder.7"}
-SEEN, MOST = 8000, 100  # training pictures seen where nobody says how many epochs, and epochs at most
+SEEN, MOST = 8000, 80  # training pictures seen where nobody says how many epochs, and epochs at most
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ class AttentionConfig:
     beta: float = 1e-3  # of the KL divergence (variational)
     loss: str = "mse+ssim"  # see reconstruct.parse
     layers: tuple[str, ...] = ()  # whose attention is shown and trained, averaged; () = the model's of LAYERS
-    attention_loss: str = "mean"  # one of ATTENTION_LOSSES: what is pushed down on good pictures
+    attention_loss: str = (
+        "none"  # one of ATTENTION_LOSSES: what is pushed down on good pictures; adds nothing to residuals
+    )
     attention_weight: float = 0.01  # in the loss; of steps of its own, a factor of their learning rate
     alternate: bool = False  # the attention loss takes steps of its own, with an optimiser of its own
     spoil: str = "patches"  # one of spoil.SPOILS: what is done to pictures that are to be repaired
