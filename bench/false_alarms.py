@@ -207,21 +207,16 @@ def due(n: int, tested: int, rate: float, confidence: float | None) -> dict[str,
 
 def usual_rule(every: Sequence[Held], defective: Sequence[Scores]) -> dict[str, Any]:
     """The limit of the best F1 on the test half: its false alarms there, and on the good pictures of the other half."""
-    claimed, given, caught = [], [], []
+    seen: dict[str, list[Scores]] = {"claimed": [], "given": [], "recall": []}
     for held, bad in zip(every, defective, strict=True):
         rows = []
         for mask in held.calibrates:
             at = best_f1(held.scores[~mask], bad)
             rows.append([(held.scores[~mask] >= at).mean(), (held.scores[mask] >= at).mean(), (bad >= at).mean()])
-        for seen, values in zip((claimed, given, caught), np.array(rows).T, strict=True):
-            seen.append(values)
-    more = float(np.mean(np.concatenate(given) > np.concatenate(claimed)))
-    return {
-        "claimed": spread(claimed),
-        "given": spread(given),
-        "recall": spread(caught),
-        "splits_above_claimed": round(more, 5),
-    }
+        for name, values in zip(seen, np.array(rows).T, strict=True):
+            seen[name].append(values)
+    more = float(np.mean(np.concatenate(seen["given"]) > np.concatenate(seen["claimed"])))
+    return {**{name: spread(values) for name, values in seen.items()}, "splits_above_claimed": round(more, 5)}
 
 
 def best_f1(good: Scores, defective: Scores) -> float:

@@ -29,7 +29,7 @@ def pictures(folder: Path, count: int) -> list[Sample]:
 def test_equals_the_graph_of_a_bank_without_the_item(tmp_path: Path, changes: dict[str, int]) -> None:
     """With 35 neighbours of Eq. 7, and with a bank of three, fewer are left than asked for."""
     samples, groups = pictures(tmp_path, 5), ["a", "", "a", "b", ""]
-    detector = PatchCore(replace(SMALL, **changes)).fit(samples)
+    detector = PatchCore(PatchCoreConfig(**{**SMALL.__dict__, **changes})).fit(samples)
     found = left_out(detector, samples, groups)
     graph, table = detector.graph(), detector.sources().table
     assert isinstance(graph, PatchCoreGraph)
