@@ -35,9 +35,9 @@ from blemish.evaluate.detection import detection_metrics
 from blemish.evaluate.localisation import localisation_metrics
 from blemish.learn.attention import Attention
 from blemish.learn.attention_config import AttentionConfig, case_study
+from blemish.learn.divide import auto_size
 from blemish.learn.export import in_torch, predict
 from blemish.learn.patchcore import PatchCore, PatchCoreConfig
-from blemish.learn.train import auto_size
 from blemish.types import Sample
 
 HERE = Path(__file__).resolve().parent

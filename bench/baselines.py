@@ -37,8 +37,9 @@ from blemish.data.split import Split
 from blemish.evaluate.bootstrap import to_json
 from blemish.evaluate.detection import detection_metrics
 from blemish.learn.backbones import Backbone, load_backbone
+from blemish.learn.divide import auto_size, divide
 from blemish.learn.preprocess import Resize, batches
-from blemish.learn.train import TrainConfig, auto_size, divide
+from blemish.learn.train import TrainConfig
 from blemish.types import Progress, Sample, silent
 
 HERE = Path(__file__).resolve().parent

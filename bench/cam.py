@@ -37,8 +37,8 @@ from blemish.images import load_mask, size
 from blemish.learn.cam import Cam
 from blemish.learn.cam_config import CamConfig
 from blemish.learn.crossval import cross_validate, of_fold, spread
+from blemish.learn.divide import usable
 from blemish.learn.preprocess import Resize, batches
-from blemish.learn.train import usable
 from blemish.types import Sample, silent
 
 HERE = Path(__file__).resolve().parent

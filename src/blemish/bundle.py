@@ -63,13 +63,18 @@ class Decision(_Frozen):
     boxes: Literal["hills", "one"] = "hills"
     false_alarms: float | None
     guarantee: str
+    confidence: float | None = None  # of the promise over calibration sets; None = on average
+    calibrated_by: Literal["split", "leave-one-out", "cross"] = "split"  # see calibration.guarantee
     threshold: float
+    review: float | None = None  # rate at which a person looks; above its threshold and not above the other
+    review_threshold: float | None = None
     pixel_threshold: float
     usual: float  # median of the good pictures' maps: where regions take their foot
     min_area: float  # of a region, as a share of the picture
     scores: tuple[float, ...]
     peaks: tuple[float, ...]  # highest map value of each calibration picture
     distances: tuple[float, ...] = ()  # largest distance of each to its nearest normal patches
+    items: tuple[int, ...] = ()  # which item each shows; () = each another
     heat: tuple[float, float]  # map values drawn transparent and brightest, the same on every picture
 
 

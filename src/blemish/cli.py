@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blemish import __version__, cli_evidence, cli_learn
+from blemish import __version__, cli_evidence, cli_learn, cli_report
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
+    from blemish.bundle import Card
     from blemish.inspector import Look
     from blemish.types import Verdict
 
@@ -98,6 +99,9 @@ def inspect(
     evidence: Annotated[
         bool | None, typer.Option(help="Of anomalies, show the nearest normal patches and a repaired picture.")
     ] = None,
+    drift: Annotated[
+        Path | None, typer.Option(help="Keep a running test here: do good parts still look like the calibration set?")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when an anomaly is found.")] = FailOn.never,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
@@ -113,6 +117,9 @@ def inspect(
         from blemish.console import progress
 
         looks = progress(looks, "inspecting", len(pictures))
+    watch = _Watch(drift, inspector.card) if drift else None
+    if watch:
+        looks = watch.seeing(looks)
     counts: Counter[str] = Counter()
     if evidence and not out:
         raise BlemishError("--evidence is written beside the verdicts; say where with --out.")
@@ -137,10 +144,12 @@ def inspect(
             counts[look.verdict.decision] += 1
             _say(look.verdict, as_json)
     if not as_json:
-        said = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "anomaly", "error") if counts[kind])
+        said = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "review", "anomaly", "error") if counts[kind])
         typer.echo(
             f"{len(pictures)} pictures: {said}." + (f" Overlays and verdicts.jsonl are in {out}." if out else "")
         )
+    if watch:
+        typer.echo(watch.finish(), err=True)
     if fail_on is FailOn.anomaly and counts["anomaly"]:
         raise typer.Exit(FOUND)
     if counts["error"]:
@@ -181,7 +190,51 @@ def bundle(
     )
 
 
+app.command()(cli_report.evaluate)
+app.command()(cli_report.report)
+app.command()(cli_report.compare)
 app.command()(cli_learn.demo)
+
+
+class _Watch:
+    """The drift test of `inspect --drift FILE`: goes on where the file ends, and is saved there at the end."""
+
+    def __init__(self, file: Path, card: Card) -> None:
+        from blemish.drift import Drift
+
+        rule = card.decision
+        if not rule.scores or rule.calibrated_by != "split" or rule.items:
+            raise BlemishError(
+                "--drift compares with good pictures that were held out of learning, each of another part, and this "
+                "bundle has none; train with --calibrate split and --decide promise."
+            )
+        self.file = file
+        try:
+            found = Drift.from_json(file.read_text("utf-8")) if file.exists() else None
+        except (OSError, UnicodeDecodeError) as cause:
+            raise BlemishError(f"{file}: cannot be read ({cause}); name another file, or mend that.") from None
+        self.test: Drift = found or Drift(rule.scores, limit=rule.threshold)
+        if self.test.limit != rule.threshold:
+            raise BlemishError(f"{file}: is of another bundle; name another file to begin anew.")
+
+    def seeing(self, looks: Iterator[Look]) -> Iterator[Look]:
+        for look in looks:
+            if look.verdict.score is not None:
+                self.test.see(look.verdict.score)
+            yield look
+
+    def finish(self) -> str:
+        from blemish.bundle import write_text
+
+        write_text(self.file, self.test.to_json() + "\n")
+        state, rate = self.test.state, f"{self.test.rate:.0%}"
+        seen = f"{state.seen} parts seen, {state.left_out} anomalies left out"
+        if not state.alarm:
+            return f"No drift: good parts look like the calibration set ({seen}; false alarms ever: at most {rate})."
+        return (
+            f"Drift since part {state.since}: scores of good parts have become {state.direction} ({seen}; by chance at "
+            f"most {rate}). Look for a change of light, camera or material; then learn again."
+        )
 
 
 def _pictures(paths: list[Path]) -> list[tuple[Path, str]]:

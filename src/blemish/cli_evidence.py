@@ -35,7 +35,7 @@ def explain(
     if not (0 <= x < width and 0 <= y < height):
         raise BlemishError(f"{picture}: has {width} x {height} pixels, so there is no place {x},{y}; --at takes x,y.")
     value = float(look.map[y * look.map.shape[0] // height, x * look.map.shape[1] // width])
-    p_value = chance(rule.peaks, value) if rule.scores else None
+    p_value = chance(rule, "peaks", value)
     nearest = evidence.compare(look, memory, inspector.card, (x, y))
     file = None
     if out and nearest:

@@ -4,9 +4,59 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import typer
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="What `blemish train` wrote: the folder, its bundle, or a .zip.")],
+    data: Annotated[Path, typer.Argument(help="A folder of good and defective pictures.")],
+    faithfulness: Annotated[bool, typer.Option(help="Test the heatmaps too; minutes.")] = False,
+    randomised: Annotated[
+        Path | None, typer.Option(help="A bundle learned alike with --random-weights, as one more control.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Anomalies whose heatmaps are tested, at most.")] = 50,
+    layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Same seed, same controls.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Measure a bundle on labelled pictures, and whether its heatmaps are true."""
+    from blemish.bundle import write_text
+    from blemish.console import faithfulness_table, figures_table, progress
+    from blemish.console import out as page
+    from blemish.evaluate.again import heatmaps, labelled, measure
+    from blemish.evaluate.recorded import FAITHFUL
+    from blemish.inspector import Inspector
+
+    inspector = Inspector(bundle, threads=threads)
+    samples = labelled(data, layout)
+    found = measure(inspector, samples, progress)
+    if faithfulness:
+        usual = inspector.card.decision.scores
+        found["faithfulness"] = heatmaps(
+            inspector,
+            samples,
+            median(usual) if usual else found["median_good_score"],
+            randomised=None if randomised is None else Inspector(randomised, threads=threads),
+            most=most,
+            seed=seed,
+            progress=progress,
+        )
+        if (bundle / "metrics.json").is_file():
+            write_text(bundle / FAITHFUL, json.dumps(found["faithfulness"], indent=1) + "\n")
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    page.print(figures_table({"product": data.name, "detector": inspector.card.detector, **found}))
+    if found["unreadable"]:
+        typer.echo(f"Left out, because unreadable: {', '.join(found['unreadable'])}.")
+    if faithfulness:
+        page.print(faithfulness_table(found["faithfulness"]))
+        for sentence in found["faithfulness"]["sentences"]:
+            page.print(sentence, soft_wrap=True, markup=False)
 
 
 def report(

@@ -63,12 +63,28 @@ def figures_table(metrics: Mapping[str, Any], *, crossed: bool = False) -> Table
             f"balanced accuracy by fold {spread['mean']:.3f} ± {spread['std']:.3f}"
         )
         return table
+    tested = f"tested on {counts['test_good']} good and {counts['test_anomaly']} defective"
+    if "train" not in counts:
+        table.caption = tested
+        return table
     defective = counts.get("train_anomaly", 0)
     learned = f"{counts['train'] - defective} good" + (f" and {defective} defective" if defective else "")
     held_out = f", threshold from {counts['calibration']}" if counts["calibration"] else ""
-    table.caption = (
-        f"learned from {learned}{held_out}; tested on {counts['test_good']} good and {counts['test_anomaly']} defective"
-    )
+    table.caption = f"learned from {learned}{held_out}; {tested}"
+    return table
+
+
+def faithfulness_table(found: Mapping[str, Any]) -> Table:
+    """What was measured of heatmaps: a row a measure, the detector's map beside the controls."""
+    columns = list(dict.fromkeys(name for measure in found["measures"] for name in measure["controls"]))
+    table = Table(title="Are the heatmaps true?", title_justify="left", show_lines=True)
+    for name in ("measure", "this map", *columns):
+        table.add_column(name, justify="left" if name == "measure" else "right")
+    for measure in found["measures"]:
+        better = "lower is better" if measure["lower_is_better"] else "higher is better"
+        figures = [short(measure["value"]), *(short(measure["controls"].get(name)) for name in columns)]
+        table.add_row(f"{measure['name']}\n({better})", *map(_stacked, figures))
+    table.caption = f"{found['pictures']} anomalies; removed pixels replaced by {found['replaced_by']}"
     return table
 
 

@@ -84,10 +84,10 @@ def open_memory(inspector: Inspector) -> Memory | None:
 
 
 def gather(inspector: Inspector, memory: Memory | None, look: Look) -> Evidence | None:
-    """The evidence of an anomaly; None of any other verdict, and where no region was found. Runs the graph once more
-    for the repaired picture. Raises `BundleError` where evidence.zip is damaged."""
+    """The evidence of what is an anomaly or to be reviewed; None of any other verdict, and where no region was found.
+    Runs the graph once more for the repaired picture. Raises `BundleError` where evidence.zip is damaged."""
     verdict = look.verdict
-    if verdict.decision != "anomaly" or not verdict.regions or look.picture is None:
+    if verdict.decision not in ("anomaly", "review") or not verdict.regions or look.picture is None:
         return None
     nearest = tuple(compare(look, memory, inspector.card, region) for region in verdict.regions[:REGIONS])
     found = tuple(one for one in nearest if one is not None)
@@ -123,7 +123,7 @@ def compare(look: Look, memory: Memory | None, card: Card, place: Region | tuple
         normal=normal,
         source=source,
         distance=distance,
-        p_value=chance(rule.distances, distance) if rule.distances else None,
+        p_value=chance(rule, "distances", distance),
         region=region,
     )
 

@@ -7,12 +7,12 @@ print(inspector.inspect("part.png"))
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +43,14 @@ def open_session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def chance(good: Sequence[float] | npt.NDArray[np.float64], value: float) -> float:
-    """The p-value of one value among those of good pictures, see `calibration.p_values`."""
-    return float(calibration.p_values(np.asarray(good), np.array([value]))[0])
+def chance(rule: bundle.Decision, of: Literal["scores", "peaks", "distances"], value: float) -> float | None:
+    """The p-value of a value among those of the card's good pictures, see `calibration.p_values`; None where no good
+    picture was kept from learning."""
+    good = getattr(rule, of)
+    if not rule.scores or not good:
+        return None
+    weights = calibration.item_weights([str(item) for item in rule.items]) if rule.items else None
+    return float(calibration.p_values(np.array(good), np.array([value]), weights)[0])
 
 
 class Inspector:
@@ -59,13 +64,17 @@ class Inspector:
         self.card = loaded.card
         self.evidence = loaded.evidence  # evidence.zip, see `evidence.open_memory`
         self.max_pixels = max_pixels
-        self._calibration = np.sort(np.array(self.card.decision.scores))
         try:
             self._session = open_session(loaded.model, threads)
         except Exception as cause:  # onnxruntime has no common base for its errors
             raise bundle.BundleError(
                 f"{path}: onnxruntime cannot load the graph ({cause}); update onnxruntime."
             ) from None
+
+    @property
+    def paints(self) -> bool:
+        """Whether it is an autoencoder's, with a repaired picture among its `outputs`."""
+        return "repaired" in [output.name for output in self._session.get_outputs()]
 
     def predict(self, picture: npt.NDArray[np.uint8]) -> tuple[float, npt.NDArray[np.float32]]:
         """uint8 RGB `(H, W, 3)` of any size -> raw score and float32 anomaly map `(h, w)` of the card's image size."""
@@ -93,10 +102,11 @@ class Inspector:
         """Turns a raw score and map into a verdict by the card's thresholds; `size` is (width, height)."""
         rule, classes = self.card.decision, self.card.classes
         found = score > rule.threshold
+        doubtful = not found and rule.review_threshold is not None and score > rule.review_threshold
         regions: tuple[Region, ...] = ()
-        if found and rule.boxes == "one":
+        if (found or doubtful) and rule.boxes == "one":
             regions = single_box(anomaly_map, size)
-        elif found:
+        elif found or doubtful:
             # A classifier's score is its map's mean: no single pixel need be above the limit, yet it looked somewhere.
             regions = find_regions(
                 anomaly_map,
@@ -106,15 +116,14 @@ class Inspector:
                 min_area=rule.min_area,
                 always=bool(classes),
             )
-        if rule.scores:  # else the peaks are of pictures that were learned from
-            regions = tuple(replace(region, p_value=chance(rule.peaks, region.peak)) for region in regions)
+        regions = tuple(replace(region, p_value=chance(rule, "peaks", region.peak)) for region in regions)
         named = found and len(classes) > 2 and probabilities is not None
         return Verdict(
             path=str(path),
-            decision="anomaly" if found else "good",
+            decision="anomaly" if found else "review" if doubtful else "good",
             score=score,
             threshold=rule.threshold,
-            p_value=chance(self._calibration, score) if rule.scores else None,
+            p_value=chance(rule, "scores", score),
             size=size,
             regions=regions,
             probability=None if probabilities is None else float(1 - probabilities[0]),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Label = Literal["good", "anomaly"]
-Decision = Literal["good", "anomaly", "error"]
+Decision = Literal["good", "review", "anomaly", "error"]
 
 
 class BlemishError(Exception):

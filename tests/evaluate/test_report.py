@@ -84,7 +84,7 @@ def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     run = write_run(folder, verdicts, product="plates & <b>co</b>", more=more)
     metrics = json.loads((run / "metrics.json").read_text())
-    metrics["decision"]["review"] = 1.8
+    metrics["decision"]["review_threshold"] = 1.8
     (run / "metrics.json").write_text(json.dumps(metrics))
     return run
 

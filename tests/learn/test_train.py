@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from blemish import bundle
 from blemish.learn import export
 from blemish.learn.cam_config import CamConfig
+from blemish.learn.divide import auto_size
 from blemish.learn.export import ParityError, in_torch, on_the_line, predict, prove_parity
 from blemish.learn.patchcore import PatchCoreConfig
-from blemish.learn.train import TrainConfig, auto_size, train
+from blemish.learn.train import TrainConfig, train
 from blemish.types import BlemishError, Prediction, Sample
 from tests.conftest import tile
 from tests.learn.test_log import read_events

@@ -112,6 +112,11 @@ def kfold(
     return pairs
 
 
+def items(samples: Sequence[Sample], groups: Sequence[Sequence[int]] = ()) -> dict[str, str]:
+    """Of each sample's name the item that it shows; samples that stay together in a split show one."""
+    return {sample.name: unit[0].name for unit in _units(samples, groups, "") for sample in unit}
+
+
 Unit = list[Sample]
 
 

@@ -21,6 +21,7 @@ OUTCOMES = {
     "passed": "good",
     "unlabelled": "no label",
 }
+FAITHFUL = "faithfulness.json"  # written by `blemish evaluate --faithfulness`
 DECISIONS = ("good", "anomaly", "review", "error")
 RISING = ("missed", "found")  # what is worst is what scored lowest; elsewhere, what scored highest
 
@@ -80,6 +81,9 @@ def read_run(folder: Path | str) -> Recorded:
         raise BlemishError(f"{folder}: is no run, it has no metrics.json; give the folder that `blemish train` wrote.")
     card = bundle.read(folder / "bundle").card
     metrics = _json(_text(folder / "metrics.json"), f"{folder / 'metrics.json'}")
+    faithful = folder / FAITHFUL
+    if faithful.is_file():
+        metrics = {**metrics, "faithfulness": _json(_text(faithful), f"{faithful}")}
     file = folder / "verdicts.jsonl"
     pictures: dict[str, Picture] = {}
     for number, line in enumerate(_text(file).splitlines(), start=1):

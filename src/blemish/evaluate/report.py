@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -150,12 +150,8 @@ def _figures(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _band(decision: Mapping[str, Any]) -> list[float] | None:
     """The scores between which a person decides, where the run has such a band: [low, high]."""
-    band = decision.get("review")
-    if isinstance(band, int | float) and not isinstance(band, bool):
-        return sorted([float(band), float(decision["threshold"])])
-    if isinstance(band, Sequence) and len(band) == 2 and all(isinstance(limit, int | float) for limit in band):
-        return sorted(map(float, band))
-    return None
+    low = decision.get("review_threshold")
+    return None if low is None else [float(low), float(decision["threshold"])]
 
 
 def _rates(run: Recorded) -> list[dict[str, Any]]:
@@ -166,11 +162,14 @@ def _rates(run: Recorded) -> list[dict[str, Any]]:
     good, defective = _scores(run, "good"), _scores(run, "anomaly")
     if decision.rule != "promise" or not len(held_out) or not len(good):
         return []
+    groups = [str(item) for item in decision.items] or None
+    count = len(set(groups)) if groups else len(held_out)
     rows = []
     for rate in sorted({*RATES, decision.false_alarms or RATES[0]}):
-        needed = calibration.parts_needed(rate)
-        limit = calibration.threshold(held_out, rate) if len(held_out) >= needed else None
-        row: dict[str, Any] = {"rate": rate, "limit": limit, "needed": needed, "held_out": len(held_out)}
+        needed = calibration.parts_needed(rate, decision.confidence)
+        enough = count >= needed
+        limit = calibration.threshold(held_out, rate, groups, confidence=decision.confidence) if enough else None
+        row: dict[str, Any] = {"rate": rate, "limit": limit, "needed": needed, "held_out": count}
         if limit is not None:
             alarms = int((good > limit).sum())
             row |= {"alarms": alarms, "of": len(good), "observed": wilson(alarms, len(good))}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from blemish import bundle, calibration
 from blemish.data.split import Split
@@ -19,28 +21,67 @@ if TYPE_CHECKING:
     from blemish.learn.train import TrainConfig
 
 
-def decision(config: TrainConfig, held_out: Prediction) -> bundle.Decision:
-    """How scores become verdicts, by what the graph said of held-out good pictures."""
-    peaks = held_out.maps.reshape(len(held_out.maps), -1).max(1)
-    farthest = [] if held_out.distances is None else held_out.distances.max((1, 2))
-    promise = config.decide == "promise"
+def decision(
+    config: TrainConfig, held_out: Prediction, groups: Sequence[str], how: calibration.Kind
+) -> bundle.Decision:
+    """How scores become verdicts, by what was said of good pictures that had no part in it; `groups` names their items.
+
+    Raises `BlemishError` where they cannot promise what was asked.
+    """
+    if config.decide == "class":
+        return _by_class(config, held_out)
+    rate, review, sure = config.false_alarms, config.review, config.confidence
+    peaks, farthest = _peaks(held_out), [] if held_out.distances is None else held_out.distances.max((1, 2))
     # Family-wise: at most this share of good pictures has a single pixel above it.
-    pixel_threshold = calibration.threshold(peaks, config.false_alarms) if promise else float(peaks.max())
+    pixel_threshold = calibration.threshold(peaks, rate, groups, confidence=sure)
     usual = float(np.median(held_out.maps))
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    items = tuple(numbers[group] for group in groups) if len(numbers) < len(groups) else ()
     return bundle.Decision(
-        rule=config.decide,
+        rule="promise",
         boxes=config.boxes,
-        false_alarms=config.false_alarms if promise else None,
-        guarantee=calibration.guarantee(len(peaks), config.false_alarms) if promise else calibration.NO_PROMISE,
-        threshold=calibration.threshold(held_out.scores, config.false_alarms) if promise else 0.0,
+        false_alarms=rate,
+        guarantee=calibration.guarantee(
+            len(groups), rate, confidence=sure, items=len(numbers), review=review, kind=how
+        ),
+        confidence=sure,
+        calibrated_by=how,
+        threshold=calibration.threshold(held_out.scores, rate, groups, confidence=sure),
+        review=review,
+        review_threshold=calibration.limits(held_out.scores, rate, review, groups, confidence=sure).review
+        if review
+        else None,
         pixel_threshold=pixel_threshold,
         usual=usual,
         min_area=config.min_area,
-        scores=tuple(map(float, held_out.scores)) if promise else (),
+        scores=tuple(map(float, held_out.scores)),
         peaks=tuple(map(float, peaks)),
-        distances=tuple(map(float, farthest)) if promise else (),
+        distances=tuple(map(float, farthest)),
+        items=items,
         heat=(float(np.median(peaks)), pixel_threshold + (pixel_threshold - usual)),
     )
+
+
+def _by_class(config: TrainConfig, held_out: Prediction) -> bundle.Decision:
+    """Without a promise: `held_out` only says how high maps of good pictures are."""
+    peaks, usual = _peaks(held_out), float(np.median(held_out.maps))
+    return bundle.Decision(
+        rule="class",
+        boxes=config.boxes,
+        false_alarms=None,
+        guarantee=calibration.NO_PROMISE,
+        threshold=0.0,
+        pixel_threshold=float(peaks.max()),
+        usual=usual,
+        min_area=config.min_area,
+        scores=(),
+        peaks=tuple(map(float, peaks)),
+        heat=(float(np.median(peaks)), 2 * float(peaks.max()) - usual),
+    )
+
+
+def _peaks(found: Prediction) -> npt.NDArray[np.float32]:
+    return found.maps.reshape(len(found.maps), -1).max(1)  # type: ignore[no-any-return]
 
 
 def data(config: TrainConfig, layout: str, parts: Split) -> bundle.Data:

@@ -20,11 +20,12 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple, TypeVar
 
 from blemish import bundle
+from blemish.learn.divide import FROM_BOTH, auto_size, divide
 from blemish.learn.export import in_torch, predict
 from blemish.learn.grid import HANDLED, cell_settings, has_checkpoint, parse_grid
 from blemish.learn.heldout import FIGURES, digest, hold_out, measure, read_validation, write_validation
 from blemish.learn.settings import settings_for
-from blemish.learn.train import DETECTORS, FROM_BOTH, TrainConfig, auto_size, divide, train
+from blemish.learn.train import DETECTORS, TrainConfig, train
 from blemish.types import BlemishError, Progress, Sample, silent
 
 T = TypeVar("T")
@@ -117,8 +118,9 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
     final = TrainConfig(config.data, config.out / CHOSEN, layout=config.layout, seed=config.seed)
     final = replace(final, detector=config.detector, false_alarms=config.false_alarms, overwrite=True)
     final = replace(final, evidence=config.evidence)
-    _, samples, groups, parts, warnings = divide(final, progress)
-    alike = [[samples[i].name for i in group] for group in groups]
+    divided = divide(final, progress)
+    samples, parts = divided.samples, divided.parts
+    alike = [[samples[i].name for i in group] for group in divided.groups]
     learning, held_out = hold_out(parts.train, config.validation, config.seed, alike)
     image_size = config.image_size or auto_size(parts.train, base.image_size[0] * base.image_size[1])
 
@@ -160,7 +162,7 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
     if config.test:
         settings = settings_of({**candidates[0].options, "seed": candidates[0].seeds[0]})
         metrics = _finish(replace(final, settings=settings, image_size=settings.image_size), progress)
-    return Sweep(config.out, tuple(known.values()), candidates, metrics, warnings)
+    return Sweep(config.out, tuple(known.values()), candidates, metrics, divided.warnings)
 
 
 def shown(candidate: Candidate) -> str:

@@ -15,12 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from blemish import bundle, calibration, evidence, images, output
-from blemish.data import layouts
-from blemish.data.audit import Audit, audit
-from blemish.data.split import Split, split
+from blemish import bundle, evidence, images, output
 from blemish.evaluate.part import evaluate
 from blemish.evaluate.reliability import draw_reliability, from_json
+from blemish.evaluate.report import report
 from blemish.inspector import Inspector, Look
 from blemish.learn import card as card_of
 from blemish.learn.attention import Attention
@@ -28,7 +26,9 @@ from blemish.learn.attention_config import AttentionConfig
 from blemish.learn.cam import Cam
 from blemish.learn.cam_config import CamConfig
 from blemish.learn.crossval import cross_validate
+from blemish.learn.divide import FROM_BOTH, auto_size, divide
 from blemish.learn.export import export, in_torch, on_the_line, predict, prove_parity
+from blemish.learn.leave_one_out import left_out
 from blemish.learn.patchcore import PatchCore, PatchCoreConfig
 from blemish.learn.sources import Sources, write_evidence
 from blemish.types import BlemishError, Prediction, Progress, Sample, Verdict, silent
@@ -59,9 +59,6 @@ DETECTORS: dict[str, tuple[type[Any], Callable[[Any], Detector]]] = {
     "attention": (AttentionConfig, Attention),
 }
 
-FROM_BOTH = ("cam",)  # learn from defective pictures too
-_UNUSABLE = ("unreadable", "mask-unusable")
-
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -75,6 +72,11 @@ class TrainConfig:
     image_size: tuple[int, int] | None = None
     layout: str = "auto"
     false_alarms: float = 0.05
+    review: float | None = None  # a larger rate, above which a person looks
+    confidence: float | None = None  # with which the promise holds for this calibration set; None = on average
+    # "leave-one-out", of PatchCore: every good picture teaches, and is scored by a memory without its own item.
+    # "auto": that, where fewer than FEW good items would teach.
+    calibrate: Literal["auto", "split", "leave-one-out"] = "auto"
     # "promise": the limit keeps `false_alarms`. "class", of a classifier: the likelier class, and nothing is promised.
     decide: Literal["promise", "class"] = "promise"
     boxes: Literal["hills", "one"] = "hills"  # "one": the published single box of class activation maps
@@ -118,6 +120,11 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
     promise = config.decide == "promise"
     if not both and not promise:
         raise BlemishError(f"{config.detector} knows no classes; --decide class is for --detector cam.")
+    if config.calibrate == "leave-one-out" and (config.detector != "patchcore" or config.confidence):
+        raise BlemishError(
+            "Leaving one out is for --detector patchcore, without --confidence: others would have to be learned once "
+            "more for each picture, and what it can promise holds on average; take --calibrate split."
+        )
     if not both and config.folds:
         raise BlemishError(f"{config.detector} learns from good pictures alone; --folds is for --detector cam.")
     clock = _Clock()
@@ -166,13 +173,20 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         # Everything from here on is measured on what the line will run, not on what was trained.
         line = on_the_line(folder / "bundle" / bundle.MODEL)
         # Without a promise nothing is held out; good pictures that were learned from then only set the heat's scale.
-        held_out = predict(line, good or _some_good(parts.train), progress, "calibration")
-        tested = predict(line, parts.test, progress, "test") if parts.test else None
+        good = good or _some_good(parts.train)
+        held_out = None if divided.left_out else predict(line, good, progress, "calibration")
+        tested = predict(line, parts.test, progress, "test") if parts.test else held_out
         clock.lap("inspect")
         proof = parts.test or good
         ours = predict(in_torch(graph), proof, progress, "parity")
-        parity = prove_parity(ours, tested or held_out, [s.name for s in proof], gated=getattr(graph, "gated", False))
+        said_there = tested or predict(line, proof, progress, "parity")
+        parity = prove_parity(ours, said_there, [s.name for s in proof], gated=getattr(graph, "gated", False))
         clock.lap("parity")
+        if isinstance(detector, PatchCore) and divided.left_out:
+            good = list(parts.train)
+            held_out = left_out(detector, good, [divided.items[s.name] for s in good], progress)
+            clock.lap("leave one out")
+        assert held_out is not None
         if config.evidence:
             file = folder / "bundle" / bundle.EVIDENCE
             write_evidence(detector.sources(), settings.image_size, file, config.evidence_size)
@@ -185,7 +199,12 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
                 settings=card_of.settings_of(settings),
                 image_size=settings.image_size,
                 data=card_of.data(config, divided.layout, parts),
-                decision=card_of.decision(config, held_out),
+                decision=card_of.decision(
+                    config,
+                    held_out,
+                    [divided.items[sample.name] for sample in good],
+                    "leave-one-out" if divided.left_out else "split",
+                ),
                 parity=parity.to_json(),
                 backbone={
                     "name": settings.backbone,
@@ -201,12 +220,13 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             "product": card.product,
             "detector": config.detector,
             "counts": card_of.counts(parts),
-            "decision": card.decision.model_dump(mode="json", exclude={"scores", "peaks", "distances"}),
+            "decision": card.decision.model_dump(mode="json", exclude={"scores", "peaks", "distances", "items"}),
             "parity": parity.to_json(),
+            "data_problems": divided.warnings,
         }
         verdicts: list[Verdict] = []
         shown: dict[str, dict[str, Any]] = {}
-        if tested:
+        if parts.test and tested:
             inspector = Inspector(folder / "bundle")
             verdicts = [
                 inspector.judge(sample.name, images.size(sample.path), float(score), anomaly_map, likely)
@@ -238,65 +258,11 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         if getattr(settings, "log", "") and (unfinished / "log").is_dir():
             shutil.copytree(unfinished / "log", folder / "log", symlinks=True)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+        if verdicts:
+            report(folder, folder / "report.html", progress=progress)
     if trains:
         shutil.rmtree(unfinished)
     return Run(config.out, metrics, divided.warnings)
-
-
-class Divided(NamedTuple):
-    """A folder's usable pictures and their parts; `groups` are indices of near duplicates among `samples`."""
-
-    layout: str
-    samples: list[Sample]
-    groups: list[list[int]]
-    parts: Split
-    warnings: tuple[str, ...]  # what the audit has to say
-
-
-def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
-    """Reads, audits and splits the folder as `train` does. Raises `BlemishError` where its pictures cannot support the
-    promise."""
-    both, promise = config.detector in FROM_BOTH, config.decide == "promise"
-    dataset = layouts.read(config.data, config.layout)
-    checked = audit(dataset, progress)
-    samples, groups = usable(dataset, checked)
-    if config.pooled:
-        samples = [replace(sample, part="") for sample in samples]
-    parts = split(
-        samples,
-        seed=config.seed,
-        test=config.test,
-        calibration=config.calibration,
-        min_calibration=calibration.parts_needed(config.false_alarms) if promise else 0,
-        groups=groups,
-        anomalies_in_train=1 - config.test if both else 0.0,
-        anomalies_in_calibration=config.calibration if both else 0.0,
-    )
-    if promise:  # refuses before the work, not after
-        calibration.allowance(sum(sample.label != "anomaly" for sample in parts.calibration), config.false_alarms)
-    warnings = tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
-    return Divided(dataset.layout, samples, groups, parts, warnings)
-
-
-def usable(dataset: layouts.Dataset, checked: Audit) -> tuple[list[Sample], list[list[int]]]:
-    """The samples that can be read, without masks that cannot, and the near-duplicate groups by their new indices."""
-    of_kind = {kind: {n for p in checked.problems if p.kind == kind for n in p.names} for kind in _UNUSABLE}
-    kept = [i for i, sample in enumerate(dataset.samples) if sample.name not in of_kind["unreadable"]]
-    new = {old: index for index, old in enumerate(kept)}
-    samples = [dataset.samples[i] for i in kept]
-    samples = [replace(s, mask=None) if s.name in of_kind["mask-unusable"] else s for s in samples]
-    return samples, [[new[i] for i in group if i in new] for group in checked.groups]
-
-
-def auto_size(samples: Sequence[Sample], area: int = 256 * 256, multiple: int = 32) -> tuple[int, int]:
-    """Height and width with about `area` pixels and the pictures' usual aspect, so that parts keep their shape.
-
-    The median aspect of (at most 200) pictures, kept within 1:4 and 4:1; sides are multiples of `multiple`.
-    """
-    sizes = [images.size(sample.path) for sample in samples[:: max(1, len(samples) // 200)]]
-    aspect = float(np.clip(np.median([width / height for width, height in sizes]), 0.25, 4))
-    height = max(1, round((area / aspect) ** 0.5 / multiple)) * multiple
-    return height, max(1, round(area / height / multiple)) * multiple
 
 
 def draw(

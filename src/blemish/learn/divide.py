@@ -1,0 +1,98 @@
+"""Which pictures teach, which calibrate and which test, and at what size they are seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from blemish import calibration, images
+from blemish.data import layouts
+from blemish.data.audit import Audit, audit
+from blemish.data.split import Split, items, split
+from blemish.types import Progress, Sample, silent
+
+if TYPE_CHECKING:
+    from blemish.learn.train import TrainConfig
+
+FROM_BOTH = ("cam",)  # learn from defective pictures too
+FEW = 100  # good items; of fewer none is held out where that can be helped
+_UNUSABLE = ("unreadable", "mask-unusable")
+
+
+class Divided(NamedTuple):
+    """A folder's usable pictures and their parts; `groups` are indices of near duplicates among `samples`."""
+
+    layout: str
+    samples: list[Sample]
+    groups: list[list[int]]
+    parts: Split
+    items: dict[str, str]  # of each sample's name
+    left_out: bool  # calibrated by leaving one out, so that nothing is held out
+    warnings: tuple[str, ...]  # what the audit has to say
+
+
+def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
+    """Reads, audits and splits the folder as `train` does. Raises `BlemishError` where its pictures cannot support the
+    promise."""
+    both, promise = config.detector in FROM_BOTH, config.decide == "promise"
+    dataset = layouts.read(config.data, config.layout)
+    checked = audit(dataset, progress)
+    samples, groups = usable(dataset, checked)
+    if config.pooled:
+        samples = [replace(sample, part="") for sample in samples]
+    named = items(samples, groups)
+
+    def divided(calibrating: float, least: int) -> Split:
+        return split(
+            samples,
+            seed=config.seed,
+            test=config.test,
+            calibration=calibrating,
+            min_calibration=least,
+            groups=groups,
+            anomalies_in_train=1 - config.test if both else 0.0,
+            anomalies_in_calibration=config.calibration if both else 0.0,
+        )
+
+    left = False
+    if promise and config.detector == "patchcore" and config.calibrate != "split" and not config.confidence:
+        parts = divided(0.0, 0)
+        left = config.calibrate == "leave-one-out" or len({named[s.name] for s in parts.train}) < FEW
+    if not left:
+        good = [named[sample.name] for sample in samples if sample.label != "anomaly"]
+        each = math.ceil(len(good) / max(1, len(set(good))))  # pictures of an item
+        least = each * calibration.parts_needed(config.false_alarms, config.confidence) if promise else 0
+        parts = divided(config.calibration, least)
+    if promise:  # refuses before the work, not after
+        those = [sample for sample in (parts.train if left else parts.calibration) if sample.label != "anomaly"]
+        count = len({named[sample.name] for sample in those})
+        calibration.guarantee(
+            len(those), config.false_alarms, confidence=config.confidence, items=count, review=config.review
+        )
+    warnings = tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
+    return Divided(dataset.layout, samples, groups, parts, named, left, warnings)
+
+
+def usable(dataset: layouts.Dataset, checked: Audit) -> tuple[list[Sample], list[list[int]]]:
+    """The samples that can be read, without masks that cannot, and the near-duplicate groups by their new indices."""
+    of_kind = {kind: {n for p in checked.problems if p.kind == kind for n in p.names} for kind in _UNUSABLE}
+    kept = [i for i, sample in enumerate(dataset.samples) if sample.name not in of_kind["unreadable"]]
+    new = {old: index for index, old in enumerate(kept)}
+    samples = [dataset.samples[i] for i in kept]
+    samples = [replace(s, mask=None) if s.name in of_kind["mask-unusable"] else s for s in samples]
+    return samples, [[new[i] for i in group if i in new] for group in checked.groups]
+
+
+def auto_size(samples: Sequence[Sample], area: int = 256 * 256, multiple: int = 32) -> tuple[int, int]:
+    """Height and width with about `area` pixels and the pictures' usual aspect, so that parts keep their shape.
+
+    The median aspect of (at most 200) pictures, kept within 1:4 and 4:1; sides are multiples of `multiple`.
+    """
+    sizes = [images.size(sample.path) for sample in samples[:: max(1, len(samples) // 200)]]
+    aspect = float(np.clip(np.median([width / height for width, height in sizes]), 0.25, 4))
+    height = max(1, round((area / aspect) ** 0.5 / multiple)) * multiple
+    return height, max(1, round(area / height / multiple)) * multiple
