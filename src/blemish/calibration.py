@@ -91,18 +91,23 @@ def parts_needed(false_alarms: float, confidence: float | None = None) -> int:
 
 
 def allowance(
-    n: int, false_alarms: float, confidence: float | None = None, *, unit: Literal["picture", "item"] = "picture"
+    n: int,
+    false_alarms: float,
+    confidence: float | None = None,
+    *,
+    unit: Literal["picture", "item"] = "picture",
+    held_out: bool = True,
 ) -> int:
     """The rank from the top of the calibration score that may be the threshold, at least 1.
 
     On average: of n + 1 exchangeable good parts floor(false_alarms * (n + 1)) may be called anomalies. With
     confidence: the rate at the k-th largest of n independent scores is at most Beta(k, n + 1 - k) (Vovk 2012), so the
-    largest k with P(Binomial(n, false_alarms) >= k) >= confidence. `unit` is what n counts, for the words.
-    Raises `BlemishError`, with what can be had, where n is too small for the promise.
+    largest k with P(Binomial(n, false_alarms) >= k) >= confidence. `unit` is what n counts, `held_out` whether they were
+    kept from learning: for the words. Raises `BlemishError`, with what can be had, where n is too small for the promise.
     """
     needed = parts_needed(false_alarms, confidence)
     if n < needed:
-        raise BlemishError(_too_few(n, false_alarms, confidence, unit))
+        raise BlemishError(_too_few(n, false_alarms, confidence, unit, held_out))
     if confidence is None:
         return math.floor(false_alarms * (n + 1) + _SLACK)
     low, high = 1, n + 1  # the tail falls with k: low is allowed, high is not
@@ -192,7 +197,7 @@ def guarantee(
     """
     several = items is not None and items != n
     count = n if items is None else items
-    allowance(count, false_alarms, confidence, unit="item" if several else "picture")
+    allowance(count, false_alarms, confidence, unit="item" if several else "picture", held_out=kind == "split")
     if confidence is not None and kind != "split":
         raise BlemishError(
             "A promise with confidence needs calibration pictures that were held out of learning; hold some out, "
@@ -294,11 +299,14 @@ def _larger(review: float, false_alarms: float) -> None:
         )
 
 
-def _too_few(n: int, false_alarms: float, confidence: float | None, unit: str) -> str:
+def _too_few(n: int, false_alarms: float, confidence: float | None, unit: str, held_out: bool) -> str:
     needed = parts_needed(false_alarms, confidence)
     sure = "" if confidence is None else f" with {100 * confidence:g}% confidence"
-    several = f"{n} good items (with all their pictures)" if unit == "item" else f"{n} held-out good pictures"
-    ways = [f"hold out {needed - n} more (add good {unit}s, or give a larger --calibration)"]
+    several = f"{n} good items (with all their pictures)" if unit == "item" else f"{n} good pictures"
+    ways = [f"add {needed - n} more"]
+    if held_out:
+        several = several.replace(" good pictures", " held-out good pictures")
+        ways = [f"hold out {needed - n} more (add good {unit}s, or give a larger --calibration)"]
     lowest = 100 * best_rate(n, confidence)
     step = 0.1 if lowest >= 1 else 0.001
     if (had := math.ceil(lowest / step - _SLACK) * step) < 100:

@@ -137,7 +137,7 @@ def inspect(
                 _say(look.verdict, as_json)
                 if found and found.counterfactual and not as_json:
                     typer.echo(f"         {found.sentence()}")
-        if shown and memory is None and counts["anomaly"]:
+        if shown and memory is None and counts["anomaly"] + counts["review"]:
             typer.echo(NONE, err=True)
     else:
         for look in looks:
@@ -208,11 +208,17 @@ class _Watch:
                 "--drift compares with good pictures that were held out of learning, each of another part, and this "
                 "bundle has none; train with --calibrate split and --decide promise."
             )
+        if not file.parent.is_dir():  # said now, not after a shift of pictures
+            raise BlemishError(f"{file}: there is no folder {file.parent} to keep it in; make it, or name another.")
         self.file = file
         try:
             found = Drift.from_json(file.read_text("utf-8")) if file.exists() else None
         except (OSError, UnicodeDecodeError) as cause:
             raise BlemishError(f"{file}: cannot be read ({cause}); name another file, or mend that.") from None
+        except BlemishError:
+            raise BlemishError(
+                f"{file}: is no drift test that blemish saved; name another file to begin anew."
+            ) from None
         self.test: Drift = found or Drift(rule.scores, limit=rule.threshold)
         if self.test.limit != rule.threshold:
             raise BlemishError(f"{file}: is of another bundle; name another file to begin anew.")

@@ -70,8 +70,11 @@ def explain(
         f"the limit for places, {rule.pixel_threshold:.4g}; the place is {'' if inside else 'not '}flagged."
     )
     if p_value is not None:
+        kept = (
+            "held-out good pictures" if rule.calibrated_by == "split" else "good pictures, each without its own item,"
+        )
         typer.echo(
-            f"Of {len(rule.peaks)} held-out good pictures {sum(peak >= value for peak in rule.peaks)} get as high "
+            f"Of {len(rule.peaks)} {kept} {sum(peak >= value for peak in rule.peaks)} get as high "
             f"somewhere (p = {p_value:.2g})."
         )
     if nearest is None:

@@ -146,9 +146,9 @@ def train(
         detector=detector,
         image_size=_size(image_size) or ((224, 224) if by_class else None),
         layout=layout,
-        false_alarms=_share(false_alarms),
-        review=_share(review) if review else None,
-        confidence=_share(confidence) if confidence else None,
+        false_alarms=share(false_alarms),
+        review=share(review) if review else None,
+        confidence=share(confidence) if confidence else None,
         calibrate=_one_of("--calibrate", calibrate, "auto", ("auto", "split", "leave-one-out")),
         test=test,
         calibration=0.0 if by_class else calibration,
@@ -212,7 +212,7 @@ def sweep(
         detector=detector,
         image_size=_size(image_size),
         layout=layout,
-        false_alarms=_share(false_alarms),
+        false_alarms=share(false_alarms),
         validation=validation,
         seed=seed,
         test=not no_test,
@@ -299,7 +299,7 @@ def _one_of(option: str, text: str, default: str, choices: tuple[str, ...]) -> A
     return text or default
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:

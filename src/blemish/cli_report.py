@@ -9,11 +9,14 @@ from typing import Annotated
 
 import typer
 
+from blemish.types import BlemishError
+
 
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="What `blemish train` wrote: the folder, its bundle, or a .zip.")],
     data: Annotated[Path, typer.Argument(help="A folder of good and defective pictures.")],
-    faithfulness: Annotated[bool, typer.Option(help="Test the heatmaps too; minutes.")] = False,
+    costs: Annotated[str, typer.Option(help="FALSE_ALARM,MISS,SHARE of parts defective: 1,50,2%.")] = "",
+    faithfulness: Annotated[bool, typer.Option("--faithfulness", help="Test the heatmaps too; minutes.")] = False,
     randomised: Annotated[
         Path | None, typer.Option(help="A bundle learned alike with --random-weights, as one more control.")
     ] = None,
@@ -28,12 +31,16 @@ def evaluate(
     from blemish.console import faithfulness_table, figures_table, progress
     from blemish.console import out as page
     from blemish.evaluate.again import heatmaps, labelled, measure
+    from blemish.evaluate.cost import prices_of
     from blemish.evaluate.recorded import FAITHFUL
     from blemish.inspector import Inspector
 
+    if randomised and not faithfulness:
+        raise BlemishError("--randomised is a control for --faithfulness; give both, or neither.")
+    prices = prices_of(costs) if costs else None
     inspector = Inspector(bundle, threads=threads)
     samples = labelled(data, layout)
-    found = measure(inspector, samples, progress)
+    found = measure(inspector, samples, progress, prices=prices)
     if faithfulness:
         usual = inspector.card.decision.scores
         found["faithfulness"] = heatmaps(
@@ -51,6 +58,13 @@ def evaluate(
         typer.echo(json.dumps(found, indent=1))
         return
     page.print(figures_table({"product": data.name, "detector": inspector.card.detector, **found}))
+    for defect, missed in found["misses"]["by_defect"].items():
+        typer.echo(
+            f"Missed {missed['missed']} of {missed['defects']} {defect or 'defective'}: {missed['value']:.1%}, of "
+            f"defects like these between {missed['low']:.1%} and {missed['high']:.1%}."
+        )
+    for sentence in found["costs"]["sentences"] if prices else ():
+        typer.echo(sentence)
     if found["unreadable"]:
         typer.echo(f"Left out, because unreadable: {', '.join(found['unreadable'])}.")
     if faithfulness:

@@ -70,6 +70,8 @@ def figures_table(metrics: Mapping[str, Any], *, crossed: bool = False) -> Table
     defective = counts.get("train_anomaly", 0)
     learned = f"{counts['train'] - defective} good" + (f" and {defective} defective" if defective else "")
     held_out = f", threshold from {counts['calibration']}" if counts["calibration"] else ""
+    if metrics.get("decision", {}).get("calibrated_by") == "leave-one-out":
+        held_out = ", threshold from the same, each without its own item"
     table.caption = f"learned from {learned}{held_out}; {tested}"
     return table
 

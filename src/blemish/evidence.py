@@ -70,6 +70,8 @@ class Evidence:
         sure = f"score {found.score:.3g}" if found.p_value is None else f"p = {found.p_value:.2g}"
         if found.decision == "good":
             return f"With {what} repaired, the verdict would be good ({sure})."
+        if found.decision == "review":
+            return f"With {what} repaired, a person would have to look ({sure})."
         return (
             f"With {what} repaired, it would still be an anomaly ({sure}): more than that looks wrong, or the repair "
             "does not look like a good part."

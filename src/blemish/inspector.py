@@ -25,7 +25,8 @@ from blemish.types import BlemishError, Region, Verdict
 
 class Look(NamedTuple):
     """A verdict with what it was made from; picture and map are None where the file could not be read, `repaired` where
-    the detector is no autoencoder, and the last two where the bundle is older than they are."""
+    the detector is no autoencoder, `neighbours` and `distances` where the bundle is older than they are, and
+    `probabilities` where the detector is no classifier."""
 
     verdict: Verdict
     picture: npt.NDArray[np.uint8] | None  # (H, W, 3)
@@ -33,6 +34,7 @@ class Look(NamedTuple):
     repaired: npt.NDArray[np.uint8] | None = None  # (h, w, 3): how it would look if it were good
     neighbours: npt.NDArray[np.int32] | None = None  # (gh, gw): the nearest normal patches
     distances: npt.NDArray[np.float32] | None = None  # (gh, gw): how far each is
+    probabilities: npt.NDArray[np.float32] | None = None  # (classes,): good first
 
 
 def open_session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
@@ -168,5 +170,5 @@ class Inspector:
         found = self.outputs(picture)
         size = (picture.shape[1], picture.shape[0])
         verdict = self.judge(path, size, float(found["scores"]), found["maps"], found.get("probabilities"))
-        more = (found.get(name) for name in ("repaired", "neighbours", "distances"))
+        more = (found.get(name) for name in ("repaired", "neighbours", "distances", "probabilities"))
         return Look(verdict, picture, found["maps"], *more)

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from blemish import calibration
+from blemish.bundle import Decision
 from blemish.data import layouts
 from blemish.evaluate.bootstrap import to_json
+from blemish.evaluate.cost import Costs, Prices, costs, miss_rate
 from blemish.evaluate.faithfulness import faithfulness
 from blemish.evaluate.part import evaluate
 from blemish.evaluate.repair import Repair, from_normal, inpaint, nearest
 from blemish.evidence import open_memory
 from blemish.inspector import Inspector
-from blemish.types import BlemishError, Prediction, Progress, Sample, silent
+from blemish.types import BlemishError, Prediction, Progress, Sample, Verdict, silent
 
 NORMALS = 200  # good pictures at most that stand in for what is taken out
 
@@ -35,28 +39,71 @@ def labelled(data: Path, layout: str = "auto") -> list[Sample]:
     return chosen
 
 
-def measure(inspector: Inspector, samples: Sequence[Sample], progress: Progress = silent) -> dict[str, Any]:
-    """The figures of `blemish train`, JSON-ready, and under `unreadable` the names of pictures that were left out.
+def measure(
+    inspector: Inspector, samples: Sequence[Sample], progress: Progress = silent, *, prices: Prices | None = None
+) -> dict[str, Any]:
+    """The figures of `blemish train`, JSON-ready; under `misses` the share of defective pictures that were called good,
+    of `all` and `by_defect`, with exact intervals; under `unreadable` the names of pictures that were left out; and,
+    with `prices`, under `costs` what the limit costs, by the card's good and these defective pictures.
 
-    Raises `BlemishError` where no good or no defective picture can be read.
+    Raises `BlemishError` where no good or no defective picture can be read, and for costs of a bundle that kept no good
+    pictures from learning.
     """
-    seen, unreadable = [], []
+    card = inspector.card
+    if prices and not card.decision.scores:
+        raise BlemishError(
+            "--costs needs the scores of good pictures that had no part in learning, and this bundle has none; train "
+            "with --decide promise."
+        )
+    seen, unreadable, likely = [], [], []
     looks = inspector.look_many([sample.path for sample in samples])
     for sample, look in zip(samples, progress(looks, "inspecting", len(samples)), strict=True):
         if look.map is None or look.verdict.score is None:
             unreadable.append(sample.name)
         else:  # the picture itself is not kept
             seen.append((sample, look.verdict, look.map))
+            likely.append(look.probabilities)
     if len({sample.label for sample, _, _ in seen}) < 2:
         raise BlemishError(
             f"Of {len(samples)} pictures {len(unreadable)} cannot be read, which leaves no good or no defective ones."
         )
     scores = np.array([verdict.score for _, verdict, _ in seen], np.float32)
-    found = Prediction(scores, np.stack([anomaly_map for _, _, anomaly_map in seen]))
-    figures = evaluate([sample for sample, _, _ in seen], found, [verdict for _, verdict, _ in seen])
-    good = [score for score, (sample, _, _) in zip(scores, seen, strict=True) if sample.label == "good"]
-    counts = {"test_good": len(good), "test_anomaly": len(seen) - len(good)}
-    return {"counts": counts, **figures, "unreadable": unreadable, "median_good_score": float(np.median(good))}
+    found = Prediction(
+        scores,
+        np.stack([anomaly_map for _, _, anomaly_map in seen]),
+        np.stack([row for row in likely if row is not None]) if card.classes else None,
+    )
+    pictures, verdicts = [sample for sample, _, _ in seen], [verdict for _, verdict, _ in seen]
+    balanced = card.settings.get("head_weights", "auto") == "auto"
+    figures = evaluate(pictures, found, verdicts, card.classes, balanced=balanced)
+    defective = np.array([sample.label == "anomaly" for sample in pictures])
+    figures |= {
+        "counts": {"test_good": int((~defective).sum()), "test_anomaly": int(defective.sum())},
+        "misses": _misses(pictures, verdicts),
+        "unreadable": unreadable,
+        "median_good_score": float(np.median(scores[~defective])),
+    }
+    if prices:
+        figures["costs"] = to_json(_costs(card.decision, scores[defective], prices))
+    return figures
+
+
+def _misses(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """What was put aside for a person was not missed."""
+    missed = [(s.defect, v.decision == "good") for s, v in zip(samples, verdicts, strict=True) if s.label == "anomaly"]
+
+    def share(of: Sequence[bool]) -> dict[str, Any]:
+        return {"missed": sum(of), "defects": len(of), **to_json(miss_rate(sum(of), len(of)))}
+
+    by_defect = {
+        name: share([hit for other, hit in missed if other == name]) for name in sorted({n for n, _ in missed})
+    }
+    return {"all": share([hit for _, hit in missed]), "by_defect": by_defect}
+
+
+def _costs(rule: Decision, defective: npt.NDArray[np.floating], prices: Prices) -> Costs:
+    weights = calibration.item_weights([str(item) for item in rule.items]) if rule.items else None
+    return costs(rule.threshold, np.array(rule.scores), defective.astype(np.float64), prices, weights)
 
 
 def heatmaps(

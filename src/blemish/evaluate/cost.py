@@ -39,6 +39,16 @@ class Prices:
             raise BlemishError(f"The share of defective parts lies between 0 % and 100 %, not {self.defective:.3%}.")
 
 
+def prices_of(text: str) -> Prices:
+    """`FALSE_ALARM,MISS,SHARE`, as 1,50,2%. Raises `BlemishError` for anything else."""
+    try:
+        false_alarm, miss, share = (part.strip() for part in text.split(","))
+        defective = float(share[:-1]) / 100 if share.endswith("%") else float(share)
+        return Prices(float(false_alarm), float(miss), defective)
+    except ValueError:
+        raise BlemishError(f"--costs takes FALSE_ALARM,MISS,SHARE, as 1,50,2%, not '{text}'.") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Working:
     """How a threshold works out: shares of good parts alarmed and of defective parts missed, and the cost that they
@@ -78,6 +88,42 @@ def cheapest(
         reversed(_working(np.concatenate([below_all, scores]), good, defective, prices, weights)),
         key=lambda working: working.cost,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """How the promised limit works out, and the cheapest one, in figures and in words."""
+
+    prices: Prices
+    promised: Working
+    cheapest: Working
+    sentences: tuple[str, str]
+
+
+def costs(
+    threshold: float, good: Floats, defective: Floats, prices: Prices, weights: npt.NDArray[np.float64] | None = None
+) -> Costs:
+    """What `at` says of a promised threshold, beside the `cheapest`; raises as they do."""
+    promised, best = at(threshold, good, defective, prices, weights), cheapest(good, defective, prices, weights)
+    each = f"{prices.false_alarm:g} a false alarm, {prices.miss:g} a miss, {prices.defective:.3g} of parts defective"
+    first = f"At the promised limit, {promised.threshold:.4g}, {PARTS} parts cost {promised.cost:.4g}"
+    if best.cost < promised.cost:
+        second = f"Cheapest is the limit {best.threshold:.4g}, at {best.cost:.4g}: {_shares(best)}"
+    else:
+        second = f"No limit is cheaper on these pictures; {_shares(promised)}"
+    return Costs(
+        prices,
+        promised,
+        best,
+        (
+            f"{first} ({each}): {_shares(promised)}.",
+            f"{second}; that is an estimate on the low side, and no promise.",
+        ),
+    )
+
+
+def _shares(working: Working) -> str:
+    return f"{working.false_alarms:.1%} false alarms among good parts, {working.missed:.1%} of defective ones missed"
 
 
 def _working(

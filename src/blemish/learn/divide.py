@@ -71,7 +71,12 @@ def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
         those = [sample for sample in (parts.train if left else parts.calibration) if sample.label != "anomaly"]
         count = len({named[sample.name] for sample in those})
         calibration.guarantee(
-            len(those), config.false_alarms, confidence=config.confidence, items=count, review=config.review
+            len(those),
+            config.false_alarms,
+            confidence=config.confidence,
+            items=count,
+            review=config.review,
+            kind="leave-one-out" if left else "split",
         )
     warnings = tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
     return Divided(dataset.layout, samples, groups, parts, named, left, warnings)

@@ -117,7 +117,8 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
 
     final = TrainConfig(config.data, config.out / CHOSEN, layout=config.layout, seed=config.seed)
     final = replace(final, detector=config.detector, false_alarms=config.false_alarms, overwrite=True)
-    final = replace(final, evidence=config.evidence)
+    # What chose the settings must not choose the limit as well, so none of the pictures that teach does.
+    final = replace(final, evidence=config.evidence, calibrate="split")
     divided = divide(final, progress)
     samples, parts = divided.samples, divided.parts
     alike = [[samples[i].name for i in group] for group in divided.groups]

@@ -120,6 +120,10 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
     promise = config.decide == "promise"
     if not both and not promise:
         raise BlemishError(f"{config.detector} knows no classes; --decide class is for --detector cam.")
+    if not promise and (config.review or config.confidence):
+        raise BlemishError(
+            "--review and --confidence are of a promise, and --decide class promises nothing; omit them."
+        )
     if config.calibrate == "leave-one-out" and (config.detector != "patchcore" or config.confidence):
         raise BlemishError(
             "Leaving one out is for --detector patchcore, without --confidence: others would have to be learned once "
