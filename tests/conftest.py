@@ -73,10 +73,21 @@ def classified(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `blemish train` writes for that product."""
+    """What `blemish train --calibrate split` writes for that product: 19 of the good ones are held out."""
     from blemish.learn.patchcore import PatchCoreConfig
     from blemish.learn.train import TrainConfig, train
 
     out = tmp_path_factory.mktemp("runs") / "tiles"
     settings = PatchCoreConfig(max_bank=300)
-    return train(TrainConfig(product, out, settings=settings, image_size=(192, 256))).folder
+    return train(TrainConfig(product, out, settings=settings, image_size=(192, 256), calibrate="split")).folder
+
+
+@pytest.fixture(scope="session")
+def all_teach(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What it writes where all 40 good ones teach, and each is scored without itself."""
+    from blemish.learn.patchcore import PatchCoreConfig
+    from blemish.learn.train import TrainConfig, train
+
+    out = tmp_path_factory.mktemp("runs") / "tiles"
+    settings = PatchCoreConfig(max_bank=100)
+    return train(TrainConfig(product, out, settings=settings, image_size=(64, 96), overlays=0, review=0.1)).folder

@@ -97,7 +97,8 @@ def test_examples_are_commands(line: str, home: Path, monkeypatch: pytest.Monkey
     words = shlex.split(line, comments=True)[1:]
     if words[0] not in ("--version", "--help"):
         COMMANDS[words[0]].make_context(words[0], words[1:]).close()  # raises where an option does not exist
-        read = [word for word in words[1:] if not word.startswith("-")][: 2 if words[0] == "inspect" else 1]
+        reads = {"inspect": 2, "evaluate": 2, "compare": 2}.get(words[0], 1)
+        read = [word for word in words[1:] if not word.startswith("-")][:reads]
         if words[0] in ("train", "sweep", "demo") or not all((home / path).exists() for path in read):
             return
     done = CliRunner().invoke(app, words, catch_exceptions=False)
@@ -106,8 +107,8 @@ def test_examples_are_commands(line: str, home: Path, monkeypatch: pytest.Monkey
 
 
 def test_enough_examples_are_run(home: Path) -> None:
-    quick = [line for line in examples() if line.split()[1] in ("data", "inspect", "bundle")]
-    assert len([line for line in quick if (home / line.split()[2]).exists()]) >= 10
+    quick = [line for line in examples() if line.split()[1] in ("data", "inspect", "bundle", "evaluate", "report")]
+    assert len([line for line in quick if (home / line.split()[2]).exists()]) >= 15
 
 
 @pytest.mark.parametrize("name", ["bundle.md", "your-own-pictures.md"])

@@ -102,8 +102,9 @@ def allowance(
 
     On average: of n + 1 exchangeable good parts floor(false_alarms * (n + 1)) may be called anomalies. With
     confidence: the rate at the k-th largest of n independent scores is at most Beta(k, n + 1 - k) (Vovk 2012), so the
-    largest k with P(Binomial(n, false_alarms) >= k) >= confidence. `unit` is what n counts, `held_out` whether they were
-    kept from learning: for the words. Raises `BlemishError`, with what can be had, where n is too small for the promise.
+    largest k with P(Binomial(n, false_alarms) >= k) >= confidence. `unit` is what n counts, `held_out` whether
+    they were kept from learning: for the words.
+    Raises `BlemishError`, with what can be had, where n is too small for the promise.
     """
     needed = parts_needed(false_alarms, confidence)
     if n < needed:
