@@ -12,10 +12,13 @@ from tests.support import write_picture
 
 
 def tile(number: int, spot: tuple[int, int] | None = None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """A striped tile `(60, 80, 3)` with noise, and its mask; `spot` is the (top, left) of a 12 x 12 defect."""
+    """A striped tile `(60, 80, 3)` with noise, and its mask; `spot` is the (top, left) of a 12 x 12 defect.
+
+    There is noise enough that no two count as pictures of one item.
+    """
     random = np.random.default_rng(number)
     stripes = 110 + 40 * np.sin(np.arange(80) / 3 + random.uniform(0, 6))
-    pixels = stripes + random.normal(0, 4, (60, 80))
+    pixels = stripes + random.normal(0, 8, (60, 80))
     mask = np.zeros((60, 80), np.uint8)
     if spot:
         where = (slice(spot[0], spot[0] + 12), slice(spot[1], spot[1] + 12))

@@ -1,11 +1,15 @@
+import copy
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from blemish import BlemishError, Inspector
+from blemish import BlemishError, Inspector, bundle, calibration
 from blemish.images import load
+from blemish.inspector import chance
 from tests.conftest import tile
 from tests.support import write_picture
 
@@ -76,8 +80,6 @@ def test_too_large_a_picture_is_an_error_verdict(run: Path, tmp_path: Path) -> N
 
 
 def test_a_graph_that_onnxruntime_cannot_load_is_refused(run: Path, tmp_path: Path) -> None:
-    from blemish import bundle
-
     folder = tmp_path / "b"
     folder.mkdir()
     (folder / "model.onnx").write_bytes(b"no graph")
@@ -110,3 +112,53 @@ def test_a_classifier_names_the_type_and_says_how_sure(classified: Path, labelle
     assert (good.decision, good.defect, good.regions) == ("good", "", ())
     assert good.probability is not None
     assert good.probability < (verdict.probability or 0)
+
+
+def by_hand(inspector: Inspector, **changes: Any) -> Inspector:
+    """The same graph with another rule."""
+    other = copy.copy(inspector)
+    rule = inspector.card.decision.model_copy(update=changes)
+    other.card = inspector.card.model_copy(update={"decision": rule})
+    return other
+
+
+def test_three_verdicts(inspector: Inspector) -> None:
+    rule = {"threshold": 5.0, "review_threshold": 3.0, "pixel_threshold": 2.0, "usual": 0.0, "min_area": 0.0}
+    three, two = by_hand(inspector, **rule), by_hand(inspector, **rule | {"review_threshold": None})
+    anomaly_map = np.zeros((192, 256), np.float32)
+    anomaly_map[40:80, 40:80] = 9
+    said = {score: three.judge("x", (80, 60), score, anomaly_map) for score in (2.9, 3.0, 3.1, 5.0, 5.1)}
+    assert [verdict.decision for verdict in said.values()] == ["good", "good", "review", "review", "anomaly"]
+    assert [len(verdict.regions) for verdict in said.values()] == [0, 0, 1, 1, 1]
+    assert said[3.1].regions == said[5.1].regions
+    assert [two.judge("x", (80, 60), score, anomaly_map).decision for score in said] == ["good"] * 4 + ["anomaly"]
+    one = by_hand(inspector, **rule, boxes="one").judge("x", (80, 60), 3.1, anomaly_map)
+    assert len(one.regions) == 1
+
+
+def test_several_pictures_of_an_item_share_its_weight(inspector: Inspector) -> None:
+    scores, peaks, items = (1.0, 2.0, 3.0, 4.0), (1.5, 1.0, 1.0, 9.0), (0, 0, 1, 2)
+    other = by_hand(inspector, scores=scores, peaks=peaks, items=items, distances=())
+    rule, weights = other.card.decision, calibration.item_weights(["0", "0", "1", "2"])
+    assert chance(rule, "scores", 2.0) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
+    assert chance(rule, "scores", 2.5) == pytest.approx((1 + 1 + 1) / 4)
+    assert chance(rule, "peaks", 1.2) == pytest.approx((1 + 0.5 + 1) / 4)
+    assert chance(rule, "distances", 1.0) is None
+    for value in (0.0, 1.0, 1.5, 4.0, 5.0):
+        verdict = other.judge("x", (80, 60), value, np.zeros((192, 256), np.float32))
+        assert verdict.p_value == calibration.p_values(np.array(scores), np.array([value]), weights)[0]
+    alone = by_hand(inspector, scores=scores, items=()).card.decision
+    assert chance(alone, "scores", 2.0) == pytest.approx((1 + 3) / 5)
+    assert chance(by_hand(inspector, scores=()).card.decision, "peaks", 1.0) is None  # nothing was held out
+
+
+def test_cards_from_before_three_verdicts_go_on_working(run: Path, inspector: Inspector, tmp_path: Path) -> None:
+    old = shutil.copytree(run / "bundle", tmp_path / "old")
+    card = json.loads((old / "card.json").read_text(encoding="utf-8"))
+    for field in ("confidence", "calibrated_by", "review", "review_threshold", "items"):
+        del card["decision"][field]
+    card["sha256"] = bundle._digest(card)
+    (old / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    picture = write_picture(tmp_path / "a.png", tile(999, (30, 20))[0])
+    assert Inspector(old).card.decision == inspector.card.decision
+    assert Inspector(old).inspect(picture) == inspector.inspect(picture)

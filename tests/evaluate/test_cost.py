@@ -5,7 +5,7 @@ import pytest
 
 from blemish.calibration import item_weights
 from blemish.evaluate.bootstrap import clopper_pearson
-from blemish.evaluate.cost import Prices, Working, at, cheapest, miss_rate
+from blemish.evaluate.cost import Prices, Working, at, cheapest, costs, miss_rate, prices_of
 from blemish.types import BlemishError
 
 
@@ -62,3 +62,40 @@ def test_what_has_no_cost_is_refused() -> None:
         Prices(1, 1, 1.0)
     with pytest.raises(BlemishError, match="one kind is missing"):
         cheapest(np.array([1.0]), np.array([]), Prices(1, 1, 0.1))
+
+
+def test_costs_in_words() -> None:
+    good, defective = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.5, 5.0])
+    prices = Prices(false_alarm=2, miss=30, defective=0.1)
+    found = costs(4.0, good, defective, prices)
+    assert (found.promised.cost, found.cheapest.cost, found.cheapest.threshold) == (1500, 900, 2)
+    first, second = found.sentences
+    assert first == (
+        "At the promised limit, 4, 1000 parts cost 1500 (2 a false alarm, 30 a miss, 0.1 of parts defective): "
+        "0.0% false alarms among good parts, 50.0% of defective ones missed."
+    )
+    assert second.startswith("Cheapest is the limit 2, at 900: 50.0% false alarms among good parts, 0.0% of defective")
+    assert "no promise" in second
+    assert costs(2.0, good, defective, prices).sentences[1].startswith("No limit is cheaper on these pictures")
+
+
+@pytest.mark.parametrize("text", ["1,50,2%", " 1 , 50.0,0.02"])
+def test_prices_as_a_person_writes_them(text: str) -> None:
+    assert prices_of(text) == Prices(1, 50, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1,50", "--costs takes FALSE_ALARM,MISS,SHARE, as 1,50,2%, not '1,50'"),
+        ("1,50,2%,3", "not '1,50,2%,3'"),
+        ("one,50,2%", "not 'one,50,2%'"),
+        ("1,50,", "not '1,50,'"),
+        ("0,50,2%", "cost something above 0"),
+        ("1,nan,2%", "cost something above 0"),
+        ("1,50,200%", "share of defective parts"),
+    ],
+)
+def test_prices_that_are_none(text: str, said: str) -> None:
+    with pytest.raises(BlemishError, match=said):
+        prices_of(text)
