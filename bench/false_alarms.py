@@ -39,10 +39,10 @@ from blemish.console import progress
 from blemish.data import layouts
 from blemish.data.audit import audit
 from blemish.evaluate.bootstrap import to_json, wilson
+from blemish.learn.divide import auto_size, usable
 from blemish.learn.export import in_torch, predict
 from blemish.learn.leave_one_out import left_out
 from blemish.learn.patchcore import PatchCore, PatchCoreConfig
-from blemish.learn.train import auto_size, usable
 from blemish.types import Sample
 
 HERE = Path(__file__).resolve().parent
