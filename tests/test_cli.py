@@ -19,7 +19,7 @@ CUDA = torch.cuda.is_available()
 
 def blemish(*arguments: object, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
     """Runs the program as a person does, and checks its exit code and that no stack trace comes out."""
-    command = [sys.executable, "-c", "from blemish.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-m", "blemish", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
