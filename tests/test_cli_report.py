@@ -120,7 +120,7 @@ def test_tested_heatmaps_stand_in_the_report(all_teach: Path, product: Path, tmp
     assert randomised
     said = printed("report", run)["faithfulness"]
     assert said["sentences"] == found["sentences"]
-    assert [row["measure"] for row in said["rows"]][0] == found["measures"][0]["name"]
+    assert said["rows"][0]["measure"] == found["measures"][0]["name"]
     blemish("report", run, "-o", tmp_path / "page.html")
     assert found["measures"][0]["name"] in (tmp_path / "page.html").read_text("utf-8")
     text = blemish("evaluate", run / "bundle", product, "--faithfulness", "--most", 1)
@@ -204,7 +204,7 @@ def test_drift_is_refused_where_it_would_say_nothing(
     run: Path, moved: Path, all_teach: Path, product: Path, tmp_path: Path
 ) -> None:
     file, picture = tmp_path / "drift.json", goods(product, [0])[0]
-    with pytest.raises(BlemishError, match="held out of learning.*--calibrate split"):
+    with pytest.raises(BlemishError, match=r"held out of learning.*--calibrate split"):
         blemish("inspect", all_teach, picture, "--drift", file)
     assert not file.exists()
     blemish("inspect", run, picture, "--drift", file)

@@ -24,7 +24,7 @@ def held_out(count: int = 19) -> Prediction:
     """Scores 1 to `count`; maps of 1 x 4 with 0, 1, 1 and, as their peak, ten times the score."""
     scores = np.arange(1, count + 1, dtype=np.float32)
     maps = np.stack([np.array([[0, 1, 1, 10 * score]], np.float32) for score in scores])
-    return Prediction(scores, maps, distances=maps / 2)
+    return Prediction(scores, maps, distances=maps / np.float32(2))
 
 
 def test_thresholds_are_ranks() -> None:
