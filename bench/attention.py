@@ -49,7 +49,6 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "unspoiled": ({"spoil": "none"}, "pictures not spoiled"),
     "study": ({}, "as in the study"),
 }
-LONG = 100  # epochs where there are fewer pictures than that; the default stops earlier, to save time
 STUDIED = ("flange", "magnetic-tile")  # 50 epochs of two steps a batch: the others only by --only
 READINGS: dict[str, dict[str, str]] = {
     "attention (picture)": {"map": "attention", "input": "picture"},
@@ -81,8 +80,7 @@ def patchcore(parts: Split) -> dict[str, Any]:
 
 def attending(parts: Split, name: str) -> dict[str, Any]:
     height, width = AttentionConfig().image_size
-    epochs = LONG if len(parts.train) < LONG else 0
-    config = AttentionConfig(image_size=auto_size(parts.train, height * width), epochs=epochs)
+    config = AttentionConfig(image_size=auto_size(parts.train, height * width))
     config = case_study(config) if name == "study" else replace(config, **CONFIGS[name][0])
     begun = time.perf_counter()
     detector = Attention(config).fit(parts.train, progress)
@@ -195,7 +193,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--demo", type=Path, default=HERE.parent / "demo" / "data")
     parser.add_argument("--work", type=Path, default=HERE / "results" / "work" / "attention")
-    every = [f"{where}/{name}" for where in NAMES for name in (*CONFIGS, "patchcore")]
+    every = [f"{where}/{name}" for name in (*CONFIGS, "patchcore") for where in NAMES]
     usual = [task for task in every if not task.endswith("/study") or task.split("/")[0] in STUDIED]
     parser.add_argument("--only", nargs="*", choices=every, default=usual, metavar="SET/CONFIG")
     parser.add_argument("--table", action="store_true", help="only put together what is in --work")
@@ -216,10 +214,7 @@ def main() -> None:
         part.replace(file)
         print(f"{task}: trained in {found['seconds']} s", flush=True)
     files = [options.work / f"{task.replace('/', '-')}.json" for task in every]
-    results = sorted(
-        (json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()),
-        key=lambda found: [*CONFIGS, "patchcore"].index(found["config"]),
-    )
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
     facts = {"date": str(date.today()), "blemish": __version__, "machine": platform.machine(), "cores": os.cpu_count()}
     saved = HERE / "results" / "attention.json"
     baselines = HERE / "results" / "baselines.json"

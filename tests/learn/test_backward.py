@@ -325,6 +325,17 @@ class Choice(nn.Module):
         return a.mean((1, 2, 3)) if torch.equal(a, a * 2) else a.sum((1, 2, 3))
 
 
+class Underived(nn.Module):
+    def forward(self, a: Tensor) -> Tensor:
+        return torch.igamma(a, a + 1).mean((1, 2, 3))
+
+
+class Overwritten(nn.Module):
+    def forward(self, a: Tensor) -> Tensor:
+        root = a.exp()
+        return (root * root.mul_(2)).mean((1, 2, 3))
+
+
 class Constant(nn.Module):
     def forward(self, a: Tensor) -> Tensor:
         return a.argmax(1).float().mean((1, 2))
@@ -336,6 +347,8 @@ class Constant(nn.Module):
         (Warp(), "grid_sampler_2d_backward"),
         (Chain(nn.AdaptiveMaxPool2d(2), nn.Flatten()), "adaptive_max_pool2d_backward"),
         (Choice(), "aten.equal"),
+        (Underived(), "derivative for 'igamma"),
+        (Overwritten(), "modified by an inplace operation"),
         (Counted(), "fixes how many pictures"),
         (Constant(), "no gradient at this layer"),
     ],

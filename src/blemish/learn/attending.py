@@ -138,7 +138,7 @@ class AttentionGraph(nn.Module):
         self.normal = normal
         self.patch_layer = patch_layer(learner.net, (resize.height, resize.width))
         self.kind, self.input, self.whole = config.map, config.input, config.standardise == "whole"
-        self.gated = config.map != "residual"  # made of a gradient, see export.prove_parity
+        self.gated = self.kind != "residual"  # made of a gradient, see export.prove_parity
         self.share = 0.0  # of the map's pixels whose mean is the score; 0 = the highest alone
         size = (resize.height, resize.width)
         self.resize, self.learner = resize, learner
@@ -146,7 +146,7 @@ class AttentionGraph(nn.Module):
         self.smooth = Enlarge(size, size, config.sigma)
         self.spread_smooth = Enlarge(size, size, 4.0)
         self.attentions, self.enlarge = nn.ModuleList(), nn.ModuleList()
-        if self.kind != "residual":
+        if self.gated:
             with torch.no_grad():
                 code, said, _ = learner.net.encode(torch.zeros(1, 3, *size), learner.layers)
             latent = learner.net.latent(code).shape[1]
@@ -185,7 +185,7 @@ class AttentionGraph(nn.Module):
         layers = (*self.learner.layers, self.patch_layer)
         code, (*said, features), skipped = net.encode(self.learner.standard(pictures), layers)
         repaired = net.decode(net.latent(code), skipped)
-        if self.kind != "residual":
+        if self.gated:
             if self.input != "picture":
                 probe = (self.probe(pictures, repaired) - self.get_buffer("probe_mean")) / self.get_buffer("probe_std")
                 said = net.encode(probe, self.learner.layers)[1]
@@ -214,10 +214,9 @@ class AttentionGraph(nn.Module):
 
     def refer_to(self, good: Pictures) -> None:
         """Sets the average picture and the standards; `good(what)` goes through all good pictures, in batches."""
-        attends = self.kind != "residual"
-        if attends and self.input == "difference":
+        if self.gated and self.input == "difference":
             self.get_buffer("average").copy_(_moments(good("average picture"))[0])
-        if attends and self.input != "picture":
+        if self.gated and self.input != "picture":
             learner = self.learner
             code = ((*learner.net.encode(learner.standard(p)), p) for p in good("input"))
             probes = (self.probe(p, learner.net.decode(learner.net.latent(c), skipped)) for c, _, skipped, p in code)

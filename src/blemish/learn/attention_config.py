@@ -30,9 +30,7 @@ class AttentionConfig:
     beta: float = 1e-3  # of the KL divergence (variational)
     loss: str = "mse+ssim"  # see reconstruct.parse
     layers: tuple[str, ...] = ()  # whose attention is shown and trained, averaged; () = the model's of LAYERS
-    attention_loss: str = (
-        "none"  # one of ATTENTION_LOSSES: what is pushed down on good pictures; adds nothing to residuals
-    )
+    attention_loss: str = "none"  # one of ATTENTION_LOSSES: what is pushed down on good pictures
     attention_weight: float = 0.01  # in the loss; of steps of its own, a factor of their learning rate
     alternate: bool = False  # the attention loss takes steps of its own, with an optimiser of its own
     spoil: str = "patches"  # one of spoil.SPOILS: what is done to pictures that are to be repaired

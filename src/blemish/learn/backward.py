@@ -51,7 +51,9 @@ def with_gradient(tail: nn.Module, example: Tensor) -> fx.GraphModule:
     trace = make_fx(both, decomposition_table=_table(), tracing_mode="symbolic", _allow_non_fake_inputs=True)
     try:
         graph = trace(activations)
-    except RuntimeError as cause:  # NotImplementedError too, which is one
+    # All that torch's refusals have in common: a missing derivative, a choice by value, a tensor changed in place. The
+    # tail itself has run before, so no other mistake is taken for one.
+    except RuntimeError as cause:
         operation = getattr(cause, "func", None) or str(cause).splitlines()[0][:160]
         raise BlemishError(f"this network has no gradient as plain operations: {operation}; {_REMEDY}") from cause
     graph.graph.eliminate_dead_code()
