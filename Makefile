@@ -43,6 +43,8 @@ bench: demo .stamps/dev ## accuracy, start-up, memory, measured again on this ma
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/trunk.py --data $(SHARED)/data/casting
 	$(BIN)/python bench/attention.py --shared $(SHARED) --demo $(DEMO)/data
+	$(BIN)/python bench/false_alarms.py --shared $(SHARED) --demo $(DEMO)/data
+	$(BIN)/python bench/faithfulness.py --shared $(SHARED)
 	@if [ -f "$(TEACHER)" ]; then set -x; $(BIN)/python bench/backbones.py --data $(SHARED)/data --teacher $(TEACHER) && \
 	$(BIN)/python bench/cam.py --shared $(SHARED) --demo $(DEMO)/data; \
 	else echo "bench/backbones.py and bench/cam.py are left out: $(TEACHER) is not here"; fi

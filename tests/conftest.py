@@ -56,7 +56,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture[mask > 0] = 5
         write_picture(root / f"dark/{i:03}.png", picture)
         write_picture(root / f"ground_truth/dark/{i:03}_mask.png", mask)
-    write_picture(root / "good/wrong.png", tile(500, (24, 30))[0])
+    write_picture(root / "good/wrong.png", tile(500, (20, 40))[0])
     return root
 
 

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import io
 import struct
+import sys
 import zlib
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from blemish.cli import main
 from blemish.images import ImageError, load
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+class Said(NamedTuple):
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+def blemish(*arguments: object, code: int = 0) -> Said:
+    """Runs the program in this process, and checks its exit code; a stack trace would come out here."""
+    out, err, exited = io.StringIO(), io.StringIO(), 0
+    with mock.patch.object(sys, "argv", ["blemish", *map(str, arguments)]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            exited = int(end.code or 0)
+    said = Said(out.getvalue(), err.getvalue())
+    assert exited == code, said
+    return said
+
+
+def refused(*arguments: object) -> str:
+    """The one sentence with which the program refuses, in this process."""
+    last = blemish(*arguments, code=2).stderr.splitlines()[-1]
+    assert last.startswith("blemish: "), last
+    return last.removeprefix("blemish: ")
 
 
 def shared_folder(name: str) -> Path:

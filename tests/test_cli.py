@@ -12,12 +12,12 @@ from PIL import Image
 
 from blemish import Inspector, __version__
 from tests.conftest import tile
-from tests.support import write_picture
+from tests.support import blemish, write_picture
 
 CUDA = torch.cuda.is_available()
 
 
-def blemish(*arguments: object, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
+def program(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs the program as a person does, and checks its exit code and that no stack trace comes out."""
     command = [sys.executable, "-m", "blemish", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -61,15 +61,15 @@ def test_inspect_out_writes_verdicts_and_overlays(run: Path, folder: Path, tmp_p
 
 
 def test_exit_codes(run: Path, folder: Path, tmp_path: Path) -> None:
-    blemish("inspect", run, folder, "--fail-on", "anomaly", code=1)
-    blemish("inspect", run, folder / "good.png", "--fail-on", "anomaly", code=0)
+    program("inspect", run, folder, "--fail-on", "anomaly", code=1)
+    program("inspect", run, folder / "good.png", "--fail-on", "anomaly", code=0)
     (folder / "broken.png").write_bytes(b"x")
-    done = blemish("inspect", run, folder, code=3)
+    done = program("inspect", run, folder, code=3)
     assert "3 pictures: 1 good, 1 anomaly, 1 error." in done.stdout
     assert "broken.png" in done.stdout
-    blemish("inspect", run, folder, "--fail-on", "anomaly", code=1)  # an anomaly matters more
-    assert "no such bundle" in blemish("inspect", tmp_path / "none", folder, code=2).stderr
-    assert "no-such-option" in blemish("inspect", run, folder, "--no-such-option", code=2).stderr
+    program("inspect", run, folder, "--fail-on", "anomaly", code=1)  # an anomaly matters more
+    assert "no such bundle" in program("inspect", tmp_path / "none", folder, code=2).stderr
+    assert "no-such-option" in program("inspect", run, folder, "--no-such-option", code=2).stderr
 
 
 def test_inspect_takes_a_zip(run: Path, folder: Path, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_an_interrupted_run_leaves_nothing(product: Path, tmp_path: Path) -> Non
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if line.startswith("calibration"):  # the half-written folder is there by now
+            if line.startswith("test"):  # the half-written folder is there by now
                 assert (tmp_path / ".run.partial").is_dir()
                 process.send_signal(signal.SIGINT)
                 break
@@ -160,9 +160,10 @@ def test_a_folder_without_pictures(run: Path, tmp_path: Path) -> None:
 
 
 def test_version_and_help() -> None:
-    assert blemish("--version").stdout.strip() == f"blemish {__version__}"
-    for command in ("data", "train", "inspect", "bundle", "demo"):
-        assert command in blemish("--help").stdout
+    assert program("--version").stdout.strip() == f"blemish {__version__}"
+    said = blemish("--help").stdout
+    for command in ("data", "train", "inspect", "explain", "bundle", "evaluate", "report", "compare", "demo"):
+        assert command in said
 
 
 def test_a_classifier_from_the_command_line(labelled: Path, folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from blemish.data.layouts import read
 from tests.data.test_synthetic import digits
-from tests.test_cli import blemish
+from tests.support import blemish
 from tests.test_imports import loaded_by
 
 

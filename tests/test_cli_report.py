@@ -11,26 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from blemish import Inspector, bundle
-from blemish.cli import app
 from blemish.drift import Drift
 from blemish.evaluate.again import labelled, measure
-from blemish.types import BlemishError
-
-
-def blemish(*arguments: object) -> str:
-    done = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
+from tests.support import blemish, refused
 
 
 def printed(*arguments: object) -> Any:
     """What `--json` prints, without the progress."""
-    done = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
+    return json.loads(blemish(*arguments, "--json").stdout)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +38,7 @@ def printed(*arguments: object) -> Any:
     ],
 )
 def test_promises_that_cannot_be_kept_are_refused(product: Path, tmp_path: Path, options: str, said: str) -> None:
-    with pytest.raises(BlemishError, match=said) as refusal:
-        blemish("train", product, "-o", tmp_path / "run", *options.split())
-    assert "\n" not in str(refusal.value)
+    assert re.search(said, refused("train", product, "-o", tmp_path / "run", *options.split()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -64,22 +52,25 @@ def test_all_good_pictures_teach_and_calibrate(all_teach: Path, product: Path) -
     assert "each scored without its own item" in rule.guarantee
     inspector = Inspector(all_teach, threads=1)
     known = [inspector.inspect(product / f"train/good/{i:03}.png").score or 0 for i in range(40)]
-    assert np.mean(np.array(known) < np.array(rule.scores)) > 0.9  # each is nearer to a memory that has it
+    # Each is nearer to a memory that has it, or as near where nothing of it is left in the thinned one.
+    assert np.mean(np.array(known) < np.array(rule.scores) + 1e-4) > 0.9
+    assert np.mean(np.array(known) < np.array(rule.scores) - 1e-2) > 0.3
     verdicts = [json.loads(line) for line in (all_teach / "verdicts.jsonl").read_text("utf-8").splitlines()]
     assert [v["decision"] for v in verdicts if v["label"] == "anomaly"] == ["anomaly"] * 6
     assert "tiles" in (all_teach / "report.html").read_text("utf-8")
-    assert "Share of good parts" not in blemish("bundle", all_teach)
+    assert "Share of good parts" not in blemish("bundle", all_teach).stdout
 
 
 def test_evaluate_prints_what_it_measures(run: Path, product: Path) -> None:
-    said = blemish("evaluate", run, product, "--costs", "1,50,2%")
+    said = blemish("evaluate", run, product, "--costs", "1,50,2%").stdout
     assert "tested on 6 good and 6 defective" in said
     assert "auroc" in said
+    assert "Measured on the test pictures of the run." in said
     assert "Missed 0 of 6 spot: 0.0%, of defects like these between 0.0% and 45.9%." in said  # 1 - 0.025^(1/6)
     assert "At the promised limit, " in said
     assert "estimate on the low side" in said
     found = printed("evaluate", run / "bundle", product, "--costs", "1,50,2%")
-    wanted = measure(Inspector(run), labelled(product))
+    wanted = measure(Inspector(run), labelled(product).samples)
     assert found["detection"]["auroc"] == wanted["detection"]["auroc"]
     assert found["costs"]["prices"] == {"false_alarm": 1, "miss": 50, "defective": 0.02}
     assert found["misses"]["by_defect"]["spot"]["high"] == pytest.approx(1 - 0.025 ** (1 / 6))
@@ -95,14 +86,13 @@ def test_evaluate_prints_what_it_measures(run: Path, product: Path) -> None:
     ],
 )
 def test_evaluate_refuses_in_a_sentence(run: Path, product: Path, options: list[str], said: str) -> None:
-    with pytest.raises(BlemishError, match=said):
-        blemish("evaluate", run, product, *options)
+    assert re.search(said, refused("evaluate", run, product, *options))
 
 
 def test_a_picture_that_cannot_be_read_is_named(run: Path, product: Path, tmp_path: Path) -> None:
     data = shutil.copytree(product / "test", tmp_path / "some")
     (data / "spot/001.png").write_bytes(b"x")
-    said = blemish("evaluate", run, data)
+    said = blemish("evaluate", run, data).stdout
     assert "Left out, because unreadable: spot/001.png." in said
     assert "tested on 6 good and 5 defective" in said
 
@@ -114,7 +104,7 @@ def test_tested_heatmaps_stand_in_the_report(all_teach: Path, product: Path, tmp
     found = printed("evaluate", run, product, *options)["faithfulness"]
     assert (found["pictures"], found["replaced_by"]) == (2, "the most similar good picture of the bundle")
     assert found == json.loads((run / "faithfulness.json").read_text("utf-8"))
-    assert {measure["name"] for measure in found["measures"]} >= {"Deletion", "Insertion", "Repair rate"}
+    assert {measure["name"] for measure in found["measures"]} >= {"deletion", "insertion", "repair"}
     assert all(measure["explains"] is None for measure in found["measures"])  # two are too few for a verdict
     randomised = [n for m in found["measures"] for n in m["controls"] if "random" in n and n != "a random map"]
     assert randomised
@@ -123,7 +113,7 @@ def test_tested_heatmaps_stand_in_the_report(all_teach: Path, product: Path, tmp
     assert said["rows"][0]["measure"] == found["measures"][0]["name"]
     blemish("report", run, "-o", tmp_path / "page.html")
     assert found["measures"][0]["name"] in (tmp_path / "page.html").read_text("utf-8")
-    text = blemish("evaluate", run / "bundle", product, "--faithfulness", "--most", 1)
+    text = blemish("evaluate", run / "bundle", product, "--faithfulness", "--most", 1).stdout
     assert "Are the heatmaps true?" in text
     assert found == json.loads((run / "faithfulness.json").read_text("utf-8"))  # a bundle alone keeps nothing
 
@@ -134,23 +124,21 @@ def test_report_writes_what_it_is_asked_for(
     monkeypatch.chdir(tmp_path)
     said = printed("report", run)
     assert list(tmp_path.iterdir()) == []  # facts alone, no page
-    assert blemish("report", run).startswith(said["verdict"])
+    assert blemish("report", run).stdout.startswith(said["verdict"])
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     blemish("report", run, "-o", "page.html", "--data", product, "--junit", "out.xml", "--csv", "out.csv")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.csv", "out.xml", "page.html", "report.html"]
     assert len((tmp_path / "out.csv").read_text("utf-8").splitlines()) == 13
     assert 'tests="12"' in (tmp_path / "out.xml").read_text("utf-8")
     assert (tmp_path / "page.html").stat().st_size > (tmp_path / "report.html").stat().st_size  # pictures and a curve
-    with pytest.raises(BlemishError, match="is no run"):
-        blemish("report", run / "bundle")
+    assert "is no run" in refused("report", run / "bundle")
 
 
 def test_compare_says_what_changed(run: Path, all_teach: Path) -> None:
     found = printed("compare", run, all_teach, "--resamples", 100)
     assert len(found["runs"]) == 2
-    assert "12" in blemish("compare", run, all_teach, "--resamples", 100)
-    with pytest.raises(BlemishError):
-        blemish("compare", run)
+    assert "12" in blemish("compare", run, all_teach, "--resamples", 100).stdout
+    assert "takes two runs or more" in refused("compare", run)
 
 
 @pytest.fixture(scope="module")
@@ -177,45 +165,46 @@ def test_drift_is_noticed_and_the_test_goes_on(moved: Path, product: Path, tmp_p
     for picture in goods(product, range(30)):
         by_hand.see(inspector.inspect(picture).score or 0)
     assert 8 < (by_hand.state.since or 0) < 30
-    said = blemish("inspect", moved, *goods(product, range(8)), "--drift", file)
+    said = blemish("inspect", moved, *goods(product, range(8)), "--drift", file).stderr
     assert "No drift: good parts look like the calibration set (8 parts seen, 0 anomalies left out" in said
-    said = blemish("inspect", moved, *goods(product, range(8, 30)), "--drift", file)
+    said = blemish("inspect", moved, *goods(product, range(8, 30)), "--drift", file).stderr
     assert f"Drift since part {by_hand.state.since}: scores of good parts have become higher (30 parts seen" in said
     assert "learn again" in said
     assert file.read_text("utf-8") == by_hand.to_json() + "\n"
-    assert "Drift since" in blemish("inspect", moved, *goods(product, [31]), "--drift", file)  # once is for ever
+    assert "Drift since" in blemish("inspect", moved, *goods(product, [31]), "--drift", file).stderr  # once is for ever
 
 
 def test_anomalies_are_no_drift_and_errors_are_not_seen(run: Path, product: Path, tmp_path: Path) -> None:
     file = tmp_path / "drift.json"
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"x")
-    arguments = ["inspect", run, product / "test/spot", *goods(product, [0, 1]), broken, "--drift", file]
-    done = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
-    assert done.exit_code == 3
-    assert re.search(r"No drift: .* \(2 parts seen, 6 anomalies left out", done.output)
+    inspector = Inspector(run, threads=1)
+    limit = inspector.card.decision.threshold
+    calm = [path for path in goods(product, range(10)) if (inspector.inspect(path).score or 0) < limit][:2]
+    arguments = ("inspect", run, product / "test/spot", *calm, broken, "--drift", file)
+    assert re.search(r"No drift: .* \(2 parts seen, 6 anomalies left out", blemish(*arguments, code=3).stderr)
     state = Drift.from_json(file.read_text("utf-8")).state
     assert (state.seen, state.left_out) == (2, 6)
-    line = CliRunner().invoke(app, [*map(str, arguments[:1] + arguments[1:]), "--json"], catch_exceptions=False)
-    assert len(line.stdout.splitlines()) == 9  # the sentence goes to standard error
+    said = blemish(*arguments, "--json", code=3)
+    assert len(said.stdout.splitlines()) == 9
+    assert "No drift: " in said.stderr
 
 
 def test_drift_is_refused_where_it_would_say_nothing(
     run: Path, moved: Path, all_teach: Path, product: Path, tmp_path: Path
 ) -> None:
     file, picture = tmp_path / "drift.json", goods(product, [0])[0]
-    with pytest.raises(BlemishError, match=r"held out of learning.*--calibrate split"):
-        blemish("inspect", all_teach, picture, "--drift", file)
+    assert re.search(
+        r"held out of learning.*--calibrate split", refused("inspect", all_teach, picture, "--drift", file)
+    )
     assert not file.exists()
     blemish("inspect", run, picture, "--drift", file)
     before = file.read_bytes()
-    with pytest.raises(BlemishError, match=r"drift\.json: is of another bundle"):
-        blemish("inspect", moved, picture, "--drift", file)
+    assert re.search(r"drift\.json: is of another bundle", refused("inspect", moved, picture, "--drift", file))
     assert file.read_bytes() == before
     file.write_text("{}", encoding="utf-8")
-    with pytest.raises(BlemishError, match=r"drift\.json: is no drift test that blemish saved"):
-        blemish("inspect", run, picture, "--drift", file)
-    with pytest.raises(BlemishError, match="there is no folder"):
-        blemish("inspect", run, picture, "--drift", tmp_path / "none/drift.json")
-    with pytest.raises(BlemishError, match="cannot be read"):
-        blemish("inspect", run, picture, "--drift", tmp_path)
+    assert re.search(
+        r"drift\.json: is no drift test that blemish saved", refused("inspect", run, picture, "--drift", file)
+    )
+    assert "there is no folder" in refused("inspect", run, picture, "--drift", tmp_path / "none/drift.json")
+    assert "cannot be read" in refused("inspect", run, picture, "--drift", tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +74,25 @@ def test_it_is_the_definition() -> None:
     assert states[-1].since == at
     assert states[-1].highest == max(state.martingale for state in states)
     assert states[-1].direction == "higher"
+
+
+@pytest.mark.parametrize(
+    ("direction", "change"),
+    [
+        ("higher", lambda z: z + 1.5),
+        ("lower", lambda z: z - 1.5),
+        ("wider", lambda z: 3 * z),
+        ("narrower", lambda z: z / 5),
+    ]
+    + [("higher", lambda z: z + 100), ("lower", lambda z: z - 100)],  # all at one end: moved, not spread
+)
+def test_it_says_how_scores_have_changed(direction: str, change: Callable[[Any], Any]) -> None:
+    random = np.random.default_rng(1)
+    running = Drift(random.normal(size=100))
+    states = [running.see(float(score)) for score in change(random.normal(size=120))]
+    alarmed = [state.direction for state in states if state.alarm]
+    assert len(alarmed) > 50
+    assert set(alarmed) == {direction}
 
 
 def test_the_bets_are_fair_and_bounded() -> None:

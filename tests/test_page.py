@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from blemish import bundle
 from blemish.page import OUTCOMES, OUTLINE, number, outline, write_page, written
 from blemish.types import BlemishError
 from tests.support import write_picture
@@ -134,6 +135,8 @@ def test_a_repaired_picture_is_shown_beside_its_own_and_only_there(demo: Path, t
     out = tmp_path / "out"
     shutil.copytree(demo, out)
     shutil.copytree(out / "tiles", out / "tiles-attention")
+    card = bundle.read(out / "tiles/bundle").card
+    bundle.write(out / "tiles-attention/bundle", card.model_copy(update={"detector": "attention"}))
     for i in range(6):  # of the spots only, each in a grey of its own
         pixels = np.full((60, 80, 3), 40 * i, np.uint8)
         write_picture(out / f"tiles-attention/repaired/test/spot/{i:03}.png.jpg", pixels)

@@ -47,6 +47,8 @@ class Data(_Frozen):
     calibration: int
     test: int
     anomalies: int = 0  # among `train`, for a detector that learns from them
+    test_share: float = 0.2  # asked for, of good pictures, where the folder has no test part
+    calibration_share: float = 0.2  # asked for, of what is left
     seed: int
     sha256: str
 
@@ -64,7 +66,7 @@ class Decision(_Frozen):
     false_alarms: float | None
     guarantee: str
     confidence: float | None = None  # of the promise over calibration sets; None = on average
-    calibrated_by: Literal["split", "leave-one-out", "cross"] = "split"  # see calibration.guarantee
+    calibrated_by: Literal["split", "leave-one-out"] = "split"  # see calibration.guarantee
     threshold: float
     review: float | None = None  # rate at which a person looks; above its threshold and not above the other
     review_threshold: float | None = None

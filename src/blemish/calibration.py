@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from blemish.types import BlemishError
 
-Kind = Literal["split", "leave-one-out", "cross"]
+Kind = Literal["split", "leave-one-out"]
 Level = Literal["good", "review", "anomaly"]
 
 NO_PROMISE = "No share of false alarms is promised: a picture is an anomaly where the classifier finds that likelier."
@@ -164,18 +164,6 @@ def limits(
     )
 
 
-def cross_bound(n: int, false_alarms: float, folds: int) -> float:
-    """The most good parts, as a share, with a cross-conformal p-value <= false_alarms: 2 a + min(2 (1 - 1/F) /
-    (n/F + 1), (1 - F/n) / (F + 1)) for F equal folds of n pictures or items (Barber, Candès, Ramdas & Tibshirani 2021,
-    theorem 4; the first term by Vovk & Wang). It is 2 a where each fold is a single one.
-
-    That p-value lets the F detectors each score the new part and compares with the scores of the fold that it has not
-    seen. Where one detector learned from all scores it instead, no such bound holds.
-    """
-    first = 2 * (1 - 1 / folds) / (n / folds + 1)
-    return min(1.0, 2 * false_alarms + min(first, (1 - folds / n) / (folds + 1)))
-
-
 def guarantee(
     n: int,
     false_alarms: float,
@@ -184,16 +172,14 @@ def guarantee(
     items: int | None = None,
     review: float | None = None,
     kind: Kind = "split",
-    monotone: bool = False,
-    folds: int | None = None,
 ) -> str:
     """The promise in words, with its assumption. `n` calibration pictures, of `items` items if these are fewer.
 
     `kind`: "split" = the calibration pictures were held out of learning; "leave-one-out" = each was scored by a memory
-    without its own item, and new parts are scored by the whole memory; "cross" = `cross_bound` with `folds`.
-    `monotone` says that a larger memory never raises a score, as with a plain nearest-neighbour distance. Then let s_i
-    be good picture i's distance to the memory without its item. Full conformal prediction would add the new picture to
-    that memory, which can only lower s_i; so p from s_i is never below its p, and the promise is exact.
+    without its own item, and new parts are scored by the whole memory. Let s_i be good picture i's distance to the
+    memory without its item. Full conformal prediction would add the new picture to that memory, which can only lower
+    s_i; so p from s_i is never below its p, and the promise is exact where a larger memory never raises a score, as
+    with a plain nearest-neighbour distance. PatchCore's coreset and its Eq. 7 make that approximate.
     Raises `BlemishError` where n is too small, and for a confidence without held-out pictures.
     """
     several = items is not None and items != n
@@ -207,38 +193,26 @@ def guarantee(
     sets = f"{n} pictures of {count} items" if several else f"{n}"
     what = "pictures of good items" if several else "good parts"
     alike = "as long as new good parts are made and photographed like those"
-    bound = false_alarms
-    if kind == "cross":
-        if folds is None or not 2 <= folds <= count:
-            raise ValueError(f"expected 2 <= folds <= {count} for cross-conformal p-values; got {folds}")
-        bound = cross_bound(count, false_alarms, folds)
     also = ""
     if review is not None:
         _larger(review, false_alarms)
-        most = review if folds is None or kind != "cross" else cross_bound(count, review, folds)
-        also = (
-            f", and{' as surely' if confidence else ''} at most {most:.2%} are called anomalies or put aside for review"
-        )
+        surely = " as surely" if confidence else ""
+        also = f", and{surely} at most {review:.2%} are called anomalies or put aside for review"
     if confidence is not None:
         what = "good items have any picture that is called an anomaly" if several else f"{what} are called anomalies"
         also = also.replace("are called anomalies", "have any that is called an anomaly") if several else also
         promise = (
-            f"With {100 * confidence:g}% confidence (so often over calibration sets of {sets}), at most {bound:.2%} of "
-            f"{what}{also}, {alike}, independently of each other"
+            f"With {100 * confidence:g}% confidence (so often over calibration sets of {sets}), "
+            f"at most {false_alarms:.2%} of {what}{also}, {alike}, independently of each other"
             f"{' and as often each' if several else ''}."
         )
     else:
         promise = (
-            f"At most {bound:.2%} of {what} are called anomalies{also}, on average over calibration sets of {sets}, "
-            f"{alike} (exchangeability)."
-        )
-    if kind == "cross":
-        promise += (
-            f" That is the bound for cross-conformal p-values, asked for {false_alarms:.2%}: the detectors of all "
-            f"{folds} folds score each new part. Usual is a share near the one asked for."
+            f"At most {false_alarms:.2%} of {what} are called anomalies{also}, on average over calibration sets of "
+            f"{sets}, {alike} (exchangeability)."
         )
     if kind == "leave-one-out":
-        promise += " " + _LEFT_OUT[monotone]
+        promise += f" {_LEFT_OUT}"
     return f"{promise} It says nothing of the share of defects found."
 
 
@@ -254,12 +228,10 @@ def binomial_tail(n: int, k: int, share: float) -> float:
     return 1 - total if lower else total
 
 
-_LEFT_OUT = {
-    True: "The calibration pictures are in the memory too, each scored without its own item: for a nearest-neighbour "
-    "distance, as here, the promise is exact all the same.",
-    False: "The calibration pictures are in the memory too, each scored without its own item: exact for a plain "
-    "nearest-neighbour distance, but only approximate here, where the memory is thinned or distances are re-weighted.",
-}
+_LEFT_OUT = (
+    "The calibration pictures are in the memory too, each scored without its own item: exact for a plain "
+    "nearest-neighbour distance, but only approximate here, where the memory is thinned and distances are re-weighted."
+)
 
 
 def _ranked(

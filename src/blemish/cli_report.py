@@ -39,8 +39,8 @@ def evaluate(
         raise BlemishError("--randomised is a control for --faithfulness; give both, or neither.")
     prices = prices_of(costs) if costs else None
     inspector = Inspector(bundle, threads=threads)
-    samples = labelled(data, layout)
-    found = measure(inspector, samples, progress, prices=prices)
+    samples, said = labelled(data, layout, bundle)
+    found = {"tested_on": said, **measure(inspector, samples, progress, prices=prices)}
     if faithfulness:
         usual = inspector.card.decision.scores
         found["faithfulness"] = heatmaps(
@@ -58,6 +58,7 @@ def evaluate(
         typer.echo(json.dumps(found, indent=1))
         return
     page.print(figures_table({"product": data.name, "detector": inspector.card.detector, **found}))
+    typer.echo(f"Measured on {said}.")
     for defect, missed in found["misses"]["by_defect"].items():
         typer.echo(
             f"Missed {missed['missed']} of {missed['defects']} {defect or 'defective'}: {missed['value']:.1%}, of "

@@ -55,7 +55,7 @@ class State:
     highest: float
     alarm: bool  # the capital reached 1 / rate, now or earlier
     since: int | None  # how many had been seen then
-    direction: Direction  # what the richest bet says of the scores
+    direction: Direction  # how the scores have changed, if they have
 
 
 class Drift:
@@ -107,7 +107,6 @@ class Drift:
 
     @property
     def state(self) -> State:
-        richest = max(range(len(_BETS)), key=lambda bet: self._awake[bet])
         return State(
             seen=self._seen,
             left_out=self._left_out,
@@ -115,8 +114,19 @@ class Drift:
             highest=self._highest / math.log(10),
             alarm=self._since is not None,
             since=self._since,
-            direction=_BETS[richest][0],
+            direction=self._direction,
         )
+
+    @property
+    def _direction(self) -> Direction:
+        """What the richest bet says. But scores that all lie at one end have moved and not spread: then a bet on that
+        has gained as well, which it does not where both ends are full."""
+        richest = max(range(len(_BETS)), key=lambda bet: self._awake[bet])
+        if _BETS[richest][0] == "wider":
+            moved = max((bet for bet, (_, slope, _) in enumerate(_BETS) if slope), key=lambda bet: self._awake[bet])
+            if self._awake[moved] > math.log((1 - _asleep(self._seen)) / len(_BETS)):
+                richest = moved
+        return _BETS[richest][0]
 
     @property
     def _capital(self) -> float:

@@ -106,7 +106,7 @@ class Exhibit:
     @property
     def repairs(self) -> bool:
         """Whether an autoencoder painted the pictures anew."""
-        return any(shot.repaired for shot in self.shots)
+        return self.card.detector == "attention"
 
     def count(self, outcome: str) -> int:
         return sum(shot.outcome == outcome for shot in self.shots)
@@ -206,7 +206,7 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
 
     shutil.rmtree(out / PICTURES / name, ignore_errors=True)  # of an earlier run, perhaps with other pictures
     shots = [
-        _shot(out, data, name, samples[verdict["path"]], verdict, place(verdict["score"]))
+        _shot(out, data, run, card.detector, samples[verdict["path"]], verdict, place(verdict["score"]))
         for verdict in progress(judged, "page", len(judged))
     ]
     shots.sort(key=lambda s: (list(OUTCOMES).index(s.outcome), s.defect, images.natural(s.name)))
@@ -225,16 +225,21 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
     )
 
 
-def _shot(out: Path, data: Path, product: str, sample: Sample, verdict: Mapping[str, Any], at: float) -> Shot:
+def _shot(
+    out: Path, data: Path, run: Path, detector: str, sample: Sample, verdict: Mapping[str, Any], at: float
+) -> Shot:
     """Draws the thumbnails of one test picture."""
-    folder = out / PICTURES / product
+    folder = out / PICTURES / run.name
     stem = sample.name.replace("/", "-")
     pixels = images.load(sample.path)
     picture = _thumbnail(Image.fromarray(pixels))
     _save(picture, folder / f"{stem}.jpg")
+    kinds = {"heat": "overlays"}
+    if detector == "attention":  # the repairs of others, of flagged places only, are in the report
+        kinds["repaired"] = "repaired"
     full, small = {}, {}
-    for kind, drawn in (("heat", "overlays"), ("repaired", "repaired")):
-        file = out / product / drawn / f"{sample.name}.jpg"
+    for kind, drawn in kinds.items():
+        file = run / drawn / f"{sample.name}.jpg"
         if file.exists():
             full[kind], small[kind] = file, folder / f"{stem}-{kind}.jpg"
             with Image.open(file) as image:
@@ -251,7 +256,7 @@ def _shot(out: Path, data: Path, product: str, sample: Sample, verdict: Mapping[
 
     defective, flagged = sample.label == "anomaly", verdict["decision"] == "anomaly"
     return Shot(
-        key=quote(f"{product}-{stem}"),
+        key=quote(f"{run.name}-{stem}"),
         name=sample.name,
         outcome=("found" if flagged else "missed") if defective else ("false-alarm" if flagged else "passed"),
         defect=sample.defect or ("defective" if defective else ""),

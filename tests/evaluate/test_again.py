@@ -14,14 +14,18 @@ import pytest
 
 from blemish import Inspector
 from blemish.calibration import item_weights
-from blemish.evaluate.again import labelled as labelled_in
+from blemish.evaluate.again import labelled as chosen_of
 from blemish.evaluate.again import measure, repair_of
 from blemish.evaluate.bootstrap import clopper_pearson
 from blemish.evaluate.cost import Prices, at
 from blemish.evaluate.repair import inpaint
-from blemish.types import BlemishError
+from blemish.types import BlemishError, Sample
 from tests.conftest import tile
 from tests.support import write_picture
+
+
+def labelled_in(data: Path) -> list[Sample]:
+    return chosen_of(data).samples
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,24 @@ def test_the_test_part_or_else_all_that_has_a_label(product: Path, labelled: Pat
     write_picture(tmp_path / "only/good/1.png", tile(1)[0])
     with pytest.raises(BlemishError, match="has not both good and defective pictures"):
         labelled_in(tmp_path / "only")
+
+
+def test_pictures_that_a_run_learned_from_do_not_test_it(
+    run: Path, classified: Path, labelled: Path, product: Path, tmp_path: Path
+) -> None:
+    rows = (classified / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = {json.loads(row)["path"] for row in rows}
+    assert 0 < len(kept) < 61
+    for given in (classified, classified / "bundle"):
+        samples, said = chosen_of(labelled, run=given)
+        assert {sample.name for sample in samples} == kept
+        assert said == "the test pictures of the run"
+    assert chosen_of(product, run=classified).said == "the test part of the folder"  # other pictures
+    elsewhere = shutil.copytree(classified / "bundle", tmp_path / "somewhere")  # without its run
+    samples, said = chosen_of(labelled, run=elsewhere)
+    assert len(samples) == 61
+    assert "if it was learned from some of them" in said
+    assert chosen_of(product, run=run).said == "the test pictures of the run"
 
 
 def test_the_figures_are_those_of_the_run(run: Path, product: Path, inspector: Inspector) -> None:

@@ -3,6 +3,7 @@ import io
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from PIL import Image
 from blemish.evaluate.curves import pro_points
 from blemish.evaluate.gallery import Gallery, gallery
 from blemish.evaluate.recorded import read_run
-from blemish.evaluate.report import facts, plain, report
+from blemish.evaluate.repeat import repeat
+from blemish.evaluate.report import plain, report
 from blemish.types import BlemishError
 from tests.evaluate.recording import Elements
-from tests.support import write_picture
+from tests.support import refused, write_picture
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +69,38 @@ def test_other_data_is_refused(run: Path, product: Path, tmp_path: Path) -> None
     assert not list(tmp_path.glob("*none*"))
 
 
-def test_the_command_asks_for_what_the_card_says(run: Path, monkeypatch: pytest.MonkeyPatch, product: Path) -> None:
+@pytest.mark.parametrize(
+    ("detector", "changes", "rule"),
+    [
+        ("patchcore", {"max_bank": 70, "neighbours": 3}, {"review": 0.1, "calibrated_by": "leave-one-out"}),
+        ("patchcore", {}, {"confidence": 0.9}),
+        ("cam", {"types": True, "departures": True, "may": ("flip", "shift"), "head_weights": (1.0, 3.0)}, {}),
+        ("attention", {"model": "vae", "map": "combined", "layers": ("encoder.11",), "alternate": True}, {}),
+    ],
+)
+def test_the_command_asks_for_what_the_card_says(
+    run: Path, monkeypatch: pytest.MonkeyPatch, product: Path, detector: str, changes: Any, rule: Any
+) -> None:
     """The command that the page gives, read by the command line itself, is the training that the run was."""
-    from typer.testing import CliRunner
-
-    from blemish import cli
     from blemish.learn import train as training
+    from blemish.learn.card import settings_of
+    from blemish.learn.settings import settings_for
 
-    words = facts(read_run(run))["repeat"]["command"]
-    arguments = shlex.split(words)[1:]
+    card = read_run(run).card
+    settings = replace(settings_for(detector, {}), **changes)
+    data = card.data.model_copy(update={"test_share": 0.5, "calibration_share": 0.3, "seed": 7})
+    card = card.model_copy(
+        update={
+            "detector": detector,
+            "settings": settings_of(replace(settings, image_size=card.image_size, seed=7)),
+            "data": data,
+            "decision": card.decision.model_copy(update=rule),
+            "files": {"model.onnx": card.files["model.onnx"]},
+        }
+    )
+    arguments = shlex.split(repeat(card)["command"])[1:]
     assert arguments[1] == "tiles"
+    arguments[1] = str(product)
     asked = []
 
     def kept(config: training.TrainConfig, progress: object = None) -> None:
@@ -84,14 +108,14 @@ def test_the_command_asks_for_what_the_card_says(run: Path, monkeypatch: pytest.
         raise BlemishError("enough")
 
     monkeypatch.setattr(training, "train", kept)
-    arguments[1] = str(product)
-    CliRunner().invoke(cli.app, arguments)
-    config, card = asked[0], read_run(run).card
-    assert (config.detector, config.seed, config.false_alarms) == ("patchcore", 0, 0.05)
-    assert config.image_size == card.image_size == (192, 256)
-    assert config.settings.max_bank == 300
-    repeated = json.loads(json.dumps({name: getattr(config.settings, name) for name in card.settings}, default=str))
-    assert {**repeated, "image_size": None} == {**card.settings, "image_size": None}
+    assert refused(*arguments) == "enough"
+    config, decision = asked[0], card.decision
+    assert (config.detector, config.seed, config.image_size) == (detector, 7, card.image_size)
+    assert (config.test, config.calibration, config.evidence) == (0.5, 0.3, False)
+    wanted = (decision.false_alarms, decision.review, decision.confidence)
+    assert (config.false_alarms, config.review, config.confidence) == wanted
+    assert config.calibrate == (decision.calibrated_by if detector == "patchcore" else "auto")
+    assert settings_of(replace(config.settings, image_size=card.image_size)) == card.settings
 
 
 def test_an_outline_lies_around_the_defect(beside: tuple[Elements, Gallery]) -> None:

@@ -236,12 +236,17 @@ def test_killed_and_resumed_is_the_same_to_the_bit(samples: list[Sample], tmp_pa
 def test_two_processes_learn_what_one_does(samples: list[Sample], capfd: pytest.CaptureFixture[str]) -> None:
     """15 pictures in batches of 4, 4, 4 and 3, classes of unequal weight."""
     config = replace(SMALL, epochs=2)
-    one = cam(config).fit(samples)
-    wanted, records = weights_of(one), one.records
-    two = cam(replace(config, processes=2)).fit(samples)
-    for name, value in weights_of(two).items():
-        torch.testing.assert_close(value, wanted[name], rtol=1e-3, atol=1e-4)
-    for found, record in zip(two.records, records, strict=True):
+
+    def learned(config: CamConfig) -> tuple[Tensor, list[dict[str, float]]]:
+        one = cam(config).fit(samples)
+        return torch.cat([weights.double().flatten() for weights in weights_of(one).values()]), one.records
+
+    start, _ = learned(replace(config, epochs=1, rate=0.0))
+    wanted, records = learned(config)
+    weights, again = learned(replace(config, processes=2))
+    # As a whole: where a gradient is nearly nought, Adam makes a step of what rounding left of it.
+    assert float((weights - wanted).norm()) < 0.03 * float((wanted - start).norm())
+    for found, record in zip(again, records, strict=True):
         assert found["loss"] == pytest.approx(record["loss"], rel=1e-4)
         assert found["right"] == record["right"]
     assert capfd.readouterr() == ("", "")

@@ -12,16 +12,14 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from blemish import bundle, images
-from blemish.cli import app
 from blemish.learn.heldout import FIGURES, hold_out, measure, read_validation
 from blemish.learn.patchcore import PatchCore, PatchCoreConfig
 from blemish.learn.sweep import Row, Sweep, SweepConfig, rank, sweep
 from blemish.learn.train import DETECTORS
 from blemish.types import BlemishError, Prediction, Sample
-from tests.support import write_picture
+from tests.support import blemish, write_picture
 
 T = TypeVar("T")
 GRID = "coreset=0.02,0.2;seed=0,1"
@@ -337,14 +335,12 @@ def test_refusals(product: Path, tmp_path: Path) -> None:
 
 def test_the_command(swept: Sweep, product: Path, tmp_path: Path) -> None:
     shutil.copytree(swept.folder, tmp_path / "out")
-    words = ["sweep", str(product), "-o", str(tmp_path / "out"), "--detector", "patchcore", "--grid", GRID]
-    words += ["--image-size", "64x96"]
-    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    words = ("sweep", product, "-o", tmp_path / "out", "--detector", "patchcore", "--grid", GRID)
+    said = blemish(*words, "--image-size", "64x96").stdout
     chosen = swept.chosen.options["coreset"]
-    assert f"Chosen: coreset={chosen} (highest mean of image AUROC and pixel AUROC" in done.output
-    assert "tested on 6 good and 6 defective" in " ".join(done.output.split())
-    done = CliRunner().invoke(app, [*words, "--json", "--no-test"], catch_exceptions=False)
-    found = json.loads(done.stdout)
+    assert f"Chosen: coreset={chosen} (highest mean of image AUROC and pixel AUROC" in said
+    assert "tested on 6 good and 6 defective" in " ".join(said.split())
+    found = json.loads(blemish(*words, "--image-size", "64x96", "--json", "--no-test").stdout)
     assert found["chosen"]["options"] == {"coreset": chosen}
     assert found["metrics"] is None
     assert "test part" not in found["rule"]

@@ -25,7 +25,7 @@ QUICK = PatchCoreConfig(max_bank=50)
 
 
 def test_a_run_holds_all_that_it_promises(run: Path) -> None:
-    names = ["bundle", "evidence", "metrics.json", "overlays", "repaired", "verdicts.jsonl"]
+    names = ["bundle", "evidence", "metrics.json", "overlays", "repaired", "report.html", "verdicts.jsonl"]
     assert sorted(p.name for p in run.iterdir()) == names
     assert sorted(p.name for p in (run / "bundle").iterdir()) == ["card.json", "evidence.zip", "model.onnx"]
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
@@ -85,7 +85,7 @@ def test_a_run_that_fails_half_way_leaves_nothing(
 
 def test_too_few_pictures_for_the_promise_are_refused_before_the_work(product: Path, tmp_path: Path) -> None:
     with pytest.raises(BlemishError, match=r"20 held-out good pictures cannot promise 1\.00% .* takes 99"):
-        train(TrainConfig(product, tmp_path / "run", false_alarms=0.01))
+        train(TrainConfig(product, tmp_path / "run", false_alarms=0.01, calibrate="split"))
 
 
 def test_pictures_without_labels_and_unreadable_ones(product: Path, tmp_path: Path) -> None:
@@ -102,7 +102,10 @@ def test_pictures_without_labels_and_unreadable_ones(product: Path, tmp_path: Pa
 
 def test_the_same_seed_gives_the_same_detector(product: Path, run: Path, tmp_path: Path) -> None:
     settings = PatchCoreConfig(max_bank=300)
-    train(TrainConfig(product, tmp_path / "again", settings=settings, image_size=(192, 256), overlays=0))
+    again = TrainConfig(
+        product, tmp_path / "again", settings=settings, image_size=(192, 256), overlays=0, calibrate="split"
+    )
+    train(again)
     first, second = bundle.read(run).card, bundle.read(tmp_path / "again").card
     assert first.data == second.data
     assert first.settings == second.settings

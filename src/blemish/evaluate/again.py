@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from blemish.evaluate.bootstrap import to_json
 from blemish.evaluate.cost import Costs, Prices, costs, miss_rate
 from blemish.evaluate.faithfulness import faithfulness
 from blemish.evaluate.part import evaluate
+from blemish.evaluate.recorded import read_run
 from blemish.evaluate.repair import Repair, from_normal, inpaint, nearest
 from blemish.evidence import open_memory
 from blemish.inspector import Inspector
@@ -25,18 +26,41 @@ from blemish.types import BlemishError, Prediction, Progress, Sample, Verdict, s
 NORMALS = 200  # good pictures at most that stand in for what is taken out
 
 
-def labelled(data: Path, layout: str = "auto") -> list[Sample]:
-    """The labelled pictures of a folder: those of its own test part, where it has one.
+class Chosen(NamedTuple):
+    """Pictures to test with, and which of a folder's they are, in words."""
+
+    samples: list[Sample]
+    said: str
+
+
+def labelled(data: Path, layout: str = "auto", run: Path | None = None) -> Chosen:
+    """The labelled pictures of a folder that may be tested with: where `run` (its folder or bundle) was made from this
+    folder, those of its test part, as it learned from others; else those of the folder's own test part, or all.
 
     Raises `BlemishError` where there are not both good and defective ones.
     """
     samples = [sample for sample in layouts.read(data, layout).samples if sample.label]
-    chosen = [sample for sample in samples if sample.part == "test"] or samples
+    kept = _tested(run) if run else set()
+    if kept and kept <= {sample.name for sample in samples}:
+        chosen, said = [sample for sample in samples if sample.name in kept], "the test pictures of the run"
+    elif chosen := [sample for sample in samples if sample.part == "test"]:
+        said = "the test part of the folder"
+    else:
+        chosen = samples
+        said = "all labelled pictures of the folder; if it was learned from some of them, the figures are too good"
     if len({sample.label for sample in chosen}) < 2:
         raise BlemishError(
             f"{data}: has not both good and defective pictures to test with; see what is there with blemish data."
         )
-    return chosen
+    return Chosen(chosen, said)
+
+
+def _tested(run: Path) -> set[str]:
+    """Names of the labelled test pictures of a run, given as its folder or as the bundle in it."""
+    for folder in (run, run.parent):
+        if (folder / "metrics.json").is_file() and (folder / "verdicts.jsonl").is_file():
+            return {picture.name for picture in read_run(folder).pictures if picture.label}
+    return set()
 
 
 def measure(

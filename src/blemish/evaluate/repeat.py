@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from blemish.bundle import Card
+from blemish.bundle import EVIDENCE, Card
 
-# Of the machine, not of the detector; and what the card says elsewhere.
+# Settings that no option sets, those that are the machine's and not the detector's, and those that are said otherwise.
+NO_OPTION = ("projection", "sigma", "decay", "one_cycle", "head_first", "contrast", "validation")
 LEFT_OUT = ("device", "processes", "log")
-SAID = ("image_size", "seed")
+OTHERWISE = ("image_size", "seed", "types", "moments", "departures")
 
 
 def repeat(card: Card) -> dict[str, Any]:
     """`command`, `settings` that no option of it says, `seed`, `versions`, and hashes of data, files and card."""
-    from blemish import cli_learn
-
-    known = set(inspect.signature(cli_learn.train).parameters)
-    options = {name: value for name, value in card.settings.items() if name in known and name not in (*LEFT_OUT, *SAID)}
-    decision, height_width = card.decision, "x".join(map(str, card.image_size))
-    words = ["blemish", "train", card.data.source, "-o", "again", "--detector", card.detector]
-    words += ["--layout", card.data.layout, "--seed", str(card.data.seed), "--image-size", height_width]
-    words += ["--decide", decision.rule, "--boxes", decision.boxes, "--min-area", f"{decision.min_area:g}"]
-    if decision.false_alarms is not None:
-        words += ["--false-alarms", f"{decision.false_alarms:g}"]
-    words += [word for name, value in options.items() for word in _option(name, value)]
-    if "types" in card.settings:
-        words += ["--classes", "types" if card.settings["types"] else "binary"]
+    settings, rule, data = card.settings, card.decision, card.data
+    words = ["blemish", "train", data.source, "-o", "again", "--detector", card.detector]
+    words += ["--layout", data.layout, "--seed", str(data.seed), "--image-size", "x".join(map(str, card.image_size))]
+    words += ["--test", f"{data.test_share:g}", "--calibration", f"{data.calibration_share:g}"]
+    words += ["--decide", rule.rule, "--boxes", rule.boxes, "--min-area", f"{rule.min_area:g}"]
+    for name, rate in (("false-alarms", rule.false_alarms), ("review", rule.review), ("confidence", rule.confidence)):
+        words += [f"--{name}", f"{rate:g}"] if rate is not None else []
+    words += ["--calibrate", rule.calibrated_by] if card.detector == "patchcore" else []
+    words += [] if EVIDENCE in card.files else ["--no-evidence"]
+    for name, value in settings.items():
+        by_itself = name == "epochs" and not value  # chosen from the number of pictures
+        words += [] if by_itself or name in (*NO_OPTION, *LEFT_OUT, *OTHERWISE) else _option(name, value)
+    if "types" in settings:
+        words += ["--classes", "types" if settings["types"] else "binary"]
+        pool = "departures" if settings["departures"] else "moments" if settings["moments"] == 2 else "mean"
+        words += ["--pool", pool]
     return {
         "command": shlex.join(words),
-        "settings": {name: value for name, value in card.settings.items() if name not in (*options, *SAID)},
+        "settings": {name: settings[name] for name in NO_OPTION if name in settings},
         "seed": card.data.seed,
         "versions": dict(card.versions),
         "sha256": {

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from blemish.data.corrupt import corrupt
@@ -26,7 +25,7 @@ from blemish.learn import augment
 from blemish.learn.attending import BLUR, AttentionGraph, Learner, attention_loss, channels, patch_layer
 from blemish.learn.attention_config import LAYERS, AttentionConfig, check, epochs_for
 from blemish.learn.autoencoders import build
-from blemish.learn.gradient import Plan, Records, Step, Terms, descend, identity, in_processes, unlogged
+from blemish.learn.gradient import Plan, Records, Step, Terms, descend, fabric_on, identity, in_processes, unlogged
 from blemish.learn.kept import Kept, keep
 from blemish.learn.log import check as check_log
 from blemish.learn.log import logger
@@ -37,6 +36,9 @@ from blemish.learn.reconstruct import parse
 from blemish.learn.sources import Sources
 from blemish.learn.spoil import pixels_of, spoil
 from blemish.types import BlemishError, Progress, Sample, silent
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 SHARES = (0.0, 0.001, 0.01, 0.1)  # of the map's pixels whose mean may be the score; 0 = the highest alone
 COPIES = 4  # synthetic defects for each good picture that was held out
@@ -101,8 +103,7 @@ class Attention:
             self.records, state = in_processes(_in_process, job, device=config.device, processes=config.processes)
             learner.load_state_dict(state)
         else:
-            fabric = Fabric(accelerator=config.device, devices=1)
-            self.records = _train(fabric, learner, job, progress)
+            self.records = _train(fabric_on(config.device), learner, job, progress)
         self._learner, self._kept = learner.cpu().eval().requires_grad_(False), kept
         self._rows, self._held_out = rows, kept.rows(held_out)
         self._remember(learned)

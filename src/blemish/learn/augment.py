@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as T
 
 from blemish.types import BlemishError
 
@@ -39,7 +39,7 @@ def variants(may: Sequence[str], size: tuple[int, int]) -> list[tuple[int, bool]
 def turn(pictures: Tensor, variant: tuple[int, bool]) -> Tensor:
     """`(..., H, W)` turned by quarters, then mirrored left to right."""
     turned = torch.rot90(pictures, variant[0], (-2, -1)) if variant[0] else pictures
-    return T.horizontal_flip(turned) if variant[1] else turned
+    return turned.flip(-1) if variant[1] else turned
 
 
 def jitter(pictures: Tensor, may: Sequence[str], random: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def jitter(pictures: Tensor, may: Sequence[str], random: Tensor) -> Tensor:
         one = picture
         if "shift" in may:
             y, x = round(down * SHIFT * height), round(right * SHIFT * width)
-            padded = T.pad(one, [max(x, 0), max(y, 0), max(-x, 0), max(-y, 0)], padding_mode="edge")
+            padded = F.pad(one, [max(x, 0), max(-x, 0), max(y, 0), max(-y, 0)], mode="replicate")
             one = padded[:, max(-y, 0) :, max(-x, 0) :][:, :height, :width]
         if "brighten" in may:
             one = (one * (1 + light * BRIGHTEN)).clamp(0, 255)

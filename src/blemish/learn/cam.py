@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from blemish.evaluate.part import targets as class_of
@@ -27,7 +26,7 @@ from blemish.learn import augment, cut
 from blemish.learn.backbones import Backbone, load_backbone, stages
 from blemish.learn.cam_config import CamConfig, pooled_by_default
 from blemish.learn.classifier import CamGraph, Classifier, Score, fit_head
-from blemish.learn.gradient import Log, Plan, Records, Step, Terms, descend, identity, in_processes, unlogged
+from blemish.learn.gradient import Log, Plan, Records, Step, Terms, descend, fabric_on, identity, in_processes, unlogged
 from blemish.learn.kept import Kept, keep
 from blemish.learn.log import check, logger
 from blemish.learn.maps import METHODS, GradientMap
@@ -35,6 +34,9 @@ from blemish.learn.neighbours import NormalPatches, some
 from blemish.learn.preprocess import Resize, batches, check_device
 from blemish.learn.sources import Sources
 from blemish.types import BlemishError, Progress, Sample, silent
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 State = dict[str, npt.NDArray[np.float32]]
 GOOD = "good"
@@ -148,8 +150,7 @@ class Cam:
                 )
                 classifier.load_state_dict(state)
             else:
-                fabric = Fabric(accelerator=config.device, devices=1)
-                self.records = _train(fabric, self, classifier, job, progress)
+                self.records = _train(fabric_on(config.device), self, classifier, job, progress)
         classifier.requires_grad_(False)
         return self
 
@@ -204,7 +205,6 @@ class Cam:
                     maps.append(found[1])
         return torch.cat(logits).numpy(), torch.cat(maps).numpy()
 
-    @torch.inference_mode(False)  # whatever the caller is about: a gradient's map is differentiated
     def graph(self) -> CamGraph:
         """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` (log-odds of "not good"), maps `(N, *image_size)`
         in the same units, probabilities `(N, classes)`, with types a map for each, and for the last pooled layer's
@@ -223,12 +223,13 @@ class Cam:
         if self._normal is None:
             classifier, kept = self._fitted().to(self.config.device), self._seen(self._good, silent)
             chosen = some(len(self._good))
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 rows = torch.split(kept.rows(self._good)[chosen], 8)
                 features = (classifier.tail(*self.inputs(kept, few))[-1] for few in rows)
                 self._normal = NormalPatches.of(features, chosen, seed=self.config.seed)
         return self._normal
 
+    @torch.inference_mode(False)  # whatever the caller is about: a gradient's map is differentiated
     def _graph(self, normal: NormalPatches | None) -> CamGraph:
         classifier = self._fitted().cpu()
         pooled = list(self._layers)
@@ -395,5 +396,4 @@ def _in_process(fabric: Fabric, job: _Job, start: State) -> tuple[Records, dict[
     detector = Cam(job.config)
     classifier = detector.classifier(len(job.weights))
     classifier.load_state_dict({key: torch.from_numpy(value) for key, value in start.items()})
-    records = _train(fabric, detector, classifier, job)
-    return records, classifier.state_dict()
+    return _train(fabric, detector, classifier, job), classifier.state_dict()

@@ -96,6 +96,8 @@ def data(config: TrainConfig, layout: str, parts: Split) -> bundle.Data:
         calibration=len(parts.calibration),
         test=len(parts.test),
         anomalies=sum(s.label == "anomaly" for s in parts.train),
+        test_share=config.test,
+        calibration_share=config.calibration,
         seed=config.seed,
         sha256=digest.hexdigest(),
     )

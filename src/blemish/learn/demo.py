@@ -65,7 +65,7 @@ def run_demo(out: Path, *, quick: bool = False, progress: Progress = silent) -> 
             out / lesson.run,
             settings=lesson.settings,
             detector=lesson.detector,
-            # 30 pictures leave 15 for the threshold, which can promise 10 % and no less.
+            # Of 30 pictures some detectors hold 15 out for the limit, which can promise 10 % and no less.
             false_alarms=0.1 if quick else 0.05,
             overwrite=True,
         )

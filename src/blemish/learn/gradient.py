@@ -17,16 +17,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessException
 from torch.optim import Optimizer
 
 from blemish.bundle import replacing
 from blemish.types import BlemishError, Progress, silent
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # Its banners ("Initializing distributed", ports, hints) are logged before any function of ours runs in a new process.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -182,6 +184,13 @@ def one_cycle(share: float, warm: float = 0.2, floor: float = 0.01) -> float:
     return floor + (1 - floor) * (1 - math.cos(math.pi * at)) / 2
 
 
+def fabric_on(device: str, processes: int = 1) -> Fabric:
+    """What runs the loop on a device ("cpu" or "cuda"), in so many new processes where that is more than one."""
+    from lightning_fabric import Fabric  # seconds to import, with all that it looks for
+
+    return Fabric(accelerator=device, devices=processes, strategy="ddp_spawn" if processes > 1 else "auto")
+
+
 def in_processes(work: Work, *arguments: Any, device: str, processes: int) -> tuple[Records, dict[str, Tensor]]:
     """What `work(fabric, *arguments)`, run in several new processes, says in the first of them: records and tensors.
 
@@ -189,7 +198,7 @@ def in_processes(work: Work, *arguments: Any, device: str, processes: int) -> tu
     """
     port = os.environ.get("MASTER_PORT")  # which Fabric sets for good, and a second run would find taken
     with tempfile.TemporaryDirectory(prefix="blemish-") as folder:
-        fabric = Fabric(accelerator=device, devices=processes, strategy="ddp_spawn")
+        fabric = fabric_on(device, processes)
         died: ProcessException | None = None
         run: Callable[..., None] = partial(_work, work, arguments, Path(folder))  # Fabric would look into arguments
         try:

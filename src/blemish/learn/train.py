@@ -226,7 +226,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             "counts": card_of.counts(parts),
             "decision": card.decision.model_dump(mode="json", exclude={"scores", "peaks", "distances", "items"}),
             "parity": parity.to_json(),
-            "data_problems": divided.warnings,
+            "data_problems": list(divided.warnings),
         }
         verdicts: list[Verdict] = []
         shown: dict[str, dict[str, Any]] = {}
@@ -255,7 +255,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         metrics["seconds"] = clock.laps
         said = [
             {**asdict(verdict), "said": verdict.defect, "label": sample.label, "defect": sample.defect}
-            | shown.get(sample.name, {})
+            | shown.get(sample.name, {"evidence": [], "counterfactual": None})
             for sample, verdict in zip(parts.test, verdicts, strict=True)
         ]
         _write_lines(folder / "verdicts.jsonl", said)

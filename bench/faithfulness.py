@@ -1,0 +1,115 @@
+"""Are the heatmaps true? Each detector on three real sets, beside its controls (docs/faithfulness.md).
+
+    OMP_NUM_THREADS=1 python bench/faithfulness.py [--only cookies/cam ...] [--most 20]
+    python bench/faithfulness.py --table
+
+Each detector learns as `blemish train` does, with what accuracy.py departs from the defaults, and once more with random
+weights (an autoencoder: none of its steps is taken), for that control. Its heatmaps are tested as by `blemish evaluate
+--faithfulness`, on test pictures. Runs and figures are kept under bench/results/work/faithfulness and not made again,
+so that a long run can be cut off and gone on with; remove them to measure anew. `--table` puts all that is there into
+bench/results/faithfulness.json and faithfulness.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from accuracy import SETS  # type: ignore[import-not-found]  # beside this file
+from blemish import Inspector, __version__
+from blemish.console import progress
+from blemish.evaluate.again import heatmaps, labelled
+from blemish.evaluate.recorded import FAITHFUL
+from blemish.learn.settings import settings_for
+from blemish.learn.train import TrainConfig, train
+
+HERE = Path(__file__).resolve().parent
+WORK = HERE / "results" / "work" / "faithfulness"
+NAMES = ("kolektorsdd", "magnetic-tile", "cookies")
+# Each detector, and what it is with random weights.
+DETECTORS: dict[str, dict[str, Any]] = {
+    "patchcore": {"random_weights": True},
+    "cam": {"random_weights": True},
+    "attention": {"epochs": 1, "rate": 0.0},
+}
+
+
+def learned(data: Path, name: str, out: Path, settings: dict[str, Any]) -> Path:
+    if not out.exists():
+        changes = next(changes for known, changes, _ in SETS if known == data.name)
+        train(TrainConfig(data, out, settings_for(name, settings), name, **changes), progress)
+    return out
+
+
+def measure(data: Path, name: str, most: int) -> None:
+    run = learned(data, name, WORK / f"{data.name}-{name}", {})
+    if (run / FAITHFUL).exists():
+        return
+    random = learned(data, name, WORK / f"{data.name}-{name}-random", DETECTORS[name])
+    inspector = Inspector(run, threads=1)
+    found = heatmaps(
+        inspector,
+        labelled(data, run=run).samples,
+        median(inspector.card.decision.scores),
+        randomised=Inspector(random, threads=1),
+        most=most,
+        progress=progress,
+    )
+    (run / FAITHFUL).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """A row for each detector and set, a column for each measure: its figure, the best control's, and the verdict."""
+    measures = [measure["name"] for measure in results[0]["measures"]]
+    lines = [f"| data | detector | pictures | {' | '.join(measures)} |", "|---" * (3 + len(measures)) + "|"]
+    for found in results:
+        cells = [cell(measure) for measure in found["measures"]]
+        pictures = f"{found['pictures']} of {found['asked']}"
+        lines.append(f"| {found['data']} | {found['detector']} | {pictures} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(measure: dict[str, Any]) -> str:
+    controls = {name: figure["value"] for name, figure in measure["controls"].items()}
+    if measure["value"]["value"] is None:
+        return "–"
+    best = (min if measure["lower_is_better"] else max)(controls, key=lambda name: controls[name])
+    verdict = {True: "yes", False: "no", None: "no verdict"}[measure["explains"]]
+    return f"**{verdict}** {measure['value']['value']:.3f}; {best} {controls[best]:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
+    parser.add_argument("--only", nargs="*", default=None, help="SET/DETECTOR")
+    parser.add_argument("--most", type=int, default=20, help="anomalies of a set, at most")
+    parser.add_argument("--table", action="store_true", help="no measuring")
+    options = parser.parse_args()
+    tasks = [(options.shared / "data" / data, name) for data in NAMES for name in DETECTORS]
+    for data, name in [] if options.table else tasks:
+        if not data.is_dir():
+            print(f"{data} is not here; left out")
+        elif not options.only or f"{data.name}/{name}" in options.only:
+            print(f"{data.name}/{name}", flush=True)
+            measure(data, name, options.most)
+    results = []
+    for data, name in tasks:
+        file = WORK / f"{data.name}-{name}" / FAITHFUL
+        if file.is_file():
+            results.append({"data": data.name, "detector": name, **json.loads(file.read_text(encoding="utf-8"))})
+    if results:
+        facts = {"date": str(date.today()), "blemish": __version__, "machine": platform.machine()}
+        saved = HERE / "results" / "faithfulness.json"
+        saved.write_text(json.dumps({**facts, "cores": os.cpu_count(), "results": results}, indent=1) + "\n")
+        saved.with_suffix(".md").write_text(table(results), encoding="utf-8")
+        print(table(results))
+
+
+if __name__ == "__main__":
+    main()
