@@ -83,8 +83,9 @@ def test_it_is_the_definition() -> None:
         ("lower", lambda z: z - 1.5),
         ("wider", lambda z: 3 * z),
         ("narrower", lambda z: z / 5),
-    ]
-    + [("higher", lambda z: z + 100), ("lower", lambda z: z - 100)],  # all at one end: moved, not spread
+        ("higher", lambda z: z + 100),  # all at one end: moved, not spread
+        ("lower", lambda z: z - 100),
+    ],
 )
 def test_it_says_how_scores_have_changed(direction: str, change: Callable[[Any], Any]) -> None:
     random = np.random.default_rng(1)
