@@ -12,7 +12,7 @@ PIP_FLAGS ?=
 # Real pictures and the ImageNet teacher's weights, for `make bench`; what is not there is left out.
 SHARED ?= ../shared
 TEACHER ?= $(SHARED)/weights/mobilenetv2_100_tf.safetensors
-# Tests run in so many processes, each with one thread.
+# Tests run in so many processes, each with one thread; a file's in one, so that what its tests share is made once.
 WORKERS ?= 2
 
 # mkdocs-material advertises its successor on every build.
@@ -29,7 +29,7 @@ demo: .stamps/learn ## draw a production line, learn it, inspect it, and write d
 	$(BIN)/blemish demo -o $(DEMO)
 
 test: check ## everything: check, then all tests with warnings as errors
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 check: .stamps/dev ## formatting, lint, types, and the docs built strictly
 	$(BIN)/ruff check --no-cache $(CODE)

@@ -37,9 +37,10 @@ def measure(folder: Path, work: Path, changes: dict[str, Any]) -> dict[str, Any]
 
 def row(metrics: dict[str, Any]) -> str:
     counts, detection, places = metrics["counts"], metrics["detection"], metrics["localisation"]
+    left_out = metrics["decision"]["calibrated_by"] == "leave-one-out"
     cells = [
         metrics["product"],
-        f"{counts['train']} + {counts['calibration']}",
+        f"{counts['train']}" if left_out else f"{counts['train']} + {counts['calibration']}",
         f"{counts['test_good']} / {counts['test_anomaly']}",
         short(detection["auroc"]),
         short(places["pixel_auroc"]),
@@ -80,7 +81,8 @@ def main() -> None:
         elif not options.only or folder.name in options.only:
             results[folder.name] = measure(folder, work, changes)
     order = [results[folder.name] for folder, _, _ in tasks if folder.name in results]
-    notes = [f"{folder.name}: {why}." for folder, _, why in tasks if why and folder.name in results]
+    notes = ["Without a + the same pictures set the threshold, each scored without its own item."]
+    notes += [f"{folder.name}: {why}." for folder, _, why in tasks if why and folder.name in results]
     facts = {"date": str(date.today()), "blemish": __version__, "machine": platform.machine(), "cores": os.cpu_count()}
     saved.parent.mkdir(exist_ok=True)
     saved.write_text(json.dumps({**facts, "results": order}, indent=1) + "\n", encoding="utf-8")

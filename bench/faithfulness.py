@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python bench/faithfulness.py [--only cookies/cam ...] [--most 20]
     python bench/faithfulness.py --table
 
-Each detector learns as `blemish train` does, with what accuracy.py departs from the defaults, and once more with random
-weights (an autoencoder: none of its steps is taken), for that control. Its heatmaps are tested as by `blemish evaluate
+Each detector learns as `blemish train` does, with what accuracy.py departs from the defaults (PatchCore's runs are that
+bench's own, where they are there), and once more with random weights (an autoencoder: none of its steps is taken), for
+that control. Its heatmaps are tested as by `blemish evaluate
 --faithfulness`, on test pictures. Runs and figures are kept under bench/results/work/faithfulness and not made again,
 so that a long run can be cut off and gone on with; remove them to measure anew. `--table` puts all that is there into
 bench/results/faithfulness.json and faithfulness.md.
@@ -47,8 +48,13 @@ def learned(data: Path, name: str, out: Path, settings: dict[str, Any]) -> Path:
     return out
 
 
+def folder(data: Path, name: str) -> Path:
+    ready = HERE / "results" / "work" / data.name
+    return ready if name == "patchcore" and ready.exists() else WORK / f"{data.name}-{name}"
+
+
 def measure(data: Path, name: str, most: int) -> None:
-    run = learned(data, name, WORK / f"{data.name}-{name}", {})
+    run = learned(data, name, folder(data, name), {})
     if (run / FAITHFUL).exists():
         return
     random = learned(data, name, WORK / f"{data.name}-{name}-random", DETECTORS[name])
@@ -100,7 +106,7 @@ def main() -> None:
             measure(data, name, options.most)
     results = []
     for data, name in tasks:
-        file = WORK / f"{data.name}-{name}" / FAITHFUL
+        file = folder(data, name) / FAITHFUL
         if file.is_file():
             results.append({"data": data.name, "detector": name, **json.loads(file.read_text(encoding="utf-8"))})
     if results:

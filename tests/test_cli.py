@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from blemish import Inspector, __version__
+from blemish.images import load
 from tests.conftest import tile
 from tests.support import blemish, write_picture
 
@@ -188,16 +189,19 @@ def test_a_classifier_from_the_command_line(labelled: Path, folder: Path, tmp_pa
 
 
 def test_the_case_study_by_one_command(labelled: Path, tmp_path: Path) -> None:
-    out = tmp_path / "study"
-    options = ("--recipe", "case-study", "--random-weights", "--epochs", 1, "--overlays", 4)
-    blemish("train", labelled, "-o", out, *options)
+    data, out = tmp_path / "few", tmp_path / "study"
+    for kind, few in (("good", 10), ("bright", 5), ("dark", 5)):
+        for i in range(few):
+            write_picture(data / kind / f"{i}.png", load(labelled / kind / f"{i:03}.png"))
+    options = ("--recipe", "case-study", "--random-weights", "--epochs", 1, "--overlays", 2)
+    blemish("train", data, "-o", out, *options)
     card = json.loads(blemish("bundle", out, "--json").stdout)
     assert card["backbone"]["name"] == "torchvision/vgg16"
     assert card["settings"]["head_weights"] == [1.0, 3.0]
     assert card["image_size"] == [224, 224]
     assert (card["decision"]["rule"], card["decision"]["boxes"]) == ("class", "one")
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["counts"]["test_anomaly"] == 4  # 80/20, stratified by type
+    assert metrics["counts"]["test_anomaly"] == 2  # 80/20, stratified by type
     assert metrics["counts"]["calibration"] == 0
     assert len(metrics["training"]) == 1
 
