@@ -33,6 +33,8 @@ from blemish.learn.train import TrainConfig, train
 HERE = Path(__file__).resolve().parent
 WORK = HERE / "results" / "work" / "faithfulness"
 NAMES = ("kolektorsdd", "magnetic-tile", "cookies")
+# Its good pictures show 24 items, and detectors that hold some of them out cannot promise less.
+FEW = {"kolektorsdd": {"false_alarms": 0.1, "calibration": 0.4}}
 # Each detector, and what it is with random weights.
 DETECTORS: dict[str, dict[str, Any]] = {
     "patchcore": {"random_weights": True},
@@ -43,7 +45,8 @@ DETECTORS: dict[str, dict[str, Any]] = {
 
 def learned(data: Path, name: str, out: Path, settings: dict[str, Any]) -> Path:
     if not out.exists():
-        changes = next(changes for known, changes, _ in SETS if known == data.name)
+        changes = dict(next(changes for known, changes, _ in SETS if known == data.name))
+        changes |= {} if name == "patchcore" else FEW.get(data.name, {})
         train(TrainConfig(data, out, settings_for(name, settings), name, **changes), progress)
     return out
 

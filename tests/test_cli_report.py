@@ -110,9 +110,9 @@ def test_tested_heatmaps_stand_in_the_report(all_teach: Path, product: Path, tmp
     assert randomised
     said = printed("report", run)["faithfulness"]
     assert said["sentences"] == found["sentences"]
-    assert said["rows"][0]["measure"] == found["measures"][0]["name"]
+    assert [row["measure"] for row in said["rows"]][:2] == ["Deletion", "Insertion"]
     blemish("report", run, "-o", tmp_path / "page.html")
-    assert found["measures"][0]["name"] in (tmp_path / "page.html").read_text("utf-8")
+    assert "Repair rate" in (tmp_path / "page.html").read_text("utf-8")
     text = blemish("evaluate", run / "bundle", product, "--faithfulness", "--most", 1).stdout
     assert "Are the heatmaps true?" in text
     assert found == json.loads((run / "faithfulness.json").read_text("utf-8"))  # a bundle alone keeps nothing

@@ -78,6 +78,8 @@ def figures_table(metrics: Mapping[str, Any], *, crossed: bool = False) -> Table
 
 def faithfulness_table(found: Mapping[str, Any]) -> Table:
     """What was measured of heatmaps: a row a measure, the detector's map beside the controls."""
+    from blemish.evaluate.faithfulness import MEASURES
+
     columns = list(dict.fromkeys(name for measure in found["measures"] for name in measure["controls"]))
     table = Table(title="Are the heatmaps true?", title_justify="left", show_lines=True)
     for name in ("measure", "this map", *columns):
@@ -85,7 +87,7 @@ def faithfulness_table(found: Mapping[str, Any]) -> Table:
     for measure in found["measures"]:
         better = "lower is better" if measure["lower_is_better"] else "higher is better"
         figures = [short(measure["value"]), *(short(measure["controls"].get(name)) for name in columns)]
-        table.add_row(f"{measure['name']}\n({better})", *map(_stacked, figures))
+        table.add_row(f"{MEASURES[measure['name']]}\n({better})", *map(_stacked, figures))
     table.caption = f"{found['pictures']} anomalies; removed pixels replaced by {found['replaced_by']}"
     return table
 

@@ -114,7 +114,7 @@ def test_a_histogram_shows_every_limit_by_its_name() -> None:
     band = histogram_svg(good, good, good[:0], {"review from": 1.0, "anomaly above": 2.0}, "Scores")
     assert "review from" in band
     assert "anomaly above" in band
-    assert "held out" not in band  # no held-out scores, no key to them
+    assert "set the limit" not in band  # no held-out scores, no key to them
 
 
 def test_equal_scores_can_be_drawn() -> None:

@@ -80,7 +80,7 @@ def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = {
         "faithfulness": FAITHFUL,
         "cross_validation": {"suspects": [{"name": "a<b>.png", "given": "good", "likely": "dent", "sure": 0.1}]},
-        "data_problems": ["3 pictures are <blurred>.", {"sentence": "2 are alike.", "kind": "duplicates"}],
+        "data_problems": ["3 pictures are <blurred>.", "2 are alike."],
     }
     run = write_run(folder, verdicts, product="plates & <b>co</b>", more=more)
     metrics = json.loads((run / "metrics.json").read_text())
@@ -197,7 +197,7 @@ def test_the_figures_are_those_of_the_run(plates: Path, page: Elements) -> None:
     assert metrics["decision"]["guarantee"] in page.text
     assert "dent 3 of 5" not in page.text  # review is not found
     assert f"dent 2 of 5 {percent(wilson_json(2, 5))}" in page.text
-    assert "deletion 0.250 [0.150, 0.350] 0.500" in page.text
+    assert "Deletion 0.250 [0.150, 0.350] 0.500" in page.text
     assert "Distance 3.250; of good parts, typically 1.500." in page.text
     assert "With its boxes repaired: good, score 1.250, p 0.750." in page.text
     assert "Between the two limits a person decides." in page.text

@@ -153,7 +153,7 @@ def histogram_svg(
         axes.text(0, 1.02, "▲ defective", color=RED, **above)
         axes.text(0.3, 1.02, "▼ good", color=TEAL, **above)
         if len(held_out):
-            axes.text(0.53, 1.02, "| good, held out", color=INK, **above)
+            axes.text(0.53, 1.02, "| good, set the limit", color=INK, **above)
         axes.set(xlabel="score", ylabel="test pictures", ylim=(bottom, top))
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -18,6 +18,7 @@ import numpy as np
 from blemish import bundle, calibration, page
 from blemish.evaluate import curves, records
 from blemish.evaluate.bootstrap import to_json, wilson
+from blemish.evaluate.faithfulness import MEASURES
 from blemish.evaluate.gallery import Gallery, gallery
 from blemish.evaluate.localisation import PixelStatistics
 from blemish.evaluate.recorded import OUTCOMES, Picture, Recorded, read_run
@@ -123,7 +124,7 @@ def _verdict(run: Recorded, found: Mapping[str, Any]) -> str:
     if _known(places.get("defects_hit")):
         parts.append(f"points at {percent(places['defects_hit'])} of drawn defects")
     faithful = found["faithfulness"] or {}
-    if faithful.get("of") and faithful.get("passed") is not None:
+    if faithful.get("of"):
         parts.append(f"heatmaps beat their controls in {faithful['passed']} of {faithful['of']} measures")
     if not parts:
         return "Nothing was promised, and nothing measured: there is no labelled test part."
@@ -182,33 +183,22 @@ def _scores(run: Recorded, label: str) -> curves.Floats:
     return np.array([p.score for p in run.pictures if p.label == label and p.score is not None], np.float64)
 
 
-def _faithfulness(measured: Any) -> dict[str, Any] | None:
+def _faithfulness(measured: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """`columns`, `rows` of a measure and a figure for each column, `sentences`, and in how many measures the detector's
-    maps `passed`, `of` those with a verdict. None where nothing was measured.
-
-    `measured` are `faithfulness.Faithfulness` as JSON; or rows by name, objects of {value, low, high} by column.
+    maps `passed`, `of` those with a verdict, from `faithfulness.Faithfulness` as JSON. None where nothing was measured.
     """
-    if not isinstance(measured, Mapping):
+    if measured is None:
         return None
-    rows = {name: value for name, value in measured.items() if isinstance(value, Mapping) and _row(value)}
-    verdicts = []
-    listed = measured.get("measures")
-    for measure in listed if isinstance(listed, list) else []:
-        rows[measure["name"]] = {"detector": measure["value"], **measure["controls"]}
-        if measure.get("explains") is not None:
-            verdicts.append(bool(measure["explains"]))
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    rows = [(MEASURES[one["name"]], {"detector": one["value"], **one["controls"]}) for one in measured["measures"]]
+    columns = list(dict.fromkeys(column for _, row in rows for column in row))
+    verdicts = [measure["explains"] for measure in measured["measures"] if measure["explains"] is not None]
     return {
         "columns": columns,
-        "rows": [{"measure": name, "figures": [row.get(column) for column in columns]} for name, row in rows.items()],
-        "sentences": [str(sentence) for sentence in measured.get("sentences") or []],
-        "passed": sum(verdicts) if verdicts else measured.get("passed"),
-        "of": len(verdicts) if verdicts else measured.get("of"),
+        "rows": [{"measure": name, "figures": [row.get(column) for column in columns]} for name, row in rows],
+        "sentences": list(measured["sentences"]),
+        "passed": sum(verdicts),
+        "of": len(verdicts),
     }
-
-
-def _row(value: Mapping[str, Any]) -> bool:
-    return bool(value) and all(isinstance(figure, Mapping) and "value" in figure for figure in value.values())
 
 
 def _page(run: Recorded, said: Mapping[str, Any], shown: Gallery) -> str:
