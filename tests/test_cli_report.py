@@ -194,9 +194,11 @@ def test_drift_is_refused_where_it_would_say_nothing(
     run: Path, moved: Path, all_teach: Path, product: Path, tmp_path: Path
 ) -> None:
     file, picture = tmp_path / "drift.json", goods(product, [0])[0]
-    assert re.search(
-        r"held out of learning.*--calibrate split", refused("inspect", all_teach, picture, "--drift", file)
-    )
+    rule = bundle.read(run).card.decision
+    pairs = rule.model_copy(update={"items": tuple(i // 2 for i in range(len(rule.scores)))})
+    several = shutil.copytree(run / "bundle", tmp_path / "several")
+    bundle.write(several, bundle.read(run).card.model_copy(update={"decision": pairs}))
+    assert "on one picture of each part" in refused("inspect", several, picture, "--drift", file)
     assert not file.exists()
     blemish("inspect", run, picture, "--drift", file)
     before = file.read_bytes()
@@ -208,3 +210,5 @@ def test_drift_is_refused_where_it_would_say_nothing(
     )
     assert "there is no folder" in refused("inspect", run, picture, "--drift", tmp_path / "none/drift.json")
     assert "cannot be read" in refused("inspect", run, picture, "--drift", tmp_path)
+    said = blemish("inspect", all_teach, picture, "--drift", tmp_path / "left-out.json").stderr
+    assert "false alarms ever: about 1%" in said

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import stats
+from scipy.spatial import distance
 
 from blemish import calibration
 from blemish.drift import Drift, State
@@ -231,3 +232,35 @@ def test_what_cannot_be_tested_is_refused_in_words() -> None:
         Drift([1.0, 2.0], limit=1.0)
     with pytest.raises(BlemishError, match="finite number, not nan"):
         Drift([1.0, 2.0]).see(math.nan)
+
+
+@pytest.mark.parametrize(("n", "dimensions"), [(40, 8), (80, 32)])
+def test_left_out_scores_seldom_alarm_falsely_and_rising_ones_do(n: int, dimensions: int) -> None:
+    """Distances to the nearest of n normal points, each of these scored without itself, and then new points."""
+    streams, rate = 150, 0.05
+
+    def alarmed(spread: float) -> float:
+        count = 0
+        for seed in range(streams):
+            random = np.random.default_rng(seed)
+            memory, new = random.normal(size=(n, dimensions)), spread * random.normal(size=(200, dimensions))
+            apart = distance.cdist(memory, memory)
+            np.fill_diagonal(apart, np.inf)
+            left_out, scores = apart.min(1), distance.cdist(new, memory).min(1)
+            running = Drift(left_out, rate, limit=calibration.threshold(left_out, 0.05), upward=True)
+            count += [running.see(float(score)) for score in scores][-1].alarm
+        return count / streams
+
+    assert alarmed(1.0) <= rate + 3 * math.sqrt(rate * (1 - rate) / streams)
+    assert alarmed(1.3) > 0.5
+
+
+def test_upward_watches_rising_scores_alone() -> None:
+    random = np.random.default_rng(0)
+    held_out = random.normal(size=100)
+    for shift, alarm in ((-3, False), (3, True)):
+        running = Drift(held_out, upward=True)
+        assert [running.see(float(score)) for score in random.normal(shift, size=80)][-1].alarm is alarm
+        again = Drift.from_json(running.to_json())
+        assert again.to_json() == running.to_json()
+        assert again.see(0.5) == running.see(0.5)

@@ -203,10 +203,10 @@ class _Watch:
         from blemish.drift import Drift
 
         rule = card.decision
-        if not rule.scores or rule.calibrated_by != "split" or rule.items:
+        if not rule.scores or rule.items:
             raise BlemishError(
-                "--drift compares with good pictures that were held out of learning, each of another part, and this "
-                "bundle has none; train with --calibrate split and --decide promise."
+                "--drift compares with the good pictures that set the limit, each of another part, and this bundle has "
+                "none; train with --decide promise, on one picture of each part."
             )
         if not file.parent.is_dir():  # said now, not after a shift of pictures
             raise BlemishError(f"{file}: there is no folder {file.parent} to keep it in; make it, or name another.")
@@ -219,7 +219,8 @@ class _Watch:
             raise BlemishError(
                 f"{file}: is no drift test that blemish saved; name another file to begin anew."
             ) from None
-        self.test: Drift = found or Drift(rule.scores, limit=rule.threshold)
+        left_out = rule.calibrated_by == "leave-one-out"
+        self.test: Drift = found or Drift(rule.scores, limit=rule.threshold, upward=left_out)
         if self.test.limit != rule.threshold:
             raise BlemishError(f"{file}: is of another bundle; name another file to begin anew.")
 
@@ -233,13 +234,13 @@ class _Watch:
         from blemish.bundle import write_text
 
         write_text(self.file, self.test.to_json() + "\n")
-        state, rate = self.test.state, f"{self.test.rate:.0%}"
+        state, rate = self.test.state, f"{'about' if self.test.upward else 'at most'} {self.test.rate:.0%}"
         seen = f"{state.seen} parts seen, {state.left_out} anomalies left out"
         if not state.alarm:
-            return f"No drift: good parts look like the calibration set ({seen}; false alarms ever: at most {rate})."
+            return f"No drift: good parts look like the calibration set ({seen}; false alarms ever: {rate})."
         return (
-            f"Drift since part {state.since}: scores of good parts have become {state.direction} ({seen}; by chance at "
-            f"most {rate}). Look for a change of light, camera or material; then learn again."
+            f"Drift since part {state.since}: scores of good parts have become {state.direction} ({seen}; by chance "
+            f"{rate}). Look for a change of light, camera or material; then learn again."
         )
 
 

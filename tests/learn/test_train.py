@@ -15,8 +15,8 @@ from blemish.learn.cam_config import CamConfig
 from blemish.learn.divide import auto_size
 from blemish.learn.export import ParityError, in_torch, on_the_line, predict, prove_parity
 from blemish.learn.patchcore import PatchCoreConfig
-from blemish.learn.train import TrainConfig, train
-from blemish.types import BlemishError, Prediction, Sample
+from blemish.learn.train import TrainConfig, _in_turn, train
+from blemish.types import BlemishError, Decision, Label, Prediction, Sample, Verdict
 from tests.conftest import tile
 from tests.learn.test_log import read_events
 from tests.support import write_picture
@@ -81,6 +81,16 @@ def test_a_run_that_fails_half_way_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         train(TrainConfig(product, tmp_path / "run", settings=QUICK, image_size=(64, 64)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_drawn_is_of_every_kind() -> None:
+    kinds: list[tuple[Label, Decision]]
+    kinds = [("anomaly", "good"), ("anomaly", "anomaly"), ("good", "good"), ("good", "anomaly")]
+    those = [kinds[i] for i in (0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 3)]
+    samples = [Sample(Path(f"{i:02}"), f"{i:02}", label=label) for i, (label, _) in enumerate(those)]
+    verdicts = [Verdict(sample.name, decision) for sample, (_, decision) in zip(samples, those, strict=True)]
+    order = _in_turn(samples, verdicts)
+    assert order == [0, 10, 5, 7, 1, 6, 8, 2, 9, 3, 4]  # missed, false alarm, found, passed; twice; ...
 
 
 def test_too_few_pictures_for_the_promise_are_refused_before_the_work(product: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -75,7 +76,7 @@ class TrainConfig:
     review: float | None = None  # a larger rate, above which a person looks
     confidence: float | None = None  # with which the promise holds for this calibration set; None = on average
     # "leave-one-out", of PatchCore: every good picture teaches, and is scored by a memory without its own item.
-    # "auto": that, where fewer than FEW good items would teach.
+    # "auto": that, where fewer than FEW good items would be held out.
     calibrate: Literal["auto", "split", "leave-one-out"] = "auto"
     # "promise": the limit keeps `false_alarms`. "class", of a classifier: the likelier class, and nothing is promised.
     decide: Literal["promise", "class"] = "promise"
@@ -88,7 +89,7 @@ class TrainConfig:
     calibration: float = 0.2  # share of the remaining good pictures held out for the threshold
     min_area: float = 0.0002  # of a region, as a share of the picture
     seed: int = 0
-    overlays: int = 300  # at most so many are drawn, the misjudged first
+    overlays: int = 300  # at most so many are drawn: the misjudged and the others in turn
     evidence: bool = True  # the bundle carries pictures that normal patches come from
     evidence_size: float = 8.0  # MB that they may take
     overwrite: bool = False
@@ -278,10 +279,9 @@ def draw(
     most: int,
     progress: Progress,
 ) -> dict[str, dict[str, Any]]:
-    """What `output.draw` draws, in `folder`, of the test part under the pictures' own names, the misjudged first; gives
+    """What `output.draw` draws, in `folder`, of at most so many of the test part, under the pictures' own names; gives
     the figures of each picture's evidence by its name."""
-    wrong = [v.decision != (s.label or v.decision) for s, v in zip(samples, verdicts, strict=True)]
-    order = sorted(range(len(samples)), key=lambda i: (not wrong[i], samples[i].name))[:most]
+    order = _in_turn(samples, verdicts)[:most]
     memory = evidence.open_memory(inspector)
     shown: dict[str, dict[str, Any]] = {}
     for i in progress(order, "overlays", len(order)):
@@ -291,6 +291,17 @@ def draw(
         drawn = output.draw(folder, samples[i].name, look, inspector.card.decision.heat, said)
         shown[samples[i].name] = {kind: drawn[kind] for kind in ("evidence", "counterfactual")}
     return shown
+
+
+def _in_turn(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> list[int]:
+    """The first by name of each label and verdict, the misjudged before the others, then the second of each, ..."""
+    before: Counter[tuple[str | None, str]] = Counter()
+    turns = []
+    for i in sorted(range(len(samples)), key=lambda i: samples[i].name):
+        label, decision = samples[i].label, verdicts[i].decision
+        turns.append((before[label, decision], decision == (label or decision), i))
+        before[label, decision] += 1
+    return [i for _, _, i in sorted(turns)]
 
 
 def _some_good(samples: Sequence[Sample], most: int = 100) -> list[Sample]:
