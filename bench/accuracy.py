@@ -1,9 +1,10 @@
 """Accuracy of `blemish train` with its defaults on every real set beside the repository, and on the demo line.
 
-    python bench/accuracy.py [--shared ../shared] [--demo demo/data]
+    python bench/accuracy.py [--shared ../shared] [--demo demo/data] [--only cookies ...]
+    python bench/accuracy.py --table
 
 Writes bench/results/accuracy.json and accuracy.md. Each run is what a user gets: same command, same split rule; what
-departs from the defaults stands in SETS and in the table.
+departs from the defaults stands in SETS and in the table, which `--table` makes from the runs that there are.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--demo", type=Path, default=HERE.parent / "demo" / "data")
     parser.add_argument("--only", nargs="*", default=None, help="names of sets")
+    parser.add_argument("--table", action="store_true", help="no measuring")
     options = parser.parse_args()
     work = HERE / "results" / "work"
     tasks: list[tuple[Path, dict[str, Any], str]] = [
@@ -73,13 +75,16 @@ def main() -> None:
     ]
     tasks += [(options.shared / "data" / name, changes, why) for name, changes, why in SETS]
     saved = HERE / "results" / "accuracy.json"
-    before = json.loads(saved.read_text(encoding="utf-8"))["results"] if saved.exists() and options.only else []
-    results = {m["product"]: m for m in before}
+    results = {}
     for folder, changes, _ in tasks:
-        if not folder.is_dir():
-            print(f"{folder} is not here; left out")
-        elif not options.only or folder.name in options.only:
+        kept = work / folder.name / "metrics.json"
+        if options.table or (options.only and folder.name not in options.only):
+            if kept.is_file():
+                results[folder.name] = json.loads(kept.read_text(encoding="utf-8"))
+        elif folder.is_dir():
             results[folder.name] = measure(folder, work, changes)
+        else:
+            print(f"{folder} is not here; left out")
     order = [results[folder.name] for folder, _, _ in tasks if folder.name in results]
     notes = ["Without a + the same pictures set the threshold, each scored without its own item."]
     notes += [f"{folder.name}: {why}." for folder, _, why in tasks if why and folder.name in results]

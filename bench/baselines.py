@@ -44,14 +44,15 @@ from blemish.types import Progress, Sample, silent
 
 HERE = Path(__file__).resolve().parent
 BATCH = 8
-# What departs from the defaults of `blemish train`, as in accuracy.py, so that the test pictures are the same.
+# What departs from the defaults of `blemish train`, so that the test pictures are those of accuracy.py; with a fifth of
+# its good pictures held out, KolektorSDD's few items cannot promise a lower rate (no figure here hangs on it).
 SETS: dict[str, dict[str, Any]] = {
     "flange": {},
     "cloth": {},
     "board": {},
     "magnetic-tile": {},
     "casting": {},
-    "kolektorsdd": {"test": 0.5},
+    "kolektorsdd": {"test": 0.5, "false_alarms": 0.2},
     "cookies": {"false_alarms": 0.1},
 }
 DEMO = ("flange", "cloth", "board")
@@ -100,8 +101,8 @@ def pooled(samples: Sequence[Sample], resize: Resize, backbone: Backbone, progre
 
 
 def parts_of(folder: Path, changes: dict[str, Any]) -> Split:
-    """The parts that `blemish train` makes of a folder, for PatchCore."""
-    config = TrainConfig(folder, folder, **changes)
+    """The parts that `blemish train --calibrate split` makes of a folder, so that all detectors learn from the same."""
+    config = TrainConfig(folder, folder, calibrate="split", **changes)
     return divide(config, progress).parts
 
 
