@@ -33,8 +33,8 @@ from blemish.learn.train import TrainConfig, train
 HERE = Path(__file__).resolve().parent
 WORK = HERE / "results" / "work" / "faithfulness"
 NAMES = ("kolektorsdd", "magnetic-tile", "cookies")
-# Its good pictures show 24 items, and detectors that hold some of them out cannot promise less.
-FEW = {"kolektorsdd": {"false_alarms": 0.1, "calibration": 0.4}}
+# Its good pictures show 24 items; to promise 10 %, detectors that hold some of them out have to hold out so many.
+FEW = {"kolektorsdd": {"calibration": 0.4}}
 # Each detector, and what it is with random weights.
 DETECTORS: dict[str, dict[str, Any]] = {
     "patchcore": {"random_weights": True},

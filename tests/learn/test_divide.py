@@ -91,3 +91,14 @@ def test_so_many_pictures_are_held_out_that_there_are_items_enough(twice: Path) 
 def test_refused_before_the_work(product: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(BlemishError, match=said):
         divide(TrainConfig(product, Path("unused"), **changes))
+
+
+def test_a_limit_that_hangs_on_one_part_is_said(product: Path) -> None:
+    def said(**changes: Any) -> list[str]:
+        found = divide(TrainConfig(product, Path("unused"), **changes)).warnings
+        return [warning for warning in found if "alone sets the limit" in warning]
+
+    assert said() == []  # 5 % of 41 is two
+    (warning,) = said(calibrate="split")
+    assert warning.startswith("The oddest of 19 good parts alone sets the limit")
+    assert said(calibrate="split", false_alarms=0.3) == []

@@ -32,7 +32,7 @@ class Divided(NamedTuple):
     parts: Split
     items: dict[str, str]  # of each sample's name
     left_out: bool  # calibrated by leaving one out, so that nothing is held out
-    warnings: tuple[str, ...]  # what the audit has to say
+    warnings: tuple[str, ...]  # where the limit hangs on one part; what the audit has to say
 
 
 def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
@@ -68,6 +68,7 @@ def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
         each = math.ceil(len(good) / max(1, len(set(good))))  # pictures of an item
         least = each * calibration.parts_needed(config.false_alarms, config.confidence) if promise else 0
         parts = divided(config.calibration, least)
+    warnings: list[str] = []
     if promise:  # refuses before the work, not after
         those = [sample for sample in (parts.train if left else parts.calibration) if sample.label != "anomaly"]
         count = len({named[sample.name] for sample in those})
@@ -79,8 +80,13 @@ def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
             review=config.review,
             kind="leave-one-out" if left else "split",
         )
-    warnings = tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
-    return Divided(dataset.layout, samples, groups, parts, named, left, warnings)
+        if calibration.allowance(count, config.false_alarms, config.confidence) == 1:
+            warnings.append(
+                f"The oddest of {count} good parts alone sets the limit, so many defects may pass; add good parts, "
+                "or ask for a higher --false-alarms."
+            )
+    warnings += [problem.sentence for problem in checked.problems if problem.severity != "note"]
+    return Divided(dataset.layout, samples, groups, parts, named, left, tuple(warnings))
 
 
 def usable(dataset: layouts.Dataset, checked: Audit) -> tuple[list[Sample], list[list[int]]]:
