@@ -26,6 +26,7 @@ from accuracy import SETS  # type: ignore[import-not-found]  # beside this file
 from blemish import Inspector, __version__
 from blemish.console import progress
 from blemish.evaluate.again import heatmaps, labelled
+from blemish.evaluate.faithfulness import MEASURES
 from blemish.evaluate.recorded import FAITHFUL
 from blemish.learn.settings import settings_for
 from blemish.learn.train import TrainConfig, train
@@ -75,7 +76,7 @@ def measure(data: Path, name: str, most: int) -> None:
 
 def table(results: list[dict[str, Any]]) -> str:
     """A row for each detector and set, a column for each measure: its figure, the best control's, and the verdict."""
-    measures = [measure["name"] for measure in results[0]["measures"]]
+    measures = [MEASURES[measure["name"]] for measure in results[0]["measures"]]
     lines = [f"| data | detector | pictures | {' | '.join(measures)} |", "|---" * (3 + len(measures)) + "|"]
     for found in results:
         cells = [cell(measure) for measure in found["measures"]]

@@ -107,13 +107,21 @@ def on_the_line(file: Path) -> Runner:
 
 
 def predict(run: Runner, samples: Sequence[Sample], progress: Progress = silent, what: str = "pictures") -> Prediction:
-    """What the graph says of all samples, one picture at a time, as they may differ in size."""
+    """What the graph says of all samples, in order and one picture at a time, as they may differ in size.
+
+    What is kept goes where room was made for all of it: small arrays between the large ones that come and go would
+    keep the heap from shrinking, by up to one large one a picture.
+    """
     said = [field.name for field in fields(Prediction)]
-    found: list[dict[str, np.ndarray]] = []
-    for sample in progress(samples, what, len(samples)):
+    found: dict[str, np.ndarray] = {}
+    for i, sample in enumerate(progress(samples, what, len(samples))):
         every = run(images.load(sample.path)[None])
-        found.append({name: every[name] for name in said if name in every})
-    return Prediction(**{name: np.concatenate([one[name] for one in found]) for name in found[0]})
+        if not found:
+            those = {name: every[name] for name in said if name in every}
+            found = {name: np.empty((len(samples), *one.shape[1:]), one.dtype) for name, one in those.items()}
+        for name, room in found.items():
+            room[i] = every[name][0]
+    return Prediction(**found)
 
 
 def prove_parity(ours: Prediction, line: Prediction, names: Sequence[str], *, gated: bool = False) -> Parity:

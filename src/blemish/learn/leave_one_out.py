@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from blemish.learn.export import in_torch, predict
+from blemish.learn.export import Pixels, in_torch, predict
 from blemish.learn.patchcore import PatchCore, PatchCoreGraph
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
@@ -44,11 +44,13 @@ def left_out(
         )
     of_entry = np.array([places[items[name]] for name in sources.names])[sources.table[:, 0]]
     graph = _WithoutOwn(detector, of_entry)
-    run, said = in_torch(graph), []
-    for sample in progress(samples, "leave one out", len(samples)):
-        graph.leave_out(places[items[sample.name]])
-        said.append(predict(run, [sample]))
-    return _joined(said)
+    torch_says, turn = in_torch(graph), iter(samples)
+
+    def run(picture: Pixels) -> dict[str, np.ndarray]:
+        graph.leave_out(places[items[next(turn).name]])
+        return torch_says(picture)
+
+    return predict(run, samples, progress, "leave one out")
 
 
 class _WithoutOwn(torch.nn.Module):
@@ -97,13 +99,3 @@ class _WithoutOwn(torch.nn.Module):
         apart[star] = -1  # itself first, also among identical entries
         around = bank[apart.topk(count, largest=False, sorted=True).indices]  # (b, C)
         return 1 - (test - around).square().sum(1).sqrt().softmax(0)[0]
-
-
-def _joined(found: Sequence[Prediction]) -> Prediction:
-    """Predictions of PatchCore's, one after the other."""
-    return Prediction(
-        np.concatenate([one.scores for one in found]),
-        np.concatenate([one.maps for one in found]),
-        neighbours=np.concatenate([one.neighbours for one in found if one.neighbours is not None]),
-        distances=np.concatenate([one.distances for one in found if one.distances is not None]),
-    )
