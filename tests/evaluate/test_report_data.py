@@ -27,8 +27,8 @@ def beside(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("beside") / "r.html"
     shown: list[Gallery] = []
 
-    def kept(*arguments: Any) -> Gallery:
-        shown.append(gallery(*arguments))
+    def kept(*arguments: Any, **options: Any) -> Gallery:
+        shown.append(gallery(*arguments, **options))
         return shown[0]
 
     with pytest.MonkeyPatch.context() as patch:

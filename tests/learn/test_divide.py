@@ -37,10 +37,10 @@ def test_with_few_pictures_all_of_them_teach(product: Path) -> None:
 
 
 def test_with_enough_some_are_held_out_unless_asked(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FEW", 8)
+    monkeypatch.setattr(module, "FEW", 0.45)  # 5 % of 8 + 1
     assert sizes(product) == (False, 21, 19, 12)
     assert sizes(product, calibrate="leave-one-out") == (True, 40, 0, 12)
-    monkeypatch.setattr(module, "FEW", 8.1)
+    monkeypatch.setattr(module, "FEW", 0.46)
     assert sizes(product) == (True, 40, 0, 12)
 
 

@@ -62,9 +62,10 @@ class Gallery(NamedTuple):
     pixels: PixelStatistics | None
 
 
-def gallery(run: Recorded, data: Path | None, progress: Progress = silent) -> Gallery:
+def gallery(run: Recorded, data: Path | None, progress: Progress = silent, *, look_again: bool = True) -> Gallery:
     """The cards of a run in its order. `data` is the folder that it was made from; without it, the cards show what the
-    run's folder holds. Raises `BlemishError` where `data` is another folder, or a picture is damaged."""
+    run's folder holds. With `look_again` the bundle looks at its pictures once more, for `pixels`. Raises
+    `BlemishError` where `data` is another folder, or a picture is damaged."""
     samples = _samples(run, data) if data else {}
     files = [_files(run, samples, picture) for picture in run.pictures]
     each, shown = _share([len(found) + sum(len(some) for _, some in evidence) for found, evidence in files])
@@ -84,7 +85,8 @@ def gallery(run: Recorded, data: Path | None, progress: Progress = silent) -> Ga
         outline = thumbnails.outline_png(sample.mask, images.size(sample.path)) if sample and sample.mask else None
         pieces = tuple(_piece(entry, some, each) for entry, some in evidence)
         cards.append(Card(picture, views, outline, pieces, size or (4, 3)))
-    return Gallery(tuple(cards), max(0, len(cards) - shown), _pixels(run, samples, progress))
+    statistics = _pixels(run, samples, progress) if look_again else None
+    return Gallery(tuple(cards), max(0, len(cards) - shown), statistics)
 
 
 def _share(wanted: list[int]) -> tuple[int, int]:

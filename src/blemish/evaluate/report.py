@@ -41,6 +41,7 @@ def report(
     out: Path | None,
     *,
     data: Path | None = None,
+    look_again: bool = True,
     junit: Path | None = None,
     csv: Path | None = None,
     progress: Progress = silent,
@@ -48,13 +49,14 @@ def report(
     """Writes the page of `run` to `out`, one file that needs nothing else; returns its facts, ready for JSON.
 
     `data` is the folder that the run was made from: with it the page shows the pictures themselves, the drawn outlines
-    of defects, and the curve of AUPRO, for which the bundle looks at them once more. `junit` and `csv` are files to
-    write too. Every file is whole or not there. Raises `BlemishError` where `run` or `data` is not what it should be.
+    of defects, and the curve of AUPRO, for which the bundle looks at them once more (not without `look_again`). `junit`
+    and `csv` are files to write too. Every file is whole or not there. Raises `BlemishError` where `run` or `data` is
+    not what it should be.
     """
     recorded = read_run(run)
     said = facts(recorded)
     if out:
-        shown = gallery(recorded, data, progress)
+        shown = gallery(recorded, data, progress, look_again=look_again)
         _write(out, _page(recorded, said, shown))
     if junit:
         _write(junit, records.junit(recorded))

@@ -16,7 +16,7 @@ from blemish.types import Progress, silent
 ATTENDED = "cloth"  # learned once more by the autoencoder
 CLASSIFIED = "flange"  # and by the classifier, which is shown defective parts too
 # Of the autoencoder, smaller and shorter than its defaults, so that the demo takes minutes.
-SHORT = AttentionConfig(image_size=(96, 96), epochs=20)
+SHORT = AttentionConfig(image_size=(96, 96), epochs=14)
 SHORTEST = AttentionConfig(image_size=(64, 64), epochs=5)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from blemish.learn.train import TrainConfig
 
 FROM_BOTH = ("cam",)  # learn from defective pictures too
-FEW = 100  # held-out good items; rather than fewer, none is held out where that can be helped
+FEW = 3  # rank of the held-out score that sets the limit; below it none is held out where that can be helped
 _UNUSABLE = ("unreadable", "mask-unusable")
 
 
@@ -61,8 +61,8 @@ def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
     left = False
     if promise and config.detector == "patchcore" and config.calibrate != "split" and not config.confidence:
         parts = divided(0.0, 0)
-        few = config.calibration * len({named[s.name] for s in parts.train}) < FEW
-        left = config.calibrate == "leave-one-out" or few
+        held_out = config.calibration * len({named[s.name] for s in parts.train})
+        left = config.calibrate == "leave-one-out" or config.false_alarms * (held_out + 1) < FEW
     if not left:
         good = [named[sample.name] for sample in samples if sample.label != "anomaly"]
         each = math.ceil(len(good) / max(1, len(set(good))))  # pictures of an item

@@ -78,7 +78,9 @@ class _WithoutOwn(torch.nn.Module):
         graph, bank = self.graph, self.graph.bank
         patches = graph.features(graph.features.resize(pictures))[0]  # (P, C)
         nearness = patches @ bank.T - graph.nearest.half_norms
-        nearest = nearness.masked_fill(self.own, -torch.inf).argmax(1)
+        nearest = nearness.argmax(1)
+        again = self.own[nearest].nonzero()[:, 0]  # few, so that the mask need not be laid over all
+        nearest[again] = nearness[again].masked_fill(self.own, -torch.inf).argmax(1)
         distances = (patches - bank[nearest]).square().sum(1).sqrt()
         peak, at = distances.max(0)  # Eq. 6: s*, and m_test,*
         score = peak * self.reweight(patches[at], nearest[at])

@@ -76,7 +76,7 @@ class TrainConfig:
     review: float | None = None  # a larger rate, above which a person looks
     confidence: float | None = None  # with which the promise holds for this calibration set; None = on average
     # "leave-one-out", of PatchCore: every good picture teaches, and is scored by a memory without its own item.
-    # "auto": that, where fewer than FEW good items would be held out.
+    # "auto": that, where one of the few highest held-out scores would set the limit.
     calibrate: Literal["auto", "split", "leave-one-out"] = "auto"
     # "promise": the limit keeps `false_alarms`. "class", of a classifier: the likelier class, and nothing is promised.
     decide: Literal["promise", "class"] = "promise"
@@ -264,7 +264,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             shutil.copytree(unfinished / "log", folder / "log", symlinks=True)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
         if verdicts:
-            report(folder, folder / "report.html", progress=progress)
+            report(folder, folder / "report.html", data=config.data, look_again=False, progress=progress)
     if trains:
         shutil.rmtree(unfinished)
     return Run(config.out, metrics, divided.warnings)
