@@ -128,8 +128,10 @@ def test_train_refuses_in_a_sentence(product: Path, tmp_path: Path, arguments: l
 
 
 def test_an_interrupted_run_leaves_nothing(product: Path, tmp_path: Path) -> None:
-    command: list[str | Path] = [sys.executable, "-c", "from blemish.cli import main; main()", "train", product]
-    command += ["-o", tmp_path / "run"]
+    # What a shell starts in the background would ignore the signal, and so would its children.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from blemish.cli import main; main()"
+    command: list[str | Path] = [sys.executable, "-c", program, "train", product, "-o", tmp_path / "run"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 # Its banners ("Initializing distributed", ports, hints) are logged before any function of ours runs in a new process.
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+# Each logger by itself: when it is imported it sets the level of all, here or later.
+for _talkative in ("distributed", "rank_zero"):
+    logging.getLogger(f"lightning_fabric.utilities.{_talkative}").setLevel(logging.WARNING)
 
 # Of a detector's config, what says how to work and not what comes of it.
 HANDLING = ("checkpoint", "resume", "log", "memory", "processes", "device")
