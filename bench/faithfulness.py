@@ -5,10 +5,9 @@
 
 Each detector learns as `blemish train` does, with what accuracy.py departs from the defaults (PatchCore's runs are that
 bench's own, where they are there), and once more with random weights (an autoencoder: none of its steps is taken), for
-that control. Its heatmaps are tested as by `blemish evaluate
---faithfulness`, on test pictures. Runs and figures are kept under bench/results/work/faithfulness and not made again,
-so that a long run can be cut off and gone on with; remove them to measure anew. `--table` puts all that is there into
-bench/results/faithfulness.json and faithfulness.md.
+that control. Its heatmaps are tested as by `blemish evaluate --faithfulness`, on test pictures. Runs and figures are
+kept under bench/results/work/faithfulness and not made again, so that a long run can be cut off and gone on with;
+remove them to measure anew. `--table` puts all that is there into bench/results/faithfulness.json and faithfulness.md.
 """
 
 from __future__ import annotations

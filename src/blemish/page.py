@@ -102,11 +102,7 @@ class Exhibit:
     strip: tuple[Shot, ...]
     rows: tuple[Row, ...]
     errors: tuple[str, ...]
-
-    @property
-    def repairs(self) -> bool:
-        """Whether an autoencoder painted the pictures anew."""
-        return self.card.detector == "attention"
+    repairs: bool  # an autoencoder painted every picture anew
 
     def count(self, outcome: str) -> int:
         return sum(shot.outcome == outcome for shot in self.shots)
@@ -204,9 +200,10 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
         """2..98, so that the outermost marks are whole."""
         return round(2 + 96 * (score - low) / ((high - low) or 1.0), 2)
 
+    repairs = card.detector == "attention"  # the repairs of others, of flagged places only, are in the report
     shutil.rmtree(out / PICTURES / name, ignore_errors=True)  # of an earlier run, perhaps with other pictures
     shots = [
-        _shot(out, data, run, card.detector, samples[verdict["path"]], verdict, place(verdict["score"]))
+        _shot(out, data, run, repairs, samples[verdict["path"]], verdict, place(verdict["score"]))
         for verdict in progress(judged, "page", len(judged))
     ]
     shots.sort(key=lambda s: (list(OUTCOMES).index(s.outcome), s.defect, images.natural(s.name)))
@@ -222,11 +219,12 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
         strip=tuple(_strip(shots)),
         rows=tuple(_rows(shots, [place(score) for score in card.decision.scores])),
         errors=tuple(verdict["error"] for verdict in verdicts if verdict["error"]),
+        repairs=repairs,
     )
 
 
 def _shot(
-    out: Path, data: Path, run: Path, detector: str, sample: Sample, verdict: Mapping[str, Any], at: float
+    out: Path, data: Path, run: Path, repairs: bool, sample: Sample, verdict: Mapping[str, Any], at: float
 ) -> Shot:
     """Draws the thumbnails of one test picture."""
     folder = out / PICTURES / run.name
@@ -234,9 +232,7 @@ def _shot(
     pixels = images.load(sample.path)
     picture = _thumbnail(Image.fromarray(pixels))
     _save(picture, folder / f"{stem}.jpg")
-    kinds = {"heat": "overlays"}
-    if detector == "attention":  # the repairs of others, of flagged places only, are in the report
-        kinds["repaired"] = "repaired"
+    kinds = {"heat": "overlays"} | ({"repaired": "repaired"} if repairs else {})
     full, small = {}, {}
     for kind, drawn in kinds.items():
         file = run / drawn / f"{sample.name}.jpg"

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,16 @@ def test_pictures_without_labels_and_unreadable_ones(product: Path, tmp_path: Pa
     assert "detection" not in done.metrics
     assert done.metrics["counts"]["train"] + done.metrics["counts"]["calibration"] == 24
     assert bundle.read(tmp_path / "run").card.decision.false_alarms == 0.1
+
+
+def test_a_mask_that_cannot_be_used_costs_its_outline_alone(product: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(product, tmp_path / "tiles")
+    (data / "ground_truth/spot/001_mask.png").write_bytes(b"broken")
+    done = train(TrainConfig(data, tmp_path / "run", settings=QUICK, image_size=(64, 64)))
+    assert any("001_mask.png" in warning for warning in done.warnings)
+    assert done.metrics["counts"]["test_masks"] == 5
+    page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 5  # outlines
 
 
 def test_the_same_seed_gives_the_same_detector(product: Path, run: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,12 +62,15 @@ class Gallery(NamedTuple):
     pixels: PixelStatistics | None
 
 
-def gallery(run: Recorded, data: Path | None, progress: Progress = silent, *, look_again: bool = True) -> Gallery:
-    """The cards of a run in its order. `data` is the folder that it was made from; without it, the cards show what the
-    run's folder holds. With `look_again` the bundle looks at its pictures once more, for `pixels`. Raises
-    `BlemishError` where `data` is another folder, or a picture is damaged."""
-    samples = _samples(run, data) if data else {}
-    files = [_files(run, samples, picture) for picture in run.pictures]
+def gallery(
+    run: Recorded, data: Path | None, progress: Progress = silent, *, samples: Sequence[Sample] = ()
+) -> Gallery:
+    """The cards of a run in its order. `data` is the folder that it was made from, at which the bundle looks once more
+    for `pixels`; `samples` are its test pictures as they were read, and are not looked at again. Without both, the
+    cards show what the run's folder holds. Raises `BlemishError` where `data` is another folder, or a picture is
+    damaged."""
+    known = _samples(run, data) if data else {sample.name: sample for sample in samples}
+    files = [_files(run, known, picture) for picture in run.pictures]
     each, shown = _share([len(found) + sum(len(some) for _, some in evidence) for found, evidence in files])
     cards = []
     for number, (picture, (found, evidence)) in enumerate(
@@ -81,11 +84,11 @@ def gallery(run: Recorded, data: Path | None, progress: Progress = silent, *, lo
             pixels = images.load(file)
             size = size or (pixels.shape[1], pixels.shape[0])
             views[name] = thumbnails.jpeg(Image.fromarray(pixels), each)
-        sample = samples.get(picture.name)
+        sample = known.get(picture.name)
         outline = thumbnails.outline_png(sample.mask, images.size(sample.path)) if sample and sample.mask else None
         pieces = tuple(_piece(entry, some, each) for entry, some in evidence)
         cards.append(Card(picture, views, outline, pieces, size or (4, 3)))
-    statistics = _pixels(run, samples, progress) if look_again else None
+    statistics = _pixels(run, known, progress) if data else None
     return Gallery(tuple(cards), max(0, len(cards) - shown), statistics)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from blemish.evaluate.gallery import Gallery, gallery
 from blemish.evaluate.localisation import PixelStatistics
 from blemish.evaluate.recorded import OUTCOMES, Picture, Recorded, read_run
 from blemish.evaluate.repeat import repeat
-from blemish.types import BlemishError, Progress, silent
+from blemish.types import BlemishError, Progress, Sample, silent
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of false alarms, asked for and then counted
 MORE = (
@@ -41,7 +41,7 @@ def report(
     out: Path | None,
     *,
     data: Path | None = None,
-    look_again: bool = True,
+    samples: Sequence[Sample] = (),
     junit: Path | None = None,
     csv: Path | None = None,
     progress: Progress = silent,
@@ -49,14 +49,14 @@ def report(
     """Writes the page of `run` to `out`, one file that needs nothing else; returns its facts, ready for JSON.
 
     `data` is the folder that the run was made from: with it the page shows the pictures themselves, the drawn outlines
-    of defects, and the curve of AUPRO, for which the bundle looks at them once more (not without `look_again`). `junit`
-    and `csv` are files to write too. Every file is whole or not there. Raises `BlemishError` where `run` or `data` is
-    not what it should be.
+    of defects, and the curve of AUPRO, for which the bundle looks at them once more. `samples` instead are the test
+    pictures of who has read that folder: all but the curve. `junit` and `csv` are files to write too. Every file is
+    whole or not there. Raises `BlemishError` where `run` or `data` is not what it should be.
     """
     recorded = read_run(run)
     said = facts(recorded)
     if out:
-        shown = gallery(recorded, data, progress, look_again=look_again)
+        shown = gallery(recorded, data, progress, samples=samples)
         _write(out, _page(recorded, said, shown))
     if junit:
         _write(junit, records.junit(recorded))

@@ -264,7 +264,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             shutil.copytree(unfinished / "log", folder / "log", symlinks=True)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
         if verdicts:
-            report(folder, folder / "report.html", data=config.data, look_again=False, progress=progress)
+            report(folder, folder / "report.html", samples=parts.test, progress=progress)
     if trains:
         shutil.rmtree(unfinished)
     return Run(config.out, metrics, divided.warnings)
