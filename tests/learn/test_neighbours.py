@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blemish.learn.neighbours import Nearest, NormalPatches, greedy_coreset, places, pooled, some
+from blemish.learn.neighbours import NormalPatches, greedy_coreset, places, pooled, some
 
 
 def slow_greedy(rows: np.ndarray, size: int, first: int) -> list[int]:
@@ -36,20 +36,6 @@ def test_greedy_selection_takes_each_row_once_even_among_identical_rows() -> Non
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_the_nearest_by_brute_force() -> None:
-    bank, patches = random(30, 7), random(2, 50, 7, seed=1)
-    nearest, distances = Nearest(bank)(patches)
-    wanted = torch.cdist(patches.double(), bank.double())
-    assert torch.equal(nearest, wanted.argmin(2))
-    torch.testing.assert_close(distances.double(), wanted.min(2).values, rtol=1e-5, atol=1e-6)
-
-
-def test_distances_do_not_cancel_far_from_nought() -> None:
-    bank = 1000 + random(20, 5)
-    _, distances = Nearest(bank)(bank[None, 3:5] + torch.tensor([0.01, 0, 0, 0, 0]))
-    torch.testing.assert_close(distances, torch.full((1, 2), 0.01), rtol=0.02, atol=1e-4)
 
 
 def test_pooling_by_hand() -> None:

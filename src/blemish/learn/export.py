@@ -15,6 +15,7 @@ from torch import nn
 
 from blemish import images
 from blemish.inspector import open_session
+from blemish.learn.nearest import candidates_in_onnx
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
 Pixels = npt.NDArray[np.uint8]
@@ -66,6 +67,7 @@ def export(graph: nn.Module, file: Path) -> None:
             output_names=list(names),
             dynamic_shapes=(free,),
             opset_version=18,
+            custom_translation_table={torch.ops.blemish.candidates.default: candidates_in_onnx},
         )
     if program is None:
         raise RuntimeError("the ONNX exporter returned nothing")

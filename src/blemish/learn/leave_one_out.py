@@ -64,6 +64,7 @@ class _WithoutOwn(torch.nn.Module):
         graph = detector.graph()
         assert isinstance(graph, PatchCoreGraph)
         self.graph, self.items = graph, torch.from_numpy(items)
+        self.half_norms = graph.bank.square().sum(1) / 2
         self.most = detector.config.neighbours  # b of Eq. 7
 
     def leave_out(self, item: int) -> None:
@@ -77,7 +78,7 @@ class _WithoutOwn(torch.nn.Module):
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         graph, bank = self.graph, self.graph.bank
         patches = graph.features(graph.features.resize(pictures))[0]  # (P, C)
-        nearness = patches @ bank.T - graph.nearest.half_norms
+        nearness = patches @ bank.T - self.half_norms  # see Nearest, which finds the same but for rounding
         nearest = nearness.argmax(1)
         again = self.own[nearest].nonzero()[:, 0]  # few, so that the mask need not be laid over all
         nearest[again] = nearness[again].masked_fill(self.own, -torch.inf).argmax(1)

@@ -15,28 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blemish.learn.nearest import Nearest
 from blemish.types import Progress, silent
 
 ENTRIES = 1024  # of a small bank, at most
 PICTURES, PATCHES = 512, 16_384  # that it is chosen from, about
-
-
-class Nearest(nn.Module):
-    """Patches `(N, P, C)` -> index of the nearest of `bank` `(M, C)`, int64 `(N, P)`, and the distance to it."""
-
-    bank: Tensor
-    half_norms: Tensor
-
-    def __init__(self, bank: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("bank", bank)
-        self.register_buffer("half_norms", bank.square().sum(1) / 2)
-
-    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        # |q - m|^2 = |q|^2 - 2 (q.m - |m|^2 / 2), so the largest bracket wins. The distance itself is then taken from
-        # the difference, which does not cancel as the expanded square would.
-        nearest = (patches @ self.bank.T - self.half_norms).argmax(-1)
-        return nearest, (patches - self.bank[nearest]).square().sum(-1).sqrt()
 
 
 class NormalPatches(nn.Module):

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.learn.backbones import Backbone, load_backbone
-from blemish.learn.neighbours import Nearest, greedy_coreset, places
+from blemish.learn.nearest import Nearest
+from blemish.learn.neighbours import greedy_coreset, places
 from blemish.learn.preprocess import Enlarge, Resize, batches, check_device
 from blemish.learn.sources import Sources
 from blemish.types import BlemishError, Progress, Sample, silent
