@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 GROUP, GROUPS = 64, 32  # entries of a bank of which one is a candidate: so many, but at least so many groups
