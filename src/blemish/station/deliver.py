@@ -64,11 +64,11 @@ class Outbox:
         self._closing.set()
         self._news.set()
         self._thread.join(grace)
-        left = self._journal.end - self.delivered
+        with self._journal.file.open("rb") as lines:
+            lines.seek(self.delivered)
+            left = sum(1 for _ in lines)
         if left:
-            self._say(
-                f"{self._target.shown}: {left} bytes of {self._journal.file} are not delivered; the next run does it."
-            )
+            self._say(f"{self._target.shown}: {left} verdicts are not delivered; the next run does that.")
 
     def _run(self) -> None:
         wait = FIRST

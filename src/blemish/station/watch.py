@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from blemish.evidence import gather, open_memory
+from blemish.evidence import NONE, gather, open_memory
 from blemish.inspector import Inspector, Look
 from blemish.output import draw
 from blemish.station.arrivals import Arrivals, File, now_is
@@ -67,6 +67,8 @@ def watch(
     """
     arrivals = Arrivals(asked.folder, journal.knows, settle=asked.settle, give_up=asked.give_up)
     memory = open_memory(inspector) if asked.evidence else None
+    if asked.evidence and memory is None:
+        say(NONE)
     counts: Counter[str] = Counter()
     gone, troubles = False, set[str]()
     while not stop.is_set():
