@@ -108,10 +108,10 @@ def watch(
             arrivals.done(file)
             counts[look.verdict.decision] += 1
             tell(look.verdict, line)
-        if not batch:
-            if asked.once and not arrivals.waiting:
-                break
-            stop.wait(max(asked.poll, took))  # a folder so full that looking takes long is looked at half of the time
+        if not batch and not arrivals.waiting and asked.once:
+            break
+        # A folder so full that looking takes long is looked at half of the time, at most.
+        stop.wait(took if batch else max(asked.poll, took))
     return counts
 
 
