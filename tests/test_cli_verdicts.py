@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def test_no_verdict_waits_for_the_next_path(run: Path, tmp_path: Path) -> None:
         process.stdin.write(f"{path}\n")
         process.stdin.flush()
         decisions.append(json.loads(process.stdout.readline())["decision"])
-    assert process.communicate() == ("", None)
+    assert process.communicate()[0] == ""
     assert process.returncode == 0
     assert decisions == ["good", "anomaly", "good"]
 
@@ -76,6 +77,20 @@ def test_a_list_of_any_length_is_read_piece_by_piece(tmp_path: Path, monkeypatch
         assert next(paths) == Path("pictures/0.png")
         assert os.lseek(stdin.fileno(), 0, os.SEEK_CUR) == CHUNK
         assert sum(path is not None for path in paths) == 99_999
+
+
+def test_the_documents_examples_of_pipes_work(run: Path, tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs/commands.md").read_text("utf-8")
+    examples = re.findall(r"^\$ (find .*blemish inspect .*)$", text, re.MULTILINE)
+    assert len(examples) == 2
+    for i in range(2):
+        write_picture(tmp_path / f"new/{i}.png", tile(900 + i)[0])
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/tiles").symlink_to(run)
+    for example in examples:
+        line = f"set -o pipefail; {example.replace('blemish', f'{sys.executable} -m blemish')}"
+        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert len(done.stdout.splitlines()) == (2 if "--json" in example else 3)
 
 
 @pytest.mark.parametrize(

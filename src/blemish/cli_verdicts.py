@@ -53,10 +53,18 @@ def _stdin_paths(separator: bytes) -> Iterator[Path | None]:
         for line in whole:
             if name := line.rstrip(b"\r\n"):
                 yield Path(os.fsdecode(name))
-        if not select.select([descriptor], [], [], 0)[0]:
+        if not _more(descriptor):
             yield None
     if name := rest.rstrip(b"\r\n"):
         yield Path(os.fsdecode(name))
+
+
+def _more(descriptor: int) -> bool:
+    """Whether there is something to read, or the end, without waiting."""
+    try:
+        return bool(select.select([descriptor], [], [], 0)[0])
+    except OSError:  # Windows cannot say so of a pipe: there a verdict may wait for the next path
+        return True
 
 
 def say(verdict: Verdict, as_json: bool) -> None:

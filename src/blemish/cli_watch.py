@@ -25,7 +25,9 @@ def watch(
     folder: Annotated[Path, typer.Argument(help="The folder that pictures are written into.")],
     bundle: Annotated[Path, typer.Option(help="What `blemish train` wrote: the folder, its bundle, or a .zip.")],
     out: Annotated[Path, typer.Option(help="Write verdicts.jsonl, overlays and evidence here, and go on from there.")],
-    evidence: Annotated[bool, typer.Option(help="Of anomalies, show nearest normal patches and a repair.")] = True,
+    evidence: Annotated[
+        bool | None, typer.Option(help="Of anomalies, show the nearest normal patches and a repaired picture.")
+    ] = None,
     drift: Annotated[
         Path | None, typer.Option(help="Keep a test here: do good parts still look like the calibration set?")
     ] = None,
@@ -48,7 +50,7 @@ def watch(
     from blemish.station.watch import Watch
     from blemish.station.watch import watch as run
 
-    asked = Watch(folder, out, settle=settle, give_up=give_up, poll=poll, once=once, evidence=evidence)
+    asked = Watch(folder, out, settle=settle, give_up=give_up, poll=poll, once=once, evidence=evidence is not False)
     targets = _targets(webhook, mqtt, topic, mqtt_tls)
     inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels)
     watched = DriftFile(drift, inspector.card, anew=True) if drift else None
@@ -66,7 +68,7 @@ def watch(
             for outbox in outboxes:
                 outbox.wake()
             if as_json:
-                typer.echo(line, nl=False)
+                typer.echo(line.decode(), nl=False)
             else:
                 say(verdict, False)
             if watched and watched.see(verdict.score):

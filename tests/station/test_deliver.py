@@ -237,7 +237,11 @@ def subscribed(broker: Broker, topic: str, user: str = "", password: str = "") -
 
     heard, ready = list[str](), threading.Event()
     client = Client(CallbackAPIVersion.VERSION2)
-    client.on_connect = lambda *_: client.subscribe(topic, qos=1)
+
+    def on_connect(*_: Any) -> None:
+        client.subscribe(topic, qos=1)
+
+    client.on_connect = on_connect
     client.on_subscribe = lambda *_: ready.set()
     client.on_message = lambda _client, _data, message: heard.append(json.loads(message.payload)["name"])
     if user:
@@ -336,7 +340,20 @@ def test_a_broker_is_spoken_to_by_tls_and_a_strange_certificate_is_refused(
     if not openssl:
         pytest.skip("the program openssl is not installed")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2"]
+    make: list[str | Path] = [
+        openssl,
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+        "-days",
+        "2",
+    ]
     made = [*make, "-subj", "/CN=line", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run(made, check=True, capture_output=True)
     broker = Broker(tmp_path, f"keyfile {key}", f"certfile {certificate}", "allow_anonymous true")

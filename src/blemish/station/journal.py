@@ -7,14 +7,13 @@ begun and is not in the journal is done again. What a kill left of a last line i
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable
 from hashlib import blake2b, sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from blemish.output import VERDICTS
 from blemish.station.arrivals import File
@@ -40,13 +39,7 @@ class Journal:
         except OSError as cause:
             raise BlemishError(f"{folder}: cannot be written to ({cause.strerror}); choose another --out.") from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel gives it back, however the process ends
-        except OSError:
-            self._lock.close()
-            raise BlemishError(
-                f"{folder}: another `blemish watch` writes there; stop that one, or choose another --out."
-            ) from None
-        try:
+            _hold(self._lock, folder)
             self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             self.end = self._recover(read)  # bytes that are on the disk
             os.ftruncate(self._descriptor, self.end)
@@ -152,6 +145,20 @@ def _state(size: int, modified: int) -> int:
 
 def _value(size: int, modified: int, content: str) -> int:
     return _state(size, modified) << 64 | int(content[:16] or "0", 16)
+
+
+def _hold(lock: IO[str], folder: Path) -> None:
+    """Locks the file for this process; the kernel gives it back, however the process ends."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        raise BlemishError("`blemish watch` needs Linux or macOS; on Windows run it in WSL.") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise BlemishError(
+            f"{folder}: another `blemish watch` writes there; stop that one, or choose another --out."
+        ) from None
 
 
 def _sync_folder(folder: Path) -> None:
