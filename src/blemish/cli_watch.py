@@ -33,7 +33,7 @@ def watch(
     ] = None,
     webhook: Annotated[str | None, typer.Option(help="POST each verdict to this address.")] = None,
     mqtt: Annotated[str | None, typer.Option(help="Publish each verdict to this broker, HOST or HOST:PORT.")] = None,
-    topic: Annotated[str, typer.Option(help="Of --mqtt.")] = "blemish",
+    topic: Annotated[str, typer.Option(help="The topic to publish on.")] = "blemish",
     mqtt_tls: Annotated[bool, typer.Option("--mqtt-tls", help="Encrypted; the port is then 8883.")] = False,
     settle: Annotated[float, typer.Option(min=0, help="Seconds unchanged after which a file is complete.")] = 1.0,
     give_up: Annotated[float, typer.Option(min=0, help="Seconds unchanged after which it is broken.")] = 10.0,
