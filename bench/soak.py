@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()), help="Of what is written, and when it is killed.")
     parser.add_argument("--results", type=Path, default=HERE / "results/soak.json")
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "no_proxy": "127.0.0.1"}
     pool = encoded(options.data)
     with tempfile.TemporaryDirectory() as home:
         folder, out = Path(home) / "in", Path(home) / "out"

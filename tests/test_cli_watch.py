@@ -22,6 +22,12 @@ QUICK = ["--settle", "0", "--give-up", "0", "--poll", "0.01", "--threads", "1"]
 FIVE = 5 * 10**9
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on this machine is asked directly, also where the environment names a proxy."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """24 pictures of which the last but one is broken; four are defective, and one good one looks as if it were."""

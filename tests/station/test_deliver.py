@@ -27,6 +27,12 @@ MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sb
 needs_mosquitto = pytest.mark.skipif(not MOSQUITTO, reason="the program mosquitto is not installed")
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on this machine is asked directly, also where the environment names a proxy."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
 class Receiver:
     """A web server that answers what `answers` says, one after the other, and 200 from then on."""
 

@@ -6,8 +6,8 @@ A file is complete
   given its full length first looks like the whole), and
 - else when size and time of change have stayed the same for `settle` seconds.
 
-What is complete by that and cannot be decoded all the same is tried a second time, and for good, when it has not
-changed for `give_up` seconds.
+What is complete by that and cannot be decoded all the same waits until it has not changed for `give_up` seconds, and is
+tried again, for good.
 
 The order: of what is complete at one look, the oldest time of change first, then natural order of names. What becomes
 complete later comes later, however old it is: no file waits for another.
