@@ -41,6 +41,7 @@ bench: demo .stamps/dev ## accuracy, start-up, memory, measured again on this ma
 	$(BIN)/python bench/accuracy.py --shared $(SHARED) --demo $(DEMO)/data
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/memory.py
+	$(BIN)/python bench/soak.py --bundle $(DEMO)/flange/bundle --data $(DEMO)/data/flange
 	$(BIN)/python bench/trunk.py --data $(SHARED)/data/casting
 	$(BIN)/python bench/attention.py --shared $(SHARED) --demo $(DEMO)/data
 	$(BIN)/python bench/false_alarms.py --shared $(SHARED) --demo $(DEMO)/data

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import struct
 import sys
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
@@ -155,3 +156,11 @@ def tiff(
         )
         out += struct.pack(f"{order}HHI", tag, kind, number) + body
     return out + b"\0\0\0\0"
+
+
+def eventually(holds: Callable[[], object], seconds: float = 20.0) -> None:
+    """Waits until something holds; fails where that takes too long."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.01)

@@ -25,7 +25,19 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["inspector", "output", "evidence", "cli_evidence", "console", "bundle", "evaluate.localisation", "data.audit"],
+    [
+        "inspector",
+        "output",
+        "evidence",
+        "cli_evidence",
+        "console",
+        "bundle",
+        "evaluate.localisation",
+        "data.audit",
+        "cli_watch",
+        "station.watch",
+        "station.deliver",
+    ],
 )
 def test_the_line_does_not_load_what_only_learning_has(module: str) -> None:
     assert not loaded_by(f"import blemish.{module}") & {"torch", "timm", "sklearn", "scipy", "matplotlib", "jinja2"}

@@ -10,21 +10,15 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from blemish import __version__, cli_evidence, cli_learn, cli_report
+from blemish import __version__, cli_evidence, cli_learn, cli_report, cli_watch
+from blemish.cli_verdicts import STDIN, DriftFile, looks_of, looks_of_stdin, say
 from blemish.types import BlemishError
-
-if TYPE_CHECKING:
-    from blemish.bundle import Card
-    from blemish.inspector import Look
-    from blemish.types import Verdict
 
 FOUND, REFUSED, INCOMPLETE = 1, 2, 3
 LEARN = {
@@ -94,7 +88,9 @@ app.command()(cli_learn.sweep)
 @app.command()
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="What `blemish train` wrote: the folder, its bundle, or a .zip.")],
-    paths: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Pictures, or folders of pictures; - reads paths from standard input.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Write verdicts.jsonl, overlays and evidence here.")] = None,
     evidence: Annotated[
         bool | None, typer.Option(help="Of anomalies, show the nearest normal patches and a repaired picture.")
@@ -102,6 +98,7 @@ def inspect(
     drift: Annotated[
         Path | None, typer.Option(help="Keep a running test here: do good parts still look like the calibration set?")
     ] = None,
+    null: Annotated[bool, typer.Option("-0", "--null", help="Paths on standard input end with NUL.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when an anomaly is found.")] = FailOn.never,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
@@ -110,16 +107,20 @@ def inspect(
     """Judge pictures: good or anomaly, how sure, and where."""
     from blemish.inspector import Inspector
 
-    pictures = _pictures(paths)
+    if null and Path(STDIN) not in paths:
+        raise BlemishError("-0 is about paths on standard input; give - instead of paths.")
+    if Path(STDIN) in paths and len(paths) > 1:
+        raise BlemishError("- stands alone: give paths here, or on standard input.")
+    pictures = None if Path(STDIN) in paths else _pictures(paths)
     inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels)
-    looks: Iterator[Look] = inspector.look_many(path for path, _ in pictures)
-    if not as_json and len(pictures) > 1:
+    looks = looks_of_stdin(inspector, null) if pictures is None else looks_of(inspector, pictures)
+    if not as_json and (pictures is None or len(pictures) > 1):
         from blemish.console import progress
 
-        looks = progress(looks, "inspecting", len(pictures))
-    watch = _Watch(drift, inspector.card) if drift else None
-    if watch:
-        looks = watch.seeing(looks)
+        looks = progress(looks, "inspecting", None if pictures is None else len(pictures))
+    watched = DriftFile(drift, inspector.card) if drift else None
+    if watched:
+        looks = watched.seeing(looks)
     counts: Counter[str] = Counter()
     if evidence and not out:
         raise BlemishError("--evidence is written beside the verdicts; say where with --out.")
@@ -130,32 +131,34 @@ def inspect(
         shown = evidence is not False
         memory = open_memory(inspector) if shown else None
         with Folder(out, heat=inspector.card.decision.heat) as folder:
-            for look, (_, name) in zip(looks, pictures, strict=True):
+            for look, name in looks:
                 found = gather(inspector, memory, look) if shown else None
                 folder.add(look, name, found)
                 counts[look.verdict.decision] += 1
-                _say(look.verdict, as_json)
+                say(look.verdict, as_json)
                 if found and found.counterfactual and not as_json:
                     typer.echo(f"         {found.sentence()}")
         if shown and memory is None and counts["anomaly"] + counts["review"]:
             typer.echo(NONE, err=True)
     else:
-        for look in looks:
+        for look, _ in looks:
             counts[look.verdict.decision] += 1
-            _say(look.verdict, as_json)
+            say(look.verdict, as_json)
     if not as_json:
         said = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "review", "anomaly", "error") if counts[kind])
         typer.echo(
-            f"{len(pictures)} pictures: {said}." + (f" Overlays and verdicts.jsonl are in {out}." if out else "")
+            f"{counts.total()} pictures{': ' if said else ''}{said}."
+            + (f" Overlays and verdicts.jsonl are in {out}." if out else "")
         )
-    if watch:
-        typer.echo(watch.finish(), err=True)
+    if watched:
+        typer.echo(watched.finish(), err=True)
     if fail_on is FailOn.anomaly and counts["anomaly"]:
         raise typer.Exit(FOUND)
     if counts["error"]:
         raise typer.Exit(INCOMPLETE)
 
 
+app.command()(cli_watch.watch)
 app.command()(cli_evidence.explain)
 
 
@@ -196,54 +199,6 @@ app.command()(cli_report.compare)
 app.command()(cli_learn.demo)
 
 
-class _Watch:
-    """The drift test of `inspect --drift FILE`: goes on where the file ends, and is saved there at the end."""
-
-    def __init__(self, file: Path, card: Card) -> None:
-        from blemish.drift import Drift
-
-        rule = card.decision
-        if not rule.scores or rule.items:
-            raise BlemishError(
-                "--drift compares with the good pictures that set the limit, each of another part, and this bundle has "
-                "none; train with --decide promise, on one picture of each part."
-            )
-        if not file.parent.is_dir():  # said now, not after a shift of pictures
-            raise BlemishError(f"{file}: there is no folder {file.parent} to keep it in; make it, or name another.")
-        self.file = file
-        try:
-            found = Drift.from_json(file.read_text("utf-8")) if file.exists() else None
-        except (OSError, UnicodeDecodeError) as cause:
-            raise BlemishError(f"{file}: cannot be read ({cause}); name another file, or mend that.") from None
-        except BlemishError:
-            raise BlemishError(
-                f"{file}: is no drift test that blemish saved; name another file to begin anew."
-            ) from None
-        left_out = rule.calibrated_by == "leave-one-out"
-        self.test: Drift = found or Drift(rule.scores, limit=rule.threshold, upward=left_out)
-        if self.test.limit != rule.threshold:
-            raise BlemishError(f"{file}: is of another bundle; name another file to begin anew.")
-
-    def seeing(self, looks: Iterator[Look]) -> Iterator[Look]:
-        for look in looks:
-            if look.verdict.score is not None:
-                self.test.see(look.verdict.score)
-            yield look
-
-    def finish(self) -> str:
-        from blemish.bundle import write_text
-
-        write_text(self.file, self.test.to_json() + "\n")
-        state, rate = self.test.state, f"{'about' if self.test.upward else 'at most'} {self.test.rate:.0%}"
-        seen = f"{state.seen} parts seen, {state.left_out} anomalies left out"
-        if not state.alarm:
-            return f"No drift: good parts look like the calibration set ({seen}; false alarms ever: {rate})."
-        return (
-            f"Drift since part {state.since}: scores of good parts have become {state.direction} ({seen}; by chance "
-            f"{rate}). Look for a change of light, camera or material; then learn again."
-        )
-
-
 def _pictures(paths: list[Path]) -> list[tuple[Path, str]]:
     """Every picture asked for, with the relative name that its output gets."""
     from blemish.images import find_pictures
@@ -258,23 +213,6 @@ def _pictures(paths: list[Path]) -> list[tuple[Path, str]]:
         else:
             found.append((path, path.name))
     return found
-
-
-def _say(verdict: Verdict, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(asdict(verdict)))
-    elif verdict.decision == "error":
-        typer.echo(f"error    {verdict.error}")
-    else:
-        boxes = " ".join(f"({','.join(map(str, r.box))})" for r in verdict.regions[:3])
-        more = f" +{len(verdict.regions) - 3}" if len(verdict.regions) > 3 else ""
-        chance = "" if verdict.p_value is None else f" p {verdict.p_value:.3f}"
-        likely = "" if verdict.probability is None else f" probability {verdict.probability:.3f}"
-        named = f"  {verdict.defect}" if verdict.defect else ""
-        typer.echo(
-            f"{verdict.decision:<8} score {verdict.score:.4g} (limit {verdict.threshold:.4g}){chance}{likely}"
-            f"  {verdict.path}{named}  {boxes}{more}".rstrip()
-        )
 
 
 def main() -> None:

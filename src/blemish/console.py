@@ -19,8 +19,9 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
-def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """A bar on a terminal; in a log, a line when a stage begins, every few seconds, and when it is done."""
+def progress(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+    """A bar on a terminal; in a log, a line when a stage begins, every few seconds, and when it is done.
+    `total` is None where nobody knows how many will come."""
     if err.is_terminal:
         columns = (
             TextColumn("{task.description:<12}"),
@@ -39,7 +40,7 @@ def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         done += 1
         if time.monotonic() - last > EVERY:
             last = time.monotonic()
-            err.print(f"{what}: {done}/{total}, {last - begun:.0f} s")
+            err.print(f"{what}: {done}{'' if total is None else f'/{total}'}, {last - begun:.0f} s")
     err.print(f"{what}: {done} in {time.monotonic() - begun:.1f} s")
 
 

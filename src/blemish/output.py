@@ -91,7 +91,7 @@ class Folder:
     def __init__(self, path: Path, *, heat: tuple[float, float]) -> None:
         self.path = path
         self.heat = heat
-        self._taken: set[str] = set()
+        self._taken: dict[str, int] = {}  # name -> its last number
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._partial = path / f".{VERDICTS}.partial"
@@ -109,11 +109,12 @@ class Folder:
 
     def _unique(self, name: str) -> str:
         """a/b.png stays; a second a/b.png (two folders were given) becomes a/b.png-2."""
-        number, unique = 1, name
+        number, unique = self._taken.get(name.lower(), 1), name
         while unique.lower() in self._taken:
             number += 1
             unique = f"{name}-{number}"
-        self._taken.add(unique.lower())
+        self._taken[name.lower()] = number  # so that a hundred thousand of one name do not count from 1 each time
+        self._taken.setdefault(unique.lower(), 1)
         return unique
 
     def __enter__(self) -> Self:

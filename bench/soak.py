@@ -1,0 +1,267 @@
+"""The soak test of `blemish watch`: it is killed twice while pictures come in, and must lose none and judge none twice.
+
+    python bench/soak.py [--pictures 20000] [--bundle demo/flange/bundle] [--data demo/data/flange]
+
+Small pictures of the demo are written into a folder while the command runs: most in one go, some under a hidden name
+and then renamed, some in two halves, some broken. Twice, at random moments, the process is ended with SIGKILL and
+started again. A local web server takes the verdicts. Then: has every file exactly one line, are the broken ones errors,
+was the order kept within each run, was every verdict delivered, and has the process grown? Writes
+bench/results/soak.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from blemish.images import find_pictures
+
+HERE = Path(__file__).resolve().parent
+AHEAD = 300  # pictures that may wait to be inspected
+HALF = (0.2, 2.5)  # seconds between the halves of a picture that is written slowly
+GIVE_UP = 5.0
+KINDS = {"at once": 0.78, "renamed": 0.1, "bmp": 0.05, "halves": 0.05, "cut": 0.01, "text": 0.005, "empty": 0.005}
+BROKEN = {"cut", "text", "empty"}
+NANO = 1e9
+
+
+@dataclass
+class Line:
+    """Where the journal stands, read as it grows."""
+
+    file: Path
+    place: int = 0
+    count: int = 0
+
+    def read(self) -> int:
+        if self.file.exists():
+            with self.file.open("rb") as lines:
+                lines.seek(self.place)
+                new = lines.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self.place, self.count = self.place + len(whole), self.count + whole.count(b"\n")
+        return self.count
+
+
+def receiver() -> tuple[ThreadingHTTPServer, Counter[str]]:
+    """A web server that counts the ids it is told."""
+    ids: Counter[str] = Counter()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            ids[json.loads(self.rfile.read(int(self.headers["Content-Length"])))["id"]] += 1
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, ids
+
+
+def encoded(data: Path, size: int = 256) -> list[dict[str, bytes]]:
+    """Pictures of the demo, small and encoded anew: nine good ones for each defective one."""
+    good, defective = find_pictures(data / "train/good")[:36], find_pictures(data / "test/scratch")[:4]
+    pool = []
+    for path in [*good, *defective]:
+        with Image.open(path) as image:
+            small = image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+        kinds = {}
+        for kind, options in (("png", {}), ("jpg", {"quality": 95}), ("bmp", {})):
+            file = io.BytesIO()
+            small.save(file, {"jpg": "JPEG"}.get(kind, kind.upper()), **options)
+            kinds[kind] = file.getvalue()
+        pool.append(kinds)
+    return pool
+
+
+def write(
+    folder: Path, number: int, kind: str, pool: list[dict[str, bytes]], chance: random.Random
+) -> tuple[str, bytes]:
+    """Writes a picture in the way of its kind; its name, and what is still to be written of it."""
+    ending = "bmp" if kind == "bmp" else "png" if kind in BROKEN or chance.random() < 0.7 else "jpg"
+    content, name = chance.choice(pool)[ending], f"part{number}.{ending}"
+    path = folder / name
+    if kind == "renamed":
+        hidden = folder / f".{name}"
+        hidden.write_bytes(content)
+        hidden.rename(path)
+    elif kind == "halves":
+        half = chance.randrange(1, len(content) - 1)
+        path.write_bytes(content[:half])
+        return name, content[half:]
+    else:
+        broken = {"cut": content[: chance.randrange(1, len(content) - 20)], "text": b"no picture\n", "empty": b""}
+        path.write_bytes(broken.get(kind, content))
+    return name, b""
+
+
+def resident(process: int) -> int:
+    """VmRSS in kB; 0 where the process has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text("ascii")
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
+
+
+def soak(folder: Path, out: Path, options: argparse.Namespace, pool: list[dict[str, bytes]]) -> dict[str, Any]:
+    chance = random.Random(options.seed)
+    count = options.pictures
+    kills = [chance.randint(count // 10, count * 3 // 10), chance.randint(count * 3 // 10, count // 2)]
+    server, ids = receiver()
+    command = [
+        sys.executable,
+        "-m",
+        "blemish",
+        "watch",
+        str(folder),
+        "--bundle",
+        str(options.bundle),
+        "--out",
+        str(out),
+    ]
+    command += ["--give-up", str(GIVE_UP), "--threads", "1", "--webhook", f"http://127.0.0.1:{server.server_port}/"]
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    written: dict[str, str] = {}
+    later: list[tuple[float, Path, bytes]] = []
+    runs: list[list[tuple[int, int]]] = [[]]  # (lines, kB), once a second
+    ends, journal, sampled = list[int](), Line(out / "verdicts.jsonl"), 0.0
+    process, begun = start(), time.monotonic()
+    while journal.read() < count:
+        now = time.monotonic()
+        if process.poll() is not None:
+            raise SystemExit(f"blemish watch ended by itself with {process.returncode}")
+        if now - sampled > 1:
+            sampled = now
+            runs[-1].append((journal.count, resident(process.pid)))
+            if len(runs[-1]) % 60 == 0:
+                print(f"{journal.count}/{count} after {now - begun:.0f} s, {runs[-1][-1][1]} kB", flush=True)
+        for due, path, rest in [entry for entry in later if entry[0] <= now]:
+            with path.open("ab") as file:
+                file.write(rest)
+            later.remove((due, path, rest))
+        while len(written) < min(count, journal.count + AHEAD):
+            kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
+            name, rest = write(folder, len(written), kind, pool, chance)
+            written[name] = kind
+            if rest:
+                later.append((now + chance.uniform(*HALF), folder / name, rest))
+        if len(ends) < len(kills) and journal.count >= kills[len(ends)]:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            ends.append(journal.read())  # a torn line is cut off at the next start
+            runs.append([])
+            process = start()
+        time.sleep(0.02)
+    took = time.monotonic() - begun
+    time.sleep(GIVE_UP + 2)  # would there be more?
+    process.send_signal(signal.SIGTERM)
+    stopped = process.wait(60)
+    server.shutdown()
+    rows = [json.loads(line) for line in (out / "verdicts.jsonl").read_text("utf-8").splitlines()]
+    found = judged(rows, written, ends)
+    memory = [grown(samples) for samples in runs]
+    delivered = {"missing": len({row["id"] for row in rows} - set(ids)), "repeated": sum(ids.values()) - len(ids)}
+    return {
+        "pictures": count,
+        "kinds": dict(Counter(written.values())),
+        "killed_at_line": ends,
+        "exit_code_at_sigterm": stopped,
+        "seconds": round(took),
+        **found,
+        "webhook": delivered,
+        "memory_by_run": memory,
+    }
+
+
+def judged(rows: list[dict[str, Any]], written: dict[str, str], ends: list[int]) -> dict[str, Any]:
+    """What is wrong with the journal: nothing, one hopes."""
+    lines = Counter(row["name"] for row in rows)
+    errors = {row["name"] for row in rows if row["decision"] == "error"}
+    late, furthest = 0, 0.0
+    for begin, end in zip([0, *ends], [*ends, len(rows)], strict=True):
+        newest = (0, "")
+        for row in rows[begin:end]:  # of pictures that were whole when they appeared, order can be told from outside
+            if written[row["name"]] in ("at once", "renamed"):
+                if (row["modified"], int(row["name"][4:].partition(".")[0])) < (newest[0], newest_number(newest[1])):
+                    late, furthest = late + 1, max(furthest, (newest[0] - row["modified"]) / NANO)
+                else:
+                    newest = (row["modified"], row["name"])
+    return {
+        "lost": len(set(written) - set(lines)),
+        "twice": sum(many > 1 for many in lines.values()),
+        "broken_and_not_error": len({name for name, kind in written.items() if kind in BROKEN} - errors),
+        "whole_and_error": len({name for name in errors if written[name] not in BROKEN}),
+        "decisions": dict(Counter(row["decision"] for row in rows)),
+        "out_of_order": {"pictures": late, "furthest_seconds": round(furthest, 3)},
+    }
+
+
+def newest_number(name: str) -> int:
+    return int(name[4:].partition(".")[0]) if name else -1
+
+
+def grown(samples: list[tuple[int, int]]) -> dict[str, float]:
+    """Resident memory over a run, without its first ten seconds."""
+    lines, kilobytes = np.array(samples[10:] or samples).T
+    quarter = max(1, len(kilobytes) // 4)
+    slope = np.polyfit(lines, kilobytes, 1)[0] if len(set(lines)) > 1 else 0.0
+    return {
+        "pictures": int(lines[-1] - lines[0]),
+        "first_quarter_mb": round(statistics.median(kilobytes[:quarter]) / 1024, 1),
+        "last_quarter_mb": round(statistics.median(kilobytes[-quarter:]) / 1024, 1),
+        "bytes_a_picture": round(float(slope) * 1024),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--bundle", type=Path, default=HERE.parent / "demo/flange/bundle")
+    parser.add_argument("--data", type=Path, default=HERE.parent / "demo/data/flange")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="Of what is written, and when it is killed.")
+    parser.add_argument("--results", type=Path, default=HERE / "results/soak.json")
+    options = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": "1", "no_proxy": "127.0.0.1"}
+    pool = encoded(options.data)
+    with tempfile.TemporaryDirectory() as home:
+        folder, out = Path(home) / "in", Path(home) / "out"
+        folder.mkdir()
+        result = {"seed": options.seed, **soak(folder, out, options, pool)}
+    wrong = [name for name in ("lost", "twice", "broken_and_not_error", "whole_and_error") if result[name]]
+    wrong += ["order"] if result["out_of_order"]["furthest_seconds"] > 2 else []
+    wrong += ["webhook"] if result["webhook"]["missing"] or result["webhook"]["repeated"] > 2 else []
+    wrong += ["exit code"] if result["exit_code_at_sigterm"] else []
+    result["wrong"] = wrong
+    options.results.parent.mkdir(exist_ok=True)
+    options.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

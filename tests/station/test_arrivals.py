@@ -1,0 +1,171 @@
+"""Which files are complete, and in what order; the clock is given, so that nothing is waited for."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blemish.station import arrivals
+from blemish.station.arrivals import Arrivals, File, has_end, now_is
+from tests.conftest import tile
+from tests.support import write_picture
+
+PICTURE = tile(1)[0][:10, :12]
+
+
+def coded(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(PICTURE).save(file, kind)
+    return file.getvalue()
+
+
+def watcher(folder: Path, *known: str) -> Arrivals:
+    return Arrivals(folder, lambda file: file.name in known, settle=1.0, give_up=10.0)
+
+
+def names(files: list[File]) -> list[str]:
+    return [file.name for file in files]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_the_end_of_a_whole_file_is_known_and_no_shorter_one_has_it(kind: str, tmp_path: Path) -> None:
+    content, path = coded(kind), tmp_path / "a"
+    path.write_bytes(content)
+    assert has_end(path, len(content))
+    ended = 0
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        ended += has_end(path, length)
+    # A GIF and a JPEG may hold the end's two bytes by chance; then the decoder has the last word.
+    assert ended <= {"PNG": 0, "WEBP": 0, "GIF": 3, "JPEG": 0}[kind]
+    for length in (0, len(content) // 2, len(content) - 12):  # a copy that was given its full length first
+        path.write_bytes(content[:length].ljust(len(content), b"\0"))
+        assert not has_end(path, len(content))
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF"])
+def test_a_file_without_an_end_is_complete_when_it_has_settled(kind: str, tmp_path: Path) -> None:
+    (tmp_path / f"a.{kind.lower()}").write_bytes(coded(kind))
+    watched = watcher(tmp_path)
+    assert watched.complete(100.0) == []
+    assert watched.complete(100.9) == []
+    assert len(watched.complete(101.0)) == 1
+
+
+def test_a_file_that_grows_settles_anew(tmp_path: Path) -> None:
+    path, content = tmp_path / "a.png", coded("PNG")
+    watched = watcher(tmp_path)
+    path.write_bytes(content[:100])
+    assert watched.complete(100.0) == []
+    path.write_bytes(content[:200])
+    assert watched.complete(100.9) == []
+    assert watched.complete(101.5) == []
+    path.write_bytes(content)
+    assert names(watched.complete(101.6)) == ["a.png"]  # at once: its end is there
+
+
+def test_what_cannot_be_decoded_is_tried_again_when_it_has_not_changed_for_long(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    watched = watcher(tmp_path)
+    assert watched.complete(100.0) == []
+    (file,) = watched.complete(101.0)
+    assert not watched.failed(file, 101.1)
+    assert watched.complete(101.2) == watched.complete(109.9) == []
+    assert watched.waiting == 1
+    assert watched.complete(110.0) == [file]
+    assert watched.failed(file, 110.0)
+
+
+def test_a_failure_is_forgotten_when_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"no picture")
+    watched = watcher(tmp_path)
+    watched.complete(100.0)
+    (file,) = watched.complete(101.0)
+    assert not watched.failed(file, 101.0)
+    path.write_bytes(coded("PNG"))
+    (whole,) = watched.complete(101.5)
+    assert whole != file
+    assert not watched.failed(file, 200.0)  # what was said of the old one is nothing about the new one
+
+
+def test_the_oldest_comes_first_and_then_natural_order(tmp_path: Path) -> None:
+    for name, modified in [("b10.png", 5), ("b9.png", 5), ("a.png", 7), ("deep/z.png", 3)]:
+        os.utime(write_picture(tmp_path / name, PICTURE), ns=(modified, modified))
+    assert names(watcher(tmp_path).complete()) == ["deep/z.png", "b9.png", "b10.png", "a.png"]
+
+
+def test_what_is_no_picture_hidden_or_temporary_is_left_out(tmp_path: Path) -> None:
+    for name in (".a.png", "a.png.tmp", "a.png.part", "a.tmp", "a.txt", ".hidden/a.png", "known.png", "A.PNG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(coded("PNG"))
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "missing.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "round").symlink_to(tmp_path)  # a circle of links ends
+    found = names(watcher(tmp_path, "known.png").complete())
+    assert "A.PNG" in found
+    assert {name.rpartition("/")[2] for name in found} == {"A.PNG", "known.png"}
+    assert max(name.count("round/") for name in found) == arrivals.DEPTH
+
+
+def test_a_backlog_is_handed_out_in_batches_and_what_waits_blocks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "BATCH", 3)
+    for i in range(4):  # older than the rest, and only half there
+        half = tmp_path / f"half{i}.png"
+        half.write_bytes(coded("PNG")[:100])
+        os.utime(half, ns=(i, i))
+    for i in range(7):
+        os.utime(write_picture(tmp_path / f"{i}.png", PICTURE), ns=(10 + i, 10 + i))
+    known: set[str] = set()
+    watched = Arrivals(tmp_path, lambda file: file.name in known, settle=1e6, give_up=1e6)
+    seen: list[list[str]] = []
+    for _ in range(10):
+        seen.append(names(watched.complete()))
+        known.update(seen[-1])
+        assert watched.waiting <= 4 + 3 + 4
+    assert [name for batch in seen for name in batch] == [f"{i}.png" for i in range(7)]
+    assert max(map(len, seen)) == 3
+
+
+def test_a_folder_below_that_cannot_be_listed_is_named_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_picture(tmp_path / "a.png", PICTURE)
+    write_picture(tmp_path / "locked/b.png", PICTURE)
+    listed = os.scandir
+
+    def refusing(path: Path) -> object:  # root, who runs this in a container, may list everything
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    watched = watcher(tmp_path)
+    assert names(watched.complete()) == ["a.png"]
+    assert watched.troubles == {"locked"}
+    monkeypatch.undo()
+    assert names(watched.complete()) == ["a.png", "locked/b.png"]
+    assert watched.troubles == set()
+
+
+def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        watcher(tmp_path / "gone").complete()
+
+
+def test_a_file_put_in_the_place_of_another_is_another(tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.png", np.zeros((4, 4)))
+    (file,) = watcher(tmp_path).complete()
+    assert now_is(tmp_path, file) is True
+    other = write_picture(tmp_path / "b.png", np.zeros((4, 4)))
+    os.utime(other, ns=(file.modified, file.modified))
+    other.rename(path)
+    assert path.stat().st_size == file.size
+    assert now_is(tmp_path, file) is False
+    path.unlink()
+    assert now_is(tmp_path, file) is None

@@ -1,0 +1,298 @@
+"""A real bundle watches a real folder, on a thread of this process; nothing is waited for but what must come."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blemish import BlemishError, Inspector
+from blemish.station.journal import Journal
+from blemish.station.watch import Watch, watch
+from tests.conftest import tile
+from tests.support import eventually, write_picture
+
+NEVER = 1000.0  # seconds
+
+
+@pytest.fixture(scope="module")
+def inspector(run: Path) -> Inspector:
+    return Inspector(run, threads=1)
+
+
+class Watched:
+    """What a watcher has written and said so far."""
+
+    def __init__(self, out: Path) -> None:
+        self.file = out / "verdicts.jsonl"
+        self.said: list[str] = []
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        text = self.file.read_text("utf-8") if self.file.exists() else ""
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    @property
+    def names(self) -> list[str]:
+        return [row["name"] for row in self.rows]
+
+
+@contextmanager
+def watching(inspector: Inspector, folder: Path, out: Path, **options: Any) -> Iterator[Watched]:
+    """While the block runs; what the watcher raises fails the test."""
+    asked = Watch(folder, out, **{"settle": NEVER, "give_up": NEVER, "poll": 0.01, **options})
+    stop, found, raised = threading.Event(), Watched(out), list[BaseException]()
+
+    def run() -> None:
+        try:
+            with Journal(out) as journal:
+                found.counts = watch(inspector, asked, journal, stop, lambda *_: None, found.said.append)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield found
+    finally:
+        if not asked.once:
+            stop.set()
+        thread.join(30)
+    assert not thread.is_alive()
+    if raised:
+        raise raised[0]
+
+
+def once(inspector: Inspector, folder: Path, out: Path, **options: Any) -> Watched:
+    with watching(inspector, folder, out, **{"settle": 0.0, "give_up": 0.0, "once": True, **options}) as found:
+        pass
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "in"
+    path.mkdir()
+    return path
+
+
+def stamped(path: Path, number: int, second: int, spot: tuple[int, int] | None = None) -> Path:
+    """A tile, changed last at that second."""
+    write_picture(path, tile(number, spot)[0])
+    os.utime(path, ns=(second * 10**9, second * 10**9))
+    return path
+
+
+def test_a_row_says_what_inspect_says_and_which_file_it_is_about(
+    inspector: Inspector, folder: Path, tmp_path: Path
+) -> None:
+    path = stamped(folder / "deep/a.png", 901, 1_000_000_000, (20, 30))
+    found = once(inspector, folder, tmp_path / "out")
+    (row,) = found.rows
+    verdict = json.loads(json.dumps(asdict(inspector.inspect(path))))
+    assert {key: row[key] for key in verdict} == verdict
+    assert row["decision"] == "anomaly"
+    assert (row["name"], row["bytes"]) == ("deep/a.png", path.stat().st_size)
+    assert row["modified"] == 1_000_000_000 * 10**9
+    assert row["bundle"] == inspector.card.sha256
+    assert row["time"].endswith("+00:00")
+    assert row["evidence"]
+    for drawn in (row["overlay"], row["repaired"], row["evidence"][0]["file"]):
+        assert (tmp_path / "out" / drawn).is_file()
+    assert found.counts == {"anomaly": 1}
+
+
+def test_without_evidence_none_is_written(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+    stamped(folder / "a.png", 901, 1, (20, 30))
+    (row,) = once(inspector, folder, tmp_path / "out", evidence=False).rows
+    assert row["decision"] == "anomaly"
+    assert row["evidence"] == []
+    assert not (tmp_path / "out/evidence").exists()
+
+
+def test_the_order_is_by_time_then_by_name_and_a_second_run_repeats_nothing(
+    inspector: Inspector, folder: Path, tmp_path: Path
+) -> None:
+    for name, second in [("a.png", 9), ("b10.png", 5), ("b9.png", 5), ("c.png", 1)]:
+        stamped(folder / name, second, second)
+    out = tmp_path / "out"
+    assert once(inspector, folder, out).names == ["c.png", "b9.png", "b10.png", "a.png"]
+    stamped(folder / "new.png", 20, 2)
+    assert once(inspector, folder, out).names == ["c.png", "b9.png", "b10.png", "a.png", "new.png"]
+
+
+def test_a_half_written_file_waits_and_nothing_waits_for_it(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+    content = write_picture(tmp_path / "whole.png", tile(900)[0]).read_bytes()
+    slow = folder / "slow.png"
+    slow.write_bytes(content[: len(content) // 2])
+    with watching(inspector, folder, tmp_path / "out") as found:
+        for i in range(3):
+            stamped(folder / f"{i}.png", i, 2_000_000_000 + i)
+            eventually(lambda i=i: found.names[-1:] == [f"{i}.png"])  # type: ignore[misc]
+        assert "slow.png" not in found.names
+        with slow.open("ab") as file:
+            file.write(content[len(content) // 2 :])
+        eventually(lambda: len(found.names) == 4)
+    assert found.rows[-1]["name"] == "slow.png"
+    assert found.rows[-1]["decision"] == "good"
+    assert found.counts == {"good": 4}
+
+
+def test_files_renamed_into_place_are_seen_at_once(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+    with watching(inspector, folder, tmp_path / "out") as found:
+        for hidden, name in [(".a.png", "a.png"), ("b.png.tmp", "b.png"), ("c.part", "deep/c.png")]:
+            content = write_picture(tmp_path / "whole.png", tile(len(name))[0]).read_bytes()
+            (folder / hidden).write_bytes(content)
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / hidden).rename(folder / name)
+            eventually(lambda name=name: found.names[-1:] == [name])  # type: ignore[misc]
+    assert len(found.names) == 3
+
+
+def test_a_broken_picture_is_an_error_only_after_giving_up(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+    whole = stamped(tmp_path / "whole.png", 900, 1).read_bytes()
+    for name, content in [("text.png", b"no picture"), ("empty.png", b""), ("cut.png", whole[:-100])]:
+        (folder / name).write_bytes(content)
+    stamped(folder / "good.png", 901, 2_000_000_000)
+    out = tmp_path / "out"
+    with watching(inspector, folder, out, settle=0.01) as found:
+        eventually(lambda: found.names == ["good.png"])
+        stamped(folder / "good2.png", 902, 2_000_000_001)
+        eventually(lambda: found.names == ["good.png", "good2.png"])  # looked again, and still not given up
+    again = once(inspector, folder, out, settle=0.01, give_up=0.1)
+    assert {row["name"]: row["decision"] for row in again.rows[2:]} == dict.fromkeys(
+        ("text.png", "empty.png", "cut.png"), "error"
+    )
+    assert again.counts == {"error": 3}
+    assert all(row["name"] in row["error"] and row["overlay"] is None for row in again.rows[2:])
+    (folder / "cut.png").write_bytes(whole)  # written to its end after all: another file
+    assert once(inspector, folder, out).rows[5]["decision"] == "good"
+
+
+def test_an_overwritten_file_is_a_new_picture_and_a_touched_one_is_not(
+    inspector: Inspector, folder: Path, tmp_path: Path
+) -> None:
+    path, out = stamped(folder / "a.png", 900, 1), tmp_path / "out"
+    first = path.read_bytes()
+    with watching(inspector, folder, out) as found:
+        eventually(lambda: len(found.rows) == 1)
+        (folder / ".new").write_bytes(write_picture(tmp_path / "b.png", tile(901, (20, 30))[0]).read_bytes())
+        (folder / ".new").rename(path)
+        eventually(lambda: len(found.rows) == 2)
+        os.utime(path, ns=(5, 5))  # as copying tools do when they have written
+        stamped(folder / "c.png", 902, 6)
+        eventually(lambda: len(found.rows) == 3)
+        (folder / ".new").write_bytes(first)  # what it was at first is another picture again
+        (folder / ".new").rename(path)
+        eventually(lambda: len(found.rows) == 4)
+    assert found.names == ["a.png", "a.png", "c.png", "a.png"]
+    assert [row["decision"] for row in found.rows] == ["good", "anomaly", "good", "good"]
+    assert len({row["id"] for row in found.rows}) == 4
+    overlays = [row["overlay"] for row in found.rows]
+    assert overlays[0] == "overlays/a.png.jpg"
+    assert len(set(overlays)) == 4
+    assert all((out / overlay).is_file() for overlay in overlays)
+    assert once(inspector, folder, out).counts == {}
+
+
+def test_a_folder_that_goes_and_comes_back_is_gone_on_with(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+    stamped(folder / "a.png", 900, 1)
+    with watching(inspector, folder, tmp_path / "out") as found:
+        eventually(lambda: len(found.rows) == 1)
+        shutil.move(folder, tmp_path / "elsewhere")
+        eventually(lambda: any("waiting until it is back" in sentence for sentence in found.said))
+        stamped(tmp_path / "elsewhere/b.png", 901, 2)
+        shutil.move(tmp_path / "elsewhere", folder)
+        eventually(lambda: len(found.rows) == 2)
+    assert found.names == ["a.png", "b.png"]
+    assert [sentence.rpartition(": ")[2] for sentence in found.said[1:]] == ["is back."]
+
+
+def test_a_file_that_was_taken_away_and_put_back_is_not_judged_twice(
+    inspector: Inspector, folder: Path, tmp_path: Path
+) -> None:
+    path = stamped(folder / "a.png", 900, 1)
+    with watching(inspector, folder, tmp_path / "out") as found:
+        eventually(lambda: len(found.rows) == 1)
+        path.rename(tmp_path / "a.png")
+        stamped(folder / "b.png", 901, 2)
+        eventually(lambda: len(found.rows) == 2)
+        (tmp_path / "a.png").rename(path)
+        stamped(folder / "c.png", 902, 3)
+        eventually(lambda: len(found.rows) == 3)
+    assert found.names == ["a.png", "b.png", "c.png"]
+
+
+def test_a_file_without_an_end_mark_comes_when_it_has_settled(
+    inspector: Inspector, folder: Path, tmp_path: Path
+) -> None:
+    stamped(folder / "a.bmp", 900, 1)
+    with watching(inspector, folder, tmp_path / "out", settle=0.05) as found:
+        eventually(lambda: found.names == ["a.bmp"])
+    with watching(inspector, folder, tmp_path / "never") as found:
+        stamped(folder / "b.png", 901, 2)
+        eventually(lambda: found.names == ["b.png"])
+
+
+def test_a_picture_that_changes_while_it_is_looked_at_is_looked_at_again(
+    inspector: Inspector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, after = stamped(folder / "a.png", 900, 1), tile(901, (20, 30))[0]
+    looking = Inspector._look
+
+    def overwriting(self: Inspector, *arguments: Any) -> Any:
+        monkeypatch.undo()
+        write_picture(path, after)
+        return looking(self, *arguments)
+
+    monkeypatch.setattr(Inspector, "_look", overwriting)
+    found = once(inspector, folder, tmp_path / "out")
+    assert [row["decision"] for row in found.rows] == ["anomaly"]
+    assert found.rows[0]["bytes"] == path.stat().st_size
+
+
+def test_when_asked_to_stop_it_begins_no_other_picture(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+    for i in range(30):
+        stamped(folder / f"{i}.png", i, i)
+    stop, seen = threading.Event(), list[str]()
+    with Journal(tmp_path / "out") as journal:
+        asked = Watch(folder, tmp_path / "out", settle=NEVER, give_up=NEVER)
+
+        def tell(verdict: Any, line: bytes) -> None:
+            assert journal.file.read_bytes().endswith(line)  # it is written before anybody is told
+            seen.append(verdict.path)
+            stop.set()
+
+        counts = watch(inspector, asked, journal, stop, tell, seen.append)
+    begun = [path for path in seen if path.endswith(".png")]
+    assert begun == [str(folder / f"{i}.png") for i in range(len(begun))]
+    assert 1 <= counts.total() == len(begun) < 30
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"folder": "missing"}, "is no folder"),
+        ({"folder": "in/a.txt"}, "is no folder"),
+        ({"out": "in"}, "would be inspected itself"),
+        ({"out": "in/deep/out"}, "would be inspected itself"),
+        ({"folder": "out/overlays/in"}, "would be inspected itself"),
+        ({"settle": 5.0, "give_up": 1.0}, "--give-up"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(options: dict[str, Any], reason: str, folder: Path, tmp_path: Path) -> None:
+    (folder / "a.txt").write_text("")
+    (tmp_path / "out/overlays/in").mkdir(parents=True)
+    asked = {"folder": "in", "out": "out", **options}
+    with pytest.raises(BlemishError, match=reason):
+        Watch(**{key: tmp_path / value if key in ("folder", "out") else value for key, value in asked.items()})
