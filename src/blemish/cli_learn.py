@@ -290,10 +290,22 @@ def corrupt(
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("demo"),
     quick: Annotated[bool, typer.Option(help="Fewer and smaller pictures, for a look in about a minute.")] = False,
+    draw: Annotated[str, typer.Option(help="Only draw: flange, cloth, board, or panel (4000x3000).")] = "",
 ) -> None:
     """Draw a production line, learn each product, inspect it, and write a page that shows everything."""
     from blemish.console import out as page
     from blemish.console import products_table, progress
+
+    if draw:
+        from blemish.data.demo import PRODUCTS, write_line
+        from blemish.data.demo_panel import write_panel
+
+        if _one_of("--draw", draw, "", (*PRODUCTS, "panel")) == "panel":
+            folder = write_panel(out / "data", progress=progress)
+        else:
+            folder = write_line(out / "data", products=[draw], train=80, progress=progress)[0]
+        page.print(f"Drawn in {folder}. Next: blemish train {folder} -o RUN", soft_wrap=True, markup=False)
+        return
     from blemish.learn.demo import run_demo
 
     runs = run_demo(out, quick=quick, progress=progress)
