@@ -2,8 +2,8 @@
 
     python bench/align.py [--train 60] [--good 30] [--defective 5] [--detector patchcore]
 
-Draws the demo's flange moved under its lamps, learns with and without --align from parts that were moved, and from parts
-that lie still, tests all on moved parts, and writes bench/results/align.json.
+Draws the demo's flange moved under its lamps, learns with and without --align from parts that were moved, and from
+parts that lie still, tests all on moved parts, and writes bench/results/align.json.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ Picture = npt.NDArray[np.uint8]
 def plate(
     number: int, spot: tuple[int, int] | None = None, moved: tuple[float, float, float] = (0, 0, 0)
 ) -> tuple[Picture, Picture]:
-    """A plate (160, 240, 3) and its mask; `spot` is the (top, left) of a 12 x 12 defect on the plate, `moved` the pixels
-    right and down, and the degrees, by which it lies elsewhere."""
+    """A plate (160, 240, 3) and its mask; `spot` is the (top, left) of a 12 x 12 defect on the plate, `moved` the
+    pixels right and down, and the degrees, by which it lies elsewhere."""
     random = np.random.default_rng(number)
     right, down, turn = moved
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float64)

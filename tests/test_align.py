@@ -15,7 +15,7 @@ def true_pose(moved: tuple[float, float, float]) -> align.Pose:
     c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     centre = np.array([WIDTH / 2, HEIGHT / 2])
     linear = np.array([[c, -s], [s, c]])
-    return np.hstack([linear, (centre + (right, down) - linear @ centre)[:, None]])
+    return np.hstack([linear, (centre + np.array([right, down]) - linear @ centre)[:, None]])
 
 
 @pytest.mark.parametrize("number", range(5))

@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_tiles_are_whole_and_leave_nothing_out() -> None:
             assert 0 <= start <= length - tile
             covered[start : start + tile] += 1
         assert covered.min() >= 1
-        assert all(b - a <= tile - overlap for a, b in zip(found, found[1:], strict=False))
+        assert all(b - a <= tile - overlap for a, b in pairwise(found))
 
 
 def test_tiles_wholly_outside_the_region_are_left_out() -> None:

@@ -62,9 +62,7 @@ def find(picture: Pixels, reference: Pixels) -> tuple[Pose, float]:
     starts = [_moved(pose, little.shape, seen.shape) for pose in _coarse(small, little)]
     middle = min(1.0, MIDDLE / whole)
     one, other = _reduced(wanted, middle), _reduced(seen, middle)
-    refined = [
-        _refined(one, other, _moved(start, seen.shape, other.shape), cv2.MOTION_EUCLIDEAN) for start in starts
-    ]
+    refined = [_refined(one, other, _moved(start, seen.shape, other.shape), cv2.MOTION_EUCLIDEAN) for start in starts]
     pose, sure = max(refined, key=lambda found: found[1])
     if middle < 1 and sure > -1:
         pose, sure = _refined(wanted, seen, _moved(pose, other.shape, seen.shape), cv2.MOTION_EUCLIDEAN)
@@ -85,8 +83,8 @@ def aligned(picture: Pixels, pose: Pose) -> Pixels:
 
 
 def back(values: npt.NDArray[Any], pose: Pose, size: tuple[int, int], outside: float) -> npt.NDArray[Any]:
-    """Maps of an aligned picture, (h, w) or (h, w, C), as the picture itself lies: of the same shape and type. `size` is
-    the (width, height) that the pose is of; what the aligned picture does not show becomes `outside`."""
+    """Maps of an aligned picture, (h, w) or (h, w, C), as the picture itself lies: of the same shape and type. `size`
+    is the (width, height) that the pose is of; what the aligned picture does not show becomes `outside`."""
     cv2 = opencv()
     shape = values.shape[:2]
     of = _moved(pose, (size[1], size[0]), shape)

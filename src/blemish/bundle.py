@@ -1,6 +1,6 @@
 """The bundle: a folder or one .zip with `model.onnx`, `card.json` and, but for confidential pictures, `evidence.zip`;
-`roi.png` and `reference.png` where a region of interest or alignment was asked for. Nothing in it is executable, nothing
-is pickled.
+`roi.png` and `reference.png` where a region of interest or alignment was asked for. Nothing in it is executable,
+nothing is pickled.
 
 The card says what the detector is, what it learned from, how it decides, and the SHA-256 of every file.
 """

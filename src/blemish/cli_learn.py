@@ -300,10 +300,13 @@ def demo(
         from blemish.data.demo import PRODUCTS, write_line
         from blemish.data.demo_panel import write_panel
 
+        small: dict[str, Any]
         if _one_of("--draw", draw, "", (*PRODUCTS, "panel")) == "panel":
-            folder = write_panel(out / "data", progress=progress)
+            small = {"size": (1000, 750), "good": 4, "defective": 1} if quick else {}
+            folder = write_panel(out / "data", progress=progress, **small)
         else:
-            folder = write_line(out / "data", products=[draw], train=80, progress=progress)[0]
+            small = {"size": 256, "train": 30, "good": 8, "defective": 2} if quick else {"train": 80}
+            folder = write_line(out / "data", products=[draw], progress=progress, **small)[0]
         page.print(f"Drawn in {folder}. Next: blemish train {folder} -o RUN", soft_wrap=True, markup=False)
         return
     from blemish.learn.demo import run_demo

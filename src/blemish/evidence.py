@@ -156,7 +156,7 @@ def _compare_in_frame(
     left, top, right, bottom = tiles[number]
     seen = framing.bring(look.picture, look.pose, fill=False)[0][top:bottom, left:right]
     grids = look.distances.shape[-2:]
-    moved = np.array(carried(box, back, frame.size)) - (left, top, left, top)
+    moved = np.array(carried(box, back, frame.size)) - np.array((left, top, left, top))
     inside = carried(moved.tolist(), np.eye(3)[:2], (right - left, bottom - top))
     share = float(np.clip((x - left) / (right - left), 0, 1)), float(np.clip((y - top) / (bottom - top), 0, 1))
     found = _compare(
@@ -167,7 +167,7 @@ def _compare_in_frame(
         inside,
         share,
     )
-    ends = np.array(found.box) + (left, top, left, top)
+    ends = np.array(found.box) + np.array((left, top, left, top))
     return replace(found, box=carried(ends.tolist(), there, size))
 
 

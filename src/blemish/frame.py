@@ -220,7 +220,8 @@ class Blend:
     def whole(self) -> Floats:
         """The blended map; where there is no tile it is the lowest that there is."""
         here = self._weights > 0
-        found: Floats = self._sum / np.where(here, self._weights, 1).reshape(*here.shape, *[1] * (self._sum.ndim - 2))
+        weights = np.where(here, self._weights, np.float32(1)).reshape(*here.shape, *[1] * (self._sum.ndim - 2))
+        found: Floats = (self._sum / weights).astype(np.float32)
         if not here.all():
             found[~here] = found[here].min()
         return found

@@ -61,8 +61,8 @@ def chance(rule: bundle.Decision, of: Literal["scores", "peaks", "distances"], v
 class Inspector:
     """Runs a bundle. `threads` is onnxruntime's (0 = one for each core); pictures above `max_pixels` are refused.
 
-    Raises `BundleError` for a missing, damaged or foreign bundle, and `BlemishError` where it aligns pictures and OpenCV
-    is not installed.
+    Raises `BundleError` for a missing, damaged or foreign bundle, and `BlemishError` where it aligns pictures and
+    OpenCV is not installed.
     """
 
     def __init__(self, path: Path | str, *, threads: int = 0, max_pixels: int = images.MAX_PIXELS) -> None:
@@ -143,8 +143,8 @@ class Inspector:
         )
 
     def inspect(self, path: Path | str) -> Verdict:
-        """One picture file -> verdict. A file that cannot be read, or a picture that cannot be aligned, is a verdict too:
-        "error", with the reason."""
+        """One picture file -> verdict. A file that cannot be read, or a picture that cannot be aligned, is a verdict
+        too: "error", with the reason."""
         return self.look(path).verdict
 
     def look(self, path: Path | str) -> Look:

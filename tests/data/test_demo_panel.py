@@ -52,12 +52,9 @@ def test_it_is_written_once_and_read_as_mvtec(tmp_path: Path) -> None:
         draw(0, defects=("dent",), size=SMALL)
 
 
-def test_the_command_draws_one_product_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "blemish.data.demo_panel.write_panel",
-        lambda out, **more: write_panel(out, train=1, good=1, defective=0, size=SMALL),
-    )
-    said = blemish("demo", "--draw", "panel", "-o", tmp_path / "demo")
+def test_the_command_draws_one_product_alone(tmp_path: Path) -> None:
+    said = blemish("demo", "--draw", "panel", "--quick", "-o", tmp_path / "demo")
+    assert len(list((tmp_path / "demo/data/panel/train/good").iterdir())) == 20
     assert "Next: blemish train" in said.stdout
     assert sorted(file.name for file in (tmp_path / "demo").iterdir()) == ["data"]
     assert "--draw takes flange or cloth or board or panel" in refused("demo", "--draw", "x", "-o", tmp_path / "demo")

@@ -94,9 +94,7 @@ def test_pictures_that_cannot_be_aligned_are_named(tmp_path: Path) -> None:
     write_picture(data / "test/spot/001.png", random.integers(0, 256, (HEIGHT, WIDTH, 3)))
     found = prepared(asked(data, align=True))
     assert found.unaligned == {"test/spot/001.png"}
-    assert found.warnings == (
-        "test/spot/001.png: cannot be aligned, so the verdict is 'error'; left out of the test.",
-    )
+    assert found.warnings == ("test/spot/001.png: cannot be aligned, so the verdict is 'error'; left out of the test.",)
     write_picture(data / "train/good/004.png", random.integers(0, 256, (HEIGHT, WIDTH, 3)))
     with pytest.raises(BlemishError, match=r"^train/good/004\.png: cannot be aligned with the other pictures"):
         prepared(asked(data, align=True))
@@ -106,7 +104,7 @@ def test_all_tiles_of_an_item_are_left_out_together(plates: Path, tmp_path: Path
     """A tile's own entries would make it nearest to itself: with every patch kept, scores would be nought."""
     config = asked(plates, tile=96, overlap=24)
     found = prepared(config)
-    samples = [s for s in divide(config).parts.train][:3]
+    samples = list(divide(config).parts.train)[:3]
     lessons = found.lessons(samples, tmp_path, {})
     settings = PatchCoreConfig(image_size=(32, 32), random_weights=True, coreset=1.0, max_bank=100_000)
     detector = PatchCore(settings).fit([lesson for s in samples for lesson in lessons[s.name]])

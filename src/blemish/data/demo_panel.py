@@ -1,5 +1,5 @@
-"""A large demo product: a drilled and engraved plate of brushed steel in pictures of 4000 x 3000 pixels, with defects of
-about 12 to 40. Not part of the demo line: `blemish demo --draw panel` writes it.
+"""A large demo product: a drilled and engraved plate of brushed steel in pictures of 4000 x 3000 pixels, with defects
+of about 12 to 40. Not part of the demo line: `blemish demo --draw panel` writes it.
 
 A picture is the plate's brightness, drawn in single precision; defects change windows of it, and the mask is what they
 changed.
@@ -95,7 +95,9 @@ def write_panel(
             Image.fromarray(picture).save(temporary, "JPEG", quality=QUALITY, subsampling=0)
             temporary.replace(file)
     except OSError as error:
-        raise DemoError(f"Cannot write the demo panel to {folder}: {error.strerror or error}. Choose another.") from error
+        raise DemoError(
+            f"Cannot write the demo panel to {folder}: {error.strerror or error}. Choose another folder."
+        ) from error
     return folder
 
 
@@ -132,11 +134,15 @@ def _window(shape: tuple[int, ...], x: float, y: float, reach: float) -> tuple[s
     return rows, slice(max(0, int(x - reach)), max(0, min(shape[1], int(x + reach) + 1)))
 
 
+def _shape(part: Array) -> tuple[int, int]:
+    return part.shape[0], part.shape[1]
+
+
 def _drill(light: Array, x: float, y: float, radius: float) -> None:
     """A countersunk hole: dark inside, with a ring that the lamp lights on one side."""
     window = _window(light.shape, x, y, 1.8 * radius + 2)
     part = light[window]
-    across, down = grid(*part.shape, window[0].start, window[1].start)
+    across, down = grid(*_shape(part), window[0].start, window[1].start)
     dx, dy = across - x, down - y
     distance = np.sqrt(dx * dx + dy * dy)
     sink = smoothstep(1.5 * radius + 1, 1.5 * radius - 1, distance)
@@ -150,7 +156,7 @@ def _engrave(light: Array, text: str, centre: tuple[float, float], height: float
     rows = slice(max(0, int(centre[1] - height)), min(light.shape[0], int(centre[1] + height)))
     part = light[rows, window[1]]
     place = centre[0] - window[1].start, centre[1] - rows.start
-    part *= 1 - 0.45 * write(*part.shape, text, place, height)
+    part *= 1 - 0.45 * write(*_shape(part), text, place, height)
 
 
 def _spoil(light: Array, mask: npt.NDArray[np.bool_], kind: str, rng: np.random.Generator) -> None:
@@ -178,28 +184,28 @@ def _spoil(light: Array, mask: npt.NDArray[np.bool_], kind: str, rng: np.random.
 def _scratch(part: Array, centre: tuple[float, float], length: float, rng: np.random.Generator) -> None:
     turn = rng.uniform(0.3, math.pi - 0.3)  # across the brushing, or nobody would see it
     start = centre[0] - length / 2 * math.cos(turn), centre[1] - length / 2 * math.sin(turn)
-    across, along = stroke(*part.shape, wander(rng, start, turn, length, 0.3), 6)
+    across, along = stroke(*_shape(part), wander(rng, start, turn, length, 0.3), 6)
     taper = np.clip(np.minimum(along, 1 - along) * 6, 0, 1)
     part += 75 * line_cover(across, 1.3 * taper, 0.7) * taper - 40 * line_cover(across - 2.2, 0.9 * taper, 0.7) * taper
 
 
 def _pit(part: Array, centre: tuple[float, float], length: float, rng: np.random.Generator) -> None:
-    hole = smoothstep(0.0, 0.35, blot(rng, *part.shape, centre, length / 2, 0.2))
-    lip = smoothstep(0.0, 0.35, blot(rng, *part.shape, (centre[0] + 2, centre[1] + 3), length / 2, 0.2))
+    hole = smoothstep(0.0, 0.35, blot(rng, *_shape(part), centre, length / 2, 0.2))
+    lip = smoothstep(0.0, 0.35, blot(rng, *_shape(part), (centre[0] + 2, centre[1] + 3), length / 2, 0.2))
     part += 30 * np.clip(lip - hole, 0, 1) - 70 * hole
 
 
 def _stain(part: Array, centre: tuple[float, float], length: float, rng: np.random.Generator) -> None:
-    drop = blot(rng, *part.shape, centre, length / 2, 0.15)
+    drop = blot(rng, *_shape(part), centre, length / 2, 0.15)
     part *= 1 - 0.22 * smoothstep(-0.05, 0.15, drop) - 0.12 * bell((drop - 0.05) / 0.08)
 
 
 def _burr(part: Array, centre: tuple[float, float], length: float, rng: np.random.Generator) -> None:
-    u, v = (np.asarray(axis) - at for axis, at in zip(grid(*part.shape), centre, strict=True))
+    u, v = (np.asarray(axis) - at for axis, at in zip(grid(*_shape(part)), centre, strict=True))
     turn = rng.uniform(0, math.pi)
     c, s = math.cos(turn), math.sin(turn)
     chip = box_distance(u * c + v * s, v * c - u * s, length / 2, length / 6, length / 8)
-    part += (190 + 25 * noise(rng, *part.shape, 3.0) - part) * smoothstep(1.0, -1.0, chip)
+    part += (190 + 25 * noise(rng, *_shape(part), 3.0) - part) * smoothstep(1.0, -1.0, chip)
 
 
 DEFECTS: dict[str, Callable[[Array, tuple[float, float], float, np.random.Generator], None]] = {

@@ -185,8 +185,8 @@ def _pixels(run: Recorded, samples: Mapping[str, Sample], progress: Progress) ->
         maps.append(look.map)
         masks.append(None if drawn is None else reduce_mask(drawn, evaluation_size(size)))
         sizes.append(size)
-        judged = evaluation_size(size)
-        counting.append(None if counts is None else touched(counts, (judged[1], judged[0])))
+        width, height = evaluation_size(size)
+        counting.append(None if counts is None else touched(counts, (height, width)))
     if not any(mask is not None for mask in masks):
         return None
     return collect(zip(maps, masks, sizes, strict=True), thresholds_for(maps, masks, sizes), counting)

@@ -37,8 +37,8 @@ def left_out(
 
     `groups` names each one's item, as for `calibration.item_weights` ("" = an item of its own). Where it learned from
     what a `framing` made of them, `lessons` are those by the pictures' names, and all of an item's are left out.
-    `neighbours` in the answer count in the whole bank. Raises `BlemishError` where all pictures are of one item, `ValueError` where
-    `samples` are not those that taught, and `RuntimeError` before `fit`.
+    `neighbours` in the answer count in the whole bank. Raises `BlemishError` where all pictures are of one item,
+    `ValueError` where `samples` are not those that taught, and `RuntimeError` before `fit`.
     """
     sources = detector.sources()
     items = {s.name: ("item", group) if group else ("", s.name) for s, group in zip(samples, groups, strict=True)}

@@ -108,7 +108,9 @@ def prepare(config: TrainConfig, divided: Divided, area: int, progress: Progress
     if config.tile:
         tile = min(config.tile, size[0]), min(config.tile, size[1])
         if tile == size:
-            raise BlemishError(f"--tile {config.tile} is no smaller than the pictures ({size[0]} x {size[1]}); omit it.")
+            raise BlemishError(
+                f"--tile {config.tile} is no smaller than the pictures ({size[0]} x {size[1]}); omit it."
+            )
     image_size = config.image_size or shape_for((tile or size)[0] / (tile or size)[1], area)
     frame = Frame(
         size=size,
