@@ -163,3 +163,13 @@ def test_replacing_is_all_or_nothing(tmp_path: Path) -> None:
         partial.mkdir()
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     assert not list(target.iterdir())
+
+
+def test_a_card_from_before_frames_is_read(tmp_path: Path) -> None:
+    (tmp_path / bundle.MODEL).write_bytes(b"graph")
+    bundle.write(tmp_path, card())
+    content = json.loads((tmp_path / bundle.CARD).read_text("utf-8"))
+    assert content.pop("frame") is None
+    content["sha256"] = bundle._digest(content)
+    (tmp_path / bundle.CARD).write_text(json.dumps(content), "utf-8")
+    assert bundle.read(tmp_path).card.frame is None

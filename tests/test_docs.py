@@ -133,7 +133,13 @@ def test_every_dependency_is_explained_and_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = {"The line": project["dependencies"]} | {
         title: project["optional-dependencies"][extra]
-        for title, extra in (("Learning", "learn"), ("Logs", "log"), ("MQTT", "mqtt"), ("Development", "dev"))
+        for title, extra in (
+            ("Learning", "learn"),
+            ("Logs", "log"),
+            ("MQTT", "mqtt"),
+            ("Alignment", "align"),
+            ("Development", "dev"),
+        )
     }
     text = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
     pinned = set(

@@ -162,3 +162,12 @@ def test_cards_from_before_three_verdicts_go_on_working(run: Path, inspector: In
     picture = write_picture(tmp_path / "a.png", tile(999, (30, 20))[0])
     assert Inspector(old).card.decision == inspector.card.decision
     assert Inspector(old).inspect(picture) == inspector.inspect(picture)
+
+
+def test_pictures_without_a_frame_go_to_the_graph_as_they_are(inspector: Inspector) -> None:
+    assert inspector.framing is None
+    picture = tile(42, (20, 30))[0]
+    straight = inspector._session.run(["scores", "maps"], {"pictures": picture[None]})
+    found = inspector.outputs(picture)
+    assert found["scores"] == straight[0][0]
+    np.testing.assert_array_equal(found["maps"], straight[1][0])

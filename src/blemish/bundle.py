@@ -1,5 +1,6 @@
-"""The bundle: a folder or one .zip with `model.onnx`, `card.json` and, but for confidential pictures, `evidence.zip`.
-Nothing in it is executable, nothing is pickled.
+"""The bundle: a folder or one .zip with `model.onnx`, `card.json` and, but for confidential pictures, `evidence.zip`;
+`roi.png` and `reference.png` where a region of interest or alignment was asked for. Nothing in it is executable,
+nothing is pickled.
 
 The card says what the detector is, what it learned from, how it decides, and the SHA-256 of every file.
 """
@@ -23,6 +24,8 @@ from blemish.types import BlemishError
 MODEL = "model.onnx"
 CARD = "card.json"
 EVIDENCE = "evidence.zip"  # pictures that normal patches come from, see evidence.py; not in every bundle
+ROI = "roi.png"  # where a picture counts, see frame.py; only where it was asked for
+REFERENCE = "reference.png"  # what pictures are aligned to, see align.py; only where it was asked for
 
 
 class BundleError(BlemishError):
@@ -80,13 +83,28 @@ class Decision(_Frozen):
     heat: tuple[float, float]  # map values drawn transparent and brightest, the same on every picture
 
 
+class Frame(_Frozen):
+    """How a picture is brought before the detector, see frame.py: made as large as the frame, aligned, filled outside
+    the region of interest, cut into tiles. All lengths are pixels of the frame."""
+
+    size: tuple[int, int]  # width, height of the frame
+    map_size: tuple[int, int]  # height, width of the whole picture's map
+    tile: tuple[int, int] | None = None  # width, height; None = the detector sees the picture as a whole
+    overlap: int = 0
+    tiles: tuple[tuple[int, int], ...] = ()  # left, top of each; those wholly outside the region are not there
+    roi: bool = False
+    align: Literal["", "ecc"] = ""
+    least_correlation: float = 0.0  # with the reference; below it a picture cannot be judged
+
+
 class Card(_Frozen):
     format: Literal["blemish bundle 1"] = "blemish bundle 1"
     created: str
     product: str
     detector: str
     settings: dict[str, Any]
-    image_size: tuple[int, int]  # height, width of the maps
+    image_size: tuple[int, int]  # height, width at which the detector sees a picture, or a tile of the frame
+    frame: Frame | None = None  # None: the picture goes to the graph as it is, and the maps are of `image_size`
     data: Data
     decision: Decision
     parity: dict[str, float]
@@ -114,6 +132,8 @@ class Bundle:
     card: Card
     model: bytes
     evidence: bytes | None = None
+    roi: bytes | None = None
+    reference: bytes | None = None
 
 
 def write(folder: Path, card: Card) -> Card:
@@ -157,7 +177,7 @@ def read(path: Path | str) -> Bundle:
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != card.files[name].sha256:
             raise BundleError(f"{path}: {name} is damaged (its SHA-256 is not the card's); copy the bundle again.")
-    return Bundle(path, card, contents[MODEL], contents.get(EVIDENCE))
+    return Bundle(path, card, contents[MODEL], contents.get(EVIDENCE), contents.get(ROI), contents.get(REFERENCE))
 
 
 def pack(folder: Path, file: Path) -> None:

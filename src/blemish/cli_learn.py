@@ -26,6 +26,10 @@ def train(
     confidence: Annotated[str, typer.Option(help="Of the promise, over calibration sets: 95%.")] = "",
     calibrate: Annotated[str, typer.Option(help="auto, split, or leave-one-out.")] = "auto",
     image_size: Annotated[str, typer.Option(help="auto, 256, or HEIGHTxWIDTH.")] = "auto",
+    tile: Annotated[int, typer.Option(min=0, help="See pictures in tiles of so many pixels, as 512.")] = 0,
+    overlap: Annotated[int, typer.Option(min=0, help="Pixels that tiles overlap by.")] = 64,
+    roi: Annotated[Path | None, typer.Option(help="Where pictures count: a mask, or .json with polygons.")] = None,
+    align: Annotated[bool, typer.Option(help="Bring shifted and turned parts to lie alike.")] = False,
     calibration: Annotated[float, typer.Option(help="Share of good pictures held out for the threshold.")] = 0.2,
     test: Annotated[float, typer.Option(help="Share of good pictures for the test, if the folder has no test.")] = 0.2,
     min_area: Annotated[float, typer.Option(help="Smallest region, as a share of the picture.")] = 0.0002,
@@ -145,6 +149,10 @@ def train(
         settings=replace(settings_for(detector, asked, published=published), seed=seed),
         detector=detector,
         image_size=_size(image_size) or ((224, 224) if by_class else None),
+        tile=tile,
+        overlap=overlap,
+        roi=roi,
+        align=align,
         layout=layout,
         false_alarms=share(false_alarms),
         review=share(review) if review else None,
@@ -282,10 +290,25 @@ def corrupt(
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("demo"),
     quick: Annotated[bool, typer.Option(help="Fewer and smaller pictures, for a look in about a minute.")] = False,
+    draw: Annotated[str, typer.Option(help="Only draw: flange, cloth, board, or panel (4000x3000).")] = "",
 ) -> None:
     """Draw a production line, learn each product, inspect it, and write a page that shows everything."""
     from blemish.console import out as page
     from blemish.console import products_table, progress
+
+    if draw:
+        from blemish.data.demo import PRODUCTS, write_line
+        from blemish.data.demo_panel import write_panel
+
+        small: dict[str, Any]
+        if _one_of("--draw", draw, "", (*PRODUCTS, "panel")) == "panel":
+            small = {"size": (1000, 750), "good": 4, "defective": 1} if quick else {}
+            folder = write_panel(out / "data", progress=progress, **small)
+        else:
+            small = {"size": 256, "train": 30, "good": 8, "defective": 2} if quick else {"train": 80}
+            folder = write_line(out / "data", products=[draw], progress=progress, **small)[0]
+        page.print(f"Drawn in {folder}. Next: blemish train {folder} -o RUN", soft_wrap=True, markup=False)
+        return
     from blemish.learn.demo import run_demo
 
     runs = run_demo(out, quick=quick, progress=progress)

@@ -5,13 +5,14 @@ repaired, judged again. Needs what the line needs, and no PyTorch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from blemish.bundle import Card
+from blemish.frame import Framing, carried, lies
 from blemish.inspector import Inspector, Look, chance
 from blemish.memory import Memory, Pixels, read_memory
 from blemish.mending import fill, grown, soft
@@ -98,20 +99,36 @@ def gather(inspector: Inspector, memory: Memory | None, look: Look) -> Evidence 
 
 def compare(look: Look, memory: Memory | None, card: Card, place: Region | tuple[int, int]) -> NearestNormal | None:
     """A region, or the place (x, y) in pixels of the original picture, beside the nearest normal patch of its peak.
-    None where the picture could not be read, or the bundle is older than neighbours."""
+    None where the picture could not be read, or the bundle is older than neighbours. Of a picture that was aligned or
+    cut, both crops are as the detector saw them."""
     picture, distances, neighbours = look.picture, look.distances, look.neighbours
     if picture is None or look.map is None or distances is None or neighbours is None:
         return None
-    size, grid = (picture.shape[1], picture.shape[0]), (distances.shape[1], distances.shape[0])
+    size = picture.shape[1], picture.shape[0]
     if isinstance(place, Region):
         region, box, at = place, place.box, _peak(look.map, place, size)
     else:
         region, box = None, (*place, place[0] + 1, place[1] + 1)
         at = ((place[0] + 0.5) / size[0], (place[1] + 0.5) / size[1])
-    column, row = (int(at[axis] * grid[axis]) for axis in (0, 1))
+    if card.frame is None:
+        found = _compare(picture, distances, neighbours, memory, box, at)
+    else:
+        found = _compare_in_frame(Framing(card.frame), look, memory, box, at)
+    return replace(found, p_value=chance(card.decision, "distances", found.distance), region=region)
+
+
+def _compare(
+    picture: Pixels,
+    distances: npt.NDArray[np.float32],
+    neighbours: npt.NDArray[np.int32],
+    memory: Memory | None,
+    box: Box,
+    at: tuple[float, float],
+) -> NearestNormal:
+    """What the detector saw, (H, W, 3), around `box`, compared at the place `at`, shares of its width and height."""
+    size, grid = (picture.shape[1], picture.shape[0]), (distances.shape[1], distances.shape[0])
+    column, row = (min(int(at[axis] * grid[axis]), grid[axis] - 1) for axis in (0, 1))
     box = _frame(box, size, (CELLS * size[0] / grid[0], CELLS * size[1] / grid[1]))
-    distance = float(distances[row, column])
-    rule = card.decision
     normal, source = None, None
     origin = memory.origin(int(neighbours[row, column])) if memory else None
     if memory and origin:
@@ -119,25 +136,53 @@ def compare(look: Look, memory: Memory | None, card: Card, place: Region | tuple
         source = memory.names[number]
         # The patch stands in its crop where the peak stands in the region's.
         normal = _crop(memory.picture(number), box, size, ((across - column) / grid[0], (there - row) / grid[1]))
-    return NearestNormal(
-        box=box,
-        crop=np.ascontiguousarray(picture[box[1] : box[3], box[0] : box[2]]),
-        normal=normal,
-        source=source,
-        distance=distance,
-        p_value=chance(rule, "distances", distance),
-        region=region,
+    crop = np.ascontiguousarray(picture[box[1] : box[3], box[0] : box[2]])
+    return NearestNormal(box, crop, normal, source, float(distances[row, column]), None)
+
+
+def _compare_in_frame(
+    framing: Framing, look: Look, memory: Memory | None, box: Box, at: tuple[float, float]
+) -> NearestNormal:
+    """As `_compare`, of the tile whose centre is nearest to the place; of the frame where it was not cut."""
+    assert look.picture is not None
+    assert look.distances is not None
+    assert look.neighbours is not None
+    size, frame = (look.picture.shape[1], look.picture.shape[0]), framing.frame
+    there = lies(framing, size, look.pose)
+    back = np.linalg.inv(np.vstack([there, [0, 0, 1]]))[:2]
+    x, y = np.clip(back @ [at[0] * size[0], at[1] * size[1], 1], 0, np.array(frame.size) - 1e-3)
+    tiles = framing.boxes
+    number = min(range(len(tiles)), key=lambda i: abs(sum(tiles[i][::2]) / 2 - x) + abs(sum(tiles[i][1::2]) / 2 - y))
+    left, top, right, bottom = tiles[number]
+    seen = framing.bring(look.picture, look.pose, fill=False)[0][top:bottom, left:right]
+    grids = look.distances.shape[-2:]
+    moved = np.array(carried(box, back, frame.size)) - np.array((left, top, left, top))
+    inside = carried(moved.tolist(), np.eye(3)[:2], (right - left, bottom - top))
+    share = float(np.clip((x - left) / (right - left), 0, 1)), float(np.clip((y - top) / (bottom - top), 0, 1))
+    found = _compare(
+        seen,
+        look.distances.reshape(-1, *grids)[number],
+        look.neighbours.reshape(-1, *grids)[number],
+        memory,
+        inside,
+        share,
     )
+    ends = np.array(found.box) + np.array((left, top, left, top))
+    return replace(found, box=carried(ends.tolist(), there, size))
 
 
 def counterfactual(inspector: Inspector, memory: Memory | None, look: Look) -> Counterfactual | None:
     """The picture with its regions replaced by what an autoencoder painted there or, of other detectors, by normal
-    patches, judged again; None where there is neither."""
+    patches, judged again; None where there is neither, and of pictures that are aligned or cut into tiles."""
     if look.picture is None or look.map is None or not look.verdict.regions:
         return None
+    framing, whole = inspector.framing, look.picture
+    if framing and (framing.frame.tile or framing.frame.align):
+        return None  # nothing in memory is as large as the picture, or lies as it does
     cells, shape = grown(_touched(look, inspector.card)), look.map.shape
     alpha = soft(cells, shape)
-    seen = np.asarray(Image.fromarray(look.picture).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+    shown = framing.bring(whole)[0] if framing else whole
+    seen = np.asarray(Image.fromarray(shown).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
     if look.repaired is not None:
         content = look.repaired.astype(np.float32)
     elif memory is not None and look.neighbours is not None:
@@ -145,11 +190,11 @@ def counterfactual(inspector: Inspector, memory: Memory | None, look: Look) -> C
         alpha = alpha * known
     else:
         return None
-    # Judged at the size at which the detector sees it, so that nothing is resized twice.
-    found = inspector.outputs(_composed(seen, content, alpha))
-    size = (look.picture.shape[1], look.picture.shape[0])
+    # Judged at the size at which the detector sees it, so that nothing is resized twice; a frame resizes by itself.
+    found = inspector.outputs(_composed(shown if framing else seen, content, alpha))
+    size = (whole.shape[1], whole.shape[0])
     verdict = inspector.judge("", size, float(found["scores"]), found["maps"], found.get("probabilities"))
-    picture = _composed(look.picture, content, alpha)
+    picture = _composed(whole, content, alpha)
     return Counterfactual(picture, float(found["scores"]), verdict.p_value, verdict.decision)
 
 

@@ -19,22 +19,25 @@ import numpy.typing as npt
 import onnxruntime
 
 from blemish import bundle, calibration, images
+from blemish.frame import AlignError, Framing
 from blemish.regions import find_regions, single_box
 from blemish.types import BlemishError, Region, Verdict
 
 
 class Look(NamedTuple):
     """A verdict with what it was made from; picture and map are None where the file could not be read, `repaired` where
-    the detector is no autoencoder, `neighbours` and `distances` where the bundle is older than they are, and
-    `probabilities` where the detector is no classifier."""
+    the detector is no autoencoder, `neighbours` and `distances` where the bundle is older than they are,
+    `probabilities` where the detector is no classifier, and `pose` where the picture was not aligned. Neighbours and
+    distances are those of the picture as it was brought before the detector, see `frame.Framing`, or of its tiles."""
 
     verdict: Verdict
     picture: npt.NDArray[np.uint8] | None  # (H, W, 3)
     map: npt.NDArray[np.float32] | None  # (h, w)
     repaired: npt.NDArray[np.uint8] | None = None  # (h, w, 3): how it would look if it were good
-    neighbours: npt.NDArray[np.int32] | None = None  # (gh, gw): the nearest normal patches
-    distances: npt.NDArray[np.float32] | None = None  # (gh, gw): how far each is
+    neighbours: npt.NDArray[np.int32] | None = None  # (gh, gw) or (tiles, gh, gw): the nearest normal patches
+    distances: npt.NDArray[np.float32] | None = None  # the same: how far each is
     probabilities: npt.NDArray[np.float32] | None = None  # (classes,): good first
+    pose: npt.NDArray[np.float64] | None = None  # (2, 3)
 
 
 def open_session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
@@ -58,13 +61,15 @@ def chance(rule: bundle.Decision, of: Literal["scores", "peaks", "distances"], v
 class Inspector:
     """Runs a bundle. `threads` is onnxruntime's (0 = one for each core); pictures above `max_pixels` are refused.
 
-    Raises `BundleError` for a missing, damaged or foreign bundle.
+    Raises `BundleError` for a missing, damaged or foreign bundle, and `BlemishError` where it aligns pictures and
+    OpenCV is not installed.
     """
 
     def __init__(self, path: Path | str, *, threads: int = 0, max_pixels: int = images.MAX_PIXELS) -> None:
         loaded = bundle.read(path)
         self.card = loaded.card
         self.evidence = loaded.evidence  # evidence.zip, see `evidence.open_memory`
+        self.framing = Framing.of(loaded)  # None: pictures go to the graph as they are
         self.max_pixels = max_pixels
         try:
             self._session = open_session(loaded.model, threads)
@@ -79,7 +84,8 @@ class Inspector:
         return "repaired" in [output.name for output in self._session.get_outputs()]
 
     def predict(self, picture: npt.NDArray[np.uint8]) -> tuple[float, npt.NDArray[np.float32]]:
-        """uint8 RGB `(H, W, 3)` of any size -> raw score and float32 anomaly map `(h, w)` of the card's image size."""
+        """uint8 RGB `(H, W, 3)` of any size -> raw score and float32 anomaly map `(h, w)` of the card's image size, or
+        of its frame's map size. Raises `AlignError` for a picture that cannot be aligned as the card asks."""
         found = self.outputs(picture)
         return float(found["scores"]), found["maps"]
 
@@ -88,10 +94,14 @@ class Inspector:
         `probabilities` (classes,) and, if it learned types, `class_maps` (classes - 1, h, w): log-odds against good; of
         an autoencoder `repaired`, uint8 (h, w, 3). For each cell of the feature grid `neighbours`, int32 (gh, gw), an
         index into the bank of normal patches, and `distances`, float32 (gh, gw), how far that is; bundles that older
-        versions wrote have neither."""
+        versions wrote have neither. With a frame they are of its tiles, (tiles, gh, gw), and of an aligned picture
+        there is `poses` (2, 3). Raises `AlignError`."""
+        run = self.framing.over(self._run) if self.framing else self._run
+        return {name: value[0] for name, value in run(picture[None]).items()}
+
+    def _run(self, pictures: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         names = [output.name for output in self._session.get_outputs()]
-        values = self._session.run(names, {"pictures": picture[None]})
-        return {name: value[0] for name, value in zip(names, values, strict=True)}
+        return dict(zip(names, self._session.run(names, {"pictures": pictures}), strict=True))
 
     def judge(
         self,
@@ -133,7 +143,8 @@ class Inspector:
         )
 
     def inspect(self, path: Path | str) -> Verdict:
-        """One picture file -> verdict. An unreadable file is a verdict too: "error", with the reason."""
+        """One picture file -> verdict. A file that cannot be read, or a picture that cannot be aligned, is a verdict
+        too: "error", with the reason."""
         return self.look(path).verdict
 
     def look(self, path: Path | str) -> Look:
@@ -167,8 +178,11 @@ class Inspector:
                     yield self._look(path, picture)
 
     def _look(self, path: Path | str, picture: npt.NDArray[np.uint8]) -> Look:
-        found = self.outputs(picture)
+        try:
+            found = self.outputs(picture)
+        except AlignError as cause:
+            return Look(Verdict(path=str(path), decision="error", error=f"{path}: {cause}"), None, None)
         size = (picture.shape[1], picture.shape[0])
         verdict = self.judge(path, size, float(found["scores"]), found["maps"], found.get("probabilities"))
-        more = (found.get(name) for name in ("repaired", "neighbours", "distances", "probabilities"))
+        more = (found.get(name) for name in ("repaired", "neighbours", "distances", "probabilities", "poses"))
         return Look(verdict, picture, found["maps"], *more)

@@ -62,14 +62,16 @@ class Sample:
 class Prediction:
     """What a detector says of N pictures: raw scores and maps, higher = more anomalous. A classifier says too how
     likely each class is (class 0 is good), an autoencoder how the picture would look if it were good. For each cell of
-    the feature grid there is the nearest normal patch (an index into the detector's bank) and the distance to it."""
+    the feature grid there is the nearest normal patch (an index into the detector's bank) and the distance to it; of
+    pictures cut into tiles, for each tile. `poses` say how pictures were aligned, see `frame.Framing`."""
 
     scores: npt.NDArray[np.float32]  # (N,)
     maps: npt.NDArray[np.float32]  # (N, H, W)
     probabilities: npt.NDArray[np.float32] | None = None  # (N, classes), rows sum to 1
     repaired: npt.NDArray[np.uint8] | None = None  # (N, H, W, 3), the maps' size
-    neighbours: npt.NDArray[np.int32] | None = None  # (N, gh, gw)
-    distances: npt.NDArray[np.float32] | None = None  # (N, gh, gw)
+    neighbours: npt.NDArray[np.int32] | None = None  # (N, gh, gw) or (N, tiles, gh, gw)
+    distances: npt.NDArray[np.float32] | None = None  # the same
+    poses: npt.NDArray[np.float64] | None = None  # (N, 2, 3)
 
     def __post_init__(self) -> None:
         likely = self.probabilities

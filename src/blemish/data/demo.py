@@ -160,7 +160,7 @@ def write_line(
     try:
         for name in names:
             _product(name)
-            _claim(out / name, seed, size)
+            claim(out / name, seed, size)
             tasks += _tasks(out / name, name, train, good, defective, seed, size)
         tasks = [task for task in tasks if not (task.picture.exists() and (task.mask is None or task.mask.exists()))]
         for _ in progress(_perform(tasks, workers), "drawing", len(tasks)):
@@ -172,8 +172,8 @@ def write_line(
     return [out / name for name in names]
 
 
-def _claim(folder: Path, seed: int, size: int) -> None:
-    """Writes the settings into a new folder, or checks that an old one has the same."""
+def claim(folder: Path, seed: int, size: int | list[int]) -> None:
+    """Writes the settings into a new folder, or checks that an old one has the same. Raises DemoError."""
     settings = {"drawings": VERSION, "seed": seed, "size": size}
     card = folder / "demo.json"
     folder.mkdir(parents=True, exist_ok=True)

@@ -127,12 +127,18 @@ def _belt(size: int) -> Array:
     return np.asarray(1.0 + 0.22 * weave + texture, dtype=np.float32)
 
 
-def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
-    """The scene `(3, size, size)` in linear light; the same key gives the same part with or without flaws."""
+def scene(
+    key: Sequence[int | str], size: int, flaws: Sequence[Flaw], moved: tuple[float, float, float] = (0, 0, 0)
+) -> Array:
+    """The scene `(3, size, size)` in linear light; the same key gives the same part with or without flaws. `moved` lays
+    it elsewhere under the same lamps: to the right and down, in shares of the size, and turned by degrees."""
     rng = generator(*key, "part")
     unit = size * 0.405 * rng.normal(1.0, 0.0015)
-    centre = (size / 2 + rng.normal(0, 0.006) * size, size / 2 + rng.normal(0, 0.006) * size)
-    turn = math.radians(rng.normal(0, 2.0))
+    centre = (
+        size / 2 + rng.normal(0, 0.006) * size + moved[0] * size,
+        size / 2 + rng.normal(0, 0.006) * size + moved[1] * size,
+    )
+    turn = math.radians(rng.normal(0, 2.0) + moved[2])
     x, y = grid(size, size)
     dx, dy = (x - centre[0]) / unit, (y - centre[1]) / unit
     r = np.sqrt(dx * dx + dy * dy) + np.float32(1e-6)

@@ -79,7 +79,7 @@ def measure(
             "--costs needs the scores of good pictures that had no part in learning, and this bundle has none; train "
             "with --decide promise."
         )
-    seen, unreadable, likely = [], [], []
+    seen, unreadable, likely, poses = [], [], [], []
     looks = inspector.look_many([sample.path for sample in samples])
     for sample, look in zip(samples, progress(looks, "inspecting", len(samples)), strict=True):
         if look.map is None or look.verdict.score is None:
@@ -87,6 +87,7 @@ def measure(
         else:  # the picture itself is not kept
             seen.append((sample, look.verdict, look.map))
             likely.append(look.probabilities)
+            poses.append(look.pose)
     if len({sample.label for sample, _, _ in seen}) < 2:
         raise BlemishError(
             f"Of {len(samples)} pictures {len(unreadable)} cannot be read, which leaves no good or no defective ones."
@@ -96,10 +97,11 @@ def measure(
         scores,
         np.stack([anomaly_map for _, _, anomaly_map in seen]),
         np.stack([row for row in likely if row is not None]) if card.classes else None,
+        poses=np.stack([pose for pose in poses if pose is not None]) if card.frame and card.frame.align else None,
     )
     pictures, verdicts = [sample for sample, _, _ in seen], [verdict for _, verdict, _ in seen]
     balanced = card.settings.get("head_weights", "auto") == "auto"
-    figures = evaluate(pictures, found, verdicts, card.classes, balanced=balanced)
+    figures = evaluate(pictures, found, verdicts, card.classes, balanced=balanced, framing=inspector.framing)
     defective = np.array([sample.label == "anomaly" for sample in pictures])
     figures |= {
         "counts": {"test_good": int((~defective).sum()), "test_anomaly": int(defective.sum())},
@@ -153,7 +155,7 @@ def heatmaps(
         repair=repair,
         randomised=None if randomised is None else randomised.predict,
         most=most,
-        side=max(card.image_size),
+        side=max(card.frame.size if card.frame else card.image_size),
         seed=seed,
         progress=progress,
     )
@@ -164,7 +166,8 @@ def repair_of(inspector: Inspector) -> tuple[Repair, str]:
     """What stands in for pixels that are taken out of a picture, and what to call it."""
     if inspector.paints:
         return from_normal(lambda picture: inspector.outputs(picture)["repaired"]), "the autoencoder's repaired picture"
-    if memory := open_memory(inspector):
+    # With a frame, what memory holds need not be as large as a picture, or lie as it does.
+    if inspector.card.frame is None and (memory := open_memory(inspector)):
         goods = [memory.picture(number) for number in range(min(NORMALS, len(memory.jpegs)))]
         if goods:
             return from_normal(nearest(goods)), "the most similar good picture of the bundle"

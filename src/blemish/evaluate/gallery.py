@@ -14,6 +14,7 @@ from blemish import images
 from blemish.data import layouts
 from blemish.evaluate import thumbnails
 from blemish.evaluate.localisation import (
+    Mask,
     PixelStatistics,
     collect,
     evaluation_size,
@@ -21,6 +22,7 @@ from blemish.evaluate.localisation import (
     thresholds_for,
 )
 from blemish.evaluate.recorded import Picture, Recorded, inside
+from blemish.frame import touched
 from blemish.inspector import Inspector
 from blemish.types import BlemishError, Progress, Sample, silent
 
@@ -164,7 +166,7 @@ def _pixels(run: Recorded, samples: Mapping[str, Sample], progress: Progress) ->
     looked = [p for p in judged if p.label == "good" or samples[p.name].mask]
     inspector = Inspector(run.folder / "bundle")
     looks = inspector.look_many(samples[p.name].path for p in looked)
-    maps, masks, sizes = [], [], []
+    maps, masks, sizes, counting = [], [], [], list[Mask | None]()
     for picture, look in zip(looked, progress(looks, "maps", len(looked)), strict=True):
         score, size = look.verdict.score, look.verdict.size
         if look.map is None or score is None or size is None:
@@ -176,11 +178,15 @@ def _pixels(run: Recorded, samples: Mapping[str, Sample], progress: Progress) ->
             )
         mask = samples[picture.name].mask
         drawn = images.load_mask(mask, (size[1], size[0])) if mask else None
+        counts = inspector.framing.inside(size, look.pose) if inspector.framing else None
+        drawn = drawn if drawn is None or counts is None else drawn & counts
         if mask and (drawn is None or not drawn.any()):
             continue  # an empty mask says nothing about places either
         maps.append(look.map)
         masks.append(None if drawn is None else reduce_mask(drawn, evaluation_size(size)))
         sizes.append(size)
+        width, height = evaluation_size(size)
+        counting.append(None if counts is None else touched(counts, (height, width)))
     if not any(mask is not None for mask in masks):
         return None
-    return collect(zip(maps, masks, sizes, strict=True), thresholds_for(maps, masks, sizes))
+    return collect(zip(maps, masks, sizes, strict=True), thresholds_for(maps, masks, sizes), counting)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -140,18 +141,23 @@ def _thinned(values: Map, most: int) -> Map:
     return values[:: -(-len(values) // most)] if len(values) else values
 
 
-def collect(items: Iterable[tuple[Map, Mask | None, tuple[int, int]]], thresholds: Map) -> PixelStatistics:
+def collect(
+    items: Iterable[tuple[Map, Mask | None, tuple[int, int]]],
+    thresholds: Map,
+    inside: Iterable[Mask | None] = repeat(None),
+) -> PixelStatistics:
     """Histograms of pictures, each a map (h, w), a mask at the evaluation size or None, and (width, height).
 
     `thresholds` (K - 1,) rise; bin k, counted from the highest, holds the values from one of them up to the
-    next.
+    next. Of each picture only the pixels count that `inside`, at the evaluation size, marks; None = all.
     """
     bins = len(thresholds) + 1
     good, defect, overlap = list[Floats](), list[Floats](), list[Floats]()
     regions, pointed = list[int](), list[bool]()
-    for anomaly_map, mask, size in items:
+    for (anomaly_map, mask, size), counting in zip(items, inside, strict=False):
         values = resize_map(anomaly_map, evaluation_size(size))
-        everything = _histogram(values.ravel(), thresholds)
+        mask = mask if mask is None or counting is None else mask & counting
+        everything = _histogram(values.ravel() if counting is None else values[counting], thresholds)
         if mask is None or not mask.any():
             good.append(everything)
             defect.append(np.zeros(bins))
@@ -296,6 +302,7 @@ def localisation_metrics(
     regions: Sequence[Sequence[Region]],
     sizes: Sequence[tuple[int, int]],
     *,
+    inside: Sequence[Mask | None] | None = None,
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -305,7 +312,7 @@ def localisation_metrics(
 
     `maps` (N, h, w) float32; `masks` of N, bool (H, W), True = defect, or None; `labels` (N,) bool, True =
     anomaly; `regions` and `sizes` (width, height) of the original pictures. Masks may be loaded lazily: each
-    is asked for once.
+    is asked for once. `inside` of N are the pixels that count, at the evaluation size, or None where all do.
 
     An anomaly without a mask, or with an empty one, says nothing about places: it is left out, boxes and all,
     and counted in `left_out`. All figures are undefined without any mask. `pictures`, `pictures_with_mask`,
@@ -349,7 +356,8 @@ def localisation_metrics(
 
     thresholds = thresholds_for([maps[i] for i in used], reduced, [sizes[i] for i in used])
     stream = ((maps[i], mask, sizes[i]) for i, mask in zip(used, reduced, strict=True))
-    pixels = collect(progress(stream, "pixels", len(used)), thresholds)
+    counting = (inside[i] if inside else None for i in used)
+    pixels = collect(progress(stream, "pixels", len(used)), thresholds, counting)
 
     def figures(weights: Floats) -> dict[str, Floats]:
         defects, hit, boxes, right = (weights @ counted).T

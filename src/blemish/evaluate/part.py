@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy.typing as npt
 from blemish import images
 from blemish.evaluate.bootstrap import to_json
 from blemish.evaluate.detection import detection_metrics, recall_by_defect
-from blemish.evaluate.localisation import localisation_metrics
+from blemish.evaluate.localisation import Mask, evaluation_size, localisation_metrics
 from blemish.evaluate.reliability import balanced_weights, reliability
+from blemish.frame import Framing, touched
 from blemish.types import Prediction, Sample, Verdict
 
 
@@ -23,11 +24,13 @@ def evaluate(
     classes: Sequence[str] = (),
     *,
     balanced: bool = True,
+    framing: Framing | None = None,
 ) -> dict[str, Any]:
     """Figures by group, JSON-ready; {} where there is no anomaly or no good picture among `samples`.
 
     Pictures without a label are left out. `classes` are a classifier's, good first; `balanced` says that its
-    probabilities are meant for equal odds.
+    probabilities are meant for equal odds. Where a `framing` has a region of interest, masks are cut to it, and pixels
+    outside are no part of any figure.
     """
     labelled = [i for i, sample in enumerate(samples) if sample.label]
     labels = np.array([samples[i].label == "anomaly" for i in labelled], bool)
@@ -35,19 +38,30 @@ def evaluate(
         return {}
     flagged = np.array([verdicts[i].decision == "anomaly" for i in labelled])
     sizes = [v.size or (0, 0) for v in verdicts]
-    masks = [
-        images.load_mask(mask, (sizes[i][1], sizes[i][0])) if (mask := samples[i].mask) else None for i in labelled
-    ]
+
+    def inside(i: int) -> Mask | None:
+        return framing.inside(sizes[i], None if found.poses is None else found.poses[i]) if framing else None
+
+    def mask(i: int) -> Mask | None:
+        file, counts = samples[i].mask, inside(i)
+        drawn = images.load_mask(file, (sizes[i][1], sizes[i][0])) if file else None
+        return drawn if drawn is None or counts is None else drawn & counts
+
+    def judged(i: int) -> Mask | None:
+        counts, size = inside(i), evaluation_size(sizes[i])
+        return None if counts is None else touched(counts, (size[1], size[0]))
+
     figures = {
         "detection": to_json(detection_metrics(found.scores[labelled], labels, flagged)),
         "recall_by_defect": to_json(recall_by_defect([samples[i].defect for i in labelled], labels, flagged)),
         "localisation": to_json(
             localisation_metrics(
                 found.maps[labelled],
-                masks,
+                Each(labelled, mask),
                 labels,
                 [verdicts[i].regions for i in labelled],
                 [sizes[i] for i in labelled],
+                inside=Each(labelled, judged),
             )
         ),
     }
@@ -59,6 +73,19 @@ def evaluate(
             given = targets([samples[i] for i in labelled], classes)
             figures["classes"] = confusion_matrix(found.probabilities[labelled].argmax(1), given, classes)
     return figures
+
+
+class Each(Sequence[Mask | None]):
+    """What a function says of each of some numbers, asked when it is needed: masks of large pictures are large."""
+
+    def __init__(self, of: Sequence[int], say: Callable[[int], Mask | None]) -> None:
+        self.of, self.say = of, say
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.say(self.of[index])
 
 
 def targets(samples: Sequence[Sample], classes: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from blemish.bundle import EVIDENCE, Card
+from blemish.bundle import EVIDENCE, ROI, Card
 
 # Settings that no option sets, those that are the machine's and not the detector's, and those that are said otherwise.
 NO_OPTION = ("projection", "sigma", "decay", "one_cycle", "head_first", "contrast", "validation")
@@ -20,7 +20,8 @@ def repeat(card: Card) -> dict[str, Any]:
     words = ["blemish", "train", data.source, "-o", "again", "--detector", card.detector]
     words += ["--layout", data.layout, "--seed", str(data.seed), "--image-size", "x".join(map(str, card.image_size))]
     words += ["--test", f"{data.test_share:g}", "--calibration", f"{data.calibration_share:g}"]
-    words += ["--decide", rule.rule, "--boxes", rule.boxes, "--min-area", f"{rule.min_area:g}"]
+    words += ["--decide", rule.rule, "--boxes", rule.boxes, "--min-area", f"{_least_area(card):g}"]
+    words += _framed(card)
     for name, rate in (("false-alarms", rule.false_alarms), ("review", rule.review), ("confidence", rule.confidence)):
         words += [f"--{name}", f"{rate:g}"] if rate is not None else []
     words += ["--calibrate", rule.calibrated_by] if card.detector == "patchcore" else []
@@ -43,6 +44,22 @@ def repeat(card: Card) -> dict[str, Any]:
             "card": card.sha256,
         },
     }
+
+
+def _least_area(card: Card) -> float:
+    """As it was asked for: with tiles, a share of one of them."""
+    frame = card.frame
+    if frame is None or frame.tile is None:
+        return card.decision.min_area
+    return card.decision.min_area * frame.size[0] * frame.size[1] / (frame.tile[0] * frame.tile[1])
+
+
+def _framed(card: Card) -> list[str]:
+    frame = card.frame
+    if frame is None:
+        return []
+    tiles = ["--tile", str(max(frame.tile)), "--overlap", str(frame.overlap)] if frame.tile else []
+    return [*tiles, *(["--roi", f"bundle/{ROI}"] if frame.roi else []), *(["--align"] if frame.align else [])]
 
 
 def _option(name: str, value: Any) -> list[str]:

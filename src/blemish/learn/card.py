@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from blemish import bundle, calibration
 from blemish.data.split import Split
+from blemish.frame import Framing
 from blemish.types import Prediction
 
 if TYPE_CHECKING:
@@ -22,19 +23,25 @@ if TYPE_CHECKING:
 
 
 def decision(
-    config: TrainConfig, held_out: Prediction, groups: Sequence[str], how: calibration.Kind
+    config: TrainConfig,
+    held_out: Prediction,
+    groups: Sequence[str],
+    how: calibration.Kind,
+    framing: Framing | None = None,
 ) -> bundle.Decision:
     """How scores become verdicts, by what was said of good pictures that had no part in it; `groups` names their items.
+    With a frame, `usual` is that of the region of interest, and with tiles the least area is a share of one of them.
 
     Raises `BlemishError` where they cannot promise what was asked.
     """
     if config.decide == "class":
-        return _by_class(config, held_out)
+        return _by_class(config, held_out, framing)
     rate, review, sure = config.false_alarms, config.review, config.confidence
-    peaks, farthest = _peaks(held_out), [] if held_out.distances is None else held_out.distances.max((1, 2))
+    distances = held_out.distances
+    peaks, farthest = _peaks(held_out), [] if distances is None else distances.reshape(len(distances), -1).max(1)
     # Family-wise: at most this share of good pictures has a single pixel above it.
     pixel_threshold = calibration.threshold(peaks, rate, groups, confidence=sure)
-    usual = float(np.median(held_out.maps))
+    usual = _usual(held_out, framing)
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     items = tuple(numbers[group] for group in groups) if len(numbers) < len(groups) else ()
     return bundle.Decision(
@@ -53,7 +60,7 @@ def decision(
         else None,
         pixel_threshold=pixel_threshold,
         usual=usual,
-        min_area=config.min_area,
+        min_area=config.min_area * _of_a_tile(framing),
         scores=tuple(map(float, held_out.scores)),
         peaks=tuple(map(float, peaks)),
         distances=tuple(map(float, farthest)),
@@ -62,9 +69,9 @@ def decision(
     )
 
 
-def _by_class(config: TrainConfig, held_out: Prediction) -> bundle.Decision:
+def _by_class(config: TrainConfig, held_out: Prediction, framing: Framing | None) -> bundle.Decision:
     """Without a promise: `held_out` only says how high maps of good pictures are."""
-    peaks, usual = _peaks(held_out), float(np.median(held_out.maps))
+    peaks, usual = _peaks(held_out), _usual(held_out, framing)
     return bundle.Decision(
         rule="class",
         boxes=config.boxes,
@@ -82,6 +89,20 @@ def _by_class(config: TrainConfig, held_out: Prediction) -> bundle.Decision:
 
 def _peaks(found: Prediction) -> npt.NDArray[np.float32]:
     return found.maps.reshape(len(found.maps), -1).max(1)  # type: ignore[no-any-return]
+
+
+def _usual(found: Prediction, framing: Framing | None) -> float:
+    if framing is None or framing.roi is None:
+        return float(np.median(found.maps))
+    return float(np.median(found.maps[:, framing.inside_map(found.maps.shape[1:])]))
+
+
+def _of_a_tile(framing: Framing | None) -> float:
+    """What share of the frame a tile is; 1 where there are none."""
+    if framing is None or framing.frame.tile is None:
+        return 1.0
+    tile, size = framing.frame.tile, framing.frame.size
+    return tile[0] * tile[1] / (size[0] * size[1])
 
 
 def data(config: TrainConfig, layout: str, parts: Split) -> bundle.Data:

@@ -105,6 +105,11 @@ def auto_size(samples: Sequence[Sample], area: int = 256 * 256, multiple: int = 
     The median aspect of (at most 200) pictures, kept within 1:4 and 4:1; sides are multiples of `multiple`.
     """
     sizes = [images.size(sample.path) for sample in samples[:: max(1, len(samples) // 200)]]
-    aspect = float(np.clip(np.median([width / height for width, height in sizes]), 0.25, 4))
+    return shape_for(float(np.median([width / height for width, height in sizes])), area, multiple)
+
+
+def shape_for(aspect: float, area: int, multiple: int = 32) -> tuple[int, int]:
+    """Height and width for one aspect, as `auto_size`."""
+    aspect = min(max(aspect, 0.25), 4)
     height = max(1, round((area / aspect) ** 0.5 / multiple)) * multiple
     return height, max(1, round(area / height / multiple)) * multiple

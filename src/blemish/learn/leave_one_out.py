@@ -11,30 +11,41 @@ too high than too low, and a limit made from them is rather too high.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from blemish.frame import Framing
 from blemish.learn.export import Pixels, in_torch, predict
 from blemish.learn.patchcore import PatchCore, PatchCoreGraph
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
 
 def left_out(
-    detector: PatchCore, samples: Sequence[Sample], groups: Sequence[str], progress: Progress = silent
+    detector: PatchCore,
+    samples: Sequence[Sample],
+    groups: Sequence[str],
+    progress: Progress = silent,
+    *,
+    framing: Framing | None = None,
+    lessons: Mapping[str, Sequence[Sample]] | None = None,
 ) -> Prediction:
     """What the fitted `detector` says of the pictures `samples` that it learned from, each without its own item.
 
-    `groups` names each one's item, as for `calibration.item_weights` ("" = an item of its own). `neighbours` in the
-    answer count in the whole bank. Raises `BlemishError` where all pictures are of one item, `ValueError` where
-    `samples` are not those that taught, and `RuntimeError` before `fit`.
+    `groups` names each one's item, as for `calibration.item_weights` ("" = an item of its own). Where it learned from
+    what a `framing` made of them, `lessons` are those by the pictures' names, and all of an item's are left out.
+    `neighbours` in the answer count in the whole bank. Raises `BlemishError` where all pictures are of one item,
+    `ValueError` where `samples` are not those that taught, and `RuntimeError` before `fit`.
     """
     sources = detector.sources()
     items = {s.name: ("item", group) if group else ("", s.name) for s, group in zip(samples, groups, strict=True)}
-    if set(items) != set(sources.names):
+    pictures = {s.name: s.name for s in samples}
+    if lessons is not None:
+        pictures = {lesson.name: name for name in pictures for lesson in lessons[name]}
+    if set(pictures) != set(sources.names):
         raise ValueError("expected the pictures that the detector was fitted on, all of them")
     places = {item: number for number, item in enumerate(sorted(set(items.values())))}
     if len(places) < 2:
@@ -42,9 +53,11 @@ def left_out(
             f"All {len(samples)} good pictures are of one item, so without it nothing would be left to compare with; "
             "add pictures of other items, or hold some out."
         )
-    of_entry = np.array([places[items[name]] for name in sources.names])[sources.table[:, 0]]
+    of_entry = np.array([places[items[pictures[name]]] for name in sources.names])[sources.table[:, 0]]
     graph = _WithoutOwn(detector, of_entry)
     torch_says, turn = in_torch(graph), iter(samples)
+    if framing is not None:
+        torch_says = framing.over(torch_says, batch=1)
 
     def run(picture: Pixels) -> dict[str, np.ndarray]:
         graph.leave_out(places[items[next(turn).name]])

@@ -31,6 +31,8 @@ from blemish.learn.divide import FROM_BOTH, auto_size, divide
 from blemish.learn.export import export, in_torch, on_the_line, predict, prove_parity
 from blemish.learn.leave_one_out import left_out
 from blemish.learn.patchcore import PatchCore, PatchCoreConfig
+from blemish.learn.prepare import check as check_frame
+from blemish.learn.prepare import prepare
 from blemish.learn.sources import Sources, write_evidence
 from blemish.types import BlemishError, Prediction, Progress, Sample, Verdict, silent
 
@@ -71,6 +73,10 @@ class TrainConfig:
     settings: Any = field(default_factory=PatchCoreConfig)
     detector: str = "patchcore"
     image_size: tuple[int, int] | None = None
+    tile: int = 0  # side in pixels of the pictures; 0 = they are seen as a whole
+    overlap: int = 64  # of tiles
+    roi: Path | None = None  # a mask or polygons: what lies outside never counts
+    align: bool = False  # shifted and turned parts are brought to lie alike
     layout: str = "auto"
     false_alarms: float = 0.05
     review: float | None = None  # a larger rate, above which a person looks
@@ -110,6 +116,14 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
 
     Raises `BlemishError` where the pictures cannot support what was asked.
     """
+    frames = config.out.with_name(f".{config.out.name}.frames")  # what a frame makes of the pictures
+    try:
+        return _train(config, frames, progress)
+    finally:
+        shutil.rmtree(frames, ignore_errors=True)
+
+
+def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
     if config.out.exists() and not config.overwrite:
         raise BlemishError(f"{config.out} exists; choose another folder with -o, or replace it with --overwrite.")
     if config.out.exists() and not (config.out / "bundle" / bundle.CARD).is_file():
@@ -132,12 +146,15 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         )
     if not both and config.folds:
         raise BlemishError(f"{config.detector} learns from good pictures alone; --folds is for --detector cam.")
+    check_frame(config)
     clock = _Clock()
     divided = divide(config, progress)
     parts = divided.parts
     good = [sample for sample in parts.calibration if sample.label != "anomaly"]
     height, width = config.settings.image_size
-    settings = replace(config.settings, image_size=config.image_size or auto_size(parts.train, height * width))
+    framed = prepare(config, divided, height * width, progress)
+    image_size = framed.image_size if framed else config.image_size or auto_size(parts.train, height * width)
+    settings = replace(config.settings, image_size=image_size)
     unfinished = config.out.with_name(f".{config.out.name}.training")
     trains = hasattr(settings, "checkpoint")  # by gradient, so that it can be gone on with
     if trains:
@@ -145,6 +162,19 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             shutil.rmtree(unfinished)
         unfinished.mkdir(parents=True, exist_ok=True)
         settings = replace(settings, checkpoint=unfinished, resume=config.resume)
+    framing, lessons = None, {sample.name: [sample] for sample in (*parts.train, *parts.calibration)}
+    if framed:
+        framing = framed.framing
+        parts = replace(parts, test=tuple(s for s in parts.test if s.name not in framed.unaligned))
+        taught = (*parts.train, *(parts.calibration if both else ()))
+        shutil.rmtree(frames, ignore_errors=True)
+        lessons = framed.lessons(taught, frames, divided.items, progress)
+
+    def lessons_of(samples: Sequence[Sample]) -> list[Sample]:
+        """What the detector is shown of them."""
+        return [lesson for sample in samples for lesson in lessons[sample.name]]
+
+    warnings = (*divided.warnings, *(framed.warnings if framed else ()))
     clock.lap("read")
 
     detector = build(settings)
@@ -163,10 +193,10 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             )
             clock.lap("cross-validate")
         else:
-            detector.keep([*parts.train, *parts.calibration], progress)
-    detector.fit(parts.train, progress)
+            detector.keep(lessons_of([*parts.train, *parts.calibration]), progress)
+    detector.fit(lessons_of(parts.train), progress)
     if isinstance(detector, Cam) and parts.calibration:
-        detector.calibrate(parts.calibration, progress)
+        detector.calibrate(lessons_of(parts.calibration), progress)
     graph = detector.graph()
     clock.lap("fit")
 
@@ -176,25 +206,30 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         export(graph, folder / "bundle" / bundle.MODEL)
         clock.lap("export")
         # Everything from here on is measured on what the line will run, not on what was trained.
-        line = on_the_line(folder / "bundle" / bundle.MODEL)
+        line, ours_of = on_the_line(folder / "bundle" / bundle.MODEL), in_torch(graph)
+        if framing:
+            line, ours_of = framing.over(line), framing.over(ours_of)
         # Without a promise nothing is held out; good pictures that were learned from then only set the heat's scale.
         good = good or _some_good(parts.train)
         held_out = None if divided.left_out else predict(line, good, progress, "calibration")
         tested = predict(line, parts.test, progress, "test") if parts.test else held_out
         clock.lap("inspect")
         proof = parts.test or good
-        ours = predict(in_torch(graph), proof, progress, "parity")
+        ours = predict(ours_of, proof, progress, "parity")
         said_there = tested or predict(line, proof, progress, "parity")
         parity = prove_parity(ours, said_there, [s.name for s in proof], gated=getattr(graph, "gated", False))
         clock.lap("parity")
         if isinstance(detector, PatchCore) and divided.left_out:
             good = list(parts.train)
-            held_out = left_out(detector, good, [divided.items[s.name] for s in good], progress)
+            groups = [divided.items[s.name] for s in good]
+            held_out = left_out(detector, good, groups, progress, framing=framing, lessons=lessons)
             clock.lap("leave one out")
         assert held_out is not None
         if config.evidence:
             file = folder / "bundle" / bundle.EVIDENCE
             write_evidence(detector.sources(), settings.image_size, file, config.evidence_size)
+        if framed:
+            framed.write(folder / "bundle")
         card = bundle.write(
             folder / "bundle",
             bundle.Card(
@@ -203,12 +238,14 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
                 detector=config.detector,
                 settings=card_of.settings_of(settings),
                 image_size=settings.image_size,
+                frame=framing.frame if framing else None,
                 data=card_of.data(config, divided.layout, parts),
                 decision=card_of.decision(
                     config,
                     held_out,
                     [divided.items[sample.name] for sample in good],
                     "leave-one-out" if divided.left_out else "split",
+                    framing,
                 ),
                 parity=parity.to_json(),
                 backbone={
@@ -227,7 +264,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             "counts": card_of.counts(parts),
             "decision": card.decision.model_dump(mode="json", exclude={"scores", "peaks", "distances", "items"}),
             "parity": parity.to_json(),
-            "data_problems": list(divided.warnings),
+            "data_problems": list(warnings),
         }
         verdicts: list[Verdict] = []
         shown: dict[str, dict[str, Any]] = {}
@@ -240,7 +277,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
                 )
             ]
             balanced = getattr(settings, "head_weights", "auto") == "auto"
-            metrics |= evaluate(parts.test, tested, verdicts, card.classes, balanced=balanced)
+            metrics |= evaluate(parts.test, tested, verdicts, card.classes, balanced=balanced, framing=framing)
             clock.lap("evaluate")
             shown = draw(parts.test, tested, verdicts, inspector, folder, config.overlays, progress)
             clock.lap("overlays")
@@ -267,7 +304,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             report(folder, folder / "report.html", samples=parts.test, progress=progress)
     if trains:
         shutil.rmtree(unfinished)
-    return Run(config.out, metrics, divided.warnings)
+    return Run(config.out, metrics, warnings)
 
 
 def draw(
@@ -285,7 +322,7 @@ def draw(
     memory = evidence.open_memory(inspector)
     shown: dict[str, dict[str, Any]] = {}
     for i in progress(order, "overlays", len(order)):
-        parts = (found.maps, found.repaired, found.neighbours, found.distances)
+        parts = (found.maps, found.repaired, found.neighbours, found.distances, found.probabilities, found.poses)
         look = Look(verdicts[i], images.load(samples[i].path), *(part if part is None else part[i] for part in parts))
         said = evidence.gather(inspector, memory, look)
         drawn = output.draw(folder, samples[i].name, look, inspector.card.decision.heat, said)

@@ -1,0 +1,121 @@
+"""Does alignment help? Parts that lie anywhere within 8 % of the picture and are turned by up to 15 degrees.
+
+    python bench/align.py [--product flange] [--train 60] [--good 30] [--defective 5] [--size 512]
+
+Draws a product of the demo moved under its lamps, learns with and without --align from parts that were moved, and from
+parts that lie still, tests all on moved parts, and writes bench/results/align.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from blemish.console import progress
+from blemish.data import demo_board, demo_metal
+from blemish.data.demo import VISIBLE
+from blemish.data.drawing import Array, Flaw, affine, camera, changed, digitise, expose, generator, noise
+from blemish.learn.train import TrainConfig, train
+
+HERE = Path(__file__).resolve().parent
+SHIFT, TURN = 0.08, 15.0
+SMALLER = 0.72  # boards nearly fill their pictures, so they are drawn on a larger tray
+PRODUCTS = {"flange": demo_metal.DEFECTS, "board": demo_board.DEFECTS}
+Place = tuple[float, float, float]  # right and down, in shares of the size; degrees
+
+
+def board(key: tuple[int | str, ...], size: int, flaws: list[Flaw], where: Place) -> Array:
+    """The demo's board under its ring lamp, which looks the same from all sides, on a dark tray."""
+    scene = demo_board.scene(key, size, flaws)
+    rng = generator(*key, "tray")
+    turn = math.radians(where[2])
+    c, s = math.cos(turn) / SMALLER, math.sin(turn) / SMALLER
+    x, y = size * (0.5 + where[0]), size * (0.5 + where[1])
+    matrix = (c, s, size / 2 - c * x - s * y, -s, c, size / 2 + s * x - c * y)
+    cover = affine(np.ones((size, size), np.float32), size, size, matrix)
+    tray = 0.05 + 0.006 * noise(rng, size, size, 1.5) + 0.006 * noise(rng, size, size, size / 12, 2)
+    return np.stack([tray + (affine(plane, size, size, matrix) - tray) * cover for plane in scene])
+
+
+def scene_of(product: str, key: tuple[int | str, ...], size: int, flaws: list[Flaw], where: Place) -> Array:
+    return demo_metal.scene(key, size, flaws, where) if product == "flange" else board(key, size, flaws, where)
+
+
+def draw(product: str, part: str, number: int, kind: str, size: int, *, moved: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A part and its mask, as `demo.draw` but for where it lies."""
+    key = (0, product, part, number)
+    rng = generator(*key, "moved")
+    shift, turn = rng.uniform(-SHIFT, SHIFT, 2), rng.uniform(-TURN, TURN)
+    where = (float(shift[0]), float(shift[1]), float(turn)) if moved else (0.0, 0.0, 0.0)
+    settings = camera(generator(*key, "camera"), size)
+    before = expose(scene_of(product, key, size, [], where), settings)
+    if kind == "good":
+        return digitise(before, settings), np.zeros((size, size), bool)
+    flaw = Flaw(kind, 1.0 - 0.75 * (number * 0.6180339887 % 1.0), (*key, kind))
+    after = expose(scene_of(product, key, size, [flaw], where), settings)
+    return digitise(after, settings), changed(before, after, VISIBLE, 2)
+
+
+def write(root: Path, product: str, counts: tuple[int, int, int], size: int, *, moved: bool) -> None:
+    """`train/good` lies still or moved, the test part always moved."""
+    tasks = [("train", "good", n) for n in range(counts[0])] + [("test", "good", n) for n in range(counts[1])]
+    tasks += [("test", kind, n) for kind in PRODUCTS[product] for n in range(counts[2])]
+    for part, kind, number in progress(tasks, "drawing", len(tasks)):
+        picture, mask = draw(product, f"{part}/{kind}", number, kind, size, moved=moved or part == "test")
+        file = root / part / kind / f"{number:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(file)
+        if mask.any():
+            drawn = root / "ground_truth" / kind / f"{number:03d}_mask.png"
+            drawn.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(drawn)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=int, default=60)
+    parser.add_argument("--good", type=int, default=30)
+    parser.add_argument("--defective", type=int, default=5)
+    parser.add_argument("--product", choices=PRODUCTS, default="flange")
+    parser.add_argument("--size", type=int, default=512)
+    options = parser.parse_args()
+    file = HERE / "results" / "align.json"
+    known = json.loads(file.read_text()) if file.exists() else []
+    with tempfile.TemporaryDirectory() as folder:
+        for learned in ("moved", "still"):
+            data = Path(folder) / learned
+            counts = (options.train, options.good, options.defective)
+            write(data, options.product, counts, options.size, moved=learned == "moved")
+            for align in (False, True):
+                config = TrainConfig(
+                    data,
+                    Path(folder) / "run",
+                    align=align,
+                    overwrite=True,
+                    overlays=0,
+                    evidence=False,
+                )
+                metrics = train(config, progress).metrics
+                one = {
+                    "product": options.product,
+                    "learned": learned,
+                    "align": align,
+                    **{key: metrics["detection"][key] for key in ("auroc", "recall", "false_alarm_rate")},
+                    **{key: metrics["localisation"][key] for key in ("pixel_auroc", "aupro", "defects_hit")},
+                    "counts": metrics["counts"],
+                    "left_out": [problem for problem in metrics["data_problems"] if "aligned" in problem],
+                }
+                print(json.dumps(one))
+                same = ("product", "learned", "align")
+                known = [other for other in known if any(other[key] != one[key] for key in same)] + [one]
+                file.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""A tiny product for frames: plates (160, 240) with a hole and a bar, which lie still or anywhere, and bright spots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tests.support import write_picture
+
+HEIGHT, WIDTH = 160, 240
+Picture = npt.NDArray[np.uint8]
+
+
+def plate(
+    number: int, spot: tuple[int, int] | None = None, moved: tuple[float, float, float] = (0, 0, 0)
+) -> tuple[Picture, Picture]:
+    """A plate (160, 240, 3) and its mask; `spot` is the (top, left) of a 12 x 12 defect on the plate, `moved` the
+    pixels right and down, and the degrees, by which it lies elsewhere."""
+    random = np.random.default_rng(number)
+    right, down, turn = moved
+    y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float64)
+    x, y = x - WIDTH / 2 - right, y - HEIGHT / 2 - down
+    c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    x, y = x * c + y * s + WIDTH / 2, y * c - x * s + HEIGHT / 2
+    pixels = 90 + 30 * np.sin(x / 3)
+    pixels[(x - 90) ** 2 + (y - 70) ** 2 < 30**2] = 40
+    pixels[(np.abs(x - 160) < 40) & (np.abs(y - 115) < 10)] = 170
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    if spot:
+        inside = (np.abs(x - spot[1] - 6) < 6) & (np.abs(y - spot[0] - 6) < 6)
+        pixels[inside], mask[inside] = 245, 255
+    # Broad light and noise, so that no two count as pictures of one item.
+    light = Image.fromarray(random.normal(0, 7, (16, 24)).astype(np.float32))
+    pixels += np.asarray(light.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    pixels += random.normal(0, 5, pixels.shape)
+    return np.repeat(np.clip(pixels, 0, 255).astype(np.uint8)[..., None], 3, axis=2), mask
+
+
+def anywhere(number: int) -> tuple[float, float, float]:
+    random = np.random.default_rng((number, 1))
+    return float(random.uniform(-18, 18)), float(random.uniform(-12, 12)), float(random.uniform(-12, 12))
+
+
+SPOTS = ((20, 200), (40, 150), (70, 20), (125, 60))
+
+
+def write_product(root: Path, *, moved: bool = False, train: int = 20) -> Path:
+    """MVTec AD layout: good plates to learn from, four good and four defective to test on."""
+
+    def place(number: int) -> tuple[float, float, float]:
+        return anywhere(number) if moved else (0, 0, 0)
+
+    for i in range(train):
+        write_picture(root / f"train/good/{i:03}.png", plate(i, moved=place(i))[0])
+    for i, spot in enumerate(SPOTS):
+        write_picture(root / f"test/good/{i:03}.png", plate(100 + i, moved=place(100 + i))[0])
+        picture, mask = plate(200 + i, spot, place(200 + i))
+        write_picture(root / f"test/spot/{i:03}.png", picture)
+        write_picture(root / f"ground_truth/spot/{i:03}_mask.png", mask)
+    return root
+
+
+def region() -> Picture:
+    """White where a plate counts: without the right edge, where the first spot is, and a strip at the top."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[12:, :190] = 255
+    return mask
