@@ -2,8 +2,8 @@
 
     bench/venvs/anomalib/bin/python bench/peer_anomalib.py TASK WORK [--weights FILE] [--bank N]
 
-Every task prints one line of JSON with what it measured. Pictures are in WORK/pictures, see bench/line.py. The backbone is
-the one that blemish gets too: MobileNetV2, taps at strides 8 and 16, the same weights, mean and spread.
+Every task prints one line of JSON with what it measured. Pictures are in WORK/pictures, see bench/line.py. The backbone
+is the one that blemish gets too: MobileNetV2, taps at strides 8 and 16, the same weights, mean and spread.
 """
 
 from __future__ import annotations

@@ -273,10 +273,11 @@ def test_what_is_written(inspector: Inspector, memory: Memory, flawed: Look, tmp
     found = evidence.gather(inspector, memory, flawed)
     assert found is not None
     assert found.counterfactual is not None
-    with Folder(tmp_path / "out", heat=inspector.card.decision.heat) as folder:
-        folder.add(flawed, "deep/a.png", found)
-        folder.add(inspector.look(tmp_path / "missing.png"), "b.png")
-        folder.add(flawed, "c.png")
+    with Folder(tmp_path / "out", inspector) as folder:
+        folder.add(folder.draw(flawed, folder.unique("deep/a.png")))
+        folder.add(folder.draw(inspector.look(tmp_path / "missing.png"), "b.png"))
+        folder.evidence = False
+        folder.add(folder.draw(flawed, "c.png"))
     bad, missing, plain = (
         json.loads(line) for line in (tmp_path / "out/verdicts.jsonl").read_text("utf-8").split("\n")[:3]
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ from typing import Annotated
 import typer
 
 from blemish import __version__, cli_evidence, cli_learn, cli_report, cli_watch
-from blemish.cli_verdicts import STDIN, DriftFile, looks_of, looks_of_stdin, say
+from blemish.cli_verdicts import STDIN, DriftFile, each_of_stdin, say
 from blemish.types import BlemishError
 
 FOUND, REFUSED, INCOMPLETE = 1, 2, 3
@@ -103,47 +104,47 @@ def inspect(
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when an anomaly is found.")] = FailOn.never,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = 100_000_000,
+    device: Annotated[str, typer.Option(help="cpu, or cuda with onnxruntime-gpu.")] = "cpu",
 ) -> None:
     """Judge pictures: good or anomaly, how sure, and where."""
+    from blemish.evidence import NONE
     from blemish.inspector import Inspector
+    from blemish.output import Done, Folder
 
     if null and Path(STDIN) not in paths:
         raise BlemishError("-0 is about paths on standard input; give - instead of paths.")
     if Path(STDIN) in paths and len(paths) > 1:
         raise BlemishError("- stands alone: give paths here, or on standard input.")
     pictures = None if Path(STDIN) in paths else _pictures(paths)
-    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels)
-    looks = looks_of_stdin(inspector, null) if pictures is None else looks_of(inspector, pictures)
-    if not as_json and (pictures is None or len(pictures) > 1):
-        from blemish.console import progress
-
-        looks = progress(looks, "inspecting", None if pictures is None else len(pictures))
+    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, device=device)
     watched = DriftFile(drift, inspector.card) if drift else None
-    if watched:
-        looks = watched.seeing(looks)
     counts: Counter[str] = Counter()
     if evidence and not out:
         raise BlemishError("--evidence is written beside the verdicts; say where with --out.")
-    if out:
-        from blemish.evidence import NONE, gather, open_memory
-        from blemish.output import Folder
+    folder = Folder(out, inspector, evidence=evidence is not False) if out else None
+    with folder or nullcontext():
+        place = folder.unique if folder else str
+        do = folder.draw if folder else lambda look, _: Done(look)
+        if pictures is None:
+            every = each_of_stdin(inspector, null, place, do)
+        else:
+            every = inspector.each(((path, place(name)) for path, name in pictures), do)
+        if not as_json and (pictures is None or len(pictures) > 1):
+            from blemish.console import progress
 
-        shown = evidence is not False
-        memory = open_memory(inspector) if shown else None
-        with Folder(out, heat=inspector.card.decision.heat) as folder:
-            for look, name in looks:
-                found = gather(inspector, memory, look) if shown else None
-                folder.add(look, name, found)
-                counts[look.verdict.decision] += 1
-                say(look.verdict, as_json)
-                if found and found.counterfactual and not as_json:
-                    typer.echo(f"         {found.sentence()}")
-        if shown and memory is None and counts["anomaly"] + counts["review"]:
-            typer.echo(NONE, err=True)
-    else:
-        for look, _ in looks:
-            counts[look.verdict.decision] += 1
-            say(look.verdict, as_json)
+            every = progress(every, "inspecting", None if pictures is None else len(pictures))
+        for done in every:
+            verdict = done.look.verdict
+            if folder:
+                folder.add(done)
+            if watched:
+                watched.see(verdict.score)
+            counts[verdict.decision] += 1
+            say(verdict, as_json)
+            if done.sentence and not as_json:
+                typer.echo(f"         {done.sentence}")
+    if folder and folder.evidence and folder.memory is None and counts["anomaly"] + counts["review"]:
+        typer.echo(NONE, err=True)
     if not as_json:
         said = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "review", "anomaly", "error") if counts[kind])
         typer.echo(

@@ -6,11 +6,10 @@ import json
 import os
 import select
 import sys
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -21,28 +20,25 @@ if TYPE_CHECKING:
     from blemish.inspector import Inspector, Look
     from blemish.types import Verdict
 
+T = TypeVar("T")
 STDIN = "-"
 CHUNK = 65536  # bytes read at once: all that is held of a list of paths
 
 
-def looks_of(inspector: Inspector, pictures: list[tuple[Path, str]]) -> Iterator[tuple[Look, str]]:
-    """Looks at pictures, with the names that their output gets."""
-    return zip(inspector.look_many(path for path, _ in pictures), (name for _, name in pictures), strict=True)
+def each_of_stdin(
+    inspector: Inspector, null: bool, place: Callable[[str], str], do: Callable[[Look, str], T]
+) -> Iterator[T]:
+    """`Inspector.each` of the paths on standard input, with what `place` makes of their names. No verdict waits for a
+    path that has not come yet."""
+    paths = _stdin_paths(b"\0" if null else b"\n")
 
-
-def looks_of_stdin(inspector: Inspector, null: bool) -> Iterator[tuple[Look, str]]:
-    """The same of the paths on standard input. No verdict waits for a path that has not come yet."""
-    paths, names = _stdin_paths(b"\0" if null else b"\n"), deque[str]()
-
-    def burst(path: Path | None) -> Iterator[Path]:
+    def burst(path: Path | None) -> Iterator[tuple[Path, str]]:
         while path is not None:
-            names.append(path.name)
-            yield path
+            yield path, place(path.name)
             path = next(paths, None)
 
     for first in paths:
-        for look in inspector.look_many(burst(first)):
-            yield look, names.popleft()
+        yield from inspector.each(burst(first), do)
 
 
 def _stdin_paths(separator: bytes) -> Iterator[Path | None]:
@@ -128,11 +124,6 @@ class DriftFile:
             raise BlemishError(
                 f"{self.file}: has seen {held} parts, and only {now} are in {where}; name another file to begin anew."
             )
-
-    def seeing(self, looks: Iterator[tuple[Look, str]]) -> Iterator[tuple[Look, str]]:
-        for look, name in looks:
-            self.see(look.verdict.score)
-            yield look, name
 
     def finish(self) -> str:
         from blemish.bundle import write_text

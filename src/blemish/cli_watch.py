@@ -42,6 +42,7 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print each line of verdicts.jsonl instead of text.")] = False,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = 100_000_000,
+    device: Annotated[str, typer.Option(help="cpu, or cuda with onnxruntime-gpu.")] = "cpu",
 ) -> None:
     """Inspect a folder while pictures are written into it: each once, in order."""
     from blemish.inspector import Inspector
@@ -52,7 +53,7 @@ def watch(
 
     asked = Watch(folder, out, settle=settle, give_up=give_up, poll=poll, once=once, evidence=evidence is not False)
     targets = _targets(webhook, mqtt, topic, mqtt_tls)
-    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels)
+    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, device=device)
     watched = DriftFile(drift, inspector.card, anew=True) if drift else None
 
     def seen(row: dict[str, Any]) -> None:

@@ -7,12 +7,15 @@ print(inspector.inspect("part.png"))
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +25,9 @@ from blemish import bundle, calibration, images
 from blemish.frame import AlignError, Framing
 from blemish.regions import find_regions, single_box
 from blemish.types import BlemishError, Region, Verdict
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Look(NamedTuple):
@@ -40,12 +46,18 @@ class Look(NamedTuple):
     pose: npt.NDArray[np.float64] | None = None  # (2, 3)
 
 
-def open_session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
-    """The graph, ready to run on the CPU with `threads` threads (0 = one for each core)."""
+def open_session(model: bytes, threads: int = 0, device: str = "cpu") -> onnxruntime.InferenceSession:
+    """The graph, ready to run with `threads` threads (0 = one for each core); with "cuda", there as far as it can."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    cuda = ["CUDAExecutionProvider"] if device == "cuda" else []
+    return onnxruntime.InferenceSession(model, options, providers=[*cuda, "CPUExecutionProvider"])
+
+
+def cores() -> int:
+    """The processor's cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def chance(rule: bundle.Decision, of: Literal["scores", "peaks", "distances"], value: float) -> float | None:
@@ -59,20 +71,33 @@ def chance(rule: bundle.Decision, of: Literal["scores", "peaks", "distances"], v
 
 
 class Inspector:
-    """Runs a bundle. `threads` is onnxruntime's (0 = one for each core); pictures above `max_pixels` are refused.
+    """Runs a bundle on `device`, "cpu" or "cuda", with `threads` of the processor (0 = one for each core); pictures
+    above `max_pixels` are refused. May be used by several threads at once.
 
     Raises `BundleError` for a missing, damaged or foreign bundle, and `BlemishError` where it aligns pictures and
-    OpenCV is not installed.
+    OpenCV is not installed, or where onnxruntime has no CUDA.
     """
 
-    def __init__(self, path: Path | str, *, threads: int = 0, max_pixels: int = images.MAX_PIXELS) -> None:
+    def __init__(
+        self, path: Path | str, *, threads: int = 0, max_pixels: int = images.MAX_PIXELS, device: str = "cpu"
+    ) -> None:
+        if device not in ("cpu", "cuda"):
+            raise BlemishError(f"there is no device '{device}'; choose cpu or cuda.")
+        if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise BlemishError(
+                "this onnxruntime has no CUDA; run `pip uninstall onnxruntime`, `pip install onnxruntime-gpu`, or use "
+                "--device cpu."
+            )
         loaded = bundle.read(path)
         self.card = loaded.card
         self.evidence = loaded.evidence  # evidence.zip, see `evidence.open_memory`
         self.framing = Framing.of(loaded)  # None: pictures go to the graph as they are
         self.max_pixels = max_pixels
+        self._model, self._device = loaded.model, device
+        self._workers = threads or cores()
+        self._own = threading.local()  # a worker's session, see `each`
         try:
-            self._session = open_session(loaded.model, threads)
+            self._session = open_session(loaded.model, threads, device)
         except Exception as cause:  # onnxruntime has no common base for its errors
             raise bundle.BundleError(
                 f"{path}: onnxruntime cannot load the graph ({cause}); update onnxruntime."
@@ -100,8 +125,9 @@ class Inspector:
         return {name: value[0] for name, value in run(picture[None]).items()}
 
     def _run(self, pictures: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        names = [output.name for output in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, {"pictures": pictures}), strict=True))
+        session = getattr(self._own, "session", self._session)
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, {"pictures": pictures}), strict=True))
 
     def judge(
         self,
@@ -156,26 +182,46 @@ class Inspector:
         return self._look(path, picture)
 
     def look_many(self, paths: Iterable[Path | str]) -> Iterator[Look]:
-        """Like `look` for each path, in order; the next files are decoded while the present one is inspected."""
+        """Like `look` for each path, in order; several at a time."""
+        return self.each(((path, None) for path in paths), lambda look, _: look)
 
-        def read(path: Path | str) -> npt.NDArray[np.uint8] | BlemishError:
+    def each(self, items: Iterable[tuple[Path | str, S]], do: Callable[[Look, S], T]) -> Iterator[T]:
+        """Looks at the picture of each item, (path, anything), and gives what `do` makes of the look and that, in the
+        order of the items. At most two items a thread are taken ahead of what has been given.
+
+        The first picture gets all threads. Of more, each thread works on a picture of its own, from the file to what
+        `do` makes of it, which must therefore bear being called by several threads: no thread waits for another
+        within a picture, which is what limits one picture on many cores.
+        """
+        waiting = iter(items)
+        for path, what in islice(waiting, 1):
+            yield do(self.look(path), what)
+        following = next(waiting, None)
+        if following is None:
+            return
+        ahead: deque[Future[T]] = deque()
+        with ThreadPoolExecutor(self._workers, initializer=self._begin, initargs=(self._for_workers(),)) as pool:
+
+            def work(path: Path | str, what: S) -> T:
+                return do(self.look(path), what)
+
             try:
-                return images.load(path, max_pixels=self.max_pixels)
-            except BlemishError as cause:
-                return cause
+                ahead.append(pool.submit(work, *following))
+                ahead.extend(pool.submit(work, *item) for item in islice(waiting, 2 * self._workers - 1))
+                while ahead:
+                    yield ahead.popleft().result()
+                    ahead.extend(pool.submit(work, *item) for item in islice(waiting, 1))
+            finally:
+                pool.shutdown(cancel_futures=True)
 
-        waiting = iter(paths)
-        with ThreadPoolExecutor(1) as pool:
-            ahead: list[tuple[Path | str, Future[npt.NDArray[np.uint8] | BlemishError]]]
-            ahead = [(path, pool.submit(read, path)) for path in islice(waiting, 2)]
-            while ahead:
-                path, future = ahead.pop(0)
-                picture = future.result()
-                ahead += [(more, pool.submit(read, more)) for more in islice(waiting, 1)]
-                if isinstance(picture, BlemishError):
-                    yield Look(Verdict(path=str(path), decision="error", error=str(picture)), None, None)
-                else:
-                    yield self._look(path, picture)
+    def _for_workers(self) -> onnxruntime.InferenceSession:
+        """One session for all workers, which runs in the thread that calls it."""
+        if self._workers == 1 or self._device != "cpu":
+            return self._session
+        return open_session(self._model, 1)
+
+    def _begin(self, session: onnxruntime.InferenceSession) -> None:
+        self._own.session = session
 
     def _look(self, path: Path | str, picture: npt.NDArray[np.uint8]) -> Look:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import zipfile
 from dataclasses import dataclass, field
 
@@ -38,12 +39,12 @@ class Memory:
     size: tuple[int, int]  # height, width of the pictures
     jpegs: tuple[bytes, ...]
     _decoded: dict[int, Pixels] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def picture(self, number: int) -> Pixels:
         """uint8 `(h, w, 3)`. Raises `BundleError` where it cannot be decoded."""
-        if number not in self._decoded:
-            if len(self._decoded) >= DECODED:
-                self._decoded.pop(next(iter(self._decoded)))
+        pixels = self._decoded.get(number)
+        if pixels is None:
             try:
                 with Image.open(io.BytesIO(self.jpegs[number]), formats=["JPEG"]) as image:
                     pixels = np.asarray(image.convert("RGB"))
@@ -51,8 +52,11 @@ class Memory:
                 raise _unreadable(f"{picture_name(number)}: {cause}") from None
             if pixels.shape[:2] != self.size:
                 raise _unreadable(f"{picture_name(number)} is not of the card's image size")
-            self._decoded[number] = pixels
-        return self._decoded[number]
+            with self._lock:  # threads may ask at once
+                if len(self._decoded) >= DECODED:
+                    self._decoded.pop(next(iter(self._decoded)))
+                self._decoded[number] = pixels
+        return pixels
 
     def origin(self, entry: int) -> tuple[int, int, int] | None:
         """Picture, row and column that an entry of the bank comes from; None where its picture was left out."""

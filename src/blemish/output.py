@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from blemish import overlay
+from blemish.evidence import gather, open_memory
+from blemish.inspector import Inspector, Look
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from blemish.evidence import Evidence, NearestNormal
-    from blemish.inspector import Look
 
 VERDICTS = "verdicts.jsonl"
 
@@ -82,15 +83,22 @@ def compared(one: NearestNormal, mended: npt.NDArray[np.uint8] | None = None) ->
     return overlay.side_by_side(crops, captions)
 
 
+class Done(NamedTuple):
+    """A look, where what was drawn of it (None: nothing), and what its repair comes to, in words."""
+
+    look: Look
+    drawn: dict[str, Any] | None = None
+    sentence: str = ""
+
+
 class Folder:
-    """Takes looks as they come. The verdicts are in `verdicts.jsonl` once the block has ended, whole or not at all.
+    """Takes looks in order. The verdicts are in `verdicts.jsonl` once the block has ended, whole or not at all."""
 
-    `heat` are the map values drawn transparent and brightest: the card's, so that all pictures share one scale.
-    """
-
-    def __init__(self, path: Path, *, heat: tuple[float, float]) -> None:
+    def __init__(self, path: Path, inspector: Inspector, *, evidence: bool = True) -> None:
+        """`evidence`: beside the overlays of anomalies, what `evidence.gather` finds."""
         self.path = path
-        self.heat = heat
+        self.inspector, self.evidence = inspector, evidence
+        self.memory = open_memory(inspector) if evidence else None
         self._taken: dict[str, int] = {}  # name -> its last number
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -99,16 +107,22 @@ class Folder:
         except OSError as cause:
             raise BlemishError(f"{path}: cannot be written to ({cause.strerror}); choose another --out.") from None
 
-    def add(self, look: Look, name: str, evidence: Evidence | None = None) -> None:
-        """Writes one picture's verdict and what `draw` draws; `name` is its relative path, made unique here."""
-        drawn: dict[str, Any] = {"overlay": None, "evidence": [], "counterfactual": None}
-        if look.picture is not None:
-            name = self._unique(name)
-            drawn |= draw(self.path, name, look, self.heat, evidence)
-        self._file.write(json.dumps({**asdict(look.verdict), **drawn}) + "\n")
+    def draw(self, look: Look, name: str) -> Done:
+        """Draws what there is to see, under `name`, which `unique` gave. May be called by several threads."""
+        if look.picture is None:
+            return Done(look)
+        found = gather(self.inspector, self.memory, look) if self.evidence else None
+        drawn = draw(self.path, name, look, self.inspector.card.decision.heat, found)
+        return Done(look, drawn, found.sentence() if found and found.counterfactual else "")
 
-    def _unique(self, name: str) -> str:
-        """a/b.png stays; a second a/b.png (two folders were given) becomes a/b.png-2."""
+    def add(self, done: Done) -> None:
+        """Writes one picture's verdict."""
+        nothing: dict[str, Any] = {"overlay": None, "evidence": [], "counterfactual": None}
+        self._file.write(json.dumps({**asdict(done.look.verdict), **nothing, **(done.drawn or {})}) + "\n")
+
+    def unique(self, name: str) -> str:
+        """The name that a picture is drawn under: a/b.png stays, a second a/b.png becomes a/b.png-2. To be asked in
+        the pictures' order."""
         number, unique = self._taken.get(name.lower(), 1), name
         while unique.lower() in self._taken:
             number += 1

@@ -77,6 +77,8 @@ def export(graph: nn.Module, file: Path) -> None:
         assert value.shape is not None
         for index, axis in enumerate(axes):  # names for people, instead of s77
             value.shape[index] = axis
+    for node in model.graph:  # where in this machine's files each came from: nobody else's business, and not small
+        node.metadata_props.clear()
     program.save(str(file), external_data=False)
 
 

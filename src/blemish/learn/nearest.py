@@ -21,10 +21,11 @@ REACH = 0.9999  # quantile of the bank's values up to which the codes are linear
 def candidates(codes: Tensor, bank: Tensor, group: int, count: int) -> Tensor:
     """`codes` uint8 `(N, P, K)`, `bank` int8 `(K, M)`, M a multiple of `group` -> columns of the bank int64
     `(N, P, count)`: of each of the `count` groups with the largest products, the column with its largest."""
-    products = whole_product(codes, bank).unflatten(2, (-1, group))
+    products = whole_product(codes, bank).view(*codes.shape[:2], -1, group)
     best = products.amax(3).sort(descending=True, stable=True).indices[..., :count]  # of equals the first, as in ONNX
     rows = products.gather(2, best[..., None].expand(-1, -1, -1, group))
-    return best * group + rows.argmax(3)
+    found: Tensor = best * group + rows.argmax(3)
+    return found
 
 
 @candidates.register_fake
