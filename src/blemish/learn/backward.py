@@ -109,7 +109,8 @@ def _convolution(
                 x.shape[2:], grad.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
             )
         ]
-    back = aten.convolution.default(grad, weight, None, stride, padding, dilation, not transposed, extra, groups)
+    # Both signs turned: OpenVINO takes weights that a convolution and its transpose share for one and the same.
+    back = -aten.convolution.default(grad, -weight, None, stride, padding, dilation, not transposed, extra, groups)
     return back, None, None
 
 

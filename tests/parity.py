@@ -1,0 +1,189 @@
+"""Detectors of every kind, learned quickly, and the runtimes that must say the same of them: for tests/test_parity.py
+and bench/parity.py."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from blemish import bundle, images
+from blemish.inspector import Inspector
+from blemish.learn import card as card_of
+from blemish.learn.cam import Cam
+from blemish.learn.export import Pixels, Runner, export, on_the_line, predict
+from blemish.learn.train import DETECTORS, TrainConfig
+from blemish.types import Prediction, Sample, Verdict
+from tests.support import write_picture
+
+SIZE = (64, 96)
+BATCH = 32
+ODD = ((1, 1), (17, 23), (131, 97), (640, 3), (3, 640), (20, 30), (301, 403))  # height, width
+
+
+@dataclass(frozen=True)
+class Case:
+    """A detector and a map; cases that differ in `map` alone share what was learned."""
+
+    detector: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    map: str = ""
+
+
+_SMALL = {"backbone": "test_resnet", "random_weights": True, "epochs": 1}
+# ReLUs lie between this layer and the score, so the maps are made of a gradient that jumps; no pooling by maxima, whose
+# ties on a picture of one colour are decided by rounding.
+_INSIDE = _SMALL | {"map_layer": "2"}
+_AUTO = {"epochs": 4, "width": 4, "latent": 4}
+CASES = {
+    "patchcore": Case("patchcore", {"max_bank": 200}),
+    "patchcore, a transformer": Case(
+        "patchcore", {"backbone": "test_vit", "random_weights": True, "max_bank": 200, "neighbours": 1}
+    ),
+    "cam, defect types": Case("cam", _SMALL | {"types": True}),
+    "cam, gradcam": Case("cam", _INSIDE, "gradcam"),
+    "cam, gradcam++": Case("cam", _INSIDE, "gradcam++"),
+    "cam, layercam": Case("cam", _INSIDE, "layercam"),
+    "cam, hirescam": Case("cam", _INSIDE, "hirescam"),
+    "attention, unet": Case(
+        "attention", _AUTO | {"map": "attention", "input": "difference", "standardise": "whole", "sigma": 0.0}
+    ),
+    "attention, autoencoder": Case("attention", _AUTO | {"model": "autoencoder", "map": "combined", "residual": "l1"}),
+    "attention, vae": Case("attention", _AUTO | {"model": "vae", "map": "attention", "input": "picture"}),
+    "attention, resnet": Case("attention", _AUTO | {"model": "resnet", "map": "residual"}),
+}
+
+
+class Made(NamedTuple):
+    """A case's graph in torch, its bundle, and pictures that it has not seen."""
+
+    graph: nn.Module
+    bundle: Path
+    tests: list[Sample]  # of all sizes
+    batch: list[Sample]  # BATCH of one size
+
+    @property
+    def model(self) -> Path:
+        return self.bundle / bundle.MODEL
+
+    @property
+    def gated(self) -> bool:
+        return bool(getattr(self.graph, "gated", False))
+
+    def verdicts(self, said: Prediction) -> list[Verdict]:
+        """On `tests`, by the bundle's card."""
+        inspector = Inspector(self.bundle, threads=1)
+        likely = [None] * len(said.scores) if said.probabilities is None else list(said.probabilities)
+        return [
+            inspector.judge(sample.name, images.size(sample.path), float(score), found, chances)
+            for sample, score, found, chances in zip(self.tests, said.scores, said.maps, likely, strict=True)
+        ]
+
+
+def drawn(number: int, size: tuple[int, int] = (60, 80), *, kind: str = "good") -> npt.NDArray[np.uint8]:
+    """A striped tile `(*size, 3)`; every other one is coloured. `kind` "bright" or "dark" puts a spot on it."""
+    random = np.random.default_rng(number)
+    width = size[1]
+    stripes = 110 + 40 * np.sin(np.arange(width) * 80 / width / 3 + random.uniform(0, 6))
+    pixels = np.repeat((stripes + random.normal(0, 8, size))[..., None], 3, axis=2)
+    if number % 2:
+        pixels = pixels * (1.1, 1.0, 0.8) + random.normal(0, 4, pixels.shape)
+    if kind != "good":
+        side = max(1, min(size) // 5)
+        top, left = (int(random.integers(length - side + 1)) for length in size)
+        pixels[top : top + side, left : left + side] = 245 if kind == "bright" else 5
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def written(folder: Path, start: int, count: int, kind: str = "good", size: tuple[int, int] = (60, 80)) -> list[Sample]:
+    """So many of them as files, the first with the number `start`."""
+    samples = []
+    for number in range(start, start + count):
+        name = f"{kind}-{size[0]}x{size[1]}-{number}.png"
+        path = write_picture(folder / name, drawn(number, size, kind=kind))
+        label = "good" if kind == "good" else "anomaly"
+        samples.append(Sample(path, name, label, "" if kind == "good" else kind))  # type: ignore[arg-type]
+    return samples
+
+
+_LEARNED: dict[str, Any] = {}
+
+
+def make(name: str, folder: Path) -> Made:
+    """Learns a case of CASES, and writes its bundle, whose card is made as `train` makes it."""
+    case = CASES[name]
+    pictures = folder / "pictures"
+    good = written(pictures, 0, 16)
+    bad = [*written(pictures, 20, 5, "bright"), *written(pictures, 30, 5, "dark")]
+    key = f"{case.detector} {case.settings}"
+    if key not in _LEARNED:
+        more = {"map": case.map} if case.map else {}
+        config, build = DETECTORS[case.detector]
+        detector = build(config(image_size=SIZE, **case.settings, **more))
+        _LEARNED[key] = detector.fit([*good, *bad] if case.detector == "cam" else good)
+    detector = _LEARNED[key]
+    if isinstance(detector, Cam) and case.map:
+        detector = detector.with_map(case.map, detector.config.map_layer)
+    graph = detector.graph()
+    where = folder / "bundle"
+    where.mkdir(parents=True)
+    export(graph, where / bundle.MODEL)
+    held_out = written(pictures, 100, 24)
+    said = predict(on_the_line(where / bundle.MODEL), held_out)
+    asked = TrainConfig(folder, folder, detector=case.detector, false_alarms=0.1, review=0.3)
+    bundle.write(
+        where,
+        bundle.Card(
+            created="",
+            product="tiles",
+            detector=case.detector,
+            settings=card_of.settings_of(detector.config),
+            image_size=SIZE,
+            data=bundle.Data(source="", layout="", train=16, calibration=24, test=0, seed=0, sha256=""),
+            decision=card_of.decision(asked, said, [sample.name for sample in held_out], "split"),
+            parity={},
+            backbone={},
+            classes=getattr(detector, "classes", ()),
+            licences={},
+            versions={},
+        ),
+    )
+    batch = written(pictures, 200, BATCH)
+    tests = [*batch[:8], *written(pictures, 300, 4, "bright"), *written(pictures, 310, 4, "dark")]
+    for size in ODD:  # a grey and a coloured one of each
+        tests += [*written(pictures, 400, 1, "good", size), *written(pictures, 401, 1, "bright", size)]
+    return Made(graph, where, tests, batch)
+
+
+def through(inspector: Inspector) -> Runner:
+    """Runs a bundle as `blemish inspect` does."""
+    return lambda pictures: {name: value[None] for name, value in inspector.outputs(pictures[0]).items()}
+
+
+def in_openvino(file: Path, threads: int = 1) -> Runner:
+    """Runs a graph in OpenVINO, in float32: left to itself it computes in bfloat16 on processors that have it."""
+    # OpenVINO would tell its maker of every import.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = openvino.Core().compile_model(str(file), "CPU", options)
+    names = [output.get_any_name() for output in compiled.outputs]
+
+    def run(pictures: Pixels) -> dict[str, np.ndarray]:
+        found = compiled({"pictures": pictures})
+        return {name: np.array(found[name]) for name in names}  # the next run writes where this one did
+
+    return run
+
+
+def predict_together(run: Runner, samples: Sequence[Sample]) -> Prediction:
+    """Like `predict`, with all pictures, of one size, in one batch."""
+    found = run(np.stack([images.load(sample.path) for sample in samples]))
+    return Prediction(**{name: value for name, value in found.items() if name in Prediction.__slots__})

@@ -1,0 +1,77 @@
+"""The same everywhere: PyTorch, onnxruntime and OpenVINO, one picture or many, one thread or two, whatever the size.
+
+Scores and maps agree to 0.1 % of their range, and verdicts, boxes included, are the same. What each detector must keep
+whatever it is, and the defaults' parity, are in test_contract.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from blemish.inspector import Inspector
+from blemish.learn.attention_config import INPUTS, MAPS
+from blemish.learn.autoencoders import MODELS
+from blemish.learn.export import in_torch, on_the_line, predict, prove_parity
+from blemish.learn.maps import METHODS
+from blemish.learn.reconstruct import RESIDUALS
+from blemish.learn.train import DETECTORS
+from blemish.types import Prediction, Verdict
+from tests import parity
+from tests.parity import CASES, Made
+
+
+@pytest.fixture(scope="module", params=CASES)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return parity.make(request.param, tmp_path_factory.mktemp("case"))
+
+
+@pytest.fixture(scope="module")
+def ours(made: Made) -> Prediction:
+    """What torch says of the pictures of all sizes."""
+    return predict(in_torch(made.graph), made.tests)
+
+
+def said(verdicts: list[Verdict]) -> list[object]:
+    """What must not differ."""
+    return [(v.path, v.decision, v.defect, v.p_value, [region.box for region in v.regions]) for v in verdicts]
+
+
+def agree(made: Made, ours: Prediction, theirs: Prediction) -> None:
+    prove_parity(ours, theirs, [sample.name for sample in made.tests], gated=made.gated)
+    verdicts = made.verdicts(ours)
+    assert said(made.verdicts(theirs)) == said(verdicts)
+    assert {"good", "anomaly"} <= {v.decision for v in verdicts}  # or nothing would have been compared
+    assert any(v.regions for v in verdicts)
+
+
+def test_every_detector_and_every_map_is_compared() -> None:
+    def chosen(detector: str, setting: str) -> set[str]:
+        known = DETECTORS[detector][0]()
+        return {c.settings.get(setting, getattr(known, setting)) for c in CASES.values() if c.detector == detector}
+
+    assert {case.detector for case in CASES.values()} == set(DETECTORS)
+    assert {case.map or "cam" for case in CASES.values() if case.detector == "cam"} == set(METHODS)
+    for setting, choices in {"model": MODELS, "map": MAPS, "input": INPUTS, "residual": RESIDUALS}.items():
+        assert chosen("attention", setting) == set(choices)
+
+
+def test_onnxruntime_says_what_torch_says(made: Made, ours: Prediction) -> None:
+    agree(made, ours, predict(on_the_line(made.model), made.tests))
+
+
+def test_openvino_says_what_torch_says(made: Made, ours: Prediction) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed; it is in blemish[dev]")
+    agree(made, ours, predict(parity.in_openvino(made.model), made.tests))
+
+
+def test_a_picture_is_told_the_same_alone_and_among_others(made: Made) -> None:
+    line = on_the_line(made.model)
+    alone, names = predict(line, made.batch), [sample.name for sample in made.batch]
+    for run in (line, in_torch(made.graph)):
+        prove_parity(parity.predict_together(run, made.batch), alone, names, gated=made.gated)
+
+
+def test_one_thread_says_what_two_say(made: Made) -> None:
+    one, two = (predict(parity.through(Inspector(made.bundle, threads=threads)), made.tests) for threads in (1, 2))
+    prove_parity(one, two, [sample.name for sample in made.tests], gated=made.gated)
+    assert said(made.verdicts(one)) == said(made.verdicts(two))
