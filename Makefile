@@ -37,7 +37,8 @@ check: .stamps/dev ## formatting, lint, types, and the docs built strictly
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: demo .stamps/dev ## accuracy, start-up, memory, measured again on this machine; writes bench/results/
+bench: demo .stamps/dev ## beside anomalib, accuracy, start-up, memory, measured again here; writes bench/results/
+	$(BIN)/python bench/line.py --shared $(SHARED)
 	$(BIN)/python bench/accuracy.py --shared $(SHARED) --demo $(DEMO)/data
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/memory.py

@@ -1,15 +1,17 @@
 import copy
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from blemish import BlemishError, Inspector, bundle, calibration
 from blemish.images import load
-from blemish.inspector import chance
+from blemish.inspector import Look, chance
 from tests.conftest import tile
 from tests.support import write_picture
 
@@ -171,3 +173,49 @@ def test_pictures_without_a_frame_go_to_the_graph_as_they_are(inspector: Inspect
     found = inspector.outputs(picture)
     assert found["scores"] == straight[0][0]
     np.testing.assert_array_equal(found["maps"], straight[1][0])
+
+
+def test_each_gives_what_is_made_of_the_looks_in_order(run: Path, tmp_path: Path) -> None:
+    """With more workers than cores, and with one."""
+    paths = [write_picture(tmp_path / f"{i}.png", tile(i, (5, 5) if i % 2 else None)[0]) for i in range(9)]
+    for threads in (1, 4):
+        inspector = Inspector(run, threads=threads)
+        found = list(inspector.each(zip(paths, range(9), strict=True), lambda look, i: (i, look.verdict)))
+        assert [i for i, _ in found] == list(range(9))
+        assert [verdict for _, verdict in found] == [inspector.inspect(path) for path in paths]
+    assert list(inspector.each([], lambda look, _: look)) == []
+
+
+def test_each_takes_few_items_ahead_and_stops_when_told(run: Path, tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.png", tile(1)[0])
+    taken: list[int] = []
+
+    def endless() -> Iterator[tuple[Path, int]]:
+        for i in range(10_000):
+            taken.append(i)
+            yield path, i
+
+    looks = Inspector(run, threads=2).each(endless(), lambda _, i: i)
+    assert [next(looks) for _ in range(6)] == list(range(6))
+    looks.close()  # type: ignore[attr-defined]
+    assert len(taken) <= 6 + 5
+
+
+def test_what_fails_in_a_worker_is_raised(run: Path, tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.png", tile(1)[0])
+
+    def full(look: Look, number: int) -> int:
+        if number == 3:
+            raise OSError(28, "No space left on device")
+        return number
+
+    with pytest.raises(OSError, match="No space left"):
+        list(Inspector(run, threads=2).each(((path, i) for i in range(8)), full))
+
+
+def test_a_device_that_is_not_there_is_refused(run: Path) -> None:
+    with pytest.raises(BlemishError, match="choose cpu or cuda"):
+        Inspector(run, device="tpu")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(BlemishError, match="onnxruntime-gpu"):
+            Inspector(run, device="cuda")

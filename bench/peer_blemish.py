@@ -1,0 +1,115 @@
+"""What bench/line.py asks of blemish, as it asks anomalib by bench/peer_anomalib.py; run in an environment of its own
+that has the base install alone, without PyTorch.
+
+    bench/venvs/line/bin/python bench/peer_blemish.py TASK WORK BUNDLE [--threads N]
+
+Every task prints one line of JSON with what it measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blemish import images
+from blemish.inspector import Inspector
+
+
+def pictures(work: Path) -> list[Path]:
+    return sorted((work / "pictures" / "test").glob("*/*"))
+
+
+def scores(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
+    """Raw scores and maps of every test picture, for the AUROC that bench/line.py takes of both."""
+    inspector, found, maps = Inspector(bundle, threads=threads), [], []
+    for file in pictures(work):
+        score, anomaly_map = inspector.predict(images.load(file))
+        found.append(score)
+        maps.append(anomaly_map.astype(np.float16))
+    np.savez(work / f"{bundle.parent.name}.npz", scores=np.array(found, np.float32), maps=np.array(maps, np.float32))
+    return {}
+
+
+def one_picture(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
+    """Warm: from decoded pixels to the verdict with its boxes."""
+    inspector = Inspector(bundle, threads=threads)
+    decoded = [images.load(file) for file in pictures(work)[::2]]
+    times = []
+    for picture in [*decoded[:10], *decoded]:
+        begun = time.perf_counter()
+        found = inspector.outputs(picture)
+        inspector.judge("", (picture.shape[1], picture.shape[0]), float(found["scores"]), found["maps"])
+        times.append(time.perf_counter() - begun)
+    ordered = sorted(times[10:])
+    return {"p50": statistics.median(ordered), "p99": ordered[int(0.99 * (len(ordered) - 1))]}
+
+
+def verdicts(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
+    """Files in, verdicts out."""
+    inspector, files = Inspector(bundle, threads=threads), pictures(work)
+    begun = time.perf_counter()
+    count = sum(1 for _ in inspector.look_many(files))
+    return {"pictures_per_second": count / (time.perf_counter() - begun)}
+
+
+def overlays(work: Path, bundle: Path, threads: int, *, evidence: bool = False) -> dict[str, Any]:
+    """Files in, verdicts and overlays out, as `blemish inspect --out` does it."""
+    from blemish.output import Folder
+
+    inspector, files = Inspector(bundle, threads=threads), pictures(work)
+    with tempfile.TemporaryDirectory() as out:
+        begun = time.perf_counter()
+        with Folder(Path(out), inspector, evidence=evidence) as folder:
+            for done in inspector.each(((file, folder.unique(file.name)) for file in files), folder.draw):
+                folder.add(done)
+        seconds = time.perf_counter() - begun
+        drawn = len(list(Path(out, "overlays").iterdir()))
+    return {"pictures_per_second": len(files) / seconds, "drawn": drawn}
+
+
+def with_evidence(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
+    """The same with the nearest normal patches, and each anomaly repaired and judged again."""
+    return overlays(work, bundle, threads, evidence=True)
+
+
+def many(work: Path, bundle: Path, threads: int, count: int = 0) -> dict[str, Any]:
+    """Peak memory of inspecting so many pictures, each decoded anew."""
+    inspector, files = Inspector(bundle, threads=threads), pictures(work)
+    seen = sum(1 for _ in inspector.look_many(files[i % len(files)] for i in range(count)))
+    return {"pictures": seen}
+
+
+def a_hundred(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
+    return many(work, bundle, threads, 100)
+
+
+def ten_thousand(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
+    return many(work, bundle, threads, 10_000)
+
+
+TASKS = {
+    task.__name__: task for task in (scores, one_picture, verdicts, overlays, with_evidence, a_hundred, ten_thousand)
+}
+
+
+def main() -> None:
+    reader = argparse.ArgumentParser()
+    reader.add_argument("task", choices=TASKS)
+    reader.add_argument("work", type=Path)
+    reader.add_argument("bundle", type=Path)
+    reader.add_argument("--threads", type=int, default=0)
+    asked = reader.parse_args()
+    found = TASKS[asked.task](asked.work, asked.bundle, asked.threads)
+    print(json.dumps({**found, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+if __name__ == "__main__":
+    main()
