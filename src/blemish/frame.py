@@ -41,7 +41,7 @@ class AlignError(BlemishError):
 
 
 class Framing:
-    """A frame with its region of interest, bool (H, W), and its reference, uint8 (h, w) grey.
+    """A frame with its region of interest, bool (H, W), and its reference, uint8 (h, w, 3).
 
     A *pose* (see align.py) is float64 (2, 3): the pixel (x, y) of the frame shows the pixel `pose @ (x, y, 1)` of the
     picture, made as large as the frame. Without alignment there is none.
@@ -59,8 +59,8 @@ class Framing:
         frame = loaded.card.frame
         if frame is None:
             return None
-        roi = _picture(loaded, ROI, loaded.roi) > 127 if frame.roi else None
-        reference = _picture(loaded, REFERENCE, loaded.reference) if frame.align else None
+        roi = _picture(loaded, ROI, loaded.roi, "L") > 127 if frame.roi else None
+        reference = _picture(loaded, REFERENCE, loaded.reference, "RGB") if frame.align else None
         if roi is not None and roi.shape != (frame.size[1], frame.size[0]):
             raise BundleError(f"{loaded.path}: {ROI} is not of the frame's size; train the bundle again.")
         return cls(frame, roi, reference)
@@ -76,12 +76,11 @@ class Framing:
             # Before resizing too: it mixes neighbours.
             inside = _nearest(self.roi, (picture.shape[1], picture.shape[0]))
             picture = np.where(inside[..., None], picture, np.uint8(FILL))
-        if picture.shape[:2] != (height, width):
-            picture = np.asarray(Image.fromarray(picture).resize(frame.size, Image.Resampling.BILINEAR))
+        picture = align.resized(picture, frame.size)
         if frame.align:
             if pose is None:
                 pose = self.find(picture)
-            picture = align.aligned(picture, pose)
+            picture = align.aligned(picture, pose, self._filling)
         if fill and self.roi is not None:
             picture = np.where(self.roi[..., None], picture, np.uint8(FILL))
         return picture, pose
@@ -175,6 +174,10 @@ class Framing:
 
     def _blend(self) -> Blend:
         return Blend(self.frame.size, self.frame.map_size, self.frame.overlap, self._samplers)
+
+    @cached_property
+    def _filling(self) -> Pixels | None:
+        return None if self.reference is None else align.resized(self.reference, self.frame.size)
 
     @cached_property
     def _samplers(self) -> dict[tuple[int, int, int, int], Sampler]:
@@ -297,10 +300,10 @@ def _nearest(mask: Mask, size: tuple[int, int]) -> Mask:
     return mask[np.ix_(rows, columns)]
 
 
-def _picture(loaded: Bundle, name: str, content: bytes | None) -> Pixels:
+def _picture(loaded: Bundle, name: str, content: bytes | None, mode: str) -> Pixels:
     try:
         with Image.open(io.BytesIO(content or b""), formats=["PNG"]) as image:
-            return np.asarray(image.convert("L"))
+            return np.asarray(image.convert(mode))
     except (OSError, ValueError, Image.DecompressionBombError) as cause:
         raise BundleError(f"{loaded.path}: {name} cannot be read ({cause}); train the bundle again.") from None
 
