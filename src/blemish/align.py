@@ -50,8 +50,8 @@ def reference_of(picture: Pixels) -> Pixels:
 def find(picture: Pixels, reference: Pixels) -> tuple[Pose, float]:
     """The pose of a picture uint8 (H, W, 3) with the same aspect as the reference (h, w, 3), and their correlation.
 
-    The correlation, -1 to 1, is -1 where nothing was found: a part that is turned or shifted by more than `TURN` or `SHIFT`
-    besides others.
+    The correlation, -1 to 1, is -1 where nothing was found, or a part that is turned or shifted by more than `TURN` or
+    `SHIFT`.
     """
     cv2 = opencv()
     height, width = reference.shape[:2]

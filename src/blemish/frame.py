@@ -49,6 +49,8 @@ class Framing:
 
     def __init__(self, frame: Frame, roi: Mask | None = None, reference: Pixels | None = None) -> None:
         self.frame, self.roi, self.reference = frame, roi, reference
+        self._touched: dict[tuple[int, int], Mask] = {}
+        self._samplers: dict[tuple[int, ...], Sampler] = {}
         if frame.align:
             align.opencv()  # says now that it is missing, not at the first picture
 
@@ -63,6 +65,10 @@ class Framing:
         reference = _picture(loaded, REFERENCE, loaded.reference, "RGB") if frame.align else None
         if roi is not None and roi.shape != (frame.size[1], frame.size[0]):
             raise BundleError(f"{loaded.path}: {ROI} is not of the frame's size; train the bundle again.")
+        width, height = frame.tile or (0, 0)
+        outside = [at for at in frame.tiles if at[0] + width > frame.size[0] or at[1] + height > frame.size[1]]
+        if (frame.tile and not frame.tiles) or outside or any(min(at) < 0 for at in frame.tiles):
+            raise BundleError(f"{loaded.path}: the card's tiles do not lie in its frame; train the bundle again.")
         return cls(frame, roi, reference)
 
     def bring(
@@ -130,9 +136,10 @@ class Framing:
 
     def inside_map(self, shape: tuple[int, ...]) -> Mask:
         """The cells of a map (h, w) of the frame that the region touches."""
-        if self.roi is None:
-            return np.ones(shape, bool)
-        return touched(self.roi, (shape[0], shape[1]))
+        key = shape[0], shape[1]
+        if key not in self._touched:
+            self._touched[key] = np.ones(key, bool) if self.roi is None else touched(self.roi, key)
+        return self._touched[key]
 
     def inside(self, size: tuple[int, int], pose: align.Pose | None = None) -> Mask | None:
         """The region of interest in a picture of `size` (width, height), as it lies: bool (H, W); None = all of it."""
@@ -179,10 +186,6 @@ class Framing:
     def _filling(self) -> Pixels | None:
         return None if self.reference is None else align.resized(self.reference, self.frame.size)
 
-    @cached_property
-    def _samplers(self) -> dict[tuple[int, int, int, int], Sampler]:
-        return {}
-
 
 Sampler = tuple[slice, Floats, Floats]  # cells along an axis, (cells, samples) that make them, their weights
 
@@ -199,7 +202,7 @@ class Blend:
         size: tuple[int, int],
         map_size: tuple[int, int],
         overlap: int,
-        known: dict[tuple[int, int, int, int], Sampler] | None = None,
+        known: dict[tuple[int, ...], Sampler] | None = None,
     ) -> None:
         self.size, self.map_size, self.overlap = size, map_size, overlap
         self.seen = False
@@ -230,7 +233,7 @@ class Blend:
         return found
 
     def _axis(self, start: int, end: int, length: int, cells: int, samples: int) -> Sampler:
-        key = (start, end, cells, samples)
+        key = (start, end, length, cells, samples)
         if key not in self._known:
             self._known[key] = sampler(start, end, length, cells, samples, self.overlap)
         return self._known[key]
