@@ -13,6 +13,7 @@ import json
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -88,15 +89,22 @@ def main() -> None:
     file = HERE / "results" / "align.json"
     known = json.loads(file.read_text()) if file.exists() else []
     with tempfile.TemporaryDirectory() as folder:
+        # A board's middle, as the reference lies within a few pixels: without the tray around it.
+        middle = [[x * options.size, y * options.size] for x, y in ((0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8))]
+        roi = Path(folder) / "roi.json"
+        roi.write_text(json.dumps({"polygons": [middle]}))
+        ways: dict[str, dict[str, Any]] = {"": {}, "--align": {"align": True}}
+        if options.product == "board":
+            ways["--align --roi"] = {"align": True, "roi": roi}
         for learned in ("moved", "still"):
             data = Path(folder) / learned
             counts = (options.train, options.good, options.defective)
             write(data, options.product, counts, options.size, moved=learned == "moved")
-            for align in (False, True):
+            for way, frame in ways.items():
                 config = TrainConfig(
                     data,
                     Path(folder) / "run",
-                    align=align,
+                    **frame,
                     overwrite=True,
                     overlays=0,
                     evidence=False,
@@ -105,14 +113,14 @@ def main() -> None:
                 one = {
                     "product": options.product,
                     "learned": learned,
-                    "align": align,
+                    "options": way,
                     **{key: metrics["detection"][key] for key in ("auroc", "recall", "false_alarm_rate")},
                     **{key: metrics["localisation"][key] for key in ("pixel_auroc", "aupro", "defects_hit")},
                     "counts": metrics["counts"],
                     "left_out": [problem for problem in metrics["data_problems"] if "aligned" in problem],
                 }
                 print(json.dumps(one))
-                same = ("product", "learned", "align")
+                same = ("product", "learned", "options")
                 known = [other for other in known if any(other[key] != one[key] for key in same)] + [one]
                 file.write_text(json.dumps(known, indent=1) + "\n")
 

@@ -36,7 +36,7 @@ def test_a_large_picture_is_found_on_a_small_reference() -> None:
         return picture.repeat(4, 0).repeat(4, 1)
 
     reference = align.reference_of(enlarged(plate(1000)[0]))
-    assert reference.shape == (341, 512)
+    assert reference.shape == (341, 512, 3)
     pose, _ = align.find(enlarged(plate(3, moved=moved)[0]), reference)
     # Pixel (x, y) of the small picture has its centre at (4 x + 1.5, 4 y + 1.5) of the large one.
     large = CORNERS * [[4], [4], [1]] + [[1.5], [1.5], [0]]
@@ -57,6 +57,19 @@ def test_what_is_aligned_goes_back() -> None:
     half = align.back(turned.reshape(80, 2, 120, 2).mean((1, 3)), pose, (WIDTH, HEIGHT), -1.0)
     coarse = smooth.reshape(80, 2, 120, 2).mean((1, 3))
     np.testing.assert_allclose(half[25:55, 30:90], coarse[25:55, 30:90], atol=0.2)
+
+
+def test_what_a_picture_does_not_show_is_filled_from_the_reference_as_bright_as_the_picture() -> None:
+    random = np.random.default_rng(0)
+    reference = random.integers(60, 120, (40, 60, 3), dtype=np.uint8)
+    pose = np.array([[1.0, 0, 10], [0, 1, 0]])  # the last ten columns of the frame lie right of the picture
+    picture = np.roll(reference, 10, 1) * np.uint8(2)
+    found = align.aligned(picture, pose, reference)
+    np.testing.assert_array_equal(found[:, :50], picture[:, 10:])
+    np.testing.assert_allclose(found[:, 50:], 2.0 * reference[:, 50:], atol=1)
+    np.testing.assert_array_equal(align.aligned(picture, pose)[:, 50:], picture[:, 59:].repeat(10, 1))
+    still = np.eye(3)[:2]
+    np.testing.assert_array_equal(align.aligned(picture, still, reference), picture)
 
 
 def test_nothing_is_found_where_nothing_is() -> None:

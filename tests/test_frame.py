@@ -280,6 +280,13 @@ def test_a_frame_without_its_file_or_of_another_size_is_refused(tiled: Path, tmp
 
     with pytest.raises(bundle.BundleError, match=r"roi\.png cannot be read"):
         Inspector(rewritten("none", lambda folder: (folder / "roi.png").unlink()))
+    card = bundle.read(tiled).card
+    assert card.frame
+    shutil.copytree(tiled / "bundle", tmp_path / "far")
+    moved = card.frame.model_copy(update={"tiles": ((0, 0), (200, 0))})
+    bundle.write(tmp_path / "far", card.model_copy(update={"frame": moved}))
+    with pytest.raises(bundle.BundleError, match="tiles do not lie in its frame"):
+        Inspector(tmp_path / "far")
     small = rewritten("small", lambda folder: Image.new("L", (8, 8), 255).save(folder / "roi.png"))
     with pytest.raises(bundle.BundleError, match=r"roi\.png is not of the frame's size"):
         Inspector(small)

@@ -41,22 +41,21 @@ def opencv() -> Any:
 
 
 def reference_of(picture: Pixels) -> Pixels:
-    """The picture (H, W, 3) in grey with no side over `SIDE`: uint8 (h, w)."""
+    """The picture (H, W, 3) with no side over `SIDE`."""
     factor = min(1.0, SIDE / max(picture.shape[:2]))
     height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
-    return _grey(picture, (width, height))
+    return resized(picture, (width, height))
 
 
 def find(picture: Pixels, reference: Pixels) -> tuple[Pose, float]:
-    """The pose of a picture uint8 (H, W, 3) with the same aspect as the reference (h, w), and their correlation, -1..1.
+    """The pose of a picture uint8 (H, W, 3) with the same aspect as the reference (h, w, 3), and their correlation.
 
-    The correlation is -1 where nothing was found: a part that is turned or shifted by more than `TURN` or `SHIFT`
-    besides others.
+    The correlation, -1 to 1, is -1 where nothing was found, or a part that is turned or shifted by more than `TURN` or
+    `SHIFT`.
     """
     cv2 = opencv()
-    height, width = reference.shape
-    seen = _edges(_grey(picture, (width, height)))
-    wanted = _edges(reference)
+    height, width = reference.shape[:2]
+    seen, wanted = (_edges(_grey(one, (width, height))) for one in (picture, reference))
     whole = max(height, width)
     small, little = (_reduced(image, min(1.0, COARSE / whole)) for image in (wanted, seen))
     starts = [_moved(pose, little.shape, seen.shape) for pose in _coarse(small, little)]
@@ -74,12 +73,26 @@ def find(picture: Pixels, reference: Pixels) -> tuple[Pose, float]:
     return _moved(pose, reference.shape, picture.shape), float(sure)
 
 
-def aligned(picture: Pixels, pose: Pose) -> Pixels:
-    """The picture (H, W, 3) as the reference lies; where it shows nothing, its edge is repeated."""
+def aligned(picture: Pixels, pose: Pose, filling: Pixels | None = None) -> Pixels:
+    """The picture (H, W, 3) as the reference lies. Where it shows nothing stands `filling`, the reference at the
+    picture's size, as bright as the picture is elsewhere, as good parts look there; without it the edge is repeated."""
     cv2 = opencv()
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = (picture.shape[1], picture.shape[0])
-    return np.asarray(cv2.warpAffine(picture, pose, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    found = np.asarray(cv2.warpAffine(picture, pose, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    shown = cv2.warpAffine(np.full(picture.shape[:2], 255, np.uint8), pose, size, flags=flags) == 255
+    if filling is None or shown.all() or not shown.any():
+        return found
+    gain = found[shown].mean(0, dtype=np.float64) / np.maximum(filling[shown].mean(0, dtype=np.float64), 1)
+    found[~shown] = np.clip(np.round(filling[~shown] * gain), 0, 255).astype(np.uint8)
+    return found
+
+
+def resized(picture: Pixels, size: tuple[int, int]) -> Pixels:
+    """At `size` (width, height), bilinearly and antialiased; as it is where it has that."""
+    if (picture.shape[1], picture.shape[0]) == size:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
 
 
 def back(values: npt.NDArray[Any], pose: Pose, size: tuple[int, int], outside: float) -> npt.NDArray[Any]:
@@ -102,8 +115,7 @@ def back(values: npt.NDArray[Any], pose: Pose, size: tuple[int, int], outside: f
 
 
 def _grey(picture: Pixels, size: tuple[int, int]) -> Pixels:
-    image = Image.fromarray(picture).convert("L")
-    return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR))
+    return resized(np.asarray(Image.fromarray(picture).convert("L")), size)
 
 
 def _edges(grey: Pixels) -> Floats:

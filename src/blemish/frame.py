@@ -41,7 +41,7 @@ class AlignError(BlemishError):
 
 
 class Framing:
-    """A frame with its region of interest, bool (H, W), and its reference, uint8 (h, w) grey.
+    """A frame with its region of interest, bool (H, W), and its reference, uint8 (h, w, 3).
 
     A *pose* (see align.py) is float64 (2, 3): the pixel (x, y) of the frame shows the pixel `pose @ (x, y, 1)` of the
     picture, made as large as the frame. Without alignment there is none.
@@ -49,6 +49,8 @@ class Framing:
 
     def __init__(self, frame: Frame, roi: Mask | None = None, reference: Pixels | None = None) -> None:
         self.frame, self.roi, self.reference = frame, roi, reference
+        self._touched: dict[tuple[int, int], Mask] = {}
+        self._samplers: dict[tuple[int, ...], Sampler] = {}
         if frame.align:
             align.opencv()  # says now that it is missing, not at the first picture
 
@@ -59,10 +61,14 @@ class Framing:
         frame = loaded.card.frame
         if frame is None:
             return None
-        roi = _picture(loaded, ROI, loaded.roi) > 127 if frame.roi else None
-        reference = _picture(loaded, REFERENCE, loaded.reference) if frame.align else None
+        roi = _picture(loaded, ROI, loaded.roi, "L") > 127 if frame.roi else None
+        reference = _picture(loaded, REFERENCE, loaded.reference, "RGB") if frame.align else None
         if roi is not None and roi.shape != (frame.size[1], frame.size[0]):
             raise BundleError(f"{loaded.path}: {ROI} is not of the frame's size; train the bundle again.")
+        width, height = frame.tile or (0, 0)
+        outside = [at for at in frame.tiles if at[0] + width > frame.size[0] or at[1] + height > frame.size[1]]
+        if (frame.tile and not frame.tiles) or outside or any(min(at) < 0 for at in frame.tiles):
+            raise BundleError(f"{loaded.path}: the card's tiles do not lie in its frame; train the bundle again.")
         return cls(frame, roi, reference)
 
     def bring(
@@ -76,12 +82,11 @@ class Framing:
             # Before resizing too: it mixes neighbours.
             inside = _nearest(self.roi, (picture.shape[1], picture.shape[0]))
             picture = np.where(inside[..., None], picture, np.uint8(FILL))
-        if picture.shape[:2] != (height, width):
-            picture = np.asarray(Image.fromarray(picture).resize(frame.size, Image.Resampling.BILINEAR))
+        picture = align.resized(picture, frame.size)
         if frame.align:
             if pose is None:
                 pose = self.find(picture)
-            picture = align.aligned(picture, pose)
+            picture = align.aligned(picture, pose, self._filling)
         if fill and self.roi is not None:
             picture = np.where(self.roi[..., None], picture, np.uint8(FILL))
         return picture, pose
@@ -131,9 +136,10 @@ class Framing:
 
     def inside_map(self, shape: tuple[int, ...]) -> Mask:
         """The cells of a map (h, w) of the frame that the region touches."""
-        if self.roi is None:
-            return np.ones(shape, bool)
-        return touched(self.roi, (shape[0], shape[1]))
+        key = shape[0], shape[1]
+        if key not in self._touched:
+            self._touched[key] = np.ones(key, bool) if self.roi is None else touched(self.roi, key)
+        return self._touched[key]
 
     def inside(self, size: tuple[int, int], pose: align.Pose | None = None) -> Mask | None:
         """The region of interest in a picture of `size` (width, height), as it lies: bool (H, W); None = all of it."""
@@ -177,8 +183,8 @@ class Framing:
         return Blend(self.frame.size, self.frame.map_size, self.frame.overlap, self._samplers)
 
     @cached_property
-    def _samplers(self) -> dict[tuple[int, int, int, int], Sampler]:
-        return {}
+    def _filling(self) -> Pixels | None:
+        return None if self.reference is None else align.resized(self.reference, self.frame.size)
 
 
 Sampler = tuple[slice, Floats, Floats]  # cells along an axis, (cells, samples) that make them, their weights
@@ -196,7 +202,7 @@ class Blend:
         size: tuple[int, int],
         map_size: tuple[int, int],
         overlap: int,
-        known: dict[tuple[int, int, int, int], Sampler] | None = None,
+        known: dict[tuple[int, ...], Sampler] | None = None,
     ) -> None:
         self.size, self.map_size, self.overlap = size, map_size, overlap
         self.seen = False
@@ -227,7 +233,7 @@ class Blend:
         return found
 
     def _axis(self, start: int, end: int, length: int, cells: int, samples: int) -> Sampler:
-        key = (start, end, cells, samples)
+        key = (start, end, length, cells, samples)
         if key not in self._known:
             self._known[key] = sampler(start, end, length, cells, samples, self.overlap)
         return self._known[key]
@@ -297,10 +303,10 @@ def _nearest(mask: Mask, size: tuple[int, int]) -> Mask:
     return mask[np.ix_(rows, columns)]
 
 
-def _picture(loaded: Bundle, name: str, content: bytes | None) -> Pixels:
+def _picture(loaded: Bundle, name: str, content: bytes | None, mode: str) -> Pixels:
     try:
         with Image.open(io.BytesIO(content or b""), formats=["PNG"]) as image:
-            return np.asarray(image.convert("L"))
+            return np.asarray(image.convert(mode))
     except (OSError, ValueError, Image.DecompressionBombError) as cause:
         raise BundleError(f"{loaded.path}: {name} cannot be read ({cause}); train the bundle again.") from None
 

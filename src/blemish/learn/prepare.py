@@ -195,10 +195,7 @@ def _asked(config: TrainConfig) -> bool:
 
 
 def _resized(sample: Sample, size: tuple[int, int]) -> align.Pixels:
-    picture = images.load(sample.path)
-    if (picture.shape[1], picture.shape[0]) == size:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+    return align.resized(images.load(sample.path), size)
 
 
 def _reference(goods: Sequence[Sample], size: tuple[int, int], progress: Progress) -> align.Pixels:
@@ -207,7 +204,7 @@ def _reference(goods: Sequence[Sample], size: tuple[int, int], progress: Progres
     small = [align.reference_of(_resized(sample, size)) for sample in progress(some, "reference", len(some))]
     found = [align.find(one, small[0]) for one in small]
     # Of each: where the corners of the reference lie in it.
-    height, width = small[0].shape
+    height, width = small[0].shape[:2]
     corners = np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
     places = np.array([pose @ corners for pose, _ in found])
     sure = np.array([correlation for _, correlation in found])
