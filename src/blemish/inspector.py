@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -200,7 +201,7 @@ class Inspector:
         if following is None:
             return
         ahead: deque[Future[T]] = deque()
-        with ThreadPoolExecutor(self._workers, initializer=self._begin, initargs=(self._for_workers(),)) as pool:
+        with ThreadPoolExecutor(self._workers, initializer=self._begin, initargs=(self._for_workers,)) as pool:
 
             def work(path: Path | str, what: S) -> T:
                 return do(self.look(path), what)
@@ -214,6 +215,7 @@ class Inspector:
             finally:
                 pool.shutdown(cancel_futures=True)
 
+    @cached_property
     def _for_workers(self) -> onnxruntime.InferenceSession:
         """One session for all workers, which runs in the thread that calls it."""
         if self._workers == 1 or self._device != "cpu":
