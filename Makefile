@@ -43,6 +43,9 @@ bench: demo .stamps/dev ## beside anomalib, accuracy, start-up, memory, measured
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/soak.py --bundle $(DEMO)/flange/bundle --data $(DEMO)/data/flange
+	$(BIN)/python bench/tiles.py
+	$(BIN)/python bench/align.py
+	$(BIN)/python bench/align.py --product board --train 40 --good 24 --defective 4 --size 384
 	$(BIN)/python bench/trunk.py --data $(SHARED)/data/casting
 	$(BIN)/python bench/attention.py --shared $(SHARED) --demo $(DEMO)/data
 	$(BIN)/python bench/false_alarms.py --shared $(SHARED) --demo $(DEMO)/data
