@@ -86,7 +86,10 @@ def test_heat_fades_in_and_is_soon_as_opaque_as_it_gets() -> None:
     levels = np.array([[0, module.FULL_AT / 2, module.FULL_AT, 0.7, 1]], np.float32)
     alpha = pixels(heat_layer(levels, (5, 1), low=0, high=1))[0, :, 3]
     full = round(255 * module.OPACITY)
-    assert alpha.tolist() == [0, full // 2, full, full, full]
+    # Heat has 256 steps, so opacity may be one off where it still rises.
+    assert np.abs(alpha.astype(int) - [0, full // 2, full, full, full]).max() <= 1
+    assert alpha[0] == 0
+    assert alpha[3] == alpha[4] == full
 
 
 def test_each_box_has_its_own_label(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,13 +80,22 @@ def heat_layer(anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, l
         raise ValueError(f"expected a finite map (h, w); got shape {anomaly_map.shape}")
     field = Image.fromarray(np.ascontiguousarray(anomaly_map, np.float32))
     values = np.asarray(field.resize(size, Image.Resampling.BILINEAR))
-    return Image.fromarray(_rgba(np.clip((values - low) / (high - low), 0, 1)))
+    level = (values - np.float32(low)) * np.float32(1 / (high - low))
+    return Image.fromarray(_rgba(np.clip(level, 0, 1, out=level)))
 
 
 def _rgba(level: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    rgb = colours()[np.round(level * 255).astype(np.intp)]
-    alpha = np.minimum(level / FULL_AT, 1) * OPACITY
-    return np.concatenate([rgb, np.round(alpha * 255).astype(np.uint8)[..., None]], axis=-1)
+    """Levels in 0..1 `(h, w)` -> `(h, w, 4)`, in 256 steps."""
+    found: npt.NDArray[np.uint8] = _palette()[np.rint(level * np.float32(255)).astype(np.uint8)].view(np.uint8)
+    return found.reshape(*level.shape, 4)
+
+
+@lru_cache(maxsize=1)
+def _palette() -> npt.NDArray[np.uint32]:
+    """Of each step colour and opacity in one number, so that a pixel is looked up once."""
+    alpha = np.minimum(np.arange(256) / 255 / FULL_AT, 1) * OPACITY
+    steps = np.concatenate([colours(), np.round(alpha * 255).astype(np.uint8)[:, None]], 1)
+    return np.ascontiguousarray(steps).view(np.uint32)[:, 0]
 
 
 def heat_png(anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, low: float, high: float) -> bytes:
