@@ -120,14 +120,12 @@ def scores(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG
 
 def predict(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
     """Files in, verdicts and overlays out, by `Engine.predict`, which draws them as it goes."""
-    import torch  # noqa: F401
-
     model, engine, files = fitted(work, weights), engine_in(work), pictures(work)
     begun = time.perf_counter()
     engine.predict(model=model, data_path=work / "pictures" / "test")
     seconds = time.perf_counter() - begun
     drawn = len(list((work / "anomalib").rglob("*.png"))) + len(list((work / "anomalib").rglob("*.jpg")))
-    return {"pictures_per_second": len(files) / seconds, "drawn": drawn, **memory()}
+    return {"pictures_per_second": len(files) / seconds, "drawn": drawn}
 
 
 def model_alone(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
@@ -194,7 +192,7 @@ def inferencer(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa:
         level = Image.fromarray((np.clip(heat, 0, 1) * 255).astype(np.uint8)).convert("RGB")
         Image.blend(Image.fromarray(pixels), level, 0.4).save(out / f"{file.parent.name}-{file.stem}.jpg", quality=90)
     seconds = time.perf_counter() - begun
-    return {"pictures_per_second": len(files) / seconds, "batch": twice, **latency(times[5:]), **memory()}
+    return {"pictures_per_second": len(files) / seconds, "batch": twice, **latency(times[5:])}
 
 
 def first_verdict(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001

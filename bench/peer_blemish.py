@@ -62,13 +62,14 @@ def verdicts(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
 
 def overlays(work: Path, bundle: Path, threads: int, *, evidence: bool = False) -> dict[str, Any]:
     """Files in, verdicts and overlays out, as `blemish inspect --out` does it."""
-    from blemish.output import Folder
+    from blemish.output import Folder, Pictures
 
     inspector, files = Inspector(bundle, threads=threads), pictures(work)
     with tempfile.TemporaryDirectory() as out:
         begun = time.perf_counter()
-        with Folder(Path(out), inspector, evidence=evidence) as folder:
-            for done in inspector.each(((file, folder.unique(file.name)) for file in files), folder.draw):
+        pictured = Pictures(Path(out), inspector, evidence=evidence)
+        with Folder(Path(out)) as folder:
+            for done in inspector.each(((file, folder.unique(file.name)) for file in files), pictured.draw):
                 folder.add(done)
         seconds = time.perf_counter() - begun
         drawn = len(list(Path(out, "overlays").iterdir()))

@@ -15,7 +15,7 @@ from blemish.bundle import BundleError
 from blemish.images import load
 from blemish.inspector import Look
 from blemish.memory import Memory
-from blemish.output import Folder
+from blemish.output import Folder, Pictures
 from blemish.types import Region
 from tests.conftest import tile
 from tests.support import write_picture
@@ -273,11 +273,11 @@ def test_what_is_written(inspector: Inspector, memory: Memory, flawed: Look, tmp
     found = evidence.gather(inspector, memory, flawed)
     assert found is not None
     assert found.counterfactual is not None
-    with Folder(tmp_path / "out", inspector) as folder:
-        folder.add(folder.draw(flawed, folder.unique("deep/a.png")))
-        folder.add(folder.draw(inspector.look(tmp_path / "missing.png"), "b.png"))
-        folder.evidence = False
-        folder.add(folder.draw(flawed, "c.png"))
+    pictures, plainly = (Pictures(tmp_path / "out", inspector, evidence=asked) for asked in (True, False))
+    with Folder(tmp_path / "out") as folder:
+        folder.add(pictures.draw(flawed, folder.unique("deep/a.png")))
+        folder.add(pictures.draw(inspector.look(tmp_path / "missing.png"), "b.png"))
+        folder.add(plainly.draw(flawed, "c.png"))
     bad, missing, plain = (
         json.loads(line) for line in (tmp_path / "out/verdicts.jsonl").read_text("utf-8").split("\n")[:3]
     )

@@ -10,7 +10,7 @@ numbers are the centres of pixels.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ TURN, STEP = 32, 4  # degrees that a part may be turned either way, and between 
 SHIFT = 0.2  # of width and height that it may be shifted either way
 STARTS = 3  # places that are refined
 
+V = TypeVar("V", np.uint8, np.float32)
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 Pose = npt.NDArray[np.float64]
@@ -79,7 +80,7 @@ def aligned(picture: Pixels, pose: Pose, filling: Pixels | None = None) -> Pixel
     cv2 = opencv()
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = (picture.shape[1], picture.shape[0])
-    found = np.asarray(cv2.warpAffine(picture, pose, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    found = aligned_values(picture, pose)
     shown = cv2.warpAffine(np.full(picture.shape[:2], 255, np.uint8), pose, size, flags=flags) == 255
     if filling is None or shown.all() or not shown.any():
         return found
@@ -159,12 +160,12 @@ def _coarse(wanted: Floats, seen: Floats) -> list[Pose]:
     return [pose for _, pose in found[:STARTS]]
 
 
-def aligned_values(values: Floats, pose: Pose) -> Floats:
-    """As `aligned`, of a map (h, w)."""
+def aligned_values(values: npt.NDArray[V], pose: Pose) -> npt.NDArray[V]:
+    """As `aligned` without a filling, of any values (h, w) or (h, w, C)."""
     cv2 = opencv()
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = (values.shape[1], values.shape[0])
-    return np.asarray(cv2.warpAffine(values, pose, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.float32)
+    return np.asarray(cv2.warpAffine(values, pose, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), values.dtype)
 
 
 def _refined(wanted: Floats, seen: Floats, start: Pose, motion: int) -> tuple[Pose, float]:

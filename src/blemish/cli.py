@@ -18,10 +18,10 @@ from typing import Annotated
 import typer
 
 from blemish import __version__, cli_evidence, cli_learn, cli_report, cli_watch
-from blemish.cli_verdicts import STDIN, DriftFile, each_of_stdin, say
+from blemish.cli_verdicts import INCOMPLETE, STDIN, DriftFile, counted, each_of_stdin, say
 from blemish.types import BlemishError
 
-FOUND, REFUSED, INCOMPLETE = 1, 2, 3
+FOUND, REFUSED = 1, 2
 LEARN = {
     "lightning_fabric",
     "matplotlib",
@@ -109,7 +109,7 @@ def inspect(
     """Judge pictures: good or anomaly, how sure, and where."""
     from blemish.evidence import NONE
     from blemish.inspector import Inspector
-    from blemish.output import Done, Folder
+    from blemish.output import Done, Folder, Pictures
 
     if null and Path(STDIN) not in paths:
         raise BlemishError("-0 is about paths on standard input; give - instead of paths.")
@@ -121,10 +121,11 @@ def inspect(
     counts: Counter[str] = Counter()
     if evidence and not out:
         raise BlemishError("--evidence is written beside the verdicts; say where with --out.")
-    folder = Folder(out, inspector, evidence=evidence is not False) if out else None
+    pictured = Pictures(out, inspector, evidence=evidence is not False) if out else None
+    folder = Folder(out) if out else None
     with folder or nullcontext():
         place = folder.unique if folder else str
-        do = folder.draw if folder else lambda look, _: Done(look)
+        do = pictured.draw if pictured else lambda look, _: Done(look)
         if pictures is None:
             every = each_of_stdin(inspector, null, place, do)
         else:
@@ -143,14 +144,10 @@ def inspect(
             say(verdict, as_json)
             if done.sentence and not as_json:
                 typer.echo(f"         {done.sentence}")
-    if folder and folder.evidence and folder.memory is None and counts["anomaly"] + counts["review"]:
+    if pictured and pictured.evidence and pictured.memory is None and counts["anomaly"] + counts["review"]:
         typer.echo(NONE, err=True)
     if not as_json:
-        said = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "review", "anomaly", "error") if counts[kind])
-        typer.echo(
-            f"{counts.total()} pictures{': ' if said else ''}{said}."
-            + (f" Overlays and verdicts.jsonl are in {out}." if out else "")
-        )
+        typer.echo(counted(counts) + (f" Overlays and verdicts.jsonl are in {out}." if out else ""))
     if watched:
         typer.echo(watched.finish(), err=True)
     if fail_on is FailOn.anomaly and counts["anomaly"]:

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STDIN = "-"
+INCOMPLETE = 3  # exit code: done, but there were errors
 CHUNK = 65536  # bytes read at once: all that is held of a list of paths
 
 
@@ -79,6 +81,12 @@ def say(verdict: Verdict, as_json: bool) -> None:
             f"{verdict.decision:<8} score {verdict.score:.4g} (limit {verdict.threshold:.4g}){chance}{likely}"
             f"  {verdict.path}{named}  {boxes}{more}".rstrip()
         )
+
+
+def counted(counts: Counter[str]) -> str:
+    """How many pictures came to which decision, as a sentence."""
+    said = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "review", "anomaly", "error") if counts[kind])
+    return f"{counts.total()} pictures{': ' if said else ''}{said}."
 
 
 class DriftFile:

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blemish.cli_verdicts import DriftFile, say
+from blemish.cli_verdicts import INCOMPLETE, DriftFile, counted, say
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
     from blemish.station.deliver import Target
     from blemish.types import Verdict
-
-INCOMPLETE = 3
 
 
 def watch(
@@ -81,8 +79,7 @@ def watch(
             for outbox in outboxes:
                 outbox.close()
     if not as_json:
-        said = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "review", "anomaly", "error") if counts[kind])
-        typer.echo(f"{counts.total()} pictures{': ' if said else ''}{said}. Verdicts are in {journal.file}.")
+        typer.echo(f"{counted(counts)} Verdicts are in {journal.file}.")
     if watched:
         _note(watched.finish())
     if once and counts["error"]:

@@ -48,6 +48,7 @@ _PLUGINS = (JpegImagePlugin, PngImagePlugin, BmpImagePlugin, TiffImagePlugin, We
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".png", ".apng", ".bmp", ".tif", ".tiff", ".webp", ".gif"])
 MAX_PIXELS = 100_000_000
+DEPTH = 8  # folders below a folder that are looked into
 
 _ORIENTATION = 0x0112  # EXIF 2.3, 4.6.4 A: 1 upright ... 8 turned a quarter
 _PHOTOMETRIC = 262  # TIFF 6.0, section 3: 0 = white is zero
@@ -108,7 +109,7 @@ def find_pictures(folder: Path | str, *, recursive: bool = False) -> list[Path]:
 
     The order is the same on every machine. Links are followed. Raises ImageError if it cannot be listed.
     """
-    return [Path(folder, name) for name in list_pictures(Path(folder), depth=8 if recursive else 0)]
+    return [Path(folder, name) for name in list_pictures(Path(folder), depth=DEPTH if recursive else 0)]
 
 
 def list_pictures(folder: Path, depth: int) -> list[str]:
@@ -121,7 +122,7 @@ def list_pictures(folder: Path, depth: int) -> list[str]:
                     continue
                 if entry.is_dir():
                     folders.append(entry.name)
-                elif f".{entry.name.rpartition('.')[2].lower()}" in SUFFIXES:
+                elif has_suffix(entry.name):
                     names.append(entry.name)
     except OSError as error:
         raise ImageError(f"{_shown(folder)}: cannot be listed ({_cause(error)}); check the path.") from error
@@ -129,6 +130,11 @@ def list_pictures(folder: Path, depth: int) -> list[str]:
         for sub in folders:
             names += [f"{sub}/{name}" for name in list_pictures(folder / sub, depth - 1)]
     return sorted(names, key=natural)
+
+
+def has_suffix(name: str) -> bool:
+    """Whether a file's name ends as a picture's does."""
+    return f".{name.rpartition('.')[2].lower()}" in SUFFIXES
 
 
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:

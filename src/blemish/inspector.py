@@ -180,7 +180,14 @@ class Inspector:
             picture = images.load(path, max_pixels=self.max_pixels)
         except BlemishError as cause:
             return Look(Verdict(path=str(path), decision="error", error=str(cause)), None, None)
-        return self._look(path, picture)
+        try:
+            found = self.outputs(picture)
+        except AlignError as cause:
+            return Look(Verdict(path=str(path), decision="error", error=f"{path}: {cause}"), None, None)
+        size = (picture.shape[1], picture.shape[0])
+        verdict = self.judge(path, size, float(found["scores"]), found["maps"], found.get("probabilities"))
+        more = (found.get(name) for name in ("repaired", "neighbours", "distances", "probabilities", "poses"))
+        return Look(verdict, picture, found["maps"], *more)
 
     def look_many(self, paths: Iterable[Path | str]) -> Iterator[Look]:
         """Like `look` for each path, in order; several at a time."""
@@ -224,13 +231,3 @@ class Inspector:
 
     def _begin(self, session: onnxruntime.InferenceSession) -> None:
         self._own.session = session
-
-    def _look(self, path: Path | str, picture: npt.NDArray[np.uint8]) -> Look:
-        try:
-            found = self.outputs(picture)
-        except AlignError as cause:
-            return Look(Verdict(path=str(path), decision="error", error=f"{path}: {cause}"), None, None)
-        size = (picture.shape[1], picture.shape[0])
-        verdict = self.judge(path, size, float(found["scores"]), found["maps"], found.get("probabilities"))
-        more = (found.get(name) for name in ("repaired", "neighbours", "distances", "probabilities", "poses"))
-        return Look(verdict, picture, found["maps"], *more)

@@ -90,15 +90,34 @@ class Done(NamedTuple):
     drawn: dict[str, Any] | None = None
     sentence: str = ""
 
+    def row(self) -> dict[str, Any]:
+        """What a line of `verdicts.jsonl` says of it."""
+        nothing: dict[str, Any] = {"overlay": None, "evidence": [], "counterfactual": None}
+        return {**asdict(self.look.verdict), **nothing, **(self.drawn or {})}
+
+
+class Pictures:
+    """Draws looks under the folder `path`; with `evidence`, beside the overlays of anomalies what `evidence.gather`
+    finds. `memory` is the bundle's evidence, None where it has none or none is asked for."""
+
+    def __init__(self, path: Path, inspector: Inspector, *, evidence: bool = True) -> None:
+        self.path, self.inspector, self.evidence = path, inspector, evidence
+        self.memory = open_memory(inspector) if evidence else None
+
+    def draw(self, look: Look, name: str) -> Done:
+        """Draws what there is to see, under `name`. May be called by several threads."""
+        if look.picture is None:
+            return Done(look)
+        found = gather(self.inspector, self.memory, look) if self.evidence else None
+        drawn = draw(self.path, name, look, self.inspector.card.decision.heat, found)
+        return Done(look, drawn, found.sentence() if found and found.counterfactual else "")
+
 
 class Folder:
     """Takes looks in order. The verdicts are in `verdicts.jsonl` once the block has ended, whole or not at all."""
 
-    def __init__(self, path: Path, inspector: Inspector, *, evidence: bool = True) -> None:
-        """`evidence`: beside the overlays of anomalies, what `evidence.gather` finds."""
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.inspector, self.evidence = inspector, evidence
-        self.memory = open_memory(inspector) if evidence else None
         self._taken: dict[str, int] = {}  # name -> its last number
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -107,18 +126,9 @@ class Folder:
         except OSError as cause:
             raise BlemishError(f"{path}: cannot be written to ({cause.strerror}); choose another --out.") from None
 
-    def draw(self, look: Look, name: str) -> Done:
-        """Draws what there is to see, under `name`, which `unique` gave. May be called by several threads."""
-        if look.picture is None:
-            return Done(look)
-        found = gather(self.inspector, self.memory, look) if self.evidence else None
-        drawn = draw(self.path, name, look, self.inspector.card.decision.heat, found)
-        return Done(look, drawn, found.sentence() if found and found.counterfactual else "")
-
     def add(self, done: Done) -> None:
         """Writes one picture's verdict."""
-        nothing: dict[str, Any] = {"overlay": None, "evidence": [], "counterfactual": None}
-        self._file.write(json.dumps({**asdict(done.look.verdict), **nothing, **(done.drawn or {})}) + "\n")
+        self._file.write(json.dumps(done.row()) + "\n")
 
     def unique(self, name: str) -> str:
         """The name that a picture is drawn under: a/b.png stays, a second a/b.png becomes a/b.png-2. To be asked in

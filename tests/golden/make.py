@@ -52,8 +52,6 @@ def main() -> None:
         train(asked)
         made = home / "run/bundle"
         model = onnx.load(made / bundle.MODEL)
-        for node in model.graph.node:  # where it was traced: two thirds of so small a file
-            del node.metadata_props[:]
         del model.graph.value_info[:]
         onnx.save(model, made / bundle.MODEL)
         bundle.write(made, bundle.Card.model_validate_json((made / bundle.CARD).read_text(encoding="utf-8")))

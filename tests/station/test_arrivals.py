@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blemish.images import DEPTH
 from blemish.station import arrivals
 from blemish.station.arrivals import Arrivals, File, has_end, now_is
 from tests.conftest import tile
@@ -108,7 +109,7 @@ def test_what_is_no_picture_hidden_or_temporary_is_left_out(tmp_path: Path) -> N
     found = names(watcher(tmp_path, "known.png").complete())
     assert "A.PNG" in found
     assert {name.rpartition("/")[2] for name in found} == {"A.PNG", "known.png"}
-    assert max(name.count("round/") for name in found) == arrivals.DEPTH
+    assert max(name.count("round/") for name in found) == DEPTH
 
 
 def test_a_backlog_is_handed_out_in_batches_and_what_waits_blocks_nothing(

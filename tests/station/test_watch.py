@@ -248,14 +248,14 @@ def test_a_picture_that_changes_while_it_is_looked_at_is_looked_at_again(
     inspector: Inspector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, after = stamped(folder / "a.png", 900, 1), tile(901, (20, 30))[0]
-    looking = Inspector._look
+    looking = Inspector.outputs
 
     def overwriting(self: Inspector, *arguments: Any) -> Any:
         monkeypatch.undo()
         write_picture(path, after)
         return looking(self, *arguments)
 
-    monkeypatch.setattr(Inspector, "_look", overwriting)
+    monkeypatch.setattr(Inspector, "outputs", overwriting)
     found = once(inspector, folder, tmp_path / "out")
     assert [row["decision"] for row in found.rows] == ["anomaly"]
     assert found.rows[0]["bytes"] == path.stat().st_size

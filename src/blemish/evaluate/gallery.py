@@ -17,12 +17,13 @@ from blemish.evaluate.localisation import (
     Mask,
     PixelStatistics,
     collect,
+    cut,
     evaluation_size,
+    judged,
     reduce_mask,
     thresholds_for,
 )
 from blemish.evaluate.recorded import Picture, Recorded, inside
-from blemish.frame import touched
 from blemish.inspector import Inspector
 from blemish.types import BlemishError, Progress, Sample, silent
 
@@ -159,11 +160,11 @@ def _pixels(run: Recorded, samples: Mapping[str, Sample], progress: Progress) ->
 
     As in `localisation_metrics`, an anomaly without a mask says nothing about places and is left out.
     """
-    judged = [p for p in run.pictures if p.label and p.score is not None and p.name in samples]
-    masked = [p for p in judged if samples[p.name].mask]
+    answered = [p for p in run.pictures if p.label and p.score is not None and p.name in samples]
+    masked = [p for p in answered if samples[p.name].mask]
     if not masked:
         return None
-    looked = [p for p in judged if p.label == "good" or samples[p.name].mask]
+    looked = [p for p in answered if p.label == "good" or samples[p.name].mask]
     inspector = Inspector(run.folder / "bundle")
     looks = inspector.look_many(samples[p.name].path for p in looked)
     maps, masks, sizes, counting = [], [], [], list[Mask | None]()
@@ -179,14 +180,13 @@ def _pixels(run: Recorded, samples: Mapping[str, Sample], progress: Progress) ->
         mask = samples[picture.name].mask
         drawn = images.load_mask(mask, (size[1], size[0])) if mask else None
         counts = inspector.framing.inside(size, look.pose) if inspector.framing else None
-        drawn = drawn if drawn is None or counts is None else drawn & counts
+        drawn = cut(drawn, counts)
         if mask and (drawn is None or not drawn.any()):
             continue  # an empty mask says nothing about places either
         maps.append(look.map)
         masks.append(None if drawn is None else reduce_mask(drawn, evaluation_size(size)))
         sizes.append(size)
-        width, height = evaluation_size(size)
-        counting.append(None if counts is None else touched(counts, (height, width)))
+        counting.append(judged(counts, size))
     if not any(mask is not None for mask in masks):
         return None
     return collect(zip(maps, masks, sizes, strict=True), thresholds_for(maps, masks, sizes), counting)

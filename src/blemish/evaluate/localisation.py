@@ -21,6 +21,7 @@ from PIL import Image
 
 from blemish.evaluate.bootstrap import Interval, intervals
 from blemish.evaluate.detection import area_under_roc, average_precision_of
+from blemish.frame import touched
 from blemish.regions import components
 from blemish.types import Progress, Region, silent
 
@@ -141,6 +142,17 @@ def _thinned(values: Map, most: int) -> Map:
     return values[:: -(-len(values) // most)] if len(values) else values
 
 
+def cut(mask: Mask | None, counts: Mask | None) -> Mask | None:
+    """The mask where pixels count; None of either stands for no mask, and for a picture that counts as a whole."""
+    return mask if mask is None or counts is None else mask & counts
+
+
+def judged(counts: Mask | None, size: tuple[int, int]) -> Mask | None:
+    """Where pixels of a picture `size` (width, height) count, at the evaluation size."""
+    width, height = evaluation_size(size)
+    return None if counts is None else touched(counts, (height, width))
+
+
 def collect(
     items: Iterable[tuple[Map, Mask | None, tuple[int, int]]],
     thresholds: Map,
@@ -156,7 +168,7 @@ def collect(
     regions, pointed = list[int](), list[bool]()
     for (anomaly_map, mask, size), counting in zip(items, inside, strict=False):
         values = resize_map(anomaly_map, evaluation_size(size))
-        mask = mask if mask is None or counting is None else mask & counting
+        mask = cut(mask, counting)
         everything = _histogram(values.ravel() if counting is None else values[counting], thresholds)
         if mask is None or not mask.any():
             good.append(everything)

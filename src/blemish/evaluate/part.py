@@ -11,9 +11,9 @@ import numpy.typing as npt
 from blemish import images
 from blemish.evaluate.bootstrap import to_json
 from blemish.evaluate.detection import detection_metrics, recall_by_defect
-from blemish.evaluate.localisation import Mask, evaluation_size, localisation_metrics
+from blemish.evaluate.localisation import Mask, cut, judged, localisation_metrics
 from blemish.evaluate.reliability import balanced_weights, reliability
-from blemish.frame import Framing, touched
+from blemish.frame import Framing
 from blemish.types import Prediction, Sample, Verdict
 
 
@@ -45,11 +45,7 @@ def evaluate(
     def mask(i: int) -> Mask | None:
         file, counts = samples[i].mask, inside(i)
         drawn = images.load_mask(file, (sizes[i][1], sizes[i][0])) if file else None
-        return drawn if drawn is None or counts is None else drawn & counts
-
-    def judged(i: int) -> Mask | None:
-        counts, size = inside(i), evaluation_size(sizes[i])
-        return None if counts is None else touched(counts, (size[1], size[0]))
+        return cut(drawn, counts)
 
     figures = {
         "detection": to_json(detection_metrics(found.scores[labelled], labels, flagged)),
@@ -61,7 +57,7 @@ def evaluate(
                 labels,
                 [verdicts[i].regions for i in labelled],
                 [sizes[i] for i in labelled],
-                inside=Each(labelled, judged),
+                inside=Each(labelled, lambda i: judged(inside(i), sizes[i])),
             )
         ),
     }

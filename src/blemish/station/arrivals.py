@@ -22,9 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from blemish.images import SUFFIXES, natural
+from blemish.images import DEPTH, has_suffix, natural
 
-DEPTH = 8  # folders below the folder, as `blemish inspect` looks into them
 BATCH = 1000  # files handed out at one look, so that a folder of a million takes no more memory than one of a thousand
 
 
@@ -100,7 +99,7 @@ class Arrivals:
                 try:
                     if entry.is_dir():
                         below.append(entry.name)
-                    elif f".{entry.name.rpartition('.')[2].lower()}" in SUFFIXES:
+                    elif has_suffix(entry.name):
                         found = entry.stat()
                         yield File(prefix + entry.name, found.st_size, found.st_mtime_ns, found.st_ino)
                 except OSError:  # gone since it was listed, or a link to nowhere

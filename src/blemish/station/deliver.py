@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from blemish.bundle import write_text
 from blemish.station.journal import Journal
 from blemish.types import BlemishError
 
@@ -107,9 +108,7 @@ class Outbox:
             self._failing = False
             self.delivered += len(line)
             with suppress(OSError):  # a full disk ends the inspection itself; until then the place is in memory
-                temporary = self.place.with_name(f"{self.place.name}.partial")
-                temporary.write_text(f"{self.delivered}\n", encoding="ascii")
-                temporary.replace(self.place)
+                write_text(self.place, f"{self.delivered}\n")
         return True
 
     def _read_place(self) -> int:

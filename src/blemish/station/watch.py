@@ -9,15 +9,15 @@ import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from blemish.evidence import NONE, gather, open_memory
+from blemish.evidence import NONE
 from blemish.inspector import Inspector, Look
-from blemish.output import draw
+from blemish.output import Done, Pictures
 from blemish.station.arrivals import Arrivals, File, now_is
 from blemish.station.journal import Journal, identity
 from blemish.types import BlemishError, Verdict
@@ -66,8 +66,8 @@ def watch(
     Raises OSError where the results cannot be written, `BlemishError` where the folder is gone and `once` is asked for.
     """
     arrivals = Arrivals(asked.folder, journal.knows, settle=asked.settle, give_up=asked.give_up)
-    memory = open_memory(inspector) if asked.evidence else None
-    if asked.evidence and memory is None:
+    pictured = Pictures(asked.out, inspector, evidence=asked.evidence)
+    if asked.evidence and pictured.memory is None:
         say(NONE)
     counts: Counter[str] = Counter()
     gone, troubles = False, set[str]()
@@ -98,13 +98,10 @@ def watch(
                 continue
             if unchanged is False or (look.verdict.error and not arrivals.failed(file)):
                 continue  # it is still being written
-            drawn: dict[str, Any] = {"overlay": None, "evidence": [], "counterfactual": None}
-            if look.picture is not None:
-                found = gather(inspector, memory, look) if asked.evidence else None
-                # A second picture of this name gets a name of its own; one that a kill undid, the same again.
-                place = f"{file.name}-{identity(file, content)[:8]}" if journal.has(file.name) else file.name
-                drawn |= draw(asked.out, place, look, inspector.card.decision.heat, found)
-            line = journal.add(_row(file, content, look.verdict, drawn, inspector.card.sha256))
+            # A second picture of this name gets a name of its own; one that a kill undid, the same again.
+            place = f"{file.name}-{identity(file, content)[:8]}" if journal.has(file.name) else file.name
+            done = pictured.draw(look, place)
+            line = journal.add(_row(file, content, done, inspector.card.sha256))
             arrivals.done(file)
             counts[look.verdict.decision] += 1
             tell(look.verdict, line)
@@ -147,14 +144,13 @@ def _sha256(path: Path) -> str:
         return ""
 
 
-def _row(file: File, content: str, verdict: Verdict, drawn: dict[str, Any], bundle: str) -> dict[str, Any]:
+def _row(file: File, content: str, done: Done, bundle: str) -> dict[str, Any]:
     """A line of the journal: what `blemish inspect --out` writes, and which file it is about, when, by which bundle."""
     return {
         "id": identity(file, content),
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "name": file.name,
-        **asdict(verdict),
-        **drawn,
+        **done.row(),
         "bytes": file.size,
         "modified": file.modified,
         "sha256": content,
