@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blemish.learn.neighbours import NormalPatches, greedy_coreset, places, pooled, some
+from blemish.learn.neighbours import NormalPatches, aware, greedy_coreset, places, some
 
 
 def slow_greedy(rows: np.ndarray, size: int, first: int) -> list[int]:
@@ -40,9 +40,9 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def test_pooling_by_hand() -> None:
     features = torch.arange(12.0).view(1, 1, 3, 4)
-    found = pooled(features).view(3, 4)
+    found = aware(features).view(3, 4)
     assert float(found[1, 1]) == 5.0  # the mean of 0 1 2, 4 5 6, 8 9 10
-    assert float(found[0, 0]) == pytest.approx((0 + 1 + 4 + 5) / 4)
+    assert float(found[0, 0]) == pytest.approx((0 + 1 + 4 + 5) / 9)  # five noughts beyond the edge
 
 
 def test_places_by_hand() -> None:
@@ -53,14 +53,14 @@ def test_places_by_hand() -> None:
 
 @pytest.mark.parametrize("pictures", [6, 300])
 def test_a_small_bank_remembers_where_its_patches_come_from(pictures: int) -> None:
-    maps = random(pictures, 5, 8, 12) * torch.tensor([1.0, 10, 0.1, 1, 0]).view(1, 5, 1, 1) + 3
+    maps = random(pictures, 5, 8, 12) * torch.tensor([1.0, 10, 0.1, 1, 0]).view(1, 5, 1, 1)
     called = torch.arange(pictures) * 2
     normal = NormalPatches.of(torch.split(maps, 4), called, seed=1)
     bank = normal.nearest.bank
     assert len(bank) == (6 * 96 if pictures == 6 else 1024)
     found, distances = normal(maps[:2])
     assert (found.dtype, found.shape, distances.shape) == (torch.int32, (2, 8, 12), (2, 8, 12))
-    averaged = F.avg_pool2d(maps, 3, 1, 1, count_include_pad=False)
+    averaged = F.pad(maps, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).mean((4, 5))  # noughts beyond the edge
     for entry, (picture, row, column) in zip(bank, normal.table, strict=True):
         at = (averaged[picture // 2, :, row, column] - normal.mean) / normal.scale
         torch.testing.assert_close(at, entry)

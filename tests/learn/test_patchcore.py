@@ -67,8 +67,8 @@ def test_patch_features_are_means_over_the_neighbourhood_of_both_taps(tmp_path: 
         found = features(resized).unflatten(1, features.grid)
     # A cell in the middle: the plain mean of the 3 x 3 cells of the fine tap around it.
     torch.testing.assert_close(found[0, 3, 5, :32], fine[0, :, 2:5, 4:7].mean((1, 2)))
-    # In the corner only the cells that exist count.
-    torch.testing.assert_close(found[0, 0, 0, :32], fine[0, :, :2, :2].mean((1, 2)))
+    # In the corner the five cells beyond the edge are noughts.
+    torch.testing.assert_close(found[0, 0, 0, :32], fine[0, :, :2, :2].sum((1, 2)) / 9)
     assert coarse.shape[2:] == (4, 6)
     assert features.channels == 128
 

@@ -25,7 +25,7 @@ PICTURES, PATCHES = 512, 16_384  # that it is chosen from, about
 class NormalPatches(nn.Module):
     """Feature maps `(N, C, h, w)` -> `neighbours` int32 `(N, h, w)` and `distances` float32 `(N, h, w)`.
 
-    A patch is the mean over 3 x 3 cells (as Roth et al. 2022, Eq. 2), each channel in units of its spread over good
+    A patch is the mean over 3 x 3 cells, each channel in units of its spread over good
     pictures. `table` int32 `(M, 3)`: of each entry the picture (its place among those given), row and column.
     """
 
@@ -47,7 +47,7 @@ class NormalPatches(nn.Module):
         found, cells, width = [], [], 1
         for batch in features:
             width = batch.shape[3]
-            for patches in pooled(batch).cpu():
+            for patches in as_rows(aware(batch)).cpu():
                 keep = min(len(patches), max(1, PATCHES // len(pictures)))
                 chosen = torch.randperm(len(patches), generator=generator)[:keep]
                 found.append(patches[chosen])
@@ -63,14 +63,24 @@ class NormalPatches(nn.Module):
         return cls(every[kept], mean, scale, table)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        nearest, distances = self.nearest((pooled(features) - self.mean) / self.scale)
+        nearest, distances = self.nearest((as_rows(aware(features)) - self.mean) / self.scale)
         grid = features.shape[2:]
         return nearest.unflatten(1, grid).to(torch.int32), distances.unflatten(1, grid)
 
 
-def pooled(features: Tensor) -> Tensor:
-    """`(N, C, h, w)` -> `(N, h w, C)`: the mean over the 3 x 3 cells around each, as far as they exist."""
-    return F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False).flatten(2).transpose(1, 2)
+def aware(features: Tensor, neighbourhood: int = 3) -> Tensor:
+    """`(N, C, h, w)` -> the same: the mean over the p x p cells around each (Roth et al. 2022, Eq. 2), p odd.
+
+    Cells beyond the picture's edge count as noughts, as in the paper's code and in the network's own convolutions. A
+    mean over the cells that exist, four in a corner, varies more than one over nine: corners would be the places that
+    are farthest from the bank.
+    """
+    return F.avg_pool2d(features, neighbourhood, stride=1, padding=neighbourhood // 2)
+
+
+def as_rows(features: Tensor) -> Tensor:
+    """`(N, C, h, w)` -> `(N, h w, C)`, cell by cell, row by row."""
+    return features.flatten(2).transpose(1, 2)
 
 
 def places(kept: Tensor, cells: Tensor, width: int) -> npt.NDArray[np.int32]:

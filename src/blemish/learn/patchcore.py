@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from blemish.learn.backbones import Backbone, load_backbone
 from blemish.learn.nearest import Nearest
-from blemish.learn.neighbours import greedy_coreset, places
+from blemish.learn.neighbours import as_rows, aware, greedy_coreset, places
 from blemish.learn.preprocess import Enlarge, Resize, batches, check_device
 from blemish.learn.sources import Sources
 from blemish.types import BlemishError, Progress, Sample, silent
@@ -136,15 +136,13 @@ class Features(nn.Module):
         self.grid: tuple[int, int] = (first.shape[2], first.shape[3])
 
     def forward(self, pictures: Tensor) -> Tensor:
-        aware = []
+        found = []
         for features in self.backbone(pictures):
-            # Eq. 2: the mean over the p x p cells around each cell, so that a patch knows its surroundings.
-            p = self.neighbourhood
-            pooled = F.avg_pool2d(features, p, stride=1, padding=p // 2, count_include_pad=False)
-            if pooled.shape[2:] != self.grid:  # deeper taps are brought to the finest grid (section 3.1)
-                pooled = F.interpolate(pooled, self.grid, mode="bilinear", align_corners=False)
-            aware.append(pooled)
-        return torch.cat(aware, 1).flatten(2).transpose(1, 2)
+            known = aware(features, self.neighbourhood)
+            if known.shape[2:] != self.grid:  # deeper taps are brought to the finest grid (section 3.1)
+                known = F.interpolate(known, self.grid, mode="bilinear", align_corners=False)
+            found.append(known)
+        return as_rows(torch.cat(found, 1))
 
 
 class PatchCoreGraph(nn.Module):
