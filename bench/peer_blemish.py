@@ -22,6 +22,8 @@ import numpy as np
 from blemish import images
 from blemish.inspector import Inspector
 
+MARKS = (100, 1_000, 2_500, 5_000, 10_000)
+
 
 def pictures(work: Path) -> list[Path]:
     return sorted((work / "pictures" / "test").glob("*/*"))
@@ -81,24 +83,19 @@ def with_evidence(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
     return overlays(work, bundle, threads, evidence=True)
 
 
-def many(work: Path, bundle: Path, threads: int, count: int = 0) -> dict[str, Any]:
-    """Peak memory of inspecting so many pictures, each decoded anew."""
+def memory(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
+    """Peak memory after so many pictures, each decoded anew, in one process."""
     inspector, files = Inspector(bundle, threads=threads), pictures(work)
-    seen = sum(1 for _ in inspector.look_many(files[i % len(files)] for i in range(count)))
-    return {"pictures": seen}
+    looks = inspector.look_many(files[i % len(files)] for i in range(max(MARKS)))
+    return {"after": {count: peak() for count, _ in enumerate(looks, 1) if count in MARKS}}
 
 
-def a_hundred(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
-    return many(work, bundle, threads, 100)
+def peak() -> float:
+    """MB of this process, until now."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def ten_thousand(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
-    return many(work, bundle, threads, 10_000)
-
-
-TASKS = {
-    task.__name__: task for task in (scores, one_picture, verdicts, overlays, with_evidence, a_hundred, ten_thousand)
-}
+TASKS = {task.__name__: task for task in (scores, one_picture, verdicts, overlays, with_evidence, memory)}
 
 
 def main() -> None:
@@ -109,7 +106,7 @@ def main() -> None:
     reader.add_argument("--threads", type=int, default=0)
     asked = reader.parse_args()
     found = TASKS[asked.task](asked.work, asked.bundle, asked.threads)
-    print(json.dumps({**found, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps({**found, "peak_mb": peak()}))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,6 @@ def find(picture: Pixels, reference: Pixels) -> tuple[Pose, float]:
     The correlation, -1 to 1, is -1 where nothing was found, or a part that is turned or shifted by more than `TURN` or
     `SHIFT`.
     """
-    cv2 = opencv()
     height, width = reference.shape[:2]
     seen, wanted = (_edges(_grey(one, (width, height))) for one in (picture, reference))
     whole = max(height, width)
@@ -62,10 +61,10 @@ def find(picture: Pixels, reference: Pixels) -> tuple[Pose, float]:
     starts = [_moved(pose, little.shape, seen.shape) for pose in _coarse(small, little)]
     middle = min(1.0, MIDDLE / whole)
     one, other = _reduced(wanted, middle), _reduced(seen, middle)
-    refined = [_refined(one, other, _moved(start, seen.shape, other.shape), cv2.MOTION_EUCLIDEAN) for start in starts]
+    refined = [_refined(one, other, _moved(start, seen.shape, other.shape)) for start in starts]
     pose, sure = max(refined, key=lambda found: found[1])
     if middle < 1 and sure > -1:
-        pose, sure = _refined(wanted, seen, _moved(pose, other.shape, seen.shape), cv2.MOTION_EUCLIDEAN)
+        pose, sure = _refined(wanted, seen, _moved(pose, other.shape, seen.shape))
     turned = abs(np.degrees(np.arctan2(pose[1, 0], pose[0, 0])))
     middle_of = np.array([(width - 1) / 2, (height - 1) / 2])
     shifted = np.abs(pose @ [*middle_of, 1] - middle_of) / (width, height)
@@ -168,11 +167,13 @@ def aligned_values(values: npt.NDArray[V], pose: Pose) -> npt.NDArray[V]:
     return np.asarray(cv2.warpAffine(values, pose, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), values.dtype)
 
 
-def _refined(wanted: Floats, seen: Floats, start: Pose, motion: int) -> tuple[Pose, float]:
+def _refined(wanted: Floats, seen: Floats, start: Pose) -> tuple[Pose, float]:
     cv2 = opencv()
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-5)
     try:
-        sure, pose = cv2.findTransformECC(wanted, seen, start.astype(np.float32), motion, criteria, None, 5)
+        sure, pose = cv2.findTransformECC(
+            wanted, seen, start.astype(np.float32), cv2.MOTION_EUCLIDEAN, criteria, None, 5
+        )
     except cv2.error:  # it did not converge
         return start, -1.0
     return np.asarray(pose, np.float64), float(sure)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -67,8 +67,13 @@ def chance(rule: bundle.Decision, of: Literal["scores", "peaks", "distances"], v
     good = getattr(rule, of)
     if not rule.scores or not good:
         return None
-    weights = calibration.item_weights([str(item) for item in rule.items]) if rule.items else None
-    return float(calibration.p_values(np.array(good), np.array([value]), weights)[0])
+    return float(calibration.p_values(np.array(good), np.array([value]), shares(rule.items))[0])
+
+
+@lru_cache(maxsize=8)
+def shares(items: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
+    """`calibration.item_weights` of a card's items, the same for every picture."""
+    return calibration.item_weights([str(item) for item in items]) if items else None
 
 
 class Inspector:

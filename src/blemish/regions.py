@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,25 +15,41 @@ if TYPE_CHECKING:
 REACH, STEEP = 0.4, 0.3
 
 
+class Runs(NamedTuple):
+    """The horizontal runs of a mask (H, W), half-open, in reading order. Cells are counted as if each row had one empty
+    cell more at its end, so that no run wraps around: cell (row, column) is row * (W + 1) + column."""
+
+    starts: npt.NDArray[np.intp]
+    ends: npt.NDArray[np.intp]
+    number: npt.NDArray[np.intp]  # of each run its component, from 0, in the order in which a reader meets them
+    total: int  # components
+
+
 def components(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int32], int]:
     """Numbers the 8-connected components of `mask` (H, W) bool, in the order in which a reader meets them.
 
-    Returns int32 labels (H, W), 0 = background, and the number of components. Works on horizontal runs, not
-    on pixels: neighbouring runs are found by binary search and merged by hooking each root on its smallest
-    neighbour with full path compression (Shiloach & Vishkin 1982), so that every step is one numpy call over
-    all runs.
+    Returns int32 labels (H, W), 0 = background, and the number of components.
     """
+    labels = np.zeros(mask.shape, np.int32)
+    runs = runs_of(mask)
+    if runs.total:
+        labels[mask] = np.repeat(runs.number.astype(np.int32) + 1, runs.ends - runs.starts)
+    return labels, runs.total
+
+
+def runs_of(mask: npt.NDArray[np.bool_]) -> Runs:
+    """Neighbouring runs are found by binary search and merged by hooking each root on its smallest neighbour with full
+    path compression (Shiloach & Vishkin 1982), so that every step is one numpy call over all runs, not pixels."""
     if mask.ndim != 2 or mask.dtype != bool:
         raise ValueError(f"expected a bool mask (H, W); got {mask.dtype} {mask.shape}")
     height, width = mask.shape
-    labels = np.zeros((height, width), np.int32)
-    stride = width + 1  # one empty column parts the rows, so that no run wraps around
-    padded = np.zeros(height * stride + 2, np.int8)
+    stride = width + 1
+    padded = np.zeros(height * stride + 2, bool)
     padded[1:-1].reshape(height, stride)[:, :width] = mask
-    edges = np.flatnonzero(np.diff(padded))
-    starts, ends = edges[0::2], edges[1::2]  # half-open runs in reading order
+    edges = np.flatnonzero(padded[1:] != padded[:-1])
+    starts, ends = edges[0::2], edges[1::2]
     if not len(starts):
-        return labels, 0
+        return Runs(starts, ends, starts, 0)
 
     # A run touches, one row below and one pixel wider on both sides, the runs first..last-1.
     first = np.searchsorted(ends, starts + stride - 1, side="right")
@@ -51,10 +67,8 @@ def components(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int32], int]
         np.minimum.at(root, high, low)
         while not np.array_equal(root, compressed := root[root]):
             root = compressed
-
     roots, number = np.unique(root, return_inverse=True)
-    labels[mask] = np.repeat(number.astype(np.int32) + 1, ends - starts)
-    return labels, len(roots)
+    return Runs(starts, ends, number, len(roots))
 
 
 def find_regions(
@@ -94,18 +108,18 @@ def find_regions(
         mask.flat[anomaly_map.argmax()] = True  # a tip for _hills; the threshold, above it, leaves REACH to cut
     if usual is not None:
         mask = _hills(anomaly_map, mask, threshold, usual, max_regions)
-    labels, count = components(mask)
-    if not count or max_regions < 1:
+    runs = runs_of(mask)
+    if not runs.total or max_regions < 1:
         return ()
 
-    rows, columns = np.nonzero(mask)
-    number = labels[mask] - 1
-    fraction = np.bincount(number, minlength=count) / mask.size
-    peak = np.full(count, -np.inf)
-    np.maximum.at(peak, number, anomaly_map[mask])
+    lengths = runs.ends - runs.starts
+    fraction = np.bincount(runs.number, lengths) / mask.size
+    peak = np.full(runs.total, -np.inf)
+    np.maximum.at(peak, runs.number, np.maximum.reduceat(anomaly_map[mask], np.cumsum(lengths) - lengths))
     height, width = mask.shape
-    left, right = _extent(columns, number, count, width, picture_width)
-    top, bottom = _extent(rows, number, count, height, picture_height)
+    row, column = np.divmod(runs.starts, width + 1)
+    left, right = _extent(column, column + lengths, runs, width, picture_width)
+    top, bottom = _extent(row, row + 1, runs, height, picture_height)
 
     order = np.lexsort((-fraction, -peak))  # by peak, then by area; stable, so reading order breaks ties
     kept = order[fraction[order] >= min_area]
@@ -138,11 +152,14 @@ def single_box(
     low, high = values.min(), values.max()
     if low == high:
         return ()
-    rows, columns = np.nonzero((values - low) / (high - low) >= level)
-    (height, width), one = values.shape, np.zeros(len(rows), np.int32)
-    left, right = _extent(columns, one, 1, width, picture_size[0])
-    top, bottom = _extent(rows, one, 1, height, picture_size[1])
-    area = len(rows) * picture_size[0] * picture_size[1] / values.size
+    hot = (values - low) / (high - low) >= level
+    runs = runs_of(hot)
+    runs = runs._replace(number=np.zeros_like(runs.number), total=1)  # all of it together
+    height, width = hot.shape
+    row, column = np.divmod(runs.starts, width + 1)
+    left, right = _extent(column, column + runs.ends - runs.starts, runs, width, picture_size[0])
+    top, bottom = _extent(row, row + 1, runs, height, picture_size[1])
+    area = np.count_nonzero(hot) * picture_size[0] * picture_size[1] / values.size
     return (Region((int(left[0]), int(top[0]), int(right[0]), int(bottom[0])), area, float(high)),)
 
 
@@ -159,28 +176,35 @@ def _hills(
     anomaly_map: npt.NDArray[np.float32], tips: npt.NDArray[np.bool_], threshold: float, usual: float, most: int
 ) -> npt.NDArray[np.bool_]:
     """For the `most` highest of `tips`: the connected parts of the map above the foot of its peak that meet it."""
-    labels, _ = components(tips)
-    inside = np.flatnonzero(tips)
-    inside = inside[np.argsort(-anomaly_map.flat[inside], kind="stable")]
-    _, first = np.unique(labels.flat[inside], return_index=True)  # each tip's highest cell
-    hills = np.zeros_like(tips)
-    for at in inside[np.sort(first)[:most]]:
-        peak = float(anomaly_map.flat[at])
+    found, stride = runs_of(tips), tips.shape[1] + 1
+    inside = np.repeat(found.number, found.ends - found.starts)
+    cells = np.flatnonzero(tips)
+    highest = np.argsort(-anomaly_map.flat[cells], kind="stable")
+    _, first = np.unique(inside[highest], return_index=True)  # each tip's highest cell
+    hills = np.zeros((tips.shape[0], stride), bool)
+    for at in highest[np.sort(first)[:most]]:
+        peak = float(anomaly_map.flat[cells[at]])
         foot = np.clip(threshold, usual + STEEP * (peak - usual), usual + REACH * (peak - usual))
-        parts, _ = components(anomaly_map >= min(peak, foot))
-        met = np.unique(parts[labels == labels.flat[at]])
-        hills |= np.isin(parts, met[met > 0])
-    return hills
+        parts = runs_of(anomaly_map >= min(peak, foot))
+        row, column = np.divmod(cells[inside == inside[at]], tips.shape[1])
+        tip = row * stride + column
+        run = np.searchsorted(parts.starts, tip, side="right") - 1
+        run = run[(run >= 0) & (tip < parts.ends[run])]
+        met = np.isin(parts.number, parts.number[run])
+        lengths = parts.ends[met] - parts.starts[met]
+        hills.flat[np.repeat(parts.ends[met] - np.cumsum(lengths), lengths) + np.arange(lengths.sum())] = True
+    return hills[:, :-1]
 
 
 def _extent(
-    position: npt.NDArray[np.intp], number: npt.NDArray[np.int32], count: int, cells: int, pixels: int
+    first: npt.NDArray[np.intp], end: npt.NDArray[np.intp], runs: Runs, cells: int, pixels: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First and past-the-last pixel of each component along one axis: `cells` map cells over `pixels` pixels.
+    """First and past-the-last pixel of each component along one axis, of those of its runs: `cells` map cells over
+    `pixels` pixels.
 
     In whole numbers, so that rounding outwards never adds a pixel to a box that ends exactly on one.
     """
-    first, last = np.full(count, cells, np.int64), np.zeros(count, np.int64)
-    np.minimum.at(first, number, position)
-    np.maximum.at(last, number, position)
-    return first * pixels // cells, -(-(last + 1) * pixels // cells)
+    low, high = np.full(runs.total, cells, np.int64), np.zeros(runs.total, np.int64)
+    np.minimum.at(low, runs.number, first)
+    np.maximum.at(high, runs.number, end)
+    return low * pixels // cells, -(-high * pixels // cells)
