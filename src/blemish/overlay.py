@@ -80,14 +80,9 @@ def heat_layer(anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, l
         raise ValueError(f"expected a finite map (h, w); got shape {anomaly_map.shape}")
     field = Image.fromarray(np.ascontiguousarray(anomaly_map, np.float32))
     values = np.asarray(field.resize(size, Image.Resampling.BILINEAR))
-    level = (values - np.float32(low)) * np.float32(1 / (high - low))
-    return Image.fromarray(_rgba(np.clip(level, 0, 1, out=level)))
-
-
-def _rgba(level: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Levels in 0..1 `(h, w)` -> `(h, w, 4)`, in 256 steps."""
-    found: npt.NDArray[np.uint8] = _palette()[np.rint(level * np.float32(255)).astype(np.uint8)].view(np.uint8)
-    return found.reshape(*level.shape, 4)
+    step = (values - np.float32(low)) * np.float32(255 / (high - low)) + np.float32(0.5)  # 256 steps, rounded
+    found = _palette()[np.clip(step, 0, 255, out=step).astype(np.uint8)].view(np.uint8)
+    return Image.fromarray(found.reshape(*values.shape, 4))
 
 
 @lru_cache(maxsize=1)
@@ -128,7 +123,7 @@ def overlay(
     image = fit(Image.fromarray(np.ascontiguousarray(picture)), max_side)
     if anomaly_map is not None:
         heat = heat_layer(anomaly_map, image.size, low=low, high=high)
-        image = Image.alpha_composite(image.convert("RGBA"), heat).convert("RGB")
+        image.paste(heat, (0, 0), heat)
     scale = (image.width / picture.shape[1], image.height / picture.shape[0])
     _draw_regions(image, regions, scale)
     strips = [_text_strip(caption, image.width)] if caption else []
@@ -333,9 +328,10 @@ def _legend_strip(width: int, low: float, high: float) -> Image.Image:
     ends = (_number(low), _number(high))
     left = pad * 2 + round(font.getlength(ends[0]))
     right = max(left + 1, width - pad * 2 - round(font.getlength(ends[1])))
-    ramp = np.tile(np.linspace(0, 1, right - left, dtype=np.float32), (size, 1))
-    bar = Image.new("RGBA", (right - left, size), (*QUIET, 255))
-    strip.paste(Image.alpha_composite(bar, Image.fromarray(_rgba(ramp))).convert("RGB"), (left, pad))
+    bar = (left, pad, right, pad + size)
+    strip.paste(QUIET, bar)
+    ramp = heat_layer(np.linspace(0, 1, right - left, dtype=np.float32)[None], (right - left, size), low=0, high=1)
+    strip.paste(ramp, bar, ramp)
     draw.text((pad, pad), ends[0], font=font, fill=INK)
     draw.text((right + pad, pad), ends[1], font=font, fill=INK)
     return strip
