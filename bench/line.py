@@ -234,6 +234,7 @@ def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
     row("fit PatchCore on 300 pictures", ours["fit"]["fit"], theirs["fit"]["fit"], "s")
     whole = theirs["fit"]["fit"] + theirs["export"]["export"]
     row("the same with export, limits and test figures", ours["fit"]["whole"], whole, "s")
+    rate("files to verdicts, against Engine.predict, which draws", "verdicts", "predict")
     rate("files to verdicts and overlays, against Engine.predict", "overlays", "predict")
     rate("files to verdicts and overlays, against OpenVINOInferencer", "overlays", "inferencer")
     rate("the same with evidence for each anomaly, against Engine.predict", "with_evidence", "predict")
