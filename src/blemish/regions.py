@@ -116,10 +116,7 @@ def find_regions(
     fraction = np.bincount(runs.number, lengths) / mask.size
     peak = np.full(runs.total, -np.inf)
     np.maximum.at(peak, runs.number, np.maximum.reduceat(anomaly_map[mask], np.cumsum(lengths) - lengths))
-    height, width = mask.shape
-    row, column = np.divmod(runs.starts, width + 1)
-    left, right = _extent(column, column + lengths, runs, width, picture_width)
-    top, bottom = _extent(row, row + 1, runs, height, picture_height)
+    left, top, right, bottom = _boxes(runs, mask.shape, picture_size)
 
     order = np.lexsort((-fraction, -peak))  # by peak, then by area; stable, so reading order breaks ties
     kept = order[fraction[order] >= min_area]
@@ -155,10 +152,7 @@ def single_box(
     hot = (values - low) / (high - low) >= level
     runs = runs_of(hot)
     runs = runs._replace(number=np.zeros_like(runs.number), total=1)  # all of it together
-    height, width = hot.shape
-    row, column = np.divmod(runs.starts, width + 1)
-    left, right = _extent(column, column + runs.ends - runs.starts, runs, width, picture_size[0])
-    top, bottom = _extent(row, row + 1, runs, height, picture_size[1])
+    left, top, right, bottom = _boxes(runs, hot.shape, picture_size)
     area = np.count_nonzero(hot) * picture_size[0] * picture_size[1] / values.size
     return (Region((int(left[0]), int(top[0]), int(right[0]), int(bottom[0])), area, float(high)),)
 
@@ -176,24 +170,33 @@ def _hills(
     anomaly_map: npt.NDArray[np.float32], tips: npt.NDArray[np.bool_], threshold: float, usual: float, most: int
 ) -> npt.NDArray[np.bool_]:
     """For the `most` highest of `tips`: the connected parts of the map above the foot of its peak that meet it."""
-    found, stride = runs_of(tips), tips.shape[1] + 1
+    found = runs_of(tips)
     inside = np.repeat(found.number, found.ends - found.starts)
     cells = np.flatnonzero(tips)
     highest = np.argsort(-anomaly_map.flat[cells], kind="stable")
     _, first = np.unique(inside[highest], return_index=True)  # each tip's highest cell
-    hills = np.zeros((tips.shape[0], stride), bool)
+    hills = np.zeros((tips.shape[0], tips.shape[1] + 1), bool)
     for at in highest[np.sort(first)[:most]]:
         peak = float(anomaly_map.flat[cells[at]])
         foot = np.clip(threshold, usual + STEEP * (peak - usual), usual + REACH * (peak - usual))
         parts = runs_of(anomaly_map >= min(peak, foot))
-        row, column = np.divmod(cells[inside == inside[at]], tips.shape[1])
-        tip = row * stride + column
+        tip = cells[inside == inside[at]]
+        tip = tip + tip // tips.shape[1]  # as `Runs` counts cells
         run = np.searchsorted(parts.starts, tip, side="right") - 1
         run = run[(run >= 0) & (tip < parts.ends[run])]
         met = np.isin(parts.number, parts.number[run])
         lengths = parts.ends[met] - parts.starts[met]
         hills.flat[np.repeat(parts.ends[met] - np.cumsum(lengths), lengths) + np.arange(lengths.sum())] = True
     return hills[:, :-1]
+
+
+def _boxes(runs: Runs, shape: tuple[int, ...], picture_size: tuple[int, int]) -> list[npt.NDArray[np.int64]]:
+    """Left, top, right and bottom of each component of a map `shape` (h, w), in pixels of the picture."""
+    (height, width), (across, down) = shape, picture_size
+    row, column = np.divmod(runs.starts, width + 1)
+    left, right = _extent(column, column + runs.ends - runs.starts, runs, width, across)
+    top, bottom = _extent(row, row + 1, runs, height, down)
+    return [left, top, right, bottom]
 
 
 def _extent(
