@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from blemish import __version__
-from blemish.console import progress, short
-from blemish.learn.train import TrainConfig, train
+from blemish.cli.console import progress, short
+from blemish.training.pipeline import TrainConfig, train
 
 HERE = Path(__file__).resolve().parent
 # Folder, what departs from the defaults, and why.

@@ -18,22 +18,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from blemish.console import progress
-from blemish.data import demo_board, demo_metal
-from blemish.data.demo import VISIBLE
-from blemish.data.drawing import Array, Flaw, affine, camera, changed, digitise, expose, generator, noise
-from blemish.learn.train import TrainConfig, train
+from blemish.cli.console import progress
+from blemish.demo import board, flange
+from blemish.demo.drawing import Array, Flaw, affine, camera, changed, digitise, expose, generator, noise
+from blemish.demo.line import VISIBLE
+from blemish.training.pipeline import TrainConfig, train
 
 HERE = Path(__file__).resolve().parent
 SHIFT, TURN = 0.08, 15.0
 SMALLER = 0.72  # boards nearly fill their pictures, so they are drawn on a larger tray
-PRODUCTS = {"flange": demo_metal.DEFECTS, "board": demo_board.DEFECTS}
+PRODUCTS = {"flange": flange.DEFECTS, "board": board.DEFECTS}
 Place = tuple[float, float, float]  # right and down, in shares of the size; degrees
 
 
-def board(key: tuple[int | str, ...], size: int, flaws: list[Flaw], where: Place) -> Array:
+def on_a_tray(key: tuple[int | str, ...], size: int, flaws: list[Flaw], where: Place) -> Array:
     """The demo's board under its ring lamp, which looks the same from all sides, on a dark tray."""
-    scene = demo_board.scene(key, size, flaws)
+    scene = board.scene(key, size, flaws)
     rng = generator(*key, "tray")
     turn = math.radians(where[2])
     c, s = math.cos(turn) / SMALLER, math.sin(turn) / SMALLER
@@ -45,7 +45,7 @@ def board(key: tuple[int | str, ...], size: int, flaws: list[Flaw], where: Place
 
 
 def scene_of(product: str, key: tuple[int | str, ...], size: int, flaws: list[Flaw], where: Place) -> Array:
-    return demo_metal.scene(key, size, flaws, where) if product == "flange" else board(key, size, flaws, where)
+    return flange.scene(key, size, flaws, where) if product == "flange" else on_a_tray(key, size, flaws, where)
 
 
 def draw(product: str, part: str, number: int, kind: str, size: int, *, moved: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -28,16 +28,16 @@ from torch import nn
 
 from baselines import DEMO, SETS, parts_of  # type: ignore[import-not-found]  # beside this file
 from blemish import __version__, images
-from blemish.console import progress, short
+from blemish.cli.console import progress, short
 from blemish.data.split import Split
-from blemish.evaluate.bootstrap import to_json
-from blemish.evaluate.detection import detection_metrics
-from blemish.evaluate.localisation import localisation_metrics
-from blemish.learn.attention import Attention
-from blemish.learn.attention_config import AttentionConfig, case_study
-from blemish.learn.divide import auto_size
-from blemish.learn.export import in_torch, predict
-from blemish.learn.patchcore import PatchCore, PatchCoreConfig
+from blemish.detectors.attention.config import AttentionConfig, case_study
+from blemish.detectors.attention.detector import Attention
+from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
+from blemish.evaluation.bootstrap import to_json
+from blemish.evaluation.detection import detection_metrics
+from blemish.evaluation.localisation import localisation_metrics
+from blemish.training.export import in_torch, predict
+from blemish.training.splits import auto_size
 from blemish.types import Sample
 
 HERE = Path(__file__).resolve().parent

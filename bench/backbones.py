@@ -24,12 +24,12 @@ import numpy.typing as npt
 from blemish import images
 from blemish.data import layouts
 from blemish.data.split import split
-from blemish.evaluate.bootstrap import intervals, to_json
-from blemish.evaluate.detection import area_under_roc
-from blemish.evaluate.localisation import localisation_metrics
-from blemish.learn.backbones import BUNDLED
-from blemish.learn.export import in_torch, predict
-from blemish.learn.patchcore import PatchCore, PatchCoreConfig
+from blemish.detectors.nn.backbones import BUNDLED
+from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
+from blemish.evaluation.bootstrap import intervals, to_json
+from blemish.evaluation.detection import area_under_roc
+from blemish.evaluation.localisation import localisation_metrics
+from blemish.training.export import in_torch, predict
 from blemish.types import Prediction, Sample
 
 SETS = ("magnetic-tile", "kolektorsdd", "casting", "cookies")

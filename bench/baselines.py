@@ -32,14 +32,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
 from blemish import __version__
-from blemish.console import progress, short
+from blemish.cli.console import progress, short
 from blemish.data.split import Split
-from blemish.evaluate.bootstrap import to_json
-from blemish.evaluate.detection import detection_metrics
-from blemish.learn.backbones import Backbone, load_backbone
-from blemish.learn.divide import auto_size, divide
-from blemish.learn.preprocess import Resize, batches
-from blemish.learn.train import TrainConfig
+from blemish.detectors.nn.backbones import Backbone, load_backbone
+from blemish.detectors.nn.resampling import Resize, batches
+from blemish.evaluation.bootstrap import to_json
+from blemish.evaluation.detection import detection_metrics
+from blemish.training.pipeline import TrainConfig
+from blemish.training.splits import auto_size, divide
 from blemish.types import Progress, Sample, silent
 
 HERE = Path(__file__).resolve().parent

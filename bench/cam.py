@@ -26,19 +26,19 @@ import numpy as np
 import torch
 
 from blemish import __version__
-from blemish.console import progress, short
+from blemish.cli.console import progress, short
 from blemish.data import layouts
 from blemish.data.audit import audit
 from blemish.data.split import kfold
-from blemish.evaluate.bootstrap import intervals, to_json
-from blemish.evaluate.detection import auroc
-from blemish.evaluate.localisation import localisation_metrics
+from blemish.detectors.cam.config import CamConfig
+from blemish.detectors.cam.detector import Cam
+from blemish.detectors.nn.resampling import Resize, batches
+from blemish.evaluation.bootstrap import intervals, to_json
+from blemish.evaluation.detection import auroc
+from blemish.evaluation.localisation import localisation_metrics
 from blemish.images import load_mask, size
-from blemish.learn.cam import Cam
-from blemish.learn.cam_config import CamConfig
-from blemish.learn.crossval import cross_validate, of_fold, spread
-from blemish.learn.divide import usable
-from blemish.learn.preprocess import Resize, batches
+from blemish.training.crossval import cross_validate, of_fold, spread
+from blemish.training.splits import usable
 from blemish.types import Sample, silent
 
 HERE = Path(__file__).resolve().parent

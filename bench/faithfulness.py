@@ -23,12 +23,12 @@ from typing import Any
 
 from accuracy import SETS  # type: ignore[import-not-found]  # beside this file
 from blemish import Inspector, __version__
-from blemish.console import progress
-from blemish.evaluate.again import heatmaps, labelled
-from blemish.evaluate.faithfulness import MEASURES
-from blemish.evaluate.recorded import FAITHFUL
-from blemish.learn.settings import settings_for
-from blemish.learn.train import TrainConfig, train
+from blemish.cli.console import progress
+from blemish.evaluation.evaluate_bundle import heatmaps, labelled
+from blemish.evaluation.faithfulness import MEASURES
+from blemish.reporting.run import FAITHFUL, tested_pictures
+from blemish.training.pipeline import TrainConfig, train
+from blemish.training.settings import settings_for
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / "results" / "work" / "faithfulness"
@@ -64,7 +64,7 @@ def measure(data: Path, name: str, most: int) -> None:
     inspector = Inspector(run, threads=1)
     found = heatmaps(
         inspector,
-        labelled(data, run=run).samples,
+        labelled(data, tested=tested_pictures(run)).samples,
         median(inspector.card.decision.scores),
         randomised=Inspector(random, threads=1),
         most=most,

@@ -34,15 +34,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from blemish import __version__, calibration
-from blemish.console import progress
+from blemish import __version__
+from blemish.cli.console import progress
 from blemish.data import layouts
 from blemish.data.audit import audit
-from blemish.evaluate.bootstrap import to_json, wilson
-from blemish.learn.divide import auto_size, usable
-from blemish.learn.export import in_torch, predict
-from blemish.learn.leave_one_out import left_out
-from blemish.learn.patchcore import PatchCore, PatchCoreConfig
+from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
+from blemish.evaluation.bootstrap import to_json, wilson
+from blemish.inference import calibration
+from blemish.training.export import in_torch, predict
+from blemish.training.leave_one_out import left_out
+from blemish.training.splits import auto_size, usable
 from blemish.types import Sample
 
 HERE = Path(__file__).resolve().parent

@@ -23,8 +23,9 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from blemish import images, overlay
-from blemish.inspector import Inspector
+from blemish import images
+from blemish.inference import overlay
+from blemish.inference.inspector import Inspector
 
 RUNS = 30
 

@@ -32,7 +32,7 @@ import startup  # type: ignore[import-not-found]
 from blemish import images
 from blemish.data.layouts import read
 from blemish.data.split import split
-from blemish.evaluate.detection import auroc
+from blemish.evaluation.detection import auroc
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -179,7 +179,7 @@ def measure(shared: Path, work: Path, again: bool) -> dict[str, Any]:
     one = sorted((work / "pictures/test").glob("*/*"))[0]
     ours["cold"] = cold([line.parent / "blemish", "inspect", work / "same/bundle", one])
     theirs["cold"] = cold([*them, "first_verdict", work, *weights])
-    ours["import"] = cold([line, "-c", "import blemish.inspector"])
+    ours["import"] = cold([line, "-c", "import blemish.inference.inspector"])
     theirs["import"] = cold([python, "-c", "import anomalib.models, anomalib.engine"])
     ours["install"], theirs["install"] = our_install, their_install
     profile = {run: limits.measure(work / run / "bundle", one) for run in ("same", "bundled")}

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from blemish.data.demo import write_line
+from blemish.demo.line import write_line
 from blemish.types import Sample
 
 HERE = Path(__file__).resolve().parent
@@ -25,8 +25,8 @@ HERE = Path(__file__).resolve().parent
 
 def learn(folder: Path, memory: float) -> None:
     """In the child: learn from all pictures of a folder, print the figures as JSON."""
-    from blemish.console import progress
-    from blemish.learn.patchcore import PatchCore, PatchCoreConfig
+    from blemish.cli.console import progress
+    from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
 
     samples = [Sample(p, p.name, "good") for p in sorted(folder.iterdir())]
     begun = time.perf_counter()

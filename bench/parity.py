@@ -22,8 +22,8 @@ sys.path.insert(0, str(HERE.parent))
 
 from tests import parity  # noqa: E402
 
-from blemish.inspector import Inspector  # noqa: E402
-from blemish.learn.export import in_torch, on_the_line, predict  # noqa: E402
+from blemish.inference.inspector import Inspector  # noqa: E402
+from blemish.training.export import in_torch, on_the_line, predict  # noqa: E402
 from blemish.types import Prediction  # noqa: E402
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from blemish import images
-from blemish.inspector import Inspector
+from blemish.inference.inspector import Inspector
 
 MARKS = (100, 1_000, 2_500, 5_000, 10_000)
 
@@ -64,7 +64,7 @@ def verdicts(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
 
 def overlays(work: Path, bundle: Path, threads: int, *, evidence: bool = False) -> dict[str, Any]:
     """Files in, verdicts and overlays out, as `blemish inspect --out` does it."""
-    from blemish.output import Folder, Pictures
+    from blemish.inference.results import Folder, Pictures
 
     inspector, files = Inspector(bundle, threads=threads), pictures(work)
     with tempfile.TemporaryDirectory() as out:

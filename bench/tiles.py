@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from blemish.console import progress
-from blemish.data.demo_panel import write_panel
+from blemish.cli.console import progress
+from blemish.demo.panel import write_panel
 
 HERE = Path(__file__).resolve().parent
 WAYS = {

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 
 from blemish.data import layouts
-from blemish.learn.cam import Cam
-from blemish.learn.cam_config import CamConfig, case_study
-from blemish.learn.preprocess import batches
+from blemish.detectors.cam.config import CamConfig, case_study
+from blemish.detectors.cam.detector import Cam
+from blemish.detectors.nn.resampling import batches
 from blemish.types import Sample
 
 HERE = Path(__file__).resolve().parent

@@ -63,8 +63,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def classified(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `blemish train --detector cam --classes types --folds 2` writes for that product."""
-    from blemish.learn.cam_config import CamConfig
-    from blemish.learn.train import TrainConfig, train
+    from blemish.detectors.cam.config import CamConfig
+    from blemish.training.pipeline import TrainConfig, train
 
     out = tmp_path_factory.mktemp("runs") / "labelled"
     settings = CamConfig(epochs=2, types=True)
@@ -77,8 +77,8 @@ def classified(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="session")
 def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `blemish train --calibrate split` writes for that product: 19 of the good ones are held out."""
-    from blemish.learn.patchcore import PatchCoreConfig
-    from blemish.learn.train import TrainConfig, train
+    from blemish.detectors.patchcore.detector import PatchCoreConfig
+    from blemish.training.pipeline import TrainConfig, train
 
     out = tmp_path_factory.mktemp("runs") / "tiles"
     settings = PatchCoreConfig(max_bank=300)
@@ -88,8 +88,8 @@ def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def all_teach(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What it writes where all 40 good ones teach, and each is scored without itself."""
-    from blemish.learn.patchcore import PatchCoreConfig
-    from blemish.learn.train import TrainConfig, train
+    from blemish.detectors.patchcore.detector import PatchCoreConfig
+    from blemish.training.pipeline import TrainConfig, train
 
     out = tmp_path_factory.mktemp("runs") / "tiles"
     settings = PatchCoreConfig(max_bank=100)

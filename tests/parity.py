@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from blemish import bundle, images
-from blemish.inspector import Inspector
-from blemish.learn import card as card_of
-from blemish.learn.cam import Cam
-from blemish.learn.export import Pixels, Runner, export, on_the_line, predict
-from blemish.learn.train import DETECTORS, TrainConfig
+from blemish import images
+from blemish.detectors.cam.detector import Cam
+from blemish.inference import bundle
+from blemish.inference.inspector import Inspector
+from blemish.training import card as card_of
+from blemish.training.export import Pixels, Runner, export, on_the_line, predict
+from blemish.training.pipeline import DETECTORS, TrainConfig
 from blemish.types import Prediction, Sample, Verdict
 from tests.support import write_picture
 

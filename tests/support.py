@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from blemish.cli import main
+from blemish.cli.app import main
 from blemish.images import ImageError, load
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

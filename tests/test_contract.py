@@ -9,8 +9,8 @@ import torch
 
 from blemish.data.layouts import read
 from blemish.images import load
-from blemish.learn.export import export, in_torch, on_the_line, outputs, predict, prove_parity
-from blemish.learn.train import DETECTORS, Detector
+from blemish.training.export import export, in_torch, on_the_line, outputs, predict, prove_parity
+from blemish.training.pipeline import DETECTORS, Detector
 from blemish.types import Sample
 from tests.conftest import tile
 from tests.support import write_picture

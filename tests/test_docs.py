@@ -1,15 +1,13 @@
-"""The documents say what is so: commands, options, defaults, examples, links, and the rules of the house."""
+"""The documents say what is so: commands, options, defaults, examples, links."""
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from blemish.cli import app
+from blemish.cli.app import app
 from tests.conftest import tile
 from tests.support import write_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
-SOURCES = sorted((ROOT / "src/blemish").rglob("*.py"))
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-# What only `learn/` may load: none of it is in the base install.
-LEARNING = {"torch", "torchvision", "timm", "safetensors", "sklearn", "scipy", "onnx", "onnxscript"}
 
 
 def blocks(file: Path, language: str) -> list[str]:
@@ -196,48 +191,3 @@ def test_no_package_registry_is_named() -> None:
         file = ROOT / name
         if file.is_file() and file.suffix not in (".safetensors", ".jpg", ".png"):
             assert not hosts.search(file.read_text(encoding="utf-8", errors="replace")), name
-
-
-@pytest.mark.parametrize("file", [*SOURCES, *sorted((ROOT / "tools").rglob("*.py"))], ids=lambda f: f.name)
-def test_files_stay_under_400_lines(file: Path) -> None:
-    assert len(file.read_text(encoding="utf-8").splitlines()) < 400
-
-
-def imported(file: Path) -> Iterator[str]:
-    """Every module that a file imports anywhere, in functions too, but not for type checkers alone."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    guarded = [
-        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-    ]
-    skipped = {id(inner) for node in guarded for statement in node.body for inner in ast.walk(statement)}
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file.name}: relative import"
-            # `from blemish import bundle` imports a room, `from blemish.types import Sample` a name of one.
-            names = [alias.name for alias in node.names] if node.module == "blemish" else [None]
-            yield from (f"{node.module}.{name}" if name else str(node.module) for name in names)
-
-
-def test_imports_point_down_the_list_of_rooms() -> None:
-    table = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("| room |")[2].partition("\n\n")[0]
-    rows = [re.findall(r"`(\w+)(?:\.py|/)`", line.split("|")[1]) for line in table.splitlines()[2:]]
-    place = {room: number for number, row in enumerate(rows) for room in row}
-    rooms = {f.relative_to(ROOT / "src/blemish").parts[0].removesuffix(".py") for f in SOURCES} - {"__init__"}
-    assert set(place) == rooms, "docs/architecture.md lists the rooms"
-    for file in SOURCES:
-        room = file.relative_to(ROOT / "src/blemish").parts[0].removesuffix(".py")
-        for module in imported(file):
-            package, _, rest = module.partition(".")
-            target = rest.partition(".")[0]
-            if package == "blemish" and target in place and room != "__init__":
-                assert place[target] >= place[room], f"{room} imports {target}, which stands above it"
-
-
-def test_only_learn_imports_what_only_learning_needs() -> None:
-    for file in SOURCES:
-        if "learn" not in file.parts[-2:-1]:
-            assert not {module.partition(".")[0] for module in imported(file)} & LEARNING, file

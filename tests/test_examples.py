@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from blemish import images
-from blemish.inspector import Inspector
+from blemish.inference.inspector import Inspector
 from tests.conftest import tile
 from tests.parity import ODD, drawn
 from tests.support import png, write_picture

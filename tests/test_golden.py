@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blemish.inspector import Inspector
+from blemish.inference.inspector import Inspector
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 EXPECTED: list[dict[str, Any]] = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))

@@ -19,24 +19,24 @@ def test_import_blemish_loads_nothing_heavy() -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    help_page = "import blemish.cli\ntry:\n    blemish.cli.app(['--help'])\nexcept SystemExit:\n    pass"
+    help_page = "import blemish.cli.app\ntry:\n    blemish.cli.app.app(['--help'])\nexcept SystemExit:\n    pass"
     assert not loaded_by(help_page) & set(HEAVY)
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        "inspector",
-        "output",
-        "evidence",
-        "cli_evidence",
-        "console",
-        "bundle",
-        "evaluate.localisation",
+        "inference.inspector",
+        "inference.results",
+        "inference.evidence",
+        "cli.explain",
+        "cli.console",
+        "inference.bundle",
+        "evaluation.localisation",
         "data.audit",
-        "cli_watch",
+        "cli.watch",
         "station.watch",
-        "station.deliver",
+        "station.deliveries",
     ],
 )
 def test_the_line_does_not_load_what_only_learning_has(module: str) -> None:

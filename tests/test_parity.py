@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import pytest
 
-from blemish.inspector import Inspector
-from blemish.learn.attention_config import INPUTS, MAPS
-from blemish.learn.autoencoders import MODELS
-from blemish.learn.export import in_torch, on_the_line, predict, prove_parity
-from blemish.learn.maps import METHODS
-from blemish.learn.reconstruct import RESIDUALS
-from blemish.learn.train import DETECTORS
+from blemish.detectors.attention.config import INPUTS, MAPS
+from blemish.detectors.attention.losses import RESIDUALS
+from blemish.detectors.attention.models import MODELS
+from blemish.detectors.cam.maps import METHODS
+from blemish.inference.inspector import Inspector
+from blemish.training.export import in_torch, on_the_line, predict, prove_parity
+from blemish.training.pipeline import DETECTORS
 from blemish.types import Prediction, Verdict
 from tests import parity
 from tests.parity import CASES, Made

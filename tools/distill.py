@@ -1,4 +1,4 @@
-"""Makes `src/blemish/learn/weights/bundled.safetensors`: a MobileNetV2 that has never seen a photograph.
+"""Makes `src/blemish/detectors/nn/bundled.safetensors`: a MobileNetV2 that has never seen a photograph.
 
     python -m tools.distill mobilenetv2_100_tf.safetensors            # resumes where it was cut
 
@@ -38,7 +38,7 @@ from tools import procedural
 SHARD = 500  # pictures per file
 HELD_OUT = 1_000_000  # seeds from here on are never trained on
 STAGES = (1, 2, 3, 4, 3)  # blocks per stage; the taps are the ends of stages 2 and 4
-BUNDLED = Path(__file__).parents[1] / "src/blemish/learn/weights/bundled.safetensors"
+BUNDLED = Path(__file__).parents[1] / "src/blemish/detectors/nn/bundled.safetensors"
 
 
 @dataclass(frozen=True, slots=True)

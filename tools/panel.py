@@ -13,7 +13,7 @@ from PIL import Image
 
 from blemish import images
 from blemish.data import layouts
-from blemish.overlay import save
+from blemish.inference.overlay import save
 
 SIDE, GAP = 256, 6  # of a cell and between cells, in pixels
 

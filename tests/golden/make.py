@@ -15,10 +15,10 @@ import onnx
 from tests.parity import drawn, written
 from tests.support import write_picture
 
-from blemish import bundle
-from blemish.inspector import Inspector
-from blemish.learn.attention_config import AttentionConfig
-from blemish.learn.train import TrainConfig, train
+from blemish.detectors.attention.config import AttentionConfig
+from blemish.inference import bundle
+from blemish.inference.inspector import Inspector
+from blemish.training.pipeline import TrainConfig, train
 
 HERE = Path(__file__).resolve().parent
 PICTURES = {

@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from blemish.bundle import replacing, write_text
 from blemish.data import idx, layouts
 from blemish.data.audit import audit
 from blemish.data.corrupt import AREA, KINDS, check_kinds, corrupt
 from blemish.data.split import split
+from blemish.files import replacing, write_text
 from blemish.images import load
 from blemish.types import BlemishError, Progress, Sample, silent
 

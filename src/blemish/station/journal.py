@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from blemish.output import VERDICTS
+from blemish.inference.results import VERDICTS
 from blemish.station.arrivals import File
 from blemish.types import BlemishError
 

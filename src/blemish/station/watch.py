@@ -15,9 +15,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from blemish.evidence import NONE
-from blemish.inspector import Inspector, Look
-from blemish.output import Done, Pictures
+from blemish.inference.evidence import NONE
+from blemish.inference.inspector import Inspector, Look
+from blemish.inference.results import Done, Pictures
 from blemish.station.arrivals import Arrivals, File, now_is
 from blemish.station.journal import Journal, identity
 from blemish.types import BlemishError, Verdict

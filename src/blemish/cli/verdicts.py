@@ -1,0 +1,147 @@
+"""What `inspect` and `watch` share: looks at one picture after the other, verdicts as lines, the drift test's file."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from blemish.types import BlemishError
+
+if TYPE_CHECKING:
+    from blemish.inference.bundle import Card
+    from blemish.inference.inspector import Inspector, Look
+    from blemish.types import Verdict
+
+T = TypeVar("T")
+STDIN = "-"
+INCOMPLETE = 3  # exit code: done, but there were errors
+CHUNK = 65536  # bytes read at once: all that is held of a list of paths
+
+
+def each_of_stdin(
+    inspector: Inspector, null: bool, place: Callable[[str], str], do: Callable[[Look, str], T]
+) -> Iterator[T]:
+    """`Inspector.each` of the paths on standard input, with what `place` makes of their names. No verdict waits for a
+    path that has not come yet."""
+    paths = _stdin_paths(b"\0" if null else b"\n")
+
+    def burst(path: Path | None) -> Iterator[tuple[Path, str]]:
+        while path is not None:
+            yield path, place(path.name)
+            path = next(paths, None)
+
+    for first in paths:
+        yield from inspector.each(burst(first), do)
+
+
+def _stdin_paths(separator: bytes) -> Iterator[Path | None]:
+    """Paths as they come, empty lines left out; None where the next would have to be waited for."""
+    descriptor, rest = sys.stdin.fileno(), b""
+    while chunk := os.read(descriptor, CHUNK):
+        *whole, rest = (rest + chunk).split(separator)
+        for line in whole:
+            if name := line.rstrip(b"\r\n"):
+                yield Path(os.fsdecode(name))
+        if not _more(descriptor):
+            yield None
+    if name := rest.rstrip(b"\r\n"):
+        yield Path(os.fsdecode(name))
+
+
+def _more(descriptor: int) -> bool:
+    """Whether there is something to read, or the end, without waiting."""
+    try:
+        return bool(select.select([descriptor], [], [], 0)[0])
+    except OSError:  # Windows cannot say so of a pipe: there a verdict may wait for the next path
+        return True
+
+
+def say(verdict: Verdict, as_json: bool) -> None:
+    """One verdict as a line, for people or for programs."""
+    if as_json:
+        typer.echo(json.dumps(asdict(verdict)))
+    elif verdict.decision == "error":
+        typer.echo(f"error    {verdict.error}")
+    else:
+        boxes = " ".join(f"({','.join(map(str, r.box))})" for r in verdict.regions[:3])
+        more = f" +{len(verdict.regions) - 3}" if len(verdict.regions) > 3 else ""
+        chance = "" if verdict.p_value is None else f" p {verdict.p_value:.3f}"
+        likely = "" if verdict.probability is None else f" probability {verdict.probability:.3f}"
+        named = f"  {verdict.defect}" if verdict.defect else ""
+        typer.echo(
+            f"{verdict.decision:<8} score {verdict.score:.4g} (limit {verdict.threshold:.4g}){chance}{likely}"
+            f"  {verdict.path}{named}  {boxes}{more}".rstrip()
+        )
+
+
+def counted(counts: Counter[str]) -> str:
+    """How many pictures came to which decision, as a sentence."""
+    said = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "review", "anomaly", "error") if counts[kind])
+    return f"{counts.total()} pictures{': ' if said else ''}{said}."
+
+
+class DriftFile:
+    """The drift test of `--drift FILE`: goes on where the file ends, and is saved there at the end. `anew`: it begins
+    from nothing, to be told all that the file's test had seen, see `caught_up`."""
+
+    def __init__(self, file: Path, card: Card, *, anew: bool = False) -> None:
+        from blemish.inference.drift import Drift
+
+        rule = card.decision
+        if not rule.scores or rule.items:
+            raise BlemishError(
+                "--drift compares with the good pictures that set the limit, each of another part, and this bundle has "
+                "none; train with --decide promise, on one picture of each part."
+            )
+        if not file.parent.is_dir():  # said now, not after a shift of pictures
+            raise BlemishError(f"{file}: there is no folder {file.parent} to keep it in; make it, or name another.")
+        self.file = file
+        try:
+            found = Drift.from_json(file.read_text("utf-8")) if file.exists() else None
+        except (OSError, UnicodeDecodeError) as cause:
+            raise BlemishError(f"{file}: cannot be read ({cause}); name another file, or mend that.") from None
+        except BlemishError:
+            raise BlemishError(
+                f"{file}: is no drift test that blemish saved; name another file to begin anew."
+            ) from None
+        left_out = rule.calibrated_by == "leave-one-out"
+        if found and found.limit != rule.threshold:
+            raise BlemishError(f"{file}: is of another bundle; name another file to begin anew.")
+        fresh = Drift(rule.scores, limit=rule.threshold, upward=left_out)
+        self.test: Drift = fresh if anew or found is None else found
+        self._held = found.state if found else fresh.state
+
+    def see(self, score: float | None) -> bool:
+        """Takes the next part's score, if it has one; whether that raised the alarm."""
+        before = self.test.state.alarm
+        return score is not None and self.test.see(score).alarm and not before
+
+    def caught_up(self, where: Path) -> None:
+        """Raises `BlemishError` where the file's test had seen more than was told since it began anew from `where`."""
+        held, now = (state.seen + state.left_out for state in (self._held, self.test.state))
+        if held > now:
+            raise BlemishError(
+                f"{self.file}: has seen {held} parts, and only {now} are in {where}; name another file to begin anew."
+            )
+
+    def finish(self) -> str:
+        from blemish.files import write_text
+
+        write_text(self.file, self.test.to_json() + "\n")
+        state, rate = self.test.state, f"{'about' if self.test.upward else 'at most'} {self.test.rate:.0%}"
+        seen = f"{state.seen} parts seen, {state.left_out} anomalies left out"
+        if not state.alarm:
+            return f"No drift: good parts look like the calibration set ({seen}; false alarms ever: {rate})."
+        return (
+            f"Drift since part {state.since}: scores of good parts have become {state.direction} ({seen}; by chance "
+            f"{rate}). Look for a change of light, camera or material; then learn again."
+        )

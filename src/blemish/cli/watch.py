@@ -1,0 +1,117 @@
+"""The command that inspects a folder as pictures come into it, registered by `cli`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from blemish.cli.verdicts import INCOMPLETE, DriftFile, counted, say
+from blemish.types import BlemishError
+
+if TYPE_CHECKING:
+    from blemish.station.deliveries import Target
+    from blemish.types import Verdict
+
+
+def watch(
+    folder: Annotated[Path, typer.Argument(help="The folder that pictures are written into.")],
+    bundle: Annotated[Path, typer.Option(help="What `blemish train` wrote: the folder, its bundle, or a .zip.")],
+    out: Annotated[Path, typer.Option(help="Write verdicts.jsonl, overlays and evidence here, and go on from there.")],
+    evidence: Annotated[
+        bool | None, typer.Option(help="Of anomalies, show the nearest normal patches and a repaired picture.")
+    ] = None,
+    drift: Annotated[
+        Path | None, typer.Option(help="Keep a test here: do good parts still look like the calibration set?")
+    ] = None,
+    webhook: Annotated[str | None, typer.Option(help="POST each verdict to this address.")] = None,
+    mqtt: Annotated[str | None, typer.Option(help="Publish each verdict to this broker, HOST or HOST:PORT.")] = None,
+    topic: Annotated[str, typer.Option(help="The topic to publish on.")] = "blemish",
+    mqtt_tls: Annotated[bool, typer.Option("--mqtt-tls", help="Encrypted; the port is then 8883.")] = False,
+    settle: Annotated[float, typer.Option(min=0, help="Seconds unchanged after which a file is complete.")] = 1.0,
+    give_up: Annotated[float, typer.Option(min=0, help="Seconds unchanged after which it is broken.")] = 10.0,
+    poll: Annotated[float, typer.Option(min=0.01, help="Seconds between looks into the folder.")] = 0.5,
+    once: Annotated[bool, typer.Option("--once", help="Inspect what is there, then stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each line of verdicts.jsonl instead of text.")] = False,
+    threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = 100_000_000,
+    device: Annotated[str, typer.Option(help="cpu, or cuda with onnxruntime-gpu.")] = "cpu",
+) -> None:
+    """Inspect a folder while pictures are written into it: each once, in order."""
+    from blemish.inference.inspector import Inspector
+    from blemish.station.deliveries import Outbox
+    from blemish.station.journal import Journal
+    from blemish.station.watch import Watch
+    from blemish.station.watch import watch as run
+
+    asked = Watch(folder, out, settle=settle, give_up=give_up, poll=poll, once=once, evidence=evidence is not False)
+    targets = _targets(webhook, mqtt, topic, mqtt_tls)
+    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, device=device)
+    watched = DriftFile(drift, inspector.card, anew=True) if drift else None
+
+    def seen(row: dict[str, Any]) -> None:
+        if watched and row.get("bundle") == inspector.card.sha256:
+            watched.see(row["score"])
+
+    with _stopped_by_signals() as stop, Journal(out, seen) as journal:
+        if watched:
+            watched.caught_up(journal.file)
+        outboxes = [Outbox(journal, target, _note) for target in targets]
+
+        def tell(verdict: Verdict, line: bytes) -> None:
+            for outbox in outboxes:
+                outbox.wake()
+            if as_json:
+                typer.echo(line.decode(), nl=False)
+            else:
+                say(verdict, False)
+            if watched and watched.see(verdict.score):
+                _note(watched.finish())
+
+        try:
+            counts = run(inspector, asked, journal, stop, tell, _note)
+        finally:
+            for outbox in outboxes:
+                outbox.close()
+    if not as_json:
+        typer.echo(f"{counted(counts)} Verdicts are in {journal.file}.")
+    if watched:
+        _note(watched.finish())
+    if once and counts["error"]:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _targets(webhook: str | None, mqtt: str | None, topic: str, tls: bool) -> list[Target]:
+    from blemish.station.deliveries import Mqtt, Webhook
+
+    if tls and not mqtt:
+        raise BlemishError("--mqtt-tls is about a broker; name it with --mqtt.")
+    found: list[Target] = [Webhook(webhook)] if webhook else []
+    return [*found, Mqtt(mqtt, topic, tls=tls)] if mqtt else found
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[Event]:
+    """Set by Ctrl-C and SIGTERM: what was begun is finished. A second one ends the process at once."""
+    stop = Event()
+
+    def asked(number: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _note(sentence: str) -> None:
+    """What is no result goes to standard error."""
+    typer.echo(sentence, err=True)

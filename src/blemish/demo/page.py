@@ -1,0 +1,299 @@
+"""The page that a demo ends with: `index.html` beside the runs, with pictures of its own and no need of a network.
+
+It reads only what `blemish train` wrote, so that the page cannot say anything that the run did not measure.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
+
+from blemish import images, reporting
+from blemish.data import layouts
+from blemish.demo.line import PRODUCTS
+from blemish.files import write_text
+from blemish.inference import bundle
+from blemish.inference.overlay import colours
+from blemish.reporting.figures import FIGURES, IN_PERCENT
+from blemish.reporting.thumbnails import outline
+from blemish.types import BlemishError, Progress, Sample, silent
+
+PICTURES = "page"  # the folder beside index.html that holds the page's pictures
+SIDE = 384  # of a thumbnail: sharp at the 190 to 380 pixels at which the page shows it
+
+# What a picture is, and what was said of it; in the order of the gallery.
+OUTCOMES = {"missed": "missed", "false-alarm": "false alarm", "found": "found", "passed": "good"}
+
+HOW = {"attention": "an autoencoder"}  # what a detector is called beside the same product's other runs
+IN_SHORT = ("auroc", "pixel_auroc", "aupro", "defects_hit", "miss_rate", "false_alarm_rate")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One test picture as the page shows it. Addresses are relative to `index.html`, and quoted."""
+
+    key: str  # its anchor
+    name: str
+    outcome: str  # a key of OUTCOMES
+    defect: str
+    score: float
+    p_value: float
+    probability: float | None  # of a classifier
+    boxes: int
+    at: float  # where its score lies on the product's axis, 0..100
+    size: tuple[int, int]  # width, height of the thumbnails, so that nothing jumps while they load
+    picture: str
+    heat: str | None  # None where no overlay was drawn
+    outline: str | None  # None where there is no mask
+    full: str  # the original
+    full_heat: str | None
+    repaired: str | None = None  # of an autoencoder: how it would look if it were good
+    full_repaired: str | None = None
+
+    @property
+    def said(self) -> str:
+        return OUTCOMES[self.outcome]
+
+    @property
+    def title(self) -> str:
+        return self.defect.replace("_", " ") or "good part"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the plot of scores: a defect type, say, and where its pictures lie."""
+
+    title: str
+    note: str
+    kind: str  # held-out, good, defective
+    shots: tuple[Shot, ...] = ()
+    marks: tuple[float, ...] = ()  # places without a picture on this page
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """All that the page shows of one product."""
+
+    name: str
+    title: str
+    card: bundle.Card
+    metrics: Mapping[str, Any]
+    limit: float  # where the limit lies on the axis, 0..100
+    shots: tuple[Shot, ...]
+    strip: tuple[Shot, ...]
+    rows: tuple[Row, ...]
+    errors: tuple[str, ...]
+    repairs: bool  # an autoencoder painted every picture anew
+
+    def count(self, outcome: str) -> int:
+        return sum(shot.outcome == outcome for shot in self.shots)
+
+    @property
+    def star(self) -> Shot | None:
+        """The picture that stands for the product at the top of the page: its clearest find."""
+        return max((s for s in self.shots if s.outcome == "found" and s.heat), key=lambda s: s.score, default=None)
+
+    @property
+    def learned(self) -> str:
+        """What the detector was shown."""
+        defective = self.metrics["counts"]["train_anomaly"]
+        good = self.metrics["counts"]["train"] - defective
+        return f"{good} good" + (f" and {defective} defective" if defective else "")
+
+    @property
+    def defects(self) -> list[str]:
+        return sorted({shot.defect for shot in self.shots if shot.defect})
+
+    def figure(self, group: str, name: str) -> str:
+        return written(self.metrics.get(group, {}).get(name), percent=name in IN_PERCENT)
+
+
+def write_page(out: Path, products: Sequence[str], progress: Progress = silent) -> Path:
+    """Writes `out/index.html` and its pictures in `out/page/`, and returns the former.
+
+    For each of `products`, `out/<name>` is the run that `blemish train` wrote; the pictures that it was made from are
+    in `out/data/<folder>`, whose name the run's card knows. Raises `BlemishError` where one of them is missing, or
+    jinja2 is.
+    """
+    try:
+        import jinja2
+    except ImportError:
+        raise BlemishError("the page needs jinja2, which is not installed; run: pip install 'blemish[learn]'") from None
+    out = Path(out)
+    exhibits = [_exhibit(out, name, progress) for name in products]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(reporting.__file__).parent]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    text = environment.get_template("page.html").render(
+        exhibits=exhibits,
+        figures=FIGURES,
+        short=[figure for figure in FIGURES if figure[1] in IN_SHORT],
+        outcomes=OUTCOMES,
+        scale=", ".join("rgb({}, {}, {})".format(*colours()[i]) for i in range(0, 256, 51)),
+    )
+    page = out / "index.html"
+    write_text(page, text)
+    return page
+
+
+def written(figure: Mapping[str, Any] | None, *, percent: bool = False) -> str:
+    """`0.953 (0.921–0.978)`, in percent `4 % (1–8)`; a dash where the figure is undefined."""
+    if not figure or figure.get("value") is None:
+        return "–"
+    factor, digits = (100, 0) if percent else (1, 3)
+    value, low, high = (None if v is None else f"{factor * v:.{digits}f}" for v in map(figure.get, _BOUNDS))
+    unit = " %" if percent else ""
+    return f"{value}{unit}" + ("" if low is None else f" ({low}–{high})")
+
+
+_BOUNDS = ("value", "low", "high")
+
+
+def number(score: float) -> str:
+    """Three digits, trailing noughts kept: 15.0 beside 15.7."""
+    return f"{score:#.3g}".removesuffix(".")
+
+
+def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
+    run = out / name
+    card = bundle.read(run / "bundle").card
+    metrics = json.loads(_text(run / "metrics.json"))
+    verdicts = [json.loads(line) for line in _text(run / "verdicts.jsonl").splitlines()]
+    data = out / "data" / card.data.source
+    samples = {sample.name: sample for sample in layouts.read(data, card.data.layout).samples}
+    judged = [verdict for verdict in verdicts if verdict["score"] is not None and verdict["label"]]
+    for verdict in judged:
+        if verdict["path"] not in samples:
+            raise BlemishError(f"{run}: judges {verdict['path']}, which is not in {data}; draw and train again.")
+    everything: list[float] = [
+        *card.decision.scores,
+        *(verdict["score"] for verdict in judged),
+        card.decision.threshold,
+    ]
+    low, high = min(everything), max(everything)
+
+    def place(score: float) -> float:
+        """2..98, so that the outermost marks are whole."""
+        return round(2 + 96 * (score - low) / ((high - low) or 1.0), 2)
+
+    repairs = card.detector == "attention"  # the repairs of others, of flagged places only, are in the report
+    shutil.rmtree(out / PICTURES / name, ignore_errors=True)  # of an earlier run, perhaps with other pictures
+    shots = [
+        _shot(out, data, run, repairs, samples[verdict["path"]], verdict, place(verdict["score"]))
+        for verdict in progress(judged, "page", len(judged))
+    ]
+    shots.sort(key=lambda s: (list(OUTCOMES).index(s.outcome), s.defect, images.natural(s.name)))
+    title = PRODUCTS[card.data.source].title if card.data.source in PRODUCTS else name
+    by = "a classifier" if card.classes else HOW.get(card.detector)
+    return Exhibit(
+        name=name,
+        title=f"{title}, by {by}" if by else title,
+        card=card,
+        metrics=metrics,
+        limit=place(card.decision.threshold),
+        shots=tuple(shots),
+        strip=tuple(_strip(shots)),
+        rows=tuple(_rows(shots, [place(score) for score in card.decision.scores])),
+        errors=tuple(verdict["error"] for verdict in verdicts if verdict["error"]),
+        repairs=repairs,
+    )
+
+
+def _shot(
+    out: Path, data: Path, run: Path, repairs: bool, sample: Sample, verdict: Mapping[str, Any], at: float
+) -> Shot:
+    """Draws the thumbnails of one test picture."""
+    folder = out / PICTURES / run.name
+    stem = sample.name.replace("/", "-")
+    pixels = images.load(sample.path)
+    picture = _thumbnail(Image.fromarray(pixels))
+    _save(picture, folder / f"{stem}.jpg")
+    kinds = {"heat": "overlays"} | ({"repaired": "repaired"} if repairs else {})
+    full, small = {}, {}
+    for kind, drawn in kinds.items():
+        file = run / drawn / f"{sample.name}.jpg"
+        if file.exists():
+            full[kind], small[kind] = file, folder / f"{stem}-{kind}.jpg"
+            with Image.open(file) as image:
+                _save(_thumbnail(image.convert("RGB")), small[kind])
+    if sample.mask:
+        mask = images.load_mask(sample.mask, pixels.shape[:2])
+        outline(mask, picture.size).save(folder / f"{stem}-outline.png", optimize=True)
+
+    def address(path: Path) -> str:
+        return quote(path.relative_to(out).as_posix())
+
+    def perhaps(path: Path | None) -> str | None:
+        return address(path) if path else None
+
+    defective, flagged = sample.label == "anomaly", verdict["decision"] == "anomaly"
+    return Shot(
+        key=quote(f"{run.name}-{stem}"),
+        name=sample.name,
+        outcome=("found" if flagged else "missed") if defective else ("false-alarm" if flagged else "passed"),
+        defect=sample.defect or ("defective" if defective else ""),
+        score=verdict["score"],
+        p_value=verdict["p_value"],
+        probability=verdict["probability"],
+        boxes=len(verdict["regions"]),
+        at=at,
+        size=picture.size,
+        picture=address(folder / f"{stem}.jpg"),
+        heat=perhaps(small.get("heat")),
+        outline=perhaps(folder / f"{stem}-outline.png" if sample.mask else None),
+        full=address(data / sample.name),
+        full_heat=perhaps(full.get("heat")),
+        repaired=perhaps(small.get("repaired")),
+        full_repaired=perhaps(full.get("repaired")),
+    )
+
+
+def _strip(shots: Sequence[Shot]) -> list[Shot]:
+    """Two good parts, then the first of each defect type."""
+    good = sorted((s for s in shots if not s.defect), key=lambda s: images.natural(s.name))[:2]
+    first = {shot.defect: shot for shot in sorted(shots, key=lambda s: images.natural(s.name), reverse=True)}
+    return [*good, *(first[defect] for defect in sorted(filter(None, first)))]
+
+
+def _rows(shots: Sequence[Shot], held_out: Sequence[float]) -> list[Row]:
+    good = tuple(shot for shot in shots if not shot.defect)
+    passed = sum(shot.outcome == "passed" for shot in good)
+    rows = [
+        Row("good, held out", f"{len(held_out)} set the limit", "held-out", marks=tuple(held_out)),
+        Row("good, tested", f"{passed} of {len(good)} passed", "good", good),
+    ]
+    for defect in sorted({shot.defect for shot in shots if shot.defect}):
+        of_type = tuple(shot for shot in shots if shot.defect == defect)
+        found = sum(shot.outcome == "found" for shot in of_type)
+        rows.append(Row(of_type[0].title, f"{found} of {len(of_type)} found", "defective", of_type))
+    return rows
+
+
+def _thumbnail(image: Image.Image) -> Image.Image:
+    factor = min(1.0, SIDE / max(image.size))
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, "JPEG", quality=82, optimize=True, progressive=True)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as cause:
+        raise BlemishError(f"{path}: cannot be read ({cause.strerror}); run blemish demo again.") from None

@@ -1,0 +1,216 @@
+"""The autoencoders whose encoders attend: U-Net, convolutional, variational, residual.
+
+Each is an encoder of numbered layers, a code that sums up what it saw, and a decoder. `encoder.21` names the output of
+layer 21, so all before it is a prefix of the encoder and all after it a suffix: attention needs no hooks.
+Normalisation is by group or by channel and picture, never over the batch: what one picture is told does not depend on
+its neighbours, in training neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from blemish.detectors.nn.backbones import load_backbone
+from blemish.types import BlemishError
+
+MODELS = ("unet", "autoencoder", "vae", "resnet")
+NETWORK = "resnet18"
+
+
+class Autoencoder(nn.Module):
+    """`encoder`: standardised pictures `(N, 3, H, W)` -> features; `code`: features -> latent code `(N, D)`, of a
+    variational autoencoder mean and log variance, `(N, 2 D)`; `start`: the code -> the decoder's first features;
+    `decoder`: from there, and for each of `skips` (layers of the encoder, deepest first) joined by what that layer
+    said, to logits `(N, 3, H, W)` of the picture in 0..1."""
+
+    def __init__(
+        self,
+        encoder: nn.Sequential,
+        code: nn.Module,
+        start: nn.Module,
+        decoder: Sequence[nn.Module],
+        *,
+        skips: Sequence[int] = (),
+        variational: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.code, self.start, self.decoder = encoder, code, start, nn.ModuleList(decoder)
+        self.skips, self.variational = tuple(skips), variational
+
+    def encode(self, pictures: Tensor, layers: Sequence[int] = ()) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The code, what each of `layers` said, and what the decoder takes from the encoder's layers."""
+        wanted = {*layers, *self.skips}
+        said: dict[int, Tensor] = {}
+        features = pictures
+        for number, layer in enumerate(self.encoder):
+            features = layer(features)
+            if number in wanted:
+                said[number] = features
+        return self.code(features), [said[layer] for layer in layers], [said[layer] for layer in self.skips]
+
+    def decode(self, latent: Tensor, skipped: Sequence[Tensor]) -> Tensor:
+        """Latent code `(N, D)` -> the picture in 0..1, `(N, 3, H, W)`."""
+        features: Tensor = self.start(latent)
+        for step, block in enumerate(self.decoder):
+            features = block(features)
+            if step < len(skipped):
+                features = torch.cat([features, skipped[step]], 1)
+        return features.sigmoid()
+
+    @torch.no_grad()
+    def paint(self, colour: Tensor) -> None:
+        """The colour `(3,)`, in 0..1, of what an untrained decoder paints: good pictures' mean spares it the search."""
+        last = [layer for layer in self.decoder.modules() if isinstance(layer, nn.Conv2d)][-1]
+        assert last.bias is not None
+        last.bias.copy_(colour.clamp(0.01, 0.99).logit())
+
+    def latent(self, code: Tensor) -> Tensor:
+        """`(N, D)`: the code, of a variational autoencoder its mean."""
+        return code.chunk(2, 1)[0] if self.variational else code
+
+    def sampled(self, code: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The latent code to decode in training, and each picture's KL divergence `(N,)` from the unit Gaussian
+        (Kingma & Welling 2014, appendix B), nought where the code is no distribution. `noise`: `(N, D)`."""
+        if not self.variational:
+            return code, code.new_zeros(len(code))
+        mean, log_variance = code.chunk(2, 1)
+        log_variance = log_variance.clamp(-10, 10)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+        return mean + (log_variance / 2).exp() * noise, divergence
+
+    def tail(self, layer: int) -> nn.Sequential:
+        """Features of `layer` -> latent code `(N, D)`."""
+        rest = [*self.encoder[layer + 1 :], self.code]
+        return nn.Sequential(*rest, Half()) if self.variational else nn.Sequential(*rest)
+
+    def index(self, name: str) -> int:
+        """`encoder.21` or `21` -> 21. Raises `BlemishError` where there is no such layer with cells to attend to."""
+        number = name.removeprefix("encoder.")
+        if not number.isdecimal() or int(number) >= len(self.encoder):
+            raise BlemishError(
+                f"there is no layer '{name}'; the encoder's are encoder.0 ({type(self.encoder[0]).__name__}) to "
+                f"encoder.{len(self.encoder) - 1}."
+            )
+        return int(number)
+
+
+class Half(nn.Module):
+    """Mean and log variance -> mean."""
+
+    def forward(self, code: Tensor) -> Tensor:
+        return code.chunk(2, 1)[0]
+
+
+def build(
+    name: str,
+    size: tuple[int, int],
+    *,
+    width: int = 8,
+    latent: int = 64,
+    seed: int = 0,
+    pretrained: bool = False,
+    weights: Path | None = None,
+) -> Autoencoder:
+    """An untrained autoencoder of MODELS for pictures of `size` (height, width), drawn from `seed`.
+
+    `width`: channels of the first layers, doubled at every halving of the grid. `latent`: numbers in the code; the
+    U-Net's is its flattened bottleneck. `pretrained`: the residual encoder starts from ImageNet's weights, those of
+    torchvision or of the .safetensors file `weights`. Raises `BlemishError` for what does not fit together.
+    """
+    if name not in MODELS:
+        raise BlemishError(f"there is no model '{name}'; take one of {', '.join(MODELS)}.")
+    if pretrained and name != "resnet":
+        raise BlemishError(f"only --model resnet has an encoder with ImageNet weights, {name} has none.")
+    deep = 32 if name == "resnet" else 16
+    if size[0] % deep or size[1] % deep:
+        raise BlemishError(f"{name} halves the picture until {deep} pixels are one: {size[0]}x{size[1]} does not fit.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "unet":
+            return _unet(size, width)
+        if name == "resnet":
+            return _resnet(size, width, latent, pretrained, weights)
+        return _plain(size, width, latent, variational=name == "vae")
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(8 if channels % 8 == 0 else 1, channels)
+
+
+def _convolved(inward: int, outward: int) -> list[nn.Module]:
+    return [nn.Conv2d(inward, outward, 3, padding=1, bias=False), _norm(outward), nn.ReLU()]
+
+
+def _unet(size: tuple[int, int], width: int) -> Autoencoder:
+    """Ronneberger et al. 2015, padded, with four levels: seven layers each (two convolutions with norm and ReLU, then
+    pooling), so that encoder.21 is the last level's first convolution."""
+    widths = [width * 2**level for level in range(4)]
+    layers: list[nn.Module] = []
+    for inward, outward in zip([3, *widths], widths, strict=False):
+        layers += [*_convolved(inward, outward), *_convolved(outward, outward), nn.MaxPool2d(2)]
+    grid = (size[0] // 16, size[1] // 16)
+    upward: list[nn.Module] = []
+    inward = widths[-1]
+    for outward in reversed(widths):
+        # What comes from below is enlarged and brought to the level's width; the skip then doubles it.
+        enlarged = [*_convolved(inward, outward), nn.Upsample(scale_factor=2), *_convolved(outward, outward)]
+        upward.append(nn.Sequential(*enlarged))
+        inward = 2 * outward
+    upward.append(nn.Sequential(*_convolved(inward, width), nn.Conv2d(width, 3, 1)))
+    return Autoencoder(
+        nn.Sequential(*layers), nn.Flatten(), nn.Unflatten(1, (widths[-1], *grid)), upward, skips=(26, 19, 12, 5)
+    )
+
+
+def _plain(size: tuple[int, int], width: int, latent: int, *, variational: bool) -> Autoencoder:
+    """Four strided convolutions with instance norm and ReLU, a dense code, and the same back up."""
+    widths = [width * 2**level for level in range(4)]
+    layers: list[nn.Module] = []
+    for inward, outward in zip([3, *widths], widths, strict=False):
+        layers += [nn.Conv2d(inward, outward, 4, 2, 1), nn.GroupNorm(outward, outward), nn.ReLU()]
+    start, code = _dense(widths[-1], (size[0] // 16, size[1] // 16), latent, variational)
+    return Autoencoder(nn.Sequential(*layers), code, start, _upward(widths[-1], width, 4), variational=variational)
+
+
+def _dense(
+    channels: int, grid: tuple[int, int], latent: int, variational: bool = False
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """From the code to the decoder's first features, and from the encoder's last to the code."""
+    cells = channels * grid[0] * grid[1]
+    code = nn.Sequential(nn.Flatten(), nn.Linear(cells, latent * (2 if variational else 1)))
+    return nn.Sequential(nn.Linear(latent, cells), nn.Unflatten(1, (channels, *grid)), nn.ReLU()), code
+
+
+def _upward(channels: int, width: int, halvings: int) -> list[nn.Module]:
+    """A decoder that doubles the grid `halvings` times."""
+    blocks: list[nn.Module] = []
+    for step in reversed(range(halvings)):
+        outward = max(width, min(channels, width * 2**step))
+        blocks.append(nn.Sequential(nn.Upsample(scale_factor=2), *_convolved(channels, outward)))
+        channels = outward
+    return [*blocks, nn.Conv2d(channels, 3, 3, padding=1)]
+
+
+def _resnet(size: tuple[int, int], width: int, latent: int, pretrained: bool, weights: Path | None) -> Autoencoder:
+    """torchvision's ResNet-18 (He et al. 2016) as the encoder, its residual blocks as layers. From scratch it
+    normalises by groups; ImageNet's weights come with batch norm, whose figures stay as they are."""
+    from torchvision import models
+    from torchvision.ops import FrozenBatchNorm2d
+
+    net = models.resnet18(weights=None, norm_layer=FrozenBatchNorm2d if pretrained else _norm)
+    if pretrained:
+        found = load_backbone(f"torchvision/{NETWORK}", layers=("layer4",), image_size=size, weights=weights)
+        net.fc = nn.Identity()
+        net.load_state_dict(found.net.state_dict())
+    stages = [net.layer1, net.layer2, net.layer3, net.layer4]
+    layers = [net.conv1, net.bn1, nn.ReLU(), net.maxpool, *(block for stage in stages for block in stage)]
+    for layer in layers:
+        for part in layer.modules():
+            if isinstance(part, nn.ReLU):
+                part.inplace = False  # it would overwrite what a skip or the attention was given
+    start, code = _dense(512, (size[0] // 32, size[1] // 32), latent)
+    return Autoencoder(nn.Sequential(*layers), code, start, _upward(512, width, 5))

@@ -1,0 +1,227 @@
+"""Global average pooling and one dense layer (Zhou et al. 2016, section 2): the module that is trained, the fit of its
+head alone, and the graph that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish.detectors.nn.memory_bank import NormalPatches
+from blemish.detectors.nn.resampling import Enlarge, Resize, resize_weights
+
+
+class Classifier(nn.Module):
+    """What the trunk kept of N pictures -> logits `(N, classes)`; class 0 is good.
+
+    The study pools one layer's features. Here several layers may be pooled, and with `moments` = 2 their squares too
+    (a small defect hardly moves a feature's mean, but the mean of its square): logits stay a mean over cells of
+    something linear, so each cell's share of them is exact. With one output good's logit is always 0, so that both
+    kinds of head give logits, and their softmax, alike.
+
+    With `grids`, (h, w) of each layer, pooled is how far a cell departs from the good pictures at the same place,
+    squared and in units of their spread there (the diagonal of PaDiM's distance, Defard et al. 2021): for parts that
+    lie still, of which every cell has a look of its own.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        tail: nn.Module,
+        channels: Sequence[int],
+        classes: int,
+        outputs: int,
+        moments: int,
+        grids: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        super().__init__()
+        self.tail = tail
+        self.departures = bool(grids)
+        self.moments = moments = 1 if grids else moments
+        for layer, grid in enumerate(grids):
+            self.register_buffer(f"typical_{layer}", torch.zeros(channels[layer], *grid))
+            self.register_buffer(f"spread_{layer}", torch.ones(channels[layer], *grid))
+        self.widths = [moments * count for count in channels]
+        self.head = nn.Linear(sum(self.widths), 1 if classes == 2 and outputs == 1 else classes)
+        self.register_buffer("mean", torch.zeros(sum(self.widths)))  # of what is pooled, over the training pictures
+        self.register_buffer("std", torch.ones(sum(self.widths)))
+
+    def forward(self, *kept: Tensor) -> Tensor:
+        return self.logits(self.features(*kept))
+
+    def features(self, *kept: Tensor) -> list[Tensor]:
+        """A map `(N, K, h, w)` for each pooled layer, of which the head sees the mean."""
+        return self.pooled_of(self.tail(*kept))
+
+    def pooled_of(self, layers: Sequence[Tensor]) -> list[Tensor]:
+        """What is pooled of the last `len(layers)` layers, cell by cell."""
+        first = len(self.widths) - len(layers)
+        return [self._pooled_of(found, first + number) for number, found in enumerate(layers)]
+
+    def _pooled_of(self, features: Tensor, layer: int) -> Tensor:
+        if self.departures:
+            typical, spread = self.get_buffer(f"typical_{layer}"), self.get_buffer(f"spread_{layer}")
+            return ((features - typical) / spread).square()
+        return torch.cat([features, features.square()], 1) if self.moments == 2 else features
+
+    def refer_to(self, good: Iterable[Sequence[Tensor]]) -> None:
+        """Takes the typical look and its spread, cell by cell, from batches of good pictures' layers."""
+        count, sums, squares = 0, *([torch.zeros(())] * len(self.widths) for _ in range(2))
+        for layers in good:
+            count += len(layers[0])
+            for number, found in enumerate(layers):
+                sums[number] = sums[number] + found.double().sum(0)
+                squares[number] = squares[number] + found.double().square().sum(0)
+        for layer, (total, square) in enumerate(zip(sums, squares, strict=True)):
+            mean = total / count
+            spread = (square / count - mean**2).clamp(min=0).sqrt()
+            # Softened by the channel's usual spread: a few pictures can agree on a place by chance.
+            spread = spread + 0.5 * spread.mean((1, 2), keepdim=True) + 1e-6
+            self.get_buffer(f"typical_{layer}").copy_(mean)
+            self.get_buffer(f"spread_{layer}").copy_(spread)
+
+    def pooled(self, features: Sequence[Tensor]) -> Tensor:
+        """Global average pooling: `(N, sum of K)`."""
+        return torch.cat([found.mean((2, 3)) for found in features], 1)
+
+    def logits(self, features: Sequence[Tensor]) -> Tensor:
+        """`(N, classes)`."""
+        found: Tensor = self.head((self.pooled(features) - self.mean) / self.std)
+        return F.pad(found, (1, 0)) if self.head.out_features == 1 else found
+
+    def cells(self, features: Sequence[Tensor]) -> Tensor:
+        """Each cell's own logits, `(N, classes, h, w)` on the first layer's grid (coarser ones are enlarged
+        bilinearly): the class activation maps (Eq. 2), bias included, so that their means are the picture's logits."""
+        weight, bias = self.linear()
+        grid = features[0].shape[2:]
+        total: Tensor = bias[:, None, None]
+        for found, part in zip(features, weight.split(self.widths, 1), strict=True):  # type: ignore[no-untyped-call]
+            spoken = F.conv2d(found, part[:, :, None, None])
+            if spoken.shape[2:] != grid:
+                down, across = (resize_weights(spoken.shape[2 + axis], grid[axis]).to(spoken) for axis in (0, 1))
+                enlarged = down @ spoken @ across.T
+                # Where a grid is no multiple of the other, the borders' cells would count for more.
+                spoken = enlarged + (spoken.mean((2, 3), keepdim=True) - enlarged.mean((2, 3), keepdim=True))
+            total = total + spoken
+        return F.pad(total, (0, 0, 0, 0, 1, 0)) if self.head.out_features == 1 else total
+
+    def linear(self) -> tuple[Tensor, Tensor]:
+        """The head's weight `(outputs, K)` and bias `(outputs,)` for features that are not standardised."""
+        weight = self.head.weight / self.std
+        return weight, self.head.bias - weight @ self.mean
+
+    def log_odds_cells(self, features: Sequence[Tensor], contrast: bool) -> Tensor:
+        """The map `(N, h, w)`: each cell's log-odds of "not good"; without `contrast` the anomaly's row alone and no
+        bias, as published."""
+        cells = self.cells(features)
+        if contrast:
+            return log_odds(cells.permute(0, 2, 3, 1))
+        return cells[:, -1] - self.linear()[1][-1]
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """`(..., classes)` -> `(...)`: log of p(any anomaly) / p(good)."""
+    if logits.shape[-1] == 2:
+        return logits[..., 1] - logits[..., 0]
+    return logits[..., 1:].logsumexp(-1) - logits[..., 0]
+
+
+class Score(nn.Module):
+    """Activations of a layer -> what they and all that follows from them say of the log-odds: differentiated by the
+    gradient's maps. `rest`: activations -> the pooled layers from this one on; two classes, whose log-odds are linear
+    in what is pooled, so that layers before it are a constant."""
+
+    weight: Tensor
+
+    def __init__(self, rest: nn.Module, classifier: Classifier, layers: int) -> None:
+        super().__init__()
+        self.rest, self.classifier = rest, classifier
+        weight = classifier.linear()[0]
+        row = weight[-1] - weight[0] if len(weight) > 1 else weight[0]
+        self.register_buffer("weight", row[-sum(classifier.widths[-layers:]) :].detach())
+
+    def forward(self, activations: Tensor) -> Tensor:
+        found = [features.mean((2, 3)) for features in self.classifier.pooled_of(self.rest(activations))]
+        return torch.cat(found, 1) @ self.weight
+
+
+def fit_head(
+    pooled: Tensor, targets: Tensor, weights: Tensor, *, outputs: int, penalty: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Logistic regression on standardised features `(n, K)` by L-BFGS, in float64: weight `(outputs, K)` and bias.
+
+    Minimises the weighted cross-entropy's sum plus penalty / 2 |weight|^2, as scikit-learn's LogisticRegression does
+    with C = 1 / penalty. `targets` `(n,)` are classes, `weights` `(classes,)`.
+    """
+    standard = pooled.double()
+    weight = torch.zeros(outputs, pooled.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(outputs, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS(
+        [weight, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-13, line_search_fn="strong_wolfe"
+    )
+    weights = weights.double()
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        logits = standard @ weight.T + bias
+        logits = F.pad(logits, (1, 0)) if outputs == 1 else logits
+        loss = F.cross_entropy(logits, targets, weights, reduction="sum") + penalty / 2 * weight.square().sum()
+        loss = loss / len(targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    return weight.detach().float(), bias.detach().float()
+
+
+class CamGraph(nn.Module):
+    """The fitted detector as one module: uint8 `(N, H, W, 3)` of any size -> the tensors named in `outputs`.
+
+    `whole`: resized pictures -> activations of the map's layer, then of each pooled layer. `fine`: activations ->
+    (scores, maps `(N, h, w)`), or None for a plain CAM. `grid`: (h, w) of the map's layer. `normal`: patches of good
+    pictures' last layer, for `neighbours` and `distances`.
+    """
+
+    def __init__(
+        self,
+        resize: Resize,
+        whole: nn.Module,
+        classifier: Classifier,
+        grid: tuple[int, int],
+        *,
+        fine: Callable[[Tensor], tuple[Tensor, Tensor]] | None,
+        sigma: float,
+        contrast: bool,
+        temperature: float,
+        types: bool,
+        normal: NormalPatches | None = None,
+    ) -> None:
+        super().__init__()
+        self.normal = normal
+        self.resize, self.whole, self.classifier, self.fine = resize, whole, classifier, fine
+        self.contrast, self.temperature, self.types = contrast, temperature, types
+        self.gated = fine is not None  # the map is a gradient's, see export.prove_parity
+        more = [*(["class_maps"] if types else []), *(["neighbours", "distances"] if normal else [])]
+        self.outputs: Sequence[str] = ("scores", "maps", "probabilities", *more)
+        self.enlarge = Enlarge(grid, (resize.height, resize.width), sigma)  # bilinear, as published; then smoothed
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        logits, cells, features, last = self.cells(self.resize(pictures))
+        found = [log_odds(logits), self.enlarge(cells), (logits / self.temperature).softmax(1)]
+        if self.types:
+            each = self.classifier.cells(features)
+            found.append(self.enlarge(each[:, 1:] - each[:, :1]))
+        return (*found, *(self.normal(last) if self.normal else ()))
+
+    def cells(self, resized: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor], Tensor]:
+        """Resized pictures -> logits, the map before it is enlarged, the features that were pooled, the last layer."""
+        activations, *layers = self.whole(resized)
+        features = self.classifier.pooled_of(layers)
+        logits = self.classifier.logits(features)
+        if self.fine is None:
+            return logits, self.classifier.log_odds_cells(features, self.contrast), features, layers[-1]
+        return logits, self.fine(activations)[1], features, layers[-1]

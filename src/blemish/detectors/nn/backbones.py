@@ -1,0 +1,381 @@
+"""Backbones: a pretrained network cut open at a few depths ("taps"), with all that must travel with its weights.
+
+A name is `bundled` (ours, distilled on drawn pictures, see docs/model-card.md), any timm name (`resnet18`, also
+vision transformers: their tokens come out as a map, so that PatchCore becomes the method of AnomalyDINO, Damm et
+al. 2025), or `torchvision/NAME`. Options follow a question mark: `mobilenetv2_100?pad_type=same&mean=0.498&std=0.5`
+gives `mean` and `std` (one number or three) to blemish and everything else to the network's constructor.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import torch
+from torch import Tensor, nn
+
+from blemish.types import BlemishError
+
+BUNDLED = Path(__file__).parent / "bundled.safetensors"
+ARCHITECTURE = "mobilenetv2_100"  # of the bundled weights: its first five stages
+TAPS = (
+    8,
+    16,
+)  # strides tapped by default: PatchCore's "layer 2 + layer 3" of a ResNet (Roth et al. 2022, section 4.2)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A feature map that the backbone hands out: `(N, channels, height / stride, width / stride)`."""
+
+    layer: str
+    channels: int
+    stride: int
+
+
+BUNDLED_STAGES = {0: Tap("0", 16, 2), 1: Tap("1", 24, 4), 2: Tap("2", 32, 8), 3: Tap("3", 96, 16)}
+
+
+class Backbone(nn.Module):
+    """float32 pictures `(N, 3, H, W)` in 0..255, RGB -> one float32 feature map per tap, finest first."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        taps: Sequence[Tap],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        licence: str,
+        source: str,
+    ) -> None:
+        super().__init__()
+        self.net = net.eval().requires_grad_(False)
+        self.taps = tuple(taps)
+        self.licence = licence
+        self.source = source
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        features: list[Tensor] | dict[str, Tensor] = self.net((pictures - self.mean) / self.std)
+        maps = list(features.values()) if isinstance(features, dict) else features
+        return [_as_map(f, pictures.shape[-2:], tap) for f, tap in zip(maps, self.taps, strict=True)]
+
+
+def load_backbone(
+    name: str = "bundled",
+    *,
+    layers: Sequence[str] = (),
+    image_size: tuple[int, int] = (256, 256),
+    weights: Path | None = None,
+    random: bool = False,
+    seed: int = 0,
+) -> Backbone:
+    """Builds a backbone for pictures of `image_size` (height, width) with pretrained weights.
+
+    `layers`: timm's indices of feature stages ("2", "3"; for a transformer the block's number, "-1" = last) or
+    torchvision's module names; empty takes strides 8 and 16, for a transformer the last block.
+    `weights`: a local .safetensors file with the whole network's parameters, instead of a download.
+    `random`: untrained weights from `seed`, for controls and tests.
+    Raises `BlemishError` for an unknown name, layer, or weights that cannot be had.
+    """
+    base, _, query = name.partition("?")
+    options: dict[str, Any] = {key: _literal(value) for key, value in parse_qsl(query)}
+    if weights is not None and weights.suffix != ".safetensors":
+        raise BlemishError(
+            f"{weights}: only .safetensors weights are read (no pickle is ever loaded); convert the file."
+        )
+    if weights is not None and not weights.is_file():
+        raise BlemishError(f"{weights}: no such weights file; check the path given with --weights.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if base == "bundled":
+            return _bundled(layers, weights or BUNDLED, random)
+        if base.startswith("torchvision/"):
+            return _torchvision(base.removeprefix("torchvision/"), options, layers, image_size, weights, random)
+        return _timm(base.removeprefix("timm/"), options, layers, image_size, weights, random)
+
+
+def stages(name: str, image_size: tuple[int, int]) -> list[Tap]:
+    """A backbone's feature stages, first to last, whose `layer` is what `load_backbone(layers=...)` takes: one for each
+    stride at which something is learned; for a transformer one for each block."""
+    base = name.partition("?")[0]
+    if base == "bundled":
+        return list(BUNDLED_STAGES.values())
+    if base.startswith("torchvision/"):
+        from torchvision import models
+
+        base = base.removeprefix("torchvision/")
+        _torchvision_weights(base)  # refuses an unknown name
+        seen, learned = _survey(models.get_model(base, weights=None).eval(), image_size, base)
+        ends = {seen[path].stride: path for path in _outermost_last(seen)}
+        return [seen[path] for path in _blocks(seen) or [ends[stride] for stride in sorted(ends) if stride in learned]]
+    info = _probe(base.removeprefix("timm/"), image_size, {})[0].feature_info.info
+    return [Tap(str(index), stage["num_chs"], stage["reduction"]) for index, stage in enumerate(info)]
+
+
+def _bundled(layers: Sequence[str], file: Path, random: bool) -> Backbone:
+    """Ours: the first five stages of a MobileNetV2 (Sandler et al. 2018) with our own weights."""
+    import timm
+    from safetensors.torch import load_file
+
+    indices = [int(layer) for layer in layers if layer.isdecimal()] or [2, 3]
+    net = timm.create_model(ARCHITECTURE, features_only=True, feature_cls="getter", out_indices=(2, 3), pad_type="same")
+    if not random:
+        try:
+            net.model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+        except RuntimeError as cause:
+            raise _no_weights("the bundled backbone", file, cause) from cause
+    if not {*map(str, indices)} >= set(layers) or not set(indices) <= set(BUNDLED_STAGES):
+        raise BlemishError(f"the bundled backbone has the layers 0 to 3, not {', '.join(layers)}; see --layers.")
+    net.out_indices = sorted(set(indices))
+    return Backbone(
+        net,
+        [BUNDLED_STAGES[i] for i in net.out_indices],
+        mean=(0.498,) * 3,
+        std=(0.5,) * 3,
+        licence="Apache-2.0",
+        source="random weights" if random else "blemish, distilled on drawn pictures (docs/model-card.md)",
+    )
+
+
+def _timm(
+    name: str,
+    options: dict[str, Any],
+    layers: Sequence[str],
+    image_size: tuple[int, int],
+    weights: Path | None,
+    random: bool,
+) -> Backbone:
+    import timm
+
+    default = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    mean, std = (_three(options.pop(what, getattr(default, what, 0))) for what in ("mean", "std"))
+    probe, build = _probe(name, image_size, options)
+    chosen = [int(layer) for layer in layers] or _default_stages(probe.feature_info.reduction())
+    overlay = {"pretrained_cfg_overlay": _local(weights)} if weights else {}
+    try:
+        with _complaints("timm.models") as said:
+            net = timm.create_model(name, pretrained=not random, out_indices=tuple(sorted(chosen)), **build, **overlay)
+        # timm leaves layers random that a file lacks, and only says so in its log.
+        lacking = {key for text in said if text.startswith("Missing keys") for key in re.findall(r"[\w.]+", text)}
+        if lacking & {key.removeprefix("model.") for key in net.state_dict()}:
+            raise RuntimeError("some of its layers are not in the file")
+    except (AssertionError, IndexError):
+        stages = len(probe.feature_info.info)
+        raise BlemishError(
+            f"{name} has no layers {', '.join(layers)}; take some of 0 to {stages - 1} (or a transformer's blocks)."
+        ) from None
+    except (OSError, RuntimeError) as cause:
+        raise _no_weights(name, weights, cause) from cause
+    taps = [
+        Tap(str(d), c, r)
+        for d, c, r in zip(sorted(chosen), net.feature_info.channels(), net.feature_info.reduction(), strict=True)
+    ]
+    licence = f"see {weights.name}" if weights else str(getattr(default, "license", None) or "not stated by timm")
+    hub = getattr(default, "hf_hub_id", None) or getattr(default, "url", "")
+    source = "random weights" if random else weights.name if weights else f"timm {hub}"
+    return Backbone(net, taps, mean=mean, std=std, licence=licence, source=source)
+
+
+def _probe(name: str, image_size: tuple[int, int], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The network without weights, and what it was built with. Refuses an unknown name."""
+    import timm
+
+    if not timm.is_model(name):
+        close = ", ".join(get_close_matches(name, timm.list_models(), 5))
+        raise BlemishError(
+            f"timm has no network called '{name}'{f' (near: {close})' if close else ''}; "
+            "use a name from timm.list_models(), or torchvision/NAME."
+        )
+    build: dict[str, Any] = {"features_only": True, "feature_cls": "getter", **options}
+    try:  # transformers want their input size at birth, and resample their position embedding to it
+        return timm.create_model(name, img_size=image_size, **build), {**build, "img_size": image_size}
+    except TypeError:
+        return timm.create_model(name, **build), build
+
+
+def _torchvision(
+    name: str,
+    options: dict[str, Any],
+    layers: Sequence[str],
+    image_size: tuple[int, int],
+    weights: Path | None,
+    random: bool,
+) -> Backbone:
+    from safetensors.torch import load_file
+    from torchvision import models
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    known = _torchvision_weights(name)
+    preset = known.transforms()
+    mean, std = _three(options.pop("mean", preset.mean)), _three(options.pop("std", preset.std))
+    try:
+        if weights and not random:
+            state = load_file(weights)
+            classifier = list(models.get_model(name, weights=None, **options).state_dict())[-1]
+            classes = len(state.get(classifier, ()))
+            net = models.get_model(name, weights=None, num_classes=classes or 1000, **options)
+            net.load_state_dict(state)
+        else:
+            net = models.get_model(name, weights=None if random else known, **options)
+    except (OSError, RuntimeError) as cause:
+        raise _no_weights(name, weights, cause) from cause
+    net.eval()
+    taps = _find_taps(net, layers, image_size, name)
+    return Backbone(
+        create_feature_extractor(net, {tap.layer: tap.layer for tap in taps}),
+        taps,
+        mean=mean,
+        std=std,
+        licence="BSD-3-Clause (torchvision); the weights' training data has its own terms",
+        source="random weights" if random else weights.name if weights else f"torchvision {known}",
+    )
+
+
+def _torchvision_weights(name: str) -> Any:
+    from torchvision import models
+
+    try:
+        return models.get_model_weights(name).DEFAULT
+    except ValueError:
+        raise BlemishError(
+            f"torchvision has no network called '{name}'; see torchvision.models.list_models()."
+        ) from None
+
+
+def _survey(net: nn.Module, image_size: tuple[int, int], name: str) -> tuple[dict[str, Tap], set[int]]:
+    """Runs one empty picture through: what every module puts out, and the strides at which something is learned."""
+    seen: dict[str, Tap] = {}
+    learned: set[int] = set()
+    handles = []
+    for path, module in net.named_modules():
+
+        def note(module: nn.Module, _: object, out: object, path: str = path) -> None:
+            if not isinstance(out, Tensor):
+                return
+            if out.ndim == 4:
+                seen[path] = Tap(path, out.shape[1], round(image_size[1] / out.shape[3]))
+            elif out.ndim == 3:  # tokens (N, 1 + T, C)
+                area = image_size[0] * image_size[1] / max(1, out.shape[1] - 1)
+                seen[path] = Tap(path, out.shape[2], round(area**0.5))
+            if path in seen and any(True for _ in module.parameters(recurse=False)):
+                learned.add(seen[path].stride)
+
+        handles.append(module.register_forward_hook(note))
+    with torch.no_grad():
+        try:
+            net(torch.zeros(1, 3, *image_size))
+        except AssertionError as cause:  # torchvision's transformers take one size only
+            raise BlemishError(f"{name} does not take {image_size[0]}x{image_size[1]} pictures: {cause}") from cause
+        finally:
+            for handle in handles:
+                handle.remove()
+    return seen, learned
+
+
+def _outermost_last(seen: dict[str, Tap]) -> list[str]:
+    """The shallowest modules come last, so that a stage wins over the layers inside it."""
+    return sorted(filter(None, seen), key=lambda path: -path.count("."))
+
+
+def _blocks(seen: dict[str, Tap]) -> list[str]:
+    """Of a torchvision transformer."""
+    return [path for path in seen if path.startswith("encoder.layers.") and path.count(".") == 2]
+
+
+def _find_taps(net: nn.Module, layers: Sequence[str], image_size: tuple[int, int], name: str) -> list[Tap]:
+    """The taps asked for, or each default stride's last module."""
+    seen, _ = _survey(net, image_size, name)
+    if not layers:
+        ends = {seen[path].stride: path for path in _outermost_last(seen) if seen[path].stride in TAPS}
+        if len(ends) < len(TAPS):  # a transformer
+            ends = {seen[path].stride: path for path in _blocks(seen)[-1:]} or ends
+        layers = [ends[stride] for stride in sorted(ends)]
+    missing = [layer for layer in layers if layer not in seen]
+    if missing or not layers:
+        raise BlemishError(
+            f"{name} has no feature map at '{', '.join(missing)}'; it has for example {', '.join(list(seen)[1:12])}."
+        )
+    order = list(seen)
+    return sorted((seen[layer] for layer in layers), key=lambda tap: (tap.stride, order.index(tap.layer)))
+
+
+def _as_map(features: Tensor, size: torch.Size, tap: Tap) -> Tensor:
+    """Tokens `(N, 1 + T, C)` of a torchvision transformer become a map; a map stays as it is."""
+    if features.ndim == 4:
+        return features
+    height = size[0] // tap.stride
+    tokens = features[:, 1:].transpose(1, 2)  # without the class token
+    return tokens.reshape(tokens.shape[0], tokens.shape[1], height, -1)
+
+
+def _default_stages(strides: Sequence[int]) -> list[int]:
+    """The deepest stages at strides 8 and 16; the last block where all have one stride (a transformer)."""
+    if len(set(strides)) == 1:
+        return [-1]
+    wanted = [max(i for i, s in enumerate(strides) if s == stride) for stride in TAPS if stride in strides]
+    return wanted or [len(strides) - 1]
+
+
+@contextmanager
+def _complaints(logger: str) -> Iterator[list[str]]:
+    """What a library says in its log meanwhile; nothing of it is printed."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger(logger)
+    passed_on, log.propagate = log.propagate, False
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield said
+    finally:
+        log.removeHandler(handler)
+        log.propagate = passed_on
+        log.setLevel(level)
+
+
+def _local(file: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    classes = next((len(v) for k, v in load_file(file).items() if k.startswith(("classifier", "fc", "head"))), 0)
+    return {"file": str(file), "num_classes": classes}
+
+
+def _no_weights(name: str, weights: Path | None, cause: Exception) -> BlemishError:
+    first = str(cause).splitlines()[0][:160]
+    if weights:
+        return BlemishError(f"{weights}: these weights do not fit {name} ({first}); give the file made for it.")
+    return BlemishError(
+        f"{name}: its pretrained weights could not be downloaded ({first}); "
+        "fetch them on a machine with a net and give them with --weights FILE.safetensors, or use the bundled backbone."
+    )
+
+
+def _three(value: Any) -> tuple[float, float, float]:
+    numbers = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),) * 3
+    if len(numbers) != 3:
+        raise BlemishError(f"mean and std are one number or three, not {value!r}.")
+    return numbers
+
+
+def _literal(text: str) -> Any:
+    """`"0.5"` -> 0.5, `"1,2,3"` -> (1, 2, 3), `"same"` -> "same"."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

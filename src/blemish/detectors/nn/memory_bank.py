@@ -1,0 +1,124 @@
+"""Banks of normal patches: which are kept, and which of them a new patch is nearest to.
+
+PatchCore's bank is its detector. The others carry a small one beside theirs, so that they too can show the normal patch
+that a place is likest to, and how far it is from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish.detectors.nn.nearest import Nearest
+from blemish.types import Progress, silent
+
+ENTRIES = 1024  # of a small bank, at most
+PICTURES, PATCHES = 512, 16_384  # that it is chosen from, about
+
+
+class NormalPatches(nn.Module):
+    """Feature maps `(N, C, h, w)` -> `neighbours` int32 `(N, h, w)` and `distances` float32 `(N, h, w)`.
+
+    A patch is the mean over 3 x 3 cells, each channel in units of its spread over good
+    pictures. `table` int32 `(M, 3)`: of each entry the picture (its place among those given), row and column.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, bank: Tensor, mean: Tensor, scale: Tensor, table: npt.NDArray[np.int32]) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+        self.nearest = Nearest(bank)
+        self.table = table
+
+    @classmethod
+    def of(cls, features: Iterable[Tensor], pictures: Tensor, *, seed: int = 0, progress: Progress = silent) -> Self:
+        """Chooses at most `ENTRIES` from batches of good pictures' feature maps; `pictures` `(n,)` says what the table
+        calls each."""
+        generator = torch.Generator().manual_seed(seed)
+        found, cells, width = [], [], 1
+        for batch in features:
+            width = batch.shape[3]
+            for patches in as_rows(aware(batch)).cpu():
+                keep = min(len(patches), max(1, PATCHES // len(pictures)))
+                chosen = torch.randperm(len(patches), generator=generator)[:keep]
+                found.append(patches[chosen])
+                cells.append(chosen.to(torch.int32))
+        every, at = torch.cat(found), torch.stack(cells)
+        spread = every.std(0, correction=0)
+        # A channel that hardly moves on good pictures must not outshout all others on a new one.
+        mean, scale = every.mean(0), spread.clamp(min=float(spread.mean()) / 10 + 1e-6)
+        every = (every - mean) / scale
+        kept = greedy_coreset(every, min(ENTRIES, len(every)), seed=seed, progress=progress)
+        table = places(kept, at, width)
+        table[:, 0] = pictures.numpy()[table[:, 0]]
+        return cls(every[kept], mean, scale, table)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        nearest, distances = self.nearest((as_rows(aware(features)) - self.mean) / self.scale)
+        grid = features.shape[2:]
+        return nearest.unflatten(1, grid).to(torch.int32), distances.unflatten(1, grid)
+
+
+def aware(features: Tensor, neighbourhood: int = 3) -> Tensor:
+    """`(N, C, h, w)` -> the same: the mean over the p x p cells around each (Roth et al. 2022, Eq. 2), p odd.
+
+    Cells beyond the picture's edge count as noughts, as in the paper's code and in the network's own convolutions. A
+    mean over the cells that exist, four in a corner, varies more than one over nine: corners would be the places that
+    are farthest from the bank.
+    """
+    return F.avg_pool2d(features, neighbourhood, stride=1, padding=neighbourhood // 2)
+
+
+def as_rows(features: Tensor) -> Tensor:
+    """`(N, C, h, w)` -> `(N, h w, C)`, cell by cell, row by row."""
+    return features.flatten(2).transpose(1, 2)
+
+
+def places(kept: Tensor, cells: Tensor, width: int) -> npt.NDArray[np.int32]:
+    """Where the rows `kept` `(M,)` come from, int32 `(M, 3)`: picture, row, column. `cells` `(pictures, each)` int32
+    are the grid's cells, row by row, that each picture contributed in turn; `width` is the grid's."""
+    index = kept.cpu()
+    cell = cells.flatten()[index]
+    picture = index // cells.shape[1]
+    return torch.stack([picture.to(torch.int32), cell // width, cell % width], 1).numpy()
+
+
+def some(count: int) -> Tensor:
+    """The places of at most `PICTURES` of `count` pictures, evenly spread, int64."""
+    return torch.arange(0, count, -(-count // PICTURES))
+
+
+def greedy_coreset(
+    features: Tensor, size: int, *, projection: int = 32, seed: int = 0, progress: Progress = silent
+) -> Tensor:
+    """Greedy k-centre selection (Sener & Savarese 2018; Roth et al. 2022, Eq. 5): indices `(size,)` of rows of
+    `features (n, d)` such that no row is far from a selected one. Starts at a row drawn from `seed`; each step takes
+    the row farthest from all selected ones. Distances are taken after a Gaussian random projection to `projection`
+    dimensions where that is fewer than d. Costs n * projection multiplications a step.
+    """
+    n, d = features.shape
+    generator = torch.Generator().manual_seed(seed)
+    if projection < d:
+        matrix = torch.randn(d, projection, generator=generator) / projection**0.5
+        features = features @ matrix.to(features)
+    selected = torch.empty(size, dtype=torch.long, device=features.device)
+    current = torch.randint(n, (), generator=generator).to(features.device)
+    norms = features.square().sum(1)
+    farness = torch.full_like(norms, torch.inf)
+    for step in progress(range(size), "coreset", size):
+        selected[step] = current
+        distance = torch.addmv(norms, features, features[current], alpha=-2)  # squared, less a constant:
+        distance += norms[current]
+        torch.minimum(farness, distance, out=farness)
+        farness[current] = -1  # never again, even among identical rows
+        current = farness.argmax()
+    return selected

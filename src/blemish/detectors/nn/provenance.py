@@ -1,0 +1,80 @@
+"""Where the normal patches of a detector come from, and the file that carries their pictures to the line."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from blemish import images
+from blemish.inference.evidence_store import NAMES, NO_PICTURE, TABLE, picture_name
+from blemish.types import BlemishError, Sample
+
+QUALITY = 85  # of the JPEGs
+_HEADER = 92  # bytes that a .zip adds to a file, its name twice included
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Of a bank of normal patches: the pictures' `names` and `paths`, and int32 `table` `(M, 3)`, of each entry the
+    picture (a place among these), and the row and column of the grid."""
+
+    names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    table: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], table: npt.NDArray[np.int32]) -> Sources:
+        return cls(tuple(sample.name for sample in samples), tuple(sample.path for sample in samples), table)
+
+
+def write_evidence(sources: Sources, image_size: tuple[int, int], file: Path, megabytes: float) -> int:
+    """Writes the source pictures as JPEGs of `image_size` (height, width), those with most entries first, as long as
+    the file stays within `megabytes` (of 10^6 bytes), with the table and their names; returns how many pictures fit.
+
+    The same sources give the same bytes. Raises `BlemishError` for a size below nought.
+    """
+    if megabytes < 0:
+        raise BlemishError(f"--evidence-size is a number of megabytes, not {megabytes:g}; leave it all out with 0.")
+    entries = np.bincount(sources.table[:, 0], minlength=len(sources.names))
+    order = np.argsort(-entries, kind="stable")[: int((entries > 0).sum())]
+    content = io.BytesIO()
+    np.save(content, sources.table, allow_pickle=False)  # its size is that of the final table
+    left = megabytes * 1e6 - len(content.getvalue()) - 3 * _HEADER
+    kept: list[bytes] = []
+    names: list[str] = []
+    for index in order:
+        jpeg, name = _jpeg(sources.paths[index], image_size), sources.names[index]
+        left -= len(jpeg) + _HEADER + len(json.dumps(name)) + 2
+        if left < 0:
+            break
+        kept.append(jpeg)
+        names.append(name)
+    new = np.full(len(sources.names), NO_PICTURE, np.int32)
+    new[order[: len(kept)]] = np.arange(len(kept))
+    table = sources.table.copy()
+    table[:, 0] = new[table[:, 0]]
+    content = io.BytesIO()
+    np.save(content, table, allow_pickle=False)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # JPEGs do not compress
+        archive.writestr(zipfile.ZipInfo(TABLE), content.getvalue())
+        archive.writestr(zipfile.ZipInfo(NAMES), json.dumps(names))
+        for number, jpeg in enumerate(kept):
+            archive.writestr(zipfile.ZipInfo(picture_name(number)), jpeg)
+    return len(kept)
+
+
+def _jpeg(path: Path, image_size: tuple[int, int]) -> bytes:
+    """The picture as the detector saw it, but for the JPEG: the same triangle filter as in the graph."""
+    height, width = image_size
+    image = Image.fromarray(images.load(path)).resize((width, height), Image.Resampling.BILINEAR)
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=QUALITY)
+    return content.getvalue()

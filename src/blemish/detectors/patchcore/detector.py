@@ -1,0 +1,191 @@
+"""PatchCore: a memory of normal patches (Roth et al. 2022, "Towards Total Recall in Industrial Anomaly Detection").
+
+A patch is one cell of a pretrained network's feature map together with its neighbourhood. Normal patches are
+collected, thinned out to a coreset (the memory bank), and a new patch is as anomalous as it is far from the bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish.detectors.nn.backbones import Backbone, load_backbone
+from blemish.detectors.nn.memory_bank import as_rows, aware, greedy_coreset, places
+from blemish.detectors.nn.nearest import Nearest
+from blemish.detectors.nn.provenance import Sources
+from blemish.detectors.nn.resampling import Enlarge, Resize, batches, check_device
+from blemish.types import BlemishError, Progress, Sample, silent
+
+
+@dataclass(frozen=True)
+class PatchCoreConfig:
+    """Defaults follow the paper (section 4.2) but for the coreset, which is smaller so that the line is fast."""
+
+    backbone: str = "bundled"
+    weights: Path | None = None
+    layers: tuple[str, ...] = ()  # () = strides 8 and 16
+    image_size: tuple[int, int] = (256, 256)  # height, width
+    neighbourhood: int = 3  # p of Eq. 1: patches of p x p cells
+    coreset: float = 0.1  # share of the patches kept in the bank
+    max_bank: int = 8192  # and never more than this: the bank's size is the line's cost
+    neighbours: int = 9  # b of Eq. 7; 1 switches the reweighting off
+    projection: int = 32  # dimensions in which the coreset is selected (Johnson & Lindenstrauss 1984)
+    sigma: float = 4.0  # Gaussian smoothing of the map, in pixels of image_size (section 3.3)
+    memory: float = 0.1  # GiB for patch features while learning; more pictures give fewer patches each
+    batch: int = 8
+    random_weights: bool = False
+    seed: int = 0
+    device: str = "cpu"
+
+
+class PatchCore:
+    """The detector. `fit` collects and thins out the patches; `graph` is then the whole detector as one module."""
+
+    def __init__(self, config: PatchCoreConfig | None = None) -> None:
+        self.config = config or PatchCoreConfig()
+        self._bank: Tensor | None = None
+        self._sources: Sources | None = None
+        self._features = Features(self.config)
+
+    @property
+    def backbone(self) -> Backbone:
+        return self._features.backbone
+
+    def fit(self, samples: Sequence[Sample], progress: Progress = silent) -> Self:
+        """Learns from good pictures. Peak memory is `config.memory` plus a constant, however many there are.
+
+        Raises `BlemishError` when there is no picture, or one that cannot be read.
+        """
+        if not samples:
+            raise BlemishError("PatchCore needs at least one good picture to learn from.")
+        config = self.config
+        check_device(config.device)
+        generator = torch.Generator().manual_seed(config.seed)
+        features = self._features.to(config.device)
+        cells, channels = features.grid[0] * features.grid[1], features.channels
+        # Every picture contributes equally, chosen at random where not all of its patches fit.
+        budget = int(config.memory * 2**30) // (4 * (channels + config.projection))
+        keep = min(cells, budget // len(samples))
+        if keep < 1:
+            raise BlemishError(
+                f"{len(samples)} pictures do not fit into {config.memory} GiB of patch memory; raise --memory."
+            )
+        patches = torch.empty(len(samples) * keep, channels)
+        origins = torch.arange(keep, dtype=torch.int32).repeat(len(samples), 1)  # cells of each picture
+        done = 0
+        read = batches(samples, features.resize, config.batch, config.device)
+        for batch in progress(read, "patches", -(-len(samples) // config.batch)):
+            with torch.inference_mode():
+                found = features(batch.to(config.device)).cpu()
+            for picture in found:
+                if keep < cells:
+                    chosen = torch.randperm(cells, generator=generator)[:keep]
+                    origins[done], picture = chosen, picture[chosen]
+                patches[done * keep : (done + 1) * keep] = picture
+                done += 1
+        size = max(1, min(config.max_bank, round(config.coreset * len(samples) * cells), len(patches)))
+        kept = greedy_coreset(
+            patches.to(config.device), size, projection=config.projection, seed=config.seed, progress=progress
+        )
+        self._bank = patches[kept.cpu()]
+        self._sources = Sources.of(samples, places(kept, origins, features.grid[1]))
+        return self
+
+    def sources(self) -> Sources:
+        """Where each entry of the bank comes from. Raises `RuntimeError` before `fit`."""
+        if self._sources is None:
+            raise RuntimeError("fit the detector before asking for its sources")
+        return self._sources
+
+    def graph(self) -> nn.Module:
+        """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` and maps `(N, *image_size)`, and for each cell of
+        the feature grid, `(N, gh, gw)`, the nearest of the bank, int32, and the distance to it, float32; on the CPU.
+
+        Raises `RuntimeError` before `fit`.
+        """
+        if self._bank is None:
+            raise RuntimeError("fit the detector before asking for its graph")
+        return PatchCoreGraph(self._features.cpu(), self._bank, self.config).eval()
+
+
+class Features(nn.Module):
+    """Resized float32 pictures `(N, 3, H, W)` -> locally aware patch features `(N, cells, channels)`, row by row."""
+
+    def __init__(self, config: PatchCoreConfig) -> None:
+        super().__init__()
+        height, width = config.image_size
+        self.resize = Resize(height, width)
+        self.backbone = load_backbone(
+            config.backbone,
+            layers=config.layers,
+            image_size=config.image_size,
+            weights=config.weights,
+            random=config.random_weights,
+            seed=config.seed,
+        )
+        self.neighbourhood = config.neighbourhood
+        self.channels = sum(tap.channels for tap in self.backbone.taps)
+        with torch.inference_mode():
+            first = self.backbone(torch.zeros(1, 3, height, width))[0]
+        self.grid: tuple[int, int] = (first.shape[2], first.shape[3])
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        found = []
+        for features in self.backbone(pictures):
+            known = aware(features, self.neighbourhood)
+            if known.shape[2:] != self.grid:  # deeper taps are brought to the finest grid (section 3.1)
+                known = F.interpolate(known, self.grid, mode="bilinear", align_corners=False)
+            found.append(known)
+        return as_rows(torch.cat(found, 1))
+
+
+class PatchCoreGraph(nn.Module):
+    """The fitted detector as one module of plain tensor operations: what torch runs and what becomes ONNX."""
+
+    support: Tensor
+    outputs = ("scores", "maps", "neighbours", "distances")
+
+    def __init__(self, features: Features, bank: Tensor, config: PatchCoreConfig) -> None:
+        super().__init__()
+        self.features = features
+        self.nearest = Nearest(bank)
+        self.register_buffer("support", nearest_in_bank(bank, min(config.neighbours, len(bank))))  # (M, b)
+        self.enlarge = Enlarge(features.grid, config.image_size, config.sigma)
+
+    @property
+    def bank(self) -> Tensor:
+        """`(M, C)`."""
+        return self.nearest.bank
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        patches = self.features(self.features.resize(pictures))  # (N, P, C)
+        nearest, distances = self.nearest(patches)  # (N, P)
+        peak, at = distances.max(1)  # Eq. 6: s*, and m_test,*
+        scores = peak * self.reweight(patches, nearest, at)
+        grid = distances.unflatten(1, self.features.grid)
+        return scores, self.enlarge(grid), nearest.unflatten(1, self.features.grid).to(torch.int32), grid
+
+    def reweight(self, patches: Tensor, nearest: Tensor, at: Tensor) -> Tensor:
+        """Eq. 7: a distance counts for less where m* itself is a rare patch, far from its own neighbours."""
+        if self.support.shape[1] < 2:
+            return torch.ones_like(at, dtype=patches.dtype)
+        test = patches.gather(1, at[:, None, None].expand(-1, 1, patches.shape[2]))  # (N, 1, C)
+        around = self.bank[self.support[nearest.gather(1, at[:, None]).squeeze(1)]]  # (N, b, C), m* first
+        return 1 - (test - around).square().sum(-1).sqrt().softmax(1)[:, 0]
+
+
+def nearest_in_bank(bank: Tensor, count: int) -> Tensor:
+    """`(M, count)` indices of each bank entry's nearest entries, itself first."""
+    table = torch.empty(len(bank), count, dtype=torch.long)
+    for start in range(0, len(bank), 1024):
+        distances = torch.cdist(bank[start : start + 1024], bank)
+        rows = torch.arange(len(distances))
+        distances[rows, rows + start] = -1  # itself first, also among identical entries
+        table[start : start + 1024] = distances.topk(count, largest=False, sorted=True).indices
+    return table

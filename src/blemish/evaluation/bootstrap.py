@@ -1,0 +1,168 @@
+"""How far off a figure could be: bootstrap over pictures, and Wilson's and the exact interval for plain shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from blemish.inference.calibration import binomial_tail
+
+Floats = npt.NDArray[np.float64]
+
+CHUNK = 100  # resamples held in memory at once
+DEFINED = 0.95  # share of resamples that must have a value for there to be an interval
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure and its confidence interval.
+
+    `value` is None where the figure is undefined (no masks, one class only); `low` and `high` are None where
+    these pictures cannot say how far it is off.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "undefined"
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f} [no interval]"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap(
+    statistic: Callable[[Floats], npt.ArrayLike],
+    strata: int | npt.ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """`intervals` for a single figure: `statistic` turns weights (R, n) into R values."""
+    several = intervals(lambda weights: {"": statistic(weights)}, strata, resamples=resamples, seed=seed, level=level)
+    return several[""]
+
+
+def intervals(
+    statistics: Callable[[Floats], Mapping[str, npt.ArrayLike]],
+    strata: int | npt.ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Percentile bootstrap intervals (Efron 1979) of figures of n pictures, drawn with replacement.
+
+    `strata` is n, or the stratum of each picture (n,): each is drawn from apart, so that every resample has
+    as many good and as many defective pictures as there are. `statistics` takes weights (R, n), how often
+    each picture was drawn in each of R resamples, and returns R values for each name, NaN where undefined.
+    Equal seeds give equal intervals.
+
+    There is no interval where it would be a pretence: under 2 pictures in a stratum, more than 5 % of the
+    resamples without a value, or all with the same one (an AUROC of exactly 1 stays 1 whatever is drawn).
+    """
+    group = np.zeros(strata, np.int64) if isinstance(strata, int) else np.asarray(strata)
+    _, group = np.unique(group, return_inverse=True)
+    value = {k: float(_flat(v)[0]) for k, v in statistics(np.ones((1, len(group)))).items()}
+    if not len(group) or np.bincount(group).min() < 2:
+        return {name: Interval(None if math.isnan(v) else v) for name, v in value.items()}
+
+    drawn: dict[str, list[Floats]] = {name: [] for name in value}
+    for weights in _weights(group, resamples, seed):
+        for name, values in statistics(weights).items():
+            drawn[name].append(_flat(values))
+    return {name: _percentile(value[name], np.concatenate(drawn[name]), level) for name in value}
+
+
+def _flat(values: npt.ArrayLike) -> Floats:
+    return np.atleast_1d(np.asarray(values, np.float64))
+
+
+def _weights(group: npt.NDArray[np.int64], resamples: int, seed: int) -> Iterator[Floats]:
+    random = np.random.default_rng(seed)
+    members = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
+    for start in range(0, resamples, CHUNK):
+        count = min(CHUNK, resamples - start)
+        weights = np.zeros((count, len(group)))
+        for who in members:
+            weights[:, who] = random.multinomial(len(who), np.full(len(who), 1 / len(who)), size=count)
+        yield weights
+
+
+def _percentile(value: float, drawn: Floats, level: float) -> Interval:
+    if math.isnan(value):
+        return Interval(None)
+    defined = drawn[~np.isnan(drawn)]
+    if len(defined) < DEFINED * len(drawn) or np.ptp(defined) == 0:
+        return Interval(value)
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """A share with Wilson's score interval (1927): honest at 0 % and 100 % too, where the bootstrap is not.
+
+    Its mean coverage is close to `level`; `clopper_pearson`'s is never below, and wider.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"expected 0 <= successes <= trials; got {successes} of {trials}")
+    if trials == 0:
+        return Interval(None)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, penalty = successes / trials, z * z / trials
+    centre = (share + penalty / 2) / (1 + penalty)
+    half = z / (1 + penalty) * math.sqrt(share * (1 - share) / trials + penalty / (4 * trials))
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == trials else min(1.0, centre + half)
+    return Interval(share, low, high)
+
+
+def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """A share with the exact interval (Clopper & Pearson 1934): it holds the true share at least as often as `level`
+    says, whatever that is. Trials must be independent: several pictures of one item are one trial.
+
+    Its ends are where the binomial tail at `successes`, above or below, is (1 - level) / 2.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"expected 0 <= successes <= trials; got {successes} of {trials}")
+    if trials == 0:
+        return Interval(None)
+    tail = (1 - level) / 2
+    return Interval(
+        successes / trials,
+        0.0 if successes == 0 else _share_with_tail(trials, successes, tail),
+        1.0 if successes == trials else _share_with_tail(trials, successes + 1, 1 - tail),
+    )
+
+
+def _share_with_tail(trials: int, successes: int, tail: float) -> float:
+    """The share where P(Binomial(trials, share) >= successes) = tail; it rises with the share."""
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:  # until floats end
+        below = binomial_tail(trials, successes, middle) < tail
+        low, high = (middle, high) if below else (low, middle)
+    return middle
+
+
+def to_json(value: Any) -> Any:
+    """`value` in what JSON knows: dataclasses become objects, arrays lists, NaN and infinity null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return to_json(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return to_json(value.tolist())
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [to_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,107 @@
+"""All figures of a labelled part: from samples, what was found, and the verdicts, to what `metrics.json` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from blemish import images
+from blemish.evaluation.bootstrap import to_json
+from blemish.evaluation.detection import detection_metrics, recall_by_defect
+from blemish.evaluation.localisation import Mask, cut, judged, localisation_metrics
+from blemish.evaluation.reliability import balanced_weights, reliability
+from blemish.inference.framing import Framing
+from blemish.types import Prediction, Sample, Verdict
+
+
+def evaluate(
+    samples: Sequence[Sample],
+    found: Prediction,
+    verdicts: Sequence[Verdict],
+    classes: Sequence[str] = (),
+    *,
+    balanced: bool = True,
+    framing: Framing | None = None,
+) -> dict[str, Any]:
+    """Figures by group, JSON-ready; {} where there is no anomaly or no good picture among `samples`.
+
+    Pictures without a label are left out. `classes` are a classifier's, good first; `balanced` says that its
+    probabilities are meant for equal odds. Where a `framing` has a region of interest, masks are cut to it, and pixels
+    outside are no part of any figure.
+    """
+    labelled = [i for i, sample in enumerate(samples) if sample.label]
+    labels = np.array([samples[i].label == "anomaly" for i in labelled], bool)
+    if not labels.any() or labels.all():
+        return {}
+    flagged = np.array([verdicts[i].decision == "anomaly" for i in labelled])
+    sizes = [v.size or (0, 0) for v in verdicts]
+
+    def inside(i: int) -> Mask | None:
+        return framing.inside(sizes[i], None if found.poses is None else found.poses[i]) if framing else None
+
+    def mask(i: int) -> Mask | None:
+        file, counts = samples[i].mask, inside(i)
+        drawn = images.load_mask(file, (sizes[i][1], sizes[i][0])) if file else None
+        return cut(drawn, counts)
+
+    figures = {
+        "detection": to_json(detection_metrics(found.scores[labelled], labels, flagged)),
+        "recall_by_defect": to_json(recall_by_defect([samples[i].defect for i in labelled], labels, flagged)),
+        "localisation": to_json(
+            localisation_metrics(
+                found.maps[labelled],
+                Each(labelled, mask),
+                labels,
+                [verdicts[i].regions for i in labelled],
+                [sizes[i] for i in labelled],
+                inside=Each(labelled, lambda i: judged(inside(i), sizes[i])),
+            )
+        ),
+    }
+    if found.probabilities is not None:
+        anomaly = 1 - found.probabilities[labelled, 0].astype(np.float64)
+        weights = balanced_weights(labels) if balanced else None
+        figures["reliability"] = to_json(reliability(anomaly, labels, weights=weights))
+        if len(classes) > 2:
+            given = targets([samples[i] for i in labelled], classes)
+            figures["classes"] = confusion_matrix(found.probabilities[labelled].argmax(1), given, classes)
+    return figures
+
+
+class Each(Sequence[Mask | None]):
+    """What a function says of each of some numbers, asked when it is needed: masks of large pictures are large."""
+
+    def __init__(self, of: Sequence[int], say: Callable[[int], Mask | None]) -> None:
+        self.of, self.say = of, say
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.say(self.of[index])
+
+
+def targets(samples: Sequence[Sample], classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Each sample's class `(n,)`, -1 for a defect type that is not among `classes`. With two classes every anomaly is
+    of the second; pictures without a label count as good."""
+    known = {name: index for index, name in enumerate(classes)}
+
+    def anomaly(sample: Sample) -> int:
+        return 1 if len(classes) == 2 else known.get(sample.defect or "anomaly", -1)
+
+    return np.array([anomaly(s) if s.label == "anomaly" else 0 for s in samples], np.int64)
+
+
+def confusion_matrix(
+    said: npt.NDArray[np.integer], given: npt.NDArray[np.integer], classes: Sequence[str]
+) -> dict[str, Any]:
+    """`names`, and the counts `matrix[given][said]`; pictures of other types are left out. `balanced_accuracy` is the
+    mean over the classes of the share that was called by its name."""
+    matrix = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(matrix, (given[given >= 0], said[given >= 0]), 1)
+    of = matrix.sum(1)
+    share = np.divide(matrix.diagonal(), of, out=np.full(len(of), np.nan), where=of > 0)
+    return to_json({"names": list(classes), "matrix": matrix, "balanced_accuracy": float(np.nanmean(share))})  # type: ignore[no-any-return]

@@ -1,0 +1,35 @@
+"""Files and folders that are written whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target` that takes its place when the block ends well, and vanishes when it does not.
+    What a killed process left there is removed first."""
+    temporary = target.with_name(f".{target.name}.partial")
+    _remove(temporary)
+    try:
+        yield temporary
+        if target.is_dir():  # a folder cannot be replaced in one step
+            shutil.rmtree(target)
+        temporary.replace(target)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")

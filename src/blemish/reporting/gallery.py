@@ -1,0 +1,192 @@
+"""The pictures of a report: what each card shows, within bytes that a page can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from blemish import images
+from blemish.data import layouts
+from blemish.evaluation.localisation import (
+    Mask,
+    PixelStatistics,
+    collect,
+    cut,
+    evaluation_size,
+    judged,
+    reduce_mask,
+    thresholds_for,
+)
+from blemish.inference.inspector import Inspector
+from blemish.reporting import thumbnails
+from blemish.reporting.run import Picture, Recorded, inside
+from blemish.types import BlemishError, Progress, Sample, silent
+
+BYTES = 9_500_000  # for all pictures together; a page holds them in base64, by a third longer
+EACH = 40_000  # no more than this for one, however few there are
+LEAST = 2_500  # under this a picture shows nothing: rather, the last ones of the gallery go without
+EVIDENCE = 3  # places with their nearest normal piece, at most so many a picture
+SAME = 1e-3  # scores of one picture may differ by so much between two machines
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A place in the picture beside what is nearest to it among the good parts. `images` are data addresses: the place
+    and the normal piece, one sheet that shows both, or nothing where the sheet has been shown before."""
+
+    images: tuple[str, ...]
+    source: str
+    distance: float | None
+    typical: float | None
+    p_value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the page shows of one picture. `views` are by name, in order; all of one size. Addresses are data."""
+
+    picture: Picture
+    views: Mapping[str, str]
+    outline: str | None
+    evidence: tuple[Piece, ...]
+    size: tuple[int, int]  # width, height of the original
+
+
+class Gallery(NamedTuple):
+    """`without` pictures have no picture on the page, as it would be too large; `pixels` are those of masks."""
+
+    cards: tuple[Card, ...]
+    without: int
+    pixels: PixelStatistics | None
+
+
+def gallery(
+    run: Recorded, data: Path | None, progress: Progress = silent, *, samples: Sequence[Sample] = ()
+) -> Gallery:
+    """The cards of a run in its order. `data` is the folder that it was made from, at which the bundle looks once more
+    for `pixels`; `samples` are its test pictures as they were read, and are not looked at again. Without both, the
+    cards show what the run's folder holds. Raises `BlemishError` where `data` is another folder, or a picture is
+    damaged."""
+    known = _samples(run, data) if data else {sample.name: sample for sample in samples}
+    files = [_files(run, known, picture) for picture in run.pictures]
+    each, shown = _share([len(found) + sum(len(some) for _, some in evidence) for found, evidence in files])
+    cards = []
+    for number, (picture, (found, evidence)) in enumerate(
+        progress(zip(run.pictures, files, strict=True), "report", len(files))
+    ):
+        if number >= shown:
+            cards.append(Card(picture, {}, None, (), picture.size or (4, 3)))
+            continue
+        views, size = {}, picture.size
+        for name, file in found.items():
+            pixels = images.load(file)
+            size = size or (pixels.shape[1], pixels.shape[0])
+            views[name] = thumbnails.jpeg(Image.fromarray(pixels), each)
+        sample = known.get(picture.name)
+        outline = thumbnails.outline_png(sample.mask, images.size(sample.path)) if sample and sample.mask else None
+        pieces = tuple(_piece(entry, some, each) for entry, some in evidence)
+        cards.append(Card(picture, views, outline, pieces, size or (4, 3)))
+    statistics = _pixels(run, known, progress) if data else None
+    return Gallery(tuple(cards), max(0, len(cards) - shown), statistics)
+
+
+def _share(wanted: list[int]) -> tuple[int, int]:
+    """Bytes for each image, and how many of the cards, which want so many images each, get theirs."""
+    total = sum(wanted)
+    if total * LEAST <= BYTES:
+        return min(EACH, BYTES // max(1, total)), len(wanted)
+    shown = int(np.searchsorted(np.cumsum(wanted) * LEAST, BYTES, side="right"))
+    return LEAST, shown
+
+
+def _samples(run: Recorded, data: Path) -> dict[str, Sample]:
+    samples = {sample.name: sample for sample in layouts.read(data, run.card.data.layout).samples}
+    for picture in run.pictures:
+        if picture.name not in samples:
+            raise BlemishError(
+                f"{data}: has no {picture.shown}, which {run.folder} judges; give the folder that it was made from."
+            )
+        size = images.size(samples[picture.name].path) if picture.size else None
+        if size != picture.size:
+            raise BlemishError(
+                f"{data}: {picture.shown} is another picture than the one that {run.folder} judges "
+                f"({size} instead of {picture.size} pixels); give the folder that the run was made from."
+            )
+    return samples
+
+
+def _files(
+    run: Recorded, samples: Mapping[str, Sample], picture: Picture
+) -> tuple[dict[str, Path], list[tuple[Mapping[str, Any], list[Path]]]]:
+    """The views of a picture that exist, by name, and its evidence, each entry with its files: first the place, then
+    what is normal."""
+    if picture.decision == "error":
+        return {}, []
+    found = {
+        "heat": inside(run.folder, f"overlays/{picture.name}.jpg"),
+        "picture": samples[picture.name].path if picture.name in samples else None,
+        "repaired": inside(run.folder, f"repaired/{picture.name}.jpg"),
+    }
+    shown: set[Path] = set()
+    evidence = []
+    for entry in picture.evidence[:EVIDENCE]:
+        named = {name: inside(run.folder, value) for name, value in entry.items() if isinstance(value, str)}
+        files = [file for name, file in sorted(named.items(), key=lambda item: "normal" in item[0]) if file]
+        evidence.append((entry, [file for file in files if file not in shown]))
+        shown |= set(files)
+    return {name: file for name, file in found.items() if file}, evidence
+
+
+def _piece(entry: Mapping[str, Any], files: list[Path], most: int) -> Piece:
+    side = thumbnails.CROP if len(files) > 1 else thumbnails.SHEET
+    return Piece(
+        tuple(thumbnails.jpeg(Image.fromarray(images.load(file)), most, side) for file in files),
+        str(entry.get("source") or "").encode("utf-8", "replace").decode(),
+        *(_float(entry.get(name)) for name in ("distance", "typical", "p_value")),
+    )
+
+
+def _float(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _pixels(run: Recorded, samples: Mapping[str, Sample], progress: Progress) -> PixelStatistics | None:
+    """What the curve of AUPRO takes: the bundle looks at the labelled pictures again. None without masks.
+
+    As in `localisation_metrics`, an anomaly without a mask says nothing about places and is left out.
+    """
+    answered = [p for p in run.pictures if p.label and p.score is not None and p.name in samples]
+    masked = [p for p in answered if samples[p.name].mask]
+    if not masked:
+        return None
+    looked = [p for p in answered if p.label == "good" or samples[p.name].mask]
+    inspector = Inspector(run.folder / "bundle")
+    looks = inspector.look_many(samples[p.name].path for p in looked)
+    maps, masks, sizes, counting = [], [], [], list[Mask | None]()
+    for picture, look in zip(looked, progress(looks, "maps", len(looked)), strict=True):
+        score, size = look.verdict.score, look.verdict.size
+        if look.map is None or score is None or size is None:
+            raise BlemishError(f"{look.verdict.error or picture.shown}")
+        if abs(score - (picture.score or 0)) > SAME * max(1.0, abs(score)):
+            raise BlemishError(
+                f"{samples[picture.name].path}: is another picture than the one that {run.folder} judges (score "
+                f"{score:.4g} instead of {picture.score:.4g}); give the folder that the run was made from."
+            )
+        mask = samples[picture.name].mask
+        drawn = images.load_mask(mask, (size[1], size[0])) if mask else None
+        counts = inspector.framing.inside(size, look.pose) if inspector.framing else None
+        drawn = cut(drawn, counts)
+        if mask and (drawn is None or not drawn.any()):
+            continue  # an empty mask says nothing about places either
+        maps.append(look.map)
+        masks.append(None if drawn is None else reduce_mask(drawn, evaluation_size(size)))
+        sizes.append(size)
+        counting.append(judged(counts, size))
+    if not any(mask is not None for mask in masks):
+        return None
+    return collect(zip(maps, masks, sizes, strict=True), thresholds_for(maps, masks, sizes), counting)

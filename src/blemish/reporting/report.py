@@ -1,0 +1,284 @@
+"""One page on a run, for people who were not there: what was learned, what it is worth, every picture, how to redo it.
+
+`facts` says everything that the page says, for programs; the page adds pictures and curves. Both read only what
+`blemish train` wrote (and, where given, the data), so that nothing is said that was not measured.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blemish.evaluation.bootstrap import to_json, wilson
+from blemish.evaluation.faithfulness import MEASURES
+from blemish.evaluation.localisation import PixelStatistics
+from blemish.files import write_text
+from blemish.inference import calibration
+from blemish.reporting import curves, exports
+from blemish.reporting.figures import FIGURES
+from blemish.reporting.gallery import Gallery, gallery
+from blemish.reporting.rerun import repeat
+from blemish.reporting.run import OUTCOMES, Picture, Recorded, read_run
+from blemish.types import BlemishError, Progress, Sample, silent
+
+RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of false alarms, asked for and then counted
+MORE = (
+    ("localisation", "pixel_average_precision", "Pixel average precision", "of pixels, ranked by the map"),
+    ("localisation", "pointing_game", "Pointing game", "hottest place lies in a defect"),
+    ("reliability", "ece", "Calibration error", "how far probabilities are off"),
+)
+PERCENT = frozenset(
+    {"miss_rate", "false_alarm_rate", "defects_hit", "boxes_right", "pointing_game", "balanced_accuracy"}
+)
+
+
+def report(
+    run: Path,
+    out: Path | None,
+    *,
+    data: Path | None = None,
+    samples: Sequence[Sample] = (),
+    junit: Path | None = None,
+    csv: Path | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Writes the page of `run` to `out`, one file that needs nothing else; returns its facts, ready for JSON.
+
+    `data` is the folder that the run was made from: with it the page shows the pictures themselves, the drawn outlines
+    of defects, and the curve of AUPRO, for which the bundle looks at them once more. `samples` instead are the test
+    pictures of who has read that folder: all but the curve. `junit` and `csv` are files to write too. Every file is
+    whole or not there. Raises `BlemishError` where `run` or `data` is not what it should be.
+    """
+    recorded = read_run(run)
+    said = facts(recorded)
+    if out:
+        shown = gallery(recorded, data, progress, samples=samples)
+        _write(out, _page(recorded, said, shown))
+    if junit:
+        _write(junit, exports.junit(recorded))
+    if csv:
+        _write(csv, exports.table(recorded))
+    return said
+
+
+def facts(run: Recorded) -> dict[str, Any]:
+    """All that the page says of a run, in what JSON knows."""
+    card, metrics = run.card, run.metrics
+    found = {
+        "product": card.product,
+        "detector": card.detector,
+        "backbone": card.backbone.get("name", ""),
+        "created": card.created,
+        "image_size": card.image_size,
+        "classes": card.classes,
+        "counts": metrics["counts"],
+        "rule": card.decision.rule,
+        "promise": card.decision.false_alarms,
+        "guarantee": card.decision.guarantee,
+        "threshold": card.decision.threshold,
+        "review": _band(metrics.get("decision", {})),
+        "outcomes": {name: count for name in OUTCOMES if (count := _outcomes(run)[name])},
+        "figures": _figures(metrics),
+        "false_alarms": _rates(run),
+        "recall_by_defect": metrics.get("recall_by_defect", {}),
+        "class_matrix": metrics.get("classes"),
+        "faithfulness": _faithfulness(metrics.get("faithfulness")),
+        "suspects": metrics.get("cross_validation", {}).get("suspects", metrics.get("suspects")),
+        "data_problems": metrics.get("data_problems"),
+        "repeat": repeat(card),
+        "pictures": [{**to_json(picture), "outcome": picture.outcome} for picture in run.pictures],
+    }
+    return to_json({"verdict": _verdict(run, found), **found})  # type: ignore[no-any-return]
+
+
+def percent(figure: Mapping[str, Any] | None) -> str:
+    """`96 % [91, 99]`; a dash where the figure is undefined."""
+    if not figure or figure.get("value") is None:
+        return "–"
+    interval = "" if figure.get("low") is None else f" [{100 * figure['low']:.0f}, {100 * figure['high']:.0f}]"
+    return f"{100 * figure['value']:.0f} %{interval}"
+
+
+def plain(figure: Mapping[str, Any] | None) -> str:
+    """`0.953 [0.921, 0.978]`; a dash where the figure is undefined."""
+    if not figure or figure.get("value") is None:
+        return "–"
+    interval = "" if figure.get("low") is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
+    return f"{figure['value']:.3f}{interval}"
+
+
+def _verdict(run: Recorded, found: Mapping[str, Any]) -> str:
+    """The run in one line, of nothing but what was measured or is promised."""
+    detection, places = run.metrics.get("detection", {}), run.metrics.get("localisation", {})
+    parts = []
+    if found["promise"] is not None:
+        parts.append(f"flags at most {100 * found['promise']:.3g} % of good parts (promise)")
+    if _known(detection.get("false_alarm_rate")):
+        parts.append(f"flagged {percent(detection['false_alarm_rate'])} of good test pictures")
+    if _known(detection.get("recall")):
+        parts.append(f"finds {percent(detection['recall'])} of defective ones")
+    if found["outcomes"].get("review"):
+        parts.append(f"leaves {found['outcomes']['review']} of {len(run.pictures)} test pictures to a person")
+    if _known(places.get("defects_hit")):
+        parts.append(f"points at {percent(places['defects_hit'])} of drawn defects")
+    faithful = found["faithfulness"] or {}
+    if faithful.get("of"):
+        parts.append(f"heatmaps beat their controls in {faithful['passed']} of {faithful['of']} measures")
+    if not parts:
+        return "Nothing was promised, and nothing measured: there is no labelled test part."
+    line = "; ".join(parts)
+    return f"{line[0].upper()}{line[1:]}."
+
+
+def _known(figure: Mapping[str, Any] | None) -> bool:
+    return bool(figure) and figure is not None and figure.get("value") is not None
+
+
+def _outcomes(run: Recorded) -> Counter[str]:
+    return Counter(picture.outcome for picture in run.pictures)
+
+
+def _figures(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The measured figures, each with what it means."""
+    return [
+        {"group": group, "name": name, "title": title, "meaning": meaning, "percent": name in PERCENT, **figure}
+        for group, name, title, meaning in chain(FIGURES, MORE)
+        if _known(figure := metrics.get(group, {}).get(name))
+    ]
+
+
+def _band(decision: Mapping[str, Any]) -> list[float] | None:
+    """The scores between which a person decides, where the run has such a band: [low, high]."""
+    low = decision.get("review_threshold")
+    return None if low is None else [float(low), float(decision["threshold"])]
+
+
+def _rates(run: Recorded) -> list[dict[str, Any]]:
+    """Of each rate asked for: the limit that the calibration scores give, and the shares of good and of defective test
+    pictures above it. [] where nothing was promised or no picture is labelled."""
+    decision = run.card.decision
+    held_out = np.array(decision.scores)
+    good, defective = _scores(run, "good"), _scores(run, "anomaly")
+    if decision.rule != "promise" or not len(held_out) or not len(good):
+        return []
+    groups = [str(item) for item in decision.items] or None
+    count = len(set(groups)) if groups else len(held_out)
+    rows = []
+    for rate in sorted({*RATES, decision.false_alarms or RATES[0]}):
+        needed = calibration.parts_needed(rate, decision.confidence)
+        enough = count >= needed
+        limit = calibration.threshold(held_out, rate, groups, confidence=decision.confidence) if enough else None
+        row: dict[str, Any] = {"rate": rate, "limit": limit, "needed": needed, "held_out": count}
+        if limit is not None:
+            alarms = int((good > limit).sum())
+            row |= {"alarms": alarms, "of": len(good), "observed": wilson(alarms, len(good))}
+            row["found"] = wilson(int((defective > limit).sum()), len(defective))
+        rows.append(to_json(row))
+    return rows
+
+
+def _scores(run: Recorded, label: str) -> curves.Floats:
+    return np.array([p.score for p in run.pictures if p.label == label and p.score is not None], np.float64)
+
+
+def _faithfulness(measured: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """`columns`, `rows` of a measure and a figure for each column, `sentences`, and in how many measures the detector's
+    maps `passed`, `of` those with a verdict, from `faithfulness.Faithfulness` as JSON. None where nothing was measured.
+    """
+    if measured is None:
+        return None
+    rows = [(MEASURES[one["name"]], {"detector": one["value"], **one["controls"]}) for one in measured["measures"]]
+    columns = list(dict.fromkeys(column for _, row in rows for column in row))
+    verdicts = [measure["explains"] for measure in measured["measures"] if measure["explains"] is not None]
+    return {
+        "columns": columns,
+        "rows": [{"measure": name, "figures": [row.get(column) for column in columns]} for name, row in rows],
+        "sentences": list(measured["sentences"]),
+        "passed": sum(verdicts),
+        "of": len(verdicts),
+    }
+
+
+def _page(run: Recorded, said: Mapping[str, Any], shown: Gallery) -> str:
+    try:
+        import jinja2
+    except ImportError:
+        raise BlemishError(
+            "the report needs jinja2, which is not installed; run: pip install 'blemish[learn]'"
+        ) from None
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, plain=plain, number=_number)
+    return environment.get_template("report.html.jinja").render(
+        said=said,
+        run=run,
+        gallery=shown,
+        outcomes=OUTCOMES,
+        defects=sorted({p.defect for p in run.pictures if p.defect}),
+        drawn=_drawn(run, said, shown.pixels),
+        reliability=_reliability(run),
+    )
+
+
+def _drawn(run: Recorded, said: Mapping[str, Any], pixels: PixelStatistics | None) -> dict[str, str]:
+    """Each curve that this run allows, as SVG."""
+    judged = [p for p in run.pictures if p.label and p.score is not None]
+    scores, labels = np.array([p.score for p in judged], np.float64), np.array([p.label == "anomaly" for p in judged])
+    good, defective, held_out = _scores(run, "good"), _scores(run, "anomaly"), np.array(run.card.decision.scores)
+    drawn: dict[str, str] = {}
+    detection = run.metrics.get("detection", {})
+    if judged:
+        limits = {"limit": said["threshold"]}
+        if said["review"]:
+            limits = {"review from": said["review"][0], "anomaly above": said["review"][1]}
+        says = f"Scores of {len(good)} good and {len(defective)} defective test pictures, limit {said['threshold']:.4g}"
+        drawn["histogram"] = curves.histogram_svg(good, defective, held_out, limits, says)
+    if len(good) and len(defective) and len(judged) == len(good) + len(defective):
+        at = _values(detection, "false_alarm_rate", "recall")
+        drawn["roc"] = curves.roc_svg(scores, labels, at, f"ROC curve, area {plain(detection.get('auroc'))}")
+        says = f"Precision-recall curve, average precision {plain(detection.get('average_precision'))}"
+        drawn["pr"] = curves.pr_svg(scores, labels, _values(detection, "recall", "precision"), says)
+    if pixels is not None:
+        aupro = run.metrics.get("localisation", {}).get("aupro")
+        drawn["pro"] = curves.pro_svg(pixels, f"Per-region overlap, AUPRO {plain(aupro)}")
+    return drawn
+
+
+def _values(figures: Mapping[str, Any], x: str, y: str) -> tuple[float, float] | None:
+    if not (_known(figures.get(x)) and _known(figures.get(y))):
+        return None
+    return figures[x]["value"], figures[y]["value"]
+
+
+def _reliability(run: Recorded) -> str | None:
+    """A classifier's reliability diagram, as the run drew it. As a picture: nothing in it can run."""
+    file = run.folder / "reliability.svg"
+    if not file.is_file():
+        return None
+    return "data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode()
+
+
+def _number(value: float | None) -> str:
+    """Four digits, trailing noughts kept."""
+    return "–" if value is None else f"{value:#.4g}".removesuffix(".")
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_dir():
+        raise BlemishError(f"{file}: is a folder; give a file to write.")
+    write_text(file, text)
+
+
+__all__ = ["Picture", "facts", "percent", "plain", "report"]

@@ -1,0 +1,85 @@
+import pytest
+from rich.console import Console
+
+from blemish.cli.console import figures_table, products_table, progress, short, sweep_table
+
+
+def figure(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
+    return {"value": value, "low": low, "high": high}
+
+
+METRICS = {
+    "product": "washer",
+    "detector": "patchcore",
+    "counts": {"train": 61, "calibration": 19, "test_good": 20, "test_anomaly": 42},
+    "detection": {
+        "auroc": figure(0.952, 0.898, 0.989),
+        "miss_rate": figure(0.214, 0.12, 0.36),
+        "false_alarm_rate": figure(0.0, 0.0, 0.161),
+        "confusion": {"caught": 1},
+    },
+    "localisation": {
+        "pixel_auroc": figure(0.985, 0.9, 1.0),
+        "aupro": figure(None),
+        "defects_hit": figure(0.8, 0.7, 0.9),
+        "boxes": 3,
+    },
+}
+
+
+def page(table: object) -> str:
+    console = Console(width=80, record=True, file=None, quiet=False, force_terminal=False)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def test_short() -> None:
+    assert short(figure(0.9525, 0.8984, 0.9891)) == "0.953 [0.898, 0.989]"
+    assert short(figure(0.214, 0.12, 0.36), percent=True) == "21% [12, 36]"
+    assert short(figure(1.0)) == "1.000"
+    assert short(figure(None)) == short(None) == "–"
+
+
+def test_the_table_of_products_fits_80_columns() -> None:
+    lines = page(products_table([METRICS])).splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(i for i, line in enumerate(lines) if "washer" in line)
+    assert [cell.strip() for cell in lines[row].strip("│").split("│")] == [
+        *("washer", "0.952", "0.985", "–", "80%", "21%", "0%"),
+    ]
+    assert ".898-.989" in lines[row + 1]
+    assert ".900-1 " in lines[row + 1]
+    assert "70-90" in lines[row + 1]
+
+
+def test_the_table_of_figures_leaves_out_what_is_undefined() -> None:
+    text = page(figures_table(METRICS))
+    assert "0.898 to 0.989" in text
+    assert "pixel auroc" in text
+    assert "aupro" not in text
+    assert "confusion" not in text
+    assert "61 good" in text
+
+
+def test_progress_in_a_log_says_what_how_many_and_how_long(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress(range(3), "features", 3)) == [0, 1, 2]
+    assert capsys.readouterr().err.startswith("features: 3 in ")
+
+
+def test_the_table_of_a_sweep() -> None:
+    def candidate(coreset: str, choice: float, std: float | None, error: str = "") -> dict[str, object]:
+        options = {"coreset": coreset, "max_bank": "[50]"}
+        figures = {} if error else {"choice": choice, "image_auroc": 0.9, "pixel_auroc": 0.8, "aupro": 0.7}
+        return {"options": options, "seeds": ["0"], "figures": figures, "std": std, "seconds": 12.4, "error": error}
+
+    given = [candidate("0.1", 0.85, 0.02), candidate("0.2", 0.84, None), candidate("0.3", 0, None, "no [memory]")]
+    text = page(sweep_table(given))
+    assert "On the validation part, max_bank [50]" in text
+    assert "0.850 ± 0.020 │ 0.900 │ 0.800 │ 0.700 │     1 │ 12" in text
+    assert "0.2     │         0.840 │" in text
+    assert "failed" in text
+    assert "no [memory]" in text
+    short_text = page(sweep_table(given, most=1))
+    assert "0.840" not in short_text
+    assert "and 2 more, see sweep.csv" in short_text

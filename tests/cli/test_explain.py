@@ -1,0 +1,140 @@
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from blemish import Inspector
+from blemish.inference import bundle
+from tests.conftest import tile
+from tests.support import blemish, refused, write_picture
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("new")
+    write_picture(path / "bad.png", tile(901, (20, 30))[0])
+    write_picture(path / "good.png", tile(900)[0])
+    (path / "broken.png").write_bytes(b"x")
+    return path
+
+
+@pytest.fixture(scope="module")
+def old(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle as a version without evidence would have written it."""
+    path = tmp_path_factory.mktemp("old") / "bundle"
+    shutil.copytree(run / "bundle", path)
+    (path / "evidence.zip").unlink()
+    model = onnx.load(path / "model.onnx")
+    kept = [output for output in model.graph.output if output.name in ("scores", "maps")]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    onnx.save(model, path / "model.onnx")
+    bundle.write(path, bundle.read(run).card)
+    card = json.loads((path / "card.json").read_text("utf-8"))
+    del card["decision"]["distances"], card["parity"]["distances"]
+    card["sha256"] = bundle._digest(card)
+    (path / "card.json").write_text(json.dumps(card), "utf-8")
+    return path
+
+
+def rows(folder: Path) -> dict[str, dict[str, Any]]:
+    lines = (folder / "verdicts.jsonl").read_text("utf-8").splitlines()
+    return {Path(row["path"]).name: row for row in map(json.loads, lines)}
+
+
+def test_inspect_shows_the_evidence_of_anomalies(run: Path, folder: Path, tmp_path: Path) -> None:
+    said = blemish("inspect", run, folder, "--out", tmp_path / "out", code=3)  # the broken one did not stop the others
+    assert "With this region repaired, the verdict would be good (p = " in said.stdout
+    found = rows(tmp_path / "out")
+    assert found["bad.png"]["counterfactual"]["decision"] == "good"
+    assert found["bad.png"]["evidence"][0]["file"] == "evidence/bad.png.jpg"
+    assert found["good.png"]["evidence"] == found["broken.png"]["evidence"] == []
+    drawn = sorted(file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.jpg"))
+    assert drawn == ["evidence/bad.png.jpg", "overlays/bad.png.jpg", "overlays/good.png.jpg", "repaired/bad.png.jpg"]
+
+
+def test_evidence_can_be_left_out(run: Path, folder: Path, tmp_path: Path) -> None:
+    said = blemish("inspect", run, folder / "bad.png", "--out", tmp_path / "out", "--no-evidence").stdout
+    assert "repaired" not in said
+    assert [file.name for file in (tmp_path / "out").iterdir() if file.is_dir()] == ["overlays"]
+    assert rows(tmp_path / "out")["bad.png"]["evidence"] == []
+    assert "say where with --out" in refused("inspect", run, folder / "bad.png", "--evidence")
+
+
+def test_bundles_of_before_go_on_working(run: Path, old: Path, folder: Path, tmp_path: Path) -> None:
+    said = blemish("inspect", old, folder / "bad.png", folder / "good.png", "--out", tmp_path / "out").stderr
+    assert said.count("shows no nearest normal pictures") == 1
+    row = rows(tmp_path / "out")["bad.png"]
+    assert (row["decision"], row["evidence"], row["counterfactual"]) == ("anomaly", [], None)
+    assert row["score"] == pytest.approx(Inspector(run).inspect(folder / "bad.png").score, rel=1e-5)
+    said = blemish("explain", old, folder / "bad.png", "--at", "36,26").stdout
+    assert "the place is flagged" in said
+    assert "shows no nearest normal pictures" in said
+
+
+def test_explain_answers_for_a_place(run: Path, folder: Path, tmp_path: Path) -> None:
+    inspector = Inspector(run)
+    look = inspector.look(folder / "bad.png")
+    rule = inspector.card.decision
+    assert look.map is not None
+    for place, flagged in (((36, 26), True), ((75, 55), False)):
+        at = f"{place[0]},{place[1]}"
+        found = json.loads(blemish("explain", run, folder / "bad.png", "--at", at, "--json", "--out", tmp_path).stdout)
+        value = float(look.map[place[1] * 192 // 60, place[0] * 256 // 80])
+        assert found["value"] == pytest.approx(value, rel=1e-5)
+        assert found["limit"] == rule.pixel_threshold
+        assert found["flagged"] is flagged
+        assert found["decision"] == "anomaly"
+        assert found["p_value"] == pytest.approx((1 + sum(peak >= value for peak in rule.peaks)) / 20)
+        nearest = found["nearest"]
+        assert nearest["source"].startswith("train/good/")
+        assert look.distances is not None
+        cell = look.distances[place[1] * look.distances.shape[0] // 60, place[0] * look.distances.shape[1] // 80]
+        assert nearest["distance"] == pytest.approx(float(cell), rel=1e-4)
+        assert nearest["p_value"] == pytest.approx((1 + sum(d >= cell for d in rule.distances)) / 20)
+        with Image.open(nearest["file"]) as image:
+            assert image.width > image.height  # two crops side by side
+            left = np.asarray(image.convert("L"), np.float32)[: image.height // 2, : image.width // 2]
+            assert (left.max() > 235) is np.True_ if flagged else left.mean() < 200
+    said = blemish("explain", run, folder / "good.png", "--at", " 3, 4").stdout
+    assert said.startswith(f"{folder / 'good.png'}: good, score ")
+    assert "the place is not flagged" in said
+    assert "It comes from train/good/" in said
+
+
+@pytest.mark.parametrize(
+    ("picture", "at", "said"),
+    [
+        ("bad.png", "80,5", "has 80 x 60 pixels, so there is no place 80,5"),
+        ("bad.png", "here", "--at takes a place in pixels from the top left corner, as 120,80, not 'here'"),
+        ("bad.png", "-1,5", "--at takes a place"),
+        ("broken.png", "1,5", r"broken\.png"),
+        ("missing.png", "1,5", r"missing\.png"),
+    ],
+)
+def test_explain_refuses_in_a_sentence(run: Path, folder: Path, picture: str, at: str, said: str) -> None:
+    assert re.search(said, refused("explain", run, folder / picture, "--at", at))
+
+
+def test_a_bundle_without_pictures(product: Path, folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ("--image-size", "64x96", "--max-bank", 50, "--overlays", 4)
+    blemish("train", product, "-o", run, *options, "--no-evidence")
+    assert sorted(file.name for file in (run / "bundle").iterdir()) == ["card.json", "model.onnx"]
+    assert all(row["counterfactual"] is None for row in rows(run).values())
+    look = Inspector(run).look(folder / "bad.png")
+    assert look.neighbours is not None
+    assert look.neighbours.dtype == np.int32
+    assert look.distances is not None
+    said = blemish("inspect", run, folder / "bad.png", "--out", tmp_path / "out").stderr
+    assert "shows no nearest normal pictures" in said
+    row = rows(tmp_path / "out")["bad.png"]
+    assert row["evidence"][0]["source"] is None
+    assert row["evidence"][0]["distance"] > 0
+    assert row["counterfactual"] is None

@@ -1,0 +1,101 @@
+"""Paths on standard input: a stream, in the program as it is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blemish.cli.verdicts import CHUNK, _stdin_paths
+from tests.conftest import tile
+from tests.support import refused, write_picture
+
+
+def program(run: Path, *more: object) -> list[str]:
+    return [sys.executable, "-m", "blemish", *map(str, ["inspect", run, "-", "--threads", "1", *more])]
+
+
+def test_no_verdict_waits_for_the_next_path(run: Path, tmp_path: Path) -> None:
+    paths = [write_picture(tmp_path / f"{i}.png", tile(900 + i, (20, 30) if i == 1 else None)[0]) for i in range(3)]
+    process = subprocess.Popen(
+        program(run, "--json"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdin
+    assert process.stdout
+    decisions = []
+    for path in paths:  # each is written only when the one before has been judged
+        process.stdin.write(f"{path}\n")
+        process.stdin.flush()
+        decisions.append(json.loads(process.stdout.readline())["decision"])
+    assert process.communicate()[0] == ""
+    assert process.returncode == 0
+    assert decisions == ["good", "anomaly", "good"]
+
+
+def test_empty_lines_broken_files_and_equal_names(run: Path, tmp_path: Path) -> None:
+    paths = [write_picture(tmp_path / f"in/{i}/part.png", tile(900 + i)[0]) for i in range(2)]
+    paths += [tmp_path / "in", tmp_path / "missing.png"]
+    given = f"\n{paths[0]}\r\n\n{paths[1]}\n{paths[2]}\n{paths[3]}"  # the last without an end
+    done = subprocess.run(
+        program(run, "--out", tmp_path / "out"), input=given, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    said = done.stdout.splitlines()
+    assert [line.split()[0] for line in said] == ["good", "good", "error", "error", "4"]
+    assert "is a folder" in said[2]
+    assert said[4].startswith("4 pictures: 2 good, 2 error.")
+    assert "inspecting: 4 in" in done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out/verdicts.jsonl").read_text("utf-8").splitlines()]
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    assert [row["overlay"] for row in rows] == ["overlays/part.png.jpg", "overlays/part.png-2.jpg", None, None]
+
+
+def test_paths_that_end_with_nul_may_hold_anything(run: Path, tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "two\nlines.png", tile(900)[0])
+    given = f"{path}\0\0{path}\0"
+    done = subprocess.run(program(run, "--json", "-0"), input=given, capture_output=True, text=True, check=True)
+    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == [str(path)] * 2
+
+
+def test_no_paths_at_all_are_no_mistake(run: Path) -> None:
+    done = subprocess.run(program(run), input="", capture_output=True, text=True, check=True)
+    assert done.stdout == "0 pictures.\n"
+
+
+def test_a_list_of_any_length_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "list"
+    file.write_text("".join(f"pictures/{i}.png\n" for i in range(100_000)))
+    assert file.stat().st_size > 20 * CHUNK
+    with file.open("rb") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        paths = _stdin_paths(b"\n")
+        assert next(paths) == Path("pictures/0.png")
+        assert os.lseek(stdin.fileno(), 0, os.SEEK_CUR) == CHUNK
+        assert sum(path is not None for path in paths) == 99_999
+
+
+def test_the_documents_examples_of_pipes_work(run: Path, tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/commands.md").read_text("utf-8")
+    examples = re.findall(r"^\$ (find .*blemish inspect .*)$", text, re.MULTILINE)
+    assert len(examples) == 2
+    for i in range(2):
+        write_picture(tmp_path / f"new/{i}.png", tile(900 + i)[0])
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/tiles").symlink_to(run)
+    for example in examples:
+        line = f"set -o pipefail; {example.replace('blemish', f'{sys.executable} -m blemish')}"
+        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert len(done.stdout.splitlines()) == (2 if "--json" in example else 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["-", "a.png"], "- stands alone"), (["a.png", "-"], "- stands alone"), (["a.png", "-0"], "-0 is about")],
+)
+def test_what_does_not_go_together_is_refused(run: Path, arguments: list[str], sentence: str) -> None:
+    assert sentence in refused("inspect", run, *arguments)

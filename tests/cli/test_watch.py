@@ -1,0 +1,175 @@
+"""The program as it runs on a line: started, killed, started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import tile
+from tests.station.test_deliveries import Broker, Receiver, needs_mosquitto, subscribed
+from tests.support import blemish, eventually, refused, write_picture
+
+QUICK = ["--settle", "0", "--give-up", "0", "--poll", "0.01", "--threads", "1"]
+FIVE = 5 * 10**9
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on this machine is asked directly, also where the environment names a proxy."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """24 pictures of which the last but one is broken; four are defective, and one good one looks as if it were."""
+    for i in range(24):
+        path = write_picture(tmp_path / f"in/{i}.png", tile(900 + i, (20, 30) if i % 6 == 1 else None)[0])
+        if i == 22:
+            path.write_bytes(b"no picture")
+        os.utime(path, ns=(FIVE + i, FIVE + i))
+    return tmp_path / "in"
+
+
+def command(run: Path, folder: Path, *more: object) -> list[str]:
+    asked = ["watch", folder, "--bundle", run, "--out", folder.parent / "out", *QUICK, *more]
+    return [sys.executable, "-m", "blemish", *map(str, asked)]
+
+
+def start(run: Path, folder: Path, *more: object) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command(run, folder, *more), stdout=pipe, stderr=pipe, text=True)
+
+
+def lines(folder: Path) -> list[str]:
+    file = folder.parent / "out/verdicts.jsonl"
+    return file.read_text("utf-8").splitlines() if file.exists() else []
+
+
+def names(folder: Path) -> list[str]:
+    return [json.loads(line)["name"] for line in lines(folder)]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    found = Receiver()
+    yield found
+    found.close()
+
+
+def test_killed_twice_nothing_is_lost_and_nothing_judged_twice(run: Path, folder: Path, receiver: Receiver) -> None:
+    receiver.answers = [503]
+    for least in (3, 9):
+        process = start(run, folder, "--webhook", receiver.url)
+        eventually(lambda least=least: len(lines(folder)) >= least)  # type: ignore[misc]
+        process.kill()
+        assert process.communicate()[1].count("does not take verdicts") <= 1
+        assert process.returncode == -signal.SIGKILL
+    with (folder.parent / "out/verdicts.jsonl").open("ab") as file:
+        file.write(b'{"id": "torn')
+    done = subprocess.run(
+        command(run, folder, "--once", "--webhook", receiver.url), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done.stderr  # one was broken
+    assert names(folder) == [f"{i}.png" for i in range(24)]
+    assert [json.loads(line)["decision"] for line in lines(folder)].count("error") == 1
+    told = receiver.taken
+    assert list(dict.fromkeys(told)) == names(folder)  # at least once, in order
+    assert len(told) <= 24 + 2  # and after each kill one message again, at most
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_after_the_present_picture(run: Path, folder: Path, number: signal.Signals) -> None:
+    process = start(run, folder)
+    eventually(lambda: len(lines(folder)) >= 2)
+    process.send_signal(number)
+    said, complained = process.communicate(timeout=30)
+    assert process.returncode == 0, complained
+    assert "Traceback" not in complained
+    many = len(lines(folder))
+    assert said.splitlines()[-1].startswith(f"{many} pictures: ")
+    assert names(folder) == [f"{i}.png" for i in range(many)]
+
+
+def test_a_second_watcher_is_refused_until_the_first_is_killed(run: Path, folder: Path) -> None:
+    process = start(run, folder)
+    eventually(lambda: lines(folder))
+    second = ["watch", folder, "--bundle", run, "--out", folder.parent / "out", "--once", *QUICK]
+    assert "another `blemish watch` writes there" in refused(*second)
+    process.kill()
+    process.communicate()
+    blemish(*second, code=3)
+    assert len(names(folder)) == len(set(names(folder))) == 24
+
+
+def test_once_prints_what_inspect_prints(run: Path, folder: Path, tmp_path: Path) -> None:
+    asked = ["watch", folder, "--bundle", run, "--once", *QUICK, "--out"]
+    said = blemish(*asked, tmp_path / "a", code=3).stdout.splitlines()
+    inspected = blemish("inspect", run, *(folder / f"{i}.png" for i in range(24)), code=3).stdout.splitlines()
+    assert said == [*inspected[:-1], f"{inspected[-1]} Verdicts are in {tmp_path}/a/verdicts.jsonl."]
+    assert re.fullmatch(r"24 pictures: \d+ good, \d+ anomaly, 1 error\.", inspected[-1])
+    (folder / "22.png").unlink()
+    printed = blemish(*asked, tmp_path / "b", "--json", "--no-evidence").stdout
+    assert printed == (tmp_path / "b/verdicts.jsonl").read_text("utf-8")
+    assert not (tmp_path / "b/evidence").exists()
+    assert blemish(*asked, tmp_path / "b", "--json").stdout == ""
+
+
+def test_the_drift_test_goes_on_over_a_kill(run: Path, folder: Path, tmp_path: Path) -> None:
+    drift = tmp_path / "drift.json"
+    process = start(run, folder, "--drift", drift)
+    eventually(lambda: len(lines(folder)) >= 4)
+    process.kill()
+    process.communicate()
+    asked = ["watch", folder, "--bundle", run, "--once", *QUICK, "--drift"]
+    blemish(*asked, drift, "--out", tmp_path / "out", code=3)
+    seen = drift.read_text("utf-8")
+    pictures = [folder / f"{i}.png" for i in range(24)]
+    blemish("inspect", run, *pictures, "--drift", tmp_path / "whole.json", code=3)
+    assert json.loads(seen) == json.loads((tmp_path / "whole.json").read_text("utf-8"))
+    blemish(*asked, drift, "--out", tmp_path / "out")  # there is nothing new, and nothing is counted twice
+    assert drift.read_text("utf-8") == seen
+    assert "has seen 23 parts, and only 0" in refused(*asked, drift, "--out", tmp_path / "other")
+
+
+@needs_mosquitto
+def test_mqtt_from_the_command_line(run: Path, folder: Path, tmp_path: Path) -> None:
+    broker = Broker(tmp_path, "allow_anonymous true")
+    try:
+        with subscribed(broker, "line/1") as heard:
+            asked = ["watch", folder, "--bundle", run, "--once", *QUICK, "--out", tmp_path / "out"]
+            said = blemish(*asked, "--mqtt", broker.address, "--topic", "line/1", code=3)
+            eventually(lambda: len(heard) == 24)
+        assert heard == names(folder)
+        assert said.stderr == ""
+    finally:
+        broker.kill()
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--mqtt-tls"], "--mqtt-tls is about a broker"),
+        (["--webhook", "ftp://a"], "--webhook takes an address"),
+        (["--mqtt", "a b/c"], "--mqtt takes HOST"),
+        (["--settle", "20"], "--give-up"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(run: Path, folder: Path, more: list[Any], sentence: str) -> None:
+    assert sentence in refused("watch", folder, "--bundle", run, "--out", folder.parent / "out", *more)
+    assert not (folder.parent / "out").exists()
+
+
+def test_a_folder_that_is_missing_is_refused_at_the_start(run: Path, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    assert "is no folder" in refused("watch", tmp_path / "in", "--bundle", run, "--out", tmp_path / "out")
+    assert time.monotonic() - begun < 10

@@ -1,0 +1,105 @@
+"""What a part may do, by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+import torch
+
+from blemish.detectors.nn.augment import check, jitter, turn, variants
+from blemish.types import BlemishError
+
+SQUARE, OBLONG = (4, 4), (4, 6)
+
+
+def seen(may: tuple[str, ...], size: tuple[int, int]) -> list[list[float]]:
+    """A picture of which no two pixels are alike, in all variants."""
+    picture = torch.arange(size[0] * size[1], dtype=torch.float32).reshape(1, *size)
+    found = [turn(picture, variant) for variant in variants(may, size)]
+    assert all(one.shape == picture.shape for one in found)
+    assert torch.equal(found[0], picture)
+    return [one.flatten().tolist() for one in found]
+
+
+@pytest.mark.parametrize(
+    ("may", "size", "count"),
+    [
+        ((), SQUARE, 1),
+        (("shift", "brighten"), SQUARE, 1),
+        (("rotate",), SQUARE, 4),
+        (("rotate",), OBLONG, 2),
+        (("flip",), SQUARE, 4),
+        (("flip",), OBLONG, 4),
+        (("rotate", "flip"), SQUARE, 8),
+        (("flip", "rotate"), OBLONG, 4),
+    ],
+)
+def test_how_many_ways_a_picture_is_seen_in(may: tuple[str, ...], size: tuple[int, int], count: int) -> None:
+    found = seen(may, size)
+    assert len(found) == count
+    assert len({tuple(one) for one in found}) == count  # no way twice
+    for one in found:  # whatever may be done once may be done again
+        for change in variants(may, size):
+            assert turn(torch.tensor(one).reshape(1, *size), change).flatten().tolist() in found
+
+
+def test_both_mirrors_are_flips() -> None:
+    picture = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    found = [turn(picture, variant)[0].tolist() for variant in variants(("flip",), SQUARE)]
+    assert found == [[[1, 2], [3, 4]], [[2, 1], [4, 3]], [[3, 4], [1, 2]], [[4, 3], [2, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("variant", "wanted"),
+    [
+        ((0, False), [[1, 2], [3, 4]]),
+        ((1, False), [[2, 4], [1, 3]]),
+        ((2, False), [[4, 3], [2, 1]]),
+        ((3, False), [[3, 1], [4, 2]]),
+        ((0, True), [[2, 1], [4, 3]]),
+        ((1, True), [[4, 2], [3, 1]]),
+        ((3, True), [[1, 3], [2, 4]]),
+    ],
+)
+def test_turns_to_the_left_and_then_mirrors(variant: tuple[int, bool], wanted: list[list[int]]) -> None:
+    assert turn(torch.tensor([[1, 2], [3, 4]])[None], variant)[0].tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("down", "right", "rows", "columns"),
+    [
+        (1.0, 0.0, [0, 0, *range(38)], range(60)),  # 5 % of 40 rows are 2
+        (-1.0, 0.0, [*range(2, 40), 39, 39], range(60)),
+        (0.0, 1.0, range(40), [0, 0, 0, *range(57)]),  # 3 of 60 columns
+        (0.0, -1.0, range(40), [*range(3, 60), 59, 59, 59]),
+        (0.5, -0.34, [0, *range(39)], [*range(1, 60), 59]),  # 1.0 and 1.02 pixels
+        (0.2, 0.1, range(40), range(60)),  # 0.4 and 0.3
+    ],
+)
+def test_shifts_repeat_the_border(down: float, right: float, rows: Iterable[int], columns: Iterable[int]) -> None:
+    picture = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0)) * 255
+    found = jitter(picture, ("shift",), torch.tensor([[down, right, 1.0]]))
+    assert torch.equal(found, picture[:, :, list(rows)][:, :, :, list(columns)])
+
+
+def test_each_picture_is_brightened_by_its_own_factor_and_stays_in_range() -> None:
+    pictures = torch.tensor([0.0, 100.0, 200.0, 240.0]).expand(3, 3, 1, 4)
+    found = jitter(pictures, ("brighten",), torch.tensor([[9.0, 9.0, 1.0], [9.0, 9.0, -1.0], [9.0, 9.0, 0.2]]))
+    wanted = torch.tensor([[0, 115, 230, 255], [0, 85, 170, 204], [0, 103, 206, 247.2]])
+    for channel in range(3):
+        torch.testing.assert_close(found[:, channel, 0], wanted)
+
+
+def test_shift_and_brighten_together_and_none() -> None:
+    pictures = torch.arange(40.0).reshape(1, 1, 1, 40).expand(1, 3, 20, 40)
+    random = torch.tensor([[0.0, 1.0, 1.0]])
+    both = jitter(pictures, ("shift", "brighten"), random)
+    assert both[0, 0, 0, :4].tolist() == pytest.approx([0, 0, 0, 1.15])
+    assert torch.equal(jitter(pictures, ("rotate", "flip"), random), pictures)
+
+
+def test_an_unknown_change_is_refused() -> None:
+    check(("rotate", "flip", "shift", "brighten"))
+    with pytest.raises(BlemishError, match="may rotate, flip, shift, brighten, but not 'stretch'"):
+        check(("flip", "stretch"))

@@ -1,0 +1,121 @@
+"""What is kept of each picture, against running the trunk by hand."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from blemish.detectors.nn.augment import turn, variants
+from blemish.detectors.nn.feature_cache import keep
+from blemish.detectors.nn.resampling import Resize
+from blemish.images import ImageError
+from blemish.types import Sample
+from tests.support import write_picture
+
+SIZE = (6, 8)
+MAY = variants(("flip",), SIZE)
+
+
+def trunk(pictures: Tensor) -> Sequence[Tensor]:
+    """Two outputs of different sizes that depend on where things are."""
+    return pictures * torch.arange(8), pictures[:, :2, 1:].cumsum(3).mean(2)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    random = np.random.default_rng(1)
+    names = ["c.png", "a.png", "b.png", "e.png", "d.png"]
+    return [Sample(write_picture(tmp_path / name, random.integers(0, 256, (*SIZE, 3))), name, "good") for name in names]
+
+
+@pytest.fixture
+def mapped(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, int]]:
+    """Every file that was mapped to memory, and how many values it has."""
+    asked: list[tuple[Path, int]] = []
+    real = torch.from_file
+
+    def noted(name: str, *, shared: bool, size: int) -> Tensor:
+        asked.append((Path(name), size))
+        return real(name, shared=shared, size=size)
+
+    monkeypatch.setattr(torch, "from_file", noted)
+    return asked
+
+
+def by_hand(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Row by row: each picture in each of its variants. The pictures are read as they are, which `Resize` keeps."""
+    from blemish.images import load
+
+    pictures = [torch.tensor(load(sample.path)).permute(2, 0, 1).float()[None] for sample in samples]
+    found = [trunk(turn(picture, variant)) for picture in pictures for variant in MAY]
+    return torch.cat([one for one, _ in found]), torch.cat([other for _, other in found])
+
+
+@pytest.mark.parametrize("batch", [2, 5, 100])
+@pytest.mark.parametrize("memory", [1.0, 0.0])
+def test_rows_are_the_trunks_outputs(samples: list[Sample], batch: int, memory: float) -> None:
+    kept = keep(samples, Resize(*SIZE), trunk, MAY, memory=memory, batch=batch)
+    assert kept.variants == 4
+    for found, wanted in zip(kept.tensors, by_hand(samples), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-4)
+        assert found.shape == wanted.shape
+    assert kept.tensors[0].shape == (20, 3, 6, 8)
+
+
+def test_in_a_file_it_is_the_same_and_the_file_is_gone(
+    samples: list[Sample], mapped: list[tuple[Path, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    inside = keep(samples, Resize(*SIZE), trunk, MAY, memory=1.0)
+    assert not mapped
+    outside = keep(samples, Resize(*SIZE), trunk, MAY, memory=0.0)
+    assert len(mapped) == 2
+    assert all(file.parent == folder for file, _ in mapped)
+    assert not list(folder.iterdir())
+    for one, other in zip(inside.tensors, outside.tensors, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_only_what_is_too_large_goes_to_the_file(samples: list[Sample], mapped: list[tuple[Path, int]]) -> None:
+    """Of float32, 20 x 3 x 6 x 8 values are 11,520 bytes and 20 x 2 x 8 are 1,280; each output has half of `memory`."""
+    keep(samples, Resize(*SIZE), trunk, MAY, memory=2 * 11_520 / 2**30)
+    assert mapped == []
+    keep(samples, Resize(*SIZE), trunk, MAY, memory=2 * 11_519 / 2**30)
+    assert [size for _, size in mapped] == [20 * 3 * 6 * 8]
+
+
+def test_rows_by_name_in_any_order(samples: list[Sample], tmp_path: Path) -> None:
+    kept = keep(samples, Resize(*SIZE), trunk, MAY, memory=1.0, batch=2)
+    some = [samples[3], samples[0], samples[3]]
+    rows = kept.rows(some)
+    assert rows.tolist() == [12, 0, 12]
+    wanted = by_hand(some)[0][::4]
+    torch.testing.assert_close(kept.tensors[0][rows], wanted, rtol=1e-6, atol=1e-4)
+    assert samples[4] in kept
+    assert Sample(tmp_path / "f.png", "f.png") not in kept
+
+
+def test_progress_counts_batches(samples: list[Sample]) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    def progress(items, what, total):  # type: ignore[no-untyped-def]
+        items = list(items)
+        seen.append((what, total, len(items)))
+        return iter(items)
+
+    keep(samples, Resize(*SIZE), trunk, MAY, memory=1.0, batch=2, progress=progress)
+    assert seen == [("features", 3, 3)]
+
+
+def test_a_picture_that_cannot_be_read(samples: list[Sample]) -> None:
+    samples[3].path.write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"e\.png is not a picture"):
+        keep(samples, Resize(*SIZE), trunk, MAY, memory=1.0, batch=2)

@@ -1,0 +1,235 @@
+"""Detectors whose truth is known: their own maps must win, wrong ones must lose, and figures can be counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from blemish.evaluation.bootstrap import Interval, to_json
+from blemish.evaluation.faithfulness import FEWEST, Faithfulness, beaten, faithfulness
+from blemish.evaluation.relevance import AREAS, edge_map
+from blemish.types import BlemishError, Sample, T
+
+Picture = npt.NDArray[np.uint8]
+Map = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+HEIGHT, WIDTH, BLOCK = 40, 48, 8
+PLACES = [(0, 1), (2, 4), (4, 0), (1, 5), (3, 3), (4, 5), (0, 4), (3, 0)]  # of the defect, in blocks
+
+
+def blocks(picture: Picture) -> tuple[float, Map]:
+    """Looks at red alone: the score is the reddest block's mean, the map each block's. Truly its reason."""
+    red = picture[..., 0].reshape(HEIGHT // BLOCK, BLOCK, WIDTH // BLOCK, BLOCK).mean((1, 3)) / 255
+    return float(red.max()), np.kron(red, np.ones((BLOCK, BLOCK))).astype(np.float32)
+
+
+def wrong(picture: Picture) -> tuple[float, Map]:
+    score, heat = blocks(picture)
+    return score, -heat
+
+
+def blank(picture: Picture, mask: Mask) -> Picture:
+    return np.where(mask[..., None], 0, picture).astype(np.uint8)
+
+
+def paint(picture: Picture, mask: Mask) -> Picture:
+    return np.where(mask[..., None], 255, picture).astype(np.uint8)
+
+
+def write(folder: Path, red: int = 255, factor: int = 1, masks: bool = True) -> list[Sample]:
+    """A red block, and blue dots on the other pictures' places, which only an edge detector cares for. Green is the
+    picture's number."""
+    samples = []
+    for number, (row, column) in enumerate(PLACES):
+        picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        picture[..., 1] = number
+        mask = np.zeros((HEIGHT, WIDTH), bool)
+        here = np.s_[row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
+        mask[here] = True
+        picture[::2, ::2, 2] = 255
+        picture[here] = (red, number, 0)
+        path, where = folder / f"{number}.png", folder / f"{number}_mask.png"
+        Image.fromarray(picture.repeat(factor, 0).repeat(factor, 1)).save(path)
+        Image.fromarray(mask.repeat(factor, 0).repeat(factor, 1)).save(where)
+        samples.append(Sample(path, path.name, "anomaly", "red", where if masks else None))
+    return samples
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    return write(tmp_path_factory.mktemp("red"))
+
+
+@pytest.fixture(scope="module")
+def true(samples: Sequence[Sample]) -> Faithfulness:
+    return faithfulness(samples, blocks, 0.5, 0.0, repair=blank, randomised=wrong)
+
+
+def test_a_true_map_wins_every_measure_against_every_control(true: Faithfulness) -> None:
+    assert {one.name: one.explains for one in true.measures} == {
+        "deletion": True,
+        "insertion": True,
+        "road": True,
+        "repair": True,
+        "pointing": True,
+        "energy": True,
+    }
+    for one in true.measures:
+        assert all(one.beats.values())
+        expected = {"a random map", "a centre blob", "an edge detector", "randomised weights"}
+        assert set(one.beats) == expected | ({"the same region moved"} if one.name == "repair" else set())
+    assert true.measures[0].sentence.startswith("Deletion: the heatmaps explain the verdicts; 0.0")
+    assert true.measures[4].sentence.startswith("Pointing game: the heatmaps point at the defects; 1.0")
+    assert "by 6 of 6 measures" in true.sentences[0]
+
+
+def test_figures_can_be_counted(true: Faithfulness) -> None:
+    # 1 % and 2 % of 1920 pixels are 19 and 38 of the block's 64, which leave 45 and 26.
+    value = {one.name: one.value.value for one in true.measures}
+    out = 0.01 * (64 + 45) / 128 + 0.01 * (45 + 26) / 128 + 0.03 * 26 / 128
+    assert value["deletion"] == pytest.approx(out)
+    assert value["insertion"] == pytest.approx(1 - out)  # what is not put back is what is taken out
+    assert value["road"] == pytest.approx(1, abs=0.02)
+    assert value["repair"] == pytest.approx(4 / 5)  # all areas but 1 %: 45 of 64 are above half
+    assert value["pointing"] == 1
+    assert value["energy"] == pytest.approx(1)
+    assert [rate.hottest.value for rate in true.repair] == [0, 1, 1, 1, 1]
+    assert true.repair[1].hottest.low == pytest.approx(0.676, abs=0.001)  # Wilson, 8 of 8
+    assert true.curves["deletion"]["detector"][:4] == pytest.approx((1, 45 / 64, 26 / 64, 0))
+    assert true.areas == (0, *AREAS, 1)
+    assert true.replaced.value == 0
+
+
+def test_a_moved_region_repairs_as_often_as_it_covers_half_of_the_block(samples: Sequence[Sample]) -> None:
+    found = faithfulness(samples, blocks, 0.5, 0.0, repair=blank, draws=40)
+    # The hottest 5 % are the block and 32 pixels scattered elsewhere; the block moved by (dy, dx) covers
+    # (8 - |dy|) (8 - |dx|) of itself, of which more than half must be, less the scattered ones' 1.7 %.
+    overlap = (8 - np.abs(np.arange(-7, 8)))[:, None] * (8 - np.abs(np.arange(-7, 8)))
+    assert found.repair[2].moved.value == pytest.approx((overlap >= 32).sum() / 1920, abs=0.02)
+    assert found.repair[2].difference.value == pytest.approx(1 - (found.repair[2].moved.value or 0))
+
+
+def test_calls_are_counted(true: Faithfulness, samples: Sequence[Sample]) -> None:
+    each = 1 + 5 * (8 + 8 + 10) + 5 * 3  # wholly replaced; five maps; moved regions
+    assert true.calls == 8 * (1 + each + 1)  # found; measured; the randomised map
+    assert (true.pictures, true.asked, true.masks) == (8, 8, 8)
+
+
+def test_a_wrong_map_is_said_not_to_explain(samples: Sequence[Sample]) -> None:
+    found = faithfulness(samples, wrong, 0.5, 0.0, repair=blank, most=6, draws=1)
+    assert not any(one.explains for one in found.measures)
+    assert all(one.explains is False for one in found.measures)
+    assert all("the heatmaps do not explain the verdicts" in sentence for sentence in found.sentences[1:5])
+    assert all("the heatmaps do not point at the defects" in sentence for sentence in found.sentences[5:])
+    # A random map is no better at pointing at so small a block; and of the energy nothing is above the median.
+    behind = [one.name for one in found.measures if (one.advantage["a random map"].value or 0) < 0]
+    assert set(behind) >= {"deletion", "insertion", "road"}
+    assert [rate.hottest.value for rate in found.repair] == [0, 0, 0, 0, 0]
+
+
+def test_an_edge_map_does_not_beat_the_edge_detector(samples: Sequence[Sample]) -> None:
+    found = faithfulness(samples, lambda p: (blocks(p)[0], edge_map(p)), 0.5, 0.0, repair=blank, most=6, draws=1)
+    for one in found.measures:
+        assert one.explains is False
+        if one.name != "road":  # whose noise is drawn anew
+            assert one.advantage["an edge detector"].value == pytest.approx(0, abs=1e-9)
+
+
+def test_a_repair_that_is_itself_an_anomaly_gives_no_verdict(tmp_path: Path) -> None:
+    found = faithfulness(write(tmp_path, red=128), blocks, 0.4, 0.0, repair=paint, most=6, draws=1)
+    verdicts = {one.name: one.explains for one in found.measures}
+    assert verdicts == {
+        "deletion": None,
+        "insertion": None,
+        "road": True,
+        "repair": None,
+        "pointing": True,
+        "energy": True,
+    }
+    assert found.replaced.value == pytest.approx(255 / 128)
+    assert "itself an anomaly" in found.sentences[1]
+    assert "by 3 of 3 measures" in found.sentences[0]
+
+
+def test_equal_seeds_give_equal_figures(samples: Sequence[Sample]) -> None:
+    def figures(seed: int) -> Faithfulness:
+        return faithfulness(samples, blocks, 0.5, 0.0, repair=blank, most=2, draws=1, seed=seed)
+
+    first, second, other = figures(1), figures(1), figures(2)
+    assert first == second
+    one, two = first.measures[0].controls, other.measures[0].controls
+    assert one["a random map"].value != two["a random map"].value
+    assert one["a centre blob"].value == two["a centre blob"].value
+
+
+def test_too_few_pictures_or_masks_give_no_verdict(tmp_path: Path) -> None:
+    found = faithfulness(write(tmp_path, masks=False), blocks, 0.5, 0.0, repair=blank, most=5, draws=1)
+    assert all(one.explains is None for one in found.measures)
+    assert [one.pictures for one in found.measures] == [5, 5, 5, 5, 0, 0]
+    assert found.measures[4].value == Interval(None)
+    assert "measured on 0 pictures" in found.sentences[5]
+    json.dumps(to_json(found), allow_nan=False)
+
+
+def test_pictures_are_chosen_evenly_good_ones_left_out_and_missed_ones_made_up_for(samples: Sequence[Sample]) -> None:
+    phases, asked = list[str](), list[int]()
+
+    def phase(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+        phases.append(what)
+        return iter(items)
+
+    def missing_five(picture: Picture) -> tuple[float, Map]:
+        score, heat = blocks(picture)
+        if phases == ["anomalies"]:
+            asked.append(int(picture[0, 1, 1]))
+            score = 0.1 if asked[-1] == 5 else score
+        return score, heat
+
+    mixed = [*samples[:3], Sample(samples[3].path, "good", "good"), *samples[4:]]
+    found = faithfulness(mixed, missing_five, 0.5, 0.0, repair=blank, most=3, draws=1, progress=phase)
+    # Of seven, in the order of 0, 0.62, 0.24, 0.85, 0.47, 0.09, 0.71: those of rank 0, 4 (missed), 2, 6.
+    assert phases == ["anomalies", "heatmaps"]
+    assert asked == [0, 5, 2, 7]
+    assert (found.pictures, found.asked) == (3, 4)
+
+
+def test_pictures_are_reduced_to_what_the_detector_looks_at(tmp_path: Path) -> None:
+    shapes = set()
+
+    def seeing(picture: Picture) -> tuple[float, Map]:
+        shapes.add(picture.shape)
+        return blocks(picture)
+
+    found = faithfulness(write(tmp_path, factor=3), seeing, 0.5, 0.0, repair=blank, most=1, side=48, draws=1)
+    assert shapes == {(HEIGHT, WIDTH, 3)}
+    assert found.measures[4].value.value == 1
+
+
+def test_refusals_say_what_is_wrong(samples: Sequence[Sample]) -> None:
+    with pytest.raises(BlemishError, match="not below the threshold"):
+        faithfulness(samples, blocks, 0.5, 0.5, repair=blank)
+    with pytest.raises(BlemishError, match="None of 8 pictures is called an anomaly"):
+        faithfulness(samples, blocks, 2.0, 0.5, repair=blank)
+
+
+@pytest.mark.parametrize(
+    ("advantage", "pictures", "expected"),
+    [
+        (Interval(0.2, 0.1, 0.3), 9, True),
+        (Interval(0.2, -0.01, 0.4), 9, False),
+        (Interval(-0.2, -0.3, -0.1), 9, False),
+        (Interval(1.0), FEWEST, True),
+        (Interval(0.0), 9, False),
+        (Interval(1.0), FEWEST - 1, None),
+        (Interval(0.2, 0.1, 0.3), FEWEST - 1, None),
+        (Interval(None), 0, None),
+    ],
+)
+def test_beaten(advantage: Interval, pictures: int, expected: bool | None) -> None:
+    assert beaten(advantage, pictures) is expected

@@ -1,0 +1,95 @@
+import io
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageFilter
+
+from blemish.inference.evidence_store import Memory
+from blemish.inference.inpainting import enlarged, fill, grown, soft
+
+SHAPE, GRID = (64, 96), (8, 12)
+
+
+def texture(seed: int) -> npt.NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(2)), np.float32)
+    return np.clip(128 + 3 * (smooth - 128), 30, 225).astype(np.uint8)
+
+
+def memory_of(*pictures: npt.NDArray[np.uint8], table: npt.NDArray[np.int32]) -> Memory:
+    jpegs = []
+    for pixels in pictures:
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "JPEG", quality=98, subsampling=0)
+        jpegs.append(content.getvalue())
+    return Memory(table, tuple(f"{i}.png" for i in range(len(pictures))), SHAPE, tuple(jpegs))
+
+
+def test_growing_by_hand() -> None:
+    cells = np.zeros((4, 5), bool)
+    cells[0, 0] = cells[3, 3] = True
+    wanted = np.array([[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1]], bool)
+    assert (grown(cells) == wanted).all()
+
+
+def test_the_edge_fades_over_a_cell() -> None:
+    cells = np.zeros((4, 4), bool)
+    cells[:, 2:] = True
+    line = soft(cells, (32, 32))[16]
+    assert (line[:11] == 0).all()
+    assert (line[21:] == 1).all()
+    assert line[15] + line[16] == pytest.approx(1, abs=0.02)  # half at the cells' edge
+    assert (np.diff(line) >= 0).all()
+    assert (enlarged(cells, (32, 32))[:, 15:17] == [False, True]).all()
+
+
+@pytest.mark.parametrize(("down", "right", "light"), [(0, 0, 0), (5, -9, 0), (5, -9, 20)])
+def test_a_hole_is_filled_from_where_a_good_picture_goes_on(down: int, right: int, light: int) -> None:
+    """The picture is a moved, brighter copy of the second of three good pictures; patches around the hole know the
+    picture, and where in it to a cell. The hole's content is then found to the pixel."""
+    good = [texture(seed) for seed in range(3)]
+    moved = np.roll(good[1], (-down, -right), (0, 1))
+    picture = np.clip(moved.astype(int) + light, 0, 255).astype(np.uint8)
+    cells = np.zeros(GRID, bool)
+    cells[3:5, 5:8] = True
+    holed = picture.copy()
+    holed[24:40, 40:64] = (255, 0, 0)
+    rows, columns = np.indices(GRID)
+    there = np.clip(rows + round(down / 8), 0, 7), np.clip(columns + round(right / 8), 0, 11)
+    table = np.stack([np.ones(GRID), *there], -1).reshape(-1, 3).astype(np.int32)
+    table[::7, 0] = 2  # some are mistaken,
+    table[::11, 0] = -1  # and some have no picture
+    neighbours = np.arange(96, dtype=np.int32).reshape(GRID)
+    content, known = fill(holed, neighbours, memory_of(*good, table=table), cells)
+    assert (known[24:40, 40:64] == 1).all()
+    assert known.sum() == 4 * 5 * 64  # and a cell around, for the fade
+    inside = known > 0
+    assert np.abs(content[inside] - picture[inside]).mean() < 4  # but for JPEG
+    assert (content[~inside] == 0).all()
+
+
+def test_without_any_source_nothing_is_filled() -> None:
+    table = np.full((96, 3), -1, np.int32)
+    cells = np.zeros(GRID, bool)
+    cells[2, 2] = True
+    neighbours = np.zeros(GRID, np.int32)
+    assert not fill(texture(0), neighbours, memory_of(table=table), cells)[1].any()
+
+
+def test_a_whole_picture_and_an_edge_can_be_filled() -> None:
+    good = texture(4)
+    rows, columns = np.indices(GRID)
+    table = np.stack([np.zeros(GRID), rows, columns], -1).reshape(-1, 3).astype(np.int32)
+    neighbours = np.arange(96, dtype=np.int32).reshape(GRID)
+    corner = np.zeros(GRID, bool)
+    corner[:2, :2] = True
+    for cells in (np.ones(GRID, bool), corner):
+        content, known = fill(np.zeros_like(good), neighbours, memory_of(good, table=table), cells)
+        assert known[:16, :16].all()
+        if cells.all():  # nothing is left that could speak against it
+            assert np.abs(content - good).mean() < 4
+    holed = good.copy()
+    holed[:16, :16] = 0
+    content, _ = fill(holed, neighbours, memory_of(good, table=table), corner)
+    assert np.abs(content[:16, :16] - good[:16, :16]).mean() < 4

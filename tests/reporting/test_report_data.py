@@ -1,0 +1,131 @@
+import base64
+import io
+import json
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blemish.reporting.curves import pro_points
+from blemish.reporting.gallery import Gallery, gallery
+from blemish.reporting.report import plain, report
+from blemish.reporting.rerun import repeat
+from blemish.reporting.run import read_run
+from blemish.types import BlemishError
+from tests.reporting.recording import Elements
+from tests.support import refused, write_picture
+
+
+@pytest.fixture(scope="module")
+def beside(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Elements, Gallery]:
+    """A run that training wrote, reported on beside its data: the page, and what it shows of the pictures."""
+    out = tmp_path_factory.mktemp("beside") / "r.html"
+    shown: list[Gallery] = []
+
+    def kept(*arguments: Any, **options: Any) -> Gallery:
+        shown.append(gallery(*arguments, **options))
+        return shown[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blemish.reporting.report.gallery", kept)
+        report(run, out, data=product)
+    return Elements(out.read_text(encoding="utf-8")), shown[0]
+
+
+def test_a_run_beside_its_data(run: Path, beside: tuple[Elements, Gallery]) -> None:
+    """Pictures, drawn outlines, boxes, and the curve of AUPRO, from what the bundle says when it looks again."""
+    page, shown = beside
+    assert len(page.all("img", "picture")) == len(shown.cards) == 12
+    assert len(page.all("img", "outline")) == 6
+    reported = json.loads((run / "metrics.json").read_text())["localisation"]["aupro"]
+    assert f"Per-region overlap, AUPRO {plain(reported)}" in [a.get("aria-label") for a in page.all("svg")]
+    assert shown.pixels is not None
+    x, y = pro_points(shown.pixels)
+    assert np.trapezoid(y, x) / 0.3 == pytest.approx(reported["value"], abs=1e-4)
+    drawn = [tuple(float(a[key] or 0) for key in ("x", "y", "width", "height")) for a in page.all("rect") if "x" in a]
+    boxes = [region["box"] for picture in read_run(run).pictures for region in picture.regions]
+    assert boxes
+    assert drawn[-len(boxes) :] == [(box[0], box[1], box[2] - box[0], box[3] - box[1]) for box in boxes]
+
+
+def test_other_data_is_refused(run: Path, product: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(product, other)
+    name = read_run(run).pictures[-1].name
+    write_picture(other / name, np.full((60, 80, 3), 200))
+    with pytest.raises(BlemishError, match="another picture than the one"):
+        report(run, tmp_path / "none.html", data=other)
+    write_picture(other / name, np.full((30, 80, 3), 200))
+    with pytest.raises(BlemishError, match="another picture than the one"):
+        report(run, tmp_path / "none.html", data=other)
+    (other / name).unlink()
+    with pytest.raises(BlemishError, match="give the folder that it was made from"):
+        report(run, tmp_path / "none.html", data=other)
+    assert not list(tmp_path.glob("*none*"))
+
+
+@pytest.mark.parametrize(
+    ("detector", "changes", "rule"),
+    [
+        ("patchcore", {"max_bank": 70, "neighbours": 3}, {"review": 0.1, "calibrated_by": "leave-one-out"}),
+        ("patchcore", {}, {"confidence": 0.9}),
+        ("cam", {"types": True, "departures": True, "may": ("flip", "shift"), "head_weights": (1.0, 3.0)}, {}),
+        ("attention", {"model": "vae", "map": "combined", "layers": ("encoder.11",), "alternate": True}, {}),
+    ],
+)
+def test_the_command_asks_for_what_the_card_says(
+    run: Path, monkeypatch: pytest.MonkeyPatch, product: Path, detector: str, changes: Any, rule: Any
+) -> None:
+    """The command that the page gives, read by the command line itself, is the training that the run was."""
+    from blemish.training import pipeline as training
+    from blemish.training.card import settings_of
+    from blemish.training.settings import settings_for
+
+    card = read_run(run).card
+    settings = replace(settings_for(detector, {}), **changes)
+    data = card.data.model_copy(update={"test_share": 0.5, "calibration_share": 0.3, "seed": 7})
+    card = card.model_copy(
+        update={
+            "detector": detector,
+            "settings": settings_of(replace(settings, image_size=card.image_size, seed=7)),
+            "data": data,
+            "decision": card.decision.model_copy(update=rule),
+            "files": {"model.onnx": card.files["model.onnx"]},
+        }
+    )
+    arguments = shlex.split(repeat(card)["command"])[1:]
+    assert arguments[1] == "tiles"
+    arguments[1] = str(product)
+    asked = []
+
+    def kept(config: training.TrainConfig, progress: object = None) -> None:
+        asked.append(config)
+        raise BlemishError("enough")
+
+    monkeypatch.setattr(training, "train", kept)
+    assert refused(*arguments) == "enough"
+    config, decision = asked[0], card.decision
+    assert (config.detector, config.seed, config.image_size) == (detector, 7, card.image_size)
+    assert (config.test, config.calibration, config.evidence) == (0.5, 0.3, False)
+    wanted = (decision.false_alarms, decision.review, decision.confidence)
+    assert (config.false_alarms, config.review, config.confidence) == wanted
+    assert config.calibrate == (decision.calibrated_by if detector == "patchcore" else "auto")
+    assert settings_of(replace(config.settings, image_size=card.image_size)) == card.settings
+
+
+def test_an_outline_lies_around_the_defect(beside: tuple[Elements, Gallery]) -> None:
+    cards = [card for card in beside[1].cards if card.outline]
+    card = next(card for card in cards if card.picture.name.endswith("000.png"))
+    data = base64.b64decode((card.outline or "").partition(",")[2])
+    with Image.open(io.BytesIO(data)) as image:
+        seen = np.asarray(image.convert("RGBA"))[..., 3] > 0
+    rows, columns = np.nonzero(seen)
+    assert seen.shape == (60, 80)
+    # The defect is 12 x 12 at (4, 60); the line is two pixels wide and lies two pixels off it.
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 19, 56, 75)
+    assert not seen[4:16, 60:72].any()

@@ -1,0 +1,378 @@
+"""Receivers that are really there: a web server that fails for a while, a mosquitto that is killed and comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blemish import BlemishError
+from blemish.station.deliveries import PASSWORD, TOKEN, USER, Mqtt, Outbox, Webhook
+from blemish.station.journal import Journal
+from tests.station.test_journal import row
+from tests.support import eventually
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+needs_mosquitto = pytest.mark.skipif(not MOSQUITTO, reason="the program mosquitto is not installed")
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on this machine is asked directly, also where the environment names a proxy."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+class Receiver:
+    """A web server that answers what `answers` says, one after the other, and 200 from then on."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.answers: list[int] = []
+        self.taken: list[str] = []  # names, of messages that were answered with 200
+        self.asked: list[dict[str, str]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                receiver.asked.append(dict(self.headers))
+                answer = receiver.answers.pop(0) if receiver.answers else 200
+                if answer == 200:
+                    receiver.taken.append(message["name"])
+                self.send_response(answer)
+                if answer == 302:
+                    self.send_header("Location", "/elsewhere")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                receiver.taken.append("by GET")
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port = self.server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/verdicts"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    found = Receiver()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(tmp_path / "out") as found:
+        yield found
+
+
+def add(journal: Journal, outbox: Outbox | None, *numbers: int) -> None:
+    for number in numbers:
+        journal.add(row(str(number)))
+        if outbox:
+            outbox.wake()
+
+
+def numbers(many: int) -> list[str]:
+    return [str(i) for i in range(many)]
+
+
+def test_every_line_is_posted_in_order_and_never_again(journal: Journal, receiver: Receiver) -> None:
+    add(journal, None, 0, 1)  # was there before anybody wanted it
+    outbox = Outbox(journal, Webhook(receiver.url), pytest.fail)
+    add(journal, outbox, 2, 3, 4)
+    outbox.close()
+    assert receiver.taken == numbers(5)
+    assert {asked["Content-Type"] for asked in receiver.asked} == {"application/json"}
+    assert "Authorization" not in receiver.asked[0]
+    assert outbox.place.read_text() == f"{journal.end}\n"
+    again = Outbox(journal, Webhook(receiver.url), pytest.fail)
+    add(journal, again, 5)
+    again.close()
+    assert receiver.taken == numbers(6)
+
+
+def test_a_receiver_that_fails_for_a_while_gets_everything_and_it_is_said_once(
+    journal: Journal, receiver: Receiver
+) -> None:
+    receiver.answers = [200, 503, 500, 404, 302]
+    said: list[str] = []
+    outbox = Outbox(journal, Webhook(receiver.url), said.append, longest=0.02)
+    add(journal, outbox, *range(10))
+    eventually(lambda: len(receiver.taken) == 10)
+    outbox.close()
+    assert receiver.taken == numbers(10)  # a redirection is not followed: that would be a GET without the verdict
+    assert len(said) == 2
+    assert "HTTP 503" in said[0]
+    assert "takes verdicts again" in said[1]
+
+
+def test_a_receiver_that_is_down_stops_nothing_and_misses_nothing(journal: Journal, receiver: Receiver) -> None:
+    receiver.close()
+    said: list[str] = []
+    outbox = Outbox(journal, Webhook(receiver.url), said.append, longest=0.02)
+    add(journal, outbox, *range(5))
+    eventually(lambda: said)
+    assert "Connection refused" in said[0]
+    outbox.close(grace=5)  # the watcher ends while nobody answers
+    assert "5 verdicts are not delivered" in said[1]
+    back = Receiver(receiver.port)
+    try:
+        outbox = Outbox(journal, Webhook(back.url), pytest.fail)
+        add(journal, outbox, 5)
+        outbox.close()
+    finally:
+        back.close()
+    assert back.taken == numbers(6)
+
+
+def test_a_place_that_is_none_means_from_the_beginning(journal: Journal, receiver: Receiver) -> None:
+    add(journal, None, 0, 1)
+    for text in ("none\n", "", f"{journal.end + 1}\n", f"{journal.end - 1}\n", "-1\n"):
+        said: list[str] = []
+        journal.file.with_name(".delivered-webhook").write_text(text)
+        receiver.taken.clear()
+        Outbox(journal, Webhook(receiver.url), said.append).close()
+        assert receiver.taken == numbers(2), text
+        assert "is no place in verdicts.jsonl" in said[0]
+
+
+def test_a_token_from_the_environment_goes_into_the_header(
+    journal: Journal, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKEN, "geheim")
+    outbox = Outbox(journal, Webhook(receiver.url), pytest.fail)
+    add(journal, outbox, 0)
+    outbox.close()
+    assert receiver.asked[0]["Authorization"] == "Bearer geheim"
+
+
+def test_a_receiver_that_does_not_answer_is_left_alone(journal: Journal) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        said: list[str] = []
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/?secret=geheim"
+        outbox = Outbox(journal, Webhook(url, timeout=0.05), said.append)
+        add(journal, outbox, 0)
+        eventually(lambda: said)
+        outbox.close()
+        assert "timed out" in said[0]
+        assert "geheim" not in "".join(said)
+
+
+@pytest.mark.parametrize("url", ["ftp://a/b", "file:///etc/passwd", "host", "http://", "http://a:b@c/", "http://a:x/"])
+def test_what_is_no_web_address_is_refused(url: str) -> None:
+    with pytest.raises(BlemishError, match="--webhook takes an address"):
+        Webhook(url)
+
+
+@pytest.mark.parametrize("address", ["", "a:b:c", "user:geheim@host", "host/topic", "host:99999", ":1883"])
+def test_what_is_no_broker_is_refused(address: str) -> None:
+    with pytest.raises(BlemishError, match="--mqtt takes HOST"):
+        Mqtt(address, "blemish")
+
+
+@pytest.mark.parametrize("topic", ["", "a/#", "+/a"])
+def test_what_is_no_topic_is_refused(topic: str) -> None:
+    with pytest.raises(BlemishError, match="--topic"):
+        Mqtt("localhost", topic)
+
+
+def test_a_missing_paho_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
+    with pytest.raises(BlemishError, match=r"pip install 'blemish\[mqtt\]'"):
+        Mqtt("localhost", "blemish")
+
+
+class Broker:
+    """A mosquitto of our own on a free port, which can be killed and started again."""
+
+    def __init__(self, home: Path, *lines: str) -> None:
+        assert MOSQUITTO
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self.config = home / "mosquitto.conf"
+        user = ["user root"] if os.geteuid() == 0 else []  # else it could not read what the test wrote
+        ours = [f"listener {self.port} 127.0.0.1", "persistence false", *user, *lines]
+        self.config.write_text("\n".join(ours) + "\n")
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [str(MOSQUITTO), "-c", str(self.config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        eventually(self.answers)
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, "mosquitto did not start"
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def subscribed(broker: Broker, topic: str, user: str = "", password: str = "") -> Iterator[list[str]]:
+    """The names of all that is published, as somebody else's client hears them."""
+    from paho.mqtt.client import Client
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    heard, ready = list[str](), threading.Event()
+    client = Client(CallbackAPIVersion.VERSION2)
+
+    def on_connect(*_: Any) -> None:
+        client.subscribe(topic, qos=1)
+
+    client.on_connect = on_connect
+    client.on_subscribe = lambda *_: ready.set()
+    client.on_message = lambda _client, _data, message: heard.append(json.loads(message.payload)["name"])
+    if user:
+        client.username_pw_set(user, password)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    assert ready.wait(10)
+    yield heard
+    client.disconnect()
+    client.loop_stop()
+
+
+@needs_mosquitto
+def test_a_broker_that_is_killed_and_comes_back_misses_nothing(journal: Journal, tmp_path: Path) -> None:
+    broker = Broker(tmp_path, "allow_anonymous true")
+    said: list[str] = []
+    outbox = Outbox(journal, Mqtt(broker.address, "line/1", timeout=1), said.append, longest=0.05)
+    try:
+        with subscribed(broker, "line/#") as before:
+            add(journal, outbox, *range(20))
+            eventually(lambda: before == numbers(20))
+        broker.kill()
+        add(journal, outbox, *range(20, 40))
+        eventually(lambda: said)
+        assert len(said) == 1
+        assert outbox.delivered < journal.end
+        # The subscriber must be there first: a message without one is taken, and heard by nobody.
+        outbox.close()
+        broker.start()
+        with subscribed(broker, "line/#") as after:
+            outbox = Outbox(journal, Mqtt(broker.address, "line/1"), said.append)
+            add(journal, outbox, *range(40, 50))
+            eventually(lambda: len(set(after)) == 30)
+        outbox.close()
+    finally:
+        outbox.close()
+        broker.kill()
+    assert list(dict.fromkeys(after)) == [str(i) for i in range(20, 50)]
+    assert said[1].endswith("20 verdicts are not delivered; the next run does that.")
+    assert outbox.delivered == journal.end
+
+
+@needs_mosquitto
+def test_the_same_outbox_goes_on_when_the_broker_is_back(journal: Journal, tmp_path: Path) -> None:
+    broker = Broker(tmp_path, "allow_anonymous true")
+    said: list[str] = []
+    outbox = Outbox(journal, Mqtt(broker.address, "line", timeout=1), said.append, longest=0.05)
+    try:
+        add(journal, outbox, *range(5))
+        eventually(lambda: outbox.delivered == journal.end)
+        broker.kill()
+        add(journal, outbox, *range(5, 10))
+        eventually(lambda: len(said) == 1)
+        broker.start()
+        eventually(lambda: outbox.delivered == journal.end)
+        outbox.close()
+    finally:
+        broker.kill()
+    assert len(said) == 2
+    assert "takes verdicts again" in said[1]
+
+
+@needs_mosquitto
+def test_a_broker_that_asks_for_a_password_gets_it(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passwords = tmp_path / "passwords"
+    tool = shutil.which("mosquitto_passwd")
+    if not tool:
+        pytest.skip("the program mosquitto_passwd is not installed")
+    subprocess.run([tool, "-c", "-b", passwords, "line", "geheim"], check=True, capture_output=True)
+    broker = Broker(tmp_path, "allow_anonymous false", f"password_file {passwords}")
+    try:
+        said: list[str] = []
+        outbox = Outbox(journal, Mqtt(broker.address, "line"), said.append, longest=0.02)
+        add(journal, outbox, 0)
+        eventually(lambda: said)
+        outbox.close()
+        assert "Not authorized" in said[0]
+        monkeypatch.setenv(USER, "line")
+        monkeypatch.setenv(PASSWORD, "geheim")
+        with subscribed(broker, "line", "line", "geheim") as heard:
+            outbox = Outbox(journal, Mqtt(broker.address, "line"), pytest.fail)
+            eventually(lambda: heard == ["0"])
+            outbox.close()
+    finally:
+        broker.kill()
+
+
+@needs_mosquitto
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves a refused socket open
+def test_a_broker_is_spoken_to_by_tls_and_a_strange_certificate_is_refused(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openssl = shutil.which("openssl")
+    if not openssl:
+        pytest.skip("the program openssl is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make: list[str | Path] = [
+        openssl,
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+        "-days",
+        "2",
+    ]
+    made = [*make, "-subj", "/CN=line", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(made, check=True, capture_output=True)
+    broker = Broker(tmp_path, f"keyfile {key}", f"certfile {certificate}", "allow_anonymous true")
+    try:
+        said: list[str] = []
+        outbox = Outbox(journal, Mqtt(broker.address, "line", tls=True), said.append, longest=0.02)
+        add(journal, outbox, 0)
+        eventually(lambda: said)
+        outbox.close()
+        assert "certificate verify failed" in said[0]
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        outbox = Outbox(journal, Mqtt(broker.address, "line", tls=True), pytest.fail)
+        eventually(lambda: outbox.delivered == journal.end)
+        outbox.close()
+    finally:
+        broker.kill()

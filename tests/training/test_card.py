@@ -1,0 +1,103 @@
+"""Scores of good pictures to the card's decision, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blemish.data.split import Split
+from blemish.training.card import counts, decision
+from blemish.training.pipeline import TrainConfig
+from blemish.types import BlemishError, Prediction, Sample
+
+NAMES = [f"{i}.png" for i in range(19)]
+
+
+def config(**changes: Any) -> TrainConfig:
+    return TrainConfig(Path("x"), Path("y"), **changes)
+
+
+def held_out(count: int = 19) -> Prediction:
+    """Scores 1 to `count`; maps of 1 x 4 with 0, 1, 1 and, as their peak, ten times the score."""
+    scores = np.arange(1, count + 1, dtype=np.float32)
+    maps = np.stack([np.array([[0, 1, 1, 10 * score]], np.float32) for score in scores])
+    return Prediction(scores, maps, distances=maps / np.float32(2))
+
+
+def test_thresholds_are_ranks() -> None:
+    rule = decision(config(review=0.2), held_out(), NAMES, "split")
+    # of 20 good parts 1 may be above the one limit, and 4 above the other
+    assert (rule.threshold, rule.review_threshold) == (19, 16)
+    assert rule.pixel_threshold == 190
+    assert (rule.false_alarms, rule.review, rule.confidence, rule.calibrated_by) == (0.05, 0.2, None, "split")
+    assert rule.scores == tuple(range(1, 20))
+    assert rule.peaks == tuple(range(10, 200, 10))
+    assert rule.distances == tuple(range(5, 100, 5))
+    assert rule.items == ()  # each picture is an item
+    assert rule.usual == 1
+    assert rule.heat == (100, 190 + 189)
+    assert "at most 20.00% are called anomalies or put aside for review" in rule.guarantee
+
+
+def test_two_verdicts_where_no_review_is_asked_for() -> None:
+    rule = decision(config(false_alarms=0.1), held_out(), NAMES, "split")
+    assert (rule.threshold, rule.review, rule.review_threshold) == (18, None, None)
+    assert "review" not in rule.guarantee
+
+
+def test_with_confidence_the_limits_are_higher() -> None:
+    # P(Binomial(19, 0.2) >= 2) = 0.917 and >= 3: 0.763, so rank 2; on average it would be rank 4
+    sure = decision(config(false_alarms=0.2, confidence=0.9), held_out(), NAMES, "split")
+    assert (sure.threshold, sure.pixel_threshold, sure.confidence) == (18, 180, 0.9)
+    assert decision(config(false_alarms=0.2), held_out(), NAMES, "split").threshold == 16
+    assert sure.guarantee.startswith("With 90% confidence")
+
+
+def test_items_count_once() -> None:
+    groups = ["b", "b", "a", "a", "c", "c", "d", "d", "e", "e"]
+    rule = decision(config(false_alarms=0.25), held_out(10), groups, "split")
+    assert rule.items == (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
+    # At most 0.25 * 6 - 1 = half an item above: one of e's two pictures. Ten items would allow rank 2 too, nine 2.5.
+    assert rule.threshold == 9
+    assert decision(config(false_alarms=0.25), held_out(10), NAMES[:10], "split").threshold == 9
+    assert decision(config(false_alarms=0.33), held_out(10), NAMES[:10], "split").threshold == 8  # 3 of 11
+    assert decision(config(false_alarms=0.33), held_out(10), groups, "split").threshold == 9  # 0.98 items above
+    assert "calibration sets of 10 pictures of 5 items" in rule.guarantee
+    with pytest.raises(BlemishError, match="5 good items"):
+        decision(config(false_alarms=0.1), held_out(10), groups, "split")
+
+
+def test_left_out_pictures_are_said_to_be_in_the_memory() -> None:
+    rule = decision(config(), held_out(), NAMES, "leave-one-out")
+    assert rule.calibrated_by == "leave-one-out"
+    assert "each scored without its own item" in rule.guarantee
+    with pytest.raises(BlemishError, match="needs calibration pictures that were held out"):
+        decision(config(false_alarms=0.2, confidence=0.9), held_out(), NAMES, "leave-one-out")
+
+
+def test_by_class_nothing_is_promised() -> None:
+    rule = decision(config(decide="class", boxes="one"), held_out(), NAMES, "split")
+    assert (rule.rule, rule.boxes, rule.threshold, rule.false_alarms, rule.scores) == ("class", "one", 0, None, ())
+    assert (rule.review_threshold, rule.items) == (None, ())
+    assert rule.pixel_threshold == 190
+    assert rule.heat == (100, 379)
+
+
+def test_counts_by_part_and_kind() -> None:
+    def some(name: str, good: int, bad: int) -> tuple[Sample, ...]:
+        goods = [Sample(Path("x"), f"{name}/good/{i}", "good") for i in range(good)]
+        bads = [Sample(Path("x"), f"{name}/bad/{i}", "anomaly", mask=Path("m") if i else None) for i in range(bad)]
+        return (*goods, *bads)
+
+    assert counts(Split(some("train", 5, 4), some("calibration", 3, 2), some("test", 1, 6))) == {
+        "train": 9,
+        "train_anomaly": 4,
+        "calibration": 3,
+        "calibration_anomaly": 2,
+        "test_good": 1,
+        "test_anomaly": 6,
+        "test_masks": 5,
+    }

@@ -1,0 +1,103 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from blemish.detectors.cam.config import CamConfig
+from blemish.detectors.patchcore.detector import PatchCoreConfig
+from blemish.training import grid
+from blemish.training.grid import cell_settings, has_checkpoint, parse_grid
+from blemish.types import BlemishError
+
+
+def test_all_combinations_the_last_option_fastest() -> None:
+    assert parse_grid("model=unet,vae; attention-loss = mse , mse+ssim ;seed=0") == [
+        {"model": "unet", "attention_loss": "mse", "seed": "0"},
+        {"model": "unet", "attention_loss": "mse+ssim", "seed": "0"},
+        {"model": "vae", "attention_loss": "mse", "seed": "0"},
+        {"model": "vae", "attention_loss": "mse+ssim", "seed": "0"},
+    ]
+
+
+def test_a_value_with_commas_stands_in_parentheses() -> None:
+    assert parse_grid("layers=(2,3),(3),4") == [{"layers": "2,3"}, {"layers": "3"}, {"layers": "4"}]
+    assert parse_grid("--loss=mse=1;") == [{"loss": "mse=1"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("neighbours", "'neighbours' in the grid is not name=value,value; write it like neighbours=1,9;seed=0,1"),
+        ("=1", "'=1' in the grid is not name=value"),
+        ("image-size=64;image_size=96", "image-size is in the grid twice"),
+        ("seed=0,,1", "seed has an empty value"),
+        ("seed=", "seed has an empty value"),
+        ("layers=()", r"'\(\)', of layers in the grid, has parentheses that hold no value"),
+        ("layers=(2,3", r"'\(2', of layers in the grid"),
+        (" ; ", "The grid is empty"),
+    ],
+)
+def test_no_grids(text: str, said: str) -> None:
+    with pytest.raises(BlemishError, match=said):
+        parse_grid(text)
+
+
+def test_text_becomes_what_the_config_has() -> None:
+    cell = {"coreset": "0.02", "neighbours": "3", "layers": "2, 3", "random_weights": "yes", "weights": "w.safetensors"}
+    assert cell_settings("patchcore", cell, (64, 96), 5) == PatchCoreConfig(
+        coreset=0.02,
+        neighbours=3,
+        layers=("2", "3"),
+        random_weights=True,
+        weights=Path("w.safetensors"),
+        image_size=(64, 96),
+        seed=5,
+    )
+    found = cell_settings("patchcore", {"seed": "7", "image_size": "128"}, (64, 96), 5)
+    assert (found.seed, found.image_size) == (7, (128, 128))
+    assert cell_settings("patchcore", {"image_size": "auto"}, (64, 96), 5).image_size == (64, 96)
+    found = cell_settings("cam", {"pool": "departures", "head_weights": "1,3", "epochs": "2"}, (64, 96), 0)
+    assert found == CamConfig(departures=True, head_weights=(1.0, 3.0), epochs=2, image_size=(64, 96))
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ({"neighbours": "1.5"}, "--neighbours takes a whole number, not '1.5'"),
+        ({"coreset": "a tenth"}, "--coreset takes a number, not 'a tenth'"),
+        ({"coreset": "nan"}, "--coreset takes a number"),
+        ({"random_weights": "perhaps"}, "--random-weights takes yes or no"),
+        ({"image_size": "16"}, "both sides must be at least 32"),
+        ({"image_size": "64x"}, "'64x' is not an image size"),
+        ({"max_banks": "1"}, "--max-banks is not an option of --detector patchcore"),
+        ({"resume": "yes"}, "resume is set by the sweep itself"),
+    ],
+)
+def test_values_that_are_none(cell: dict[str, str], said: str) -> None:
+    with pytest.raises(BlemishError, match=said):
+        cell_settings("patchcore", cell, (64, 96), 0)
+
+
+@dataclass(frozen=True)
+class Odd:
+    kind: Literal["a", "b"] = "a"
+    scales: tuple[float, ...] = ()
+    limit: int | None = None
+    seed: int = 0
+    image_size: tuple[int, int] = (64, 64)
+
+
+def test_choices_tuples_and_what_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd: dict[str, Any] = {"odd": (Odd, Odd)}
+    monkeypatch.setattr("blemish.training.settings.DETECTORS", odd)
+    cell = {"kind": "b", "scales": "0.5, 2", "limit": "3"}
+    assert cell_settings("odd", cell, (64, 96), 1) == Odd("b", (0.5, 2.0), 3, 1, (64, 96))
+    with pytest.raises(BlemishError, match="--kind takes a, b, not 'c'"):
+        cell_settings("odd", {"kind": "c"}, (64, 96), 1)
+
+
+def test_which_detectors_go_on_within_a_cell() -> None:
+    assert has_checkpoint(CamConfig())
+    assert not has_checkpoint(PatchCoreConfig())
+    assert grid.size("48x64") == (48, 64)

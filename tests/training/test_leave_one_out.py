@@ -1,0 +1,81 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blemish import images
+from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig, PatchCoreGraph
+from blemish.training.leave_one_out import left_out
+from blemish.types import BlemishError, Sample
+
+SMALL = PatchCoreConfig(image_size=(64, 96), random_weights=True, max_bank=40, coreset=0.5, batch=2, neighbours=4)
+
+
+def pictures(folder: Path, count: int) -> list[Sample]:
+    random = np.random.default_rng(5)
+    samples = []
+    for i in range(count):
+        file = folder / f"{i}.png"
+        side = (50 + i, 70)  # sizes differ, as on a line
+        Image.fromarray(random.integers(0, 256 - 30 * i, (*side, 3), dtype=np.uint8)).save(file)
+        samples.append(Sample(file, file.name, "good"))
+    return samples
+
+
+@pytest.mark.parametrize("changes", [{}, {"neighbours": 1}, {"neighbours": 35}, {"max_bank": 3, "neighbours": 9}])
+def test_equals_the_graph_of_a_bank_without_the_item(tmp_path: Path, changes: dict[str, int]) -> None:
+    """With 35 neighbours of Eq. 7, and with a bank of three, fewer are left than asked for."""
+    samples, groups = pictures(tmp_path, 5), ["a", "", "a", "b", ""]
+    detector = PatchCore(PatchCoreConfig(**{**SMALL.__dict__, **changes})).fit(samples)
+    found = left_out(detector, samples, groups)
+    graph, table = detector.graph(), detector.sources().table
+    assert isinstance(graph, PatchCoreGraph)
+    assert found.neighbours is not None
+    assert found.distances is not None
+    for i, own in enumerate([[0, 2], [1], [0, 2], [3], [4]]):
+        rest = np.flatnonzero(~np.isin(table[:, 0], own))
+        slow = PatchCoreGraph(graph.features, graph.bank[rest], detector.config).eval()
+        with torch.inference_mode():
+            score, anomaly_map, nearest, distances = slow(torch.tensor(images.load(samples[i].path))[None])
+        assert found.scores[i] == pytest.approx(float(score), rel=1e-5)
+        np.testing.assert_allclose(found.maps[i], anomaly_map[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.distances[i], distances[0], rtol=1e-5)
+        np.testing.assert_array_equal(found.neighbours[i], rest[nearest[0]])
+
+
+def test_a_copy_hides_a_picture_until_both_are_one_item(tmp_path: Path) -> None:
+    samples = pictures(tmp_path, 3)
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(samples[0].path.read_bytes())
+    samples.append(Sample(copy, copy.name, "good"))
+    detector = PatchCore(replace(SMALL, coreset=1.0, max_bank=10_000)).fit(samples)  # every patch is kept
+    apart = left_out(detector, samples, ["", "", "", ""])
+    together = left_out(detector, samples, ["one", "", "", "one"])
+    assert apart.scores[[0, 3]] == pytest.approx([0, 0], abs=1e-4)
+    assert together.scores.min() > 0.1
+    np.testing.assert_array_equal(apart.scores[1:3], together.scores[1:3])  # each is its own item either way
+
+
+def test_an_item_may_be_called_like_a_picture(tmp_path: Path) -> None:
+    samples = pictures(tmp_path, 3)
+    detector = PatchCore(SMALL).fit(samples)
+    alone = left_out(detector, samples, ["", "", ""])
+    named = left_out(detector, samples, ["", samples[0].name, ""])  # 1.png is of an item called "0.png"
+    np.testing.assert_array_equal(alone.scores, named.scores)
+
+
+def test_refuses_what_leaves_nothing_and_what_did_not_teach(tmp_path: Path) -> None:
+    samples = pictures(tmp_path, 3)
+    detector = PatchCore(SMALL).fit(samples)
+    with pytest.raises(BlemishError, match=r"All 3 good pictures are of one item.*add pictures of other items"):
+        left_out(detector, samples, ["a", "a", "a"])
+    with pytest.raises(ValueError, match="all of them"):
+        left_out(detector, samples[:2], ["", ""])
+    with pytest.raises(RuntimeError, match="fit the detector"):
+        left_out(PatchCore(SMALL), samples, ["", "", ""])
+    single = PatchCore(replace(SMALL, max_bank=1)).fit(samples)
+    with pytest.raises(BlemishError, match=r"whole memory comes from one item.*--coreset"):
+        left_out(single, samples, ["", "", ""])

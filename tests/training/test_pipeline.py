@@ -1,0 +1,310 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+from torch import Tensor, nn
+
+from blemish.detectors.cam.config import CamConfig
+from blemish.detectors.patchcore.detector import PatchCoreConfig
+from blemish.inference import bundle
+from blemish.training import export
+from blemish.training.export import ParityError, in_torch, on_the_line, predict, prove_parity
+from blemish.training.pipeline import TrainConfig, _in_turn, train
+from blemish.training.splits import auto_size
+from blemish.types import BlemishError, Decision, Label, Prediction, Sample, Verdict
+from tests.conftest import tile
+from tests.detectors.nn.test_loggers import read_events
+from tests.support import write_picture
+
+QUICK = PatchCoreConfig(max_bank=50)
+
+
+def test_a_run_holds_all_that_it_promises(run: Path) -> None:
+    names = ["bundle", "evidence", "metrics.json", "overlays", "repaired", "report.html", "verdicts.jsonl"]
+    assert sorted(p.name for p in run.iterdir()) == names
+    assert sorted(p.name for p in (run / "bundle").iterdir()) == ["card.json", "evidence.zip", "model.onnx"]
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    counts = {"train": 21, "train_anomaly": 0, "calibration": 19, "calibration_anomaly": 0}
+    assert metrics["counts"] == {**counts, "test_good": 6, "test_anomaly": 6, "test_masks": 6}
+    assert metrics["detection"]["auroc"]["value"] == 1.0  # a bright square on stripes
+    assert metrics["localisation"]["pixel_auroc"]["value"] > 0.95
+    assert metrics["localisation"]["defects_hit"]["value"] > 0.8
+    assert metrics["parity"]["pictures"] == 12
+    assert metrics["parity"]["scores"] < 1e-3
+    card = bundle.read(run).card
+    assert len(card.decision.scores) == 19
+    assert card.decision.threshold == max(card.decision.scores)  # 5 % of 20
+    assert card.data.train == 21
+    assert (
+        sorted(p.relative_to(run / "overlays").as_posix() for p in (run / "overlays").rglob("*.jpg"))[0]
+        == "test/good/000.png.jpg"
+    )
+    with Image.open(run / "overlays/test/spot/000.png.jpg") as image:
+        assert image.format == "JPEG"
+
+
+def test_the_test_parts_anomalies_have_evidence(run: Path) -> None:
+    rows = [json.loads(line) for line in (run / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        found = row["decision"] == "anomaly"
+        assert bool(row["evidence"]) == (row["counterfactual"] is not None) == found
+        for one in row["evidence"]:
+            assert (run / one["file"]).is_file()
+            assert one["source"].startswith("train/good/")
+    defective = [row["counterfactual"]["decision"] for row in rows if row["label"] == row["decision"] == "anomaly"]
+    assert defective.count("good") >= 5
+    card = bundle.read(run).card
+    assert len(card.decision.distances) == 19
+    assert card.parity["distances"] < 1e-3
+    assert "distances" not in json.loads((run / "metrics.json").read_text(encoding="utf-8"))["decision"]
+
+
+def test_an_existing_run_is_kept_unless_asked(run: Path, product: Path) -> None:
+    before = (run / "metrics.json").stat().st_mtime_ns
+    with pytest.raises(BlemishError, match="--overwrite"):
+        train(TrainConfig(product, run))
+    assert (run / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_run_that_fails_half_way_leaves_nothing(
+    product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("blemish.training.pipeline.prove_parity", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(product, tmp_path / "run", settings=QUICK, image_size=(64, 64)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_drawn_is_of_every_kind() -> None:
+    kinds: list[tuple[Label, Decision]]
+    kinds = [("anomaly", "good"), ("anomaly", "anomaly"), ("good", "good"), ("good", "anomaly")]
+    those = [kinds[i] for i in (0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 3)]
+    samples = [Sample(Path(f"{i:02}"), f"{i:02}", label=label) for i, (label, _) in enumerate(those)]
+    verdicts = [Verdict(sample.name, decision) for sample, (_, decision) in zip(samples, those, strict=True)]
+    order = _in_turn(samples, verdicts)
+    assert order == [0, 10, 5, 7, 1, 6, 8, 2, 9, 3, 4]  # missed, false alarm, found, passed; twice; ...
+
+
+def test_too_few_pictures_for_the_promise_are_refused_before_the_work(product: Path, tmp_path: Path) -> None:
+    with pytest.raises(BlemishError, match=r"20 held-out good pictures cannot promise 1\.00% .* takes 99"):
+        train(TrainConfig(product, tmp_path / "run", false_alarms=0.01, calibrate="split"))
+
+
+def test_pictures_without_labels_and_unreadable_ones(product: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    for i in range(24):
+        write_picture(flat / f"{i}.png", tile(i)[0])
+    (flat / "broken.png").write_bytes(b"broken")
+    done = train(TrainConfig(flat, tmp_path / "run", settings=QUICK, image_size=(64, 64), false_alarms=0.1))
+    assert any("broken.png" in warning for warning in done.warnings)
+    assert "detection" not in done.metrics
+    assert done.metrics["counts"]["train"] + done.metrics["counts"]["calibration"] == 24
+    assert bundle.read(tmp_path / "run").card.decision.false_alarms == 0.1
+
+
+def test_a_mask_that_cannot_be_used_costs_its_outline_alone(product: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(product, tmp_path / "tiles")
+    (data / "ground_truth/spot/001_mask.png").write_bytes(b"broken")
+    done = train(TrainConfig(data, tmp_path / "run", settings=QUICK, image_size=(64, 64)))
+    assert any("001_mask.png" in warning for warning in done.warnings)
+    assert done.metrics["counts"]["test_masks"] == 5
+    page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 5  # outlines
+
+
+def test_the_same_seed_gives_the_same_detector(product: Path, run: Path, tmp_path: Path) -> None:
+    settings = PatchCoreConfig(max_bank=300)
+    again = TrainConfig(
+        product, tmp_path / "again", settings=settings, image_size=(192, 256), overlays=0, calibrate="split"
+    )
+    train(again)
+    first, second = bundle.read(run).card, bundle.read(tmp_path / "again").card
+    assert first.data == second.data
+    assert first.settings == second.settings
+    assert first.settings["memory"] == 0.1  # decides how many patches are kept, so the card has to say it
+    np.testing.assert_allclose(first.decision.scores, second.decision.scores, rtol=1e-5)
+
+
+def test_the_image_size_follows_the_pictures(tmp_path: Path) -> None:
+    def sizes(*pairs: tuple[int, int]) -> list[Sample]:
+        paths = [write_picture(tmp_path / f"{w}x{h}.png", np.zeros((h, w))) for w, h in pairs]
+        return [Sample(path, path.name) for path in paths]
+
+    assert auto_size(sizes((512, 512))) == (256, 256)
+    assert auto_size(sizes((250, 630))) == (416, 160)
+    assert auto_size(sizes((100, 100), (200, 100), (210, 100))) == (192, 352)  # the median aspect
+    assert auto_size(sizes((2000, 10))) == (128, 512)  # never flatter than 4:1
+
+
+class Doubler(nn.Module):
+    """A graph whose answers are known: score = mean pixel, map = the picture's first channel shrunk to 2 x 2."""
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        values = pictures.float()
+        return values.mean((1, 2, 3)), values[:, :2, :2, 0]
+
+
+def samples(tmp_path: Path, count: int = 3) -> list[Sample]:
+    random = np.random.default_rng(0)
+    sizes = [(8, 9), (20, 31), (64, 48)]
+    paths = [write_picture(tmp_path / f"{i}.png", random.integers(0, 256, (*sizes[i], 3))) for i in range(count)]
+    return [Sample(path, path.name) for path in paths]
+
+
+def test_the_exported_graph_takes_any_number_of_pictures_of_any_size(tmp_path: Path) -> None:
+    export.export(Doubler(), tmp_path / "g.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "g.onnx", providers=["CPUExecutionProvider"])
+    assert [(i.name, i.shape, i.type) for i in session.get_inputs()] == [
+        ("pictures", ["N", "H", "W", 3], "tensor(uint8)")
+    ]
+    assert [o.name for o in session.get_outputs()] == ["scores", "maps"]
+    for shape in [(1, 5, 7, 3), (4, 100, 33, 3)]:
+        pictures = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+        scores, maps = session.run(None, {"pictures": pictures})
+        np.testing.assert_allclose(scores, pictures.reshape(shape[0], -1).mean(1), rtol=1e-5)
+        np.testing.assert_array_equal(maps, pictures[:, :2, :2, 0])
+
+
+def test_parity_of_a_faithful_export(tmp_path: Path) -> None:
+    some = samples(tmp_path)
+    export.export(Doubler(), tmp_path / "g.onnx")
+    ours, line = predict(in_torch(Doubler()), some), predict(on_the_line(tmp_path / "g.onnx"), some)
+    parity = prove_parity(ours, line, [s.name for s in some])
+    assert parity.pictures == 3
+    assert parity.scores < 1e-5
+
+
+def test_parity_fails_with_the_figures(tmp_path: Path) -> None:
+    ours = Prediction(np.array([0, 10], np.float32), np.zeros((2, 1, 1), np.float32))
+    line = replace(ours, scores=np.array([0, 10.02], np.float32))
+    with pytest.raises(ParityError, match=r"by 0\.002 of the range on 1 of 2 .* b: score 10 in torch, 10\.02 in"):
+        prove_parity(ours, line, ["a", "b"])
+    nothing = replace(ours, scores=np.array([0, np.nan], np.float32))
+    with pytest.raises(ParityError):
+        prove_parity(ours, nothing, ["a", "b"])
+    assert export.TOLERANCE == 1e-3
+
+
+def test_parity_looks_at_maps_too() -> None:
+    maps = np.zeros((2, 2, 2), np.float32)
+    maps[1, 0, 0] = 5
+    ours = Prediction(np.array([0, 1], np.float32), maps)
+    other = maps.copy()
+    other[0, 1, 1] = 0.1
+    with pytest.raises(ParityError, match=r"a: .* map off by 0\.02 of its range"):
+        prove_parity(ours, replace(ours, maps=other), ["a", "b"])
+
+
+def test_a_classifier_learns_from_both_kinds_and_promises(classified: Path) -> None:
+    metrics = json.loads((classified / "metrics.json").read_text(encoding="utf-8"))
+    counts = metrics["counts"]
+    assert counts["train_anomaly"] >= 10
+    assert counts["calibration_anomaly"] >= 2
+    assert counts["test_anomaly"] == 4  # a fifth of each type
+    assert metrics["parity"]["probabilities"] < 1e-3
+    assert len(metrics["training"]) == 2
+    card = bundle.read(classified).card
+    assert card.classes == ("good", "bright", "dark")
+    assert card.decision.rule == "promise"
+    assert len(card.decision.scores) == counts["calibration"] >= 9
+    assert card.data.anomalies == counts["train_anomaly"]
+    assert "checkpoint" not in card.settings
+    assert b"<svg" in (classified / "reliability.svg").read_bytes()
+    assert not (classified.parent / f".{classified.name}.training").exists()
+
+
+def test_the_likelier_class_may_decide(labelled: Path, tmp_path: Path) -> None:
+    settings = CamConfig(unfreeze=0)
+    config = TrainConfig(
+        labelled, tmp_path / "run", settings=settings, detector="cam", image_size=(64, 96), decide="class", boxes="one"
+    )
+    metrics = train(config).metrics
+    card = bundle.read(tmp_path / "run").card
+    assert (card.decision.threshold, card.decision.false_alarms, card.decision.scores) == (0.0, None, ())
+    assert card.decision.guarantee.startswith("No share of false alarms is promised")
+    verdicts = [json.loads(line) for line in (tmp_path / "run/verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all((v["decision"] == "anomaly") == (v["probability"] > 0.5) for v in verdicts)
+    assert all(len(v["regions"]) == (v["decision"] == "anomaly") for v in verdicts)
+    assert all(v["p_value"] is None for v in verdicts)
+    assert metrics["counts"]["test_anomaly"] == 4
+
+
+def test_what_a_killed_training_left_is_gone_on_with(labelled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = TrainConfig(
+        labelled,
+        out,
+        settings=CamConfig(epochs=3, log="tensorboard"),
+        detector="cam",
+        image_size=(64, 96),
+        false_alarms=0.15,
+        overlays=0,
+    )
+
+    def killed(items: Any, what: str = "", total: int = 0) -> Any:
+        if what == "epoch 3/3":
+            raise KeyboardInterrupt
+        return iter(items)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, killed)
+    assert [p.name for p in tmp_path.iterdir()] == [".run.training"]
+    seen = []
+
+    def watched(items: Any, what: str = "", total: int = 0) -> Any:
+        seen.append(what)
+        return iter(items)
+
+    resumed = train(replace(config, resume=True), watched).metrics
+    assert [what for what in seen if what.startswith("epoch")] == ["epoch 3/3"]
+    whole = train(replace(config, out=tmp_path / "whole")).metrics
+    assert resumed["training"] == whole["training"]
+    assert resumed["detection"] == whole["detection"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "whole"]
+    for name, files in (("run", 2), ("whole", 1)):  # the killed one's stays
+        events = [read_events(file) for file in (tmp_path / name / "log/classifier").iterdir()]
+        assert len(events) == files
+        logged = sorted(event for some in events for event in some)
+        assert [step for step, _ in logged] == [1, 2, 3]
+        for (_, values), record in zip(logged, whole["training"], strict=True):
+            assert values == pytest.approx(record, rel=1e-6)
+    assert "log" not in bundle.read(out).card.settings
+
+
+def test_options_that_do_not_belong_together(labelled: Path, tmp_path: Path) -> None:
+    for changes, said in (
+        ({"decide": "class"}, "knows no classes"),
+        ({"folds": 3}, "--folds is for --detector cam"),
+    ):
+        with pytest.raises(BlemishError, match=said):
+            train(TrainConfig(labelled, tmp_path / "run", **changes))
+
+
+def test_a_classifier_without_defective_pictures_is_refused(product: Path, tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    for i in range(30):
+        write_picture(good / "good" / f"{i}.png", tile(i)[0])
+    config = TrainConfig(good, tmp_path / "run", settings=CamConfig(unfreeze=0), detector="cam", false_alarms=0.2)
+    with pytest.raises(BlemishError, match="there is no defective one; add some, or use --detector patchcore"):
+        train(config)
+
+
+def test_single_cells_of_a_gradients_map_may_differ() -> None:
+    maps = np.zeros((1, 10, 10), np.float32)
+    maps[0, 0, 0] = 1
+    ours = Prediction(np.array([1], np.float32), maps)
+    near, far, wide = maps.copy(), maps.copy(), maps + np.float32(0.002)
+    near[0, 5, 5], far[0, 5, 5] = 0.04, 0.06
+    assert prove_parity(ours, replace(ours, maps=near), ["a"], gated=True).maps == pytest.approx(0.04)
+    for other, gated in ((near, False), (far, True), (wide, True)):
+        with pytest.raises(ParityError):
+            prove_parity(ours, replace(ours, maps=other), ["a"], gated=gated)

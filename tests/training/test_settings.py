@@ -1,0 +1,68 @@
+from dataclasses import replace
+
+import pytest
+
+from blemish.detectors.attention.config import AttentionConfig
+from blemish.detectors.cam.config import CamConfig, case_study
+from blemish.detectors.patchcore.detector import PatchCoreConfig
+from blemish.training.settings import settings_for
+from blemish.types import BlemishError
+
+
+def test_what_was_not_asked_stays_the_default() -> None:
+    assert settings_for("patchcore", {"coreset": None, "memory": None}) == PatchCoreConfig()
+    assert settings_for("cam", {"unfreeze": None}) == CamConfig()
+
+
+def test_what_was_asked() -> None:
+    asked = {"layers": "2, 3", "may": "flip", "classes": "types", "pool": "departures", "head_weights": "1,3,2"}
+    config = settings_for("cam", asked)
+    assert config == CamConfig(
+        layers=("2", "3"), may=("flip",), types=True, departures=True, head_weights=(1.0, 3.0, 2.0)
+    )
+    assert settings_for("cam", {"pool": "mean"}).moments == 1
+    assert settings_for("cam", {"log": "wandb"}).log == "wandb"
+    assert settings_for("patchcore", {"memory": 0.5}).memory == 0.5
+
+
+def test_the_recipe_and_what_changes_it() -> None:
+    assert settings_for("cam", {}, published=True) == case_study(CamConfig())
+    changed = settings_for("cam", {"epochs": 1, "random_weights": True}, published=True)
+    assert (changed.epochs, changed.rate, changed.backbone) == (1, 1e-4, "torchvision/vgg16")
+
+
+def test_the_autoencoders_options_and_recipe() -> None:
+    assert settings_for("attention", {"epochs": None}) == AttentionConfig()
+    asked = {"model": "vae", "layer": "encoder.11", "map": "attention", "input": "residual", "alternate": True}
+    config = settings_for("attention", {**asked, "may": "flip,shift", "latent": 8})
+    wanted = AttentionConfig(
+        model="vae", layers=("encoder.11",), map="attention", input="residual", alternate=True, latent=8
+    )
+    assert config == replace(wanted, may=("flip", "shift"))
+    assert settings_for("attention", {}, published=True) == config.case_study(AttentionConfig())
+    changed = settings_for("attention", {"layer": "encoder.14", "epochs": 2}, published=True)
+    assert (changed.layers, changed.epochs, changed.alternate) == (("encoder.14",), 2, True)
+
+
+@pytest.mark.parametrize(
+    ("detector", "asked", "said"),
+    [
+        ("none", {}, "there is no detector 'none'; choose one of patchcore, cam"),
+        ("patchcore", {"unfreeze": 1}, "--unfreeze is not an option of --detector patchcore"),
+        ("patchcore", {"log": "wandb"}, "--log is not an option of --detector patchcore"),
+        ("cam", {"max_bank": 5}, "--max-bank is not an option of --detector cam"),
+        ("attention", {"coreset": 0.1}, "--coreset is not an option of --detector attention"),
+        ("cam", {"attention_loss": "mean"}, "--attention-loss is not an option of --detector cam"),
+        ("cam", {"classes": "three"}, "--classes takes binary or types"),
+        ("cam", {"pool": "max"}, "--pool takes mean, moments, departures"),
+        ("cam", {"head_weights": "a,b"}, "a number for each class"),
+    ],
+)
+def test_refusals(detector: str, asked: dict[str, object], said: str) -> None:
+    with pytest.raises(BlemishError, match=said):
+        settings_for(detector, asked)
+
+
+def test_the_recipe_belongs_to_detectors_that_were_published() -> None:
+    with pytest.raises(BlemishError, match="is for --detector cam or attention, not patchcore"):
+        settings_for("patchcore", {}, published=True)

@@ -1,0 +1,347 @@
+"""The grid, the choice, and a sweep from the pictures to the tested detector."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import pytest
+
+from blemish import images
+from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
+from blemish.inference import bundle
+from blemish.training.pipeline import DETECTORS
+from blemish.training.sweep import Row, Sweep, SweepConfig, rank, sweep
+from blemish.training.validation import FIGURES, hold_out, measure, read_validation
+from blemish.types import BlemishError, Prediction, Sample
+from tests.support import blemish, write_picture
+
+T = TypeVar("T")
+GRID = "coreset=0.02,0.2;seed=0,1"
+
+
+def asked(product: Path, out: Path, grid: str = GRID, **changes: Any) -> SweepConfig:
+    return replace(SweepConfig(product, out, grid, "patchcore", image_size=(64, 96)), **changes)
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    """The CSV without its seconds."""
+    with (out / "sweep.csv").open(encoding="utf-8", newline="") as lines:
+        return [{name: text for name, text in row.items() if name != "seconds"} for row in csv.DictReader(lines)]
+
+
+@pytest.fixture(scope="module")
+def swept(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    return sweep(asked(product, tmp_path_factory.mktemp("sweeps") / "tiles"))
+
+
+def row(options: str, choice: float, seconds: float = 1.0, error: str = "") -> Row:
+    pairs = dict(pair.split("=") for pair in options.split(";"))
+    figures = {} if error else dict.fromkeys(FIGURES, 0.5) | {"choice": choice}
+    return Row(pairs, figures, seconds, error)
+
+
+def test_the_choice_is_the_mean_over_seeds() -> None:
+    rows = [
+        row("model=a;seed=0", 0.95, 2),
+        row("model=b;seed=0", 0.80),
+        row("model=a;seed=1", 0.65, 4),
+        row("model=b;seed=1", 0.84),
+    ]
+    best, second = rank(rows)  # a has the best single cell
+    assert (best.options, best.seeds) == ({"model": "b"}, ("0", "1"))
+    assert best.figures["choice"] == pytest.approx(0.82)
+    assert best.std == pytest.approx(0.02 * 2**0.5)
+    assert second.figures["choice"] == pytest.approx(0.80)
+    assert second.seconds == 3
+
+
+def test_of_equals_the_cheaper_is_chosen_and_what_failed_comes_last() -> None:
+    rows = [
+        row("model=a;seed=0", 0, error="no"),
+        row("model=a;seed=1", 0.99),
+        row("model=slow;seed=0", 0.90001, 9),
+        row("model=quick;seed=0", 0.90000, 3),
+        row("model=worse;seed=0", 0.8998, 1),
+    ]
+    assert [c.options["model"] for c in rank(rows)] == ["quick", "slow", "worse", "a"]
+    assert rank(rows)[0].std is None
+    assert (rank(rows)[-1].figures, rank(rows)[-1].error) == ({}, "no")
+
+
+def test_held_out_pictures_of_one_item_stay_together() -> None:
+    samples = [Sample(Path(f"{i}.png"), f"{i:02}.png", "good", part="train", group=f"{i // 3}") for i in range(30)]
+    learning, held = hold_out(samples, 0.3, 0, groups=[["00.png", "29.png", "tested.png"]])
+    assert {s.name for s in learning} | {s.name for s in held} == {s.name for s in samples}
+    assert not {s.group for s in learning} & {s.group for s in held}
+    assert len({s.name for s in held} & {"00.png", "29.png"}) in (0, 2)
+    assert len(held) == 9
+    assert len(hold_out(samples[:12], 0.1, 0)[1]) == 6  # 8 would be wanted, but half is the most
+    for share in (0.0, 1.0):
+        with pytest.raises(BlemishError, match="must be above 0 and below 1"):
+            hold_out(samples, share, 0)
+    with pytest.raises(BlemishError, match="at least 2 held-out"):
+        hold_out([replace(s, group="") for s in samples[:3]], 0.3, 0)
+
+
+def test_measured_by_hand(tmp_path: Path) -> None:
+    """2 x 2 pictures: one anomaly above both good ones, one between them; the defect is the left column."""
+    mask = write_picture(tmp_path / "mask.png", [[255, 0], [255, 0]])
+    samples = []
+    for number, good in enumerate((True, True, False, False)):
+        file = write_picture(tmp_path / f"{number}.png", np.zeros((2, 2)))
+        samples.append(Sample(file, file.name, "good" if good else "anomaly", mask=None if good else mask))
+    maps = np.zeros((4, 2, 2), np.float32)
+    maps[2, :, 0] = 2
+    maps[3, :, 1] = 1  # in the wrong place
+    found = Prediction(np.array([0, 2, 3, 1], np.float32), maps)
+    figures = measure(samples, found)
+    assert figures["image_auroc"] == 0.75
+    assert figures["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    # 4 defective pixels: two above all 12 good ones, two tied with 10 of them and below the other 2.
+    assert figures["pixel_auroc"] == pytest.approx((2 * 12 + 2 * 5) / (4 * 12))
+    assert figures["best_iou"] == pytest.approx(0.5)
+    assert figures["choice"] == pytest.approx((0.75 + 34 / 48) / 2)
+    with pytest.raises(BlemishError, match="not finite"):
+        measure(samples, Prediction(np.full(4, np.nan, np.float32), maps))
+
+
+def test_a_sweep_measures_every_cell_and_tests_what_it_chose(swept: Sweep, run: Path) -> None:
+    rows = table(swept.folder)
+    assert list(rows[0]) == ["coreset", "seed", *FIGURES, "error"]
+    assert [(r["coreset"], r["seed"]) for r in rows] == [("0.02", "0"), ("0.02", "1"), ("0.2", "0"), ("0.2", "1")]
+    for r in rows:
+        assert float(r["choice"]) == (float(r["image_auroc"]) + float(r["pixel_auroc"])) / 2
+    means = {c: np.mean([float(r["choice"]) for r in rows if r["coreset"] == c]) for c in ("0.02", "0.2")}
+    assert swept.chosen.options["coreset"] == max(means, key=lambda c: means[c])
+    assert swept.chosen.seeds == ("0", "1")
+    card = bundle.read(swept.folder / "chosen").card
+    assert card.settings["coreset"] == float(swept.chosen.options["coreset"])
+    assert (card.settings["seed"], card.image_size) == (0, (64, 96))
+    assert sorted(p.name for p in swept.folder.iterdir()) == ["chosen", "sweep.csv", "sweep.json", "validation"]
+    # What was held out for choosing is learned from in the end, and the test part is the one of `blemish train`.
+    assert card.data == bundle.read(run).card.data
+    assert swept.metrics is not None
+    assert swept.metrics == json.loads((swept.folder / "chosen/metrics.json").read_text(encoding="utf-8"))
+    assert said(swept.folder / "chosen") == said(run)
+
+
+def said(run: Path) -> list[str]:
+    lines = (run / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["path"] for line in lines]
+
+
+def test_the_validation_part_is_held_out_and_corrupted_where_its_masks_say(swept: Sweep, product: Path) -> None:
+    found = read_validation(swept.folder / "validation")
+    good = [s for s in found if s.label == "good"]
+    assert len(good) == 4  # 8 are held out: half stay good
+    assert len(found) == 4 + 4 * 3
+    originals = {images.load(f).tobytes(): f.name for f in sorted((product / "train/good").iterdir())}
+    tested = {images.load(f).tobytes() for f in (product / "test/good").iterdir()}
+    assert {originals[images.load(s.path).tobytes()] for s in good} == {s.path.name.partition("-")[2] for s in good}
+    for sample in found:
+        if sample.label == "anomaly":
+            assert sample.mask
+            picture, before = images.load(sample.path), product / "train/good" / f"{sample.path.name.split('-')[1]}.png"
+            mask = images.load_mask(sample.mask, (60, 80))
+            changed = (picture != images.load(before)).any(2)
+            assert changed.any()
+            assert not (changed & ~mask).any()
+        assert images.load(sample.path).tobytes() not in tested
+
+
+def test_cells_learn_from_the_rest_alone(product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: list[set[str]] = []
+    fit = PatchCore.fit
+
+    def spied(self: PatchCore, samples: Any, *args: Any) -> PatchCore:
+        taught.append({sample.path.stem for sample in samples})
+        return fit(self, samples, *args)
+
+    monkeypatch.setattr(PatchCore, "fit", spied)
+    done = sweep(asked(product, tmp_path / "out", "coreset=0.02", test=False))
+    (cell,) = taught
+    held_out = {f.stem.split("-")[1] for f in (done.folder / "validation/test").rglob("*.png")}
+    assert (len(cell), len(held_out)) == (13, 8)  # of 21, of which a fifth would be too few
+    assert not cell & held_out
+    assert table(done.folder)[0]["seed"] == "0"
+
+
+def test_a_killed_sweep_goes_on_where_it_was(
+    swept: Sweep, product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, fit, done = tmp_path / "out", PatchCore.fit, list[PatchCoreConfig]()
+
+    def killed(self: PatchCore, *args: Any) -> PatchCore:
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(self.config)
+        return fit(self, *args)
+
+    monkeypatch.setattr(PatchCore, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(asked(product, out))
+    assert table(out) == table(swept.folder)[:1]
+
+    def counted(self: PatchCore, *args: Any) -> PatchCore:
+        done.append(self.config)
+        return fit(self, *args)
+
+    monkeypatch.setattr(PatchCore, "fit", counted)
+    again = sweep(asked(product, out, test=False))
+    assert [(c.coreset, c.seed) for c in done] == [(0.02, 0), (0.02, 1), (0.2, 0), (0.2, 1)]
+    assert table(out) == table(swept.folder)
+    assert again.chosen.figures == swept.chosen.figures
+
+    # Nothing is left to do, not even the training of the same choice.
+    shutil.copytree(swept.folder / "chosen", out / "chosen")
+    assert sweep(asked(product, out)).metrics == swept.metrics
+    assert len(done) == 4
+    # A larger grid adds its cells; the same settings in other words do not.
+    sweep(asked(product, out, "coreset=0.20,0.3;neighbours=9", test=False))
+    assert [c.coreset for c in done[4:]] == [0.3]
+    assert [(r["coreset"], r["neighbours"]) for r in table(out)[3:]] == [("0.2", ""), ("0.3", "9")]
+
+
+def test_a_cell_that_fails_is_a_row_and_is_tried_again(
+    product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = PatchCore.fit
+
+    def failing(self: PatchCore, *args: Any) -> PatchCore:
+        if self.config.coreset == 0.05:
+            raise BlemishError('It cannot be, "ever", at all.')
+        if self.config.coreset == 0.06:
+            raise RuntimeError("out of memory\nwith a long story")
+        return fit(self, *args)
+
+    monkeypatch.setattr(PatchCore, "fit", failing)
+    out = tmp_path / "out"
+    done = sweep(asked(product, out, "coreset=0.05,0.06,0.02", test=False))
+    errors = ['It cannot be, "ever", at all.', "RuntimeError: out of memory", ""]
+    assert [r["error"] for r in table(out)] == errors
+    assert table(out)[0]["choice"] == ""
+    assert done.chosen.options == {"coreset": "0.02"}
+    assert done.metrics is None
+    assert not (out / "chosen").exists()
+    monkeypatch.setattr(PatchCore, "fit", fit)
+    before = table(out)
+    sweep(asked(product, out, "coreset=0.05,0.06,0.02", test=False))
+    after = table(out)
+    assert [r["error"] for r in after] == ["", "", ""]
+    assert after[2] == before[2]
+    monkeypatch.setattr(PatchCore, "fit", failing)
+    with pytest.raises(BlemishError, match="No cell of the grid worked; the first said: It cannot"):
+        sweep(asked(product, tmp_path / "other", "coreset=0.05", test=False))
+
+
+@dataclass(frozen=True)
+class TrainedConfig(PatchCoreConfig):
+    checkpoint: Path | None = None
+    resume: bool = False
+
+
+def test_a_killed_cell_goes_on_with_its_checkpoint(
+    product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = list[bool]()
+
+    class Trained(PatchCore):
+        def fit(self, *args: Any) -> Self:
+            assert isinstance(self.config, TrainedConfig)
+            assert self.config.checkpoint
+            assert self.config.resume
+            file = self.config.checkpoint / "epoch.txt"
+            found.append(file.exists())
+            file.write_text("1", encoding="utf-8")
+            if len(found) == 2:
+                raise KeyboardInterrupt
+            return super().fit(*args)
+
+    monkeypatch.setitem(DETECTORS, "trained", (TrainedConfig, Trained))
+    config = asked(product, tmp_path / "out", "coreset=0.02;seed=0,1", detector="trained", test=False)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(config)
+    sweep(config)
+    assert found == [False, False, True]  # the second cell finds its own file, not the first's
+    assert [r["error"] for r in table(config.out)] == ["", ""]
+    assert sorted(p.name for p in config.out.iterdir()) == ["sweep.csv", "sweep.json", "validation"]
+
+
+def test_progress_says_which_cell(product: Path, tmp_path: Path) -> None:
+    said = list[str]()
+
+    def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+        said.append(what)
+        return iter(items)
+
+    sweep(asked(product, tmp_path / "out", "coreset=0.02;seed=3,4", test=False), progress)
+    assert [what for what in said if "cell" not in what] == ["pictures", "corrupting"]
+    assert said[-1] == "cell 2/2, validation"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 1}, "is a sweep with other seed; choose another folder with -o, or begin anew with --overwrite"),
+        ({"validation": 0.3}, "other validation"),
+        ({"image_size": (96, 96)}, "other image size"),
+        ({"false_alarms": 0.2}, "other false alarms"),
+    ],
+)
+def test_another_sweep_is_not_gone_on_with(swept: Sweep, product: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(BlemishError, match=said):
+        sweep(asked(product, swept.folder, **changes))
+
+
+def test_other_pictures_are_refused_and_overwriting_begins_anew(swept: Sweep, product: Path, tmp_path: Path) -> None:
+    out, data = tmp_path / "out", tmp_path / "tiles"
+    shutil.copytree(product, data)
+    shutil.copytree(swept.folder, out)
+    sweep(asked(data, out, test=False))  # the same pictures in another place
+    shutil.copy(data / "train/good/000.png", data / "test/good/copy.png")
+    with pytest.raises(BlemishError, match="is a sweep with other pictures"):
+        sweep(asked(data, out))
+    sweep(asked(data, out, "coreset=0.02", test=False, overwrite=True))
+    assert len(table(out)) == 1
+    next((out / "validation/test/good").iterdir()).unlink()
+    with pytest.raises(BlemishError, match="were changed since the sweep began"):
+        sweep(asked(data, out, "coreset=0.02"))
+    (out / "sweep.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(BlemishError, match="are damaged"):
+        sweep(asked(data, out, "coreset=0.02"))
+
+
+def test_refusals(product: Path, tmp_path: Path) -> None:
+    with pytest.raises(BlemishError, match="is no sweep of blemish's, so it cannot be gone on with"):
+        sweep(asked(product, tmp_path))
+    with pytest.raises(BlemishError, match="so it is not replaced"):
+        sweep(asked(product, tmp_path, overwrite=True))
+    for grid, said in (
+        ("cores=1", "--cores is not an option of --detector patchcore"),
+        ("neighbours=1,many", "--neighbours takes a whole number, not 'many'"),
+    ):
+        with pytest.raises(BlemishError, match=said):
+            sweep(asked(product, tmp_path / "out", grid))
+    with pytest.raises(BlemishError, match="learns from defective pictures too"):
+        sweep(asked(product, tmp_path / "out", "epochs=1", detector="cam"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(swept: Sweep, product: Path, tmp_path: Path) -> None:
+    shutil.copytree(swept.folder, tmp_path / "out")
+    words = ("sweep", product, "-o", tmp_path / "out", "--detector", "patchcore", "--grid", GRID)
+    said = blemish(*words, "--image-size", "64x96").stdout
+    chosen = swept.chosen.options["coreset"]
+    assert f"Chosen: coreset={chosen} (highest mean of image AUROC and pixel AUROC" in said
+    assert "tested on 6 good and 6 defective" in " ".join(said.split())
+    found = json.loads(blemish(*words, "--image-size", "64x96", "--json", "--no-test").stdout)
+    assert found["chosen"]["options"] == {"coreset": chosen}
+    assert found["metrics"] is None
+    assert "test part" not in found["rule"]
