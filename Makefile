@@ -9,7 +9,7 @@ DEMO ?= demo
 CODE := src tests tools bench
 # More options for pip, for example a mirror: make demo PIP_FLAGS='--index-url ADDRESS'
 PIP_FLAGS ?=
-# Real pictures and the ImageNet teacher's weights, for `make bench`; what is not there is left out.
+# Real images and the ImageNet teacher's weights, for `make bench`; what is not there is left out.
 SHARED ?= ../shared
 TEACHER ?= $(SHARED)/weights/mobilenetv2_100_tf.safetensors
 # Tests run in so many processes, each with one thread; a file's in one, so that what its tests share is made once.

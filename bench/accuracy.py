@@ -30,9 +30,9 @@ SETS: list[tuple[str, dict[str, Any], str]] = [
         "kolektorsdd",
         {"test": 0.5, "false_alarms": 0.1},
         "`--test 0.5`: parts of one item stay together, else 10 defects would be left; `--false-alarms 10%`: for 5 % "
-        "the oddest of its 24 good items sets the limit",
+        "the oddest of its 24 good items sets the threshold",
     ),
-    ("cookies", {"false_alarms": 0.1}, "`--false-alarms 10%`: 45 good pictures cannot promise 5 %"),
+    ("cookies", {"false_alarms": 0.1}, "`--false-alarms 10%`: 45 good images cannot guarantee 5 %"),
 ]
 
 
@@ -61,7 +61,7 @@ def row(metrics: dict[str, Any]) -> str:
 def table(results: list[dict[str, Any]], notes: list[str]) -> str:
     head = (
         "| data | learned from good (+ threshold) | tested on good / defective | image AUROC | pixel AUROC | AUPRO "
-        "| defects hit by a box | defects found | false alarms, of promised |"
+        "| defects hit by a box | defects found | false alarms, of guaranteed |"
     )
     lines = [head, "|---|---|---|---|---|---|---|---|---|", *map(row, results), "", *notes]
     return "\n".join(lines) + "\n"
@@ -91,7 +91,7 @@ def main() -> None:
         else:
             print(f"{folder} is not here; left out")
     order = [results[folder.name] for folder, _, _ in tasks if folder.name in results]
-    notes = ["Without a + the same pictures set the threshold, each scored without its own item."]
+    notes = ["Without a + the same images set the threshold, each scored without its own item."]
     notes += [f"{folder.name}: {why}." for folder, _, why in tasks if why and folder.name in results]
     facts = {"date": str(date.today()), "blemish": __version__, "machine": platform.machine(), "cores": os.cpu_count()}
     saved.parent.mkdir(exist_ok=True)

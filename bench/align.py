@@ -1,4 +1,4 @@
-"""Does alignment help? Parts that lie anywhere within 8 % of the picture and are turned by up to 15 degrees.
+"""Does alignment help? Parts that lie anywhere within 8 % of the image and are turned by up to 15 degrees.
 
     python bench/align.py [--product flange] [--train 60] [--good 30] [--defective 5] [--size 512]
 
@@ -26,7 +26,7 @@ from blemish.training.pipeline import TrainConfig, train
 
 HERE = Path(__file__).resolve().parent
 SHIFT, TURN = 0.08, 15.0
-SMALLER = 0.72  # boards nearly fill their pictures, so they are drawn on a larger tray
+SMALLER = 0.72  # boards nearly fill their images, so they are drawn on a larger tray
 PRODUCTS = {"flange": flange.DEFECTS, "board": board.DEFECTS}
 Place = tuple[float, float, float]  # right and down, in shares of the size; degrees
 
@@ -68,10 +68,10 @@ def write(root: Path, product: str, counts: tuple[int, int, int], size: int, *, 
     tasks = [("train", "good", n) for n in range(counts[0])] + [("test", "good", n) for n in range(counts[1])]
     tasks += [("test", kind, n) for kind in PRODUCTS[product] for n in range(counts[2])]
     for part, kind, number in progress(tasks, "drawing", len(tasks)):
-        picture, mask = draw(product, f"{part}/{kind}", number, kind, size, moved=moved or part == "test")
+        image, mask = draw(product, f"{part}/{kind}", number, kind, size, moved=moved or part == "test")
         file = root / part / kind / f"{number:03d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(file)
+        Image.fromarray(image).save(file)
         if mask.any():
             drawn = root / "ground_truth" / kind / f"{number:03d}_mask.png"
             drawn.parent.mkdir(parents=True, exist_ok=True)

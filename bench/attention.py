@@ -1,4 +1,4 @@
-"""The autoencoder that attends, beside PatchCore and five classical baselines, on the test pictures of `blemish train`.
+"""The autoencoder that attends, beside PatchCore and five classical baselines, on the test images of `blemish train`.
 
     OMP_NUM_THREADS=1 python bench/attention.py [--only magnetic-tile/with ...]
     python bench/attention.py --table
@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from baselines import DEMO, SETS, parts_of  # type: ignore[import-not-found]  # beside this file
-from blemish import __version__, images
+from blemish import __version__
 from blemish.cli.console import progress, short
 from blemish.data.split import Split
 from blemish.detectors.attention.config import AttentionConfig, case_study
@@ -36,6 +36,7 @@ from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
 from blemish.evaluation.bootstrap import to_json
 from blemish.evaluation.detection import detection_metrics
 from blemish.evaluation.localisation import localisation_metrics
+from blemish.images import load_mask, read_size
 from blemish.training.export import in_torch, predict
 from blemish.training.splits import auto_size
 from blemish.types import Sample
@@ -46,12 +47,12 @@ NAMES = ("flange", "cloth", "board", "magnetic-tile", "kolektorsdd")
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "with": ({"attention_loss": "mean"}, "interpretability term"),
     "without": ({"attention_loss": "none"}, "no interpretability term"),
-    "unspoiled": ({"spoil": "none"}, "pictures not spoiled"),
+    "unspoiled": ({"corruption": "none"}, "images not corrupted"),
     "study": ({}, "as in the study"),
 }
 STUDIED = ("flange", "magnetic-tile")  # 50 epochs of two steps a batch: the others only by --only
 READINGS: dict[str, dict[str, str]] = {
-    "attention (picture)": {"map": "attention", "input": "picture"},
+    "attention (image)": {"map": "attention", "input": "image"},
     "attention (difference)": {"map": "attention", "input": "difference"},
     "attention (residual)": {"map": "attention", "input": "residual"},
     "residual": {"map": "residual"},
@@ -105,8 +106,8 @@ def figures_of(
 ) -> list[dict[str, Any]]:
     """FIGURES of each reading's graph on labelled samples, with 95 % intervals, and what else is said of it."""
     labels = np.array([sample.label == "anomaly" for sample in samples])
-    sizes = [images.size(sample.path) for sample in samples]
-    masks = [images.load_mask(s.mask, (h, w)) if s.mask else None for s, (w, h) in zip(samples, sizes, strict=True)]
+    sizes = [read_size(sample.path) for sample in samples]
+    masks = [load_mask(s.mask, (h, w)) if s.mask else None for s, (w, h) in zip(samples, sizes, strict=True)]
     rows = []
     for reading, graph, more in readings:
         found = predict(in_torch(graph), samples, progress, reading)
@@ -120,13 +121,13 @@ def figures_of(
 
 
 def baseline_rows(file: Path, ours: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those of the same set and backbone; left out where they were not measured on as many pictures."""
+    """Those of the same set and backbone; left out where they were not measured on as many images."""
     counted = ("set", "train", "test_good", "test_anomaly")
     every = json.loads(file.read_text(encoding="utf-8"))["results"] if file.exists() else []
     rows = [row for row in every if row["backbone"] == "bundled" and row["set"] == ours["set"]]
     same = [row for row in rows if all(row[key] == ours[key] for key in counted)]
     if len(same) < len(rows):
-        print(f"{ours['set']}: {len(rows) - len(same)} baselines are of other pictures; run bench/baselines.py again")
+        print(f"{ours['set']}: {len(rows) - len(same)} baselines are of other images; run bench/baselines.py again")
     return same
 
 
@@ -139,7 +140,7 @@ def table(results: Sequence[dict[str, Any]], baselines: Path) -> str:
             continue
         first = of_set[0]
         tested = f"{first['test_good']} good and {first['test_anomaly']} defective"
-        lines += [f"{name}: learned from {first['train']} good pictures, tested on {tested}.", ""]
+        lines += [f"{name}: learned from {first['train']} good images, tested on {tested}.", ""]
         lines += [
             "| method | image AUROC | average precision | pixel AUROC | AUPRO | best IoU | score "
             "| validation AUROC | training, s | epochs |",
@@ -194,8 +195,8 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=HERE.parent / "demo" / "data")
     parser.add_argument("--work", type=Path, default=HERE / "results" / "work" / "attention")
     every = [f"{where}/{name}" for name in (*CONFIGS, "patchcore") for where in NAMES]
-    usual = [task for task in every if not task.endswith("/study") or task.split("/")[0] in STUDIED]
-    parser.add_argument("--only", nargs="*", choices=every, default=usual, metavar="SET/CONFIG")
+    normal_median = [task for task in every if not task.endswith("/study") or task.split("/")[0] in STUDIED]
+    parser.add_argument("--only", nargs="*", choices=every, default=normal_median, metavar="SET/CONFIG")
     parser.add_argument("--table", action="store_true", help="only put together what is in --work")
     options = parser.parse_args()
     if threads := os.environ.get("OMP_NUM_THREADS"):

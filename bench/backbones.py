@@ -2,9 +2,9 @@
 
     python bench/backbones.py --data ../shared/data --teacher ../shared/weights/mobilenetv2_100_tf.safetensors
 
-Half of the good pictures (split by item, at most --taught) teach, all others (at most --tested good and as many
-defective ones) are tested; the three share every split. AUROC of pictures, and of pixels where there are masks, with
-bootstrap intervals over pictures; the difference to the teacher is bootstrapped on the same resamples. Writes one
+Half of the good images (split by item, at most --taught) teach, all others (at most --tested good and as many
+defective ones) are tested; the three share every split. AUROC of images, and of pixels where there are masks, with
+bootstrap intervals over images; the difference to the teacher is bootstrapped on the same resamples. Writes one
 JSON and one Markdown table.
 """
 
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from blemish import images
 from blemish.data import layouts
 from blemish.data.split import split
 from blemish.detectors.nn.backbones import BUNDLED
@@ -29,6 +28,7 @@ from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
 from blemish.evaluation.bootstrap import intervals, to_json
 from blemish.evaluation.detection import area_under_roc
 from blemish.evaluation.localisation import localisation_metrics
+from blemish.images import load_mask, read_size
 from blemish.training.export import in_torch, predict
 from blemish.types import Prediction, Sample
 
@@ -73,15 +73,15 @@ def image_figures(predictions: dict[str, Prediction], labels: npt.NDArray[np.boo
 
 
 def pixel_figures(prediction: Prediction, samples: Sequence[Sample]) -> dict[str, Any]:
-    sizes = [images.size(s.path) for s in samples]
-    masks = [images.load_mask(s.mask, size[::-1]) if s.mask else None for s, size in zip(samples, sizes, strict=True)]
+    sizes = [read_size(s.path) for s in samples]
+    masks = [load_mask(s.mask, size[::-1]) if s.mask else None for s, size in zip(samples, sizes, strict=True)]
     labels = np.array([s.label == "anomaly" for s in samples])
     found = localisation_metrics(prediction.maps, masks, labels, [() for _ in samples], sizes)
     return {name: found[name] for name in ("pixel_auroc", "aupro")}
 
 
 def predicted(config: PatchCoreConfig, taught: list[Sample], tested: list[Sample], work: Path | None) -> Prediction:
-    """Learns and predicts; with a `work` folder, what was once predicted with these weights and pictures is kept."""
+    """Learns and predicts; with a `work` folder, what was once predicted with these weights and images is kept."""
     file = config.weights or BUNDLED
     weights = "" if config.random_weights else hashlib.sha256(file.read_bytes()).hexdigest()
     asked = [repr(config), weights, [str(s.path) for s in taught + tested]]

@@ -1,11 +1,11 @@
-"""Five classical detectors on pooled features, on the very test pictures of `blemish train`: image level only.
+"""Five classical detectors on pooled features, on the very test images of `blemish train`: image level only.
 
     python bench/baselines.py [--only flange ...] [--backbone NAME --weights FILE.safetensors]
 
 The baselines of Jiang, Xue & Zou's study, by scikit-learn and with its default hyper-parameters: distance to the
-nearest training picture; distance to the nearest of 8 k-means centres; one-class SVM (RBF kernel, gamma "scale",
-nu 0.5); local outlier factor (20 neighbours); isolation forest (100 trees, at most 256 pictures each). A picture is the
-global average of each tap of the backbone, side by side, standardised by the training pictures. They see what PatchCore
+nearest training image; distance to the nearest of 8 k-means centres; one-class SVM (RBF kernel, gamma "scale",
+nu 0.5); local outlier factor (20 neighbours); isolation forest (100 trees, at most 256 images each). An image is the
+global average of each tap of the backbone, side by side, standardised by the training images. They see what PatchCore
 sees: the same backbone, taps, image size and training part. Writes bench/results/baselines.json and baselines.md after
 each set; rows of sets and backbones that were measured before stay.
 """
@@ -44,8 +44,8 @@ from blemish.types import Progress, Sample, silent
 
 HERE = Path(__file__).resolve().parent
 BATCH = 8
-# What departs from the defaults of `blemish train`, so that the test pictures are those of accuracy.py; with a fifth of
-# its good pictures held out, KolektorSDD's few items cannot promise a lower rate (no figure here hangs on it).
+# What departs from the defaults of `blemish train`, so that the test images are those of accuracy.py; with a fifth of
+# its good images held out, KolektorSDD's few items cannot guarantee a lower rate (no figure here hangs on it).
 SETS: dict[str, dict[str, Any]] = {
     "flange": {},
     "cloth": {},
@@ -70,7 +70,7 @@ def baselines(
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Scores `(len(test),)` by baseline, higher = more anomalous, learned from the good pictures `train` alone."""
+    """Scores `(len(test),)` by baseline, higher = more anomalous, learned from the good images `train` alone."""
     resize = Resize(*image_size)
     network = load_backbone(backbone, image_size=image_size, weights=weights)
     scaler = StandardScaler()

@@ -36,7 +36,7 @@ from blemish.detectors.nn.resampling import Resize, batches
 from blemish.evaluation.bootstrap import intervals, to_json
 from blemish.evaluation.detection import auroc
 from blemish.evaluation.localisation import localisation_metrics
-from blemish.images import load_mask, size
+from blemish.images import load_mask, read_size
 from blemish.training.crossval import cross_validate, of_fold, spread
 from blemish.training.splits import usable
 from blemish.types import Sample, silent
@@ -48,10 +48,10 @@ SETS = ("magnetic-tile", "casting", "kolektorsdd", "cookies", "flange", "cloth",
 # What each row changes of the defaults; 224x224 throughout, as the published study and the regression.
 CONFIGS: dict[str, dict[str, Any]] = {
     "bundled-head": {"unfreeze": 0},
-    "bundled-departures": {"unfreeze": 0, "departures": True},
+    "bundled-deviations": {"unfreeze": 0, "deviations": True},
     "bundled-tail": {"unfreeze": 1},
     "imagenet-head": {"unfreeze": 0},
-    "imagenet-departures": {"unfreeze": 0, "departures": True},
+    "imagenet-deviations": {"unfreeze": 0, "deviations": True},
     "imagenet-tail": {"unfreeze": 1},
     "imagenet-mean": {"unfreeze": 0, "moments": 1, "layers": ("4",)},
 }
@@ -117,7 +117,7 @@ def regression(folder: Path, shared: Path, folds: int, repeats: int) -> dict[str
 
 
 def side_by_side(folder: Path, name: str, shared: Path, folds: int) -> dict[str, Any]:
-    """The same trained classifiers' maps by every method, out of fold; every fourth good picture, all others."""
+    """The same trained classifiers' maps by every method, out of fold; every fourth good image, all others."""
     samples, groups = read(folder)
     methods = MAPS[name.partition("-")[0]]
     earlier = next(layer for method, layer in methods if method == "layercam" and layer)
@@ -132,7 +132,7 @@ def side_by_side(folder: Path, name: str, shared: Path, folds: int) -> dict[str,
         for (method, layer), into in zip(methods, maps.values(), strict=True):
             _, cells = detector.with_map(method, layer).cells(tested, progress)
             into |= {s.name: cell for s, cell in zip(tested, cells, strict=True)}
-    sizes = [size(s.path) for s in chosen]
+    sizes = [read_size(s.path) for s in chosen]
     masks = [load_mask(s.mask, (h, w)) if s.mask else None for s, (w, h) in zip(chosen, sizes, strict=True)]
     labels = np.array([s.label == "anomaly" for s in chosen])
     return {

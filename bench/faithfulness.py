@@ -5,7 +5,7 @@
 
 Each detector learns as `blemish train` does, with what accuracy.py departs from the defaults (PatchCore's runs are that
 bench's own, where they are there), and once more with random weights (an autoencoder: none of its steps is taken), for
-that control. Its heatmaps are tested as by `blemish evaluate --faithfulness`, on test pictures. Runs and figures are
+that control. Its heatmaps are tested as by `blemish evaluate --faithfulness`, on test images. Runs and figures are
 kept under bench/results/work/faithfulness and not made again, so that a long run can be cut off and gone on with;
 remove them to measure anew. `--table` puts all that is there into bench/results/faithfulness.json and faithfulness.md.
 """
@@ -26,14 +26,14 @@ from blemish import Inspector, __version__
 from blemish.cli.console import progress
 from blemish.evaluation.evaluate_bundle import heatmaps, labelled
 from blemish.evaluation.faithfulness import MEASURES
-from blemish.reporting.run import FAITHFUL, tested_pictures
+from blemish.reporting.run import FAITHFUL, names_tested
 from blemish.training.pipeline import TrainConfig, train
 from blemish.training.settings import settings_for
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / "results" / "work" / "faithfulness"
 NAMES = ("kolektorsdd", "magnetic-tile", "cookies")
-# Its good pictures show 24 items; to promise 10 %, detectors that hold some of them out have to hold out so many.
+# Its good images show 24 items; to guarantee 10 %, detectors that hold some of them out have to hold out so many.
 FEW = {"kolektorsdd": {"calibration": 0.4}}
 # Each detector, and what it is with random weights.
 DETECTORS: dict[str, dict[str, Any]] = {
@@ -64,7 +64,7 @@ def measure(data: Path, name: str, most: int) -> None:
     inspector = Inspector(run, threads=1)
     found = heatmaps(
         inspector,
-        labelled(data, tested=tested_pictures(run)).samples,
+        labelled(data, tested=names_tested(run)).samples,
         median(inspector.card.decision.scores),
         randomised=Inspector(random, threads=1),
         most=most,
@@ -76,11 +76,11 @@ def measure(data: Path, name: str, most: int) -> None:
 def table(results: list[dict[str, Any]]) -> str:
     """A row for each detector and set, a column for each measure: its figure, the best control's, and the verdict."""
     measures = [MEASURES[measure["name"]] for measure in results[0]["measures"]]
-    lines = [f"| data | detector | pictures | {' | '.join(measures)} |", "|---" * (3 + len(measures)) + "|"]
+    lines = [f"| data | detector | images | {' | '.join(measures)} |", "|---" * (3 + len(measures)) + "|"]
     for found in results:
         cells = [cell(measure) for measure in found["measures"]]
-        pictures = f"{found['pictures']} of {found['asked']}"
-        lines.append(f"| {found['data']} | {found['detector']} | {pictures} | {' | '.join(cells)} |")
+        images = f"{found['images']} of {found['asked']}"
+        lines.append(f"| {found['data']} | {found['detector']} | {images} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,14 +1,15 @@
-"""False alarms promised against false alarms seen, on every real set beside the repository and on the demo line.
+"""False alarms guaranteed against false alarms seen, on every real set beside the repository and on the demo line.
 
     OMP_NUM_THREADS=1 python bench/false_alarms.py [--only cookies ...] [--halves 5] [--splits 1000] [--tables]
 
 Half of a set's good items teach PatchCore (defaults, image size chosen as `blemish train` does). The fitted graph
-scores the other half once, and the defective pictures but for those of items that taught. Then the items held out are
-divided at random, again and again: one half sets the limit, and the other says how many false alarms it gives. An item
-is what its name or layout says, with near copies (as `blemish data` finds them) in one item. There are three promises:
-as if each picture were a part; by item; by item with 95 % confidence. Beside them are the usual rule, the limit with
-the best F1 on a test set (good pictures of one half, all defective ones), with its rate there and its rate on the other
-half; and the limit from leaving each item out of the memory it taught (`left_out`), seen on all good pictures held out.
+scores the other half once, and the defective images but for those of items that taught. Then the items held out are
+divided at random, again and again: one half sets the threshold, and the other says how many false alarms it gives. An
+item is what its name or layout says, with near copies (as `blemish data` finds them) in one item. There are three
+guarantees: as if each image were a part; by item; by item with 95 % confidence. Beside them are the usual rule, the
+threshold with the best F1 on a test set (good images of one half, all defective ones), with its rate there and its rate
+on the other half; and the threshold from leaving each item out of the memory it taught (`left_out`), seen on all good
+images held out.
 
 All of it is done for several halves that teach. Scores are kept under bench/results/work/false_alarms, a file for each
 set and half, and not made again; remove them to measure anew. Writes bench/results/false_alarms.json and
@@ -91,7 +92,7 @@ def of(samples: Sequence[Sample], items: Sequence[str], which: Sequence[int], sc
 
 
 def items_of(samples: Sequence[Sample], copies: Sequence[Sequence[int]]) -> list[str]:
-    """Each picture's item: that of its group, and one for all pictures that `copies` bring together."""
+    """Each image's item: that of its group, and one for all images that `copies` bring together."""
     items = [sample.group or sample.name for sample in samples]
     for alike in copies:
         joined = {items[i] for i in alike}
@@ -101,12 +102,12 @@ def items_of(samples: Sequence[Sample], copies: Sequence[Sequence[int]]) -> list
 
 @dataclass(frozen=True)
 class Held:
-    """The good pictures that one half's PatchCore never saw, and how they are divided: `calibrates` are masks."""
+    """The good images that one half's PatchCore never saw, and how they are divided: `calibrates` are masks."""
 
     scores: Scores
     items: list[str]
-    number: npt.NDArray[np.intp]  # of each picture's item
-    weights: Scores  # each picture's share of its item
+    number: npt.NDArray[np.intp]  # of each image's item
+    weights: Scores  # each image's share of its item
     calibrates: list[npt.NDArray[np.bool_]]
 
     @classmethod
@@ -132,13 +133,13 @@ def measure(halves: Sequence[dict[str, Any]], splits: int) -> dict[str, Any]:
     every = [Held.of(found, splits) for found in halves]
     n = len(set(every[0].items)) // 2
     tested = len(set(every[0].items)) - n
-    n_pictures = min(int(mask.sum()) for held in every for mask in held.calibrates)
+    n_images = min(int(mask.sum()) for held in every for mask in held.calibrates)
     rates = {}
     for rate in RATES:
         row = {
-            "as_pictures": promised(every, rate, n_pictures, by_item=False),
-            "by_item": promised(every, rate, n),
-            "with_confidence": promised(every, rate, n, confidence=CONFIDENCE),
+            "as_images": guaranteed(every, rate, n_images, by_item=False),
+            "by_item": guaranteed(every, rate, n),
+            "with_confidence": guaranteed(every, rate, n, confidence=CONFIDENCE),
             "left_out": without_holding_out(halves, rate),
         }
         for name, confidence in (("by_item", None), ("with_confidence", CONFIDENCE)):
@@ -150,8 +151,8 @@ def measure(halves: Sequence[dict[str, Any]], splits: int) -> dict[str, Any]:
         "halves": len(halves),
         "image_size": first["image_size"],
         "bank": [found["bank"] for found in halves],
-        "taught": {"items": first["taught_items"], "pictures": [len(found["left_out"]["names"]) for found in halves]},
-        "held_out": {"items": n + tested, "pictures": [len(held.items) for held in every]},
+        "taught": {"items": first["taught_items"], "images": [len(found["left_out"]["names"]) for found in halves]},
+        "held_out": {"items": n + tested, "images": [len(held.items) for held in every]},
         "calibrating_items": n,
         "defective": [len(found["defective"]["names"]) for found in halves],
         "seconds": [found["seconds"] for found in halves],
@@ -161,20 +162,20 @@ def measure(halves: Sequence[dict[str, Any]], splits: int) -> dict[str, Any]:
     }
 
 
-def promised(
+def guaranteed(
     every: Sequence[Held], rate: float, n: int, *, by_item: bool = True, confidence: float | None = None
 ) -> dict[str, Any]:
-    """What a limit gives on the items that did not calibrate: the share of pictures, the same with each item counting
-    as one, and the share of items with any picture above it. How many are `needed` where n cannot promise the rate."""
+    """What a threshold gives on the items that did not calibrate: the share of images, the same with each item counting
+    as one, and the share of items with any image above it. How many are `needed` where n cannot guarantee the rate."""
     if n < (needed := calibration.parts_needed(rate, confidence)):
         return {"needed": needed}
-    seen: dict[str, list[Scores]] = {"pictures": [], "pictures_of_an_item": [], "items_with_any": []}
+    seen: dict[str, list[Scores]] = {"images": [], "images_of_an_item": [], "items_with_any": []}
     for held in every:
         rows = []
         for mask in held.calibrates:
             groups = held.named(mask) if by_item else None
-            limit = calibration.threshold(held.scores[mask], rate, groups, confidence=confidence)
-            above = ~mask & (held.scores > limit)
+            threshold = calibration.threshold(held.scores[mask], rate, groups, confidence=confidence)
+            above = ~mask & (held.scores > threshold)
             items = held.weights[~mask].sum()
             alarms = (above.sum() / (~mask).sum(), held.weights[above].sum() / items)
             rows.append((*alarms, np.unique(held.number[above]).size / items))
@@ -184,7 +185,7 @@ def promised(
 
 
 def spread(halves: Sequence[Scores], rate: float | None = None) -> dict[str, Any]:
-    """Mean over all splits of all halves, its Monte-Carlo interval (these pictures being all there are), where 90 % of
+    """Mean over all splits of all halves, its Monte-Carlo interval (these images being all there are), where 90 % of
     the splits lie, and each half's mean."""
     means = [values.mean() for values in halves]
     mean = float(np.mean(means))
@@ -192,22 +193,23 @@ def spread(halves: Sequence[Scores], rate: float | None = None) -> dict[str, Any
     low, high = np.quantile(np.concatenate(halves), [0.05, 0.95])
     row = {"mean": mean, "mean_low": mean - 1.96 * error, "mean_high": mean + 1.96 * error, "q05": low, "q95": high}
     if rate is not None:
-        row["splits_above_promised"] = float((np.concatenate(halves) > rate + 1e-9).mean())
+        row["splits_above_guaranteed"] = float((np.concatenate(halves) > rate + 1e-9).mean())
     return {key: round(float(value), 5) for key, value in row.items()} | {"by_half": [round(m, 5) for m in means]}
 
 
 def due(n: int, tested: int, rate: float, confidence: float | None) -> dict[str, float]:
-    """What theory says of one picture an item, without ties: the mean, and the share of splits in which more than the
-    promised share of `tested` items lie above the k-th highest of n (a beta-binomial law, with k and n + 1 - k)."""
+    """What theory says of one image an item, without ties: the mean, and the share of splits in which more than the
+    guaranteed share of `tested` items lie above the k-th highest of n (a beta-binomial law, with k and n + 1 - k)."""
     k = calibration.allowance(n, rate, confidence)
     within = 0.0
     for above in range(math.floor(rate * tested + 1e-9) + 1):
         within += math.comb(above + k - 1, above) * math.comb(tested - above + n - k, n - k) / math.comb(tested + n, n)
-    return {"mean": round(k / (n + 1), 5), "splits_above_promised": round(1 - within, 5)}
+    return {"mean": round(k / (n + 1), 5), "splits_above_guaranteed": round(1 - within, 5)}
 
 
 def usual_rule(every: Sequence[Held], defective: Sequence[Scores]) -> dict[str, Any]:
-    """The limit of the best F1 on the test half: its false alarms there, and on the good pictures of the other half."""
+    """The threshold of the best F1 on the test half: its false alarms there, and on the good images of the other
+    half."""
     seen: dict[str, list[Scores]] = {"claimed": [], "given": [], "recall": []}
     for held, bad in zip(every, defective, strict=True):
         rows = []
@@ -221,7 +223,7 @@ def usual_rule(every: Sequence[Held], defective: Sequence[Scores]) -> dict[str, 
 
 
 def best_f1(good: Scores, defective: Scores) -> float:
-    """The score of a test picture at and above which to call anomalies, for the best F1; of equals the highest."""
+    """The score of a test image at and above which to call anomalies, for the best F1; of equals the highest."""
     candidates = np.unique(np.concatenate([good, defective]))[::-1]
     caught = len(defective) - np.searchsorted(np.sort(defective), candidates)
     false = len(good) - np.searchsorted(np.sort(good), candidates)
@@ -229,15 +231,15 @@ def best_f1(good: Scores, defective: Scores) -> float:
 
 
 def without_holding_out(halves: Sequence[dict[str, Any]], rate: float) -> dict[str, Any]:
-    """The limit from `left_out`, by item, and the share of good pictures held out above it, for each half; the interval
-    of the first takes pictures for independent, so it is too narrow where an item has several."""
+    """The threshold from `left_out`, by item, and the share of good images held out above it, for each half; the
+    interval of the first takes images for independent, so it is too narrow where an item has several."""
     n, needed = halves[0]["taught_items"], calibration.parts_needed(rate)
     if n < needed:
         return {"needed": needed}
     shares, intervals = [], []
     for found in halves:
-        limit = calibration.threshold(np.array(found["left_out"]["scores"]), rate, found["left_out"]["items"])
-        above = np.array(found["held"]["scores"]) > limit
+        threshold = calibration.threshold(np.array(found["left_out"]["scores"]), rate, found["left_out"]["items"])
+        above = np.array(found["held"]["scores"]) > threshold
         shares.append(float(above.mean()))
         intervals.append(to_json(wilson(int(above.sum()), len(above))))
     due_mean = round(calibration.allowance(n, rate) / (n + 1), 5)
@@ -245,8 +247,8 @@ def without_holding_out(halves: Sequence[dict[str, Any]], rate: float) -> dict[s
 
 
 def film_order(halves: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """No shuffling: the earlier half of the film's tiles sets the limit and the later half is looked at, and the other
-    way round; the share of pictures above it, for each half that taught."""
+    """No shuffling: the earlier half of the film's tiles sets the threshold and the later half is looked at, and the
+    other way round; the share of images above it, for each half that taught."""
     rows: dict[str, Any] = {}
     for rate in RATES:
         for found in halves:
@@ -269,11 +271,11 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
     percents = [f"{100 * rate:g} %" for rate in RATES]
     lines = [*_head("data", "held out, of items", "items that calibrate", "counted", *percents)]
     for row in rows:
-        pictures, items = row["held_out"]["pictures"], row["held_out"]["items"]
-        size = f"{_range(pictures)} of {items}"
-        several = [("items", "by_item", "pictures_of_an_item")]
-        if max(pictures) > 1.1 * items:
-            several = [("pictures", "as_pictures", "pictures"), *several]
+        images, items = row["held_out"]["images"], row["held_out"]["items"]
+        size = f"{_range(images)} of {items}"
+        several = [("items", "by_item", "images_of_an_item")]
+        if max(images) > 1.1 * items:
+            several = [("images", "as_images", "images"), *several]
         for counted, kind, what in several:
             cells = [_cell(row["rates"][f"{rate:g}"][kind], what) for rate in RATES]
             lines.append(_row(row["set"], size, str(row["calibrating_items"]), counted, *cells))
@@ -287,8 +289,8 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         for rate in RATES:
             found = row["rates"][f"{rate:g}"]["with_confidence"]
             if "needed" not in found:
-                any_picture = found["items_with_any"]
-                above = [_percent(one["splits_above_promised"]) for one in (any_picture, found["due"])]
+                any_image = found["items_with_any"]
+                above = [_percent(one["splits_above_guaranteed"]) for one in (any_image, found["due"])]
                 cells = [str(row["calibrating_items"]), f"{100 * rate:g} %", _cell(found, "items_with_any"), *above]
                 lines.append(_row(row["set"], *cells))
     lines += ["", *_head("data", "defective", "defects found", "false alarms there", "on others", "splits with more")]
@@ -298,7 +300,7 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(_row(row["set"], _range(row["defective"]), *cells, _percent(rule["splits_above_claimed"])))
     lines += ["", *_head("data", "taught, of items", "halves", *percents)]
     for row in rows:
-        taught = f"{_range(row['taught']['pictures'])} of {row['taught']['items']}"
+        taught = f"{_range(row['taught']['images'])} of {row['taught']['items']}"
         found = [row["rates"][f"{rate:g}"]["left_out"] for rate in RATES]
         lines.append(_row(row["set"], taught, "first", *map(_first, found)))
         if row["halves"] > 1:

@@ -1,6 +1,6 @@
-"""Where a picture's time goes, and how near each stage is to what this processor can do at most.
+"""Where an image's time goes, and how near each stage is to what this processor can do at most.
 
-    python bench/limits.py BUNDLE PICTURE
+    python bench/limits.py BUNDLE IMAGE
 
 Measures the processor's rates (float32 and 8-bit matrix products, copying memory) and, in the same run, each stage of
 an inspection; counts the graph's operations from its own nodes. Prints a table; bench/line.py writes it.
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from blemish import images
+from blemish.images import load_image
 from blemish.inference import overlay
 from blemish.inference.inspector import Inspector
 
@@ -76,7 +77,7 @@ def rates() -> dict[str, float]:
 
 
 def operations(model: onnx.ModelProto) -> dict[str, float]:
-    """Of one picture, by stage, in 10^9: multiplications and additions of convolutions and products."""
+    """Of one image, by stage, in 10^9: multiplications and additions of convolutions and products."""
     shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
     weights = {i.name: list(i.dims) for i in model.graph.initializer}
     found: dict[str, float] = defaultdict(float)
@@ -105,15 +106,15 @@ def stage_of(event: dict[str, Any], seen: set[str]) -> str:
     return "neighbours" if kind == "AveragePool" else "backbone" if "backbone" in seen else "resize"
 
 
-def graph_stages(model: bytes, picture: np.ndarray) -> dict[str, float]:
-    """Milliseconds a picture by stage, as onnxruntime's profiler tells them."""
+def graph_stages(model: bytes, image: np.ndarray) -> dict[str, float]:
+    """Milliseconds an image by stage, as onnxruntime's profiler tells them."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         for _ in range(RUNS):
-            session.run(None, {"pictures": picture[None]})
+            session.run(None, {"images": image[None]})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     seen: set[str] = set()
@@ -129,28 +130,30 @@ def graph_stages(model: bytes, picture: np.ndarray) -> dict[str, float]:
     return dict(found)
 
 
-def measure(bundle: Path, picture: Path) -> dict[str, Any]:
-    """Rates, and for each stage milliseconds a picture with, where there is a limit, how near it comes."""
+def measure(bundle: Path, image: Path) -> dict[str, Any]:
+    """Rates, and for each stage milliseconds an image with, where there is a limit, how near it comes."""
     rate, inspector = rates(), Inspector(bundle)
-    pixels = images.load(picture)
+    pixels = load_image(image)
     content = (bundle / "model.onnx").read_bytes()
     count = operations(onnx.load_from_string(content))
-    found = inspector.outputs(pixels)
-    size, (low, high) = (pixels.shape[1], pixels.shape[0]), inspector.card.decision.heat
-    peak = float(found["maps"].max())
-    verdict = inspector.judge("", size, inspector.card.decision.threshold * 1.01, found["maps"])
+    found = inspector.predict(pixels)
+    size, (low, high) = (pixels.shape[1], pixels.shape[0]), inspector.card.decision.color_range
+    peak = float(found.maps.max())
+    flagged = replace(found, scores=np.full(1, inspector.card.decision.threshold * 1.01, np.float32))
+    verdict = inspector.judge(flagged, size)
     graph = graph_stages(content, pixels)
-    stages: dict[str, dict[str, float]] = {"decode": {"ms": 1e3 * median(lambda: images.load(picture))}}
+    stages: dict[str, dict[str, float]] = {"decode": {"ms": 1e3 * median(lambda: load_image(image))}}
     for stage in ("resize", "backbone", "neighbours", "map"):
         stages[stage] = {"ms": graph.get(stage, 0.0)}
         if stage in count:
             of = rate["float_product" if stage == "backbone" else "byte_product"]
             stages[stage] |= {"gflop": count[stage], "limit_ms": 1e3 * count[stage] / of}
-    stages["regions"] = {"ms": 1e3 * median(lambda: inspector.judge("", size, peak * 2, found["maps"]))}
+    higher = replace(found, scores=np.full(1, peak * 2, np.float32))
+    stages["regions"] = {"ms": 1e3 * median(lambda: inspector.judge(higher, size))}
     with tempfile.TemporaryDirectory() as folder:
 
         def draw() -> None:
-            marked = overlay.overlay(pixels, found["maps"], verdict.regions, low=low, high=high)
+            marked = overlay.overlay(pixels, found.maps[0], verdict.regions, low=low, high=high)
             overlay.save(marked, Path(folder) / "a.jpg")
 
         stages["drawing"] = {"ms": 1e3 * median(draw)}
@@ -164,7 +167,7 @@ def table(measured: dict[str, Any]) -> str:
         f"Limits measured in the same run: {rate['float_product']:.0f} GFLOP/s in float products, "
         f"{rate['byte_product']:.0f} GOP/s in 8-bit products, {rate['copy']:.1f} GB/s copied.",
         "",
-        "| stage | ms a picture | 10^9 operations | limit, ms | times the limit |",
+        "| stage | ms an image | 10^9 operations | limit, ms | times the limit |",
         "|---|---:|---:|---:|---:|",
     ]
     for stage, row in measured["stages"].items():

@@ -1,4 +1,4 @@
-"""blemish and anomalib 2.7 side by side: the same pictures, backbone weights, bank size and processor, in one run.
+"""blemish and anomalib 2.7 side by side: the same images, backbone weights, bank size and processor, in one run.
 
     python bench/line.py [--shared ../shared] [--work bench/results/work/line] [--again]
 
@@ -29,10 +29,10 @@ from PIL import Image
 
 import limits  # type: ignore[import-not-found]  # beside this file
 import startup  # type: ignore[import-not-found]
-from blemish import images
 from blemish.data.layouts import read
 from blemish.data.split import split
 from blemish.evaluation.detection import auroc
+from blemish.images import load_mask, read_size
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -45,7 +45,7 @@ ROUNDS = 3
 
 def lay_out(data: Path, work: Path) -> None:
     """train/good, test/good, test/defect and masks: tiles of one item are never on both sides."""
-    folder = work / "pictures"
+    folder = work / "images"
     if folder.is_dir():
         return
     parts = split(read(data, "auto").samples, seed=0, test=0.5, calibration=0.0)
@@ -60,7 +60,7 @@ def lay_out(data: Path, work: Path) -> None:
             place = sample.name.replace("/", "-")
             shutil.copy(sample.path, folder / name / place)
             if sample.mask:
-                mask = images.load_mask(sample.mask, images.size(sample.path)[::-1])
+                mask = load_mask(sample.mask, read_size(sample.path)[::-1])
                 (work / "masks").mkdir(exist_ok=True)
                 Image.fromarray(mask).save(work / "masks" / f"{Path(place).stem}.png")
 
@@ -99,7 +99,7 @@ def ask(command: list[str | Path]) -> dict[str, Any]:
 def learned(work: Path, shared: Path, name: str, backbone: list[str]) -> dict[str, Any]:
     """Learns from all 300 with blemish; gives the run's metrics."""
     out = work / name
-    command: list[str | Path] = [Path(sys.executable).parent / "blemish", "train", work / "pictures", "-o", out]
+    command: list[str | Path] = [Path(sys.executable).parent / "blemish", "train", work / "images", "-o", out]
     command += ["--overwrite", "--image-size", "256", "--max-bank", str(BANK), "--memory", "0.5", "--no-evidence"]
     command += ["--calibrate", "leave-one-out", "--overlays", "0", *backbone]
     if backbone:
@@ -111,8 +111,8 @@ def learned(work: Path, shared: Path, name: str, backbone: list[str]) -> dict[st
 
 
 def places(work: Path, file: Path) -> dict[str, float]:
-    """Image and pixel AUROC of scores and maps (256 x 256) of the test pictures, by one function for both systems."""
-    names = sorted((work / "pictures/test").glob("*/*"))
+    """Image and pixel AUROC of scores and maps (256 x 256) of the test images, by one function for both systems."""
+    names = sorted((work / "images/test").glob("*/*"))
     found = np.load(file)
     labels = np.array([name.parent.name == "defect" for name in names])
     masks = np.zeros((len(names), 256, 256), bool)
@@ -163,9 +163,9 @@ def measure(shared: Path, work: Path, again: bool) -> dict[str, Any]:
     # What is timed, in turn, so that both have the machine's better and worse minutes.
     rounds = [
         (
-            {task: we(task, "same") for task in ("overlays", "one_picture", "with_evidence", "verdicts")},
+            {task: we(task, "same") for task in ("overlays", "one_image", "with_evidence", "verdicts")},
             {task: they(task) for task in ("predict", "inferencer", "model_alone")},
-            {f"{task} bundled": we(task, "bundled") for task in ("verdicts", "overlays", "one_picture")},
+            {f"{task} bundled": we(task, "bundled") for task in ("verdicts", "overlays", "one_image")},
         )
         for _ in range(ROUNDS)
     ]
@@ -176,7 +176,7 @@ def measure(shared: Path, work: Path, again: bool) -> dict[str, Any]:
     theirs["accuracy"] = places(work, work / "anomalib.npz")
     ours["accuracy"] = places(work, work / "same.npz")
     ours["accuracy bundled"] = places(work, work / "bundled.npz")
-    one = sorted((work / "pictures/test").glob("*/*"))[0]
+    one = sorted((work / "images/test").glob("*/*"))[0]
     ours["cold"] = cold([line.parent / "blemish", "inspect", work / "same/bundle", one])
     theirs["cold"] = cold([*them, "first_verdict", work, *weights])
     ours["import"] = cold([line, "-c", "import blemish.inference.inspector"])
@@ -228,10 +228,10 @@ def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
         rows.append({"name": name, "ours": our, "theirs": their, "unit": unit, "ratio": ratio, "limit": limit})
 
     def rate(name: str, our: str, their: str) -> None:
-        pace = "pictures_per_second"
-        row(name, ours[our][pace], theirs[their][pace], "pictures/s", more=True, limit=1e3 / floor)
+        pace = "images_per_second"
+        row(name, ours[our][pace], theirs[their][pace], "images/s", more=True, limit=1e3 / floor)
 
-    row("fit PatchCore on 300 pictures", ours["fit"]["fit"], theirs["fit"]["fit"], "s")
+    row("fit PatchCore on 300 images", ours["fit"]["fit"], theirs["fit"]["fit"], "s")
     whole = theirs["fit"]["fit"] + theirs["export"]["export"]
     row("the same with export, limits and test figures", ours["fit"]["whole"], whole, "s")
     rate("files to verdicts, against Engine.predict, which draws", "verdicts", "predict")
@@ -240,8 +240,8 @@ def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
     rate("the same with evidence for each anomaly, against Engine.predict", "with_evidence", "predict")
     for name, which in (("p50", "model_alone"), ("p50", "inferencer"), ("p99", "inferencer")):
         label = "torch model" if which == "model_alone" else "OpenVINOInferencer"
-        millis = 1e3 * ours["one_picture"][name], 1e3 * theirs[which][name]
-        row(f"one warm picture, {name}, against its {label}", *millis, "ms", limit=floor)
+        millis = 1e3 * ours["one_image"][name], 1e3 * theirs[which][name]
+        row(f"one warm image, {name}, against its {label}", *millis, "ms", limit=floor)
     row("cold start: process to first verdict", ours["cold"], theirs["cold"], "s")
     row("import", ours["import"], theirs["import"], "s")
     row(
@@ -282,19 +282,19 @@ def table(found: dict[str, Any]) -> str:
         ratio = "–" if row["ratio"] is None else f"{row['ratio']:.1f}"
         values = " | ".join(number(row[who], row["unit"]) for who in ("ours", "theirs"))
         lines.append(f"| {row['name']} | {values} | {row['unit']} | {ratio} | {number(row['limit'], row['unit'])} |")
-    bundled, accuracy = ours["one_picture bundled"], ours["accuracy bundled"]
+    bundled, accuracy = ours["one_image bundled"], ours["accuracy bundled"]
     lines += [
         "",
-        f"With blemish's own backbone (`bundled`): one warm picture p50 {1e3 * bundled['p50']:.1f} ms, p99 "
-        f"{1e3 * bundled['p99']:.1f} ms; {ours['verdicts bundled']['pictures_per_second']:.0f} pictures/s to verdicts, "
-        f"{ours['overlays bundled']['pictures_per_second']:.0f} with overlays; "
+        f"With blemish's own backbone (`bundled`): one warm image p50 {1e3 * bundled['p50']:.1f} ms, p99 "
+        f"{1e3 * bundled['p99']:.1f} ms; {ours['verdicts bundled']['images_per_second']:.0f} images/s to verdicts, "
+        f"{ours['overlays bundled']['images_per_second']:.0f} with overlays; "
         f"image AUROC {accuracy['image_auroc']:.4f}, pixel AUROC {accuracy['pixel_auroc']:.4f}.",
         "Peak memory of one process: "
-        + ", ".join(f"{mb:.0f} MB after {int(count):,} pictures" for count, mb in ours["memory"]["after"].items())
+        + ", ".join(f"{mb:.0f} MB after {int(count):,} images" for count, mb in ours["memory"]["after"].items())
         + ".",
     ]
     for name, title in (("same", "MobileNetV2, bank of 8,000"), ("bundled", "`bundled`, bank of 8,000")):
-        lines += ["", f"{title}, one picture, all cores. {limits.table(found['limits'][name])}".rstrip()]
+        lines += ["", f"{title}, one image, all cores. {limits.table(found['limits'][name])}".rstrip()]
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,8 @@
-"""Peak memory of learning from 20,000 pictures, which must not depend on how many there are.
+"""Peak memory of learning from 20,000 images, which must not depend on how many there are.
 
-    python bench/memory.py [--pictures 20000] [--drawn 400]
+    python bench/memory.py [--images 20000] [--drawn 400]
 
-Draws a demo product at 256x256, links each picture as often as it takes (the detector reads every file anew), learns
+Draws a demo product at 256x256, links each image as often as it takes (the detector reads every file anew), learns
 PatchCore in a process of its own and prints its peak resident memory. Writes bench/results/memory.json.
 """
 
@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def learn(folder: Path, memory: float) -> None:
-    """In the child: learn from all pictures of a folder, print the figures as JSON."""
+    """In the child: learn from all images of a folder, print the figures as JSON."""
     from blemish.cli.console import progress
     from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
 
@@ -32,12 +32,12 @@ def learn(folder: Path, memory: float) -> None:
     begun = time.perf_counter()
     PatchCore(PatchCoreConfig(memory=memory)).fit(samples, progress)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"pictures": len(samples), "peak_gib": peak, "seconds": time.perf_counter() - begun}))
+    print(json.dumps({"images": len(samples), "peak_gib": peak, "seconds": time.perf_counter() - begun}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, nargs="*", default=[200, 20_000])
+    parser.add_argument("--images", type=int, nargs="*", default=[200, 20_000])
     parser.add_argument("--drawn", type=int, default=200)
     parser.add_argument("--memory", type=float, default=0.1)
     parser.add_argument("--learn", type=Path, help=argparse.SUPPRESS)
@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         line = write_line(Path(folder), products=["flange"], train=options.drawn, good=0, defective=0, size=256)
         drawn = sorted((line[0] / "train" / "good").iterdir())
-        for count in options.pictures:
+        for count in options.images:
             linked = Path(folder) / str(count)
             linked.mkdir()
             for i in range(count):

@@ -1,9 +1,9 @@
-"""By how much PyTorch, onnxruntime and OpenVINO differ, on the detectors and pictures of tests/test_parity.py.
+"""By how much PyTorch, onnxruntime and OpenVINO differ, on the detectors and images of tests/test_parity.py.
 
     python bench/parity.py
 
 Prints the table of docs/parity.md and writes bench/results/parity.json. Differences are shares of the range of the
-scores, and of the maps, over all pictures; the largest of all pictures and cells counts.
+scores, and of the maps, over all images; the largest of all images and cells counts.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ sys.path.insert(0, str(HERE.parent))
 from tests import parity  # noqa: E402
 
 from blemish.inference.inspector import Inspector  # noqa: E402
-from blemish.training.export import in_torch, on_the_line, predict  # noqa: E402
+from blemish.training.export import in_onnxruntime, in_torch, predict  # noqa: E402
 from blemish.types import Prediction  # noqa: E402
 
 
 def apart(one: Prediction, other: Prediction, made: parity.Made, *, judge: bool = True) -> dict[str, Any]:
-    """The largest differences, and on how many pictures decision, defect type or boxes differ."""
+    """The largest differences, and on how many images decision, defect type or boxes differ."""
     found: dict[str, Any] = {
         "scores": float(np.abs(one.scores - other.scores).max() / np.ptp(one.scores)),
         "maps": float(np.abs(one.maps - other.maps).max() / np.ptp(one.maps)),
@@ -41,12 +41,12 @@ def apart(one: Prediction, other: Prediction, made: parity.Made, *, judge: bool 
 
 def measured(name: str, folder: Path) -> dict[str, Any]:
     made = parity.make(name, folder)
-    torch, line = in_torch(made.graph), on_the_line(made.model)
+    torch, line = in_torch(made.graph), in_onnxruntime(made.model)
     ours, theirs = predict(torch, made.tests), predict(line, made.tests)
     one, two = (predict(parity.through(Inspector(made.bundle, threads=n)), made.tests) for n in (1, 2))
     alone = predict(line, made.batch)
     return {
-        "pictures": len(made.tests),
+        "images": len(made.tests),
         "onnxruntime": apart(ours, theirs, made),
         "openvino": apart(ours, predict(parity.in_openvino(made.model), made.tests), made),
         "threads": apart(one, two, made),
@@ -72,7 +72,7 @@ def main() -> None:
             for what in against
         ]
         others = sum(row[what].get("verdicts", 0) for what in against)
-        print(f"| {name} | {' | '.join(cells)} | {others} of {3 * row['pictures']} |")
+        print(f"| {name} | {' | '.join(cells)} | {others} of {3 * row['images']} |")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     bench/venvs/anomalib/bin/python bench/peer_anomalib.py TASK WORK [--weights FILE] [--bank N]
 
-Every task prints one line of JSON with what it measured. Pictures are in WORK/pictures, see bench/line.py. The backbone
+Every task prints one line of JSON with what it measured. Images are in WORK/images, see bench/line.py. The backbone
 is the one that blemish gets too: MobileNetV2, taps at strides 8 and 16, the same weights, mean and spread.
 """
 
@@ -54,8 +54,8 @@ def engine_in(work: Path) -> Any:
     return Engine(default_root_dir=work / "anomalib", accelerator="cpu", devices=1, logger=False)
 
 
-def pictures(work: Path) -> list[Path]:
-    return sorted((work / "pictures" / "test").glob("*/*"))
+def images(work: Path) -> list[Path]:
+    return sorted((work / "images" / "test").glob("*/*"))
 
 
 def fit(work: Path, weights: Path, bank: int) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def fit(work: Path, weights: Path, bank: int) -> dict[str, Any]:
     from anomalib.data import Folder
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
-    root = work / "pictures"
+    root = work / "images"
     cells = 32 * 32 * len(list((root / "train" / "good").iterdir()))
     model = build(weights, bank / cells)
     inside: list[float] = []
@@ -102,7 +102,7 @@ def fitted(work: Path, weights: Path) -> Any:
 
 
 def scores(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
-    """Raw scores and maps of every test picture, for the AUROC that bench/line.py takes of both."""
+    """Raw scores and maps of every test image, for the AUROC that bench/line.py takes of both."""
     import numpy as np
     import torch
     from anomalib.data.utils import read_image
@@ -110,7 +110,7 @@ def scores(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG
     model = fitted(work, weights)
     found, maps = [], []
     with torch.inference_mode():
-        for file in pictures(work):
+        for file in images(work):
             raw = model.model(model.pre_processor.transform(read_image(file, as_tensor=True))[None])
             found.append(float(raw.pred_score))
             maps.append(raw.anomaly_map[0, 0].numpy().astype(np.float16))
@@ -120,32 +120,32 @@ def scores(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG
 
 def predict(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
     """Files in, verdicts and overlays out, by `Engine.predict`, which draws them as it goes."""
-    model, engine, files = fitted(work, weights), engine_in(work), pictures(work)
+    model, engine, files = fitted(work, weights), engine_in(work), images(work)
     begun = time.perf_counter()
-    engine.predict(model=model, data_path=work / "pictures" / "test")
+    engine.predict(model=model, data_path=work / "images" / "test")
     seconds = time.perf_counter() - begun
     drawn = len(list((work / "anomalib").rglob("*.png"))) + len(list((work / "anomalib").rglob("*.jpg")))
-    return {"pictures_per_second": len(files) / seconds, "drawn": drawn}
+    return {"images_per_second": len(files) / seconds, "drawn": drawn}
 
 
 def model_alone(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
-    """The torch model, warm: one decoded picture at a time."""
+    """The torch model, warm: one decoded image at a time."""
     import torch
     from anomalib.data.utils import read_image
 
     model = fitted(work, weights)
-    decoded = [read_image(file, as_tensor=True)[None] for file in pictures(work)[:60]]
+    decoded = [read_image(file, as_tensor=True)[None] for file in images(work)[:60]]
     times = []
     with torch.inference_mode():
-        for picture in [*decoded[:5], *decoded]:
+        for image in [*decoded[:5], *decoded]:
             begun = time.perf_counter()
-            model.model(model.pre_processor.transform(picture))
+            model.model(model.pre_processor.transform(image))
             times.append(time.perf_counter() - begun)
     return latency(times[5:])
 
 
 def export(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
-    """OpenVINO, at 256x256, as the pictures' own sizes differ and its inferencer resizes nothing."""
+    """OpenVINO, at 256x256, as the images' own sizes differ and its inferencer resizes nothing."""
     begun = time.perf_counter()
     model = fitted(work, weights)
     engine_in(work).export(model, "openvino", export_root=work / "openvino", input_size=(256, 256))
@@ -155,7 +155,7 @@ def export(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG
 def inferencer(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
     """Files in, verdicts and overlays out, by its OpenVINOInferencer and its own visualizer's function.
 
-    The exported graph takes what it was traced with; where that is a batch of two, the picture is given twice, which is
+    The exported graph takes what it was traced with; where that is a batch of two, the image is given twice, which is
     what it takes to get one answer out of it.
     """
     import numpy as np
@@ -164,7 +164,7 @@ def inferencer(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa:
 
     os.chdir(work)
     (xml,) = (work / "openvino").rglob("model.xml")
-    line, files = OpenVINOInferencer(path=xml, device="CPU"), pictures(work)
+    line, files = OpenVINOInferencer(path=xml, device="CPU"), images(work)
     out = work / "openvino-overlays"
     out.mkdir(exist_ok=True)
     shape = line.model.input(0).get_partial_shape()
@@ -192,7 +192,7 @@ def inferencer(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa:
         level = Image.fromarray((np.clip(heat, 0, 1) * 255).astype(np.uint8)).convert("RGB")
         Image.blend(Image.fromarray(pixels), level, 0.4).save(out / f"{file.parent.name}-{file.stem}.jpg", quality=90)
     seconds = time.perf_counter() - begun
-    return {"pictures_per_second": len(files) / seconds, "batch": twice, **latency(times[5:])}
+    return {"images_per_second": len(files) / seconds, "batch": twice, **latency(times[5:])}
 
 
 def first_verdict(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
@@ -206,7 +206,7 @@ def first_verdict(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # no
     line = OpenVINOInferencer(path=inferencer_path, device="CPU")
     shape = line.model.input(0).get_partial_shape()
     twice = 1 if shape[0].is_dynamic else int(shape[0].get_length())
-    with Image.open(pictures(work)[0]) as image:
+    with Image.open(images(work)[0]) as image:
         pixels = np.asarray(image.convert("RGB").resize((256, 256), Image.Resampling.BILINEAR), np.float32) / 255
     found = line.predict(np.ascontiguousarray(np.repeat(pixels[None], twice, 0).transpose(0, 3, 1, 2)))
     return {"score": float(np.asarray(found.pred_score).ravel()[0])}

@@ -19,36 +19,35 @@ from typing import Any
 
 import numpy as np
 
-from blemish import images
+from blemish.images import load_image
 from blemish.inference.inspector import Inspector
 
 MARKS = (100, 1_000, 2_500, 5_000, 10_000)
 
 
-def pictures(work: Path) -> list[Path]:
-    return sorted((work / "pictures" / "test").glob("*/*"))
+def images(work: Path) -> list[Path]:
+    return sorted((work / "images" / "test").glob("*/*"))
 
 
 def scores(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
-    """Raw scores and maps of every test picture, for the AUROC that bench/line.py takes of both."""
+    """Raw scores and maps of every test image, for the AUROC that bench/line.py takes of both."""
     inspector, found, maps = Inspector(bundle, threads=threads), [], []
-    for file in pictures(work):
-        score, anomaly_map = inspector.predict(images.load(file))
-        found.append(score)
-        maps.append(anomaly_map.astype(np.float16))
+    for file in images(work):
+        prediction = inspector.predict(load_image(file))
+        found.append(prediction.scores[0])
+        maps.append(prediction.maps[0].astype(np.float16))
     np.savez(work / f"{bundle.parent.name}.npz", scores=np.array(found, np.float32), maps=np.array(maps, np.float32))
     return {}
 
 
-def one_picture(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
+def one_image(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
     """Warm: from decoded pixels to the verdict with its boxes."""
     inspector = Inspector(bundle, threads=threads)
-    decoded = [images.load(file) for file in pictures(work)[::2]]
+    decoded = [load_image(file) for file in images(work)[::2]]
     times = []
-    for picture in [*decoded[:10], *decoded]:
+    for image in [*decoded[:10], *decoded]:
         begun = time.perf_counter()
-        found = inspector.outputs(picture)
-        inspector.judge("", (picture.shape[1], picture.shape[0]), float(found["scores"]), found["maps"])
+        inspector.judge(inspector.predict(image), (image.shape[1], image.shape[0]))
         times.append(time.perf_counter() - begun)
     ordered = sorted(times[10:])
     return {"p50": statistics.median(ordered), "p99": ordered[int(0.99 * (len(ordered) - 1))]}
@@ -56,36 +55,36 @@ def one_picture(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
 
 def verdicts(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
     """Files in, verdicts out."""
-    inspector, files = Inspector(bundle, threads=threads), pictures(work)
+    inspector, files = Inspector(bundle, threads=threads), images(work)
     begun = time.perf_counter()
     count = sum(1 for _ in inspector.look_many(files))
-    return {"pictures_per_second": count / (time.perf_counter() - begun)}
+    return {"images_per_second": count / (time.perf_counter() - begun)}
 
 
 def overlays(work: Path, bundle: Path, threads: int, *, evidence: bool = False) -> dict[str, Any]:
     """Files in, verdicts and overlays out, as `blemish inspect --out` does it."""
-    from blemish.inference.results import Folder, Pictures
+    from blemish.inference.results import Drawer, Folder
 
-    inspector, files = Inspector(bundle, threads=threads), pictures(work)
+    inspector, files = Inspector(bundle, threads=threads), images(work)
     with tempfile.TemporaryDirectory() as out:
         begun = time.perf_counter()
-        pictured = Pictures(Path(out), inspector, evidence=evidence)
+        drawer = Drawer(Path(out), inspector, evidence=evidence)
         with Folder(Path(out)) as folder:
-            for done in inspector.each(((file, folder.unique(file.name)) for file in files), pictured.draw):
+            for done in inspector.each(((file, folder.unique(file.name)) for file in files), drawer.draw):
                 folder.add(done)
         seconds = time.perf_counter() - begun
         drawn = len(list(Path(out, "overlays").iterdir()))
-    return {"pictures_per_second": len(files) / seconds, "drawn": drawn}
+    return {"images_per_second": len(files) / seconds, "drawn": drawn}
 
 
 def with_evidence(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
-    """The same with the nearest normal patches, and each anomaly repaired and judged again."""
+    """The same with the nearest normal patches, and each anomaly inpainted and judged again."""
     return overlays(work, bundle, threads, evidence=True)
 
 
 def memory(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
-    """Peak memory after so many pictures, each decoded anew, in one process."""
-    inspector, files = Inspector(bundle, threads=threads), pictures(work)
+    """Peak memory after so many images, each decoded anew, in one process."""
+    inspector, files = Inspector(bundle, threads=threads), images(work)
     looks = inspector.look_many(files[i % len(files)] for i in range(max(MARKS)))
     return {"after": {count: peak() for count, _ in enumerate(looks, 1) if count in MARKS}}
 
@@ -95,7 +94,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-TASKS = {task.__name__: task for task in (scores, one_picture, verdicts, overlays, with_evidence, memory)}
+TASKS = {task.__name__: task for task in (scores, one_image, verdicts, overlays, with_evidence, memory)}
 
 
 def main() -> None:

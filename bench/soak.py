@@ -1,8 +1,8 @@
-"""The soak test of `blemish watch`: it is killed twice while pictures come in, and must lose none and judge none twice.
+"""The soak test of `blemish watch`: it is killed twice while images come in, and must lose none and judge none twice.
 
-    python bench/soak.py [--pictures 20000] [--bundle demo/flange/bundle] [--data demo/data/flange]
+    python bench/soak.py [--images 20000] [--bundle demo/flange/bundle] [--data demo/data/flange]
 
-Small pictures of the demo are written into a folder while the command runs: most in one go, some under a hidden name
+Small images of the demo are written into a folder while the command runs: most in one go, some under a hidden name
 and then renamed, some in two halves, some broken. Twice, at random moments, the process is ended with SIGKILL and
 started again. A local web server takes the verdicts. Then: has every file exactly one line, are the broken ones errors,
 was the order kept within each run, was every verdict delivered, and has the process grown? Writes
@@ -32,11 +32,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from blemish.images import find_pictures
+from blemish.images import find_images
 
 HERE = Path(__file__).resolve().parent
-AHEAD = 300  # pictures that may wait to be inspected
-HALF = (0.2, 2.5)  # seconds between the halves of a picture that is written slowly
+AHEAD = 300  # images that may wait to be inspected
+HALF = (0.2, 2.5)  # seconds between the halves of an image that is written slowly
 GIVE_UP = 5.0
 KINDS = {"at once": 0.78, "renamed": 0.1, "bmp": 0.05, "halves": 0.05, "cut": 0.01, "text": 0.005, "empty": 0.005}
 BROKEN = {"cut", "text", "empty"}
@@ -80,8 +80,8 @@ def receiver() -> tuple[ThreadingHTTPServer, Counter[str]]:
 
 
 def encoded(data: Path, size: int = 256) -> list[dict[str, bytes]]:
-    """Pictures of the demo, small and encoded anew: nine good ones for each defective one."""
-    good, defective = find_pictures(data / "train/good")[:36], find_pictures(data / "test/scratch")[:4]
+    """Images of the demo, small and encoded anew: nine good ones for each defective one."""
+    good, defective = find_images(data / "train/good")[:36], find_images(data / "test/scratch")[:4]
     pool = []
     for path in [*good, *defective]:
         with Image.open(path) as image:
@@ -98,7 +98,7 @@ def encoded(data: Path, size: int = 256) -> list[dict[str, bytes]]:
 def write(
     folder: Path, number: int, kind: str, pool: list[dict[str, bytes]], chance: random.Random
 ) -> tuple[str, bytes]:
-    """Writes a picture in the way of its kind; its name, and what is still to be written of it."""
+    """Writes an image in the way of its kind; its name, and what is still to be written of it."""
     ending = "bmp" if kind == "bmp" else "png" if kind in BROKEN or chance.random() < 0.7 else "jpg"
     content, name = chance.choice(pool)[ending], f"part{number}.{ending}"
     path = folder / name
@@ -111,7 +111,7 @@ def write(
         path.write_bytes(content[:half])
         return name, content[half:]
     else:
-        broken = {"cut": content[: chance.randrange(1, len(content) - 20)], "text": b"no picture\n", "empty": b""}
+        broken = {"cut": content[: chance.randrange(1, len(content) - 20)], "text": b"no image\n", "empty": b""}
         path.write_bytes(broken.get(kind, content))
     return name, b""
 
@@ -127,7 +127,7 @@ def resident(process: int) -> int:
 
 def soak(folder: Path, out: Path, options: argparse.Namespace, pool: list[dict[str, bytes]]) -> dict[str, Any]:
     chance = random.Random(options.seed)
-    count = options.pictures
+    count = options.images
     kills = [chance.randint(count // 10, count * 3 // 10), chance.randint(count * 3 // 10, count // 2)]
     server, ids = receiver()
     command = [
@@ -187,7 +187,7 @@ def soak(folder: Path, out: Path, options: argparse.Namespace, pool: list[dict[s
     memory = [grown(samples) for samples in runs]
     delivered = {"missing": len({row["id"] for row in rows} - set(ids)), "repeated": sum(ids.values()) - len(ids)}
     return {
-        "pictures": count,
+        "images": count,
         "kinds": dict(Counter(written.values())),
         "killed_at_line": ends,
         "exit_code_at_sigterm": stopped,
@@ -205,7 +205,7 @@ def judged(rows: list[dict[str, Any]], written: dict[str, str], ends: list[int])
     late, furthest = 0, 0.0
     for begin, end in zip([0, *ends], [*ends, len(rows)], strict=True):
         newest = (0, "")
-        for row in rows[begin:end]:  # of pictures that were whole when they appeared, order can be told from outside
+        for row in rows[begin:end]:  # of images that were whole when they appeared, order can be told from outside
             if written[row["name"]] in ("at once", "renamed"):
                 if (row["modified"], int(row["name"][4:].partition(".")[0])) < (newest[0], newest_number(newest[1])):
                     late, furthest = late + 1, max(furthest, (newest[0] - row["modified"]) / NANO)
@@ -217,7 +217,7 @@ def judged(rows: list[dict[str, Any]], written: dict[str, str], ends: list[int])
         "broken_and_not_error": len({name for name, kind in written.items() if kind in BROKEN} - errors),
         "whole_and_error": len({name for name in errors if written[name] not in BROKEN}),
         "decisions": dict(Counter(row["decision"] for row in rows)),
-        "out_of_order": {"pictures": late, "furthest_seconds": round(furthest, 3)},
+        "out_of_order": {"images": late, "furthest_seconds": round(furthest, 3)},
     }
 
 
@@ -231,16 +231,16 @@ def grown(samples: list[tuple[int, int]]) -> dict[str, float]:
     quarter = max(1, len(kilobytes) // 4)
     slope = np.polyfit(lines, kilobytes, 1)[0] if len(set(lines)) > 1 else 0.0
     return {
-        "pictures": int(lines[-1] - lines[0]),
+        "images": int(lines[-1] - lines[0]),
         "first_quarter_mb": round(statistics.median(kilobytes[:quarter]) / 1024, 1),
         "last_quarter_mb": round(statistics.median(kilobytes[-quarter:]) / 1024, 1),
-        "bytes_a_picture": round(float(slope) * 1024),
+        "bytes_a_image": round(float(slope) * 1024),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--bundle", type=Path, default=HERE.parent / "demo/flange/bundle")
     parser.add_argument("--data", type=Path, default=HERE.parent / "demo/data/flange")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="Of what is written, and when it is killed.")

@@ -1,9 +1,9 @@
 """How long the line takes to start, and what it weighs: whole processes in an environment of its own.
 
-    python bench/startup.py [RUN PICTURE]
+    python bench/startup.py [RUN IMAGE]
 
 RUN is what `blemish train` wrote; by default what bench/accuracy.py or `make demo` left. Makes .venv-line with nothing
-but the base install; writes bench/results/startup.json. The limit beside the figures is what Python itself takes.
+but the base install; writes bench/results/startup.json. The threshold beside the figures is what Python itself takes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-GOALS = {"import blemish": 0.1, "blemish --help": 0.4, "blemish inspect, one picture": 1.5}
+GOALS = {"import blemish": 0.1, "blemish --help": 0.4, "blemish inspect, one image": 1.5}
 
 
 def seconds(command: Sequence[str | Path], runs: int = 11) -> list[float]:
@@ -40,17 +40,17 @@ def size(folder: Path) -> float:
 
 
 def found() -> tuple[Path, Path]:
-    """A run and a picture that other commands left here."""
+    """A run and an image that other commands left here."""
     demo = ROOT / "demo"
-    picture = demo / "data" / "flange" / "test" / "good" / "000.png"
+    image = demo / "data" / "flange" / "test" / "good" / "000.png"
     for run in (HERE / "results" / "work" / "flange", demo / "flange"):
-        if run.is_dir() and picture.is_file():
-            return run, picture
-    sys.exit("run `make demo` first, or name a run and a picture: python bench/startup.py RUN PICTURE")
+        if run.is_dir() and image.is_file():
+            return run, image
+    sys.exit("run `make demo` first, or name a run and an image: python bench/startup.py RUN IMAGE")
 
 
 def main() -> None:
-    run, picture = map(Path, sys.argv[1:]) if len(sys.argv) > 1 else found()
+    run, image = map(Path, sys.argv[1:]) if len(sys.argv) > 1 else found()
     home = ROOT / ".venv-line"
     subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
     python = home / "bin" / "python"
@@ -73,7 +73,7 @@ def main() -> None:
     measured = {
         "import blemish": [t - statistics.median(bare) for t in seconds([python, "-c", "import blemish"])],
         "blemish --help": seconds([program, "--help"]),
-        "blemish inspect, one picture": seconds([program, "inspect", run / "bundle", picture]),
+        "blemish inspect, one image": seconds([program, "inspect", run / "bundle", image]),
     }
     packages = next((home / "lib").glob("python*/site-packages"))
     results = {

@@ -1,9 +1,9 @@
-"""Small defects in pictures of 4000 x 3000: seen in tiles, and seen as a whole.
+"""Small defects in images of 4000 x 3000: seen in tiles, and seen as a whole.
 
     python bench/tiles.py [--data FOLDER] [--train 20] [--only tiles]
 
 Draws the demo's panel (or takes it from FOLDER), learns PatchCore from it in each way in a process of its own, inspects
-test pictures in another, and writes figures, seconds and peak memory to bench/results/tiles.json.
+test images in another, and writes figures, seconds and peak memory to bench/results/tiles.json.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WAYS = {
 }
 # The serial number, different on every plate, is as new as a defect.
 ROI = {"polygons": [[[0, 0], [3999, 0], [3999, 2820], [0, 2820]]]}
-LOOKED = 6  # test pictures that are timed
+LOOKED = 6  # test images that are timed
 
 
 def measured(command: list[str]) -> tuple[str, float, float]:
@@ -48,14 +48,14 @@ def measured(command: list[str]) -> tuple[str, float, float]:
 
 
 def look(bundle: Path, folder: Path) -> None:
-    """In the child: seconds of a picture, decoding included, on one thread."""
+    """In the child: seconds of an image, decoding included, on one thread."""
     from blemish import Inspector
 
     inspector = Inspector(bundle, threads=1)
     seconds = []
-    for picture in sorted((folder / "test").rglob("*.jpg"))[:LOOKED]:
+    for image in sorted((folder / "test").rglob("*.jpg"))[:LOOKED]:
         begun = time.perf_counter()
-        inspector.inspect(picture)
+        inspector.inspect(image)
         seconds.append(time.perf_counter() - begun)
     print(json.dumps(seconds))
 
@@ -78,11 +78,11 @@ def way(name: str, options: list[str], data: Path, out: Path) -> dict[str, Any]:
         "learning_seconds": round(seconds, 1),
         "stages": metrics["seconds"],
         "learning_peak_gib": round(peak, 2),
-        "seconds_a_picture": round(statistics.median(json.loads(times)), 2),
+        "seconds_a_image": round(statistics.median(json.loads(times)), 2),
         "line_peak_gib": round(line_peak, 2),
         "bundle_mb": round(sum(file.stat().st_size for file in (run / "bundle").iterdir()) / 1e6, 1),
     }
-    print(json.dumps({key: found[key] for key in ("way", "auroc", "pixel_auroc", "defects_hit", "seconds_a_picture")}))
+    print(json.dumps({key: found[key] for key in ("way", "auroc", "pixel_auroc", "defects_hit", "seconds_a_image")}))
     return found
 
 

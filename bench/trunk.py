@@ -1,8 +1,8 @@
 """Frozen means computed once: ten epochs of VGG16, last three convolutions trained, against the plain loop.
 
-    python bench/trunk.py [--data ../shared/data/casting] [--pictures 20] [--epochs 10]
+    python bench/trunk.py [--data ../shared/data/casting] [--images 20] [--epochs 10]
 
-Both train the same tail on the same pictures from the same seed; the plain loop decodes, resizes and runs the whole
+Both train the same tail on the same images from the same seed; the plain loop decodes, resizes and runs the whole
 network in every epoch, the frozen part without gradient. Random weights: they cost what trained ones cost. Prints the
 ratio beside its limit, counted from the convolutions' floating-point operations.
 """
@@ -33,16 +33,16 @@ def plain(detector: Cam, samples: list[Sample], epochs: int) -> float:
     """Seconds of a loop that knows of nothing kept."""
     config = detector.config
     classifier = detector.classifier(2).requires_grad_(True)
-    optimiser = torch.optim.Adam(classifier.parameters(), lr=config.rate)
+    optimiser = torch.optim.Adam(classifier.parameters(), lr=config.learning_rate)
     targets = torch.tensor([sample.label == "anomaly" for sample in samples]).long()
     begun = time.perf_counter()
     for _ in range(epochs):
         order = torch.randperm(len(samples))
         shuffled = [samples[i] for i in order]
-        for number, pictures in enumerate(batches(shuffled, detector.resize, config.batch)):
+        for number, images in enumerate(batches(shuffled, detector.resize, config.batch)):
             with torch.no_grad():
-                inputs = detector.trunk(pictures)
-            chosen = order[number * config.batch :][: len(pictures)]
+                inputs = detector.trunk(images)
+            chosen = order[number * config.batch :][: len(images)]
             optimiser.zero_grad()
             F.cross_entropy(classifier(*inputs), targets[chosen], torch.tensor([1.0, 3.0])).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -59,24 +59,29 @@ def kept(detector: Cam, samples: list[Sample]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data" / "casting")
-    parser.add_argument("--pictures", type=int, default=20)
+    parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args()
     samples = list(layouts.read(options.data).samples)
-    half = options.pictures // 2
+    half = options.images // 2
     some = [[s for s in samples if s.label == label][:half] for label in ("good", "anomaly")]
-    pictures = [*some[0], *some[1]]
+    images = [*some[0], *some[1]]
     base = replace(case_study(CamConfig()), random_weights=True, epochs=options.epochs, stop_at=2.0)
     rows = {}
     for name, config in {"last three": base, "head alone": replace(base, unfreeze=0)}.items():
         detector = Cam(config)
-        slow, quick = plain(detector, pictures, options.epochs), kept(detector, pictures)
+        slow, quick = plain(detector, images, options.epochs), kept(detector, images)
         tail = 8 / 3 * TAIL if config.unfreeze else 0.0  # forward; backward twice that, less the input's gradient
         trunk = TRUNK if config.unfreeze else TRUNK + TAIL
         limit = options.epochs * (trunk + tail) / (trunk + options.epochs * tail)
-        rows[name] = {"plain_s": round(slow, 1), "kept_s": round(quick, 1), "ratio": slow / quick, "limit": limit}
+        rows[name] = {
+            "plain_s": round(slow, 1),
+            "kept_s": round(quick, 1),
+            "ratio": slow / quick,
+            "limit": limit,
+        }
         print(f"{name}: plain {slow:.1f} s, kept {quick:.1f} s: {slow / quick:.2f} times; operations allow {limit:.2f}")
-    facts = {"pictures": len(pictures), "epochs": options.epochs, "threads": torch.get_num_threads()}
+    facts = {"images": len(images), "epochs": options.epochs, "threads": torch.get_num_threads()}
     (HERE / "results" / "trunk.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 

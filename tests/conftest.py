@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.support import write_picture
+from tests.support import write_image
 
 
 def tile(number: int, spot: tuple[int, int] | None = None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """A striped tile `(60, 80, 3)` with noise, and its mask; `spot` is the (top, left) of a 12 x 12 defect.
 
-    There is noise enough that no two count as pictures of one item.
+    There is noise enough that no two count as images of one item.
     """
     random = np.random.default_rng(number)
     stripes = 110 + 40 * np.sin(np.arange(80) / 3 + random.uniform(0, 6))
@@ -32,12 +32,12 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MVTec AD layout: 40 good to learn from, 6 good and 6 defective to test on."""
     root = tmp_path_factory.mktemp("data") / "tiles"
     for i in range(40):
-        write_picture(root / f"train/good/{i:03}.png", tile(i)[0])
+        write_image(root / f"train/good/{i:03}.png", tile(i)[0])
     for i in range(6):
-        write_picture(root / f"test/good/{i:03}.png", tile(100 + i)[0])
-        picture, mask = tile(200 + i, (4 + 7 * i, 60 - 10 * i))
-        write_picture(root / f"test/spot/{i:03}.png", picture)
-        write_picture(root / f"ground_truth/spot/{i:03}_mask.png", mask)
+        write_image(root / f"test/good/{i:03}.png", tile(100 + i)[0])
+        image, mask = tile(200 + i, (4 + 7 * i, 60 - 10 * i))
+        write_image(root / f"test/spot/{i:03}.png", image)
+        write_image(root / f"ground_truth/spot/{i:03}_mask.png", mask)
     return root
 
 
@@ -47,16 +47,16 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one lies among the good."""
     root = tmp_path_factory.mktemp("data") / "labelled"
     for i in range(40):
-        write_picture(root / f"good/{i:03}.png", tile(i)[0])
+        write_image(root / f"good/{i:03}.png", tile(i)[0])
     for i in range(10):
-        picture, mask = tile(200 + i, (4 + 4 * i, 64 - 6 * i))
-        write_picture(root / f"bright/{i:03}.png", picture)
-        write_picture(root / f"ground_truth/bright/{i:03}_mask.png", mask)
-        picture, mask = tile(300 + i, (4 + 4 * i, 6 * i))
-        picture[mask > 0] = 5
-        write_picture(root / f"dark/{i:03}.png", picture)
-        write_picture(root / f"ground_truth/dark/{i:03}_mask.png", mask)
-    write_picture(root / "good/wrong.png", tile(500, (20, 40))[0])
+        image, mask = tile(200 + i, (4 + 4 * i, 64 - 6 * i))
+        write_image(root / f"bright/{i:03}.png", image)
+        write_image(root / f"ground_truth/bright/{i:03}_mask.png", mask)
+        image, mask = tile(300 + i, (4 + 4 * i, 6 * i))
+        image[mask > 0] = 5
+        write_image(root / f"dark/{i:03}.png", image)
+        write_image(root / f"ground_truth/dark/{i:03}_mask.png", mask)
+    write_image(root / "good/wrong.png", tile(500, (20, 40))[0])
     return root
 
 

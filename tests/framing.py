@@ -8,15 +8,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tests.support import write_picture
+from tests.support import write_image
 
 HEIGHT, WIDTH = 160, 240
-Picture = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 
 
 def plate(
     number: int, spot: tuple[int, int] | None = None, moved: tuple[float, float, float] = (0, 0, 0)
-) -> tuple[Picture, Picture]:
+) -> tuple[Pixels, Pixels]:
     """A plate (160, 240, 3) and its mask; `spot` is the (top, left) of a 12 x 12 defect on the plate, `moved` the
     pixels right and down, and the degrees, by which it lies elsewhere."""
     random = np.random.default_rng(number)
@@ -32,7 +32,7 @@ def plate(
     if spot:
         inside = (np.abs(x - spot[1] - 6) < 6) & (np.abs(y - spot[0] - 6) < 6)
         pixels[inside], mask[inside] = 245, 255
-    # Broad light and noise, so that no two count as pictures of one item.
+    # Broad light and noise, so that no two count as images of one item.
     light = Image.fromarray(random.normal(0, 7, (16, 24)).astype(np.float32))
     pixels += np.asarray(light.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
     pixels += random.normal(0, 5, pixels.shape)
@@ -54,16 +54,16 @@ def write_product(root: Path, *, moved: bool = False, train: int = 20) -> Path:
         return anywhere(number) if moved else (0, 0, 0)
 
     for i in range(train):
-        write_picture(root / f"train/good/{i:03}.png", plate(i, moved=place(i))[0])
+        write_image(root / f"train/good/{i:03}.png", plate(i, moved=place(i))[0])
     for i, spot in enumerate(SPOTS):
-        write_picture(root / f"test/good/{i:03}.png", plate(100 + i, moved=place(100 + i))[0])
-        picture, mask = plate(200 + i, spot, place(200 + i))
-        write_picture(root / f"test/spot/{i:03}.png", picture)
-        write_picture(root / f"ground_truth/spot/{i:03}_mask.png", mask)
+        write_image(root / f"test/good/{i:03}.png", plate(100 + i, moved=place(100 + i))[0])
+        image, mask = plate(200 + i, spot, place(200 + i))
+        write_image(root / f"test/spot/{i:03}.png", image)
+        write_image(root / f"ground_truth/spot/{i:03}_mask.png", mask)
     return root
 
 
-def region() -> Picture:
+def region() -> Pixels:
     """White where a plate counts: without the right edge, where the first spot is, and a strip at the top."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[12:, :190] = 255

@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from blemish import images
 from blemish.detectors.cam.detector import Cam
+from blemish.images import load_image, read_size
 from blemish.inference import bundle
 from blemish.inference.inspector import Inspector
 from blemish.training import card as card_of
-from blemish.training.export import Pixels, Runner, export, on_the_line, predict
+from blemish.training.export import Pixels, export, in_onnxruntime, predict
 from blemish.training.pipeline import DETECTORS, TrainConfig
-from blemish.types import Prediction, Sample, Verdict
-from tests.support import write_picture
+from blemish.types import Prediction, Runner, Sample, Verdict
+from tests.support import write_image
 
 SIZE = (64, 96)
 BATCH = 32
@@ -39,7 +39,7 @@ class Case:
 
 _SMALL = {"backbone": "test_resnet", "random_weights": True, "epochs": 1}
 # ReLUs lie between this layer and the score, so the maps are made of a gradient that jumps; no pooling by maxima, whose
-# ties on a picture of one colour are decided by rounding.
+# ties on an image of one colour are decided by rounding.
 _INSIDE = _SMALL | {"map_layer": "2"}
 _AUTO = {"epochs": 4, "width": 4, "latent": 4}
 CASES = {
@@ -56,13 +56,13 @@ CASES = {
         "attention", _AUTO | {"map": "attention", "input": "difference", "standardise": "whole", "sigma": 0.0}
     ),
     "attention, autoencoder": Case("attention", _AUTO | {"model": "autoencoder", "map": "combined", "residual": "l1"}),
-    "attention, vae": Case("attention", _AUTO | {"model": "vae", "map": "attention", "input": "picture"}),
+    "attention, vae": Case("attention", _AUTO | {"model": "vae", "map": "attention", "input": "image"}),
     "attention, resnet": Case("attention", _AUTO | {"model": "resnet", "map": "residual"}),
 }
 
 
 class Made(NamedTuple):
-    """A case's graph in torch, its bundle, and pictures that it has not seen."""
+    """A case's graph in torch, its bundle, and images that it has not seen."""
 
     graph: nn.Module
     bundle: Path
@@ -80,11 +80,7 @@ class Made(NamedTuple):
     def verdicts(self, said: Prediction) -> list[Verdict]:
         """On `tests`, by the bundle's card."""
         inspector = Inspector(self.bundle, threads=1)
-        likely = [None] * len(said.scores) if said.probabilities is None else list(said.probabilities)
-        return [
-            inspector.judge(sample.name, images.size(sample.path), float(score), found, chances)
-            for sample, score, found, chances in zip(self.tests, said.scores, said.maps, likely, strict=True)
-        ]
+        return [inspector.judge(said[i], read_size(sample.path), sample.name) for i, sample in enumerate(self.tests)]
 
 
 def drawn(number: int, size: tuple[int, int] = (60, 80), *, kind: str = "good") -> npt.NDArray[np.uint8]:
@@ -107,7 +103,7 @@ def written(folder: Path, start: int, count: int, kind: str = "good", size: tupl
     samples = []
     for number in range(start, start + count):
         name = f"{kind}-{size[0]}x{size[1]}-{number}.png"
-        path = write_picture(folder / name, drawn(number, size, kind=kind))
+        path = write_image(folder / name, drawn(number, size, kind=kind))
         label = "good" if kind == "good" else "anomaly"
         samples.append(Sample(path, name, label, "" if kind == "good" else kind))  # type: ignore[arg-type]
     return samples
@@ -119,9 +115,9 @@ _LEARNED: dict[str, Any] = {}
 def make(name: str, folder: Path) -> Made:
     """Learns a case of CASES, and writes its bundle, whose card is made as `train` makes it."""
     case = CASES[name]
-    pictures = folder / "pictures"
-    good = written(pictures, 0, 16)
-    bad = [*written(pictures, 20, 5, "bright"), *written(pictures, 30, 5, "dark")]
+    images = folder / "images"
+    good = written(images, 0, 16)
+    bad = [*written(images, 20, 5, "bright"), *written(images, 30, 5, "dark")]
     key = f"{case.detector} {case.settings}"
     if key not in _LEARNED:
         more = {"map": case.map} if case.map else {}
@@ -135,8 +131,8 @@ def make(name: str, folder: Path) -> Made:
     where = folder / "bundle"
     where.mkdir(parents=True)
     export(graph, where / bundle.MODEL)
-    held_out = written(pictures, 100, 24)
-    said = predict(on_the_line(where / bundle.MODEL), held_out)
+    held_out = written(images, 100, 24)
+    said = predict(in_onnxruntime(where / bundle.MODEL), held_out)
     asked = TrainConfig(folder, folder, detector=case.detector, false_alarms=0.1, review=0.3)
     bundle.write(
         where,
@@ -155,16 +151,16 @@ def make(name: str, folder: Path) -> Made:
             versions={},
         ),
     )
-    batch = written(pictures, 200, BATCH)
-    tests = [*batch[:8], *written(pictures, 300, 4, "bright"), *written(pictures, 310, 4, "dark")]
+    batch = written(images, 200, BATCH)
+    tests = [*batch[:8], *written(images, 300, 4, "bright"), *written(images, 310, 4, "dark")]
     for size in ODD:  # a grey and a coloured one of each
-        tests += [*written(pictures, 400, 1, "good", size), *written(pictures, 401, 1, "bright", size)]
+        tests += [*written(images, 400, 1, "good", size), *written(images, 401, 1, "bright", size)]
     return Made(graph, where, tests, batch)
 
 
 def through(inspector: Inspector) -> Runner:
     """Runs a bundle as `blemish inspect` does."""
-    return lambda pictures: {name: value[None] for name, value in inspector.outputs(pictures[0]).items()}
+    return lambda images: inspector.predict(images[0])
 
 
 def in_openvino(file: Path, threads: int = 1) -> Runner:
@@ -177,14 +173,15 @@ def in_openvino(file: Path, threads: int = 1) -> Runner:
     compiled = openvino.Core().compile_model(str(file), "CPU", options)
     names = [output.get_any_name() for output in compiled.outputs]
 
-    def run(pictures: Pixels) -> dict[str, np.ndarray]:
-        found = compiled({"pictures": pictures})
-        return {name: np.array(found[name]) for name in names}  # the next run writes where this one did
+    def run(images: Pixels) -> Prediction:
+        found = compiled({"images": images})
+        return Prediction.named(
+            {name: np.array(found[name]) for name in names}
+        )  # the next run writes where this one did
 
     return run
 
 
 def predict_together(run: Runner, samples: Sequence[Sample]) -> Prediction:
-    """Like `predict`, with all pictures, of one size, in one batch."""
-    found = run(np.stack([images.load(sample.path) for sample in samples]))
-    return Prediction(**{name: value for name, value in found.items() if name in Prediction.__slots__})
+    """Like `predict`, with all images, of one size, in one batch."""
+    return run(np.stack([load_image(sample.path) for sample in samples]))

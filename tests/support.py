@@ -1,4 +1,4 @@
-"""What several tests need: where the real pictures are, and writers for tiny picture files that Pillow cannot write."""
+"""What several tests need: where the real images are, and writers for tiny image files that Pillow cannot write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from blemish.cli.app import main
-from blemish.images import ImageError, load
+from blemish.images import ImageError, load_image
+from blemish.types import Prediction
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -59,7 +60,7 @@ def shared_folder(name: str) -> Path:
     return folder
 
 
-def write_picture(path: Path, pixels: npt.ArrayLike) -> Path:
+def write_image(path: Path, pixels: npt.ArrayLike) -> Path:
     """`uint8 (H, W)` or `(H, W, 3)` in the format of the ending; makes the folders above."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(path)
@@ -68,6 +69,11 @@ def write_picture(path: Path, pixels: npt.ArrayLike) -> Path:
 
 def grey(values: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     return np.repeat(np.asarray(values, np.uint8)[..., None], 3, axis=2)
+
+
+def predicted(score: float, anomaly_map: npt.NDArray[np.float32]) -> Prediction:
+    """What a graph would say of one image."""
+    return Prediction(scores=np.array([score], np.float32), maps=anomaly_map[None])
 
 
 def put(path: Path, data: bytes) -> Path:
@@ -82,7 +88,7 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
 
 def refusal(path: Path, **options: int) -> str:
     with pytest.raises(ImageError) as caught:
-        load(path, **options)
+        load_image(path, **options)
     text = str(caught.value)
     assert str(path) in text
     assert "\n" not in text
@@ -94,7 +100,7 @@ def touch(root: Path, *names: str) -> Path:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"not a picture")
+        path.write_bytes(b"not an image")
     return root
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from blemish import Inspector
 from tests.conftest import tile
-from tests.support import write_picture
+from tests.support import write_image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIMIT = 250e6  # bytes
@@ -40,18 +40,18 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_inspect_without_torch(python: Path, run: Path, tmp_path: Path) -> None:
     absent = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
     assert absent.returncode != 0
-    picture = write_picture(tmp_path / "a.png", tile(901, (20, 30))[0])
+    image = write_image(tmp_path / "a.png", tile(901, (20, 30))[0])
     command: list[str | Path] = [
         python.parent / "blemish",
         "inspect",
         run / "bundle",
-        picture,
+        image,
         "--json",
         "--out",
         tmp_path / "out",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    there, here = json.loads(done.stdout), Inspector(run / "bundle").inspect(picture)
+    there, here = json.loads(done.stdout), Inspector(run / "bundle").inspect(image)
     assert there["decision"] == here.decision == "anomaly"
     assert there["score"] == pytest.approx(here.score, rel=1e-5)
     assert [r["box"] for r in there["regions"]] == [list(r.box) for r in here.regions]
@@ -59,10 +59,10 @@ def test_inspect_without_torch(python: Path, run: Path, tmp_path: Path) -> None:
 
 
 def test_a_classifier_inspects_without_torch(python: Path, classified: Path, labelled: Path) -> None:
-    picture = labelled / "bright/002.png"
-    command: list[str | Path] = [python.parent / "blemish", "inspect", classified, picture, "--json"]
+    image = labelled / "bright/002.png"
+    command: list[str | Path] = [python.parent / "blemish", "inspect", classified, image, "--json"]
     there = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    here = Inspector(classified).inspect(picture)
+    here = Inspector(classified).inspect(image)
     assert (there["decision"], there["defect"]) == (here.decision, here.defect) == ("anomaly", "bright")
     assert there["probability"] == pytest.approx(here.probability, rel=1e-4)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from blemish.data.layouts import read
-from blemish.images import load
-from blemish.training.export import export, in_torch, on_the_line, outputs, predict, prove_parity
+from blemish.images import load_image
+from blemish.training.export import export, in_onnxruntime, in_torch, outputs, predict, prove_parity
 from blemish.training.pipeline import DETECTORS, Detector
 from blemish.types import Sample
 from tests.conftest import tile
-from tests.support import write_picture
+from tests.support import write_image
 
 # Changes of the defaults that make a long training short; the size is everybody's.
 QUICK: dict[str, dict[str, Any]] = {"attention": {"epochs": 12}}
@@ -33,8 +33,8 @@ def fitted(
     if request.param == "cam":  # learns from both kinds
         folder = tmp_path_factory.mktemp("defective")
         for i in range(16):
-            picture, _ = tile(400 + i, (3 * i, (37 * i) % 68))
-            train.append(Sample(write_picture(folder / f"{i:02}.png", picture), f"bad/{i:02}.png", "anomaly", "spot"))
+            image, _ = tile(400 + i, (3 * i, (37 * i) % 68))
+            train.append(Sample(write_image(folder / f"{i:02}.png", image), f"bad/{i:02}.png", "anomaly", "spot"))
     test = [s for s in samples if s.part == "test"]
     return build(config_of(request.param)).fit(train), train, test
 
@@ -52,12 +52,12 @@ def test_graph_takes_uint8_of_any_size_and_returns_float32(fitted: tuple[Detecto
         assert torch.isfinite(maps).all()
 
 
-def test_batches_give_what_single_pictures_give(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
+def test_batches_give_what_single_images_give(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
     graph = fitted[0].graph()
     batch = torch.tensor(np.stack([tile(1)[0], tile(2, (9, 9))[0], tile(3)[0]]))
     with torch.inference_mode():
         together = graph(batch)[:2]
-        alone = [graph(picture[None])[:2] for picture in batch]
+        alone = [graph(image[None])[:2] for image in batch]
     for index, output in enumerate(together):
         torch.testing.assert_close(output, torch.cat([one[index] for one in alone]), rtol=1e-3, atol=1e-3)
 
@@ -65,7 +65,7 @@ def test_batches_give_what_single_pictures_give(fitted: tuple[Detector, list[Sam
 def test_normal_patches_are_the_nearest_and_come_from_where_it_says(
     fitted: tuple[Detector, list[Sample], list[Sample]],
 ) -> None:
-    """By brute force on the graph's own bank; and a picture that was learned from finds its own patches again."""
+    """By brute force on the graph's own bank; and an image that was learned from finds its own patches again."""
     detector, train, _ = fitted
     graph, sources = detector.graph(), detector.sources()
     names = {sample.name for sample in train if sample.label != "anomaly"}
@@ -80,13 +80,13 @@ def test_normal_patches_are_the_nearest_and_come_from_where_it_says(
     names_of = outputs(graph)
     number = int(np.bincount(sources.table[:, 0]).argmax())
     with torch.inference_mode():
-        found = dict(zip(names_of, graph(torch.tensor(load(sources.paths[number]))[None]), strict=True))
+        found = dict(zip(names_of, graph(torch.tensor(load_image(sources.paths[number]))[None]), strict=True))
         other = dict(zip(names_of, graph(torch.tensor(tile(500, (30, 8))[0])[None]), strict=True))
     neighbours, distances = found["neighbours"][0], found["distances"][0]
     assert (neighbours.dtype, distances.dtype) == (torch.int32, torch.float32)
     assert neighbours.shape == distances.shape
     assert 0 <= int(neighbours.min()) <= int(neighbours.max()) < len(bank)
-    own = [(entry, row, column) for entry, (picture, row, column) in enumerate(sources.table) if picture == number]
+    own = [(entry, row, column) for entry, (image, row, column) in enumerate(sources.table) if image == number]
     assert own
     for entry, row, column in own:
         near = int(neighbours[row, column])
@@ -104,7 +104,7 @@ def test_defects_score_higher_and_glow_where_they_are(fitted: tuple[Detector, li
     with torch.inference_mode():
         heat = graph(torch.tensor(tile(500, (30, 8))[0])[None])[1][0]
     top, left = divmod(int(heat.argmax()), 96)
-    assert abs(top * 60 / 64 - 36) < 12  # the spot's centre, in the picture's pixels
+    assert abs(top * 60 / 64 - 36) < 12  # the spot's centre, in the image's pixels
     assert abs(left * 80 / 96 - 14) < 12
 
 
@@ -112,7 +112,7 @@ def test_export_agrees_with_torch(fitted: tuple[Detector, list[Sample], list[Sam
     detector, _, test = fitted
     graph = detector.graph()
     export(graph, tmp_path / "g.onnx")
-    ours, line = predict(in_torch(graph), test), predict(on_the_line(tmp_path / "g.onnx"), test)
+    ours, line = predict(in_torch(graph), test), predict(in_onnxruntime(tmp_path / "g.onnx"), test)
     parity = prove_parity(ours, line, [s.name for s in test])
     assert parity.scores < 1e-3
     assert ours.distances is not None
@@ -124,7 +124,7 @@ def test_export_agrees_with_torch(fitted: tuple[Detector, list[Sample], list[Sam
     assert (ours.neighbours == line.neighbours).mean() > 0.98  # they may differ among equals
 
 
-def test_the_same_pictures_give_the_same_detector(
+def test_the_same_images_give_the_same_detector(
     fitted: tuple[Detector, list[Sample], list[Sample]], request: pytest.FixtureRequest
 ) -> None:
     detector, train, test = fitted

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from blemish.cli.app import app
 from tests.conftest import tile
-from tests.support import write_picture
+from tests.support import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
@@ -80,8 +80,8 @@ def home(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("home")
     shutil.copytree(product, folder / "tiles")
     shutil.copytree(run, folder / "runs/tiles")
-    write_picture(folder / "new/part.png", tile(900, (20, 30))[0])
-    write_picture(folder / "new/other.png", tile(901)[0])
+    write_image(folder / "new/part.png", tile(900, (20, 30))[0])
+    write_image(folder / "new/other.png", tile(901)[0])
     return folder
 
 
@@ -106,7 +106,7 @@ def test_enough_examples_are_run(home: Path) -> None:
     assert len([line for line in quick if (home / line.split()[2]).exists()]) >= 15
 
 
-@pytest.mark.parametrize("name", ["bundle.md", "your-own-pictures.md"])
+@pytest.mark.parametrize("name", ["bundle.md", "your-own-images.md"])
 def test_the_python_examples_say_what_blemish_says(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

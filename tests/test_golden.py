@@ -28,9 +28,9 @@ def test_it_is_small_and_says_all_there_is_to_say() -> None:
     assert any(row["boxes"] for row in EXPECTED)
 
 
-@pytest.mark.parametrize("row", EXPECTED, ids=lambda row: row["picture"])
+@pytest.mark.parametrize("row", EXPECTED, ids=lambda row: row["image"])
 def test_it_says_what_it_said(row: dict[str, Any], inspector: Inspector) -> None:
-    look = inspector.look(GOLDEN / "pictures" / row["picture"])
+    look = inspector.look(GOLDEN / "images" / row["image"])
     assert look.map is not None
     assert look.verdict.score == pytest.approx(row["score"], abs=1e-3 * RANGE)
     assert look.verdict.decision == row["decision"]

@@ -1,4 +1,4 @@
-"""What is refused, with one sentence and no warning: damage, bombs, and whatever is no picture."""
+"""What is refused, with one sentence and no warning: damage, bombs, and whatever is no image."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from blemish import images
-from blemish.images import ImageError, load, load_mask, size
-from tests.support import png, put, refusal, save, tiff, write_picture
+from blemish.images import ImageError, load_image, load_mask, read_size
+from tests.support import png, put, refusal, save, tiff, write_image
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [0, 0, 0], [250, 255, 1]]], np.uint8)
 GREYS = np.array([[0, 1, 127], [128, 200, 255]], np.uint8)
@@ -29,10 +29,10 @@ def test_not_there_folder_empty_device_text(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "no-folder" / "nothing.png")
     assert "folder" in refusal(tmp_path)
     assert "0 bytes" in refusal(put(tmp_path / "empty.png", b""))
-    assert "is not a picture" in refusal(put(tmp_path / "text.png", b"good,bad\n1,2\n" * 9))
+    assert "is not an image" in refusal(put(tmp_path / "text.png", b"good,bad\n1,2\n" * 9))
     assert "cannot be opened" in refusal(put(tmp_path / "file.png", b"x") / "inside.png")
-    for call in (size, lambda path: load_mask(path, (1, 1))):
-        with pytest.raises(ImageError, match="is not a picture"):
+    for call in (read_size, lambda path: load_mask(path, (1, 1))):
+        with pytest.raises(ImageError, match="is not an image"):
             call(tmp_path / "text.png")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
@@ -46,7 +46,7 @@ def test_a_broken_link_and_a_name_with_a_null(tmp_path: Path) -> None:
 
 
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_picture(tmp_path / "a.png", GREYS)
+    path = write_image(tmp_path / "a.png", GREYS)
     if os.geteuid() == 0:  # root reads everything: refuse in its place
 
         def refuse(self: Path, *args: object) -> None:
@@ -61,7 +61,7 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_formats_that_are_not_ours_are_not_tried(tmp_path: Path) -> None:
     Image.init()  # somebody else in the process may have loaded every decoder
     for name, kind in (("a.png", "PPM"), ("b.png", "TGA"), ("c.png", "ICO"), ("d.png", "PCX")):
-        assert "is not a picture" in refusal(save(tmp_path / name, Image.fromarray(COLOURS), format=kind))
+        assert "is not an image" in refusal(save(tmp_path / name, Image.fromarray(COLOURS), format=kind))
 
 
 def _encoded(kind: str, **options: object) -> bytes:
@@ -90,12 +90,12 @@ def _encoded(kind: str, **options: object) -> bytes:
 )
 def test_a_file_cut_anywhere_is_whole_or_refused(tmp_path: Path, kind: str, options: dict[str, object]) -> None:
     data = _encoded(kind, **options)
-    whole = load(put(tmp_path / "whole", data))
+    whole = load_image(put(tmp_path / "whole", data))
     path, survivors = tmp_path / "cut", []
     for length in range(1, len(data), 7):
         path.write_bytes(data[:length])
         try:
-            np.testing.assert_array_equal(load(path), whole)
+            np.testing.assert_array_equal(load_image(path), whole)
             survivors.append(length)
         except ImageError:
             pass
@@ -103,7 +103,7 @@ def test_a_file_cut_anywhere_is_whole_or_refused(tmp_path: Path, kind: str, opti
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF"])
-def test_a_damaged_byte_gives_a_picture_or_an_image_error(tmp_path: Path, kind: str) -> None:
+def test_a_damaged_byte_gives_a_image_or_an_image_error(tmp_path: Path, kind: str) -> None:
     data = bytearray(_encoded(kind))
     rng = np.random.default_rng(1)
     path = tmp_path / "damaged"
@@ -111,7 +111,7 @@ def test_a_damaged_byte_gives_a_picture_or_an_image_error(tmp_path: Path, kind: 
         changed = bytearray(data)
         changed[rng.integers(min(300, len(data)))] = rng.integers(256)
         path.write_bytes(changed)
-        for read in (load, size):
+        for read in (load_image, read_size):
             with contextlib.suppress(ImageError):  # anything else fails the test
                 read(path)
 
@@ -122,7 +122,7 @@ def test_a_wrong_checksum_in_a_png_is_refused(tmp_path: Path) -> None:
     refusal(put(tmp_path / "a.png", bytes(data)))
 
 
-def test_pictures_without_pixels_are_refused(tmp_path: Path) -> None:
+def test_images_without_pixels_are_refused(tmp_path: Path) -> None:
     refusal(put(tmp_path / "a.png", png(np.zeros((0, 3)), 0, 8)))
     refusal(put(tmp_path / "b.png", png(np.zeros((3, 0)), 0, 8)))
     refusal(put(tmp_path / "a.tif", tiff(b"", (0, 0), [8], 1)))
@@ -132,14 +132,14 @@ def test_pictures_without_pixels_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_limit_of_pixels_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_picture(tmp_path / "a.png", np.zeros((30, 40)))
+    path = write_image(tmp_path / "a.png", np.zeros((30, 40)))
     text = refusal(path, max_pixels=1199)
     assert "1,200" in text
     assert "max_pixels" in text
-    assert load(path, max_pixels=1200).shape == (30, 40, 3)
+    assert load_image(path, max_pixels=1200).shape == (30, 40, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow would refuse this: ours is the limit that counts
-    assert load(path).shape == (30, 40, 3)
-    assert size(path) == (40, 30)
+    assert load_image(path).shape == (30, 40, 3)
+    assert read_size(path) == (40, 30)
 
 
 def test_a_bomb_is_refused_from_its_header_without_a_warning(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_bomb_is_refused_from_its_header_without_a_warning(tmp_path: Path) -> 
     bomb[29:29] = struct.pack(">I", zlib.crc32(bytes(bomb[12:29])))
     path = put(tmp_path / "bomb.png", bytes(bomb))
     assert "3,600,000,000" in refusal(path)
-    assert size(path) == (60_000, 60_000)
+    assert read_size(path) == (60_000, 60_000)
 
 
 def test_no_warning_escapes_and_none_is_silenced_for_others(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_no_warning_escapes_and_none_is_silenced_for_others(tmp_path: Path) -> N
     before = list(warnings.filters)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert load(path).shape == (2, 3, 3)
+        assert load_image(path).shape == (2, 3, 3)
         assert caught == []
         with images._quiet():
             warnings.warn("somebody else's", UserWarning, stacklevel=1)
@@ -170,9 +170,9 @@ def test_no_warning_escapes_and_none_is_silenced_for_others(tmp_path: Path) -> N
 
 
 def test_threads_leave_the_warning_filters_as_they_were(tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "a.png", np.zeros((200, 200)))
+    path = write_image(tmp_path / "a.png", np.zeros((200, 200)))
     before = list(warnings.filters)
-    threads = [threading.Thread(target=lambda: [load(path) for _ in range(30)]) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: [load_image(path) for _ in range(30)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

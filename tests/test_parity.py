@@ -1,4 +1,4 @@
-"""The same everywhere: PyTorch, onnxruntime and OpenVINO, one picture or many, one thread or two, whatever the size.
+"""The same everywhere: PyTorch, onnxruntime and OpenVINO, one image or many, one thread or two, whatever the size.
 
 Scores and maps agree to 0.1 % of their range, and verdicts, boxes included, are the same. What each detector must keep
 whatever it is, and the defaults' parity, are in test_contract.py.
@@ -13,7 +13,7 @@ from blemish.detectors.attention.losses import RESIDUALS
 from blemish.detectors.attention.models import MODELS
 from blemish.detectors.cam.maps import METHODS
 from blemish.inference.inspector import Inspector
-from blemish.training.export import in_torch, on_the_line, predict, prove_parity
+from blemish.training.export import in_onnxruntime, in_torch, predict, prove_parity
 from blemish.training.pipeline import DETECTORS
 from blemish.types import Prediction, Verdict
 from tests import parity
@@ -27,7 +27,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def ours(made: Made) -> Prediction:
-    """What torch says of the pictures of all sizes."""
+    """What torch says of the images of all sizes."""
     return predict(in_torch(made.graph), made.tests)
 
 
@@ -56,7 +56,7 @@ def test_every_detector_and_every_map_is_compared() -> None:
 
 
 def test_onnxruntime_says_what_torch_says(made: Made, ours: Prediction) -> None:
-    agree(made, ours, predict(on_the_line(made.model), made.tests))
+    agree(made, ours, predict(in_onnxruntime(made.model), made.tests))
 
 
 def test_openvino_says_what_torch_says(made: Made, ours: Prediction) -> None:
@@ -64,8 +64,8 @@ def test_openvino_says_what_torch_says(made: Made, ours: Prediction) -> None:
     agree(made, ours, predict(parity.in_openvino(made.model), made.tests))
 
 
-def test_a_picture_is_told_the_same_alone_and_among_others(made: Made) -> None:
-    line = on_the_line(made.model)
+def test_a_image_is_told_the_same_alone_and_among_others(made: Made) -> None:
+    line = in_onnxruntime(made.model)
     alone, names = predict(line, made.batch), [sample.name for sample in made.batch]
     for run in (line, in_torch(made.graph)):
         prove_parity(parity.predict_together(run, made.batch), alone, names, gated=made.gated)

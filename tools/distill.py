@@ -2,7 +2,7 @@
 
     python -m tools.distill mobilenetv2_100_tf.safetensors            # resumes where it was cut
 
-A student with random weights learns to answer as its teacher, an ImageNet MobileNetV2, does to the drawn pictures of
+A student with random weights learns to answer as its teacher, an ImageNet MobileNetV2, does to the drawn images of
 `procedural.py`. Both have the same 13 inverted residual blocks (Sandler et al. 2018, table 2, up to stride 16), so
 every block has a target of its own: the teacher's output there, standardised per channel. No weight is copied.
 
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from tools import procedural
 
-SHARD = 500  # pictures per file
+SHARD = 500  # images per file
 HELD_OUT = 1_000_000  # seeds from here on are never trained on
 STAGES = (1, 2, 3, 4, 3)  # blocks per stage; the taps are the ends of stages 2 and 4
 BUNDLED = Path(__file__).parents[1] / "src/blemish/detectors/nn/bundled.safetensors"
@@ -48,7 +48,7 @@ class Phase:
     name: str
     first: int
     last: int
-    pictures: int
+    images: int
     steps: int
     batch: int
     rate: float
@@ -70,7 +70,7 @@ PHASES = (
 
 
 def mobilenet() -> Any:
-    """Random weights; blocks behind the second tap are not part of it. uint8 pictures go in as (x - 127) / 127.5."""
+    """Random weights; blocks behind the second tap are not part of it. uint8 images go in as (x - 127) / 127.5."""
     net = timm.create_model(
         "mobilenetv2_100", pretrained=False, features_only=True, out_indices=(2, 3), pad_type="same"
     )
@@ -85,7 +85,7 @@ def load_teacher(path: Path) -> Any:
 
 
 def walk(net: Any, x: Tensor, first: int, last: int) -> list[Tensor]:
-    """The outputs of blocks first..last-1, from a picture (first = 0) or from the output of block first - 1."""
+    """The outputs of blocks first..last-1, from an image (first = 0) or from the output of block first - 1."""
     if first == 0:
         x = net.bn1(net.conv_stem(x))
     outputs = []
@@ -101,16 +101,16 @@ def parts(net: Any, phase: Phase) -> nn.ModuleList:
     return nn.ModuleList([*([net.conv_stem, net.bn1] if phase.first == 0 else []), *blocks])
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------
+# ---- images -------------------------------------------------------------------------------------------------
 
 
 def shard(folder: Path, index: int, processes: int) -> npt.NDArray[np.uint8]:
-    """Pictures index * SHARD and following, drawn if the folder does not have them. (SHARD, 192, 192, 3)"""
-    path = folder / f"pictures-{index:03d}.npy"
+    """Images index * SHARD and following, drawn if the folder does not have them. (SHARD, 192, 192, 3)"""
+    path = folder / f"images-{index:03d}.npy"
     if not path.exists():
         seeds = range(index * SHARD, (index + 1) * SHARD)
         with Pool(processes) as pool:
-            drawn = np.stack(pool.map(procedural.picture, seeds, chunksize=8))
+            drawn = np.stack(pool.map(procedural.image, seeds, chunksize=8))
         unfinished = path.with_suffix(".part.npy")
         np.save(unfinished, drawn)
         unfinished.replace(path)
@@ -121,22 +121,22 @@ def pool_of(folder: Path, count: int, processes: int) -> npt.NDArray[np.uint8]:
     shards = []
     for index in range(-(-count // SHARD)):
         shards.append(shard(folder, index, processes))
-        print(f"\rpictures {min(count, (index + 1) * SHARD)}/{count}", end="", flush=True)
+        print(f"\rimages {min(count, (index + 1) * SHARD)}/{count}", end="", flush=True)
     print()
     return np.concatenate(shards)[:count]
 
 
-def to_input(pictures: Tensor) -> Tensor:
-    return ((pictures - 127) / 127.5).contiguous(memory_format=torch.channels_last)
+def to_input(images: Tensor) -> Tensor:
+    return ((images - 127) / 127.5).contiguous(memory_format=torch.channels_last)
 
 
-def crops(pictures: npt.NDArray[np.uint8], rng: np.random.Generator, batch: int, size: int) -> Tensor:
+def crops(images: npt.NDArray[np.uint8], rng: np.random.Generator, batch: int, size: int) -> Tensor:
     """A batch as it is trained on: cut out at several scales, turned, and recoloured. float (batch, 3, size, size)"""
-    cut = min(int(size * rng.choice([0.75, 1.0, 1.0, 1.25, 1.5])), pictures.shape[1])
+    cut = min(int(size * rng.choice([0.75, 1.0, 1.0, 1.25, 1.5])), images.shape[1])
     chosen = []
-    for index in rng.integers(len(pictures), size=batch):
-        top, left = rng.integers(pictures.shape[1] - cut + 1, size=2)
-        crop = pictures[index, top : top + cut, left : left + cut]
+    for index in rng.integers(len(images), size=batch):
+        top, left = rng.integers(images.shape[1] - cut + 1, size=2)
+        crop = images[index, top : top + cut, left : left + cut]
         crop = np.rot90(crop, int(rng.integers(4)))
         chosen.append(crop[:, :, rng.permutation(3)] if rng.random() < 0.5 else crop)
     x = torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).float()
@@ -172,11 +172,11 @@ def answers(teacher: nn.Module, x: Tensor, last: int) -> list[Tensor]:
         return walk(teacher, x, 0, last)
 
 
-def measure_scale(teacher: nn.Module, pictures: npt.NDArray[np.uint8], size: int) -> Scale:
+def measure_scale(teacher: nn.Module, images: npt.NDArray[np.uint8], size: int) -> Scale:
     """Mean and deviation of each stage's end, used for all blocks of the stage: they add up along one residual stream,
     which only a common scale leaves a sum."""
     rng = np.random.default_rng(0)
-    batches = [answers(teacher, crops(pictures, rng, 32, size), sum(STAGES)) for _ in range(24)]
+    batches = [answers(teacher, crops(images, rng, 32, size), sum(STAGES)) for _ in range(24)]
     mean, std, end = [], [], 0
     for blocks in STAGES:
         end += blocks
@@ -197,13 +197,13 @@ def loss_of(outputs: list[Tensor], targets: list[Tensor], phase: Phase) -> Tenso
     return torch.stack(losses).sum() / sum(weights)
 
 
-def explained(student: nn.Module, teacher: nn.Module, scale: Scale, pictures: npt.NDArray[np.uint8]) -> list[float]:
-    """Share of the teacher's variance that the student explains at the end of each stage, on whole pictures, 0..1."""
+def explained(student: nn.Module, teacher: nn.Module, scale: Scale, images: npt.NDArray[np.uint8]) -> list[float]:
+    """Share of the teacher's variance that the student explains at the end of each stage, on whole images, 0..1."""
     student.eval()
     ends = np.cumsum(STAGES) - 1
     missed, total = np.zeros(len(ends)), np.zeros(len(ends))
-    for start in range(0, len(pictures), 16):
-        x = to_input(torch.from_numpy(pictures[start : start + 16]).permute(0, 3, 1, 2).float())
+    for start in range(0, len(images), 16):
+        x = to_input(torch.from_numpy(images[start : start + 16]).permute(0, 3, 1, 2).float())
         with torch.no_grad():
             ours = walk(student, x, 0, sum(STAGES))
             theirs = scale(walk(teacher, x, 0, sum(STAGES)), 0)
@@ -246,7 +246,7 @@ def train(
     student: nn.Module,
     teacher: nn.Module,
     scale: Scale,
-    pictures: npt.NDArray[np.uint8],
+    images: npt.NDArray[np.uint8],
     phase: Phase,
     checkpoint: Path,
     stop: int | None = None,
@@ -264,7 +264,7 @@ def train(
         student.eval()
         if step < phase.settled * phase.steps:
             trained.train()
-        x = crops(pictures, np.random.default_rng([step, phase.first, phase.last]), phase.batch, phase.size)
+        x = crops(images, np.random.default_rng([step, phase.first, phase.last]), phase.batch, phase.size)
         targets = scale(answers(teacher, x, phase.last)[phase.first :], phase.first)
         if phase.first:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -282,17 +282,17 @@ def train(
 def distill(
     work: Path, teacher: nn.Module, phases: tuple[Phase, ...], processes: int, say: Callable[[str], None]
 ) -> tuple[nn.Module, list[float]]:
-    """All phases; returns the student and how much of the teacher it explains on held-out pictures, stage by stage."""
-    held_out = np.stack([procedural.picture(HELD_OUT + i) for i in range(128)])
+    """All phases; returns the student and how much of the teacher it explains on held-out images, stage by stage."""
+    held_out = np.stack([procedural.image(HELD_OUT + i) for i in range(128)])
     torch.manual_seed(0)
     student = mobilenet()
     scale: Scale | None = None
     score: list[float] = []
     for phase in phases:
-        pictures = pool_of(work, phase.pictures, processes)
-        scale = scale or measure_scale(teacher, pictures[: 2 * SHARD], phase.size)
+        images = pool_of(work, phase.images, processes)
+        scale = scale or measure_scale(teacher, images[: 2 * SHARD], phase.size)
         start, seen = time.monotonic(), 0.0
-        for step, loss in train(student, teacher, scale, pictures, phase, work / f"{phase.name}.safetensors"):
+        for step, loss in train(student, teacher, scale, images, phase, work / f"{phase.name}.safetensors"):
             seen = loss if seen == 0 else 0.98 * seen + 0.02 * loss
             if step % 100 == 0 or step == phase.steps:
                 say(f"{phase.name} {step}/{phase.steps} loss {seen:.4f} {time.monotonic() - start:.0f} s")
@@ -313,7 +313,7 @@ def export(student: nn.Module, path: Path, metadata: dict[str, str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", type=Path, help="safetensors of timm's mobilenetv2_100, num_classes=1001")
-    parser.add_argument("--work", type=Path, default=Path("distill"), help="folder for pictures and checkpoints")
+    parser.add_argument("--work", type=Path, default=Path("distill"), help="folder for images and checkpoints")
     parser.add_argument("--out", type=Path, default=BUNDLED)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -327,7 +327,7 @@ def main() -> None:
         "licence": "Apache-2.0",
         "architecture": "timm mobilenetv2_100, features_only, out_indices=(2, 3), pad_type=same, blocks[:5]",
         "input": "(x - 127) / 127.5 for RGB x in 0..255",
-        "outputs": "the teacher's features, standardised per channel over the drawn pictures",
+        "outputs": "the teacher's features, standardised per channel over the drawn images",
         "made": "tools/distill.py, from random weights on tools/procedural.py: no photograph, no foreign weight",
         "teacher": f"{arguments.teacher.name}, sha256 {hashlib.sha256(arguments.teacher.read_bytes()).hexdigest()}",
         "phases": json.dumps([asdict(phase) for phase in PHASES]),

@@ -1,5 +1,5 @@
-"""Draws what a run of `blemish train --detector attention` made of some test pictures, a row each, for the docs:
-picture, repaired picture, heat and boxes, these of other runs on the same pictures, mask.
+"""Draws what a run of `blemish train --detector attention` made of some test images, a row each, for the docs:
+image, inpainted image, heat and boxes, these of other runs on the same images, mask.
 
     python tools/panel.py RUN DATA test/crack/003.png ... --also OTHER-RUN -o docs/attention.jpg
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from blemish import images
 from blemish.data import layouts
+from blemish.images import load_image, load_mask
 from blemish.inference.overlay import save
 
 SIDE, GAP = 256, 6  # of a cell and between cells, in pixels
@@ -20,19 +20,19 @@ SIDE, GAP = 256, 6  # of a cell and between cells, in pixels
 
 def panel(run: Path, data: Path, names: list[str], also: list[Path]) -> Image.Image:
     """A row for each of `names` (as in `verdicts.jsonl`); where there is no mask its cell is white."""
-    drawn = [run / "repaired", run / "overlays", *(other / "overlays" for other in also)]
+    drawn = [run / "inpainted", run / "overlays", *(other / "overlays" for other in also)]
     columns = 2 + len(drawn)
     samples = {sample.name: sample for sample in layouts.read(data).samples}
     sheet = Image.new("RGB", (columns * (SIDE + GAP) - GAP, len(names) * (SIDE + GAP) - GAP), "white")
     for row, name in enumerate(names):
-        picture = images.load(samples[name].path)
-        cells = [Image.fromarray(picture)]
+        image = load_image(samples[name].path)
+        cells = [Image.fromarray(image)]
         for folder in drawn:
-            with Image.open(folder / f"{name}.jpg") as image:
-                cells.append(image.convert("RGB"))
+            with Image.open(folder / f"{name}.jpg") as overlay:
+                cells.append(overlay.convert("RGB"))
         if mask := samples[name].mask:
-            shape = (picture.shape[0], picture.shape[1])
-            cells.append(Image.fromarray(images.load_mask(mask, shape).astype("uint8") * 255).convert("RGB"))
+            shape = (image.shape[0], image.shape[1])
+            cells.append(Image.fromarray(load_mask(mask, shape).astype("uint8") * 255).convert("RGB"))
         for column, cell in enumerate(cells):
             cell.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
             left, top = column * (SIDE + GAP), row * (SIDE + GAP)

@@ -1,4 +1,4 @@
-"""Patterns: grey fields (size, size) in 0..1 from random numbers alone; `procedural.py` makes pictures of them."""
+"""Patterns: grey fields (size, size) in 0..1 from random numbers alone; `procedural.py` makes images of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def noise(rng: Random, size: int, slope: float, stretched: float = 1.0, angle: f
 
 
 def plane(rng: Random, size: int) -> tuple[Field, Field]:
-    """Coordinates (u, v), about -1..1 over the picture, turned, sheared, foreshortened and often warped."""
+    """Coordinates (u, v), about -1..1 over the image, turned, sheared, foreshortened and often warped."""
     v, u = np.meshgrid(*(np.linspace(-1, 1, size, dtype=np.float32),) * 2, indexing="ij")
     angle = rng.uniform(0, 2 * np.pi)
     u, v = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)

@@ -1,8 +1,8 @@
-"""Draws pictures out of nothing but random numbers: what `distill.py` shows to its teacher instead of photographs.
+"""Draws images out of nothing but random numbers: what `distill.py` shows to its teacher instead of photographs.
 
-A picture is a background and a few shapes, each filled with a pattern of `patterns.py`, coloured through a palette,
-lit as if it had relief, and then spoilt as a camera would spoil it. Everything follows from one seed:
-`picture(seed, size)` is the same array on every run of one numpy and Pillow.
+An image is a background and a few shapes, each filled with a pattern of `patterns.py`, coloured through a palette,
+lit as if it had relief, and then corrupted as a camera would corruption it. Everything follows from one seed:
+`image(seed, size)` is the same array on every run of one numpy and Pillow.
 
     python -m tools.procedural sheet.png        # a contact sheet to look at
 """
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 from tools.patterns import PATTERNS, Field, Random, domes, gradient, ink, noise, polygon, soft_step, stretch
 
-Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 def pattern(rng: Random, size: int) -> Field:
@@ -55,7 +55,7 @@ def coloured(rng: Random, field: Field) -> Field:
     return np.stack([np.interp(field, positions, colours[:, c]) for c in range(3)], axis=-1).astype(np.float32)
 
 
-def lit(rng: Random, picture: Field, height: Field) -> Field:
+def lit(rng: Random, image: Field, height: Field) -> Field:
     """Lambert and Phong: the field as a relief under one lamp."""
     size = height.shape[0]
     smooth = Image.fromarray((255 * height).astype(np.uint8)).filter(
@@ -71,7 +71,7 @@ def lit(rng: Random, picture: Field, height: Field) -> Field:
     half /= np.linalg.norm(half)
     gloss = np.clip((-dx * half[0] - dy * half[1] + half[2]) / length, 0, 1) ** rng.uniform(8, 80)
     ambient, shine = rng.uniform(0.1, 0.5), rng.choice([0.0, 0.3, 0.8])
-    shaded = picture * (ambient + (1 - ambient) * facing)[..., None] + shine * gloss[..., None]
+    shaded = image * (ambient + (1 - ambient) * facing)[..., None] + shine * gloss[..., None]
     result: Field = np.clip(shaded, 0, 1).astype(np.float32)
     return result
 
@@ -79,11 +79,11 @@ def lit(rng: Random, picture: Field, height: Field) -> Field:
 def surface(rng: Random, size: int) -> Field:
     """A coloured pattern, sometimes lit by the relief of itself or of another one."""
     field = pattern(rng, size)
-    picture = coloured(rng, field)
+    image = coloured(rng, field)
     if rng.random() < 0.4:
         height = field if rng.random() < 0.4 else domes(rng, size) if rng.random() < 0.5 else pattern(rng, size)
-        picture = lit(rng, picture, height)
-    return picture
+        image = lit(rng, image, height)
+    return image
 
 
 def outline(rng: Random, size: int) -> Field:
@@ -108,34 +108,34 @@ def outline(rng: Random, size: int) -> Field:
     return ink(rng, size, draw)
 
 
-def photographed(rng: Random, picture: Field) -> Field:
+def photographed(rng: Random, image: Field) -> Field:
     """Uneven light, gamma, blur or sharpening, coarse resolution, noise: what lies between a thing and its pixels."""
-    size = picture.shape[0]
+    size = image.shape[0]
     if rng.random() < 0.35:
-        picture = picture * (1 - np.float32(rng.uniform(0.1, 0.7)) * gradient(rng, size)[..., None])
+        image = image * (1 - np.float32(rng.uniform(0.1, 0.7)) * gradient(rng, size)[..., None])
     if rng.random() < 0.4:
-        picture = np.clip(picture, 0, 1) ** np.float32(10 ** rng.uniform(-0.35, 0.35))
-    image = Image.fromarray((255 * np.clip(picture, 0, 1)).astype(np.uint8))
+        image = np.clip(image, 0, 1) ** np.float32(10 ** rng.uniform(-0.35, 0.35))
+    rendered = Image.fromarray((255 * np.clip(image, 0, 1)).astype(np.uint8))
     kind = rng.random()
     if kind < 0.3:
-        image = image.filter(ImageFilter.GaussianBlur(float(10 ** rng.uniform(-0.5, 0.5))))
+        rendered = rendered.filter(ImageFilter.GaussianBlur(float(10 ** rng.uniform(-0.5, 0.5))))
     elif kind < 0.4:
-        image = image.filter(ImageFilter.UnsharpMask(2, int(rng.integers(50, 250)), 0))
+        rendered = rendered.filter(ImageFilter.UnsharpMask(2, int(rng.integers(50, 250)), 0))
     elif kind < 0.5:
         coarse = int(size * rng.uniform(0.3, 0.8))
-        image = image.resize((coarse, coarse)).resize((size, size), Image.Resampling.BILINEAR)
-    picture = np.asarray(image, np.float32) / 255
+        rendered = rendered.resize((coarse, coarse)).resize((size, size), Image.Resampling.BILINEAR)
+    image = np.asarray(rendered, np.float32) / 255
     if rng.random() < 0.5:
         grey = rng.random() < 0.6
         grain = rng.standard_normal((size, size, 1 if grey else 3)).astype(np.float32)
-        picture = picture + grain * np.float32(10 ** rng.uniform(-2.3, -0.9))
+        image = image + grain * np.float32(10 ** rng.uniform(-2.3, -0.9))
     if rng.random() < 0.3:
-        picture = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2)
-    return picture
+        image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    return image
 
 
-def picture(seed: int, size: int = 192) -> Picture:
-    """The picture of this seed: uint8 (size, size, 3) RGB."""
+def image(seed: int, size: int = 192) -> Pixels:
+    """The image of this seed: uint8 (size, size, 3) RGB."""
     rng = np.random.default_rng([seed, 2018])
     result = surface(rng, size)
     for _ in range(int(rng.choice([0, 0, 1, 1, 2, 3, 5]))):
@@ -150,7 +150,7 @@ def picture(seed: int, size: int = 192) -> Picture:
 def main() -> None:
     side, across = 192, 8
     sheet = np.concatenate(
-        [np.concatenate([picture(row * across + i, side) for i in range(across)], axis=1) for row in range(6)]
+        [np.concatenate([image(row * across + i, side) for i in range(across)], axis=1) for row in range(6)]
     )
     Image.fromarray(sheet).save(sys.argv[1] if len(sys.argv) > 1 else "sheet.png")
 

@@ -1,5 +1,5 @@
-// node inspect.mjs BUNDLE PICTURE.png...
-// One line of JSON for each picture. Exit codes as blemish's: 0 done, 2 refused, 3 some pictures could not be read.
+// node inspect.mjs BUNDLE IMAGE.png...
+// One line of JSON for each image. Exit codes as blemish's: 0 done, 2 refused, 3 some images could not be read.
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -24,7 +24,7 @@ function readBundle(folder) {
 }
 
 // RGB, uint8 (1, H, W, 3). What is transparent lies on white.
-function readPicture(path) {
+function readImage(path) {
   let png;
   try {
     png = PNG.sync.read(readFileSync(path));
@@ -40,11 +40,11 @@ function readPicture(path) {
   return new ort.Tensor('uint8', rgb, [1, height, width, 3]);
 }
 
-// Around all cells of the map that reach the limit: left, top, right, bottom in the picture's pixels, or null.
-function boxAround({ data, dims: [, h, w] }, limit, [, height, width]) {
+// Around all cells of the map that reach the threshold: left, top, right, bottom in the image's pixels, or null.
+function boxAround({ data, dims: [, h, w] }, threshold, [, height, width]) {
   let left = w, top = h, right = -1, bottom = -1;
   data.forEach((value, i) => {
-    if (value < limit) return;
+    if (value < threshold) return;
     const x = i % w, y = (i - x) / w;
     [left, top, right, bottom] = [Math.min(left, x), Math.min(top, y), Math.max(right, x), Math.max(bottom, y)];
   });
@@ -54,23 +54,23 @@ function boxAround({ data, dims: [, h, w] }, limit, [, height, width]) {
 }
 
 async function main([folder, ...paths]) {
-  if (!paths.length) throw new Error('node inspect.mjs BUNDLE PICTURE.png...: give a bundle and at least one picture.');
+  if (!paths.length) throw new Error('node inspect.mjs BUNDLE IMAGE.png...: give a bundle and at least one image.');
   const { card, model } = readBundle(folder), rule = card.decision;
   ort.env.wasm.numThreads = 1;
   const session = await ort.InferenceSession.create(model, { logSeverityLevel: 3 });
   for (const path of paths) {
-    let pictures;
+    let images;
     try {
-      pictures = readPicture(path);
+      images = readImage(path);
     } catch (cause) {
       process.exitCode = 3;
       console.log(JSON.stringify({ path, decision: 'error', error: cause.message }));
       continue;
     }
-    const { scores, maps } = await session.run({ pictures }), score = scores.data[0];
+    const { scores, maps } = await session.run({ images }), score = scores.data[0];
     const doubtful = rule.review_threshold != null && score > rule.review_threshold;
     const decision = score > rule.threshold ? 'anomaly' : doubtful ? 'review' : 'good';
-    const box = decision === 'good' ? null : boxAround(maps, rule.pixel_threshold, pictures.dims);
+    const box = decision === 'good' ? null : boxAround(maps, rule.pixel_threshold, images.dims);
     console.log(JSON.stringify({ path, score, decision, box }));
   }
 }

@@ -1,13 +1,13 @@
-"""Any picture file -> `uint8 (H, W, 3)` RGB, or a refusal in one sentence.
+"""Any image file -> `uint8 (H, W, 3)` RGB, or a refusal in one sentence.
 
-The same numbers in a file always become the same pixels: nothing is stretched to the picture's own darkest
-and brightest value, because a part must look the same in every picture. The rules, and what is refused:
+The same numbers in a file always become the same pixels: nothing is stretched to the image's own darkest
+and brightest value, because a part must look the same in every image. The rules, and what is refused:
 
 - Transparent pixels are composited on white. Of animated and multi-page files the first frame is read.
 - EXIF orientation is applied. Colour profiles are not; CMYK is converted without one, as Pillow does it.
 - 16-bit grey: round(value * 255 / 65535); a TIFF whose header says 12 bits: round(value * 255 / 4095).
 - 16-bit colour: the high byte, value // 256 (Pillow keeps no more), at most one level from the rounded value.
-- A 16-bit picture with no value above 4095 that is not all black is refused: it is 10- or 12-bit data at the
+- A 16-bit image with no value above 4095 that is not all black is refused: it is 10- or 12-bit data at the
   wrong end, and would be left with 16 grey levels.
 - Float TIFF: round(value * 255) where every value lies in 0..1. Anything else is refused, and so are 32-bit
   and signed whole numbers and Lab colour: nothing in such a file says what white is.
@@ -59,13 +59,13 @@ _D = TypeVar("_D", bound=np.generic)
 
 
 class ImageError(BlemishError):
-    """A picture that cannot be read as it is: the sentence names file, cause and remedy."""
+    """An image that cannot be read as it is: the sentence names file, cause and remedy."""
 
 
-def load(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """The picture as C-contiguous `uint8 (H, W, 3)` RGB, upright, by the rules at the top of this file.
+def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """The image as C-contiguous `uint8 (H, W, 3)` RGB, upright, by the rules at the top of this file.
 
-    Raises ImageError for anything that is not a whole, readable picture of at most `max_pixels` pixels.
+    Raises ImageError for anything that is not a whole, readable image of at most `max_pixels` pixels.
     """
     path = Path(path)
     with _opened(path, max_pixels) as image:
@@ -76,12 +76,12 @@ def load(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.ui
 
 
 def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The defect mask as `bool (H, W)`; `size` is its picture's upright (height, width).
+    """The defect mask as `bool (H, W)`; `size` is its image's upright (height, width).
 
     A pixel's value is its largest colour channel, on black where transparent. Where any value is above half
     of white, the defect is what is above half (edges softened by resizing or JPEG go to the nearer side);
     otherwise, as in masks that number their defects 1, 2, 3, it is everything above 0.
-    Raises ImageError as `load` does, and for another size.
+    Raises ImageError as `load_image` does, and for another size.
     """
     path = Path(path)
     height, width = size
@@ -89,8 +89,8 @@ def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
         found = _upright_size(image)
         if found != (width, height):
             raise ImageError(
-                f"{_shown(path)}: mask of {found[0]} × {found[1]} pixels, picture of {width} × {height}; "
-                "a mask must have its picture's size: make it again, or remove it."
+                f"{_shown(path)}: mask of {found[0]} × {found[1]} pixels, image of {width} × {height}; "
+                "a mask must have its image's size: make it again, or remove it."
             )
         image.load()
         values, white = _values(image)
@@ -98,21 +98,21 @@ def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
         return np.ascontiguousarray(values > (white / 2 if values.max() > white / 2 else 0))
 
 
-def size(path: Path | str) -> tuple[int, int]:
-    """(width, height) of the upright picture, from the file's header alone. Raises ImageError."""
+def read_size(path: Path | str) -> tuple[int, int]:
+    """(width, height) of the upright image, from the file's header alone. Raises ImageError."""
     with _opened(Path(path), None) as image:
         return _upright_size(image)
 
 
-def find_pictures(folder: Path | str, *, recursive: bool = False) -> list[Path]:
-    """The pictures in `folder`, told by their endings, in natural order (2 before 10); hidden ones left out.
+def find_images(folder: Path | str, *, recursive: bool = False) -> list[Path]:
+    """The images in `folder`, told by their endings, in natural order (2 before 10); hidden ones left out.
 
     The order is the same on every machine. Links are followed. Raises ImageError if it cannot be listed.
     """
-    return [Path(folder, name) for name in list_pictures(Path(folder), depth=DEPTH if recursive else 0)]
+    return [Path(folder, name) for name in list_images(Path(folder), depth=DEPTH if recursive else 0)]
 
 
-def list_pictures(folder: Path, depth: int) -> list[str]:
+def list_images(folder: Path, depth: int) -> list[str]:
     """Names relative to `folder`, with forward slashes, at most `depth` folders down (so link cycles end)."""
     names, folders = [], []
     try:
@@ -128,12 +128,12 @@ def list_pictures(folder: Path, depth: int) -> list[str]:
         raise ImageError(f"{_shown(folder)}: cannot be listed ({_cause(error)}); check the path.") from error
     if depth:
         for sub in folders:
-            names += [f"{sub}/{name}" for name in list_pictures(folder / sub, depth - 1)]
+            names += [f"{sub}/{name}" for name in list_images(folder / sub, depth - 1)]
     return sorted(names, key=natural)
 
 
 def has_suffix(name: str) -> bool:
-    """Whether a file's name ends as a picture's does."""
+    """Whether a file's name ends as an image's does."""
     return f".{name.rpartition('.')[2].lower()}" in SUFFIXES
 
 
@@ -145,14 +145,14 @@ def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
 
 @contextmanager
 def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]:
-    """The file's picture, header read and size checked; whatever goes wrong inside becomes an ImageError."""
+    """The file's image, header read and size checked; whatever goes wrong inside becomes an ImageError."""
     shown = _shown(path)
     try:
         kind = path.stat()
         if stat.S_ISDIR(kind.st_mode):
-            raise ImageError(f"{shown} is a folder, not a picture; give a picture file.")
+            raise ImageError(f"{shown} is a folder, not an image; give an image file.")
         if not stat.S_ISREG(kind.st_mode):
-            raise ImageError(f"{shown} is a device or pipe, not a picture; give a picture file.")
+            raise ImageError(f"{shown} is a device or pipe, not an image; give an image file.")
         if kind.st_size == 0:
             raise ImageError(f"{shown} is empty (0 bytes); write or copy it again.")
         file = path.open("rb")
@@ -176,7 +176,7 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
             raise
         except UnidentifiedImageError:
             raise ImageError(
-                f"{shown} is not a picture that blemish reads (JPEG, PNG, BMP, TIFF, WebP, GIF), "
+                f"{shown} is not an image that blemish reads (JPEG, PNG, BMP, TIFF, WebP, GIF), "
                 "whatever its name says; convert it, or take it out."
             ) from None
         except Exception as error:  # Pillow's decoders raise almost anything on damaged files
@@ -204,7 +204,7 @@ def _rgb(image: Image.Image, path: Path, deep: bool) -> npt.NDArray[np.uint8]:
         if _white_is_zero(image) or not (values.min() >= 0 and values.max() <= 1):  # NaN fails too
             raise ImageError(
                 f"{_shown(path)} holds floating-point values outside 0..1, so nothing says what white is; "
-                "save it as an 8-bit or 16-bit picture."
+                "save it as an 8-bit or 16-bit image."
             )
         return _grey(np.rint(values * np.float32(255)).astype(np.uint8))
     if mode in {"I", "LAB", "HSV"}:
@@ -243,7 +243,7 @@ def _values(image: Image.Image) -> tuple[npt.NDArray[Any], float]:
 
 def _too_dark(path: Path) -> ImageError:
     return ImageError(
-        f"{_shown(path)} is a 16-bit picture with no value above {_TWELVE_BITS} of 65535, "
+        f"{_shown(path)} is a 16-bit image with no value above {_TWELVE_BITS} of 65535, "
         "as 10- and 12-bit cameras write them; shift the values to the full 16 bits "
         "(12-bit values times 16), or save it with 8 bits."
     )
@@ -301,7 +301,7 @@ _filters: warnings.catch_warnings[None] | None = None
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Pillow's own warnings off while any thread reads a picture; everybody else's stay on.
+    """Pillow's own warnings off while any thread reads an image; everybody else's stay on.
 
     One catch_warnings is shared by all readers: nested across threads, it would leave them off for good.
     """

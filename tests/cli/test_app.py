@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from blemish import Inspector, __version__
-from blemish.images import load
+from blemish.images import load_image
 from tests.conftest import tile
-from tests.support import blemish, write_picture
+from tests.support import blemish, write_image
 
 CUDA = torch.cuda.is_available()
 
@@ -29,18 +29,18 @@ def program(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[st
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_picture(tmp_path / "in/good.png", tile(900)[0])
-    write_picture(tmp_path / "in/deep/bad.png", tile(901, (20, 30))[0])
+    write_image(tmp_path / "in/good.png", tile(900)[0])
+    write_image(tmp_path / "in/deep/bad.png", tile(901, (20, 30))[0])
     return tmp_path / "in"
 
 
-def test_inspect_prints_a_line_a_picture_and_a_summary(run: Path, folder: Path) -> None:
+def test_inspect_prints_a_line_a_image_and_a_summary(run: Path, folder: Path) -> None:
     lines = blemish("inspect", run / "bundle", folder).stdout.splitlines()
     assert lines[0].startswith("anomaly")
     assert "deep/bad.png" in lines[0]
     assert "(" in lines[0]  # a box
     assert lines[1].startswith("good")
-    assert lines[2] == "2 pictures: 1 good, 1 anomaly."
+    assert lines[2] == "2 images: 1 good, 1 anomaly."
 
 
 def test_inspect_json_is_one_verdict_a_line(run: Path, folder: Path) -> None:
@@ -56,7 +56,7 @@ def test_inspect_out_writes_verdicts_and_overlays(run: Path, folder: Path, tmp_p
     blemish("inspect", run / "bundle", folder, folder / "good.png", "--out", tmp_path / "out")
     lines = (tmp_path / "out/verdicts.jsonl").read_text(encoding="utf-8").splitlines()
     drawn = [json.loads(line)["overlay"] for line in lines]
-    # The same picture came twice, once through its folder; nothing is overwritten.
+    # The same image came twice, once through its folder; nothing is overwritten.
     assert drawn == ["overlays/deep/bad.png.jpg", "overlays/good.png.jpg", "overlays/good.png-2.jpg"]
     assert all((tmp_path / "out" / name).is_file() for name in drawn)
 
@@ -66,7 +66,7 @@ def test_exit_codes(run: Path, folder: Path, tmp_path: Path) -> None:
     program("inspect", run, folder / "good.png", "--fail-on", "anomaly", code=0)
     (folder / "broken.png").write_bytes(b"x")
     done = program("inspect", run, folder, code=3)
-    assert "3 pictures: 1 good, 1 anomaly, 1 error." in done.stdout
+    assert "3 images: 1 good, 1 anomaly, 1 error." in done.stdout
     assert "broken.png" in done.stdout
     program("inspect", run, folder, "--fail-on", "anomaly", code=1)  # an anomaly matters more
     assert "no such bundle" in program("inspect", tmp_path / "none", folder, code=2).stderr
@@ -75,7 +75,7 @@ def test_exit_codes(run: Path, folder: Path, tmp_path: Path) -> None:
 
 def test_inspect_takes_a_zip(run: Path, folder: Path, tmp_path: Path) -> None:
     done = blemish("bundle", run, "--zip", tmp_path / "b.zip")
-    assert "21 good pictures" in done.stdout
+    assert "21 good images" in done.stdout
     assert "intact" in done.stdout
     plain, zipped = (blemish("inspect", b, folder, "--json").stdout for b in (run, tmp_path / "b.zip"))
     assert plain == zipped
@@ -110,7 +110,7 @@ def test_train_and_data(product: Path, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--false-alarms", "often"], "'often' is not a rate"),
-        (["--false-alarms", "1%"], "cannot promise 1.00%"),
+        (["--false-alarms", "1%"], "cannot guarantee 1.00%"),
         (["--false-alarms", "0"], "lies between 0 % and 100 %"),
         (["--image-size", "10"], "at least 32 pixels"),
         (["--image-size", "1x2x3"], "not an image size"),
@@ -162,8 +162,8 @@ def test_a_full_disk_is_a_sentence(run: Path, folder: Path) -> None:
     assert "No space left" in done.stderr
 
 
-def test_a_folder_without_pictures(run: Path, tmp_path: Path) -> None:
-    assert "holds no pictures" in blemish("inspect", run, tmp_path, code=2).stderr
+def test_a_folder_without_images(run: Path, tmp_path: Path) -> None:
+    assert "holds no images" in blemish("inspect", run, tmp_path, code=2).stderr
 
 
 def test_version_and_help() -> None:
@@ -177,18 +177,18 @@ def test_a_classifier_from_the_command_line(labelled: Path, folder: Path, tmp_pa
     out = tmp_path / "cam"
     options = ("--detector", "cam", "--unfreeze", 0, "--image-size", "64x96", "--false-alarms", "15%", "--folds", 3)
     done = blemish("train", labelled, "-o", out, *options, "--classes", "types", "--overlays", 3)
-    assert "labelled, cam, every picture out of fold" in done.stdout
+    assert "labelled, cam, every image out of fold" in done.stdout
     assert "balanced accuracy by fold" in done.stdout
     assert "mislabelled" in done.stdout
     assert (out / "out_of_fold.jsonl").is_file()
     shown = blemish("bundle", out).stdout
-    assert "defective pictures" in shown
+    assert "defective images" in shown
     lines = blemish("inspect", out, labelled / "bright", labelled / "dark/001.png").stdout
     assert "probability 0.9" in lines
     assert "  bright  " in lines
     refused = blemish("train", labelled, "-o", tmp_path / "x", "--detector", "cam", "--coreset", "0.1", code=2).stderr
     assert "--coreset is not an option of --detector cam" in refused
-    assert "takes promise or class" in blemish("train", labelled, "-o", out, "--decide", "me", code=2).stderr
+    assert "takes guarantee or class" in blemish("train", labelled, "-o", out, "--decide", "me", code=2).stderr
     assert "there is no recipe" in blemish("train", labelled, "-o", out, "--recipe", "soup", code=2).stderr
     unknown = blemish("train", labelled, "-o", tmp_path / "x", "--recipe", "case-study", code=2).stderr
     assert "vgg16" in unknown  # no network here, or weights would be fetched: see the next test for the recipe itself
@@ -198,7 +198,7 @@ def test_the_case_study_by_one_command(labelled: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "few", tmp_path / "study"
     for kind, few in (("good", 10), ("bright", 5), ("dark", 5)):
         for i in range(few):
-            write_picture(data / kind / f"{i}.png", load(labelled / kind / f"{i:03}.png"))
+            write_image(data / kind / f"{i}.png", load_image(labelled / kind / f"{i:03}.png"))
     options = ("--recipe", "case-study", "--random-weights", "--epochs", 1, "--overlays", 2)
     blemish("train", data, "-o", out, *options)
     card = json.loads(blemish("bundle", out, "--json").stdout)
@@ -221,7 +221,7 @@ def test_an_autoencoder_from_the_command_line(product: Path, folder: Path, tmp_p
     assert [{*record} for record in metrics["training"]] == [{"loss", "reconstruction", "attention"}] * 2
     chosen = metrics["score"]["validation"]
     assert chosen[f"{metrics['score']['share']:g}"] == max(chosen.values())
-    drawn = sorted(path.relative_to(run / "repaired") for path in (run / "repaired").rglob("*.jpg"))
+    drawn = sorted(path.relative_to(run / "reconstruction") for path in (run / "reconstruction").rglob("*.jpg"))
     assert drawn == sorted(path.relative_to(run / "overlays") for path in (run / "overlays").rglob("*.jpg"))
     assert len(drawn) == 2
     card = json.loads(blemish("bundle", run, "--json").stdout)
@@ -233,15 +233,15 @@ def test_an_autoencoder_from_the_command_line(product: Path, folder: Path, tmp_p
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
-    names = ["repaired/deep/bad.png.jpg", "repaired/good.png.jpg", "repaired/good.png-2.jpg"]
-    assert [verdict["repaired"] for verdict in verdicts] == names
+    names = ["reconstruction/deep/bad.png.jpg", "reconstruction/good.png.jpg", "reconstruction/good.png-2.jpg"]
+    assert [verdict["reconstruction"] for verdict in verdicts] == names
     look = next(Inspector(run).look_many([folder / "good.png"]))
-    assert look.repaired is not None
-    assert look.repaired.shape == (32, 48, 3)
-    assert look.repaired.dtype == np.uint8
+    assert look.reconstruction is not None
+    assert look.reconstruction.shape == (32, 48, 3)
+    assert look.reconstruction.dtype == np.uint8
     with Image.open(out / names[1]) as image:
         assert (image.format, image.size) == ("JPEG", (80, 60))
-        wanted = Image.fromarray(look.repaired).resize((80, 60), Image.Resampling.BICUBIC)
+        wanted = Image.fromarray(look.reconstruction).resize((80, 60), Image.Resampling.BICUBIC)
         assert np.abs(np.asarray(image, np.float32) - np.asarray(wanted, np.float32)).mean() < 4  # but for JPEG
     assert (
         "--coreset is not an option"

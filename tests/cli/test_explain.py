@@ -12,14 +12,14 @@ from PIL import Image
 from blemish import Inspector
 from blemish.inference import bundle
 from tests.conftest import tile
-from tests.support import blemish, refused, write_picture
+from tests.support import blemish, refused, write_image
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("new")
-    write_picture(path / "bad.png", tile(901, (20, 30))[0])
-    write_picture(path / "good.png", tile(900)[0])
+    write_image(path / "bad.png", tile(901, (20, 30))[0])
+    write_image(path / "good.png", tile(900)[0])
     (path / "broken.png").write_bytes(b"x")
     return path
 
@@ -50,18 +50,18 @@ def rows(folder: Path) -> dict[str, dict[str, Any]]:
 
 def test_inspect_shows_the_evidence_of_anomalies(run: Path, folder: Path, tmp_path: Path) -> None:
     said = blemish("inspect", run, folder, "--out", tmp_path / "out", code=3)  # the broken one did not stop the others
-    assert "With this region repaired, the verdict would be good (p = " in said.stdout
+    assert "With this region inpainted, the verdict would be good (p = " in said.stdout
     found = rows(tmp_path / "out")
     assert found["bad.png"]["counterfactual"]["decision"] == "good"
     assert found["bad.png"]["evidence"][0]["file"] == "evidence/bad.png.jpg"
     assert found["good.png"]["evidence"] == found["broken.png"]["evidence"] == []
     drawn = sorted(file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.jpg"))
-    assert drawn == ["evidence/bad.png.jpg", "overlays/bad.png.jpg", "overlays/good.png.jpg", "repaired/bad.png.jpg"]
+    assert drawn == ["evidence/bad.png.jpg", "inpainted/bad.png.jpg", "overlays/bad.png.jpg", "overlays/good.png.jpg"]
 
 
 def test_evidence_can_be_left_out(run: Path, folder: Path, tmp_path: Path) -> None:
     said = blemish("inspect", run, folder / "bad.png", "--out", tmp_path / "out", "--no-evidence").stdout
-    assert "repaired" not in said
+    assert "inpainted" not in said
     assert [file.name for file in (tmp_path / "out").iterdir() if file.is_dir()] == ["overlays"]
     assert rows(tmp_path / "out")["bad.png"]["evidence"] == []
     assert "say where with --out" in refused("inspect", run, folder / "bad.png", "--evidence")
@@ -69,13 +69,13 @@ def test_evidence_can_be_left_out(run: Path, folder: Path, tmp_path: Path) -> No
 
 def test_bundles_of_before_go_on_working(run: Path, old: Path, folder: Path, tmp_path: Path) -> None:
     said = blemish("inspect", old, folder / "bad.png", folder / "good.png", "--out", tmp_path / "out").stderr
-    assert said.count("shows no nearest normal pictures") == 1
+    assert said.count("shows no nearest normal images") == 1
     row = rows(tmp_path / "out")["bad.png"]
     assert (row["decision"], row["evidence"], row["counterfactual"]) == ("anomaly", [], None)
     assert row["score"] == pytest.approx(Inspector(run).inspect(folder / "bad.png").score, rel=1e-5)
     said = blemish("explain", old, folder / "bad.png", "--at", "36,26").stdout
     assert "the place is flagged" in said
-    assert "shows no nearest normal pictures" in said
+    assert "shows no nearest normal images" in said
 
 
 def test_explain_answers_for_a_place(run: Path, folder: Path, tmp_path: Path) -> None:
@@ -88,10 +88,10 @@ def test_explain_answers_for_a_place(run: Path, folder: Path, tmp_path: Path) ->
         found = json.loads(blemish("explain", run, folder / "bad.png", "--at", at, "--json", "--out", tmp_path).stdout)
         value = float(look.map[place[1] * 192 // 60, place[0] * 256 // 80])
         assert found["value"] == pytest.approx(value, rel=1e-5)
-        assert found["limit"] == rule.pixel_threshold
+        assert found["threshold"] == rule.pixel_threshold
         assert found["flagged"] is flagged
         assert found["decision"] == "anomaly"
-        assert found["p_value"] == pytest.approx((1 + sum(peak >= value for peak in rule.peaks)) / 20)
+        assert found["p_value"] == pytest.approx((1 + sum(peak >= value for peak in rule.map_maxima)) / 20)
         nearest = found["nearest"]
         assert nearest["source"].startswith("train/good/")
         assert look.distances is not None
@@ -109,7 +109,7 @@ def test_explain_answers_for_a_place(run: Path, folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("picture", "at", "said"),
+    ("image", "at", "said"),
     [
         ("bad.png", "80,5", "has 80 x 60 pixels, so there is no place 80,5"),
         ("bad.png", "here", "--at takes a place in pixels from the top left corner, as 120,80, not 'here'"),
@@ -118,11 +118,11 @@ def test_explain_answers_for_a_place(run: Path, folder: Path, tmp_path: Path) ->
         ("missing.png", "1,5", r"missing\.png"),
     ],
 )
-def test_explain_refuses_in_a_sentence(run: Path, folder: Path, picture: str, at: str, said: str) -> None:
-    assert re.search(said, refused("explain", run, folder / picture, "--at", at))
+def test_explain_refuses_in_a_sentence(run: Path, folder: Path, image: str, at: str, said: str) -> None:
+    assert re.search(said, refused("explain", run, folder / image, "--at", at))
 
 
-def test_a_bundle_without_pictures(product: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_bundle_without_images(product: Path, folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ("--image-size", "64x96", "--max-bank", 50, "--overlays", 4)
     blemish("train", product, "-o", run, *options, "--no-evidence")
@@ -133,7 +133,7 @@ def test_a_bundle_without_pictures(product: Path, folder: Path, tmp_path: Path) 
     assert look.neighbours.dtype == np.int32
     assert look.distances is not None
     said = blemish("inspect", run, folder / "bad.png", "--out", tmp_path / "out").stderr
-    assert "shows no nearest normal pictures" in said
+    assert "shows no nearest normal images" in said
     row = rows(tmp_path / "out")["bad.png"]
     assert row["evidence"][0]["source"] is None
     assert row["evidence"][0]["distance"] > 0

@@ -1,4 +1,4 @@
-"""From the command line: what is promised, evaluate, report and compare, and the test for drift."""
+"""From the command line: what is guaranteed, evaluate, report and compare, and the test for drift."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def printed(*arguments: object) -> Any:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--review 10% --confidence 95%", r"20 held-out good pictures .* 5\.00% .* with 95% confidence: that takes 59"),
+        ("--review 10% --confidence 95%", r"20 held-out good images .* 5\.00% .* with 95% confidence: that takes 59"),
         ("--review 3%", r"The review rate, 3\.00%, must be larger than the rate of false alarms, 5\.00%"),
         ("--review many", "'many' is not a rate"),
-        ("--false-alarms 1%", r"^40 good pictures cannot promise 1\.00% .* add 59 more"),
+        ("--false-alarms 1%", r"^40 good images cannot guarantee 1\.00% .* add 59 more"),
         ("--calibrate twice", "--calibrate takes auto or split or leave-one-out, not 'twice'"),
         ("--calibrate leave-one-out --confidence 90%", "without --confidence"),
         ("--calibrate leave-one-out --detector attention", "is for --detector patchcore"),
-        ("--detector cam --decide class --review 10%", "--decide class promises nothing"),
-        ("--detector cam --decide class --confidence 90%", "--decide class promises nothing"),
+        ("--detector cam --decide class --review 10%", "--decide class guarantees nothing"),
+        ("--detector cam --decide class --confidence 90%", "--decide class guarantees nothing"),
     ],
 )
-def test_promises_that_cannot_be_kept_are_refused(product: Path, tmp_path: Path, options: str, said: str) -> None:
+def test_guarantees_that_cannot_be_kept_are_refused(product: Path, tmp_path: Path, options: str, said: str) -> None:
     assert re.search(said, refused("train", product, "-o", tmp_path / "run", *options.split()))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_good_pictures_teach_and_calibrate(all_teach: Path, product: Path) -> None:
+def test_all_good_images_teach_and_calibrate(all_teach: Path, product: Path) -> None:
     card = bundle.read(all_teach).card
     rule = card.decision
     assert (card.data.train, card.data.calibration, len(rule.scores)) == (40, 0, 40)
@@ -66,9 +66,9 @@ def test_evaluate_prints_what_it_measures(run: Path, product: Path) -> None:
     said = blemish("evaluate", run, product, "--costs", "1,50,2%").stdout
     assert "tested on 6 good and 6 defective" in said
     assert "auroc" in said
-    assert "Measured on the test pictures of the run." in said
+    assert "Measured on the test images of the run." in said
     assert "Missed 0 of 6 spot: 0.0%, of defects like these between 0.0% and 45.9%." in said  # 1 - 0.025^(1/6)
-    assert "At the promised limit, " in said
+    assert "At the guaranteed threshold, " in said
     assert "estimate on the low side" in said
     found = printed("evaluate", run / "bundle", product, "--costs", "1,50,2%")
     wanted = measure(Inspector(run), labelled(product).samples)
@@ -90,7 +90,7 @@ def test_evaluate_refuses_in_a_sentence(run: Path, product: Path, options: list[
     assert re.search(said, refused("evaluate", run, product, *options))
 
 
-def test_a_picture_that_cannot_be_read_is_named(run: Path, product: Path, tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_read_is_named(run: Path, product: Path, tmp_path: Path) -> None:
     data = shutil.copytree(product / "test", tmp_path / "some")
     (data / "spot/001.png").write_bytes(b"x")
     said = blemish("evaluate", run, data).stdout
@@ -103,9 +103,9 @@ def test_tested_heatmaps_stand_in_the_report(all_teach: Path, product: Path, tmp
     assert printed("report", run)["faithfulness"] is None
     options = ("--faithfulness", "--most", 2, "--randomised", all_teach)
     found = printed("evaluate", run, product, *options)["faithfulness"]
-    assert (found["pictures"], found["replaced_by"]) == (2, "the most similar good picture of the bundle")
+    assert (found["images"], found["replaced_by"]) == (2, "the most similar good image of the bundle")
     assert found == json.loads((run / "faithfulness.json").read_text("utf-8"))
-    assert {measure["name"] for measure in found["measures"]} >= {"deletion", "insertion", "repair"}
+    assert {measure["name"] for measure in found["measures"]} >= {"deletion", "insertion", "inpainting"}
     assert all(measure["explains"] is None for measure in found["measures"])  # two are too few for a verdict
     randomised = [n for m in found["measures"] for n in m["controls"] if "random" in n and n != "a random map"]
     assert randomised
@@ -131,7 +131,7 @@ def test_report_writes_what_it_is_asked_for(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.csv", "out.xml", "page.html", "report.html"]
     assert len((tmp_path / "out.csv").read_text("utf-8").splitlines()) == 13
     assert 'tests="12"' in (tmp_path / "out.xml").read_text("utf-8")
-    assert (tmp_path / "page.html").stat().st_size > (tmp_path / "report.html").stat().st_size  # pictures and a curve
+    assert (tmp_path / "page.html").stat().st_size > (tmp_path / "report.html").stat().st_size  # images and a curve
     assert "is no run" in refused("report", run / "bundle")
 
 
@@ -144,7 +144,7 @@ def test_compare_says_what_changed(run: Path, all_teach: Path) -> None:
 
 @pytest.fixture(scope="module")
 def moved(all_teach: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose calibration scores are all lower than what it says of any picture: a line that has changed."""
+    """A bundle whose calibration scores are all lower than what it says of any image: a line that has changed."""
     path = tmp_path_factory.mktemp("moved") / "bundle"
     shutil.copytree(all_teach / "bundle", path)
     card = bundle.read(path).card
@@ -162,9 +162,9 @@ def goods(product: Path, numbers: Iterable[int]) -> list[Path]:
 def test_drift_is_noticed_and_the_test_goes_on(moved: Path, product: Path, tmp_path: Path) -> None:
     file = tmp_path / "drift.json"
     inspector = Inspector(moved, threads=1)
-    by_hand = Drift(inspector.card.decision.scores, limit=1e6)
-    for picture in goods(product, range(30)):
-        by_hand.see(inspector.inspect(picture).score or 0)
+    by_hand = Drift(inspector.card.decision.scores, threshold=1e6)
+    for image in goods(product, range(30)):
+        by_hand.see(inspector.inspect(image).score or 0)
     assert 8 < (by_hand.state.since or 0) < 30
     said = blemish("inspect", moved, *goods(product, range(8)), "--drift", file).stderr
     assert "No drift: good parts look like the calibration set (8 parts seen, 0 anomalies left out" in said
@@ -180,8 +180,8 @@ def test_anomalies_are_no_drift_and_errors_are_not_seen(run: Path, product: Path
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"x")
     inspector = Inspector(run, threads=1)
-    limit = inspector.card.decision.threshold
-    calm = [path for path in goods(product, range(10)) if (inspector.inspect(path).score or 0) < limit][:2]
+    threshold = inspector.card.decision.threshold
+    calm = [path for path in goods(product, range(10)) if (inspector.inspect(path).score or 0) < threshold][:2]
     arguments = ("inspect", run, product / "test/spot", *calm, broken, "--drift", file)
     assert re.search(r"No drift: .* \(2 parts seen, 6 anomalies left out", blemish(*arguments, code=3).stderr)
     state = Drift.from_json(file.read_text("utf-8")).state
@@ -194,22 +194,22 @@ def test_anomalies_are_no_drift_and_errors_are_not_seen(run: Path, product: Path
 def test_drift_is_refused_where_it_would_say_nothing(
     run: Path, moved: Path, all_teach: Path, product: Path, tmp_path: Path
 ) -> None:
-    file, picture = tmp_path / "drift.json", goods(product, [0])[0]
+    file, image = tmp_path / "drift.json", goods(product, [0])[0]
     rule = bundle.read(run).card.decision
     pairs = rule.model_copy(update={"items": tuple(i // 2 for i in range(len(rule.scores)))})
     several = shutil.copytree(run / "bundle", tmp_path / "several")
     bundle.write(several, bundle.read(run).card.model_copy(update={"decision": pairs}))
-    assert "on one picture of each part" in refused("inspect", several, picture, "--drift", file)
+    assert "on one image of each part" in refused("inspect", several, image, "--drift", file)
     assert not file.exists()
-    blemish("inspect", run, picture, "--drift", file)
+    blemish("inspect", run, image, "--drift", file)
     before = file.read_bytes()
-    assert re.search(r"drift\.json: is of another bundle", refused("inspect", moved, picture, "--drift", file))
+    assert re.search(r"drift\.json: is of another bundle", refused("inspect", moved, image, "--drift", file))
     assert file.read_bytes() == before
     file.write_text("{}", encoding="utf-8")
     assert re.search(
-        r"drift\.json: is no drift test that blemish saved", refused("inspect", run, picture, "--drift", file)
+        r"drift\.json: is no drift test that blemish saved", refused("inspect", run, image, "--drift", file)
     )
-    assert "there is no folder" in refused("inspect", run, picture, "--drift", tmp_path / "none/drift.json")
-    assert "cannot be read" in refused("inspect", run, picture, "--drift", tmp_path)
-    said = blemish("inspect", all_teach, picture, "--drift", tmp_path / "left-out.json").stderr
+    assert "there is no folder" in refused("inspect", run, image, "--drift", tmp_path / "none/drift.json")
+    assert "cannot be read" in refused("inspect", run, image, "--drift", tmp_path)
+    said = blemish("inspect", all_teach, image, "--drift", tmp_path / "left-out.json").stderr
     assert "false alarms ever: about 1%" in said

@@ -13,7 +13,7 @@ import pytest
 
 from blemish.cli.verdicts import CHUNK, _stdin_paths
 from tests.conftest import tile
-from tests.support import refused, write_picture
+from tests.support import refused, write_image
 
 
 def program(run: Path, *more: object) -> list[str]:
@@ -21,7 +21,7 @@ def program(run: Path, *more: object) -> list[str]:
 
 
 def test_no_verdict_waits_for_the_next_path(run: Path, tmp_path: Path) -> None:
-    paths = [write_picture(tmp_path / f"{i}.png", tile(900 + i, (20, 30) if i == 1 else None)[0]) for i in range(3)]
+    paths = [write_image(tmp_path / f"{i}.png", tile(900 + i, (20, 30) if i == 1 else None)[0]) for i in range(3)]
     process = subprocess.Popen(
         program(run, "--json"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     )
@@ -38,7 +38,7 @@ def test_no_verdict_waits_for_the_next_path(run: Path, tmp_path: Path) -> None:
 
 
 def test_empty_lines_broken_files_and_equal_names(run: Path, tmp_path: Path) -> None:
-    paths = [write_picture(tmp_path / f"in/{i}/part.png", tile(900 + i)[0]) for i in range(2)]
+    paths = [write_image(tmp_path / f"in/{i}/part.png", tile(900 + i)[0]) for i in range(2)]
     paths += [tmp_path / "in", tmp_path / "missing.png"]
     given = f"\n{paths[0]}\r\n\n{paths[1]}\n{paths[2]}\n{paths[3]}"  # the last without an end
     done = subprocess.run(
@@ -48,7 +48,7 @@ def test_empty_lines_broken_files_and_equal_names(run: Path, tmp_path: Path) -> 
     said = done.stdout.splitlines()
     assert [line.split()[0] for line in said] == ["good", "good", "error", "error", "4"]
     assert "is a folder" in said[2]
-    assert said[4].startswith("4 pictures: 2 good, 2 error.")
+    assert said[4].startswith("4 images: 2 good, 2 error.")
     assert "inspecting: 4 in" in done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out/verdicts.jsonl").read_text("utf-8").splitlines()]
     assert [row["path"] for row in rows] == [str(path) for path in paths]
@@ -56,7 +56,7 @@ def test_empty_lines_broken_files_and_equal_names(run: Path, tmp_path: Path) -> 
 
 
 def test_paths_that_end_with_nul_may_hold_anything(run: Path, tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "two\nlines.png", tile(900)[0])
+    path = write_image(tmp_path / "two\nlines.png", tile(900)[0])
     given = f"{path}\0\0{path}\0"
     done = subprocess.run(program(run, "--json", "-0"), input=given, capture_output=True, text=True, check=True)
     assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == [str(path)] * 2
@@ -64,17 +64,17 @@ def test_paths_that_end_with_nul_may_hold_anything(run: Path, tmp_path: Path) ->
 
 def test_no_paths_at_all_are_no_mistake(run: Path) -> None:
     done = subprocess.run(program(run), input="", capture_output=True, text=True, check=True)
-    assert done.stdout == "0 pictures.\n"
+    assert done.stdout == "0 images.\n"
 
 
 def test_a_list_of_any_length_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "list"
-    file.write_text("".join(f"pictures/{i}.png\n" for i in range(100_000)))
+    file.write_text("".join(f"images/{i}.png\n" for i in range(100_000)))
     assert file.stat().st_size > 20 * CHUNK
     with file.open("rb") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         paths = _stdin_paths(b"\n")
-        assert next(paths) == Path("pictures/0.png")
+        assert next(paths) == Path("images/0.png")
         assert os.lseek(stdin.fileno(), 0, os.SEEK_CUR) == CHUNK
         assert sum(path is not None for path in paths) == 99_999
 
@@ -84,7 +84,7 @@ def test_the_documents_examples_of_pipes_work(run: Path, tmp_path: Path) -> None
     examples = re.findall(r"^\$ (find .*blemish inspect .*)$", text, re.MULTILINE)
     assert len(examples) == 2
     for i in range(2):
-        write_picture(tmp_path / f"new/{i}.png", tile(900 + i)[0])
+        write_image(tmp_path / f"new/{i}.png", tile(900 + i)[0])
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/tiles").symlink_to(run)
     for example in examples:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import tile
 from tests.station.test_deliveries import Broker, Receiver, needs_mosquitto, subscribed
-from tests.support import blemish, eventually, refused, write_picture
+from tests.support import blemish, eventually, refused, write_image
 
 QUICK = ["--settle", "0", "--give-up", "0", "--poll", "0.01", "--threads", "1"]
 FIVE = 5 * 10**9
@@ -31,11 +31,11 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """24 pictures of which the last but one is broken; four are defective, and one good one looks as if it were."""
+    """24 images of which the last but one is broken; four are defective, and one good one looks as if it were."""
     for i in range(24):
-        path = write_picture(tmp_path / f"in/{i}.png", tile(900 + i, (20, 30) if i % 6 == 1 else None)[0])
+        path = write_image(tmp_path / f"in/{i}.png", tile(900 + i, (20, 30) if i % 6 == 1 else None)[0])
         if i == 22:
-            path.write_bytes(b"no picture")
+            path.write_bytes(b"no image")
         os.utime(path, ns=(FIVE + i, FIVE + i))
     return tmp_path / "in"
 
@@ -88,7 +88,7 @@ def test_killed_twice_nothing_is_lost_and_nothing_judged_twice(run: Path, folder
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_after_the_present_picture(run: Path, folder: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_it_after_the_present_image(run: Path, folder: Path, number: signal.Signals) -> None:
     process = start(run, folder)
     eventually(lambda: len(lines(folder)) >= 2)
     process.send_signal(number)
@@ -96,7 +96,7 @@ def test_a_signal_ends_it_after_the_present_picture(run: Path, folder: Path, num
     assert process.returncode == 0, complained
     assert "Traceback" not in complained
     many = len(lines(folder))
-    assert said.splitlines()[-1].startswith(f"{many} pictures: ")
+    assert said.splitlines()[-1].startswith(f"{many} images: ")
     assert names(folder) == [f"{i}.png" for i in range(many)]
 
 
@@ -116,7 +116,7 @@ def test_once_prints_what_inspect_prints(run: Path, folder: Path, tmp_path: Path
     said = blemish(*asked, tmp_path / "a", code=3).stdout.splitlines()
     inspected = blemish("inspect", run, *(folder / f"{i}.png" for i in range(24)), code=3).stdout.splitlines()
     assert said == [*inspected[:-1], f"{inspected[-1]} Verdicts are in {tmp_path}/a/verdicts.jsonl."]
-    assert re.fullmatch(r"24 pictures: \d+ good, \d+ anomaly, 1 error\.", inspected[-1])
+    assert re.fullmatch(r"24 images: \d+ good, \d+ anomaly, 1 error\.", inspected[-1])
     (folder / "22.png").unlink()
     printed = blemish(*asked, tmp_path / "b", "--json", "--no-evidence").stdout
     assert printed == (tmp_path / "b/verdicts.jsonl").read_text("utf-8")
@@ -133,8 +133,8 @@ def test_the_drift_test_goes_on_over_a_kill(run: Path, folder: Path, tmp_path: P
     asked = ["watch", folder, "--bundle", run, "--once", *QUICK, "--drift"]
     blemish(*asked, drift, "--out", tmp_path / "out", code=3)
     seen = drift.read_text("utf-8")
-    pictures = [folder / f"{i}.png" for i in range(24)]
-    blemish("inspect", run, *pictures, "--drift", tmp_path / "whole.json", code=3)
+    images = [folder / f"{i}.png" for i in range(24)]
+    blemish("inspect", run, *images, "--drift", tmp_path / "whole.json", code=3)
     assert json.loads(seen) == json.loads((tmp_path / "whole.json").read_text("utf-8"))
     blemish(*asked, drift, "--out", tmp_path / "out")  # there is nothing new, and nothing is counted twice
     assert drift.read_text("utf-8") == seen

@@ -19,8 +19,8 @@ from blemish.data import audit as module
 from blemish.data.audit import Audit, Problem, Row, audit, render
 from blemish.data.layouts import read
 from blemish.data.split import split
-from blemish.images import load
-from tests.support import shared_folder, write_picture
+from blemish.images import load_image
+from tests.support import shared_folder, write_image
 
 T = TypeVar("T")
 
@@ -31,10 +31,10 @@ def texture(seed: int) -> npt.NDArray[np.uint8]:
 
 def folders(root: Path, good: int = 40, dents: int = 5) -> Path:
     for i in range(good):
-        write_picture(root / "good" / f"{i}.png", texture(i))
+        write_image(root / "good" / f"{i}.png", texture(i))
     for i in range(dents):
-        write_picture(root / "dent" / f"{i}.png", texture(1000 + i))
-        write_picture(root / "ground_truth" / "dent" / f"{i}_mask.png", np.eye(64, 48) * 255)
+        write_image(root / "dent" / f"{i}.png", texture(1000 + i))
+        write_image(root / "ground_truth" / "dent" / f"{i}_mask.png", np.eye(64, 48) * 255)
     return root
 
 
@@ -57,8 +57,8 @@ def test_nothing_wrong(tmp_path: Path) -> None:
 
 def test_rows_by_part_with_their_sizes(tmp_path: Path) -> None:
     for i in range(3):
-        write_picture(tmp_path / "train" / "good" / f"{i}.png", np.zeros((10 + i, 20)))
-    write_picture(tmp_path / "test" / "good" / "a.png", np.ones((5, 30)))
+        write_image(tmp_path / "train" / "good" / f"{i}.png", np.zeros((10 + i, 20)))
+    write_image(tmp_path / "test" / "good" / "a.png", np.ones((5, 30)))
     (tmp_path / "test" / "dent").mkdir()
     (tmp_path / "test" / "dent" / "a.png").write_bytes(b"")
     assert audit(read(tmp_path)).rows == (
@@ -68,12 +68,12 @@ def test_rows_by_part_with_their_sizes(tmp_path: Path) -> None:
     )
 
 
-def test_unreadable_pictures_and_bad_masks(tmp_path: Path) -> None:
+def test_unreadable_images_and_bad_masks(tmp_path: Path) -> None:
     root = folders(tmp_path)
     (root / "good" / "7.png").write_bytes((root / "good" / "8.png").read_bytes()[:500])
-    (root / "good" / "9.png").write_text("not a picture")
-    write_picture(root / "ground_truth" / "dent" / "0_mask.png", np.ones((48, 64)))
-    write_picture(root / "ground_truth" / "dent" / "1_mask.png", np.zeros((64, 48)))
+    (root / "good" / "9.png").write_text("not an image")
+    write_image(root / "ground_truth" / "dent" / "0_mask.png", np.ones((48, 64)))
+    write_image(root / "ground_truth" / "dent" / "1_mask.png", np.zeros((64, 48)))
     (root / "ground_truth" / "dent" / "2_mask.png").unlink()
     (root / "ground_truth" / "dent" / "3_mask.png").write_bytes(b"x")
     result = audit(read(root))
@@ -87,18 +87,18 @@ def test_unreadable_pictures_and_bad_masks(tmp_path: Path) -> None:
     ]
     sentences = [p.sentence for p in result.problems]
     assert "cut short" in sentences[0]
-    assert "64 × 48 pixels, picture of 48 × 64" in sentences[2]
-    assert "1 of 5 defective pictures have no mask" in sentences[5]
+    assert "64 × 48 pixels, image of 48 × 64" in sentences[2]
+    assert "1 of 5 defective images have no mask" in sentences[5]
     assert [row.masks for row in result.rows] == [2, 0]
 
 
 def test_the_same_pixels_in_another_file_format(tmp_path: Path) -> None:
     root = folders(tmp_path)
-    write_picture(root / "good" / "copy.bmp", texture(3))
+    write_image(root / "good" / "copy.bmp", texture(3))
     result = audit(read(root))
     problem = only(result, "copies")
     assert (problem.severity, problem.names) == ("note", ("good/3.png", "good/copy.bmp"))
-    assert "the same picture" in problem.sentence
+    assert "the same image" in problem.sentence
     samples = read(root).samples
     assert [[samples[i].name for i in group] for group in result.groups] == [["good/3.png", "good/copy.bmp"]]
 
@@ -106,8 +106,8 @@ def test_the_same_pixels_in_another_file_format(tmp_path: Path) -> None:
 def test_a_copy_encoded_again(tmp_path: Path) -> None:
     root = folders(tmp_path)
     big = np.kron(texture(77), np.ones((4, 4, 1), np.uint8))
-    write_picture(root / "good" / "a.png", big)
-    write_picture(root / "good" / "small.png", big[::2, ::2])
+    write_image(root / "good" / "a.png", big)
+    write_image(root / "good" / "small.png", big[::2, ::2])
     Image.fromarray(np.clip(big * 1.1, 0, 255).astype(np.uint8)).save(root / "good" / "again.jpg", quality=80)
     problem = only(audit(read(root)), "copies")
     assert problem.names == ("good/a.png", "good/again.jpg", "good/small.png")
@@ -116,33 +116,33 @@ def test_a_copy_encoded_again(tmp_path: Path) -> None:
 
 def test_copies_across_labels_parts_and_items(tmp_path: Path) -> None:
     root = folders(tmp_path / "labels")
-    write_picture(root / "dent" / "0.png", texture(3))
+    write_image(root / "dent" / "0.png", texture(3))
     problem = only(audit(read(root)), "copies-across-labels")
     assert (problem.severity, problem.names) == ("warning", ("dent/0.png", "good/3.png"))
     assert "dent and good" in problem.sentence
 
     root = tmp_path / "parts"
     for i in range(40):
-        write_picture(root / "train" / "good" / f"{i}.png", texture(i))
-    write_picture(root / "test" / "good" / "0.png", texture(5))
+        write_image(root / "train" / "good" / f"{i}.png", texture(i))
+    write_image(root / "test" / "good" / "0.png", texture(5))
     problem = audit(read(root)).problems[0]
     assert (problem.kind, problem.severity) == ("copies-across-parts", "error")
     assert problem.names == ("test/good/0.png", "train/good/5.png")
 
     root = tmp_path / "items"
     for i in range(40):
-        write_picture(root / "good" / f"k{i // 4}_Part{i % 4}.png", texture(min(i, 38)))
+        write_image(root / "good" / f"k{i // 4}_Part{i % 4}.png", texture(min(i, 38)))
     problem = only(audit(read(root)), "copies")  # two views of k9: the same item
     assert problem.names == ("good/k9_Part2.png", "good/k9_Part3.png")
-    write_picture(root / "good" / "k7_Part1.png", texture(0))
+    write_image(root / "good" / "k7_Part1.png", texture(0))
     problem = only(audit(read(root)), "copies-across-items")
     assert "(k0, k7)" in problem.sentence
 
 
 def test_an_item_in_both_parts(tmp_path: Path) -> None:
     for i in range(40):
-        write_picture(tmp_path / "train" / "good" / f"k{i}_Part1.png", texture(i))
-    write_picture(tmp_path / "test" / "good" / "k5_Part2.png", texture(100))
+        write_image(tmp_path / "train" / "good" / f"k{i}_Part1.png", texture(i))
+    write_image(tmp_path / "test" / "good" / "k5_Part2.png", texture(100))
     problem = only(audit(read(tmp_path)), "item-across-parts")
     assert problem.names == ("test/good/k5_Part2.png", "train/good/k5_Part1.png")
     assert "Item k5" in problem.sentence
@@ -160,7 +160,7 @@ def test_too_few_and_unbalanced(tmp_path: Path) -> None:
     assert [p.kind for p in alone.problems] == ["no-defects"]
 
 
-def test_19_calibration_pictures_are_the_fewest_for_5_percent() -> None:
+def test_19_calibration_images_are_the_fewest_for_5_percent() -> None:
     fewest = next(n for n in range(1, 100) if 1 / (n + 1) <= 0.05)
     assert module.ENOUGH_GOOD == 2 * fewest == 38
 
@@ -169,21 +169,21 @@ def test_a_crowd_of_look_alikes_is_not_tied_into_one_unit(tmp_path: Path) -> Non
     rng = np.random.default_rng(0)
     for i in range(30):  # two thirds are frames of one still scene
         frame = texture(0) + rng.normal(0, 1, (64, 48, 3)) if i % 3 else texture(i + 1)
-        write_picture(tmp_path / "good" / f"{i}.png", np.clip(frame, 0, 255).astype(np.uint8))
-    write_picture(tmp_path / "good" / "exact.png", texture(4))
+        write_image(tmp_path / "good" / f"{i}.png", np.clip(frame, 0, 255).astype(np.uint8))
+    write_image(tmp_path / "good" / "exact.png", texture(4))
     result = audit(read(tmp_path))
     assert only(result, "crowd").severity == "warning"
     assert [len(group) for group in result.groups] == [2]  # the exact copy alone
     assert split(read(tmp_path).samples, groups=result.groups).train
 
 
-def test_each_picture_is_decoded_once_and_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_decoded_once_and_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folders(tmp_path)
     decoded: list[Path] = []
 
     def counted(path: Path) -> npt.NDArray[np.uint8]:
         decoded.append(path)
-        return load(path)
+        return load_image(path)
 
     monkeypatch.setattr("blemish.data.audit.load", counted)
     steps: list[tuple[str, int]] = []
@@ -196,12 +196,12 @@ def test_each_picture_is_decoded_once_and_progress_is_told(tmp_path: Path, monke
     samples = read(root).samples
     audit(read(root), progress)
     assert sorted(decoded) == sorted(sample.path for sample in samples)
-    assert steps == [("pictures", 45)] * 45
+    assert steps == [("images", 45)] * 45
 
 
 def test_threads_change_nothing(tmp_path: Path) -> None:
     root = folders(tmp_path)
-    write_picture(root / "good" / "copy.bmp", texture(3))
+    write_image(root / "good" / "copy.bmp", texture(3))
     assert audit(read(root), threads=1) == audit(read(root), threads=4)
 
 
@@ -217,7 +217,7 @@ def test_json_and_text(tmp_path: Path) -> None:
         (root / "good" / f"[red]{i}.png").write_bytes(b"x")  # no markup: names are written as they are
     result = audit(read(root))
     text = rendered(result)
-    assert text.count("is not a picture") == 8
+    assert text.count("is not an image") == 8
     assert "and 4 more like this (unreadable)" in text
     assert "[red]0.png" in text
     assert "48 × 64" in text
@@ -241,7 +241,7 @@ def test_kolektor_shows_its_copied_items() -> None:
     result = audit(dataset)
     pairs = Counter(tuple(sorted({dataset.samples[i].group for i in group})) for group in result.groups)
     assert pairs == {("kos01", "kos26"): 8, ("kos27", "kos34"): 8, ("kos38", "kos39"): 8}
-    exact = [p for p in result.problems if "the same picture" in p.sentence]
+    exact = [p for p in result.problems if "the same image" in p.sentence]
     assert len(exact) == 16  # the two that are known; the third was photographed twice
     sides = split(dataset.samples, groups=result.groups)
     items = [{s.group for s in side} for side in (sides.train, sides.calibration, sides.test)]

@@ -1,4 +1,4 @@
-"""One corrupted picture: what changed, where, what it was made of, how the choice is spread, and how fast."""
+"""One corrupted image: what changed, where, what it was made of, how the choice is spread, and how fast."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def colourful(seed: int, height: int = 64, width: int = 80) -> Pixels:
 
 
 def ramp(height: int = 128, width: int = 128) -> Pixels:
-    """A smooth grey picture with a little noise, as cameras give it."""
+    """A smooth grey image with a little noise, as cameras give it."""
     light = np.linspace(40, 200, width) + np.random.default_rng(0).normal(0, 3, (height, width))
     return grey(np.clip(light, 0, 255).astype(np.uint8))
 
@@ -30,40 +30,40 @@ def ramp(height: int = 128, width: int = 128) -> Pixels:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(28, 28), (128, 128), (200, 61), (3, 90)])
 def test_it_changes_the_mask_visibly_and_nothing_else(kind: str, shape: tuple[int, int]) -> None:
-    picture, other = colourful(1, *shape), colourful(2, 20, 33)
-    kept = picture.copy()
+    image, other = colourful(1, *shape), colourful(2, 20, 33)
+    kept = image.copy()
     for seed in range(60):
-        made = corrupt(picture, np.random.default_rng(seed), others=[other], kinds=[kind])
+        made = corrupt(image, np.random.default_rng(seed), others=[other], kinds=[kind])
         assert made.kind == kind
-        assert made.picture.dtype == np.uint8
+        assert made.image.dtype == np.uint8
         assert made.mask.dtype == np.bool_
         assert made.mask.shape == shape
-        change = np.abs(made.picture.astype(int) - picture).max(axis=2)
+        change = np.abs(made.image.astype(int) - image).max(axis=2)
         assert not change[~made.mask].any()
         assert (change[made.mask] >= VISIBLE).mean() >= SEEN
         assert made.mask.sum() >= FEWEST
         largest = max(AREA[1] * made.mask.size, FEWEST)
         assert made.mask.sum() <= 1.25 * largest + 4  # whole pixels
-    assert (picture == kept).all()
+    assert (image == kept).all()
 
 
 def test_areas_fill_the_range_evenly_in_ratio() -> None:
-    picture = colourful(3, 200, 200)
-    shares = [corrupt(picture, np.random.default_rng(seed), kinds=["rectangle"]).mask.mean() for seed in range(400)]
+    image = colourful(3, 200, 200)
+    shares = [corrupt(image, np.random.default_rng(seed), kinds=["rectangle"]).mask.mean() for seed in range(400)]
     assert 0.0016 < min(shares) < 0.0024  # the faintest of soft edges is cut off
     assert 0.026 < max(shares) < 0.032
     middle = np.sqrt(AREA[0] * AREA[1])  # 0.77 %: half of the draws lie below
     assert np.mean(np.array(shares) < middle) == pytest.approx(0.5, abs=0.08)
-    large = corrupt(picture, np.random.default_rng(0), kinds=["rectangle"], area=(0.25, 0.25)).mask.mean()
+    large = corrupt(image, np.random.default_rng(0), kinds=["rectangle"], area=(0.25, 0.25)).mask.mean()
     assert large == pytest.approx(0.25, rel=0.05)
 
 
 def test_an_opaque_rectangle_has_one_colour() -> None:
-    picture = colourful(4)
+    image = colourful(4)
     single, blended = 0, 0
     for seed in range(200):
-        made = corrupt(picture, np.random.default_rng(seed), kinds=["rectangle"])
-        colours = np.unique(made.picture[made.mask], axis=0)
+        made = corrupt(image, np.random.default_rng(seed), kinds=["rectangle"])
+        colours = np.unique(made.image[made.mask], axis=0)
         single += len(colours) == 1
         blended += len(colours) > made.mask.sum() / 2
     # Hard-edged and opaque: a half of a half; translucent: half. The rest has a soft edge around one colour.
@@ -73,13 +73,13 @@ def test_an_opaque_rectangle_has_one_colour() -> None:
 
 @pytest.mark.parametrize("kind", ["crop", "foreign"])
 def test_a_piece_is_found_again_where_it_came_from(kind: str) -> None:
-    picture, other = colourful(5), colourful(6, 50, 50)
-    source = other if kind == "foreign" else picture
+    image, other = colourful(5), colourful(6, 50, 50)
+    source = other if kind == "foreign" else image
     known = {tuple(pixel) for pixel in source.reshape(-1, 3).tolist()}  # 24-bit noise: hardly a colour occurs twice
     turned, hard = Counter[tuple[int, ...]](), 0
     for seed in range(60):
-        made = corrupt(picture, np.random.default_rng(seed), others=[other], kinds=[kind])
-        pasted = [tuple(pixel) for pixel in made.picture[made.mask].tolist()]
+        made = corrupt(image, np.random.default_rng(seed), others=[other], kinds=[kind])
+        pasted = [tuple(pixel) for pixel in made.image[made.mask].tolist()]
         assert sum(pixel in known for pixel in pasted) > 0.2 * len(pasted)  # within any soft edge
         if not all(pixel in known for pixel in pasted):
             continue
@@ -87,7 +87,7 @@ def test_a_piece_is_found_again_where_it_came_from(kind: str) -> None:
         # Two neighbours in the result are neighbours in the source, in one of four directions.
         rows, columns = np.nonzero(made.mask & np.roll(made.mask, 1, axis=1))
         y, x = rows[0], columns[0]
-        (first,), (second,) = (np.argwhere((source == made.picture[y, x - d]).all(axis=2)) for d in (1, 0))
+        (first,), (second,) = (np.argwhere((source == made.image[y, x - d]).all(axis=2)) for d in (1, 0))
         step = tuple(second - first)
         assert step in {(0, 1), (1, 0), (0, -1), (-1, 0)}
         turned[step] += 1
@@ -95,37 +95,37 @@ def test_a_piece_is_found_again_where_it_came_from(kind: str) -> None:
     assert len(turned) == 4
 
 
-def test_a_grey_picture_stays_grey_and_a_colour_picture_does_not() -> None:
-    picture = ramp()
+def test_a_grey_image_stays_grey_and_a_colour_image_does_not() -> None:
+    image = ramp()
     for seed in range(30):
-        made = corrupt(picture, np.random.default_rng(seed), kinds=["rectangle"])
-        assert (made.picture == made.picture[..., :1]).all()
-    coloured = picture.copy()
+        made = corrupt(image, np.random.default_rng(seed), kinds=["rectangle"])
+        assert (made.image == made.image[..., :1]).all()
+    coloured = image.copy()
     coloured[..., 0] //= 2
     made = corrupt(coloured, np.random.default_rng(0), kinds=["rectangle"])
-    assert (made.picture[made.mask][:, 1] != made.picture[made.mask][:, 2]).any()
+    assert (made.image[made.mask][:, 1] != made.image[made.mask][:, 2]).any()
 
 
 def test_kinds_are_equally_likely_and_seeds_repeat() -> None:
-    picture = colourful(7)
+    image = colourful(7)
     rng = np.random.default_rng(0)
-    kinds = Counter(corrupt(picture, rng, others=[colourful(8)]).kind for _ in range(600))
+    kinds = Counter(corrupt(image, rng, others=[colourful(8)]).kind for _ in range(600))
     assert all(160 <= kinds[kind] <= 240 for kind in KINDS)  # 200 expected; 3.5 standard deviations
-    first, again = (corrupt(picture, np.random.default_rng(11)) for _ in range(2))
+    first, again = (corrupt(image, np.random.default_rng(11)) for _ in range(2))
     assert first.kind == again.kind
-    assert (first.picture == again.picture).all()
+    assert (first.image == again.image).all()
     assert (first.mask == again.mask).all()
 
 
 def test_without_others_there_is_nothing_foreign() -> None:
-    picture = colourful(9)
-    kinds = {corrupt(picture, np.random.default_rng(seed)).kind for seed in range(40)}
+    image = colourful(9)
+    kinds = {corrupt(image, np.random.default_rng(seed)).kind for seed in range(40)}
     assert kinds == {"rectangle", "crop"}
     with pytest.raises(BlemishError, match="there are none"):
-        corrupt(picture, np.random.default_rng(0), kinds=["foreign"])
+        corrupt(image, np.random.default_rng(0), kinds=["foreign"])
 
 
-def test_an_even_picture_gets_what_can_be_seen() -> None:
+def test_an_even_image_gets_what_can_be_seen() -> None:
     even = np.full((40, 40, 3), 90, np.uint8)
     assert {corrupt(even, np.random.default_rng(seed)).kind for seed in range(20)} == {"rectangle"}
     with pytest.raises(BlemishError, match="kind crop can be seen"):
@@ -133,32 +133,32 @@ def test_an_even_picture_gets_what_can_be_seen() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (2, 3), (3, 3)])
-def test_tiny_pictures(shape: tuple[int, int]) -> None:
-    picture = np.zeros((*shape, 3), np.uint8)
-    made = corrupt(picture, np.random.default_rng(0), others=[picture + np.uint8(200)])
-    assert made.mask.sum() >= min(FEWEST, picture.shape[0] * picture.shape[1])
+def test_tiny_images(shape: tuple[int, int]) -> None:
+    image = np.zeros((*shape, 3), np.uint8)
+    made = corrupt(image, np.random.default_rng(0), others=[image + np.uint8(200)])
+    assert made.mask.sum() >= min(FEWEST, image.shape[0] * image.shape[1])
 
 
 def test_what_is_refused() -> None:
-    picture, rng = colourful(10), np.random.default_rng(0)
+    image, rng = colourful(10), np.random.default_rng(0)
     with pytest.raises(BlemishError, match="no kind of defect 'dent'; choose from rectangle, crop, foreign"):
-        corrupt(picture, rng, kinds=["crop", "dent"])
+        corrupt(image, rng, kinds=["crop", "dent"])
     with pytest.raises(BlemishError, match="no kind of defect ''"):
-        corrupt(picture, rng, kinds=[])
+        corrupt(image, rng, kinds=[])
     for area in ((0.0, 0.1), (0.2, 0.1), (0.5, 1.5)):
         with pytest.raises(BlemishError, match="two shares"):
-            corrupt(picture, rng, area=area)
+            corrupt(image, rng, area=area)
     with pytest.raises(ValueError, match=r"uint8 \(H, W, 3\)"):
-        corrupt(picture[..., 0], rng)
+        corrupt(image[..., 0], rng)
 
 
 def test_it_is_quick_enough_for_a_training_loop() -> None:
-    pictures, rng = [ramp(), ramp()[::-1].copy()], np.random.default_rng(0)
-    corrupt(pictures[0], rng, others=pictures)
+    images, rng = [ramp(), ramp()[::-1].copy()], np.random.default_rng(0)
+    corrupt(images[0], rng, others=images)
     times = []
     for _ in range(200):
         start = time.perf_counter()
-        corrupt(pictures[0], rng, others=pictures)
+        corrupt(images[0], rng, others=images)
         times.append(time.perf_counter() - start)
     assert np.median(times) < 0.002  # 0.3 ms where it was written; the machine may be busy
 
@@ -168,7 +168,7 @@ def test_real_digits_can_be_corrupted_in_every_kind() -> None:
     from blemish.data.idx import read_part
 
     part = read_part(shared_folder("data/mnist-idx"), "test")
-    fives = [grey(picture) for picture in part.pictures[part.labels == 5]]
+    fives = [grey(image) for image in part.images[part.labels == 5]]
     for kind in KINDS:
         made = [corrupt(p, np.random.default_rng(i), others=fives, kinds=[kind]) for i, p in enumerate(fives)]
         assert all(m.kind == kind for m in made)

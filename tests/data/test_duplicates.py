@@ -23,16 +23,16 @@ def regular_parts(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     thumbnails = []
     for _ in range(count):
         light = rng.normal(1, 0.05) * (1 + rng.normal(0, 0.02) * x / 160)
-        picture = np.clip(part * light + rng.normal(0, 2, part.shape), 0, 255).astype(np.uint8)
-        thumbnails.append(thumbnail(np.repeat(picture[..., None], 3, axis=2)))
+        image = np.clip(part * light + rng.normal(0, 2, part.shape), 0, 255).astype(np.uint8)
+        thumbnails.append(thumbnail(np.repeat(image[..., None], 3, axis=2)))
     return np.stack(thumbnails)
 
 
 def test_thumbnail_is_the_mean_of_each_area() -> None:
-    picture = np.zeros((2 * SIDE, 4 * SIDE, 3), np.uint8)
-    picture[0, 0] = picture[1, 3] = 80  # two of the eight pixels of the first area
-    picture[2:4, :4] = 255
-    small = thumbnail(picture)
+    image = np.zeros((2 * SIDE, 4 * SIDE, 3), np.uint8)
+    image[0, 0] = image[1, 3] = 80  # two of the eight pixels of the first area
+    image[2:4, :4] = 255
+    small = thumbnail(image)
     assert small.shape == (SIDE, SIDE)
     assert small.dtype == np.uint8
     assert (small[0, 0], small[1, 0], small[0, 1]) == (20, 255, 0)
@@ -49,8 +49,8 @@ def test_light_noise_and_encoding_do_not_hide_a_copy() -> None:
         33: thumbnails[3] + 20 * x / SIDE,  # light from one side
         34: thumbnails[4] + rng.normal(0, 3, (SIDE, SIDE)),  # encoded again
     }
-    for index, picture in copies.items():
-        thumbnails[index] = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    for index, image in copies.items():
+        thumbnails[index] = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     assert near_pairs(thumbnails) == [(i, 30 + i) for i in range(5)]
 
 
@@ -77,8 +77,8 @@ def test_the_quick_comparison_loses_nothing() -> None:
 def slow_pairs(thumbnails: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
     """The rule as the module's docstring says it, with scipy, one pair at a time."""
     features = []
-    for picture in thumbnails.astype(float):
-        high = picture - uniform_filter(picture, 5, mode="nearest")
+    for image in thumbnails.astype(float):
+        high = image - uniform_filter(image, 5, mode="nearest")
         features.append((high - high.mean()).ravel() / np.linalg.norm(high - high.mean()))
     correlations = np.corrcoef(np.array(features) - np.mean(features, axis=0))
     pairs = []
@@ -90,7 +90,7 @@ def slow_pairs(thumbnails: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
     return pairs
 
 
-def test_too_few_pictures_to_know_what_they_share() -> None:
+def test_too_few_images_to_know_what_they_share() -> None:
     thumbnails = textures(FEWEST)
     thumbnails[1] = thumbnails[0]
     assert near_pairs(thumbnails) == [(0, 1)]
@@ -98,7 +98,7 @@ def test_too_few_pictures_to_know_what_they_share() -> None:
     assert near_pairs(thumbnails[:0]) == []
 
 
-def test_pictures_without_texture_are_no_copies_of_each_other() -> None:
+def test_images_without_texture_are_no_copies_of_each_other() -> None:
     thumbnails = textures(30)
     thumbnails[:10] = np.arange(10, dtype=np.uint8)[:, None, None] * 20  # flat: nothing to compare
     assert near_pairs(thumbnails) == []

@@ -83,10 +83,10 @@ def test_parts_under_all_their_names(tmp_path: Path) -> None:
     labels = b"\0\0\x08\x01" + struct.pack(">I", 2) + bytes([7, 9])
     put(tmp_path / "t10k-labels-idx1-ubyte", labels)
     part = read_part(tmp_path, "test")
-    assert part.pictures.shape == (2, 1, 3)
+    assert part.images.shape == (2, 1, 3)
     assert part.labels.tolist() == [7, 9]
     put(tmp_path / "t10k-labels-idx1-ubyte", labels[:7] + b"\x01\x07")
-    with pytest.raises(BlemishError, match="1 labels for the 2 pictures"):
+    with pytest.raises(BlemishError, match="1 labels for the 2 images"):
         read_part(tmp_path, "test")
     put(tmp_path / "t10k-labels-idx1-ubyte", SIX)
     with pytest.raises(BlemishError, match="3 dimensions where 1 belong"):
@@ -103,9 +103,9 @@ def test_a_folder_that_is_not_there_holds_none(tmp_path: Path) -> None:
 def test_the_real_digits() -> None:
     folder = shared_folder("data/mnist-idx")
     train, test = read_part(folder, "train"), read_part(folder, "test")
-    assert train.pictures.shape == (8000, 28, 28)
-    assert test.pictures.shape == (1000, 28, 28)
+    assert train.images.shape == (8000, 28, 28)
+    assert test.images.shape == (1000, 28, 28)
     # Independent of the reader: the bytes behind the headers, counted and summed.
     raw = gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes())
-    assert int(test.pictures.sum(dtype=np.int64)) == sum(raw[16:])
+    assert int(test.images.sum(dtype=np.int64)) == sum(raw[16:])
     assert np.bincount(test.labels).tolist() == [100] * 10

@@ -58,10 +58,10 @@ def test_mvtec(tmp_path: Path) -> None:
     assert "only layout that fits" in dataset.why
 
 
-def test_masks_that_belong_to_no_picture_are_said(tmp_path: Path) -> None:
+def test_masks_that_belong_to_no_image_are_said(tmp_path: Path) -> None:
     touch(tmp_path, *MVTEC, "ground_truth/crack/2-gt.png", "ground_truth/good/000_mask.png")
     why = read(tmp_path).why
-    assert "(1 files beside them belong to no picture)" in why
+    assert "(1 files beside them belong to no image)" in why
     assert "not read" not in why
 
 
@@ -216,7 +216,7 @@ def test_magnetic_tile(tmp_path: Path) -> None:
 
 
 def test_magnetic_tiles_are_told_by_the_frames_of_their_film(tmp_path: Path) -> None:
-    """A tile ends where more than 200 frames are without a picture, counted over all classes."""
+    """A tile ends where more than 200 frames are without an image, counted over all classes."""
     groups = {
         "MT_Free/Imgs/exp1_num_90.jpg": "tile90",
         "MT_Crack/Imgs/exp3_num_290.jpg": "tile90",  # exactly 200 later
@@ -267,7 +267,7 @@ def test_a_folder_too_high_is_refused_with_the_right_one(tmp_path: Path) -> None
 def test_unknown_folder_says_what_was_found_and_expected(tmp_path: Path) -> None:
     touch(tmp_path, "alpha/x.txt", "beta/y.png")
     text = refusal(tmp_path)
-    for words in ("folder alpha and folder beta", "mvtec: no pictures in train/good", "into a folder good"):
+    for words in ("folder alpha and folder beta", "mvtec: no images in train/good", "into a folder good"):
         assert words in text
     assert "no folders" in refusal(touch(tmp_path / "none", "x.txt"))
 
@@ -278,7 +278,7 @@ def test_what_is_no_folder_or_no_layout(tmp_path: Path) -> None:
     text = refusal(tmp_path, "coco")
     assert "'coco'" in text
     assert all(name in text for name in LAYOUTS)
-    assert "no pictures in train/good" in refusal(tmp_path, "mvtec")
+    assert "no images in train/good" in refusal(tmp_path, "mvtec")
 
 
 def test_the_order_of_the_listing_does_not_matter(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ HUNDRED = [good(f"good/{i}.png") for i in range(100)]
 DENTS = [bad(f"dent/{i}.png") for i in range(10)]
 
 
-def test_shares_of_single_pictures() -> None:
+def test_shares_of_single_images() -> None:
     result = split(HUNDRED + DENTS)
     assert sizes(result) == (64, 16, 20 + 10, 0)  # 20 of 100 test; 16 of the other 80 calibrate
     assert all(sample.label == "good" for sample in result.train + result.calibration)
@@ -84,7 +84,7 @@ def test_calibration_is_raised_to_half_at_most() -> None:
     assert sizes(split(HUNDRED, test=0)) == (80, 20, 0, 0)
 
 
-def test_unlabelled_pictures_teach_and_calibrate_but_test_nothing() -> None:
+def test_unlabelled_images_teach_and_calibrate_but_test_nothing() -> None:
     flat = [Sample(Path(f"{i}.png"), f"{i}.png") for i in range(50)]
     assert sizes(split(flat)) == (40, 10, 0, 0)
     mixed = split(flat + HUNDRED)
@@ -143,7 +143,7 @@ def test_anomalies_of_the_training_part_teach_all_or_none() -> None:
         ([good(f"{i}", group="one") for i in range(50)], "of different items"),
     ],
 )
-def test_too_few_good_pictures(samples: list[Sample], said: str) -> None:
+def test_too_few_good_images(samples: list[Sample], said: str) -> None:
     with pytest.raises(BlemishError, match=said):
         split(samples)
 
@@ -182,7 +182,7 @@ def test_kfold_keeps_items_together() -> None:
 def test_kfold_refuses_what_it_cannot_do() -> None:
     with pytest.raises(BlemishError, match="at least 2 folds"):
         kfold(HUNDRED, 1)
-    with pytest.raises(BlemishError, match="3 good pictures"):
+    with pytest.raises(BlemishError, match="3 good images"):
         kfold(HUNDRED[:3] + DENTS, 4)
 
 
@@ -211,7 +211,7 @@ def test_any_split(
     except BlemishError:
         return
     sides = [set(names(side)) for side in (result.train, result.calibration, result.test, result.unused)]
-    assert sum(map(len, sides)) == len(samples) == len(set().union(*sides))  # each picture exactly once
+    assert sum(map(len, sides)) == len(samples) == len(set().union(*sides))  # each image exactly once
     assert all(s.label != "anomaly" for s in result.calibration)
     assert anomalies or all(s.label != "anomaly" for s in result.train)
     assert all(s.label for s in result.test)

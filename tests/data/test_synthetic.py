@@ -1,4 +1,4 @@
-"""A written data set with synthetic defects: which pictures go where, nothing twice, nothing half-done."""
+"""A written data set with synthetic defects: which images go where, nothing twice, nothing half-done."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from blemish.data.audit import audit
 from blemish.data.corrupt import KINDS
 from blemish.data.layouts import read
 from blemish.data.synthetic import write_corrupted
-from blemish.images import load, load_mask
+from blemish.images import load_image, load_mask
 from blemish.types import BlemishError, Sample
 from tests.conftest import tile
-from tests.support import grey, shared_folder, write_picture
+from tests.support import grey, shared_folder, write_image
 
 
 def noise(seed: int, height: int = 32, width: int = 40) -> npt.NDArray[np.uint8]:
@@ -27,13 +27,13 @@ def noise(seed: int, height: int = 32, width: int = 40) -> npt.NDArray[np.uint8]
 
 
 def digits(folder: Path, counts: tuple[int, int] = (6, 5)) -> Path:
-    """idx files of three classes, `counts` pictures of each to learn from and to test on; each picture is unlike."""
+    """idx files of three classes, `counts` images of each to learn from and to test on; each image is unlike."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, count, seed in (("train", counts[0], 1), ("t10k", counts[1], 2)):
         labels = np.tile(np.array([0, 3, 7], np.uint8), count)
-        pictures = np.random.default_rng(seed).integers(256, size=(len(labels), 12, 10), dtype=np.uint8)
-        header = b"\0\0\x08\x03" + struct.pack(">III", *pictures.shape)
-        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pictures.tobytes()))
+        images = np.random.default_rng(seed).integers(256, size=(len(labels), 12, 10), dtype=np.uint8)
+        header = b"\0\0\x08\x03" + struct.pack(">III", *images.shape)
+        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()))
         (folder / f"{name}-labels-idx1-ubyte").write_bytes(
             b"\0\0\x08\x01" + struct.pack(">I", len(labels)) + labels.tobytes()
         )
@@ -52,10 +52,10 @@ def check(out: Path, source: Path, card: dict[str, Any]) -> None:
     assert json.loads((out / "corrupted.json").read_text()) == card
     dataset = read(out)
     assert dataset.layout == "mvtec"
-    assert {s.name for s in dataset.samples} == set(card["pictures"])
-    assert len(set(card["pictures"].values())) == len(card["pictures"])  # no source picture twice
+    assert {s.name for s in dataset.samples} == set(card["images"])
+    assert len(set(card["images"].values())) == len(card["images"])  # no source image twice
     for sample in dataset.samples:
-        pixels, before = load(sample.path), load(source / card["pictures"][sample.name])
+        pixels, before = load_image(sample.path), load_image(source / card["images"][sample.name])
         assert (sample.label == "good") == (sample.mask is None)
         if sample.mask is None:
             assert (pixels == before).all()
@@ -77,10 +77,10 @@ def test_parts_of_the_data_set_stay(product: Path, tmp_path: Path) -> None:
         "test/crop": 1,
         "test/foreign": 1,
     }
-    came_from = card["pictures"]
+    came_from = card["images"]
     assert {came_from[name] for name in places["train/good"]} == {f"train/good/{i:03}.png" for i in range(40)}
     tested = {came_from[name] for place in places if place.startswith("test") for name in places[place]}
-    assert tested == {f"test/good/{i:03}.png" for i in range(6)}  # no defective picture
+    assert tested == {f"test/good/{i:03}.png" for i in range(6)}  # no defective image
     assert card["counts"]["test/good"] == 3
 
 
@@ -98,10 +98,10 @@ def test_the_seed_decides(product: Path, tmp_path: Path) -> None:
 def test_without_parts_a_fifth_is_held_out_and_items_and_copies_stay_together(tmp_path: Path) -> None:
     data = tmp_path / "parts"
     for i in range(60):
-        write_picture(data / f"good/it{i // 3}_Part{i % 3}.png", noise(i))
-    for i in range(30):  # pairs: the same picture under two names
-        write_picture(data / f"good/twin{i}.png", noise(1000 + i // 2))
-    write_picture(data / "scratched/x.png", noise(2000))
+        write_image(data / f"good/it{i // 3}_Part{i % 3}.png", noise(i))
+    for i in range(30):  # pairs: the same image under two names
+        write_image(data / f"good/twin{i}.png", noise(1000 + i // 2))
+    write_image(data / "scratched/x.png", noise(2000))
     for seed in range(3):
         out = tmp_path / f"out{seed}"
         card = write_corrupted(data, out, seed=seed)
@@ -111,7 +111,7 @@ def test_without_parts_a_fifth_is_held_out_and_items_and_copies_stay_together(tm
         assert 15 <= held <= 18  # a fifth of 90, in whole items
         assert abs(counts["test/good"] - held / 2) <= 2
         side: dict[str, set[str]] = {}
-        for written, source in card["pictures"].items():
+        for written, source in card["images"].items():
             stem = Path(source).stem
             item = f"twins {int(stem[4:]) // 2}" if "twin" in stem else stem.split("_")[0]
             place = written.split("/")
@@ -123,10 +123,10 @@ def test_without_parts_a_fifth_is_held_out_and_items_and_copies_stay_together(tm
         assert not problems & {"copies-across-parts", "item-across-parts", "mask-empty", "mask-unusable"}
 
 
-def test_a_plain_folder_counts_as_good_and_broken_pictures_are_left_out(tmp_path: Path) -> None:
+def test_a_plain_folder_counts_as_good_and_broken_images_are_left_out(tmp_path: Path) -> None:
     for i in range(10):
-        write_picture(tmp_path / f"in/{i}.png", tile(i)[0])
-    (tmp_path / "in/broken.png").write_bytes(b"no picture")
+        write_image(tmp_path / f"in/{i}.png", tile(i)[0])
+    (tmp_path / "in/broken.png").write_bytes(b"no image")
     card = write_corrupted(tmp_path / "in", tmp_path / "out", kinds=["crop"])
     check(tmp_path / "out", tmp_path / "in", card)
     assert card["skipped"] == ["broken.png"]
@@ -135,11 +135,11 @@ def test_a_plain_folder_counts_as_good_and_broken_pictures_are_left_out(tmp_path
 
 def test_the_same_name_in_two_folders(tmp_path: Path) -> None:
     for i in range(12):
-        write_picture(tmp_path / f"in/good/day{i}/{'part' if i % 2 else 'Part'}.png", noise(i))
+        write_image(tmp_path / f"in/good/day{i}/{'part' if i % 2 else 'Part'}.png", noise(i))
     card = write_corrupted(tmp_path / "in", tmp_path / "out")
     check(tmp_path / "out", tmp_path / "in", card)
     assert sum(card["counts"].values()) == 12
-    assert len({name.casefold() for name in card["pictures"]}) == 12
+    assert len({name.casefold() for name in card["images"]}) == 12
 
 
 def test_at_most_so_many(product: Path, tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_at_most_so_many(product: Path, tmp_path: Path) -> None:
     assert sum(n for name, n in card["counts"].items() if name.startswith("test/")) == 3
 
 
-def test_even_pictures_get_the_kind_that_can_be_seen(tmp_path: Path) -> None:
+def test_even_images_get_the_kind_that_can_be_seen(tmp_path: Path) -> None:
     for i in range(10):
-        write_picture(tmp_path / f"in/{i}.png", np.full((30, 30), 20 * i))
+        write_image(tmp_path / f"in/{i}.png", np.full((30, 30), 20 * i))
     card = write_corrupted(tmp_path / "in", tmp_path / "out", kinds=["crop", "rectangle"])
     assert card["counts"] == {"test/good": 1, "test/rectangle": 1, "train/good": 8}
     with pytest.raises(BlemishError, match=r"\d.png: No defect of kind crop can be seen"):
@@ -171,12 +171,12 @@ def test_one_class_of_idx_files(tmp_path: Path) -> None:
         "train/good": 6,
     }
     raw = gzip.decompress((data / "train-images-idx3-ubyte.gz").read_bytes())[16:]
-    pictures = np.frombuffer(raw, np.uint8).reshape(-1, 12, 10)
+    images = np.frombuffer(raw, np.uint8).reshape(-1, 12, 10)
     places = by_place(tmp_path / "out")
     for sample, index in zip(places["train/good"], range(1, 18, 3), strict=True):  # labels 0, 3, 7, 0, 3, 7 ...
-        assert card["pictures"][sample.name] == f"train/{index}"
-        assert (load(sample.path) == grey(pictures[index])).all()
-    tested = {source for name, source in card["pictures"].items() if name.startswith("test/")}
+        assert card["images"][sample.name] == f"train/{index}"
+        assert (load_image(sample.path) == grey(images[index])).all()
+    tested = {source for name, source in card["images"].items() if name.startswith("test/")}
     assert tested == {f"t10k/{index}" for index in range(1, 15, 3)}
 
 
@@ -191,7 +191,7 @@ def test_what_idx_files_need(tmp_path: Path, product: Path) -> None:
     with pytest.raises(BlemishError, match="holds no idx files, so it has no class 3"):
         write_corrupted(product, tmp_path / "out", one_class=3)
     small = digits(tmp_path / "small", counts=(2, 1))
-    with pytest.raises(BlemishError, match="2 good pictures to learn from and 1 held out"):
+    with pytest.raises(BlemishError, match="2 good images to learn from and 1 held out"):
         write_corrupted(small, tmp_path / "out", one_class=3)
     assert not (tmp_path / "out").exists()
 
@@ -209,11 +209,11 @@ def test_what_is_refused(product: Path, tmp_path: Path) -> None:
     for wrong in (product, product / "inside", product.parent):
         with pytest.raises(BlemishError, match="lie in each other"):
             write_corrupted(product, wrong, overwrite=True)
-    write_picture(tmp_path / "few/good/a.png", noise(0))
-    write_picture(tmp_path / "few/good/b.png", noise(1))
-    with pytest.raises(BlemishError, match="too few good pictures"):
+    write_image(tmp_path / "few/good/a.png", noise(0))
+    write_image(tmp_path / "few/good/b.png", noise(1))
+    with pytest.raises(BlemishError, match="too few good images"):
         write_corrupted(tmp_path / "few", out)
-    write_picture(tmp_path / "few/good/c.png", noise(2))
+    write_image(tmp_path / "few/good/c.png", noise(2))
     with pytest.raises(BlemishError, match="no other to take from"):
         write_corrupted(tmp_path / "few", out, kinds=["foreign"])
     assert not out.exists()
@@ -234,7 +234,7 @@ def test_only_its_own_folder_is_replaced(product: Path, tmp_path: Path) -> None:
         (out / "corrupted.json").write_text(text)
         with pytest.raises(BlemishError, match="was not written by `blemish corrupt`"):
             write_corrupted(product, out, overwrite=True)
-    file = write_picture(tmp_path / "file.png", noise(0))
+    file = write_image(tmp_path / "file.png", noise(0))
     with pytest.raises(BlemishError, match="was not written by"):
         write_corrupted(product, file, overwrite=True)
     assert file.exists()

@@ -47,7 +47,7 @@ def test_three_products_of_at_least_four_defect_types() -> None:
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_same_seed_same_bytes_and_no_picture_changes_another(product: str) -> None:
+def test_same_seed_same_bytes_and_no_image_changes_another(product: str) -> None:
     first, mask = draw(product, 3, size=160)
     draw(product, 4, size=160, defects=PRODUCTS[product].defects[:1])
     again, _ = draw(product, 3, size=160)
@@ -67,7 +67,7 @@ def test_seed_number_and_part_each_give_another_good_part(product: str) -> None:
         draw(product, 0, size=192, seed=1)[0],
         draw(product, 0, size=192, part="test/good")[0],
     ]
-    smooth = [picture.reshape(48, 4, 48, 4, 3).mean(axis=(1, 3)) for picture in drawn]
+    smooth = [image.reshape(48, 4, 48, 4, 3).mean(axis=(1, 3)) for image in drawn]
     for n, one in enumerate(smooth):
         for other in smooth[n + 1 :]:
             assert np.abs(one - other).mean() > 1.0
@@ -116,7 +116,7 @@ def test_severity_runs_from_obvious_to_subtle(product: str) -> None:
         assert max(strength) > 1.5 * min(strength), (defect, strength)
 
 
-def test_layout_is_complete_and_masks_fit_their_pictures(tmp_path: Path) -> None:
+def test_layout_is_complete_and_masks_fit_their_images(tmp_path: Path) -> None:
     folders = write_line(tmp_path, train=2, good=1, defective=2, size=96, workers=2)
     assert folders == [tmp_path / name for name in PRODUCTS]
     for folder, made in zip(folders, PRODUCTS.values(), strict=True):
@@ -131,15 +131,15 @@ def test_layout_is_complete_and_masks_fit_their_pictures(tmp_path: Path) -> None
                 with Image.open(folder / "ground_truth" / kind / f"{n:03d}_mask.png") as mask:
                     assert (mask.mode, mask.size) == ("L", (96, 96))
                     assert set(np.unique(np.asarray(mask))) == {0, 255}
-                with Image.open(folder / "test" / kind / f"{n:03d}.png") as picture:
-                    assert (picture.mode, picture.size) == ("RGB", (96, 96))
+                with Image.open(folder / "test" / kind / f"{n:03d}.png") as image:
+                    assert (image.mode, image.size) == ("RGB", (96, 96))
 
 
-def test_written_pictures_are_the_drawn_ones_whatever_else_is_written(tmp_path: Path) -> None:
+def test_written_images_are_the_drawn_ones_whatever_else_is_written(tmp_path: Path) -> None:
     write_line(tmp_path, products=["cloth"], train=3, good=1, defective=1, size=96, workers=1, seed=5)
     for n in range(3):
-        with Image.open(tmp_path / "cloth" / "train" / "good" / f"{n:03d}.png") as picture:
-            assert np.array_equal(np.asarray(picture), draw("cloth", n, seed=5, size=96, part="train/good")[0])
+        with Image.open(tmp_path / "cloth" / "train" / "good" / f"{n:03d}.png") as image:
+            assert np.array_equal(np.asarray(image), draw("cloth", n, seed=5, size=96, part="train/good")[0])
     with Image.open(tmp_path / "cloth" / "ground_truth" / "stain" / "000_mask.png") as mask:
         drawn = draw("cloth", 0, seed=5, size=96, part="test/stain", defects=["stain"])[1]
         assert np.array_equal(np.asarray(mask) > 0, drawn)
@@ -210,7 +210,7 @@ def test_mistakes_are_answered_in_one_sentence(tmp_path: Path) -> None:
         write_line(blocked, train=1, good=0, defective=0, size=96)
 
 
-def test_progress_sees_every_picture(tmp_path: Path) -> None:
+def test_progress_sees_every_image(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
 
     def watching(items, what="", total=0):  # type: ignore[no-untyped-def]

@@ -15,7 +15,7 @@ from blemish.demo.page import OUTCOMES, number, write_page, written
 from blemish.inference import bundle
 from blemish.reporting.thumbnails import OUTLINE, outline
 from blemish.types import BlemishError
-from tests.support import write_picture
+from tests.support import write_image
 
 ODD = "test/good/a #1 & <b>50%.png"
 
@@ -41,7 +41,7 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def demo(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run and its data as `blemish demo` lays them out, one picture with a name that HTML and URLs mistake."""
+    """A run and its data as `blemish demo` lays them out, one image with a name that HTML and URLs mistake."""
     out = tmp_path_factory.mktemp("demo")
     shutil.copytree(run, out / "tiles")
     shutil.copytree(product, out / "data/tiles")
@@ -59,13 +59,13 @@ def page(demo: Path) -> Elements:
 
 
 def addresses(page: Elements) -> set[str]:
-    names = ("src", "href", "data-picture", "data-heat", "data-outline", "data-repaired")
+    names = ("src", "href", "data-image", "data-heat", "data-outline", "data-reconstruction")
     return {a[name] for _, a in page.tags for name in names if a.get(name)}
 
 
-def test_every_test_picture_is_shown_once(demo: Path, page: Elements) -> None:
+def test_every_test_image_is_shown_once(demo: Path, page: Elements) -> None:
     verdicts = [json.loads(line) for line in (demo / "tiles/verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
-    shown = [unquote(a["data-picture"]) for a in page.all("a", "pair")]
+    shown = [unquote(a["data-image"]) for a in page.all("a", "pair")]
     assert sorted(shown) == sorted(f"data/tiles/{v['path']}" for v in verdicts)
     assert len(shown) == 12
 
@@ -82,7 +82,7 @@ def test_nothing_is_fetched_from_elsewhere_and_all_links_lead_somewhere(demo: Pa
     assert not re.search(r"@import|url\(|<link(?! rel=\"icon\")|<script[^>]*src", text)
 
 
-def test_identities_are_unique_and_pictures_have_texts(page: Elements) -> None:
+def test_identities_are_unique_and_images_have_texts(page: Elements) -> None:
     identities = [a["id"] for _, a in page.tags if "id" in a]
     assert len(identities) == len(set(identities))
     for image in page.all("img") + page.all("img", "outline"):
@@ -119,10 +119,10 @@ def test_the_figures_are_those_of_the_run(demo: Path, page: Elements) -> None:
     for group, name in (("detection", "auroc"), ("localisation", "aupro"), ("localisation", "pixel_auroc")):
         assert f"{metrics[group][name]['value']:.3f}" in page.words, name
     assert metrics["decision"]["guarantee"] in " ".join(text.split())
-    assert f"limit {number(metrics['decision']['threshold'])}" in page.words
+    assert f"threshold {number(metrics['decision']['threshold'])}" in page.words
 
 
-def test_thumbnails_show_the_picture(demo: Path) -> None:
+def test_thumbnails_show_the_image(demo: Path) -> None:
     with (
         Image.open(demo / "page/tiles/test-spot-002.png.jpg") as small,
         Image.open(demo / "data/tiles/test/spot/002.png") as large,
@@ -132,7 +132,7 @@ def test_thumbnails_show_the_picture(demo: Path) -> None:
     assert np.abs(difference).mean() < 6
 
 
-def test_a_repaired_picture_is_shown_beside_its_own_and_only_there(demo: Path, tmp_path: Path) -> None:
+def test_a_repaired_image_is_shown_beside_its_own_and_only_there(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(demo, out)
     shutil.copytree(out / "tiles", out / "tiles-attention")
@@ -140,11 +140,11 @@ def test_a_repaired_picture_is_shown_beside_its_own_and_only_there(demo: Path, t
     bundle.write(out / "tiles-attention/bundle", card.model_copy(update={"detector": "attention"}))
     for i in range(6):  # of the spots only, each in a grey of its own
         pixels = np.full((60, 80, 3), 40 * i, np.uint8)
-        write_picture(out / f"tiles-attention/repaired/test/spot/{i:03}.png.jpg", pixels)
+        write_image(out / f"tiles-attention/reconstruction/test/spot/{i:03}.png.jpg", pixels)
     write_page(out, ["tiles", "tiles-attention"])
     page = Elements((out / "index.html").read_text(encoding="utf-8"))
-    shown = {unquote(a["data-repaired"]) for a in page.all("a", "pair")}
-    assert shown == {"", *(f"tiles-attention/repaired/test/spot/{i:03}.png.jpg" for i in range(6))}
+    shown = {unquote(a["data-reconstruction"]) for a in page.all("a", "pair")}
+    assert shown == {"", *(f"tiles-attention/reconstruction/test/spot/{i:03}.png.jpg" for i in range(6))}
     painted = [a for a in page.all("img") if a["alt"] == "Repaired: how it would look if it were good"]
     assert len(painted) == 6
     for image in painted:
@@ -156,7 +156,7 @@ def test_a_repaired_picture_is_shown_beside_its_own_and_only_there(demo: Path, t
     text = (out / "index.html").read_text(encoding="utf-8")
     assert text.count("This detector, an autoencoder,") == 1  # in the section of that run alone
     plain, attending = text.split('<section class="product" id="tiles-attention"')
-    assert "repaired" not in plain.partition("<main")[2].lower().replace('data-repaired=""', "")
+    assert "reconstruction" not in plain.partition("<main")[2].lower().replace('data-reconstruction=""', "")
     assert "This detector, an autoencoder," in attending
 
 
@@ -165,7 +165,7 @@ def test_the_headline_says_which_were_shown_defective_parts(
 ) -> None:
     alone = (demo / "index.html").read_text(encoding="utf-8").partition("</header>")[0]
     assert "It saw only good parts." in alone
-    assert "Each product was learned from pictures of good parts alone." in alone
+    assert "Each product was learned from images of good parts alone." in alone
     out = tmp_path / "out"
     shutil.copytree(demo, out)
     shutil.copytree(classified, out / "labelled")

@@ -75,7 +75,7 @@ def test_no_interval_where_it_would_be_a_pretence() -> None:
     assert bootstrap(mean_of(np.ones(20)), 20) == Interval(1.0)
     assert bootstrap(mean_of(np.array([0.0, 1, 2])), [0, 0, 1]) == Interval(1.0)
     assert bootstrap(lambda weights: np.full(len(weights), np.nan), 20) == Interval(None)
-    # undefined whenever picture 0 is not drawn: in about 1 of e resamples
+    # undefined whenever image 0 is not drawn: in about 1 of e resamples
     rarely = bootstrap(lambda w: np.where(w[:, 0] > 0, w[:, 1], np.nan), 20)
     assert rarely == Interval(1.0)
 

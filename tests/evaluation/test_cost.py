@@ -68,15 +68,17 @@ def test_costs_in_words() -> None:
     good, defective = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.5, 5.0])
     prices = Prices(false_alarm=2, miss=30, defective=0.1)
     found = costs(4.0, good, defective, prices)
-    assert (found.promised.cost, found.cheapest.cost, found.cheapest.threshold) == (1500, 900, 2)
+    assert (found.guaranteed.cost, found.cheapest.cost, found.cheapest.threshold) == (1500, 900, 2)
     first, second = found.sentences
     assert first == (
-        "At the promised limit, 4, 1000 parts cost 1500 (2 a false alarm, 30 a miss, 0.1 of parts defective): "
+        "At the guaranteed threshold, 4, 1000 parts cost 1500 (2 a false alarm, 30 a miss, 0.1 of parts defective): "
         "0.0% false alarms among good parts, 50.0% of defective ones missed."
     )
-    assert second.startswith("Cheapest is the limit 2, at 900: 50.0% false alarms among good parts, 0.0% of defective")
-    assert "no promise" in second
-    assert costs(2.0, good, defective, prices).sentences[1].startswith("No limit is cheaper on these pictures")
+    assert second.startswith(
+        "Cheapest is the threshold 2, at 900: 50.0% false alarms among good parts, 0.0% of defective"
+    )
+    assert "no guarantee" in second
+    assert costs(2.0, good, defective, prices).sentences[1].startswith("No threshold is cheaper on these images")
 
 
 @pytest.mark.parametrize("text", ["1,50,2%", " 1 , 50.0,0.02"])

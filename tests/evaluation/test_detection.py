@@ -22,7 +22,7 @@ from blemish.evaluation.detection import (
 Bools = npt.NDArray[np.bool_]
 
 
-def pictures(seed: int, count: int = 200, steps: int = 25) -> tuple[npt.NDArray[np.float32], Bools, Bools]:
+def images(seed: int, count: int = 200, steps: int = 25) -> tuple[npt.NDArray[np.float32], Bools, Bools]:
     """Scores with many ties, labels, decisions."""
     random = np.random.default_rng(seed)
     labels = random.random(count) < 0.3
@@ -48,14 +48,14 @@ def test_figures_worked_out_by_hand() -> None:
 
 
 def test_auroc_is_the_share_of_pairs_in_order() -> None:
-    scores, labels, _ = pictures(0, 60, 8)
+    scores, labels, _ = images(0, 60, 8)
     pairs = [(a > g) + (a == g) / 2 for a, g in itertools.product(scores[labels], scores[~labels])]
     assert auroc(scores, labels) == pytest.approx(float(np.mean(pairs)))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_figures_are_those_of_scikit_learn(seed: int) -> None:
-    scores, labels, flagged = pictures(seed, steps=[5, 25, 10**6][seed % 3])
+    scores, labels, flagged = images(seed, steps=[5, 25, 10**6][seed % 3])
     found = detection_metrics(scores, labels, flagged, resamples=10)
     precision, recall, _ = metrics.precision_recall_curve(labels, scores)
     with np.errstate(invalid="ignore"):
@@ -78,10 +78,10 @@ def test_figures_are_those_of_scikit_learn(seed: int) -> None:
 
 
 def test_weights_are_repetitions() -> None:
-    """What the bootstrap computes from weights is what scikit-learn computes from the pictures drawn."""
+    """What the bootstrap computes from weights is what scikit-learn computes from the images drawn."""
     from blemish.evaluation.detection import _Ranking, area_under_roc, average_precision_of, best_f1_of
 
-    scores, labels, _ = pictures(5, 80)
+    scores, labels, _ = images(5, 80)
     drawn = np.random.default_rng(0).integers(0, 80, (6, 80))
     weights = np.stack([np.bincount(row, minlength=80) for row in drawn]).astype(np.float64)
     counts = _Ranking.of(scores, labels).counts(weights)
@@ -92,8 +92,8 @@ def test_weights_are_repetitions() -> None:
         assert best_f1_of(*counts)[i] == pytest.approx(best_f1(scores[row], labels[row]))
 
 
-def test_intervals_surround_their_values_and_narrow_with_more_pictures() -> None:
-    few, many = (detection_metrics(*pictures(7, n)) for n in (60, 2000))
+def test_intervals_surround_their_values_and_narrow_with_more_images() -> None:
+    few, many = (detection_metrics(*images(7, n)) for n in (60, 2000))
     for name in ("auroc", "average_precision", "f1", "balanced_accuracy", "recall", "accuracy"):
         a, b = few[name], many[name]
         assert isinstance(a, Interval)
@@ -158,8 +158,8 @@ def test_wrong_arguments_are_refused() -> None:
         confusion(labels, labels[:1])
 
 
-def test_a_thousand_resamples_of_a_thousand_pictures_take_under_two_seconds() -> None:
-    scores, labels, flagged = pictures(1, 1000, 10**6)
+def test_a_thousand_resamples_of_a_thousand_images_take_under_two_seconds() -> None:
+    scores, labels, flagged = images(1, 1000, 10**6)
     start = time.process_time()
     detection_metrics(scores, labels, flagged)
     assert time.process_time() - start < 2

@@ -4,7 +4,7 @@ import numpy as np
 
 from blemish.evaluation.evaluate import confusion_matrix, evaluate, targets
 from blemish.types import Prediction, Region, Sample, Verdict
-from tests.support import write_picture
+from tests.support import write_image
 
 
 def sample(name: str, label: str | None, defect: str = "", mask: Path | None = None) -> Sample:
@@ -28,7 +28,7 @@ def test_confusion_matrix_by_hand() -> None:
 def test_evaluate_puts_all_groups_together(tmp_path: Path) -> None:
     painted = np.zeros((8, 8), np.uint8)
     painted[:4, :4] = 255
-    mask = write_picture(tmp_path / "m.png", painted)
+    mask = write_image(tmp_path / "m.png", painted)
     samples = [sample("g", "good"), sample("h", "good"), sample("a", "anomaly", "dent", mask), sample("u", None)]
     maps = np.zeros((4, 8, 8), np.float32)
     maps[2, :4, :4] = 1
@@ -46,7 +46,7 @@ def test_evaluate_puts_all_groups_together(tmp_path: Path) -> None:
     assert figures["detection"]["confusion"] == {"caught": 1, "missed": 0, "false_alarms": 1, "passed": 1}
     assert figures["localisation"]["pixel_auroc"]["value"] == 1.0
     assert figures["localisation"]["defects_hit"]["value"] == 1.0
-    assert figures["reliability"]["pictures"] == 3  # the unlabelled one is left out
+    assert figures["reliability"]["images"] == 3  # the unlabelled one is left out
     brier = (0.1**2 + 0.6**2 + 0.2**2) / 3
     assert abs(figures["reliability"]["brier"]["value"] - brier) < 1e-6
     assert figures["classes"]["matrix"] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]

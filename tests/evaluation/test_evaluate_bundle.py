@@ -1,4 +1,4 @@
-"""A bundle on labelled pictures again: the run's own figures, misses, costs, and what repairs its pictures."""
+"""A bundle on labelled images again: the run's own figures, misses, costs, and what repairs its images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 from blemish import Inspector
 from blemish.evaluation.bootstrap import clopper_pearson
 from blemish.evaluation.cost import Prices, at
+from blemish.evaluation.evaluate_bundle import imputer_of, measure
 from blemish.evaluation.evaluate_bundle import labelled as chosen_of
-from blemish.evaluation.evaluate_bundle import measure, repair_of
 from blemish.evaluation.imputation import inpaint
 from blemish.inference.calibration import item_weights
-from blemish.reporting.run import tested_pictures
+from blemish.reporting.run import names_tested
 from blemish.types import BlemishError, Sample
 from tests.conftest import tile
-from tests.support import write_picture
+from tests.support import write_image
 
 
 def labelled_in(data: Path) -> list[Sample]:
@@ -55,27 +55,27 @@ def test_the_test_part_or_else_all_that_has_a_label(product: Path, labelled: Pat
     names = {sample.name for sample in labelled_in(product)}
     assert names == {f"test/{kind}/{i:03}.png" for kind in ("good", "spot") for i in range(6)}
     assert len(labelled_in(labelled)) == 61
-    write_picture(tmp_path / "only/good/1.png", tile(1)[0])
-    with pytest.raises(BlemishError, match="has not both good and defective pictures"):
+    write_image(tmp_path / "only/good/1.png", tile(1)[0])
+    with pytest.raises(BlemishError, match="has not both good and defective images"):
         labelled_in(tmp_path / "only")
 
 
-def test_pictures_that_a_run_learned_from_do_not_test_it(
+def test_images_that_a_run_learned_from_do_not_test_it(
     run: Path, classified: Path, labelled: Path, product: Path, tmp_path: Path
 ) -> None:
     rows = (classified / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()
     kept = {json.loads(row)["path"] for row in rows}
     assert 0 < len(kept) < 61
     for given in (classified, classified / "bundle"):
-        samples, said = chosen_of(labelled, tested=tested_pictures(given))
+        samples, said = chosen_of(labelled, tested=names_tested(given))
         assert {sample.name for sample in samples} == kept
-        assert said == "the test pictures of the run"
-    assert chosen_of(product, tested=tested_pictures(classified)).said == "the test part of the folder"
+        assert said == "the test images of the run"
+    assert chosen_of(product, tested=names_tested(classified)).said == "the test part of the folder"
     elsewhere = shutil.copytree(classified / "bundle", tmp_path / "somewhere")  # without its run
-    samples, said = chosen_of(labelled, tested=tested_pictures(elsewhere))
+    samples, said = chosen_of(labelled, tested=names_tested(elsewhere))
     assert len(samples) == 61
     assert "if it was learned from some of them" in said
-    assert chosen_of(product, tested=tested_pictures(run)).said == "the test pictures of the run"
+    assert chosen_of(product, tested=names_tested(run)).said == "the test images of the run"
 
 
 def test_the_figures_are_those_of_the_run(run: Path, product: Path, inspector: Inspector) -> None:
@@ -99,23 +99,23 @@ def test_what_cannot_be_read_is_left_out_by_name(product: Path, inspector: Inspe
     assert found["counts"] == {"test_good": 5, "test_anomaly": 6}
     for file in (data / "good").iterdir():
         file.write_bytes(b"broken")
-    with pytest.raises(BlemishError, match="Of 12 pictures 6 cannot be read"):
+    with pytest.raises(BlemishError, match="Of 12 images 6 cannot be read"):
         measure(inspector, labelled_in(data))
 
 
 def test_misses_are_defects_called_good(product: Path, inspector: Inspector) -> None:
-    """With the limits between the scores of the defective pictures: two good, two to review, two anomalies."""
+    """With the thresholds between the scores of the defective images: two good, two to review, two anomalies."""
     samples = labelled_in(product)
     scores = sorted(inspector.inspect(s.path).score or 0 for s in samples if s.label == "anomaly")
-    limits = {"review_threshold": (scores[1] + scores[2]) / 2, "threshold": (scores[3] + scores[4]) / 2}
-    found = measure(by_rule(inspector, **limits), samples)
+    thresholds = {"review_threshold": (scores[1] + scores[2]) / 2, "threshold": (scores[3] + scores[4]) / 2}
+    found = measure(by_rule(inspector, **thresholds), samples)
     interval = clopper_pearson(2, 6)
     row = {"missed": 2, "defects": 6, "value": 1 / 3, "low": interval.low, "high": interval.high}
     assert alike(found["misses"], {"all": row, "by_defect": {"spot": row}})
     assert found["detection"]["miss_rate"]["value"] == pytest.approx(4 / 6)  # not flagged
 
 
-def test_costs_are_of_the_cards_good_and_these_defective_pictures(product: Path, inspector: Inspector) -> None:
+def test_costs_are_of_the_cards_good_and_these_defective_images(product: Path, inspector: Inspector) -> None:
     samples = labelled_in(product)
     items = tuple(i // 2 for i in range(19))  # nine pairs, and one alone
     other = by_rule(inspector, items=items, threshold=float(np.median(inspector.card.decision.scores)))
@@ -125,14 +125,14 @@ def test_costs_are_of_the_cards_good_and_these_defective_pictures(product: Path,
     defective = np.array([inspector.inspect(s.path).score for s in samples if s.label == "anomaly"])
     weights = item_weights([str(item) for item in items])
     wanted = at(other.card.decision.threshold, good, defective, prices, weights)
-    assert found["promised"]["cost"] == pytest.approx(wanted.cost)
+    assert found["guaranteed"]["cost"] == pytest.approx(wanted.cost)
     alarmed = sum(w for w, s in zip(weights, good, strict=True) if s > other.card.decision.threshold) / 10
-    assert found["promised"]["false_alarms"] == pytest.approx(alarmed)
-    assert found["promised"]["missed"] == 0
-    assert found["promised"]["cost"] == pytest.approx(900 * 2 * alarmed)
+    assert found["guaranteed"]["false_alarms"] == pytest.approx(alarmed)
+    assert found["guaranteed"]["missed"] == 0
+    assert found["guaranteed"]["cost"] == pytest.approx(900 * 2 * alarmed)
     assert found["cheapest"]["cost"] == 0  # every defect scores higher than every good one
     assert found["cheapest"]["threshold"] >= good.max()
-    with pytest.raises(BlemishError, match="--costs needs the scores of good pictures"):
+    with pytest.raises(BlemishError, match="--costs needs the scores of good images"):
         measure(by_rule(inspector, scores=()), samples, prices=prices)
 
 
@@ -144,19 +144,19 @@ def test_a_classifiers_probabilities_are_measured_too(classified: Path, labelled
 
 
 def test_a_repair_comes_from_the_best_that_there_is(inspector: Inspector) -> None:
-    picture, mask = tile(700, (20, 30))
-    repair, by = repair_of(inspector)
-    assert by == "the most similar good picture of the bundle"
-    repaired = repair(picture, mask > 0)
-    assert repaired[mask > 0].max() < 240  # the spot has 245
-    np.testing.assert_array_equal(repaired[:, 60:], picture[:, 60:])  # elsewhere nothing changed
+    image, mask = tile(700, (20, 30))
+    impute, by = imputer_of(inspector)
+    assert by == "the most similar good image of the bundle"
+    reconstruction = impute(image, mask > 0)
+    assert reconstruction[mask > 0].max() < 240  # the spot has 245
+    np.testing.assert_array_equal(reconstruction[:, 60:], image[:, 60:])  # elsewhere nothing changed
 
     bare = copy.copy(inspector)
     bare.evidence = None
-    assert repair_of(bare) == (inpaint, "what surrounds it")
+    assert imputer_of(bare) == (inpaint, "what surrounds it")
 
     painted = np.full((60, 80, 3), 77, np.uint8)
-    paints = SimpleNamespace(paints=True, outputs=lambda _: {"repaired": painted}, evidence=inspector.evidence)
-    repair, by = repair_of(cast("Inspector", paints))
-    assert by == "the autoencoder's repaired picture"
-    assert (repair(picture, mask > 0)[mask > 0] == 77).all()
+    paints = SimpleNamespace(reconstructs=True, reconstruct=lambda _: painted, evidence=inspector.evidence)
+    impute, by = imputer_of(cast("Inspector", paints))
+    assert by == "the autoencoder's reconstruction"
+    assert (impute(image, mask > 0)[mask > 0] == 77).all()

@@ -16,46 +16,46 @@ from blemish.evaluation.faithfulness import FEWEST, Faithfulness, beaten, faithf
 from blemish.evaluation.relevance import AREAS, edge_map
 from blemish.types import BlemishError, Sample, T
 
-Picture = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 HEIGHT, WIDTH, BLOCK = 40, 48, 8
 PLACES = [(0, 1), (2, 4), (4, 0), (1, 5), (3, 3), (4, 5), (0, 4), (3, 0)]  # of the defect, in blocks
 
 
-def blocks(picture: Picture) -> tuple[float, Map]:
+def blocks(image: Pixels) -> tuple[float, Map]:
     """Looks at red alone: the score is the reddest block's mean, the map each block's. Truly its reason."""
-    red = picture[..., 0].reshape(HEIGHT // BLOCK, BLOCK, WIDTH // BLOCK, BLOCK).mean((1, 3)) / 255
+    red = image[..., 0].reshape(HEIGHT // BLOCK, BLOCK, WIDTH // BLOCK, BLOCK).mean((1, 3)) / 255
     return float(red.max()), np.kron(red, np.ones((BLOCK, BLOCK))).astype(np.float32)
 
 
-def wrong(picture: Picture) -> tuple[float, Map]:
-    score, heat = blocks(picture)
+def wrong(image: Pixels) -> tuple[float, Map]:
+    score, heat = blocks(image)
     return score, -heat
 
 
-def blank(picture: Picture, mask: Mask) -> Picture:
-    return np.where(mask[..., None], 0, picture).astype(np.uint8)
+def blank(image: Pixels, mask: Mask) -> Pixels:
+    return np.where(mask[..., None], 0, image).astype(np.uint8)
 
 
-def paint(picture: Picture, mask: Mask) -> Picture:
-    return np.where(mask[..., None], 255, picture).astype(np.uint8)
+def paint(image: Pixels, mask: Mask) -> Pixels:
+    return np.where(mask[..., None], 255, image).astype(np.uint8)
 
 
 def write(folder: Path, red: int = 255, factor: int = 1, masks: bool = True) -> list[Sample]:
-    """A red block, and blue dots on the other pictures' places, which only an edge detector cares for. Green is the
-    picture's number."""
+    """A red block, and blue dots on the other images' places, which only an edge detector cares for. Green is the
+    image's number."""
     samples = []
     for number, (row, column) in enumerate(PLACES):
-        picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-        picture[..., 1] = number
+        image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        image[..., 1] = number
         mask = np.zeros((HEIGHT, WIDTH), bool)
         here = np.s_[row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
         mask[here] = True
-        picture[::2, ::2, 2] = 255
-        picture[here] = (red, number, 0)
+        image[::2, ::2, 2] = 255
+        image[here] = (red, number, 0)
         path, where = folder / f"{number}.png", folder / f"{number}_mask.png"
-        Image.fromarray(picture.repeat(factor, 0).repeat(factor, 1)).save(path)
+        Image.fromarray(image.repeat(factor, 0).repeat(factor, 1)).save(path)
         Image.fromarray(mask.repeat(factor, 0).repeat(factor, 1)).save(where)
         samples.append(Sample(path, path.name, "anomaly", "red", where if masks else None))
     return samples
@@ -68,7 +68,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def true(samples: Sequence[Sample]) -> Faithfulness:
-    return faithfulness(samples, blocks, 0.5, 0.0, repair=blank, randomised=wrong)
+    return faithfulness(samples, blocks, 0.5, 0.0, impute=blank, randomised=wrong)
 
 
 def test_a_true_map_wins_every_measure_against_every_control(true: Faithfulness) -> None:
@@ -76,14 +76,14 @@ def test_a_true_map_wins_every_measure_against_every_control(true: Faithfulness)
         "deletion": True,
         "insertion": True,
         "road": True,
-        "repair": True,
+        "inpainting": True,
         "pointing": True,
         "energy": True,
     }
     for one in true.measures:
         assert all(one.beats.values())
         expected = {"a random map", "a centre blob", "an edge detector", "randomised weights"}
-        assert set(one.beats) == expected | ({"the same region moved"} if one.name == "repair" else set())
+        assert set(one.beats) == expected | ({"the same region moved"} if one.name == "inpainting" else set())
     assert true.measures[0].sentence.startswith("Deletion: the heatmaps explain the verdicts; 0.0")
     assert true.measures[4].sentence.startswith("Pointing game: the heatmaps point at the defects; 1.0")
     assert "by 6 of 6 measures" in true.sentences[0]
@@ -96,33 +96,33 @@ def test_figures_can_be_counted(true: Faithfulness) -> None:
     assert value["deletion"] == pytest.approx(out)
     assert value["insertion"] == pytest.approx(1 - out)  # what is not put back is what is taken out
     assert value["road"] == pytest.approx(1, abs=0.02)
-    assert value["repair"] == pytest.approx(4 / 5)  # all areas but 1 %: 45 of 64 are above half
+    assert value["inpainting"] == pytest.approx(4 / 5)  # all areas but 1 %: 45 of 64 are above half
     assert value["pointing"] == 1
     assert value["energy"] == pytest.approx(1)
-    assert [rate.hottest.value for rate in true.repair] == [0, 1, 1, 1, 1]
-    assert true.repair[1].hottest.low == pytest.approx(0.676, abs=0.001)  # Wilson, 8 of 8
+    assert [rate.hottest.value for rate in true.impute] == [0, 1, 1, 1, 1]
+    assert true.impute[1].hottest.low == pytest.approx(0.676, abs=0.001)  # Wilson, 8 of 8
     assert true.curves["deletion"]["detector"][:4] == pytest.approx((1, 45 / 64, 26 / 64, 0))
     assert true.areas == (0, *AREAS, 1)
     assert true.replaced.value == 0
 
 
 def test_a_moved_region_repairs_as_often_as_it_covers_half_of_the_block(samples: Sequence[Sample]) -> None:
-    found = faithfulness(samples, blocks, 0.5, 0.0, repair=blank, draws=40)
+    found = faithfulness(samples, blocks, 0.5, 0.0, impute=blank, draws=40)
     # The hottest 5 % are the block and 32 pixels scattered elsewhere; the block moved by (dy, dx) covers
     # (8 - |dy|) (8 - |dx|) of itself, of which more than half must be, less the scattered ones' 1.7 %.
     overlap = (8 - np.abs(np.arange(-7, 8)))[:, None] * (8 - np.abs(np.arange(-7, 8)))
-    assert found.repair[2].moved.value == pytest.approx((overlap >= 32).sum() / 1920, abs=0.02)
-    assert found.repair[2].difference.value == pytest.approx(1 - (found.repair[2].moved.value or 0))
+    assert found.impute[2].moved.value == pytest.approx((overlap >= 32).sum() / 1920, abs=0.02)
+    assert found.impute[2].difference.value == pytest.approx(1 - (found.impute[2].moved.value or 0))
 
 
 def test_calls_are_counted(true: Faithfulness, samples: Sequence[Sample]) -> None:
     each = 1 + 5 * (8 + 8 + 10) + 5 * 3  # wholly replaced; five maps; moved regions
     assert true.calls == 8 * (1 + each + 1)  # found; measured; the randomised map
-    assert (true.pictures, true.asked, true.masks) == (8, 8, 8)
+    assert (true.images, true.asked, true.masks) == (8, 8, 8)
 
 
 def test_a_wrong_map_is_said_not_to_explain(samples: Sequence[Sample]) -> None:
-    found = faithfulness(samples, wrong, 0.5, 0.0, repair=blank, most=6, draws=1)
+    found = faithfulness(samples, wrong, 0.5, 0.0, impute=blank, most=6, draws=1)
     assert not any(one.explains for one in found.measures)
     assert all(one.explains is False for one in found.measures)
     assert all("the heatmaps do not explain the verdicts" in sentence for sentence in found.sentences[1:5])
@@ -130,11 +130,11 @@ def test_a_wrong_map_is_said_not_to_explain(samples: Sequence[Sample]) -> None:
     # A random map is no better at pointing at so small a block; and of the energy nothing is above the median.
     behind = [one.name for one in found.measures if (one.advantage["a random map"].value or 0) < 0]
     assert set(behind) >= {"deletion", "insertion", "road"}
-    assert [rate.hottest.value for rate in found.repair] == [0, 0, 0, 0, 0]
+    assert [rate.hottest.value for rate in found.impute] == [0, 0, 0, 0, 0]
 
 
 def test_an_edge_map_does_not_beat_the_edge_detector(samples: Sequence[Sample]) -> None:
-    found = faithfulness(samples, lambda p: (blocks(p)[0], edge_map(p)), 0.5, 0.0, repair=blank, most=6, draws=1)
+    found = faithfulness(samples, lambda p: (blocks(p)[0], edge_map(p)), 0.5, 0.0, impute=blank, most=6, draws=1)
     for one in found.measures:
         assert one.explains is False
         if one.name != "road":  # whose noise is drawn anew
@@ -142,13 +142,13 @@ def test_an_edge_map_does_not_beat_the_edge_detector(samples: Sequence[Sample]) 
 
 
 def test_a_repair_that_is_itself_an_anomaly_gives_no_verdict(tmp_path: Path) -> None:
-    found = faithfulness(write(tmp_path, red=128), blocks, 0.4, 0.0, repair=paint, most=6, draws=1)
+    found = faithfulness(write(tmp_path, red=128), blocks, 0.4, 0.0, impute=paint, most=6, draws=1)
     verdicts = {one.name: one.explains for one in found.measures}
     assert verdicts == {
         "deletion": None,
         "insertion": None,
         "road": True,
-        "repair": None,
+        "inpainting": None,
         "pointing": True,
         "energy": True,
     }
@@ -159,7 +159,7 @@ def test_a_repair_that_is_itself_an_anomaly_gives_no_verdict(tmp_path: Path) -> 
 
 def test_equal_seeds_give_equal_figures(samples: Sequence[Sample]) -> None:
     def figures(seed: int) -> Faithfulness:
-        return faithfulness(samples, blocks, 0.5, 0.0, repair=blank, most=2, draws=1, seed=seed)
+        return faithfulness(samples, blocks, 0.5, 0.0, impute=blank, most=2, draws=1, seed=seed)
 
     first, second, other = figures(1), figures(1), figures(2)
     assert first == second
@@ -168,58 +168,58 @@ def test_equal_seeds_give_equal_figures(samples: Sequence[Sample]) -> None:
     assert one["a centre blob"].value == two["a centre blob"].value
 
 
-def test_too_few_pictures_or_masks_give_no_verdict(tmp_path: Path) -> None:
-    found = faithfulness(write(tmp_path, masks=False), blocks, 0.5, 0.0, repair=blank, most=5, draws=1)
+def test_too_few_images_or_masks_give_no_verdict(tmp_path: Path) -> None:
+    found = faithfulness(write(tmp_path, masks=False), blocks, 0.5, 0.0, impute=blank, most=5, draws=1)
     assert all(one.explains is None for one in found.measures)
-    assert [one.pictures for one in found.measures] == [5, 5, 5, 5, 0, 0]
+    assert [one.images for one in found.measures] == [5, 5, 5, 5, 0, 0]
     assert found.measures[4].value == Interval(None)
-    assert "measured on 0 pictures" in found.sentences[5]
+    assert "measured on 0 images" in found.sentences[5]
     json.dumps(to_json(found), allow_nan=False)
 
 
-def test_pictures_are_chosen_evenly_good_ones_left_out_and_missed_ones_made_up_for(samples: Sequence[Sample]) -> None:
+def test_images_are_chosen_evenly_good_ones_left_out_and_missed_ones_made_up_for(samples: Sequence[Sample]) -> None:
     phases, asked = list[str](), list[int]()
 
     def phase(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         phases.append(what)
         return iter(items)
 
-    def missing_five(picture: Picture) -> tuple[float, Map]:
-        score, heat = blocks(picture)
+    def missing_five(image: Pixels) -> tuple[float, Map]:
+        score, heat = blocks(image)
         if phases == ["anomalies"]:
-            asked.append(int(picture[0, 1, 1]))
+            asked.append(int(image[0, 1, 1]))
             score = 0.1 if asked[-1] == 5 else score
         return score, heat
 
     mixed = [*samples[:3], Sample(samples[3].path, "good", "good"), *samples[4:]]
-    found = faithfulness(mixed, missing_five, 0.5, 0.0, repair=blank, most=3, draws=1, progress=phase)
+    found = faithfulness(mixed, missing_five, 0.5, 0.0, impute=blank, most=3, draws=1, progress=phase)
     # Of seven, in the order of 0, 0.62, 0.24, 0.85, 0.47, 0.09, 0.71: those of rank 0, 4 (missed), 2, 6.
     assert phases == ["anomalies", "heatmaps"]
     assert asked == [0, 5, 2, 7]
-    assert (found.pictures, found.asked) == (3, 4)
+    assert (found.images, found.asked) == (3, 4)
 
 
-def test_pictures_are_reduced_to_what_the_detector_looks_at(tmp_path: Path) -> None:
+def test_images_are_reduced_to_what_the_detector_looks_at(tmp_path: Path) -> None:
     shapes = set()
 
-    def seeing(picture: Picture) -> tuple[float, Map]:
-        shapes.add(picture.shape)
-        return blocks(picture)
+    def seeing(image: Pixels) -> tuple[float, Map]:
+        shapes.add(image.shape)
+        return blocks(image)
 
-    found = faithfulness(write(tmp_path, factor=3), seeing, 0.5, 0.0, repair=blank, most=1, side=48, draws=1)
+    found = faithfulness(write(tmp_path, factor=3), seeing, 0.5, 0.0, impute=blank, most=1, side=48, draws=1)
     assert shapes == {(HEIGHT, WIDTH, 3)}
     assert found.measures[4].value.value == 1
 
 
 def test_refusals_say_what_is_wrong(samples: Sequence[Sample]) -> None:
     with pytest.raises(BlemishError, match="not below the threshold"):
-        faithfulness(samples, blocks, 0.5, 0.5, repair=blank)
-    with pytest.raises(BlemishError, match="None of 8 pictures is called an anomaly"):
-        faithfulness(samples, blocks, 2.0, 0.5, repair=blank)
+        faithfulness(samples, blocks, 0.5, 0.5, impute=blank)
+    with pytest.raises(BlemishError, match="None of 8 images is called an anomaly"):
+        faithfulness(samples, blocks, 2.0, 0.5, impute=blank)
 
 
 @pytest.mark.parametrize(
-    ("advantage", "pictures", "expected"),
+    ("advantage", "images", "expected"),
     [
         (Interval(0.2, 0.1, 0.3), 9, True),
         (Interval(0.2, -0.01, 0.4), 9, False),
@@ -231,5 +231,5 @@ def test_refusals_say_what_is_wrong(samples: Sequence[Sample]) -> None:
         (Interval(None), 0, None),
     ],
 )
-def test_beaten(advantage: Interval, pictures: int, expected: bool | None) -> None:
-    assert beaten(advantage, pictures) is expected
+def test_beaten(advantage: Interval, images: int, expected: bool | None) -> None:
+    assert beaten(advantage, images) is expected

@@ -35,7 +35,7 @@ def labelled(seed: int, counts: tuple[int, ...], distance: float, flipped: float
 
 
 def slowly(p: Floats, given: Ints, false_share: float) -> set[int]:
-    """The rule once more, picture by picture, for probabilities whose sums are the counts already."""
+    """The rule once more, image by image, for probabilities whose sums are the counts already."""
     classes = range(p.shape[1])
     mean_own = {c: float(np.mean([p[i, c] for i in range(len(p)) if given[i] == c])) for c in classes if c in given}
     found = []
@@ -70,7 +70,7 @@ def test_suspects_worked_out_by_hand() -> None:
 
 
 def test_who_is_likelier_what_he_is_called_is_no_suspect() -> None:
-    # Picture 0 is as much 1 as those labelled 1 are (0.45 >= 0.4), and less 0 than those labelled 0 (0.55 < 0.625).
+    # Image 0 is as much 1 as those labelled 1 are (0.45 >= 0.4), and less 0 than those labelled 0 (0.55 < 0.625).
     p = np.array([[0.55, 0.45], [0.7, 0.3], [0.6, 0.4], [0.6, 0.4]])
     assert suspects(p, np.array([0, 0, 1, 1]), false_share=math.inf) == ()
 
@@ -123,7 +123,7 @@ def test_class_weights_in_learning_make_no_difference() -> None:
 
 @pytest.mark.parametrize("counts", [(200, 60), (150, 60, 40)])
 def test_right_labels_are_seldom_suspected(counts: tuple[int, ...]) -> None:
-    """Where classes overlap, plain confident learning cries over one picture in 20 to 5; this over one in 200."""
+    """Where classes overlap, plain confident learning cries over one image in 20 to 5; this over one in 200."""
     draws = range(12)
     for distance, plain_share in ((1.0, 0.15), (2.0, 0.04)):
         found, plain = 0, 0
@@ -147,7 +147,7 @@ def test_planted_flips_are_found() -> None:
         assert right >= recall * planted
 
 
-def test_no_pictures_no_suspects_and_absent_classes_are_nobodys() -> None:
+def test_no_images_no_suspects_and_absent_classes_are_nobodys() -> None:
     assert suspects(np.zeros((0, 2)), np.zeros(0, int)) == ()
     p = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     assert suspects(p, np.array([0, 0, 1]), false_share=math.inf) == ()  # looks like 2, of which there are none

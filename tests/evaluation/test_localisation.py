@@ -31,7 +31,7 @@ PIXEL_FIGURES = ("pixel_auroc", "aupro", "pixel_average_precision", "best_iou", 
 
 
 def scene(seed: int, count: int = 24, side: int = 64, strength: float = 2.0) -> tuple[Map, list[Mask | None]]:
-    """Smooth noise; every other picture has one or two blobs of defect that the map sees more or less."""
+    """Smooth noise; every other image has one or two blobs of defect that the map sees more or less."""
     random = np.random.default_rng(seed)
     maps, masks = [], list[Mask | None]()
     for i in range(count):
@@ -100,7 +100,7 @@ def test_pixel_figures_with_outliers_and_few_distinct_values() -> None:
     assert {k: float(v[0]) for k, v in found.items()} == pytest.approx(exact(coarse, masks), abs=1e-6)
 
 
-def test_weights_are_repetitions_of_pictures() -> None:
+def test_weights_are_repetitions_of_images() -> None:
     maps, masks = scene(8, count=10)
     weights = np.array([0, 3, 1, 0, 2, 1, 0, 2, 0, 1])
     drawn = np.repeat(np.arange(10), weights)
@@ -141,14 +141,14 @@ def test_the_pointing_game_worked_out_by_hand() -> None:
     tied_first[[0, 3], [0, 3]] = 1  # the first of two highest points counts: once inside the mask,
     tied_last[[0, 1], [2, 1]] = 1  # once outside
     heats = np.stack([inside, beside, tied_first, tied_last, flat, inside])
-    masks = [corner, corner, corner, corner, corner[::-1, ::-1], None]  # a good picture plays no part
+    masks = [corner, corner, corner, corner, corner[::-1, ::-1], None]  # a good image plays no part
     found = pixel_figures(statistics(heats, masks), np.array([[1.0] * 6, [1, 0, 0, 0, 1, 5], [0, 0, 0, 0, 0, 6]]))
     np.testing.assert_allclose(found["pointing_game"], [2 / 5, 1 / 2, np.nan])
 
 
 def test_a_coarse_map_points_with_the_centre_of_its_highest_cell() -> None:
     small = np.array([[0, 1, 0], [0, 0, 0]], np.float32)
-    # A picture of 1200 x 400 is judged at 512 x 171: the centre is at (256, 42.75), in it at (600, 100).
+    # An image of 1200 x 400 is judged at 512 x 171: the centre is at (256, 42.75), in it at (600, 100).
     shares = []
     for left, top in ((596, 96), (640, 96), (596, 140), (0, 0)):
         mask = np.zeros((400, 1200), bool)
@@ -203,7 +203,7 @@ def test_reduced_masks_at_odd_scales(size: tuple[int, int]) -> None:
         assert not reduced[y, x][~ndimage.binary_dilation(mask, iterations=2)].any()
 
 
-def test_a_mask_smaller_than_its_picture_is_enlarged() -> None:
+def test_a_mask_smaller_than_its_image_is_enlarged() -> None:
     mask = np.array([[True, False], [False, False]])
     np.testing.assert_array_equal(reduce_mask(mask, (4, 2)), [[True, True, False, False], [False] * 4])
 
@@ -228,7 +228,7 @@ def test_which_boxes_hit() -> None:
     assert judged((16, 10, 46, 40)) == (0, 1)  # holds 40 %: it points there, but does not show it
     assert judged((19, 19, 60, 60)) == (0, 0)  # a corner
     assert judged((50, 30, 60, 40)) == (0, 0)  # next to it
-    assert judged((0, 0, 100, 100)) == (0, 0)  # the whole picture says nothing
+    assert judged((0, 0, 100, 100)) == (0, 0)  # the whole image says nothing
     assert judged((10, 79, 30, 82), (40, 79, 60, 82)) == (1, 2)  # a scratch found in two pieces
     assert judged((10, 79, 30, 82)) == (0, 1)
     assert judged((10, 79, 50, 82), (10, 79, 50, 82), (60, 10, 70, 20)) == (1, 2)
@@ -238,7 +238,7 @@ def test_which_boxes_hit() -> None:
 def test_boxes_of_large_defects() -> None:
     stain = np.zeros((100, 100), bool)
     stain[5:85, 5:85] = True
-    # Larger than a quarter of the picture, but alike; and a place well inside.
+    # Larger than a quarter of the image, but alike; and a place well inside.
     assert judge_boxes(stain, [region(0, 0, 100, 100)], (100, 100)) == BoxStatistics(1, 1, 1, 1)
     assert judge_boxes(stain, [region(30, 30, 40, 40)], (100, 100)) == BoxStatistics(1, 0, 1, 1)
 
@@ -263,8 +263,8 @@ def test_the_box_rule_on_real_defects(folder: str, pattern: str, least: float) -
     """A map that marks just the cells with a defect must score near 1; a box around everything must not."""
     counts = {"exact": np.zeros(4), "everything": np.zeros(4), "elsewhere": np.zeros(4)}
     for path in sorted(shared_folder(folder).glob(pattern)):
-        with Image.open(path) as picture:
-            mask = np.asarray(picture.convert("L")) > 127
+        with Image.open(path) as image:
+            mask = np.asarray(image.convert("L")) > 127
         if not mask.any():
             continue
         size = (mask.shape[1], mask.shape[0])
@@ -282,7 +282,7 @@ def test_the_box_rule_on_real_defects(folder: str, pattern: str, least: float) -
     assert shares["elsewhere"][0] <= 0.4
 
 
-def test_boxes_are_in_pixels_of_the_picture_whatever_the_masks_size() -> None:
+def test_boxes_are_in_pixels_of_the_image_whatever_the_masks_size() -> None:
     mask = np.zeros((50, 50), bool)
     mask[10:20, 20:30] = True
     assert judge_boxes(mask, [region(200, 100, 300, 200)], (500, 500)) == BoxStatistics(1, 1, 1, 1)
@@ -309,16 +309,16 @@ def test_all_figures_with_intervals_and_counts() -> None:
         assert figure.value == pytest.approx(expected[name], abs=1e-3)
         assert figure.low < expected[name] < figure.high
     regions = sum(ndimage.label(m, np.ones((3, 3)))[1] for m in masks if m is not None)
-    counts = {"pictures": 38, "pictures_with_mask": 18, "left_out": 2, "defects": regions, "boxes": 38}
+    counts = {"images": 38, "images_with_mask": 18, "left_out": 2, "defects": regions, "boxes": 38}
     assert {k: found[k] for k in counts} == counts
     truth = sum(judge_boxes(masks[i], one_box[i], (64, 64)).right for i in used if i != 2)
     boxes_right = found["boxes_right"]
     assert isinstance(boxes_right, Interval)
     assert 0 < truth < 18
-    assert boxes_right.value == pytest.approx(truth / 38)  # boxes on good pictures count as wrong
+    assert boxes_right.value == pytest.approx(truth / 38)  # boxes on good images count as wrong
 
 
-def test_maps_are_judged_at_the_size_of_the_picture() -> None:
+def test_maps_are_judged_at_the_size_of_the_image() -> None:
     small = np.array([[[0, 0.4], [0, 0.6]], [[0, 0], [0.7, 0]]], np.float32)
     mask = np.zeros((600, 1200), bool)
     mask[450:, 900:] = True
@@ -336,7 +336,7 @@ def test_without_masks_nothing_is_claimed() -> None:
     labels = np.array([True, True, False, False])
     found = localisation_metrics(maps, [None] * 4, labels, [[]] * 4, [(8, 8)] * 4)
     assert all(found[name] == Interval(None) for name in (*PIXEL_FIGURES, "defects_hit", "boxes_right"))
-    assert (found["pictures"], found["left_out"]) == (2, 2)
+    assert (found["images"], found["left_out"]) == (2, 2)
 
 
 def test_contradictions_are_refused() -> None:

@@ -21,7 +21,7 @@ from blemish.evaluation.relevance import (
     road,
 )
 
-Picture = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -29,12 +29,12 @@ def chance(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def blank(picture: Picture, mask: Mask) -> Picture:
-    return np.where(mask[..., None], 0, picture).astype(np.uint8)
+def blank(image: Pixels, mask: Mask) -> Pixels:
+    return np.where(mask[..., None], 0, image).astype(np.uint8)
 
 
-def brightness(picture: Picture) -> tuple[float, npt.NDArray[np.float32]]:
-    return float(picture.mean() / 255), picture.mean(2).astype(np.float32)
+def brightness(image: Pixels) -> tuple[float, npt.NDArray[np.float32]]:
+    return float(image.mean() / 255), image.mean(2).astype(np.float32)
 
 
 def test_pixels_are_ranked_hottest_first_and_equals_at_random() -> None:
@@ -59,11 +59,11 @@ def test_the_hottest_area_is_at_least_a_pixel() -> None:
 
 
 def test_curves_by_hand_on_four_pixels() -> None:
-    picture = np.array([[40, 30], [20, 10]], np.uint8)[..., None].repeat(3, 2)
-    ranks = ranked(brightness(picture)[1], (2, 2), chance())
+    image = np.array([[40, 30], [20, 10]], np.uint8)[..., None].repeat(3, 2)
+    ranks = ranked(brightness(image)[1], (2, 2), chance())
     areas = (0.25, 0.5, 0.75)
-    out = deletion(brightness, picture, ranks, blank, areas) * 255 * 4
-    back = insertion(brightness, picture, ranks, blank, areas) * 255 * 4
+    out = deletion(brightness, image, ranks, blank, areas) * 255 * 4
+    back = insertion(brightness, image, ranks, blank, areas) * 255 * 4
     assert out == pytest.approx([60, 30, 10])
     assert back == pytest.approx([40, 70, 90])
     # 0.25 * (100 + 60) / 2 + 0.25 * (60 + 30) / 2 + ...
@@ -71,28 +71,28 @@ def test_curves_by_hand_on_four_pixels() -> None:
 
 
 def test_pixels_taken_out_in_random_order_leave_a_share_of_the_score() -> None:
-    picture = np.full((20, 20, 3), 255, np.uint8)
-    picture[:, 10:] = 0
+    image = np.full((20, 20, 3), 255, np.uint8)
+    image[:, 10:] = 0
     areas = (0.1, 0.4, 0.8)
     flat = np.zeros((20, 20), np.float32)  # all equal: ranked at random
-    scores = [deletion(brightness, picture, ranked(flat, (20, 20), chance(s)), blank, areas) for s in range(200)]
+    scores = [deletion(brightness, image, ranked(flat, (20, 20), chance(s)), blank, areas) for s in range(200)]
     mean = np.mean(scores, 0) / 0.5
     assert mean == pytest.approx([0.9, 0.6, 0.2], abs=0.01)
     assert area_under((0, *areas, 1), np.array([1, *mean, 0])) == pytest.approx(0.5, abs=0.01)
 
 
 def test_road_of_a_detector_that_is_one_square() -> None:
-    picture = np.zeros((40, 40, 3), np.uint8)
-    picture[12:20, 20:28] = 255
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[12:20, 20:28] = 255
 
-    def square(shown: Picture) -> tuple[float, npt.NDArray[np.float32]]:
+    def square(shown: Pixels) -> tuple[float, npt.NDArray[np.float32]]:
         return float(shown[12:20, 20:28].mean() / 255), shown.mean(2).astype(np.float32)
 
-    ranks = ranked(square(picture)[1], (40, 40), chance())
-    least, most = road(square, picture, ranks, chance())
+    ranks = ranked(square(image)[1], (40, 40), chance())
+    least, most = road(square, image, ranks, chance())
     assert least == pytest.approx(np.ones(5), abs=0.01)
     assert most == pytest.approx(np.zeros(5), abs=0.01)
-    least, most = road(square, picture, ranks.max() - ranks, chance())
+    least, most = road(square, image, ranks.max() - ranks, chance())
     assert least == pytest.approx(np.zeros(5), abs=0.01)
     assert most == pytest.approx(np.ones(5), abs=0.01)
 
@@ -158,10 +158,10 @@ def test_the_blob_is_in_the_middle() -> None:
     assert blob == pytest.approx(blob[::-1, ::-1])
 
 
-def test_edges_are_where_the_grey_picture_changes() -> None:
-    picture = np.zeros((60, 60, 3), np.uint8)
-    picture[:, 30:] = 90
-    edges = edge_map(picture)
+def test_edges_are_where_the_grey_image_changes() -> None:
+    image = np.zeros((60, 60, 3), np.uint8)
+    image[:, 30:] = 90
+    edges = edge_map(image)
     assert set(edges.argmax(1).tolist()) <= {29, 30}
     # Sobel's 4 * 90 in two columns, spread by a Gaussian of 1.2 pixels.
     kernel = np.exp(-0.5 * (np.arange(-30, 30) / 1.2) ** 2)

@@ -35,7 +35,7 @@ def drawn(seed: int, count: int, spread: float = 2.5, overconfident: float = 1.0
 
 
 def loss(t: float, logits: Floats, classes: npt.NDArray[np.int64], weights: Floats) -> float:
-    """The objective once more, picture by picture."""
+    """The objective once more, image by image."""
     total, weight = 0.0, 0.0
     for row, c in zip(logits, classes, strict=True):
         n, others = int((classes == c).sum()), len(row) - 1
@@ -61,7 +61,7 @@ def test_the_temperature_is_the_one_that_scipy_finds(count: int, weighted: bool)
 
 
 def test_the_temperature_worked_out_by_hand() -> None:
-    # Logits (0, 2) or (2, 0), 3 of 4 pictures of each class right. By Platt a picture counts by 5/6 as of its own
+    # Logits (0, 2) or (2, 0), 3 of 4 images of each class right. By Platt an image counts by 5/6 as of its own
     # class: the right class gets 3/4 * 5/6 + 1/4 * 1/6 = 2/3, so that 2 / T must be log(2/3 : 1/3) = log 2.
     side = np.array([0, 0, 0, 1, 1, 1, 1, 0])
     classes = np.array([0, 0, 0, 0, 1, 1, 1, 1])
@@ -134,7 +134,7 @@ def test_bins_and_scores_are_those_of_scikit_learn(seed: int) -> None:
     bins = [10, 7, 15][seed % 3]
     found = reliability(p, labels, bins=bins, resamples=50)
     observed, predicted = calibration_curve(labels, p, n_bins=bins)
-    used = [b for b in found.bins if b.pictures]
+    used = [b for b in found.bins if b.images]
     np.testing.assert_allclose([b.anomalies.value for b in used], observed)  # type: ignore[arg-type]
     np.testing.assert_allclose([b.probability for b in used], predicted)  # type: ignore[arg-type]
     gaps = [b.share * gap for b, gap in zip(used, abs(observed - predicted), strict=True)]
@@ -149,9 +149,9 @@ def test_bins_and_scores_are_those_of_scikit_learn(seed: int) -> None:
     assert found.ece_if_calibrated is None
     for b in found.bins:
         inside = (p > b.low) & (p <= b.high) | ((p == 0) & (b.low == 0))
-        assert b.pictures == inside.sum()
+        assert b.images == inside.sum()
         assert b.share == pytest.approx(weights[inside].sum() / weights.sum())
-        if b.pictures:
+        if b.images:
             assert b.anomalies.value == pytest.approx(np.average(labels[inside], weights=weights[inside]))
             assert b.anomalies.low is None
 
@@ -185,7 +185,7 @@ def test_intervals_of_bins_are_wilsons_and_move_with_the_weights() -> None:
         plain_end, moved = getattr(plain.anomalies, end), getattr(balanced.anomalies, end)
         assert moved / (1 - moved) == pytest.approx(3 * plain_end / (1 - plain_end))
     empty = reliability(p, labels, resamples=10).bins[0]
-    assert (empty.pictures, empty.share, empty.probability, empty.anomalies) == (0, 0, None, Interval(None))
+    assert (empty.images, empty.share, empty.probability, empty.anomalies) == (0, 0, None, Interval(None))
 
 
 def test_balanced_weights_make_probabilities_for_equal_odds_calibrated() -> None:
@@ -259,8 +259,8 @@ def test_equal_seeds_give_equal_json() -> None:
     one, two = (json.dumps(to_json(reliability(p, labels, resamples=100, seed=4))) for _ in range(2))
     assert one == two
     found = json.loads(one)
-    assert set(found) == {"pictures", "weighted", "bins", "ece", "ece_if_calibrated", "brier", "log_loss"}
-    assert set(found["bins"][0]) == {"low", "high", "pictures", "share", "probability", "anomalies"}
+    assert set(found) == {"images", "weighted", "bins", "ece", "ece_if_calibrated", "brier", "log_loss"}
+    assert set(found["bins"][0]) == {"low", "high", "images", "share", "probability", "anomalies"}
 
 
 def test_the_diagram_is_the_same_svg_every_time(tmp_path: Path) -> None:
@@ -278,8 +278,8 @@ def test_the_diagram_is_the_same_svg_every_time(tmp_path: Path) -> None:
     root = ElementTree.fromstring(text)
     assert root.tag.endswith("svg")
     assert not re.search(r"dc:date|\b20\d\d-\d\d-\d\d", text)
-    # One marker per bin with pictures.
-    used = sum(b.pictures > 0 for b in found.bins)
+    # One marker per bin with images.
+    used = sum(b.images > 0 for b in found.bins)
     (markers,) = [m for m in re.findall(r'<g clip-path[^>]*>(?:\s*<use[^>]*/>)+|<g>(?:\s*<use[^>]*/>){2,}', text)
                   if "#0a6a60" in m] or [""]  # fmt: skip
     assert markers.count("<use") == used

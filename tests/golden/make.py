@@ -1,4 +1,4 @@
-"""Makes tests/golden anew: a bundle of less than 100 kB, pictures, and what it says of them. Only for a bundle's format
+"""Makes tests/golden anew: a bundle of less than 100 kB, images, and what it says of them. Only for a bundle's format
 that is meant to change: until then every version has to read this one and say the same.
 
     PYTHONPATH=src:. python tests/golden/make.py
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx
 from tests.parity import drawn, written
-from tests.support import write_picture
+from tests.support import write_image
 
 from blemish.detectors.attention.config import AttentionConfig
 from blemish.inference import bundle
@@ -21,7 +21,7 @@ from blemish.inference.inspector import Inspector
 from blemish.training.pipeline import TrainConfig, train
 
 HERE = Path(__file__).resolve().parent
-PICTURES = {
+IMAGES = {
     "grey": drawn(1000)[..., 0],
     "coloured": drawn(1001),
     "bright": drawn(1002, kind="bright")[..., 0],
@@ -55,20 +55,20 @@ def main() -> None:
         del model.graph.value_info[:]
         onnx.save(model, made / bundle.MODEL)
         bundle.write(made, bundle.Card.model_validate_json((made / bundle.CARD).read_text(encoding="utf-8")))
-        for stale in ("bundle", "pictures"):
+        for stale in ("bundle", "images"):
             shutil.rmtree(HERE / stale, ignore_errors=True)
         shutil.copytree(made, HERE / "bundle")
-    for picture, pixels in PICTURES.items():
-        write_picture(HERE / f"pictures/{picture}.png", pixels)
+    for image, pixels in IMAGES.items():
+        write_image(HERE / f"images/{image}.png", pixels)
     inspector = Inspector(HERE / "bundle")
     rows = []
-    for file in sorted((HERE / "pictures").iterdir()):
+    for file in sorted((HERE / "images").iterdir()):
         look = inspector.look(file)
         assert look.map is not None
         boxes = [region.box for region in look.verdict.regions]
         rows.append(
             {
-                "picture": file.name,
+                "image": file.name,
                 "score": look.verdict.score,
                 "decision": look.verdict.decision,
                 "boxes": boxes,

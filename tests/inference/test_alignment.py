@@ -29,17 +29,17 @@ def test_shift_and_turn_are_found_to_a_pixel_and_half_a_degree(number: int) -> N
     assert abs(np.degrees(np.arctan2(pose[1, 0], pose[0, 0])) - moved[2]) < 0.5
 
 
-def test_a_large_picture_is_found_on_a_small_reference() -> None:
-    """The reference has no side over 512; the pose is in the picture's own pixels."""
+def test_a_large_image_is_found_on_a_small_reference() -> None:
+    """The reference has no side over 512; the pose is in the image's own pixels."""
     moved = (10.0, -8.0, 6.0)
 
-    def enlarged(picture: np.ndarray) -> np.ndarray:
-        return picture.repeat(4, 0).repeat(4, 1)
+    def enlarged(image: np.ndarray) -> np.ndarray:
+        return image.repeat(4, 0).repeat(4, 1)
 
     reference = alignment.reference_of(enlarged(plate(1000)[0]))
     assert reference.shape == (341, 512, 3)
     pose, _ = alignment.find(enlarged(plate(3, moved=moved)[0]), reference)
-    # Pixel (x, y) of the small picture has its centre at (4 x + 1.5, 4 y + 1.5) of the large one.
+    # Pixel (x, y) of the small image has its centre at (4 x + 1.5, 4 y + 1.5) of the large one.
     large = CORNERS * [[4], [4], [1]] + [[1.5], [1.5], [0]]
     expected = (true_pose(moved) @ CORNERS) * 4 + 1.5
     assert np.abs(pose @ large - expected).max() < 4
@@ -53,24 +53,24 @@ def test_what_is_aligned_goes_back() -> None:
     middle = np.s_[50:110, 60:180]
     np.testing.assert_allclose(back[middle], smooth[middle], atol=0.1)
     assert back.dtype == np.float32
-    assert (back == -1).any()  # what the aligned picture does not show
+    assert (back == -1).any()  # what the aligned image does not show
     # At half the resolution it is the same map, coarser.
     half = alignment.back(turned.reshape(80, 2, 120, 2).mean((1, 3)), pose, (WIDTH, HEIGHT), -1.0)
     coarse = smooth.reshape(80, 2, 120, 2).mean((1, 3))
     np.testing.assert_allclose(half[25:55, 30:90], coarse[25:55, 30:90], atol=0.2)
 
 
-def test_what_a_picture_does_not_show_is_filled_from_the_reference_as_bright_as_the_picture() -> None:
+def test_what_a_image_does_not_show_is_filled_from_the_reference_as_bright_as_the_image() -> None:
     random = np.random.default_rng(0)
     reference = random.integers(60, 120, (40, 60, 3), dtype=np.uint8)
-    pose = np.array([[1.0, 0, 10], [0, 1, 0]])  # the last ten columns of the frame lie right of the picture
-    picture = np.roll(reference, 10, 1) * np.uint8(2)
-    found = alignment.aligned(picture, pose, reference)
-    np.testing.assert_array_equal(found[:, :50], picture[:, 10:])
+    pose = np.array([[1.0, 0, 10], [0, 1, 0]])  # the last ten columns of the frame lie right of the image
+    image = np.roll(reference, 10, 1) * np.uint8(2)
+    found = alignment.aligned(image, pose, reference)
+    np.testing.assert_array_equal(found[:, :50], image[:, 10:])
     np.testing.assert_allclose(found[:, 50:], 2.0 * reference[:, 50:], atol=1)
-    np.testing.assert_array_equal(alignment.aligned(picture, pose)[:, 50:], picture[:, 59:].repeat(10, 1))
+    np.testing.assert_array_equal(alignment.aligned(image, pose)[:, 50:], image[:, 59:].repeat(10, 1))
     still = np.eye(3)[:2]
-    np.testing.assert_array_equal(alignment.aligned(picture, still, reference), picture)
+    np.testing.assert_array_equal(alignment.aligned(image, still, reference), image)
 
 
 def test_nothing_is_found_where_nothing_is() -> None:

@@ -22,11 +22,11 @@ def card() -> bundle.Card:
             guarantee="…",
             threshold=1.5,
             pixel_threshold=1.25,
-            usual=0.75,
+            normal_median=0.75,
             min_area=0.0,
             scores=(1.0, 1.5),
-            peaks=(1.0,),
-            heat=(0.5, 2.0),
+            map_maxima=(1.0,),
+            color_range=(0.5, 2.0),
         ),
         parity={"scores": 0.0},
         backbone={"name": "bundled"},
@@ -90,9 +90,9 @@ def test_a_card_from_before_a_field_was_added_is_whole(folder: Path) -> None:
 
 def test_evidence_is_read_and_hashed_like_the_rest(folder: Path) -> None:
     (folder / "card.json").unlink()
-    (folder / "evidence.zip").write_bytes(b"pictures")
+    (folder / "evidence.zip").write_bytes(b"images")
     bundle.write(folder, card())
-    assert bundle.read(folder).evidence == b"pictures"
+    assert bundle.read(folder).evidence == b"images"
     (folder / "evidence.zip").write_bytes(b"other ones")
     with pytest.raises(BundleError, match=r"evidence\.zip is damaged"):
         bundle.read(folder)

@@ -28,18 +28,18 @@ def test_p_values_by_hand() -> None:
     assert calibration.p_values(good, np.array([0.0, 2.0, 2.5, 3.0, 9.0])).tolist() == [1.0, 0.8, 0.4, 0.4, 0.2]
 
 
-def test_items_count_once_however_many_pictures_they_have() -> None:
+def test_items_count_once_however_many_images_they_have() -> None:
     groups = ["a", "", "b", "a", "", "a", "b"]
     weights = calibration.item_weights(groups)
     assert weights.tolist() == pytest.approx([1 / 3, 1, 1 / 2, 1 / 3, 1, 1 / 3, 1 / 2])
     good = np.array([3.0, 1.0, 3.0, 5.0, 2.0, 0.0, 4.0])
-    # above 3.5: one of three pictures of a, one of two of b, of four items; below all: every item in full
+    # above 3.5: one of three images of a, one of two of b, of four items; below all: every item in full
     found = calibration.p_values(good, np.array([3.5, -1.0, 9.0]), weights)
     assert found.tolist() == pytest.approx([(1 + 1 / 3 + 1 / 2) / 5, 1.0, 1 / 5], abs=1e-9)
     assert found[1] == 1.0
 
 
-def test_single_pictures_are_items_of_their_own() -> None:
+def test_single_images_are_items_of_their_own() -> None:
     good, scores = np.random.default_rng(0).normal(size=(2, 50)).round(1)
     alone = calibration.item_weights([""] * 50)
     assert calibration.p_values(good, scores, alone).tolist() == calibration.p_values(good, scores).tolist()
@@ -50,34 +50,34 @@ def test_single_pictures_are_items_of_their_own() -> None:
 @pytest.mark.parametrize("rate", [0.05, 0.1, 1 / 3])
 def test_the_threshold_is_where_p_crosses_the_rate(n: int, rate: float) -> None:
     good = np.round(np.random.default_rng(n).normal(size=n), 1)  # rounded: ties
-    limit = calibration.threshold(good, rate)
+    threshold = calibration.threshold(good, rate)
     scores = np.unique(np.concatenate([good, good + 0.05, [99.0]]))
-    assert ((scores > limit) == (calibration.p_values(good, scores) <= rate + 1e-12)).all()
+    assert ((scores > threshold) == (calibration.p_values(good, scores) <= rate + 1e-12)).all()
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_alarm_and_p_agree_with_items_and_ties(data: st.DataObject) -> None:
     """score > threshold <=> p <= rate, also where the rate is exactly a p-value."""
-    pictures = data.draw(st.lists(st.tuples(st.integers(-4, 4), st.sampled_from(["", *"abcdefgh"])), min_size=4))
-    good, groups = np.array([float(score) for score, _ in pictures]), [group for _, group in pictures]
+    images = data.draw(st.lists(st.tuples(st.integers(-4, 4), st.sampled_from(["", *"abcdefgh"])), min_size=4))
+    good, groups = np.array([float(score) for score, _ in images]), [group for _, group in images]
     weights = calibration.item_weights(groups)
     scores = np.unique(np.concatenate([good, good + 0.5, good - 0.5]))
     p = calibration.p_values(good, scores, weights)
     items = round(weights.sum())
     rate = data.draw(st.one_of(st.sampled_from(p.tolist()), st.floats(0.01, 0.99)))
     if rate * (items + 1) < 1 - 1e-9:
-        with pytest.raises(BlemishError, match="cannot promise"):
+        with pytest.raises(BlemishError, match="cannot guarantee"):
             calibration.threshold(good, rate, groups)
     elif rate < 1:
-        limit = calibration.threshold(good, rate, groups)
-        assert ((scores > limit) == (p <= rate + 1e-9 / (items + 1))).all()
+        threshold = calibration.threshold(good, rate, groups)
+        assert ((scores > threshold) == (p <= rate + 1e-9 / (items + 1))).all()
 
 
 @pytest.mark.parametrize(
     ("n", "rate", "ties"), [(20, 0.05, False), (60, 0.1, False), (60, 0.1, True), (300, 0.01, False)]
 )
-def test_the_promise_holds_over_many_draws(n: int, rate: float, ties: bool) -> None:
+def test_the_guarantee_holds_over_many_draws(n: int, rate: float, ties: bool) -> None:
     random = np.random.default_rng(7)
     draws = random.exponential(size=(4000, n + 1))
     if ties:
@@ -90,44 +90,44 @@ def test_the_promise_holds_over_many_draws(n: int, rate: float, ties: bool) -> N
 
 
 def items_drawn(random: np.random.Generator, items: int) -> tuple[Floats, list[str]]:
-    """Scores of 1 to 8 pictures of each item; pictures of an item are alike, and items with many score higher."""
+    """Scores of 1 to 8 images of each item; images of an item are alike, and items with many score higher."""
     sizes = random.choice([1, 2, 8], size=items)
     own = random.normal(size=items) + 0.2 * sizes
     scores = np.repeat(own, sizes) + 0.1 * random.normal(size=sizes.sum())
     return scores, [str(item) for item in np.repeat(np.arange(items), sizes)]
 
 
-def test_the_promise_holds_for_items_with_several_pictures() -> None:
+def test_the_guarantee_holds_for_items_with_several_images() -> None:
     random, rate, draws = np.random.default_rng(8), 0.05, 3000
     hits = []
     for _ in range(draws):
         scores, groups = items_drawn(random, 41)
-        new = np.flatnonzero(np.array(groups) == "40")[0]  # one picture of the last item; 40 items calibrate
+        new = np.flatnonzero(np.array(groups) == "40")[0]  # one image of the last item; 40 items calibrate
         hits.append(scores[new] > calibration.threshold(scores[:new], rate, groups[:new]))
     assert np.mean(hits) <= rate + three_errors(rate, draws)
     assert np.mean(hits) >= 0.02  # not for nothing: of 41 items at least 1 may be above, and 1/41 is 2.4 %
 
 
-def test_items_counted_as_pictures_would_break_the_promise() -> None:
+def test_items_counted_as_images_would_break_the_guarantee() -> None:
     random, draws = np.random.default_rng(9), 2000
-    own = random.normal(size=(draws, 10))  # ten items, the first nine with five pictures that are all but copies
-    pictures = np.repeat(own[:, :9], 5, axis=1) + 1e-6 * random.normal(size=(draws, 45))
-    pooled = np.mean([new > calibration.threshold(row, 0.05) for row, new in zip(pictures, own[:, 9], strict=True)])
+    own = random.normal(size=(draws, 10))  # ten items, the first nine with five images that are all but copies
+    images = np.repeat(own[:, :9], 5, axis=1) + 1e-6 * random.normal(size=(draws, 45))
+    pooled = np.mean([new > calibration.threshold(row, 0.05) for row, new in zip(images, own[:, 9], strict=True)])
     assert pooled > 0.05 + three_errors(0.05, draws)  # 1 / 10 in truth
-    with pytest.raises(BlemishError, match=r"9 good items .* cannot promise 5.00% .* takes 19; hold out 10 more"):
-        calibration.threshold(pictures[0], 0.05, [str(i // 5) for i in range(45)])
+    with pytest.raises(BlemishError, match=r"9 good items .* cannot guarantee 5.00% .* takes 19; hold out 10 more"):
+        calibration.threshold(images[0], 0.05, [str(i // 5) for i in range(45)])
 
 
 @pytest.mark.parametrize(
     ("n", "rate", "ties"), [(59, 0.05, False), (60, 0.1, False), (60, 0.1, True), (300, 0.01, True)]
 )
-def test_the_promise_with_confidence_holds_for_95_of_100_calibration_sets(n: int, rate: float, ties: bool) -> None:
+def test_the_guarantee_with_confidence_holds_for_95_of_100_calibration_sets(n: int, rate: float, ties: bool) -> None:
     random, draws = np.random.default_rng(10), 4000
     sets = random.exponential(size=(draws, n))
     sets = np.floor(20 * sets) / 20 if ties else sets
-    limits = np.array([calibration.threshold(row, rate, confidence=0.95) for row in sets])
-    # The true rate above the limit: P(floor(20 X) / 20 > t) = P(X >= t + 1/20)
-    true = np.exp(-(limits + 0.05)) if ties else np.exp(-limits)
+    thresholds = np.array([calibration.threshold(row, rate, confidence=0.95) for row in sets])
+    # The true rate above the threshold: P(floor(20 X) / 20 > t) = P(X >= t + 1/20)
+    true = np.exp(-(thresholds + 0.05)) if ties else np.exp(-thresholds)
     too_often = np.mean(true > rate + 1e-12)
     assert too_often <= 0.05 + three_errors(0.05, draws)
     if not ties:  # the largest rank is taken: one more would be above 5 %
@@ -136,15 +136,15 @@ def test_the_promise_with_confidence_holds_for_95_of_100_calibration_sets(n: int
         assert stats.beta.sf(rate, rank + 1, n - rank) > 0.05
 
 
-def test_the_confidence_is_about_items_where_pictures_depend_on_each_other() -> None:
+def test_the_confidence_is_about_items_where_images_depend_on_each_other() -> None:
     random, rate, draws = np.random.default_rng(11), 0.1, 1500
     new, whose = items_drawn(random, 20000)
     numbers = np.array(whose, np.int64)
     highest = np.full(20000, -np.inf)
     np.maximum.at(highest, numbers, new)
     sets = [items_drawn(random, 60) for _ in range(draws)]
-    limits = [calibration.threshold(scores, rate, groups, confidence=0.95) for scores, groups in sets]
-    too_often = np.mean([np.mean(highest > limit) > rate for limit in limits])
+    thresholds = [calibration.threshold(scores, rate, groups, confidence=0.95) for scores, groups in sets]
+    too_often = np.mean([np.mean(highest > threshold) > rate for threshold in thresholds])
     assert too_often <= 0.05 + three_errors(0.05, draws)
     assert too_often >= stats.binom.cdf(calibration.allowance(60, rate, 0.95) - 1, 60, rate) - 0.02
 
@@ -183,11 +183,11 @@ def test_what_can_be_had_can_be_had() -> None:
 
 
 def test_too_few_parts_are_refused_with_what_can_be_had() -> None:
-    with pytest.raises(BlemishError, match=r"9 held-out good pictures cannot promise 5.00% .* takes 19; .* 10%"):
+    with pytest.raises(BlemishError, match=r"9 held-out good images cannot guarantee 5.00% .* takes 19; .* 10%"):
         calibration.threshold(np.arange(9.0), 0.05)
     assert calibration.parts_needed(0.05) == 19
     assert calibration.threshold(np.arange(19.0), 0.05) == 18.0
-    sure = r"40 .* with 95% confidence: that takes 59; hold out 19 more .* 7\.3%, or ask for the promise on average"
+    sure = r"40 .* with 95% confidence: that takes 59; hold out 19 more .* 7\.3%, or ask for the guarantee on average"
     with pytest.raises(BlemishError, match=sure):
         calibration.threshold(np.arange(40.0), 0.05, confidence=0.95)
     with pytest.raises(BlemishError, match=r"^0 held-out .* larger --calibration\)\.$"):  # 100 % is no offer
@@ -208,35 +208,35 @@ def test_scores_must_be_numbers() -> None:
 
 
 def test_three_verdicts_from_two_rates() -> None:
-    good = np.arange(1.0, 40.0)  # 39: two may be above the limit for 5 %, four above that for 10 %
-    limits = calibration.limits(good, 0.05, 0.1)
-    assert limits == calibration.Limits(review=36.0, anomaly=38.0)
-    assert [limits.level(score) for score in (36.0, 36.5, 38.0, 38.5)] == ["good", "review", "review", "anomaly"]
+    good = np.arange(1.0, 40.0)  # 39: two may be above the threshold for 5 %, four above that for 10 %
+    thresholds = calibration.thresholds(good, 0.05, 0.1)
+    assert thresholds == calibration.Thresholds(review=36.0, anomaly=38.0)
+    assert [thresholds.level(score) for score in (36.0, 36.5, 38.0, 38.5)] == ["good", "review", "review", "anomaly"]
     paired = [str(i // 2) for i in range(40)]
-    found = calibration.limits(np.arange(40.0), 0.05, 0.1, paired)
+    found = calibration.thresholds(np.arange(40.0), 0.05, 0.1, paired)
     assert found.anomaly == calibration.threshold(np.arange(40.0), 0.05, paired)
     assert found.review == calibration.threshold(np.arange(40.0), 0.1, paired)
     for review in (0.05, 0.01):
         with pytest.raises(BlemishError, match=r"review rate, .* must be larger than .* 5.00%"):
-            calibration.limits(good, 0.05, review)
+            calibration.thresholds(good, 0.05, review)
 
 
-@pytest.mark.parametrize(("items", "pictures"), [(20, 1), (20, 3)])
-def test_leaving_one_item_out_keeps_the_promise_for_a_nearest_neighbour_distance(items: int, pictures: int) -> None:
-    """All pictures are memory and calibration at once; p is valid, and never below full conformal prediction's."""
+@pytest.mark.parametrize(("items", "images"), [(20, 1), (20, 3)])
+def test_leaving_one_item_out_keeps_the_guarantee_for_a_nearest_neighbour_distance(items: int, images: int) -> None:
+    """All images are memory and calibration at once; p is valid, and never below full conformal prediction's."""
     random, draws, rate = np.random.default_rng(12), 3000, 0.1
     own = random.normal(size=(draws, items + 1, 1, 2))
-    points = own + 0.3 * random.normal(size=(draws, items + 1, pictures, 2))
-    groups = np.repeat(np.arange(items), pictures)
+    points = own + 0.3 * random.normal(size=(draws, items + 1, images, 2))
+    groups = np.repeat(np.arange(items), images)
     same = groups[:, None] == groups[None]
     names = [str(group) for group in groups]
     weights = calibration.item_weights(names)
     hits = []
     for drawn in points:
-        memory, new = drawn[:items].reshape(-1, 2), drawn[items]
-        apart = np.linalg.norm(memory[:, None] - memory[None], axis=-1)
+        store, new = drawn[:items].reshape(-1, 2), drawn[items]
+        apart = np.linalg.norm(store[:, None] - store[None], axis=-1)
         left_out = np.where(same, np.inf, apart).min(1)
-        to_new = np.linalg.norm(memory[:, None] - new[None], axis=-1)  # (memory, pictures of the new item)
+        to_new = np.linalg.norm(store[:, None] - new[None], axis=-1)  # (memory, images of the new item)
         score = to_new[:, :1].min(0)
         p = calibration.p_values(left_out, score, weights)
         assert p >= calibration.p_values(np.minimum(left_out, to_new.min(1)), score, weights)
@@ -248,28 +248,28 @@ def test_leaving_one_item_out_keeps_the_promise_for_a_nearest_neighbour_distance
 GOOD = "as long as new good parts are made and photographed like those"
 
 
-def test_the_promise_in_words() -> None:
+def test_the_guarantee_in_words() -> None:
     assert calibration.guarantee(19, 0.05) == (
         f"At most 5.00% of good parts are called anomalies, on average over calibration sets of 19, {GOOD} "
         "(exchangeability). It says nothing of the share of defects found."
     )
     items = calibration.guarantee(60, 0.05, items=20, review=0.1)
-    assert items.startswith("At most 5.00% of pictures of good items are called anomalies, and at most 10.00% are")
-    assert "calibration sets of 60 pictures of 20 items" in items
+    assert items.startswith("At most 5.00% of images of good items are called anomalies, and at most 10.00% are")
+    assert "calibration sets of 60 images of 20 items" in items
     sure = calibration.guarantee(60, 0.05, confidence=0.95)
     assert sure.startswith("With 95% confidence (so often over calibration sets of 60), at most 5.00% of good parts")
     assert "independently of each other" in sure
     sure = calibration.guarantee(180, 0.05, items=60, confidence=0.95)
-    assert "at most 5.00% of good items have any picture that is called an anomaly" in sure
+    assert "at most 5.00% of good items have any image that is called an anomaly" in sure
     assert "only approximate here" in calibration.guarantee(60, 0.05, kind="leave-one-out")
 
 
-def test_no_promise_in_words_that_cannot_be_kept() -> None:
-    with pytest.raises(BlemishError, match="18 held-out good pictures cannot promise"):
+def test_no_guarantee_in_words_that_cannot_be_kept() -> None:
+    with pytest.raises(BlemishError, match="18 held-out good images cannot guarantee"):
         calibration.guarantee(18, 0.05)
     with pytest.raises(BlemishError, match="18 good items"):
         calibration.guarantee(90, 0.05, items=18)
-    with pytest.raises(BlemishError, match="needs calibration pictures that were held out"):
+    with pytest.raises(BlemishError, match="needs calibration images that were held out"):
         calibration.guarantee(100, 0.05, confidence=0.95, kind="leave-one-out")
     with pytest.raises(BlemishError, match="must be larger"):
         calibration.guarantee(100, 0.05, review=0.05)
@@ -278,7 +278,7 @@ def test_no_promise_in_words_that_cannot_be_kept() -> None:
 PAGE = (Path(__file__).parents[2] / "docs/guarantee.md").read_text(encoding="utf-8")
 
 
-def test_the_page_says_how_many_pictures_it_takes() -> None:
+def test_the_page_says_how_many_images_it_takes() -> None:
     for rate in (0.1, 0.05, 0.02, 0.01, 0.005):
         row = f"| {100 * rate:g} % | {calibration.parts_needed(rate)} | {calibration.parts_needed(rate, 0.95)} |"
         assert row in PAGE
@@ -295,16 +295,16 @@ def test_the_pages_example_is_so() -> None:
     example = re.sub(r"\s+", " ", PAGE)
     rank, sure = calibration.allowance(100, 0.05), calibration.allowance(100, 0.05, 0.95)
     above = stats.beta.sf(0.05, [rank, sure], [101 - rank, 101 - sure])
-    assert f"limit is the {rank}th highest score" in example
+    assert f"threshold is the {rank}th highest score" in example
     assert f"{100 * rank / 101:.1f} % on average over such sets" in example
     assert f"With {100 * above[0]:.0f} of 100 sets it is above 5 %" in example
-    assert f"limit is the {sure}nd highest score" in example
+    assert f"threshold is the {sure}nd highest score" in example
     assert f"for {100 * (1 - above[1]):.0f} of 100 sets, and {100 * sure / 101:.1f} % on average" in example
     with pytest.raises(BlemishError, match=r"takes 299; .* --false-alarms 3%"):
         calibration.allowance(100, 0.01, 0.95)
-    assert "takes 299. These 100 can promise 3 %" in example
-    # Barber, Candès, Ramdas & Tibshirani 2021, theorem 4: 2 a + (1 - F/n) / (F + 1) for F folds of n pictures.
-    assert f"100 pictures in 20 folds, {2 * 0.05 + (1 - 20 / 100) / 21:.1%}".replace("%", " %") in example
+    assert "takes 299. These 100 can guarantee 3 %" in example
+    # Barber, Candès, Ramdas & Tibshirani 2021, theorem 4: 2 a + (1 - F/n) / (F + 1) for F folds of n images.
+    assert f"100 images in 20 folds, {2 * 0.05 + (1 - 20 / 100) / 21:.1%}".replace("%", " %") in example
     missed = clopper_pearson(2, 40)
     assert missed.low is not None
     assert missed.high is not None

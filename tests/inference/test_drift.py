@@ -1,4 +1,4 @@
-"""The running test against a slow one that is written from the definition, and its promise over many streams."""
+"""The running test against a slow one that is written from the definition, and its guarantee over many streams."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_p_values_are_uniform_and_false_alarms_rare(n: int, ties: bool) -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_leaving_anomalies_out_keeps_the_promise(ties: bool) -> None:
+def test_leaving_anomalies_out_keeps_the_guarantee(ties: bool) -> None:
     """Defects come often and score high; what is below the calibration threshold stays exchangeable."""
     random, n, rate, streams = np.random.default_rng(5), 60, 0.05, 1000
     scores = random.normal(size=(streams, n + 250))
@@ -139,8 +139,8 @@ def test_leaving_anomalies_out_keeps_the_promise(ties: bool) -> None:
     scores = np.round(2 * scores) if ties else scores
     alike: dict[int, list[Floats]] = {}  # streams by how many calibration scores are left
     for row in scores:
-        limit = calibration.threshold(row[:n], 0.05)
-        good, rest = row[:n][row[:n] < limit], row[n:][row[n:] < limit]
+        threshold = calibration.threshold(row[:n], 0.05)
+        good, rest = row[:n][row[:n] < threshold], row[n:][row[n:] < threshold]
         assert len(rest) >= 130
         alike.setdefault(len(good), []).append(np.concatenate([good, rest[:130]]))
     found = [alarmed_at(capitals(np.array(rows), left, left), rate) for left, rows in alike.items()]
@@ -152,12 +152,12 @@ def test_leaving_anomalies_out_keeps_the_promise(ties: bool) -> None:
 def test_left_out_scores_are_counted_and_change_nothing() -> None:
     random = np.random.default_rng(6)
     good, stream = random.normal(size=60), random.normal(size=50)
-    limit = calibration.threshold(good, 0.05)
-    with_defects, without = Drift(good, limit=limit), Drift(good[good < limit])
+    threshold = calibration.threshold(good, 0.05)
+    with_defects, without = Drift(good, threshold=threshold), Drift(good[good < threshold])
     for score in stream:
-        if score < limit:
+        if score < threshold:
             with_defects.see(score + 100)
-            with_defects.see(limit)
+            with_defects.see(threshold)
             assert with_defects.see(score).martingale == without.see(score).martingale
     assert with_defects.state.left_out == 2 * without.state.seen > 0
 
@@ -177,7 +177,7 @@ def test_a_shift_is_noticed(n: int, shift: float, half: int, most: int) -> None:
 def test_a_killed_run_goes_on_with_the_same_numbers() -> None:
     random = np.random.default_rng(7)
     good, stream = random.normal(size=40), random.normal(size=120) + 0.7
-    whole, parts = Drift(good, 0.02, seed=5, limit=2.0), Drift(good, 0.02, seed=5, limit=2.0)
+    whole, parts = Drift(good, 0.02, seed=5, threshold=2.0), Drift(good, 0.02, seed=5, threshold=2.0)
     for number, score in enumerate(stream):
         expected = whole.see(score)
         if number % 7 == 0:
@@ -218,7 +218,7 @@ def test_what_was_not_saved_by_it_is_refused(text: str) -> None:
 
 
 def test_a_saved_test_that_was_changed_is_refused() -> None:
-    content = json.loads(Drift([1.0, 2.0], limit=5.0).to_json())
+    content = json.loads(Drift([1.0, 2.0], threshold=5.0).to_json())
     changes: list[dict[str, object]] = [{"scores": [1.0, 9.0]}, {"scores": []}, {"awake": [0.0]}, {"rate": 2}]
     for change in [*changes, {"highest": math.nan}]:
         with pytest.raises(BlemishError, match="no drift test that blemish saved"):
@@ -228,8 +228,8 @@ def test_a_saved_test_that_was_changed_is_refused() -> None:
 def test_what_cannot_be_tested_is_refused_in_words() -> None:
     with pytest.raises(BlemishError, match="between 0 % and 100 %"):
         Drift([1.0], rate=0.0)
-    with pytest.raises(BlemishError, match="no calibration scores below the limit"):
-        Drift([1.0, 2.0], limit=1.0)
+    with pytest.raises(BlemishError, match="no calibration scores below the threshold"):
+        Drift([1.0, 2.0], threshold=1.0)
     with pytest.raises(BlemishError, match="finite number, not nan"):
         Drift([1.0, 2.0]).see(math.nan)
 
@@ -243,11 +243,11 @@ def test_left_out_scores_seldom_alarm_falsely_and_rising_ones_do(n: int, dimensi
         count = 0
         for seed in range(streams):
             random = np.random.default_rng(seed)
-            memory, new = random.normal(size=(n, dimensions)), spread * random.normal(size=(200, dimensions))
-            apart = distance.cdist(memory, memory)
+            store, new = random.normal(size=(n, dimensions)), spread * random.normal(size=(200, dimensions))
+            apart = distance.cdist(store, store)
             np.fill_diagonal(apart, np.inf)
-            left_out, scores = apart.min(1), distance.cdist(new, memory).min(1)
-            running = Drift(left_out, rate, limit=calibration.threshold(left_out, 0.05), upward=True)
+            left_out, scores = apart.min(1), distance.cdist(new, store).min(1)
+            running = Drift(left_out, rate, threshold=calibration.threshold(left_out, 0.05), upward=True)
             count += [running.see(float(score)) for score in scores][-1].alarm
         return count / streams
 

@@ -16,7 +16,7 @@ from blemish.inference.bundle import Frame
 from blemish.inference.framing import Blend, Framing, carried, lies, map_size, sampler, starts, tiles_of, touched
 from blemish.training.pipeline import TrainConfig, train
 from tests.framing import HEIGHT, SPOTS, WIDTH, anywhere, plate, region, write_product
-from tests.support import blemish, write_picture
+from tests.support import blemish, write_image
 
 QUICK = PatchCoreConfig(max_bank=300)
 
@@ -25,7 +25,7 @@ QUICK = PatchCoreConfig(max_bank=300)
 def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Learned in tiles, inside a region of interest."""
     home = tmp_path_factory.mktemp("tiled")
-    roi = write_picture(home / "roi.png", region())
+    roi = write_image(home / "roi.png", region())
     data = write_product(home / "plates")
     config = TrainConfig(data, home / "run", settings=QUICK, image_size=(96, 96), tile=96, overlap=24, roi=roi)
     return train(config).folder
@@ -62,7 +62,7 @@ def test_tiles_wholly_outside_the_region_are_left_out() -> None:
     assert tiles_of((12, 8), (4, 4), 0, roi) == ((0, 0), (8, 4))
 
 
-def test_the_map_of_a_large_picture_stays_small() -> None:
+def test_the_map_of_a_large_image_stays_small() -> None:
     assert map_size((4000, 3000), (512, 512), (256, 256)) == (375, 500)
     height, width = map_size((20_000, 10_000), (256, 256), (256, 256))
     assert height * width <= 2**18
@@ -135,7 +135,7 @@ def test_cells_and_boxes_of_the_region() -> None:
     framing = Framing(Frame(size=(100, 50), map_size=(5, 10)))
     matrix = lies(framing, (200, 100), None)
     assert carried((10, 20, 30, 40), matrix, (200, 100)) == (20, 40, 60, 80)
-    quarter = np.array([[0.0, -1, 49], [1, 0, 0]])  # what is right in the frame is down in the picture
+    quarter = np.array([[0.0, -1, 49], [1, 0, 0]])  # what is right in the frame is down in the image
     square = Framing(Frame(size=(50, 50), map_size=(5, 5)))
     assert carried((0, 0, 10, 5), lies(square, (50, 50), quarter), (50, 50)) == (45, 0, 50, 10)
 
@@ -150,7 +150,7 @@ def test_a_tiled_run_says_how_it_sees(tiled: Path) -> None:
     assert frame.tiles == ((0, 0), (72, 0), (144, 0), (0, 64), (72, 64), (144, 64))
     assert frame.map_size == (40, 60)
     assert card.decision.calibrated_by == "leave-one-out"
-    assert len(card.decision.scores) == 20  # of pictures, not of tiles
+    assert len(card.decision.scores) == 20  # of images, not of tiles
     assert card.decision.min_area == pytest.approx(0.0002 * 96 * 96 / (WIDTH * HEIGHT))
     names = sorted(file.name for file in (tiled / "bundle").iterdir())
     assert names == ["card.json", "evidence.zip", "model.onnx", "roi.png"]
@@ -166,15 +166,17 @@ def test_a_tiled_run_says_how_it_sees(tiled: Path) -> None:
 
 def test_the_score_is_the_highest_of_a_tile_and_the_map_is_theirs(tiled: Path) -> None:
     inspector = Inspector(tiled, threads=1)
-    picture = plate(300, SPOTS[1])[0]
-    found = inspector.outputs(picture)
-    masked = np.where(region()[..., None] > 0, picture, np.uint8(128))
+    image = plate(300, SPOTS[1])[0]
+    found = inspector.predict(image).outputs()
+    masked = np.where(region()[..., None] > 0, image, np.uint8(128))
     tiles = [masked[top : top + 96, left : left + 96] for left, top in inspector.card.frame.tiles]  # type: ignore[union-attr]
     alone = [inspector._run(tile[None]) for tile in tiles]
-    assert found["scores"] == pytest.approx(max(float(one["scores"][0]) for one in alone), rel=1e-5)
-    np.testing.assert_allclose(found["distances"], [one["distances"][0] for one in alone], rtol=1e-4, atol=1e-5)
-    assert found["maps"].shape == (40, 60)
-    row, column = np.unravel_index(found["maps"].argmax(), (40, 60))
+    assert found["scores"][0] == pytest.approx(max(float(one.scores[0]) for one in alone), rel=1e-5)
+    np.testing.assert_allclose(
+        found["distances"][0], np.concatenate([one.outputs()["distances"] for one in alone]), rtol=1e-4, atol=1e-5
+    )
+    assert found["maps"].shape == (1, 40, 60)
+    row, column = np.unravel_index(found["maps"][0].argmax(), (40, 60))
     assert abs((row + 0.5) * 4 - 46) < 12
     assert abs((column + 0.5) * 4 - 156) < 12
 
@@ -184,11 +186,11 @@ def test_what_lies_outside_the_region_never_counts(tiled: Path, tmp_path: Path, 
     """To the last bit, and at another size too."""
     inspector = Inspector(tiled, threads=1)
     for spot in (None, SPOTS[2]):
-        picture = np.asarray(Image.fromarray(plate(301, spot)[0]).resize(size))
+        image = np.asarray(Image.fromarray(plate(301, spot)[0]).resize(size))
         outside = np.asarray(Image.fromarray(region()).resize(size, Image.Resampling.NEAREST)) == 0
-        noise = np.random.default_rng(0).integers(0, 256, picture.shape, dtype=np.uint8)
-        other = np.where(outside[..., None], noise, picture)
-        looks = [inspector.look(write_picture(tmp_path / f"{i}.png", one)) for i, one in enumerate((picture, other))]
+        noise = np.random.default_rng(0).integers(0, 256, image.shape, dtype=np.uint8)
+        other = np.where(outside[..., None], noise, image)
+        looks = [inspector.look(write_image(tmp_path / f"{i}.png", one)) for i, one in enumerate((image, other))]
         first, second = looks
         assert first.verdict.score == second.verdict.score
         assert first.verdict.regions == second.verdict.regions
@@ -203,17 +205,17 @@ def test_what_lies_outside_the_region_never_counts(tiled: Path, tmp_path: Path, 
 
 def test_evidence_of_a_tile_lies_where_the_defect_is(tiled: Path, tmp_path: Path) -> None:
     inspector = Inspector(tiled, threads=1)
-    memory = evidence.open_memory(inspector)
-    picture = plate(302, SPOTS[3])[0]
-    look = inspector.look(write_picture(tmp_path / "a.png", picture))
-    found = evidence.gather(inspector, memory, look)
+    store = evidence.open_store(inspector)
+    image = plate(302, SPOTS[3])[0]
+    look = inspector.look(write_image(tmp_path / "a.png", image))
+    found = evidence.gather(inspector, store, look)
     assert found
     assert found.counterfactual is None
     nearest = found.nearest[0]
     left, top, right, bottom = nearest.box
     assert left <= 66 < right  # the spot's centre
     assert top <= 131 < bottom
-    np.testing.assert_array_equal(nearest.crop, picture[top:bottom, left:right])
+    np.testing.assert_array_equal(nearest.crop, image[top:bottom, left:right])
     assert nearest.normal is not None
     assert nearest.normal.shape == nearest.crop.shape
     assert nearest.source
@@ -224,7 +226,7 @@ def test_evidence_of_a_tile_lies_where_the_defect_is(tiled: Path, tmp_path: Path
     assert said["nearest"]["distance"] > 0
 
 
-def test_an_aligned_run_keeps_its_places_in_the_picture(straightened: Path, tmp_path: Path) -> None:
+def test_an_aligned_run_keeps_its_places_in_the_image(straightened: Path, tmp_path: Path) -> None:
     metrics = json.loads((straightened / "metrics.json").read_text("utf-8"))
     assert metrics["detection"]["auroc"]["value"] == 1
     assert metrics["localisation"]["pixel_auroc"]["value"] > 0.95
@@ -237,14 +239,14 @@ def test_an_aligned_run_keeps_its_places_in_the_picture(straightened: Path, tmp_
     ]
     inspector = Inspector(straightened, threads=1)
     for number in range(3):
-        picture, mask = plate(400 + number, SPOTS[number], anywhere(400 + number))
-        look = inspector.look(write_picture(tmp_path / f"{number}.png", picture))
+        image, mask = plate(400 + number, SPOTS[number], anywhere(400 + number))
+        look = inspector.look(write_image(tmp_path / f"{number}.png", image))
         assert look.verdict.decision == "anomaly"
         y, x = np.nonzero(mask)
         left, top, right, bottom = look.verdict.regions[0].box
         assert left <= x.mean() < right
         assert top <= y.mean() < bottom
-        nearest = evidence.gather(inspector, evidence.open_memory(inspector), look)
+        nearest = evidence.gather(inspector, evidence.open_store(inspector), look)
         assert nearest
         left, top, right, bottom = nearest.nearest[0].box
         assert left <= x.mean() < right
@@ -252,13 +254,13 @@ def test_an_aligned_run_keeps_its_places_in_the_picture(straightened: Path, tmp_
         assert nearest.nearest[0].crop.max() == 255 or nearest.nearest[0].crop.max() > 235  # the spot itself
 
 
-def test_a_picture_that_cannot_be_aligned_is_an_error_and_the_rest_goes_on(straightened: Path, tmp_path: Path) -> None:
-    write_picture(tmp_path / "in/a.png", np.zeros((HEIGHT, WIDTH, 3)))
-    write_picture(tmp_path / "in/b.png", plate(500, moved=anywhere(500))[0])
+def test_a_image_that_cannot_be_aligned_is_an_error_and_the_rest_goes_on(straightened: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "in/a.png", np.zeros((HEIGHT, WIDTH, 3)))
+    write_image(tmp_path / "in/b.png", plate(500, moved=anywhere(500))[0])
     said = blemish("inspect", straightened, tmp_path / "in", "--out", tmp_path / "out", code=3)
     first, second = (json.loads(line) for line in (tmp_path / "out/verdicts.jsonl").read_text("utf-8").splitlines())
     assert first["decision"] == "error"
-    assert "a.png: it could not be aligned with the reference picture (correlation" in first["error"]
+    assert "a.png: it could not be aligned with the reference image (correlation" in first["error"]
     assert second["decision"] == "good"
     assert "1 good, 1 error" in said.stdout
 

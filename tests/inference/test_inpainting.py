@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageFilter
 
-from blemish.inference.evidence_store import Memory
+from blemish.inference.evidence_store import EvidenceStore
 from blemish.inference.inpainting import enlarged, fill, grown, soft
 
 SHAPE, GRID = (64, 96), (8, 12)
@@ -17,13 +17,13 @@ def texture(seed: int) -> npt.NDArray[np.uint8]:
     return np.clip(128 + 3 * (smooth - 128), 30, 225).astype(np.uint8)
 
 
-def memory_of(*pictures: npt.NDArray[np.uint8], table: npt.NDArray[np.int32]) -> Memory:
+def memory_of(*images: npt.NDArray[np.uint8], table: npt.NDArray[np.int32]) -> EvidenceStore:
     jpegs = []
-    for pixels in pictures:
+    for pixels in images:
         content = io.BytesIO()
         Image.fromarray(pixels).save(content, "JPEG", quality=98, subsampling=0)
         jpegs.append(content.getvalue())
-    return Memory(table, tuple(f"{i}.png" for i in range(len(pictures))), SHAPE, tuple(jpegs))
+    return EvidenceStore(table, tuple(f"{i}.png" for i in range(len(images))), SHAPE, tuple(jpegs))
 
 
 def test_growing_by_hand() -> None:
@@ -45,27 +45,27 @@ def test_the_edge_fades_over_a_cell() -> None:
 
 
 @pytest.mark.parametrize(("down", "right", "light"), [(0, 0, 0), (5, -9, 0), (5, -9, 20)])
-def test_a_hole_is_filled_from_where_a_good_picture_goes_on(down: int, right: int, light: int) -> None:
-    """The picture is a moved, brighter copy of the second of three good pictures; patches around the hole know the
-    picture, and where in it to a cell. The hole's content is then found to the pixel."""
+def test_a_hole_is_filled_from_where_a_good_image_goes_on(down: int, right: int, light: int) -> None:
+    """The image is a moved, brighter copy of the second of three good images; patches around the hole know the
+    image, and where in it to a cell. The hole's content is then found to the pixel."""
     good = [texture(seed) for seed in range(3)]
     moved = np.roll(good[1], (-down, -right), (0, 1))
-    picture = np.clip(moved.astype(int) + light, 0, 255).astype(np.uint8)
+    image = np.clip(moved.astype(int) + light, 0, 255).astype(np.uint8)
     cells = np.zeros(GRID, bool)
     cells[3:5, 5:8] = True
-    holed = picture.copy()
+    holed = image.copy()
     holed[24:40, 40:64] = (255, 0, 0)
     rows, columns = np.indices(GRID)
     there = np.clip(rows + round(down / 8), 0, 7), np.clip(columns + round(right / 8), 0, 11)
     table = np.stack([np.ones(GRID), *there], -1).reshape(-1, 3).astype(np.int32)
     table[::7, 0] = 2  # some are mistaken,
-    table[::11, 0] = -1  # and some have no picture
+    table[::11, 0] = -1  # and some have no image
     neighbours = np.arange(96, dtype=np.int32).reshape(GRID)
     content, known = fill(holed, neighbours, memory_of(*good, table=table), cells)
     assert (known[24:40, 40:64] == 1).all()
     assert known.sum() == 4 * 5 * 64  # and a cell around, for the fade
     inside = known > 0
-    assert np.abs(content[inside] - picture[inside]).mean() < 4  # but for JPEG
+    assert np.abs(content[inside] - image[inside]).mean() < 4  # but for JPEG
     assert (content[~inside] == 0).all()
 
 
@@ -77,7 +77,7 @@ def test_without_any_source_nothing_is_filled() -> None:
     assert not fill(texture(0), neighbours, memory_of(table=table), cells)[1].any()
 
 
-def test_a_whole_picture_and_an_edge_can_be_filled() -> None:
+def test_a_whole_image_and_an_edge_can_be_filled() -> None:
     good = texture(4)
     rows, columns = np.indices(GRID)
     table = np.stack([np.zeros(GRID), rows, columns], -1).reshape(-1, 3).astype(np.int32)

@@ -10,11 +10,11 @@ import onnxruntime
 import pytest
 
 from blemish import BlemishError, Inspector
-from blemish.images import load
+from blemish.images import load_image
 from blemish.inference import bundle, calibration
-from blemish.inference.inspector import Look, chance
+from blemish.inference.inspector import Inspection, chance
 from tests.conftest import tile
-from tests.support import write_picture
+from tests.support import predicted, write_image
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def inspector(run: Path) -> Inspector:
 
 
 def test_a_defect_is_found_where_it_is(inspector: Inspector, tmp_path: Path) -> None:
-    verdict = inspector.inspect(write_picture(tmp_path / "a.png", tile(999, (30, 20))[0]))
+    verdict = inspector.inspect(write_image(tmp_path / "a.png", tile(999, (30, 20))[0]))
     assert verdict.decision == "anomaly"
     assert verdict.size == (80, 60)
     assert verdict.score is not None
@@ -32,11 +32,11 @@ def test_a_defect_is_found_where_it_is(inspector: Inspector, tmp_path: Path) -> 
     left, top, right, bottom = verdict.regions[0].box
     assert left < 26 < right  # the spot's centre
     assert top < 36 < bottom
-    assert right - left < 60  # and the box is no more than a neighbourhood of it
+    assert right - left < 60  # and the box is no more than a patch_size of it
 
 
 def test_a_good_part_has_no_regions(inspector: Inspector, tmp_path: Path) -> None:
-    verdict = inspector.inspect(write_picture(tmp_path / "a.png", tile(998)[0]))
+    verdict = inspector.inspect(write_image(tmp_path / "a.png", tile(998)[0]))
     assert verdict.decision == "good"
     assert verdict.regions == ()
     assert verdict.p_value is not None
@@ -46,24 +46,24 @@ def test_a_good_part_has_no_regions(inspector: Inspector, tmp_path: Path) -> Non
 def test_p_value_and_decision_agree_with_the_card(inspector: Inspector) -> None:
     scores = np.array(inspector.card.decision.scores)
     for score in np.unique([*scores, scores.max() * 2, 0.0]):
-        verdict = inspector.judge("x", (80, 60), float(score), np.zeros((192, 256), np.float32))
+        verdict = inspector.judge(predicted(float(score), np.zeros((192, 256), np.float32)), (80, 60), "x")
         p = (1 + (scores >= score).sum()) / (len(scores) + 1)
         assert verdict.p_value == pytest.approx(p)
         assert (verdict.decision == "anomaly") == (p <= inspector.card.decision.false_alarms)
 
 
 def test_the_verdict_does_not_depend_on_company_or_memory_layout(inspector: Inspector, tmp_path: Path) -> None:
-    paths = [write_picture(tmp_path / f"{i}.png", tile(i, (5, 5) if i % 2 else None)[0]) for i in range(5)]
+    paths = [write_image(tmp_path / f"{i}.png", tile(i, (5, 5) if i % 2 else None)[0]) for i in range(5)]
     together = [look.verdict for look in inspector.look_many(paths)]
     assert together == [inspector.inspect(path) for path in paths]
-    picture = tile(3)[0]
-    assert inspector.predict(picture)[0] == inspector.predict(np.asfortranarray(picture))[0]
+    image = tile(3)[0]
+    assert inspector.predict(image).scores == inspector.predict(np.asfortranarray(image)).scores
 
 
 def test_broken_files_become_error_verdicts_and_the_rest_goes_on(inspector: Inspector, tmp_path: Path) -> None:
-    good = write_picture(tmp_path / "good.png", tile(1)[0])
+    good = write_image(tmp_path / "good.png", tile(1)[0])
     text = tmp_path / "text.png"
-    text.write_text("not a picture", encoding="utf-8")
+    text.write_text("not an image", encoding="utf-8")
     cut = tmp_path / "cut.png"
     cut.write_bytes(good.read_bytes()[:200])
     looks = list(inspector.look_many([text, good, cut, tmp_path / "missing.png", good]))
@@ -71,12 +71,12 @@ def test_broken_files_become_error_verdicts_and_the_rest_goes_on(inspector: Insp
     for look, name in zip(looks, ["text.png", "", "cut.png", "missing.png", ""], strict=True):
         if name:
             assert name in (look.verdict.error or "")
-            assert look.picture is None
+            assert look.image is None
             assert look.map is None
 
 
-def test_too_large_a_picture_is_an_error_verdict(run: Path, tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "a.png", tile(1)[0])
+def test_too_large_a_image_is_an_error_verdict(run: Path, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png", tile(1)[0])
     verdict = Inspector(run, max_pixels=1000).inspect(path)
     assert verdict.decision == "error"
     assert "1,000" in (verdict.error or "") or "1000" in (verdict.error or "")
@@ -106,10 +106,10 @@ def test_a_classifier_names_the_type_and_says_how_sure(classified: Path, labelle
     assert verdict.decision == "anomaly"
     assert verdict.defect == "bright"
     assert verdict.regions
-    found = inspector.outputs(load(labelled / "bright/002.png"))
-    assert found["probabilities"].shape == (3,)
-    assert found["class_maps"].shape == (2, 96, 128)
-    assert verdict.probability == pytest.approx(1 - found["probabilities"][0], abs=1e-6)
+    found = inspector.predict(load_image(labelled / "bright/002.png")).outputs()
+    assert found["probabilities"].shape == (1, 3)
+    assert found["class_maps"].shape == (1, 2, 96, 128)
+    assert verdict.probability == pytest.approx(1 - found["probabilities"][0, 0], abs=1e-6)
     assert found["probabilities"].sum() == pytest.approx(1, abs=1e-5)
     good = inspector.inspect(labelled / "good/003.png")
     assert (good.decision, good.defect, good.regions) == ("good", "", ())
@@ -126,33 +126,35 @@ def by_hand(inspector: Inspector, **changes: Any) -> Inspector:
 
 
 def test_three_verdicts(inspector: Inspector) -> None:
-    rule = {"threshold": 5.0, "review_threshold": 3.0, "pixel_threshold": 2.0, "usual": 0.0, "min_area": 0.0}
+    rule = {"threshold": 5.0, "review_threshold": 3.0, "pixel_threshold": 2.0, "normal_median": 0.0, "min_area": 0.0}
     three, two = by_hand(inspector, **rule), by_hand(inspector, **rule | {"review_threshold": None})
     anomaly_map = np.zeros((192, 256), np.float32)
     anomaly_map[40:80, 40:80] = 9
-    said = {score: three.judge("x", (80, 60), score, anomaly_map) for score in (2.9, 3.0, 3.1, 5.0, 5.1)}
+    said = {score: three.judge(predicted(score, anomaly_map), (80, 60), "x") for score in (2.9, 3.0, 3.1, 5.0, 5.1)}
     assert [verdict.decision for verdict in said.values()] == ["good", "good", "review", "review", "anomaly"]
     assert [len(verdict.regions) for verdict in said.values()] == [0, 0, 1, 1, 1]
     assert said[3.1].regions == said[5.1].regions
-    assert [two.judge("x", (80, 60), score, anomaly_map).decision for score in said] == ["good"] * 4 + ["anomaly"]
-    one = by_hand(inspector, **rule, boxes="one").judge("x", (80, 60), 3.1, anomaly_map)
+    assert [two.judge(predicted(score, anomaly_map), (80, 60), "x").decision for score in said] == ["good"] * 4 + [
+        "anomaly"
+    ]
+    one = by_hand(inspector, **rule, boxes="one").judge(predicted(3.1, anomaly_map), (80, 60), "x")
     assert len(one.regions) == 1
 
 
-def test_several_pictures_of_an_item_share_its_weight(inspector: Inspector) -> None:
-    scores, peaks, items = (1.0, 2.0, 3.0, 4.0), (1.5, 1.0, 1.0, 9.0), (0, 0, 1, 2)
-    other = by_hand(inspector, scores=scores, peaks=peaks, items=items, distances=())
+def test_several_images_of_an_item_share_its_weight(inspector: Inspector) -> None:
+    scores, map_maxima, items = (1.0, 2.0, 3.0, 4.0), (1.5, 1.0, 1.0, 9.0), (0, 0, 1, 2)
+    other = by_hand(inspector, scores=scores, map_maxima=map_maxima, items=items, distances=())
     rule, weights = other.card.decision, calibration.item_weights(["0", "0", "1", "2"])
     assert chance(rule, "scores", 2.0) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
     assert chance(rule, "scores", 2.5) == pytest.approx((1 + 1 + 1) / 4)
-    assert chance(rule, "peaks", 1.2) == pytest.approx((1 + 0.5 + 1) / 4)
+    assert chance(rule, "map_maxima", 1.2) == pytest.approx((1 + 0.5 + 1) / 4)
     assert chance(rule, "distances", 1.0) is None
     for value in (0.0, 1.0, 1.5, 4.0, 5.0):
-        verdict = other.judge("x", (80, 60), value, np.zeros((192, 256), np.float32))
+        verdict = other.judge(predicted(value, np.zeros((192, 256), np.float32)), (80, 60), "x")
         assert verdict.p_value == calibration.p_values(np.array(scores), np.array([value]), weights)[0]
     alone = by_hand(inspector, scores=scores, items=()).card.decision
     assert chance(alone, "scores", 2.0) == pytest.approx((1 + 3) / 5)
-    assert chance(by_hand(inspector, scores=()).card.decision, "peaks", 1.0) is None  # nothing was held out
+    assert chance(by_hand(inspector, scores=()).card.decision, "map_maxima", 1.0) is None  # nothing was held out
 
 
 def test_cards_from_before_three_verdicts_go_on_working(run: Path, inspector: Inspector, tmp_path: Path) -> None:
@@ -162,23 +164,23 @@ def test_cards_from_before_three_verdicts_go_on_working(run: Path, inspector: In
         del card["decision"][field]
     card["sha256"] = bundle._digest(card)
     (old / "card.json").write_text(json.dumps(card), encoding="utf-8")
-    picture = write_picture(tmp_path / "a.png", tile(999, (30, 20))[0])
+    image = write_image(tmp_path / "a.png", tile(999, (30, 20))[0])
     assert Inspector(old).card.decision == inspector.card.decision
-    assert Inspector(old).inspect(picture) == inspector.inspect(picture)
+    assert Inspector(old).inspect(image) == inspector.inspect(image)
 
 
-def test_pictures_without_a_frame_go_to_the_graph_as_they_are(inspector: Inspector) -> None:
+def test_images_without_a_frame_go_to_the_graph_as_they_are(inspector: Inspector) -> None:
     assert inspector.framing is None
-    picture = tile(42, (20, 30))[0]
-    straight = inspector._session.run(["scores", "maps"], {"pictures": picture[None]})
-    found = inspector.outputs(picture)
-    assert found["scores"] == straight[0][0]
-    np.testing.assert_array_equal(found["maps"], straight[1][0])
+    image = tile(42, (20, 30))[0]
+    straight = inspector._session.run(["scores", "maps"], {"images": image[None]})
+    found = inspector.predict(image)
+    assert found.scores == straight[0]
+    np.testing.assert_array_equal(found.maps, straight[1])
 
 
 def test_each_gives_what_is_made_of_the_looks_in_order(run: Path, tmp_path: Path) -> None:
     """With more workers than cores, and with one."""
-    paths = [write_picture(tmp_path / f"{i}.png", tile(i, (5, 5) if i % 2 else None)[0]) for i in range(9)]
+    paths = [write_image(tmp_path / f"{i}.png", tile(i, (5, 5) if i % 2 else None)[0]) for i in range(9)]
     for threads in (1, 4):
         inspector = Inspector(run, threads=threads)
         found = list(inspector.each(zip(paths, range(9), strict=True), lambda look, i: (i, look.verdict)))
@@ -188,7 +190,7 @@ def test_each_gives_what_is_made_of_the_looks_in_order(run: Path, tmp_path: Path
 
 
 def test_each_takes_few_items_ahead_and_stops_when_told(run: Path, tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "a.png", tile(1)[0])
+    path = write_image(tmp_path / "a.png", tile(1)[0])
     taken: list[int] = []
 
     def endless() -> Iterator[tuple[Path, int]]:
@@ -203,9 +205,9 @@ def test_each_takes_few_items_ahead_and_stops_when_told(run: Path, tmp_path: Pat
 
 
 def test_what_fails_in_a_worker_is_raised(run: Path, tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "a.png", tile(1)[0])
+    path = write_image(tmp_path / "a.png", tile(1)[0])
 
-    def full(look: Look, number: int) -> int:
+    def full(look: Inspection, number: int) -> int:
         if number == 3:
             raise OSError(28, "No space left on device")
         return number

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from blemish.inference import overlay as module
-from blemish.inference.overlay import colours, fit, heat_layer, heat_png, overlay, save, side_by_side
+from blemish.inference.overlay import colours, fit, heat_layer, overlay, png, save, side_by_side
 from blemish.types import BlemishError, Region
 
 GREY = np.full((500, 800, 3), 128, np.uint8)
@@ -47,7 +47,7 @@ def test_heat_is_transparent_up_to_low_and_full_from_high_on() -> None:
     assert layer[1, 0].tolist() == layer[1, 1].tolist() == [*colours()[255], round(255 * module.OPACITY)]
 
 
-def test_heat_is_on_the_common_scale_not_the_pictures_own() -> None:
+def test_heat_is_on_the_common_scale_not_the_images_own() -> None:
     weak, strong = np.array([[0, 1]], np.float32), np.array([[0, 10]], np.float32)
     drawn = [pixels(heat_layer(m, (2, 1), low=0, high=10)) for m in (weak, strong)]
     assert drawn[0][0, 1].tolist()[:3] == colours()[round(25.5)].tolist()
@@ -69,8 +69,8 @@ def test_a_good_part_stays_clean() -> None:
 def test_boxes_surround_their_region_and_leave_it_free() -> None:
     region = Region((200, 150, 300, 250), 10.0, 4.25)
     for shade in (0, 128, 255):
-        picture = np.full((500, 800, 3), shade, np.uint8)
-        drawn = pixels(overlay(picture, None, [region], low=0, high=1))
+        image = np.full((500, 800, 3), shade, np.uint8)
+        drawn = pixels(overlay(image, None, [region], low=0, high=1))
         assert (drawn[150:250, 200:300] == shade).all()
         row = drawn[200].astype(int)
         left, right = row[190:200], row[300:310]
@@ -100,7 +100,7 @@ def test_each_box_has_its_own_label(monkeypatch: pytest.MonkeyPatch) -> None:
     assert drawn == [("9.00", (6, 6, 23, 23)), ("2.00", (596, 296, 703, 403))]
 
 
-def test_labels_stand_free_of_each_other_and_inside_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_stand_free_of_each_other_and_inside_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     plates: list[list[tuple[float, float, float, float]]] = []
     original = module._draw_label
 
@@ -123,7 +123,7 @@ def test_labels_stand_free_of_each_other_and_inside_the_picture(monkeypatch: pyt
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
 
 
-def test_boxes_follow_when_the_picture_is_drawn_smaller_or_larger() -> None:
+def test_boxes_follow_when_the_image_is_drawn_smaller_or_larger() -> None:
     region = Region((1000, 500, 2000, 1000), 1.0, 1.0)
     drawn = overlay(np.zeros((2000, 4000, 3), np.uint8), None, [region], low=0, high=1)
     assert drawn.size == (1600, 800)
@@ -136,16 +136,16 @@ def test_boxes_follow_when_the_picture_is_drawn_smaller_or_larger() -> None:
     assert found[:, 1].min() in range(200, 210)
 
 
-def test_enlarged_pictures_keep_their_pixels() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (20, 10, 3), dtype=np.uint8)
-    large = pixels(fit(Image.fromarray(picture)))
-    np.testing.assert_array_equal(large, picture.repeat(20, 0).repeat(20, 1))
+def test_enlarged_images_keep_their_pixels() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 10, 3), dtype=np.uint8)
+    large = pixels(fit(Image.fromarray(image)))
+    np.testing.assert_array_equal(large, image.repeat(20, 0).repeat(20, 1))
     assert fit(Image.new("RGB", (400, 20))).size == (400, 20)
     assert fit(Image.new("RGB", (5000, 1))).size == (1600, 1)
     assert fit(Image.new("RGB", (300, 100)), max_side=200).size == (200, 67)
 
 
-def test_caption_and_legend_stand_below_the_picture_in_full() -> None:
+def test_caption_and_legend_stand_below_the_image_in_full() -> None:
     words = "anomaly, score 4.1 over the threshold of 1.8. " * 6
     plain, drawn = (overlay(GREY, None, [], low=0, high=1, caption=c) for c in ("", words))
     np.testing.assert_array_equal(pixels(drawn)[:500], pixels(plain))
@@ -199,9 +199,9 @@ def test_side_by_side_shares_a_height() -> None:
         side_by_side([GREY], ["a", "b"])
 
 
-def test_heat_png_is_a_png_with_transparency() -> None:
+def test_png_keeps_the_heats_transparency() -> None:
     heat = np.random.default_rng(0).random((8, 8)).astype(np.float32)
-    read = Image.open(io.BytesIO(heat_png(heat, (30, 20), low=0, high=1)))
+    read = Image.open(io.BytesIO(png(heat_layer(heat, (30, 20), low=0, high=1))))
     assert (read.format, read.mode, read.size) == ("PNG", "RGBA", (30, 20))
     np.testing.assert_array_equal(pixels(read), pixels(heat_layer(heat, (30, 20), low=0, high=1)))
 

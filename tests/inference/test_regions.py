@@ -80,7 +80,7 @@ def test_boxes_that_end_on_a_pixel_are_not_widened() -> None:
     assert find_regions(heat, 1.0, (98, 490))[0].box == (96, 480, 98, 490)
 
 
-def test_a_map_finer_than_the_picture_still_gives_boxes() -> None:
+def test_a_map_finer_than_the_image_still_gives_boxes() -> None:
     heat = np.zeros((100, 100), np.float32)
     heat[50, 51] = 1
     (region,) = find_regions(heat, 0.5, (3, 3))
@@ -148,28 +148,28 @@ def test_a_low_hill_is_cut_below_its_tip_and_a_high_one_above_its_slopes() -> No
     heat = np.zeros((3, 12), np.float32)
     heat[1] = [0, 3, 4, 6, 10, 5, 3.9, 0, 0, 7, 2.9, 2.7]
     # Threshold 6.5 is above 0.4 of both heights (usual = 0): the hills are cut at 4 and at 2.8.
-    tall, low = find_regions(heat, 6.5, (12, 3), usual=0.0)
+    tall, low = find_regions(heat, 6.5, (12, 3), normal_median=0.0)
     assert (tall.box, tall.peak, tall.area) == ((2, 1, 6, 2), 10.0, 4.0)
     assert (low.box, low.peak, low.area) == ((9, 1, 11, 2), 7.0, 2.0)
     # With usual = 2 at 5.2 and 4: narrower.
-    assert [r.box for r in find_regions(heat, 6.5, (12, 3), usual=2.0)] == [(3, 1, 5, 2), (9, 1, 10, 2)]
+    assert [r.box for r in find_regions(heat, 6.5, (12, 3), normal_median=2.0)] == [(3, 1, 5, 2), (9, 1, 10, 2)]
     # Threshold 3.5 lies between 0.3 and 0.4 of the tall one's height and is where it is cut; the low one is at 2.8.
-    assert [r.box for r in find_regions(heat, 3.5, (12, 3), usual=0.0)] == [(2, 1, 7, 2), (9, 1, 11, 2)]
+    assert [r.box for r in find_regions(heat, 3.5, (12, 3), normal_median=0.0)] == [(2, 1, 7, 2), (9, 1, 11, 2)]
     # Threshold 0.5 is below 0.3 of both heights: cut at 3 and at 2.1, not out on the slopes.
-    assert [r.box for r in find_regions(heat, 0.5, (12, 3), usual=0.0)] == [(1, 1, 7, 2), (9, 1, 12, 2)]
+    assert [r.box for r in find_regions(heat, 0.5, (12, 3), normal_median=0.0)] == [(1, 1, 7, 2), (9, 1, 12, 2)]
     # Without usual the threshold cuts, and a good map still has nothing.
     assert [r.box for r in find_regions(heat, 6.5, (12, 3))] == [(4, 1, 5, 2), (9, 1, 10, 2)]
-    assert find_regions(heat, 10.5, (12, 3), usual=0.0) == ()
+    assert find_regions(heat, 10.5, (12, 3), normal_median=0.0) == ()
 
 
 def test_a_second_summit_on_one_tip_is_kept() -> None:
     heat = np.array([[0, 10, 2.5, 6, 0]], np.float32)  # joined above the threshold 2, apart above the foot 3
-    assert [r.box for r in find_regions(heat, 2.0, (5, 1), usual=0.0)] == [(1, 0, 2, 1), (3, 0, 4, 1)]
+    assert [r.box for r in find_regions(heat, 2.0, (5, 1), normal_median=0.0)] == [(1, 0, 2, 1), (3, 0, 4, 1)]
 
 
 def test_hills_that_meet_are_one_region() -> None:
     heat = np.array([[0, 8, 5, 9, 0]], np.float32)
-    (region,) = find_regions(heat, 7.0, (5, 1), usual=0.0)
+    (region,) = find_regions(heat, 7.0, (5, 1), normal_median=0.0)
     assert (region.box, region.peak) == ((1, 0, 4, 1), 9.0)
 
 
@@ -177,30 +177,30 @@ def test_always_shows_the_hill_of_the_peak_alone() -> None:
     heat = np.zeros((3, 12), np.float32)
     heat[1] = [0, 3, 4, 6, 10, 5, 3.9, 0, 0, 9.5, 2.9, 2.7]
     # Nothing reaches 20. The peak's hill is cut at 0.4 of its height: 4 with usual = 0, 5.2 with usual = 2.
-    (region,) = find_regions(heat, 20.0, (24, 3), usual=0.0, always=True)
+    (region,) = find_regions(heat, 20.0, (24, 3), normal_median=0.0, always=True)
     assert (region.box, region.peak, region.area) == ((4, 1, 12, 2), 10.0, 8.0)
-    assert [r.box for r in find_regions(heat, 20.0, (12, 3), usual=2.0, always=True)] == [(3, 1, 5, 2)]
-    assert find_regions(heat, float("inf"), (24, 3), usual=0.0, always=True) == (region,)
-    assert find_regions(heat, 20.0, (12, 3), usual=0.0) == ()
-    assert find_regions(heat, 20.0, (12, 3), usual=0.0, always=True, max_regions=0) == ()
+    assert [r.box for r in find_regions(heat, 20.0, (12, 3), normal_median=2.0, always=True)] == [(3, 1, 5, 2)]
+    assert find_regions(heat, float("inf"), (24, 3), normal_median=0.0, always=True) == (region,)
+    assert find_regions(heat, 20.0, (12, 3), normal_median=0.0) == ()
+    assert find_regions(heat, 20.0, (12, 3), normal_median=0.0, always=True, max_regions=0) == ()
 
 
 def test_always_changes_nothing_where_the_threshold_is_reached() -> None:
     heat = np.random.default_rng(0).random((20, 20)).astype(np.float32)
     for threshold in (0.5, 0.9, float(heat.max())):
-        usual = find_regions(heat, threshold, (20, 20), usual=0.2)
-        assert usual
-        assert find_regions(heat, threshold, (20, 20), usual=0.2, always=True) == usual
+        normal_median = find_regions(heat, threshold, (20, 20), normal_median=0.2)
+        assert normal_median
+        assert find_regions(heat, threshold, (20, 20), normal_median=0.2, always=True) == normal_median
 
 
 def test_always_keeps_a_hill_however_small_and_however_low() -> None:
     heat = np.zeros((10, 10), np.float32)
     heat[[2, 7], [3, 8]] = 1  # two peaks alike: the first
-    (region,) = find_regions(heat, 5.0, (10, 10), usual=0.0, min_area=0.5, always=True)
+    (region,) = find_regions(heat, 5.0, (10, 10), normal_median=0.0, min_area=0.5, always=True)
     assert region.box == (3, 2, 4, 3)
-    assert [r.box for r in find_regions(heat, 5.0, (10, 10), usual=3.0, always=True)] == [(3, 2, 4, 3)]
-    assert find_regions(np.full((4, 4), 2, np.float32), 5.0, (4, 4), usual=0.0, always=True) == ()
-    with pytest.raises(ValueError, match="usual"):
+    assert [r.box for r in find_regions(heat, 5.0, (10, 10), normal_median=3.0, always=True)] == [(3, 2, 4, 3)]
+    assert find_regions(np.full((4, 4), 2, np.float32), 5.0, (4, 4), normal_median=0.0, always=True) == ()
+    with pytest.raises(ValueError, match="normal_median"):
         find_regions(heat, 5.0, (10, 10), always=True)
 
 

@@ -47,7 +47,7 @@ def write_run(
     verdicts: Sequence[Mapping[str, Any]],
     *,
     product: str = "plates",
-    pictures: bool = True,
+    images: bool = True,
     more: Mapping[str, Any] | None = None,
     decision: Mapping[str, Any] | None = None,
     **card: Any,
@@ -63,11 +63,11 @@ def write_run(
         "guarantee": calibration.guarantee(len(GOOD), 0.05),
         "threshold": LIMIT,
         "pixel_threshold": 2.0,
-        "usual": 1.0,
+        "normal_median": 1.0,
         "min_area": 0.0002,
         "scores": GOOD,
-        "peaks": GOOD,
-        "heat": (1.0, 3.0),
+        "map_maxima": GOOD,
+        "color_range": (1.0, 3.0),
         **(decision or {}),
     }
     content: dict[str, Any] = {
@@ -103,7 +103,7 @@ def write_run(
             "test_anomaly": int(labels.sum()),
             "test_masks": 0,
         },
-        "decision": {key: value for key, value in rule.items() if key not in ("scores", "peaks")},
+        "decision": {key: value for key, value in rule.items() if key not in ("scores", "map_maxima")},
     }
     if labels.any() and not labels.all():
         scores = np.array([v["score"] for v in known])
@@ -112,14 +112,14 @@ def write_run(
     (folder / "metrics.json").write_text(json.dumps({**metrics, **(more or {})}), encoding="utf-8")
     lines = "".join(json.dumps(verdict) + "\n" for verdict in verdicts)
     (folder / "verdicts.jsonl").write_text(lines, encoding="utf-8")
-    for number, verdict in enumerate(verdicts if pictures else []):
+    for number, verdict in enumerate(verdicts if images else []):
         if verdict["size"]:
             draw(folder / f"overlays/{verdict['path']}.jpg", number)
     return folder
 
 
 def draw(file: Path, seed: int, size: tuple[int, int] = (40, 30), noise: int = 20) -> Path:
-    """A picture of `size` (width, height) that no compression makes small if `noise` is large."""
+    """An image of `size` (width, height) that no compression makes small if `noise` is large."""
     file.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     pixels = 128 + random.normal(0, noise, (size[1], size[0], 3))

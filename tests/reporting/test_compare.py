@@ -14,7 +14,7 @@ from tests.reporting.recording import said, write_run
 
 
 def scored(seed: int, worth: float, good: int = 20, bad: int = 25) -> list[dict[str, object]]:
-    """Verdicts on the same pictures; the higher `worth`, the further apart."""
+    """Verdicts on the same images; the higher `worth`, the further apart."""
     easy = np.random.default_rng(0).normal(0, 0.3, good + bad)  # what is hard is so for every run
     noise = np.random.default_rng(seed).normal(0, 0.1, good + bad)
     scores = 1.5 + easy + noise + worth * (np.arange(good + bad) >= good)
@@ -27,7 +27,7 @@ def scored(seed: int, worth: float, good: int = 20, bad: int = 25) -> list[dict[
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("runs")
-    return [write_run(root / f"run {i}", scored(i, worth), pictures=False) for i, worth in enumerate((0.3, 0.8, 0.3))]
+    return [write_run(root / f"run {i}", scored(i, worth), images=False) for i, worth in enumerate((0.3, 0.8, 0.3))]
 
 
 def read(run: Path) -> list[dict[str, object]]:
@@ -36,7 +36,7 @@ def read(run: Path) -> list[dict[str, object]]:
 
 def test_figures_are_those_of_the_oracles(runs: list[Path]) -> None:
     found = compare(runs)
-    assert (found["pictures"], found["good"], found["anomalies"]) == (45, 20, 25)
+    assert (found["images"], found["good"], found["anomalies"]) == (45, 20, 25)
     labels = np.array([v["label"] == "anomaly" for v in read(runs[0])])
     auroc, recall, right = [], [], []
     for run, figures in zip(runs, found["runs"], strict=True):
@@ -79,7 +79,7 @@ def test_the_interval_is_that_of_a_paired_bootstrap(runs: list[Path]) -> None:
     assert found["low"] == pytest.approx(low, abs=0.015)
     assert found["high"] == pytest.approx(high, abs=0.015)
     assert found["high"] - found["low"] < 0.7 * np.ptp(np.quantile(unpaired, [0.025, 0.975]))
-    assert compare(runs[:2])["differences"][0]["auroc"]["low"] > 0  # clearly better, and the pictures say so
+    assert compare(runs[:2])["differences"][0]["auroc"]["low"] > 0  # clearly better, and the images say so
 
 
 def test_a_run_is_no_better_than_itself(runs: list[Path]) -> None:
@@ -100,7 +100,7 @@ def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
     assert found["p_value"] == pytest.approx(binomtest(first, first + second, 0.5).pvalue, rel=1e-9)
 
 
-def test_only_pictures_in_common_count(tmp_path: Path) -> None:
+def test_only_images_in_common_count(tmp_path: Path) -> None:
     both = [said("a.png", "good", 1.0), said("b.png", "anomaly", 3.0, "dent"), said("c.png", None, 1.0)]
     first = write_run(tmp_path / "first", [*both, said("only.png", "good", 1.0), said("d.png", "good", 1.0)])
     other = [said("a.png", "good", 1.2), said("b.png", "anomaly", 1.1, "dent"), said("c.png", None, 5.0)]
@@ -108,14 +108,14 @@ def test_only_pictures_in_common_count(tmp_path: Path) -> None:
     broken = said("e.png", "good", None, decision="error", error="e.png is broken")
     second = write_run(tmp_path / "second", [*other, relabelled, broken], product="other [b]")
     found = compare([first, second])
-    assert found["pictures"] == 3
+    assert found["images"] == 3
     assert [run["left_out"] for run in found["runs"]] == [2, 2]
     assert (found["good"], found["anomalies"]) == (1, 1)  # c.png has no label
     assert found["changed"] == [
         {"name": "b.png", "label": "anomaly", "defect": "dent", "decisions": ["anomaly", "good"]},
         {"name": "c.png", "label": None, "defect": "", "decisions": ["good", "anomaly"]},
     ]
-    assert "1 picture has another label or size" in found["warnings"][0]
+    assert "1 image has another label or size" in found["warnings"][0]
     assert "plates and other [b]" in found["warnings"][1]
     lines = "\n".join(sentences(found))
     assert "b.png (dent): anomaly, good" in lines
@@ -136,7 +136,7 @@ def test_what_cannot_be_compared_is_refused_in_words(tmp_path: Path) -> None:
     first = write_run(tmp_path / "first", [said("a.png", "good", 1.0)])
     second = write_run(tmp_path / "second", [said("b.png", "good", 1.0)])
     third = write_run(tmp_path / "third", [said("a.png", "anomaly", 1.0)])
-    with pytest.raises(BlemishError, match=r"no test picture in common \(none has the same name\)"):
+    with pytest.raises(BlemishError, match=r"no test image in common \(none has the same name\)"):
         compare([first, second])
     with pytest.raises(BlemishError, match="other labels or sizes"):
         compare([first, third])
@@ -147,12 +147,12 @@ def test_what_cannot_be_compared_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_the_table_shows_names_as_they_are(runs: list[Path], tmp_path: Path) -> None:
-    odd = write_run(tmp_path / "[red]odd", scored(4, 0.4), pictures=False)
+    odd = write_run(tmp_path / "[red]odd", scored(4, 0.4), images=False)
     console = Console(record=True, width=160, file=io.StringIO())
     console.print(table(compare([runs[0], odd])))
     text = console.export_text()
     assert "1: run 0" in text
     assert "2: [red]odd" in text
-    assert "45 pictures in common: 20 good, 25 defective" in text
+    assert "45 images in common: 20 good, 25 defective" in text
     value = compare([runs[0], odd])["differences"][0]["auroc"]["value"]
     assert f"{value:+.3f}" in text

@@ -32,7 +32,7 @@ VERDICTS = [
     said("test/dent/5.png", "anomaly", 1.85, "dent", decision="review"),
     said(ODD, "anomaly", 3.0, EVIL),
     said("test/new.png", None, 1.0),
-    said("test/torn.png", "good", None, decision="error", error="test/torn.png is <no> picture"),
+    said("test/torn.png", "good", None, decision="error", error="test/torn.png is <no> image"),
 ]
 ORDER = [
     *("test/dent/2.png", "test/dent/1.png"),  # missed, the most certain first
@@ -76,11 +76,11 @@ def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"region": "../../../../etc/passwd", "distance": 9.0},
     ]
     found["counterfactual"] = {"score": 1.25, "p_value": 0.75, "decision": "good"}
-    draw(folder / "repaired/test/dent/3.png.jpg", 3)
+    draw(folder / "inpainted/test/dent/3.png.jpg", 3)
     more = {
         "faithfulness": FAITHFUL,
         "cross_validation": {"suspects": [{"name": "a<b>.png", "given": "good", "likely": "dent", "sure": 0.1}]},
-        "data_problems": ["3 pictures are <blurred>.", "2 are alike."],
+        "data_problems": ["3 images are <blurred>.", "2 are alike."],
     }
     run = write_run(folder, verdicts, product="plates & <b>co</b>", more=more)
     metrics = json.loads((run / "metrics.json").read_text())
@@ -116,13 +116,13 @@ def test_the_page_needs_nothing_else(written: Path, page: Elements) -> None:
     assert labels <= set(ids)
 
 
-def test_every_picture_is_there_once_and_what_matters_comes_first(page: Elements) -> None:
+def test_every_image_is_there_once_and_what_matters_comes_first(page: Elements) -> None:
     cards = page.all("li", "card")
     assert [card["data-name"] for card in cards] == ORDER
     outcomes = [card["data-outcome"] or "" for card in cards]
     assert outcomes == sorted(outcomes, key=list(OUTCOMES).index)
     assert len(page.all("img", "heat")) == len(VERDICTS) - 1  # but for the one that could not be read
-    assert len(page.all("img", "repaired")) == 1
+    assert len(page.all("img", "inpainted")) == 1
     assert [a.get("value") for a in page.all("input") if a.get("name") == "show"] == ["", *dict.fromkeys(outcomes)]
 
 
@@ -176,9 +176,9 @@ def test_names_are_text_and_never_markup(written: Path, page: Elements) -> None:
     assert not [a for _, a in page.tags if any(name.startswith("on") for name in a)]
     assert "<script>alert" in page.text  # but people read it
     assert "plates & <b>co</b>, inspected by patchcore" in page.text
-    assert "test/torn.png is <no> picture" in page.text
+    assert "test/torn.png is <no> image" in page.text
     assert "a<b>.png: called good, looks like dent" in page.text
-    assert "3 pictures are <blurred>." in page.text
+    assert "3 images are <blurred>." in page.text
     assert "2 are alike." in page.text
     assert "Deletion: <i>explains</i> the verdicts." in page.text
 
@@ -190,8 +190,8 @@ def test_the_figures_are_those_of_the_run(plates: Path, page: Elements) -> None:
     assert f"{interval['value']:.3f} {interval['low']:.3f} to {interval['high']:.3f}" in page.text
     verdict = page.text[page.text.index("Flags at most") :]
     assert verdict.startswith(
-        f"Flags at most 5 % of good parts (promise); flagged {percent(detection['false_alarm_rate'])} of good test "
-        f"pictures; finds {percent(detection['recall'])} of defective ones; leaves 1 of 12 test pictures to a person; "
+        f"Flags at most 5 % of good parts (guaranteed); flagged {percent(detection['false_alarm_rate'])} of good test "
+        f"images; finds {percent(detection['recall'])} of defective ones; leaves 1 of 12 test images to a person; "
         "heatmaps beat their controls in 1 of 2 measures."
     )
     assert metrics["decision"]["guarantee"] in page.text
@@ -199,8 +199,8 @@ def test_the_figures_are_those_of_the_run(plates: Path, page: Elements) -> None:
     assert f"dent 2 of 5 {percent(wilson_json(2, 5))}" in page.text
     assert "Deletion 0.250 [0.150, 0.350] 0.500" in page.text
     assert "Distance 3.250; of good parts, typically 1.500." in page.text
-    assert "With its boxes repaired: good, score 1.250, p 0.750." in page.text
-    assert "Between the two limits a person decides." in page.text
+    assert "With its boxes inpainted: good, score 1.250, p 0.750." in page.text
+    assert "Between the two thresholds a person decides." in page.text
 
 
 def wilson_json(some: int, of: int) -> dict[str, float | None]:
@@ -209,23 +209,26 @@ def wilson_json(some: int, of: int) -> dict[str, float | None]:
 
 
 def test_observed_false_alarms_at_each_rate(plates: Path) -> None:
-    """Held out are 1.00, 1.05, ... 1.90: at 10 % two of twenty may lie above, so the limit is the second highest."""
+    """Held out are 1.00, 1.05, ... 1.90: at 10 % two of twenty may lie above, so the threshold is the second
+    highest."""
     rows = {row["rate"]: row for row in facts(read_run(plates))["false_alarms"]}
     assert list(rows) == [0.01, 0.02, 0.05, 0.1, 0.2]
-    assert (rows[0.01]["limit"], rows[0.01]["needed"], rows[0.02]["needed"]) == (None, 99, 49)
-    assert rows[0.05]["limit"] == LIMIT == GOOD[-1]
-    assert rows[0.1]["limit"] == GOOD[-2]
-    assert rows[0.2]["limit"] == GOOD[-4]
+    assert (rows[0.01]["threshold"], rows[0.01]["needed"], rows[0.02]["needed"]) == (None, 99, 49)
+    assert rows[0.05]["threshold"] == LIMIT == GOOD[-1]
+    assert rows[0.1]["threshold"] == GOOD[-2]
+    assert rows[0.2]["threshold"] == GOOD[-4]
     assert (rows[0.05]["alarms"], rows[0.05]["of"]) == (2, 4)  # 2.5 and 3.5 of 1.2, 2.5, 1.4, 3.5
     assert rows[0.05]["observed"] == wilson_json(2, 4)
-    assert rows[0.1]["found"] == wilson_json(3, 6)  # what was left to a person scored 1.85: at that limit, not above it
+    assert rows[0.1]["found"] == wilson_json(
+        3, 6
+    )  # what was left to a person scored 1.85: at that threshold, not above it
     assert rows[0.2]["found"] == wilson_json(4, 6)
 
 
 def test_json_holds_what_the_page_says(plates: Path, tmp_path: Path) -> None:
     said_ = report(plates, None)
     assert json.loads(json.dumps(said_)) == said_
-    assert [picture["name"] for picture in said_["pictures"]] == ORDER
+    assert [image["name"] for image in said_["images"]] == ORDER
     assert said_["outcomes"] == {
         "missed": 2,
         "false-alarm": 2,
@@ -240,7 +243,7 @@ def test_json_holds_what_the_page_says(plates: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_junit_says_which_pictures_fail(written: Path) -> None:
+def test_junit_says_which_images_fail(written: Path) -> None:
     root = ElementTree.parse(written / "junit.xml").getroot()
     suite = root[0]
     for element in (root, suite):
@@ -253,23 +256,23 @@ def test_junit_says_which_pictures_fail(written: Path) -> None:
     assert children["test/dent/5.png"] == ["skipped"]
     assert children[ODD] == children["test/good/1.png"] == children["test/new.png"] == []
     failure = suite[0][0]
-    assert (failure.get("type"), failure.get("message")) == ("missed", "dent, called good: score 1.1, limit 1.9")
+    assert (failure.get("type"), failure.get("message")) == ("missed", "dent, called good: score 1.1, threshold 1.9")
 
 
-def test_csv_has_a_row_a_picture_and_runs_no_formula(written: Path) -> None:
+def test_csv_has_a_row_a_image_and_runs_no_formula(written: Path) -> None:
     with (written / "all.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["picture"] for row in rows] == ORDER
-    by_name = {row["picture"]: row for row in rows}
+    assert [row["image"] for row in rows] == ORDER
+    by_name = {row["image"]: row for row in rows}
     assert by_name[ODD]["defect"] == f"'{EVIL}"
     assert float(by_name["test/dent/3.png"]["score"]) == 4.0
     assert by_name["test/good/2.png"]["outcome"] == "false alarm"
     assert by_name["test/torn.png"]["score"] == ""
-    assert by_name["test/torn.png"]["error"] == "test/torn.png is <no> picture"
+    assert by_name["test/torn.png"]["error"] == "test/torn.png is <no> image"
 
 
 def test_names_that_no_text_can_hold_are_written_all_the_same(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", [said("a\udcff\x01.png", "good", 1.0)], pictures=False)
+    run = write_run(tmp_path / "run", [said("a\udcff\x01.png", "good", 1.0)], images=False)
     report(run, tmp_path / "r.html", junit=tmp_path / "r.xml", csv=tmp_path / "r.csv")
     root = ElementTree.parse(tmp_path / "r.xml").getroot()
     assert root[0][0].get("name") == "a?\ufffd.png"
@@ -277,12 +280,12 @@ def test_names_that_no_text_can_hold_are_written_all_the_same(tmp_path: Path) ->
     assert "a?" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
-def test_five_hundred_pictures_stay_under_fifteen_megabytes(tmp_path: Path) -> None:
-    """Pictures of noise, which no compression makes small, with an overlay and a repaired one each."""
+def test_five_hundred_images_stay_under_fifteen_megabytes(tmp_path: Path) -> None:
+    """Images of noise, which no compression makes small, with an overlay and a inpainted one each."""
     verdicts = [said(f"test/dent/{i}.png", "anomaly", 2 + i / 100, "dent") for i in range(500)]
-    run = write_run(tmp_path / "run", verdicts, pictures=False)
+    run = write_run(tmp_path / "run", verdicts, images=False)
     one = draw(tmp_path / "noise.jpg", 0, (200, 150), noise=60)
-    for kind in ("overlays", "repaired"):
+    for kind in ("overlays", "inpainted"):
         for verdict in verdicts:
             file = run / kind / f"{verdict['path']}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -293,7 +296,7 @@ def test_five_hundred_pictures_stay_under_fifteen_megabytes(tmp_path: Path) -> N
     assert len(Elements((tmp_path / "report.html").read_text(encoding="utf-8")).all("li", "card")) == 500
 
 
-def test_the_last_pictures_go_without_where_there_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_images_go_without_where_there_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run", [said(f"{i}.png", "good", 1 + i / 100) for i in range(9)])
     monkeypatch.setattr("blemish.reporting.gallery.BYTES", 4 * 2_500)
     shown = gallery(read_run(run), None)
@@ -301,32 +304,38 @@ def test_the_last_pictures_go_without_where_there_are_too_many(tmp_path: Path, m
     assert [bool(card.views) for card in shown.cards] == [True] * 4 + [False] * 5
     assert BYTES * 4 / 3 < 13_000_000  # leaves room for the page itself
     report(run, tmp_path / "r.html")
-    assert "The last 5 stand without a picture" in Elements((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "The last 5 stand without an image" in Elements((tmp_path / "r.html").read_text(encoding="utf-8")).text
 
 
 def test_what_was_not_measured_is_not_said(tmp_path: Path) -> None:
     bare = write_run(tmp_path / "bare", [])
     found = report(bare, tmp_path / "bare.html")
-    assert found["verdict"] == "Flags at most 5 % of good parts (promise)."
+    assert found["verdict"] == "Flags at most 5 % of good parts (guaranteed)."
     text = Elements((tmp_path / "bare.html").read_text(encoding="utf-8")).text
     assert "There is no test part." in text
     assert "This was not measured in this run" in text
     assert "Not looked for in this run" in text
-    for absent in ("ROC", "AUROC", "Found, by defect type", "False alarms, promised"):
+    for absent in ("ROC", "AUROC", "Found, by defect type", "False alarms, guaranteed"):
         assert absent not in text
     good_only = write_run(tmp_path / "good", [said("a.png", "good", 1.0), said("b.png", "good", 2.0)])
     found = report(good_only, tmp_path / "good.html")
     assert found["figures"] == []
     assert found["false_alarms"][2]["found"] == {"value": None, "low": None, "high": None}
-    assert "False alarms, promised" in Elements((tmp_path / "good.html").read_text(encoding="utf-8")).text
+    assert "False alarms, guaranteed" in Elements((tmp_path / "good.html").read_text(encoding="utf-8")).text
 
 
-def test_a_classifier_promises_nothing(tmp_path: Path) -> None:
+def test_a_classifier_guarantees_nothing(tmp_path: Path) -> None:
     verdicts = [
         said("a.png", "good", -1.0, decision="good", p_value=None, probability=0.25),
         said("b.png", "anomaly", 2.0, "dent", decision="anomaly", p_value=None, probability=0.875, said="stain"),
     ]
-    rule = {"rule": "class", "false_alarms": None, "guarantee": "No share is promised.", "threshold": 0.0, "scores": ()}
+    rule = {
+        "rule": "class",
+        "false_alarms": None,
+        "guarantee": "No share is guaranteed.",
+        "threshold": 0.0,
+        "scores": (),
+    }
     matrix = {"names": ["good", "dent"], "matrix": [[1, 0], [1, 0]], "balanced_accuracy": 0.5}
     run = write_run(
         tmp_path / "run", verdicts, decision=rule, detector="cam", classes=("good", "dent"), more={"classes": matrix}
@@ -336,12 +345,12 @@ def test_a_classifier_promises_nothing(tmp_path: Path) -> None:
     page = Elements((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert found["verdict"].startswith("Flagged 0 %")
     assert found["false_alarms"] == []
-    assert "No promise" in page.text
+    assert "No guarantee" in page.text
     assert "probability 0.88" in page.text  # 0.875, rounded
     assert "said: stain" in page.text
     assert "Types, given and said" in page.text
-    assert "False alarms, promised" not in page.text
-    assert len(page.all("script")) == 1  # the diagram is a picture, in which nothing runs
+    assert "False alarms, guaranteed" not in page.text
+    assert len(page.all("script")) == 1  # the diagram is an image, in which nothing runs
     assert [a for a in page.all("img") if (a.get("alt") or "").startswith("Reliability")]
 
 

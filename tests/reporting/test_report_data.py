@@ -18,12 +18,12 @@ from blemish.reporting.rerun import repeat
 from blemish.reporting.run import read_run
 from blemish.types import BlemishError
 from tests.reporting.recording import Elements
-from tests.support import refused, write_picture
+from tests.support import refused, write_image
 
 
 @pytest.fixture(scope="module")
 def beside(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Elements, Gallery]:
-    """A run that training wrote, reported on beside its data: the page, and what it shows of the pictures."""
+    """A run that training wrote, reported on beside its data: the page, and what it shows of the images."""
     out = tmp_path_factory.mktemp("beside") / "r.html"
     shown: list[Gallery] = []
 
@@ -38,9 +38,9 @@ def beside(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_a_run_beside_its_data(run: Path, beside: tuple[Elements, Gallery]) -> None:
-    """Pictures, drawn outlines, boxes, and the curve of AUPRO, from what the bundle says when it looks again."""
+    """Images, drawn outlines, boxes, and the curve of AUPRO, from what the bundle says when it looks again."""
     page, shown = beside
-    assert len(page.all("img", "picture")) == len(shown.cards) == 12
+    assert len(page.all("img", "image")) == len(shown.cards) == 12
     assert len(page.all("img", "outline")) == 6
     reported = json.loads((run / "metrics.json").read_text())["localisation"]["aupro"]
     assert f"Per-region overlap, AUPRO {plain(reported)}" in [a.get("aria-label") for a in page.all("svg")]
@@ -48,7 +48,7 @@ def test_a_run_beside_its_data(run: Path, beside: tuple[Elements, Gallery]) -> N
     x, y = pro_points(shown.pixels)
     assert np.trapezoid(y, x) / 0.3 == pytest.approx(reported["value"], abs=1e-4)
     drawn = [tuple(float(a[key] or 0) for key in ("x", "y", "width", "height")) for a in page.all("rect") if "x" in a]
-    boxes = [region["box"] for picture in read_run(run).pictures for region in picture.regions]
+    boxes = [region["box"] for image in read_run(run).images for region in image.regions]
     assert boxes
     assert drawn[-len(boxes) :] == [(box[0], box[1], box[2] - box[0], box[3] - box[1]) for box in boxes]
 
@@ -56,12 +56,12 @@ def test_a_run_beside_its_data(run: Path, beside: tuple[Elements, Gallery]) -> N
 def test_other_data_is_refused(run: Path, product: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(product, other)
-    name = read_run(run).pictures[-1].name
-    write_picture(other / name, np.full((60, 80, 3), 200))
-    with pytest.raises(BlemishError, match="another picture than the one"):
+    name = read_run(run).images[-1].name
+    write_image(other / name, np.full((60, 80, 3), 200))
+    with pytest.raises(BlemishError, match="another image than the one"):
         report(run, tmp_path / "none.html", data=other)
-    write_picture(other / name, np.full((30, 80, 3), 200))
-    with pytest.raises(BlemishError, match="another picture than the one"):
+    write_image(other / name, np.full((30, 80, 3), 200))
+    with pytest.raises(BlemishError, match="another image than the one"):
         report(run, tmp_path / "none.html", data=other)
     (other / name).unlink()
     with pytest.raises(BlemishError, match="give the folder that it was made from"):
@@ -74,7 +74,7 @@ def test_other_data_is_refused(run: Path, product: Path, tmp_path: Path) -> None
     [
         ("patchcore", {"max_bank": 70, "neighbours": 3}, {"review": 0.1, "calibrated_by": "leave-one-out"}),
         ("patchcore", {}, {"confidence": 0.9}),
-        ("cam", {"types": True, "departures": True, "may": ("flip", "shift"), "head_weights": (1.0, 3.0)}, {}),
+        ("cam", {"types": True, "deviations": True, "may": ("flip", "shift"), "head_weights": (1.0, 3.0)}, {}),
         ("attention", {"model": "vae", "map": "combined", "layers": ("encoder.11",), "alternate": True}, {}),
     ],
 )
@@ -120,7 +120,7 @@ def test_the_command_asks_for_what_the_card_says(
 
 def test_an_outline_lies_around_the_defect(beside: tuple[Elements, Gallery]) -> None:
     cards = [card for card in beside[1].cards if card.outline]
-    card = next(card for card in cards if card.picture.name.endswith("000.png"))
+    card = next(card for card in cards if card.image.name.endswith("000.png"))
     data = base64.b64decode((card.outline or "").partition(",")[2])
     with Image.open(io.BytesIO(data)) as image:
         seen = np.asarray(image.convert("RGBA"))[..., 3] > 0

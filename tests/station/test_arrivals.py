@@ -12,14 +12,14 @@ from blemish.images import DEPTH
 from blemish.station import arrivals
 from blemish.station.arrivals import Arrivals, File, has_end, now_is
 from tests.conftest import tile
-from tests.support import write_picture
+from tests.support import write_image
 
-PICTURE = tile(1)[0][:10, :12]
+IMAGE = tile(1)[0][:10, :12]
 
 
 def coded(kind: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(PICTURE).save(file, kind)
+    Image.fromarray(IMAGE).save(file, kind)
     return file.getvalue()
 
 
@@ -69,7 +69,7 @@ def test_a_file_that_grows_settles_anew(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_decoded_is_tried_again_when_it_has_not_changed_for_long(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"no image")
     watched = watcher(tmp_path)
     assert watched.complete(100.0) == []
     (file,) = watched.complete(101.0)
@@ -82,7 +82,7 @@ def test_what_cannot_be_decoded_is_tried_again_when_it_has_not_changed_for_long(
 
 def test_a_failure_is_forgotten_when_the_file_changes(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     watched = watcher(tmp_path)
     watched.complete(100.0)
     (file,) = watched.complete(101.0)
@@ -95,11 +95,11 @@ def test_a_failure_is_forgotten_when_the_file_changes(tmp_path: Path) -> None:
 
 def test_the_oldest_comes_first_and_then_natural_order(tmp_path: Path) -> None:
     for name, modified in [("b10.png", 5), ("b9.png", 5), ("a.png", 7), ("deep/z.png", 3)]:
-        os.utime(write_picture(tmp_path / name, PICTURE), ns=(modified, modified))
+        os.utime(write_image(tmp_path / name, IMAGE), ns=(modified, modified))
     assert names(watcher(tmp_path).complete()) == ["deep/z.png", "b9.png", "b10.png", "a.png"]
 
 
-def test_what_is_no_picture_hidden_or_temporary_is_left_out(tmp_path: Path) -> None:
+def test_what_is_no_image_hidden_or_temporary_is_left_out(tmp_path: Path) -> None:
     for name in (".a.png", "a.png.tmp", "a.png.part", "a.tmp", "a.txt", ".hidden/a.png", "known.png", "A.PNG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(coded("PNG"))
@@ -121,7 +121,7 @@ def test_a_backlog_is_handed_out_in_batches_and_what_waits_blocks_nothing(
         half.write_bytes(coded("PNG")[:100])
         os.utime(half, ns=(i, i))
     for i in range(7):
-        os.utime(write_picture(tmp_path / f"{i}.png", PICTURE), ns=(10 + i, 10 + i))
+        os.utime(write_image(tmp_path / f"{i}.png", IMAGE), ns=(10 + i, 10 + i))
     known: set[str] = set()
     watched = Arrivals(tmp_path, lambda file: file.name in known, settle=1e6, give_up=1e6)
     seen: list[list[str]] = []
@@ -136,8 +136,8 @@ def test_a_backlog_is_handed_out_in_batches_and_what_waits_blocks_nothing(
 def test_a_folder_below_that_cannot_be_listed_is_named_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_picture(tmp_path / "a.png", PICTURE)
-    write_picture(tmp_path / "locked/b.png", PICTURE)
+    write_image(tmp_path / "a.png", IMAGE)
+    write_image(tmp_path / "locked/b.png", IMAGE)
     listed = os.scandir
 
     def refusing(path: Path) -> object:  # root, who runs this in a container, may list everything
@@ -160,10 +160,10 @@ def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_file_put_in_the_place_of_another_is_another(tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "a.png", np.zeros((4, 4)))
+    path = write_image(tmp_path / "a.png", np.zeros((4, 4)))
     (file,) = watcher(tmp_path).complete()
     assert now_is(tmp_path, file) is True
-    other = write_picture(tmp_path / "b.png", np.zeros((4, 4)))
+    other = write_image(tmp_path / "b.png", np.zeros((4, 4)))
     os.utime(other, ns=(file.modified, file.modified))
     other.rename(path)
     assert path.stat().st_size == file.size

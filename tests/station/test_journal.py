@@ -124,7 +124,7 @@ def test_identities_tell_all_files_apart_and_stay_the_same() -> None:
     assert identity(file, CONTENT) == "fb2ec3ec367e2a582fbfd5677cf22381"  # sha256sum's; receivers rely on it
 
 
-def test_a_picture_takes_as_few_bytes_of_memory_as_documented(tmp_path: Path) -> None:
+def test_a_image_takes_as_few_bytes_of_memory_as_documented(tmp_path: Path) -> None:
     text = (Path(__file__).resolve().parents[2] / "docs/watch.md").read_text("utf-8")
     assert "200 bytes" in text
     lines = "".join(json.dumps(row(f"line/part{i}.png", modified=i)) + "\n" for i in range(8_000))

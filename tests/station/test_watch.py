@@ -9,7 +9,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from blemish import BlemishError, Inspector
 from blemish.station.journal import Journal
 from blemish.station.watch import Watch, watch
 from tests.conftest import tile
-from tests.support import eventually, write_picture
+from tests.support import eventually, write_image
 
 NEVER = 1000.0  # seconds
 
@@ -88,7 +87,7 @@ def folder(tmp_path: Path) -> Path:
 
 def stamped(path: Path, number: int, second: int, spot: tuple[int, int] | None = None) -> Path:
     """A tile, changed last at that second."""
-    write_picture(path, tile(number, spot)[0])
+    write_image(path, tile(number, spot)[0])
     os.utime(path, ns=(second * 10**9, second * 10**9))
     return path
 
@@ -99,7 +98,7 @@ def test_a_row_says_what_inspect_says_and_which_file_it_is_about(
     path = stamped(folder / "deep/a.png", 901, 1_000_000_000, (20, 30))
     found = once(inspector, folder, tmp_path / "out")
     (row,) = found.rows
-    verdict = json.loads(json.dumps(asdict(inspector.inspect(path))))
+    verdict = json.loads(json.dumps(inspector.inspect(path).to_json()))
     assert {key: row[key] for key in verdict} == verdict
     assert row["decision"] == "anomaly"
     assert (row["name"], row["bytes"]) == ("deep/a.png", path.stat().st_size)
@@ -107,7 +106,7 @@ def test_a_row_says_what_inspect_says_and_which_file_it_is_about(
     assert row["bundle"] == inspector.card.sha256
     assert row["time"].endswith("+00:00")
     assert row["evidence"]
-    for drawn in (row["overlay"], row["repaired"], row["evidence"][0]["file"]):
+    for drawn in (row["overlay"], row["inpainted"], row["evidence"][0]["file"]):
         assert (tmp_path / "out" / drawn).is_file()
     assert found.counts == {"anomaly": 1}
 
@@ -132,7 +131,7 @@ def test_the_order_is_by_time_then_by_name_and_a_second_run_repeats_nothing(
 
 
 def test_a_half_written_file_waits_and_nothing_waits_for_it(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
-    content = write_picture(tmp_path / "whole.png", tile(900)[0]).read_bytes()
+    content = write_image(tmp_path / "whole.png", tile(900)[0]).read_bytes()
     slow = folder / "slow.png"
     slow.write_bytes(content[: len(content) // 2])
     with watching(inspector, folder, tmp_path / "out") as found:
@@ -151,7 +150,7 @@ def test_a_half_written_file_waits_and_nothing_waits_for_it(inspector: Inspector
 def test_files_renamed_into_place_are_seen_at_once(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
     with watching(inspector, folder, tmp_path / "out") as found:
         for hidden, name in [(".a.png", "a.png"), ("b.png.tmp", "b.png"), ("c.part", "deep/c.png")]:
-            content = write_picture(tmp_path / "whole.png", tile(len(name))[0]).read_bytes()
+            content = write_image(tmp_path / "whole.png", tile(len(name))[0]).read_bytes()
             (folder / hidden).write_bytes(content)
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / hidden).rename(folder / name)
@@ -159,9 +158,9 @@ def test_files_renamed_into_place_are_seen_at_once(inspector: Inspector, folder:
     assert len(found.names) == 3
 
 
-def test_a_broken_picture_is_an_error_only_after_giving_up(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+def test_a_broken_image_is_an_error_only_after_giving_up(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
     whole = stamped(tmp_path / "whole.png", 900, 1).read_bytes()
-    for name, content in [("text.png", b"no picture"), ("empty.png", b""), ("cut.png", whole[:-100])]:
+    for name, content in [("text.png", b"no image"), ("empty.png", b""), ("cut.png", whole[:-100])]:
         (folder / name).write_bytes(content)
     stamped(folder / "good.png", 901, 2_000_000_000)
     out = tmp_path / "out"
@@ -179,20 +178,20 @@ def test_a_broken_picture_is_an_error_only_after_giving_up(inspector: Inspector,
     assert once(inspector, folder, out).rows[5]["decision"] == "good"
 
 
-def test_an_overwritten_file_is_a_new_picture_and_a_touched_one_is_not(
+def test_an_overwritten_file_is_a_new_image_and_a_touched_one_is_not(
     inspector: Inspector, folder: Path, tmp_path: Path
 ) -> None:
     path, out = stamped(folder / "a.png", 900, 1), tmp_path / "out"
     first = path.read_bytes()
     with watching(inspector, folder, out) as found:
         eventually(lambda: len(found.rows) == 1)
-        (folder / ".new").write_bytes(write_picture(tmp_path / "b.png", tile(901, (20, 30))[0]).read_bytes())
+        (folder / ".new").write_bytes(write_image(tmp_path / "b.png", tile(901, (20, 30))[0]).read_bytes())
         (folder / ".new").rename(path)
         eventually(lambda: len(found.rows) == 2)
         os.utime(path, ns=(5, 5))  # as copying tools do when they have written
         stamped(folder / "c.png", 902, 6)
         eventually(lambda: len(found.rows) == 3)
-        (folder / ".new").write_bytes(first)  # what it was at first is another picture again
+        (folder / ".new").write_bytes(first)  # what it was at first is another image again
         (folder / ".new").rename(path)
         eventually(lambda: len(found.rows) == 4)
     assert found.names == ["a.png", "a.png", "c.png", "a.png"]
@@ -244,24 +243,24 @@ def test_a_file_without_an_end_mark_comes_when_it_has_settled(
         eventually(lambda: found.names == ["b.png"])
 
 
-def test_a_picture_that_changes_while_it_is_looked_at_is_looked_at_again(
+def test_a_image_that_changes_while_it_is_looked_at_is_looked_at_again(
     inspector: Inspector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, after = stamped(folder / "a.png", 900, 1), tile(901, (20, 30))[0]
-    looking = Inspector.outputs
+    looking = Inspector.predict
 
     def overwriting(self: Inspector, *arguments: Any) -> Any:
         monkeypatch.undo()
-        write_picture(path, after)
+        write_image(path, after)
         return looking(self, *arguments)
 
-    monkeypatch.setattr(Inspector, "outputs", overwriting)
+    monkeypatch.setattr(Inspector, "predict", overwriting)
     found = once(inspector, folder, tmp_path / "out")
     assert [row["decision"] for row in found.rows] == ["anomaly"]
     assert found.rows[0]["bytes"] == path.stat().st_size
 
 
-def test_when_asked_to_stop_it_begins_no_other_picture(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+def test_when_asked_to_stop_it_begins_no_other_image(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
     for i in range(30):
         stamped(folder / f"{i}.png", i, i)
     stop, seen = threading.Event(), list[str]()

@@ -1,4 +1,4 @@
-"""The recipe of the bundled weights, on a teacher of random weights and pictures of 48 pixels."""
+"""The recipe of the bundled weights, on a teacher of random weights and images of 48 pixels."""
 
 import json
 import sys
@@ -16,13 +16,13 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tools import distill, procedural
 
-Pictures = npt.NDArray[np.uint8]
+Images = npt.NDArray[np.uint8]
 SMALL = distill.Phase("front", 0, 3, 8, 12, 4, 3e-3, 0.5, 32)
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Pictures:
-    return np.stack([procedural.picture(seed, 48) for seed in range(8)])
+def images() -> Images:
+    return np.stack([procedural.image(seed, 48) for seed in range(8)])
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def teacher() -> Any:
 
 
 @pytest.fixture(scope="module")
-def scale(teacher: nn.Module, pictures: Pictures) -> distill.Scale:
-    return distill.measure_scale(teacher, pictures, 32)
+def scale(teacher: nn.Module, images: Images) -> distill.Scale:
+    return distill.measure_scale(teacher, images, 32)
 
 
 def student() -> Any:
@@ -49,13 +49,13 @@ def student() -> Any:
 def run(
     teacher: nn.Module,
     scale: distill.Scale,
-    pictures: Pictures,
+    images: Images,
     phase: distill.Phase,
     checkpoint: Path,
     stop: int | None = None,
 ) -> tuple[nn.Module, list[float]]:
     net = student()
-    losses = [loss for _, loss in distill.train(net, teacher, scale, pictures, phase, checkpoint, stop)]
+    losses = [loss for _, loss in distill.train(net, teacher, scale, images, phase, checkpoint, stop)]
     return net, losses
 
 
@@ -71,49 +71,49 @@ def test_walk_agrees_with_the_network_itself() -> None:
     assert (stride8.shape, stride16.shape) == ((1, 32, 8, 8), (1, 96, 4, 4))
 
 
-def test_targets_of_stage_ends_are_standardised(teacher: nn.Module, pictures: Pictures, scale: distill.Scale) -> None:
+def test_targets_of_stage_ends_are_standardised(teacher: nn.Module, images: Images, scale: distill.Scale) -> None:
     rng = np.random.default_rng(5)
-    seen = [scale(distill.answers(teacher, distill.crops(pictures, rng, 32, 32), 13), 0) for _ in range(20)]
+    seen = [scale(distill.answers(teacher, distill.crops(images, rng, 32, 32), 13), 0) for _ in range(20)]
     for end in np.cumsum(distill.STAGES) - 1:
         y = torch.cat([batch[end] for batch in seen]).transpose(0, 1).flatten(1)
         assert y.mean(1).abs().max() < 0.15
         assert (y.std(1) - 1).abs().max() < 0.15
 
 
-def test_training_lowers_the_loss(teacher: nn.Module, scale: distill.Scale, pictures: Pictures, tmp_path: Path) -> None:
-    _, losses = run(teacher, scale, pictures, SMALL, tmp_path / "a.safetensors")
+def test_training_lowers_the_loss(teacher: nn.Module, scale: distill.Scale, images: Images, tmp_path: Path) -> None:
+    _, losses = run(teacher, scale, images, SMALL, tmp_path / "a.safetensors")
     assert len(losses) == 12
     assert np.mean(losses[-3:]) < 0.85 * np.mean(losses[:3])
 
 
 def test_a_resumed_run_ends_as_an_uncut_one(
-    teacher: nn.Module, scale: distill.Scale, pictures: Pictures, tmp_path: Path
+    teacher: nn.Module, scale: distill.Scale, images: Images, tmp_path: Path
 ) -> None:
-    whole, losses = run(teacher, scale, pictures, SMALL, tmp_path / "whole.safetensors")
+    whole, losses = run(teacher, scale, images, SMALL, tmp_path / "whole.safetensors")
     checkpoint = tmp_path / "cut.safetensors"
-    _, first = run(teacher, scale, pictures, SMALL, checkpoint, stop=7)
-    net, second = run(teacher, scale, pictures, SMALL, checkpoint)
+    _, first = run(teacher, scale, images, SMALL, checkpoint, stop=7)
+    net, second = run(teacher, scale, images, SMALL, checkpoint)
     assert first + second == losses
     for name, value in whole.state_dict().items():
         assert torch.equal(value, net.state_dict()[name]), name
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(
-    teacher: nn.Module, scale: distill.Scale, pictures: Pictures, tmp_path: Path
+    teacher: nn.Module, scale: distill.Scale, images: Images, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "a.safetensors"
-    run(teacher, scale, pictures, SMALL, checkpoint, stop=1)
+    run(teacher, scale, images, SMALL, checkpoint, stop=1)
     other = distill.Phase("front", 0, 3, 8, 12, 4, 1e-3, 0.5, 32)
     with pytest.raises(SystemExit, match="another recipe"):
-        run(teacher, scale, pictures, other, checkpoint)
+        run(teacher, scale, images, other, checkpoint)
 
 
 def test_the_deep_phase_leaves_the_front_and_its_statistics_alone(
-    teacher: nn.Module, scale: distill.Scale, pictures: Pictures, tmp_path: Path
+    teacher: nn.Module, scale: distill.Scale, images: Images, tmp_path: Path
 ) -> None:
     before = {k: v.clone() for k, v in student().state_dict().items()}
     phase = distill.Phase("deep", 3, 13, 8, 2, 4, 3e-3, 0.5, 32)
-    net, _ = run(teacher, scale, pictures, phase, tmp_path / "a.safetensors")
+    net, _ = run(teacher, scale, images, phase, tmp_path / "a.safetensors")
     for name, value in net.state_dict().items():
         trained = name.startswith(("blocks.2", "blocks.3", "blocks.4"))
         if name.endswith(("conv_pwl.weight", "conv_stem.weight", "running_mean")):
@@ -121,22 +121,22 @@ def test_the_deep_phase_leaves_the_front_and_its_statistics_alone(
 
 
 def test_statistics_stand_still_once_settled(
-    teacher: nn.Module, scale: distill.Scale, pictures: Pictures, tmp_path: Path
+    teacher: nn.Module, scale: distill.Scale, images: Images, tmp_path: Path
 ) -> None:
     phase = distill.Phase("front", 0, 3, 8, 2, 4, 3e-3, 0.0, 32)
     before = {k: v.clone() for k, v in student().state_dict().items()}
-    net, _ = run(teacher, scale, pictures, phase, tmp_path / "a.safetensors")
+    net, _ = run(teacher, scale, images, phase, tmp_path / "a.safetensors")
     after = net.state_dict()
     assert torch.equal(after["bn1.running_mean"], before["bn1.running_mean"])
     assert not torch.equal(after["bn1.weight"], before["bn1.weight"])
 
 
 def test_explained_variance_is_one_for_the_teachers_own_features(
-    teacher: nn.Module, scale: distill.Scale, pictures: Pictures
+    teacher: nn.Module, scale: distill.Scale, images: Images
 ) -> None:
     plain = distill.Scale([torch.zeros_like(m) for m in scale.mean], [torch.ones_like(s) for s in scale.std])
-    assert distill.explained(teacher, teacher, plain, pictures) == [1.0] * 5
-    assert max(distill.explained(student(), teacher, scale, pictures)) < 0.5
+    assert distill.explained(teacher, teacher, plain, images) == [1.0] * 5
+    assert max(distill.explained(student(), teacher, scale, images)) < 0.5
 
 
 def test_exported_weights_fit_the_network_of_the_library(tmp_path: Path) -> None:

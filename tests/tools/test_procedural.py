@@ -1,4 +1,4 @@
-"""The drawn pictures: the same on every run, each unlike the others, and what each pattern claims to be."""
+"""The drawn images: the same on every run, each unlike the others, and what each pattern claims to be."""
 
 import hashlib
 import sys
@@ -14,20 +14,20 @@ from tools import patterns, procedural
 SMALL = 48
 
 
-def test_a_seed_gives_the_same_picture_and_another_seed_another() -> None:
-    pictures = [procedural.picture(seed, SMALL) for seed in range(40)]
-    assert all(p.shape == (SMALL, SMALL, 3) and p.dtype == np.uint8 for p in pictures)
+def test_a_seed_gives_the_same_image_and_another_seed_another() -> None:
+    images = [procedural.image(seed, SMALL) for seed in range(40)]
+    assert all(p.shape == (SMALL, SMALL, 3) and p.dtype == np.uint8 for p in images)
     for seed in (0, 7, 39):
-        assert np.array_equal(pictures[seed], procedural.picture(seed, SMALL))
-    assert len({hashlib.sha256(p.tobytes()).digest() for p in pictures}) == len(pictures)
+        assert np.array_equal(images[seed], procedural.image(seed, SMALL))
+    assert len({hashlib.sha256(p.tobytes()).digest() for p in images}) == len(images)
 
 
-def test_pictures_are_varied_in_colour_light_and_contrast() -> None:
-    pictures = np.stack([procedural.picture(seed, SMALL) for seed in range(60)]).astype(float)
-    grey = np.ptp(pictures, axis=3).max((1, 2)) == 0
+def test_images_are_varied_in_colour_light_and_contrast() -> None:
+    images = np.stack([procedural.image(seed, SMALL) for seed in range(60)]).astype(float)
+    grey = np.ptp(images, axis=3).max((1, 2)) == 0
     assert 0.1 < grey.mean() < 0.8
-    assert np.ptp(pictures.mean((1, 2, 3))) > 100
-    contrast = pictures.std((1, 2, 3))
+    assert np.ptp(images.mean((1, 2, 3))) > 100
+    contrast = images.std((1, 2, 3))
     assert contrast.min() < 15
     assert contrast.max() > 60
     assert (contrast > 0.5).all()
@@ -62,7 +62,7 @@ def test_noise_has_the_spectrum_it_was_asked_for() -> None:
 
 
 def test_relief_is_brighter_on_the_side_of_the_lamp() -> None:
-    """A dome under a lamp: some side is lit, the opposite one dark; a flat relief leaves a flat picture."""
+    """A dome under a lamp: some side is lit, the opposite one dark; a flat relief leaves a flat image."""
     dome = np.clip(1 - np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]) ** 2, 0, 1).astype(np.float32)
     paint = np.full((64, 64, 3), 0.5, np.float32)
     lit = procedural.lit(np.random.default_rng(0), paint, dome)[..., 0]

@@ -1,4 +1,4 @@
-"""Scores of good pictures to the card's decision, by hand."""
+"""Scores of good images to the card's decision, by hand."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def held_out(count: int = 19) -> Prediction:
 
 def test_thresholds_are_ranks() -> None:
     rule = decision(config(review=0.2), held_out(), NAMES, "split")
-    # of 20 good parts 1 may be above the one limit, and 4 above the other
+    # of 20 good parts 1 may be above the one threshold, and 4 above the other
     assert (rule.threshold, rule.review_threshold) == (19, 16)
     assert rule.pixel_threshold == 190
     assert (rule.false_alarms, rule.review, rule.confidence, rule.calibrated_by) == (0.05, 0.2, None, "split")
     assert rule.scores == tuple(range(1, 20))
-    assert rule.peaks == tuple(range(10, 200, 10))
+    assert rule.map_maxima == tuple(range(10, 200, 10))
     assert rule.distances == tuple(range(5, 100, 5))
-    assert rule.items == ()  # each picture is an item
-    assert rule.usual == 1
-    assert rule.heat == (100, 190 + 189)
+    assert rule.items == ()  # each image is an item
+    assert rule.normal_median == 1
+    assert rule.color_range == (100, 190 + 189)
     assert "at most 20.00% are called anomalies or put aside for review" in rule.guarantee
 
 
@@ -48,7 +48,7 @@ def test_two_verdicts_where_no_review_is_asked_for() -> None:
     assert "review" not in rule.guarantee
 
 
-def test_with_confidence_the_limits_are_higher() -> None:
+def test_with_confidence_the_thresholds_are_higher() -> None:
     # P(Binomial(19, 0.2) >= 2) = 0.917 and >= 3: 0.763, so rank 2; on average it would be rank 4
     sure = decision(config(false_alarms=0.2, confidence=0.9), held_out(), NAMES, "split")
     assert (sure.threshold, sure.pixel_threshold, sure.confidence) == (18, 180, 0.9)
@@ -60,30 +60,30 @@ def test_items_count_once() -> None:
     groups = ["b", "b", "a", "a", "c", "c", "d", "d", "e", "e"]
     rule = decision(config(false_alarms=0.25), held_out(10), groups, "split")
     assert rule.items == (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
-    # At most 0.25 * 6 - 1 = half an item above: one of e's two pictures. Ten items would allow rank 2 too, nine 2.5.
+    # At most 0.25 * 6 - 1 = half an item above: one of e's two images. Ten items would allow rank 2 too, nine 2.5.
     assert rule.threshold == 9
     assert decision(config(false_alarms=0.25), held_out(10), NAMES[:10], "split").threshold == 9
     assert decision(config(false_alarms=0.33), held_out(10), NAMES[:10], "split").threshold == 8  # 3 of 11
     assert decision(config(false_alarms=0.33), held_out(10), groups, "split").threshold == 9  # 0.98 items above
-    assert "calibration sets of 10 pictures of 5 items" in rule.guarantee
+    assert "calibration sets of 10 images of 5 items" in rule.guarantee
     with pytest.raises(BlemishError, match="5 good items"):
         decision(config(false_alarms=0.1), held_out(10), groups, "split")
 
 
-def test_left_out_pictures_are_said_to_be_in_the_memory() -> None:
+def test_left_out_images_are_said_to_be_in_the_memory() -> None:
     rule = decision(config(), held_out(), NAMES, "leave-one-out")
     assert rule.calibrated_by == "leave-one-out"
     assert "each scored without its own item" in rule.guarantee
-    with pytest.raises(BlemishError, match="needs calibration pictures that were held out"):
+    with pytest.raises(BlemishError, match="needs calibration images that were held out"):
         decision(config(false_alarms=0.2, confidence=0.9), held_out(), NAMES, "leave-one-out")
 
 
-def test_by_class_nothing_is_promised() -> None:
+def test_by_class_nothing_is_guaranteed() -> None:
     rule = decision(config(decide="class", boxes="one"), held_out(), NAMES, "split")
     assert (rule.rule, rule.boxes, rule.threshold, rule.false_alarms, rule.scores) == ("class", "one", 0, None, ())
     assert (rule.review_threshold, rule.items) == (None, ())
     assert rule.pixel_threshold == 190
-    assert rule.heat == (100, 379)
+    assert rule.color_range == (100, 379)
 
 
 def test_counts_by_part_and_kind() -> None:

@@ -18,7 +18,7 @@ def test_mean_of_figures() -> None:
 
 
 def test_figures_of_folds_by_hand() -> None:
-    # Of two anomalies one is caught, of three good pictures one is flagged; 5 of the 6 pairs are in order.
+    # Of two anomalies one is caught, of three good images one is flagged; 5 of the 6 pairs are in order.
     first = of_fold(np.array([2.0, -1.0, 1.0, -2.0, -3.0]), np.array([True, True, False, False, False]))
     assert first == {"auroc": pytest.approx(5 / 6), "balanced_accuracy": pytest.approx((1 / 2 + 2 / 3) / 2)}
     assert spread([{"auroc": 0.5}, {"auroc": 0.9}]) == {
@@ -26,7 +26,7 @@ def test_figures_of_folds_by_hand() -> None:
     }
 
 
-def test_every_picture_is_judged_out_of_fold(classified: Path) -> None:
+def test_every_image_is_judged_out_of_fold(classified: Path) -> None:
     metrics = json.loads((classified / "metrics.json").read_text(encoding="utf-8"))["cross_validation"]
     rows = [json.loads(line) for line in (classified / "out_of_fold.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 61
@@ -41,12 +41,12 @@ def test_every_picture_is_judged_out_of_fold(classified: Path) -> None:
     counts = metrics["detection"]["confusion"]
     assert (counts["caught"], counts["false_alarms"]) == ((given & said).sum(), (~given & said).sum())
     assert metrics["classes"]["names"] == ["good", "bright", "dark"]
-    assert metrics["localisation"]["pictures_with_mask"] == 20
+    assert metrics["localisation"]["images_with_mask"] == 20
     assert metrics["localisation"]["pointing_game"]["value"] > 0.5
     assert 0 <= metrics["reliability"]["ece"]["value"] < 0.5
 
 
-def test_the_mislabelled_picture_is_named(labelled: Path) -> None:
+def test_the_mislabelled_image_is_named(labelled: Path) -> None:
     detector = Cam(CamConfig(image_size=(64, 96), unfreeze=0))
     suspects = cross_validate(detector, read(labelled).samples, folds=5).metrics["suspects"]
     assert [(s["name"], s["given"], s["likely"]) for s in suspects][:1] == [("good/wrong.png", "good", "anomaly")]

@@ -11,14 +11,14 @@ from blemish import BlemishError
 from blemish.detectors.attention.config import AttentionConfig
 from blemish.detectors.cam.config import CamConfig
 from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
-from blemish.images import load
+from blemish.images import load_image
 from blemish.training.framing import Prepared, check, prepare, read_roi
 from blemish.training.leave_one_out import left_out
 from blemish.training.pipeline import TrainConfig, train
 from blemish.training.splits import divide
 from blemish.types import Sample
 from tests.framing import HEIGHT, WIDTH, plate, region, write_product
-from tests.support import refused, write_picture
+from tests.support import refused, write_image
 
 
 @pytest.fixture(scope="module")
@@ -48,30 +48,32 @@ def test_nothing_is_prepared_where_nothing_was_asked(plates: Path) -> None:
 
 
 def test_the_detector_learns_from_tiles_of_what_the_line_sees(plates: Path, tmp_path: Path) -> None:
-    roi = write_picture(tmp_path / "roi.png", region())
+    roi = write_image(tmp_path / "roi.png", region())
     config = asked(plates, tile=96, overlap=24, roi=roi)
     found = prepared(config)
     assert found.image_size == (64, 64)
     divided = divide(config)
-    taught = found.lessons(divided.parts.train[:2], tmp_path / "tiles", {divided.parts.train[0].name: "item"})
+    taught = found.training_samples(divided.parts.train[:2], tmp_path / "tiles", {divided.parts.train[0].name: "item"})
     first = divided.parts.train[0]
-    lessons = taught[first.name]
-    assert [lesson.name for lesson in lessons[:3]] == [f"{first.name}@{left},0" for left in (0, 72, 144)]
-    assert {lesson.group for lesson in lessons} == {"item"}
-    picture = load(first.path)
-    for lesson, (left, top, right, bottom) in zip(lessons, found.framing.boxes, strict=True):
+    training_samples = taught[first.name]
+    assert [training_sample.name for training_sample in training_samples[:3]] == [
+        f"{first.name}@{left},0" for left in (0, 72, 144)
+    ]
+    assert {training_sample.group for training_sample in training_samples} == {"item"}
+    image = load_image(first.path)
+    for training_sample, (left, top, right, bottom) in zip(training_samples, found.framing.boxes, strict=True):
         inside = region()[top:bottom, left:right, None] > 0
-        expected = np.where(inside, picture[top:bottom, left:right], np.uint8(128))
-        np.testing.assert_array_equal(load(lesson.path), expected)
+        expected = np.where(inside, image[top:bottom, left:right], np.uint8(128))
+        np.testing.assert_array_equal(load_image(training_sample.path), expected)
     assert sum(map(len, taught.values())) == len(list((tmp_path / "tiles").iterdir())) == 12
 
 
-def test_pictures_of_another_size_are_resized_and_told(tmp_path: Path) -> None:
+def test_images_of_another_size_are_resized_and_told(tmp_path: Path) -> None:
     data = write_product(tmp_path / "plates")
-    write_picture(data / "train/good/000.png", np.asarray(Image.fromarray(plate(0)[0]).resize((120, 80))))
+    write_image(data / "train/good/000.png", np.asarray(Image.fromarray(plate(0)[0]).resize((120, 80))))
     found = prepared(asked(data, tile=96, overlap=24))
     assert found.framing.frame.size == (WIDTH, HEIGHT)
-    assert found.warnings[0].startswith("1 of 20 good pictures are not of 240 x 160 pixels")
+    assert found.warnings[0].startswith("1 of 20 good images are not of 240 x 160 pixels")
 
 
 def test_the_reference_lies_in_the_middle_and_poses_lie_on_it(moved: Path) -> None:
@@ -81,41 +83,43 @@ def test_the_reference_lies_in_the_middle_and_poses_lie_on_it(moved: Path) -> No
     assert 0.3 < frame.least_correlation < 0.5
     assert len(found.poses) == 28
     assert not found.unaligned
-    still = np.stack([found.framing.bring(load(moved / name), pose)[0] for name, pose in found.poses.items()])
+    still = np.stack([found.framing.bring(load_image(moved / name), pose)[0] for name, pose in found.poses.items()])
     # Aligned plates are alike: at the reference's own contrast hardly anything moves.
     spread = still[:, 40:120, 60:180].astype(float).std(0).mean()
-    loose = np.stack([load(moved / name) for name in found.poses])[:, 40:120, 60:180].astype(float).std(0).mean()
+    loose = np.stack([load_image(moved / name) for name in found.poses])[:, 40:120, 60:180].astype(float).std(0).mean()
     assert spread < 0.6 * loose
 
 
-def test_pictures_that_cannot_be_aligned_are_named(tmp_path: Path) -> None:
+def test_images_that_cannot_be_aligned_are_named(tmp_path: Path) -> None:
     data = write_product(tmp_path / "plates", moved=True)
     random = np.random.default_rng(0)
-    write_picture(data / "test/spot/001.png", random.integers(0, 256, (HEIGHT, WIDTH, 3)))
+    write_image(data / "test/spot/001.png", random.integers(0, 256, (HEIGHT, WIDTH, 3)))
     found = prepared(asked(data, align=True))
     assert found.unaligned == {"test/spot/001.png"}
     assert found.warnings == ("test/spot/001.png: cannot be aligned, so the verdict is 'error'; left out of the test.",)
-    write_picture(data / "train/good/004.png", random.integers(0, 256, (HEIGHT, WIDTH, 3)))
-    with pytest.raises(BlemishError, match=r"^train/good/004\.png: cannot be aligned with the other pictures"):
+    write_image(data / "train/good/004.png", random.integers(0, 256, (HEIGHT, WIDTH, 3)))
+    with pytest.raises(BlemishError, match=r"^train/good/004\.png: cannot be aligned with the other images"):
         prepared(asked(data, align=True))
 
 
 def test_all_tiles_of_an_item_are_left_out_together(plates: Path, tmp_path: Path) -> None:
-    """A tile's own entries would make it nearest to itself: with every patch kept, scores would be nought."""
+    """A tile's own entries would make it nearest to itself: with every patch kept, scores would be zero."""
     config = asked(plates, tile=96, overlap=24)
     found = prepared(config)
     samples = list(divide(config).parts.train)[:3]
-    lessons = found.lessons(samples, tmp_path, {})
+    training_samples = found.training_samples(samples, tmp_path, {})
     settings = PatchCoreConfig(image_size=(32, 32), random_weights=True, coreset=1.0, max_bank=100_000)
-    detector = PatchCore(settings).fit([lesson for s in samples for lesson in lessons[s.name]])
-    scored = left_out(detector, samples, ["", "", ""], framing=found.framing, lessons=lessons)
+    detector = PatchCore(settings).fit(
+        [training_sample for s in samples for training_sample in training_samples[s.name]]
+    )
+    scored = left_out(detector, samples, ["", "", ""], framing=found.framing, training_samples=training_samples)
     assert scored.maps.shape == (3, *found.framing.frame.map_size)
     assert scored.scores.min() > 0.1
     assert scored.neighbours is not None
-    pictures = np.array([name.partition("@")[0] for name in detector.sources().names])
+    images = np.array([name.partition("@")[0] for name in detector.sources().names])
     for sample, entries in zip(samples, scored.neighbours, strict=True):
-        assert sample.name not in pictures[detector.sources().table[entries.ravel(), 0]]
-    both = left_out(detector, samples, ["a", "a", ""], framing=found.framing, lessons=lessons)
+        assert sample.name not in images[detector.sources().table[entries.ravel(), 0]]
+    both = left_out(detector, samples, ["a", "a", ""], framing=found.framing, training_samples=training_samples)
     assert both.scores[0] >= scored.scores[0]
 
 
@@ -126,7 +130,7 @@ def test_a_region_is_read_from_polygons_and_from_a_mask(tmp_path: Path, suffix: 
     expected[5:8, 10:16] = False
     file = tmp_path / f"roi.{suffix}"
     if suffix == "png":
-        write_picture(file, expected.astype(np.uint8) * 255)
+        write_image(file, expected.astype(np.uint8) * 255)
     else:
         box = [[4, 2], [24, 2], [24, 10], [4, 10]]
         file.write_text(json.dumps({"polygons": [box], "holes": [[[10, 5], [15, 5], [15, 7], [10, 7]]]}), "utf-8")
@@ -144,8 +148,8 @@ def test_a_region_is_read_from_polygons_and_from_a_mask(tmp_path: Path, suffix: 
         ('{"polygons": [["a", "b", "c"]]}', "at least three points"),
         ('{"polygons": 7}', "at least three points"),
         ('{"polygons": [[[0, 0], [NaN, 5], [0, 5]]]}', "at least three points"),
-        ('{"polygons": [[[40, 40], [50, 50], [40, 50]]]}', "nothing of the pictures is inside"),
-        ('{"polygons": [[[-1, -1], [31, -1], [31, 21], [-1, 21]]]}', "the whole picture is inside"),
+        ('{"polygons": [[[40, 40], [50, 50], [40, 50]]]}', "nothing of the images is inside"),
+        ('{"polygons": [[[-1, -1], [31, -1], [31, 21], [-1, 21]]]}', "the whole image is inside"),
     ],
 )
 def test_polygons_that_are_none_are_refused(tmp_path: Path, content: str, said: str) -> None:
@@ -157,14 +161,14 @@ def test_polygons_that_are_none_are_refused(tmp_path: Path, content: str, said: 
 
 
 def test_masks_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BlemishError, match=r"has 8 x 8 pixels, the pictures 30 x 20"):
-        read_roi(write_picture(tmp_path / "a.png", np.full((8, 8), 255)), (30, 20))
-    with pytest.raises(BlemishError, match="nothing of the pictures is inside"):
-        read_roi(write_picture(tmp_path / "b.png", np.zeros((20, 30))), (30, 20))
-    with pytest.raises(BlemishError, match="the whole picture is inside"):
-        read_roi(write_picture(tmp_path / "c.png", np.full((20, 30), 255)), (30, 20))
+    with pytest.raises(BlemishError, match=r"has 8 x 8 pixels, the images 30 x 20"):
+        read_roi(write_image(tmp_path / "a.png", np.full((8, 8), 255)), (30, 20))
+    with pytest.raises(BlemishError, match="nothing of the images is inside"):
+        read_roi(write_image(tmp_path / "b.png", np.zeros((20, 30))), (30, 20))
+    with pytest.raises(BlemishError, match="the whole image is inside"):
+        read_roi(write_image(tmp_path / "c.png", np.full((20, 30), 255)), (30, 20))
     (tmp_path / "d.png").write_bytes(b"broken")
-    with pytest.raises(BlemishError, match=r"d\.png is not a picture"):
+    with pytest.raises(BlemishError, match=r"d\.png is not an image"):
         read_roi(tmp_path / "d.png", (30, 20))
 
 
@@ -177,7 +181,7 @@ def test_what_cannot_be_had_is_refused_before_the_work(plates: Path, tmp_path: P
     assert "A label says nothing about the tiles" in said("--tile", 64, "--overlap", 8, "--detector", "cam")
     assert "--folds knows neither" in said("--align", "--detector", "cam", "--folds", 2)
     assert "there is no such file; --roi takes" in said("--roi", tmp_path / "none.png")
-    assert "--tile 512 is no smaller than the pictures (240 x 160)" in said("--tile", 512)
+    assert "--tile 512 is no smaller than the images (240 x 160)" in said("--tile", 512)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -199,25 +203,25 @@ def test_other_detectors_learn_from_what_a_frame_makes(plates: Path, tmp_path: P
     from blemish.detectors.cam.detector import Cam
     from blemish.training.export import in_torch, predict
 
-    roi = write_picture(tmp_path / "roi.png", region())
+    roi = write_image(tmp_path / "roi.png", region())
     config = asked(plates, roi=roi, **({"tile": 96, "overlap": 24} if detector == "attention" else {}))
     found = prepared(config)
     parts = divide(config).parts
     spots = [s for s in parts.test if s.label == "anomaly"]
     samples: list[Sample] = [*parts.train[:4], *(spots if detector == "cam" else [])]
-    lessons = [one for each in found.lessons(samples, tmp_path / "made", {}).values() for one in each]
+    training_samples = [one for each in found.training_samples(samples, tmp_path / "made", {}).values() for one in each]
     made: Any
     if detector == "attention":
-        made = Attention(AttentionConfig(image_size=(32, 32), epochs=1, validation=0)).fit(lessons)
+        made = Attention(AttentionConfig(image_size=(32, 32), epochs=1, validation=0)).fit(training_samples)
     else:
         made = Cam(CamConfig(image_size=(32, 64), unfreeze=0, epochs=1))
-        made.fit(lessons)
+        made.fit(training_samples)
     said = predict(found.framing.over(in_torch(made.graph())), spots)
     size = found.framing.frame.map_size if detector == "attention" else (32, 64)
     assert said.maps.shape == (4, *size)
     if detector == "attention":
-        assert said.repaired is not None
-        assert said.repaired.shape == (4, *size, 3)
-        assert said.repaired.dtype == np.uint8
+        assert said.reconstruction is not None
+        assert said.reconstruction.shape == (4, *size, 3)
+        assert said.reconstruction.dtype == np.uint8
     else:
         assert said.probabilities is not None

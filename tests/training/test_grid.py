@@ -57,8 +57,8 @@ def test_text_becomes_what_the_config_has() -> None:
     found = cell_settings("patchcore", {"seed": "7", "image_size": "128"}, (64, 96), 5)
     assert (found.seed, found.image_size) == (7, (128, 128))
     assert cell_settings("patchcore", {"image_size": "auto"}, (64, 96), 5).image_size == (64, 96)
-    found = cell_settings("cam", {"pool": "departures", "head_weights": "1,3", "epochs": "2"}, (64, 96), 0)
-    assert found == CamConfig(departures=True, head_weights=(1.0, 3.0), epochs=2, image_size=(64, 96))
+    found = cell_settings("cam", {"pool": "deviations", "head_weights": "1,3", "epochs": "2"}, (64, 96), 0)
+    assert found == CamConfig(deviations=True, head_weights=(1.0, 3.0), epochs=2, image_size=(64, 96))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_values_that_are_none(cell: dict[str, str], said: str) -> None:
 class Odd:
     kind: Literal["a", "b"] = "a"
     scales: tuple[float, ...] = ()
-    limit: int | None = None
+    threshold: int | None = None
     seed: int = 0
     image_size: tuple[int, int] = (64, 64)
 
@@ -91,7 +91,7 @@ class Odd:
 def test_choices_tuples_and_what_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     odd: dict[str, Any] = {"odd": (Odd, Odd)}
     monkeypatch.setattr("blemish.training.settings.DETECTORS", odd)
-    cell = {"kind": "b", "scales": "0.5, 2", "limit": "3"}
+    cell = {"kind": "b", "scales": "0.5, 2", "threshold": "3"}
     assert cell_settings("odd", cell, (64, 96), 1) == Odd("b", (0.5, 2.0), 3, 1, (64, 96))
     with pytest.raises(BlemishError, match="--kind takes a, b, not 'c'"):
         cell_settings("odd", {"kind": "c"}, (64, 96), 1)

@@ -6,15 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
-from blemish import images
 from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig, PatchCoreGraph
+from blemish.images import load_image
 from blemish.training.leave_one_out import left_out
 from blemish.types import BlemishError, Sample
 
 SMALL = PatchCoreConfig(image_size=(64, 96), random_weights=True, max_bank=40, coreset=0.5, batch=2, neighbours=4)
 
 
-def pictures(folder: Path, count: int) -> list[Sample]:
+def images(folder: Path, count: int) -> list[Sample]:
     random = np.random.default_rng(5)
     samples = []
     for i in range(count):
@@ -28,7 +28,7 @@ def pictures(folder: Path, count: int) -> list[Sample]:
 @pytest.mark.parametrize("changes", [{}, {"neighbours": 1}, {"neighbours": 35}, {"max_bank": 3, "neighbours": 9}])
 def test_equals_the_graph_of_a_bank_without_the_item(tmp_path: Path, changes: dict[str, int]) -> None:
     """With 35 neighbours of Eq. 7, and with a bank of three, fewer are left than asked for."""
-    samples, groups = pictures(tmp_path, 5), ["a", "", "a", "b", ""]
+    samples, groups = images(tmp_path, 5), ["a", "", "a", "b", ""]
     detector = PatchCore(PatchCoreConfig(**{**SMALL.__dict__, **changes})).fit(samples)
     found = left_out(detector, samples, groups)
     graph, table = detector.graph(), detector.sources().table
@@ -39,15 +39,15 @@ def test_equals_the_graph_of_a_bank_without_the_item(tmp_path: Path, changes: di
         rest = np.flatnonzero(~np.isin(table[:, 0], own))
         slow = PatchCoreGraph(graph.features, graph.bank[rest], detector.config).eval()
         with torch.inference_mode():
-            score, anomaly_map, nearest, distances = slow(torch.tensor(images.load(samples[i].path))[None])
+            score, anomaly_map, nearest, distances = slow(torch.tensor(load_image(samples[i].path))[None])
         assert found.scores[i] == pytest.approx(float(score), rel=1e-5)
         np.testing.assert_allclose(found.maps[i], anomaly_map[0], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found.distances[i], distances[0], rtol=1e-5)
         np.testing.assert_array_equal(found.neighbours[i], rest[nearest[0]])
 
 
-def test_a_copy_hides_a_picture_until_both_are_one_item(tmp_path: Path) -> None:
-    samples = pictures(tmp_path, 3)
+def test_a_copy_hides_a_image_until_both_are_one_item(tmp_path: Path) -> None:
+    samples = images(tmp_path, 3)
     copy = tmp_path / "copy.png"
     copy.write_bytes(samples[0].path.read_bytes())
     samples.append(Sample(copy, copy.name, "good"))
@@ -59,8 +59,8 @@ def test_a_copy_hides_a_picture_until_both_are_one_item(tmp_path: Path) -> None:
     np.testing.assert_array_equal(apart.scores[1:3], together.scores[1:3])  # each is its own item either way
 
 
-def test_an_item_may_be_called_like_a_picture(tmp_path: Path) -> None:
-    samples = pictures(tmp_path, 3)
+def test_an_item_may_be_called_like_a_image(tmp_path: Path) -> None:
+    samples = images(tmp_path, 3)
     detector = PatchCore(SMALL).fit(samples)
     alone = left_out(detector, samples, ["", "", ""])
     named = left_out(detector, samples, ["", samples[0].name, ""])  # 1.png is of an item called "0.png"
@@ -68,9 +68,9 @@ def test_an_item_may_be_called_like_a_picture(tmp_path: Path) -> None:
 
 
 def test_refuses_what_leaves_nothing_and_what_did_not_teach(tmp_path: Path) -> None:
-    samples = pictures(tmp_path, 3)
+    samples = images(tmp_path, 3)
     detector = PatchCore(SMALL).fit(samples)
-    with pytest.raises(BlemishError, match=r"All 3 good pictures are of one item.*add pictures of other items"):
+    with pytest.raises(BlemishError, match=r"All 3 good images are of one item.*add images of other items"):
         left_out(detector, samples, ["a", "a", "a"])
     with pytest.raises(ValueError, match="all of them"):
         left_out(detector, samples[:2], ["", ""])

@@ -14,19 +14,19 @@ from blemish.detectors.cam.config import CamConfig
 from blemish.detectors.patchcore.detector import PatchCoreConfig
 from blemish.inference import bundle
 from blemish.training import export
-from blemish.training.export import ParityError, in_torch, on_the_line, predict, prove_parity
+from blemish.training.export import ParityError, in_onnxruntime, in_torch, predict, prove_parity
 from blemish.training.pipeline import TrainConfig, _in_turn, train
 from blemish.training.splits import auto_size
 from blemish.types import BlemishError, Decision, Label, Prediction, Sample, Verdict
 from tests.conftest import tile
 from tests.detectors.nn.test_loggers import read_events
-from tests.support import write_picture
+from tests.support import write_image
 
 QUICK = PatchCoreConfig(max_bank=50)
 
 
-def test_a_run_holds_all_that_it_promises(run: Path) -> None:
-    names = ["bundle", "evidence", "metrics.json", "overlays", "repaired", "report.html", "verdicts.jsonl"]
+def test_a_run_holds_all_that_it_guarantees(run: Path) -> None:
+    names = ["bundle", "evidence", "metrics.json", "overlays", "reconstruction", "report.html", "verdicts.jsonl"]
     assert sorted(p.name for p in run.iterdir()) == names
     assert sorted(p.name for p in (run / "bundle").iterdir()) == ["card.json", "evidence.zip", "model.onnx"]
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
@@ -35,7 +35,7 @@ def test_a_run_holds_all_that_it_promises(run: Path) -> None:
     assert metrics["detection"]["auroc"]["value"] == 1.0  # a bright square on stripes
     assert metrics["localisation"]["pixel_auroc"]["value"] > 0.95
     assert metrics["localisation"]["defects_hit"]["value"] > 0.8
-    assert metrics["parity"]["pictures"] == 12
+    assert metrics["parity"]["images"] == 12
     assert metrics["parity"]["scores"] < 1e-3
     card = bundle.read(run).card
     assert len(card.decision.scores) == 19
@@ -94,15 +94,15 @@ def test_what_is_drawn_is_of_every_kind() -> None:
     assert order == [0, 10, 5, 7, 1, 6, 8, 2, 9, 3, 4]  # missed, false alarm, found, passed; twice; ...
 
 
-def test_too_few_pictures_for_the_promise_are_refused_before_the_work(product: Path, tmp_path: Path) -> None:
-    with pytest.raises(BlemishError, match=r"20 held-out good pictures cannot promise 1\.00% .* takes 99"):
+def test_too_few_images_for_the_guarantee_are_refused_before_the_work(product: Path, tmp_path: Path) -> None:
+    with pytest.raises(BlemishError, match=r"20 held-out good images cannot guarantee 1\.00% .* takes 99"):
         train(TrainConfig(product, tmp_path / "run", false_alarms=0.01, calibrate="split"))
 
 
-def test_pictures_without_labels_and_unreadable_ones(product: Path, tmp_path: Path) -> None:
+def test_images_without_labels_and_unreadable_ones(product: Path, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     for i in range(24):
-        write_picture(flat / f"{i}.png", tile(i)[0])
+        write_image(flat / f"{i}.png", tile(i)[0])
     (flat / "broken.png").write_bytes(b"broken")
     done = train(TrainConfig(flat, tmp_path / "run", settings=QUICK, image_size=(64, 64), false_alarms=0.1))
     assert any("broken.png" in warning for warning in done.warnings)
@@ -134,9 +134,9 @@ def test_the_same_seed_gives_the_same_detector(product: Path, run: Path, tmp_pat
     np.testing.assert_allclose(first.decision.scores, second.decision.scores, rtol=1e-5)
 
 
-def test_the_image_size_follows_the_pictures(tmp_path: Path) -> None:
+def test_the_image_size_follows_the_images(tmp_path: Path) -> None:
     def sizes(*pairs: tuple[int, int]) -> list[Sample]:
-        paths = [write_picture(tmp_path / f"{w}x{h}.png", np.zeros((h, w))) for w, h in pairs]
+        paths = [write_image(tmp_path / f"{w}x{h}.png", np.zeros((h, w))) for w, h in pairs]
         return [Sample(path, path.name) for path in paths]
 
     assert auto_size(sizes((512, 512))) == (256, 256)
@@ -146,40 +146,40 @@ def test_the_image_size_follows_the_pictures(tmp_path: Path) -> None:
 
 
 class Doubler(nn.Module):
-    """A graph whose answers are known: score = mean pixel, map = the picture's first channel shrunk to 2 x 2."""
+    """A graph whose answers are known: score = mean pixel, map = the image's first channel shrunk to 2 x 2."""
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        values = pictures.float()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        values = images.float()
         return values.mean((1, 2, 3)), values[:, :2, :2, 0]
 
 
 def samples(tmp_path: Path, count: int = 3) -> list[Sample]:
     random = np.random.default_rng(0)
     sizes = [(8, 9), (20, 31), (64, 48)]
-    paths = [write_picture(tmp_path / f"{i}.png", random.integers(0, 256, (*sizes[i], 3))) for i in range(count)]
+    paths = [write_image(tmp_path / f"{i}.png", random.integers(0, 256, (*sizes[i], 3))) for i in range(count)]
     return [Sample(path, path.name) for path in paths]
 
 
-def test_the_exported_graph_takes_any_number_of_pictures_of_any_size(tmp_path: Path) -> None:
+def test_the_exported_graph_takes_any_number_of_images_of_any_size(tmp_path: Path) -> None:
     export.export(Doubler(), tmp_path / "g.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "g.onnx", providers=["CPUExecutionProvider"])
     assert [(i.name, i.shape, i.type) for i in session.get_inputs()] == [
-        ("pictures", ["N", "H", "W", 3], "tensor(uint8)")
+        ("images", ["N", "H", "W", 3], "tensor(uint8)")
     ]
     assert [o.name for o in session.get_outputs()] == ["scores", "maps"]
     for shape in [(1, 5, 7, 3), (4, 100, 33, 3)]:
-        pictures = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-        scores, maps = session.run(None, {"pictures": pictures})
-        np.testing.assert_allclose(scores, pictures.reshape(shape[0], -1).mean(1), rtol=1e-5)
-        np.testing.assert_array_equal(maps, pictures[:, :2, :2, 0])
+        images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+        scores, maps = session.run(None, {"images": images})
+        np.testing.assert_allclose(scores, images.reshape(shape[0], -1).mean(1), rtol=1e-5)
+        np.testing.assert_array_equal(maps, images[:, :2, :2, 0])
 
 
 def test_parity_of_a_faithful_export(tmp_path: Path) -> None:
     some = samples(tmp_path)
     export.export(Doubler(), tmp_path / "g.onnx")
-    ours, line = predict(in_torch(Doubler()), some), predict(on_the_line(tmp_path / "g.onnx"), some)
+    ours, line = predict(in_torch(Doubler()), some), predict(in_onnxruntime(tmp_path / "g.onnx"), some)
     parity = prove_parity(ours, line, [s.name for s in some])
-    assert parity.pictures == 3
+    assert parity.images == 3
     assert parity.scores < 1e-5
 
 
@@ -204,7 +204,7 @@ def test_parity_looks_at_maps_too() -> None:
         prove_parity(ours, replace(ours, maps=other), ["a", "b"])
 
 
-def test_a_classifier_learns_from_both_kinds_and_promises(classified: Path) -> None:
+def test_a_classifier_learns_from_both_kinds_and_guarantees(classified: Path) -> None:
     metrics = json.loads((classified / "metrics.json").read_text(encoding="utf-8"))
     counts = metrics["counts"]
     assert counts["train_anomaly"] >= 10
@@ -214,7 +214,7 @@ def test_a_classifier_learns_from_both_kinds_and_promises(classified: Path) -> N
     assert len(metrics["training"]) == 2
     card = bundle.read(classified).card
     assert card.classes == ("good", "bright", "dark")
-    assert card.decision.rule == "promise"
+    assert card.decision.rule == "guarantee"
     assert len(card.decision.scores) == counts["calibration"] >= 9
     assert card.data.anomalies == counts["train_anomaly"]
     assert "checkpoint" not in card.settings
@@ -230,7 +230,7 @@ def test_the_likelier_class_may_decide(labelled: Path, tmp_path: Path) -> None:
     metrics = train(config).metrics
     card = bundle.read(tmp_path / "run").card
     assert (card.decision.threshold, card.decision.false_alarms, card.decision.scores) == (0.0, None, ())
-    assert card.decision.guarantee.startswith("No share of false alarms is promised")
+    assert card.decision.guarantee.startswith("No share of false alarms is guaranteed")
     verdicts = [json.loads(line) for line in (tmp_path / "run/verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all((v["decision"] == "anomaly") == (v["probability"] > 0.5) for v in verdicts)
     assert all(len(v["regions"]) == (v["decision"] == "anomaly") for v in verdicts)
@@ -289,10 +289,10 @@ def test_options_that_do_not_belong_together(labelled: Path, tmp_path: Path) -> 
             train(TrainConfig(labelled, tmp_path / "run", **changes))
 
 
-def test_a_classifier_without_defective_pictures_is_refused(product: Path, tmp_path: Path) -> None:
+def test_a_classifier_without_defective_images_is_refused(product: Path, tmp_path: Path) -> None:
     good = tmp_path / "good"
     for i in range(30):
-        write_picture(good / "good" / f"{i}.png", tile(i)[0])
+        write_image(good / "good" / f"{i}.png", tile(i)[0])
     config = TrainConfig(good, tmp_path / "run", settings=CamConfig(unfreeze=0), detector="cam", false_alarms=0.2)
     with pytest.raises(BlemishError, match="there is no defective one; add some, or use --detector patchcore"):
         train(config)

@@ -15,10 +15,10 @@ def test_what_was_not_asked_stays_the_default() -> None:
 
 
 def test_what_was_asked() -> None:
-    asked = {"layers": "2, 3", "may": "flip", "classes": "types", "pool": "departures", "head_weights": "1,3,2"}
+    asked = {"layers": "2, 3", "may": "flip", "classes": "types", "pool": "deviations", "head_weights": "1,3,2"}
     config = settings_for("cam", asked)
     assert config == CamConfig(
-        layers=("2", "3"), may=("flip",), types=True, departures=True, head_weights=(1.0, 3.0, 2.0)
+        layers=("2", "3"), augmentations=("flip",), types=True, deviations=True, head_weights=(1.0, 3.0, 2.0)
     )
     assert settings_for("cam", {"pool": "mean"}).moments == 1
     assert settings_for("cam", {"log": "wandb"}).log == "wandb"
@@ -38,7 +38,7 @@ def test_the_autoencoders_options_and_recipe() -> None:
     wanted = AttentionConfig(
         model="vae", layers=("encoder.11",), map="attention", input="residual", alternate=True, latent=8
     )
-    assert config == replace(wanted, may=("flip", "shift"))
+    assert config == replace(wanted, augmentations=("flip", "shift"))
     assert settings_for("attention", {}, published=True) == config.case_study(AttentionConfig())
     changed = settings_for("attention", {"layer": "encoder.14", "epochs": 2}, published=True)
     assert (changed.layers, changed.epochs, changed.alternate) == (("encoder.14",), 2, True)
@@ -54,7 +54,7 @@ def test_the_autoencoders_options_and_recipe() -> None:
         ("attention", {"coreset": 0.1}, "--coreset is not an option of --detector attention"),
         ("cam", {"attention_loss": "mean"}, "--attention-loss is not an option of --detector cam"),
         ("cam", {"classes": "three"}, "--classes takes binary or types"),
-        ("cam", {"pool": "max"}, "--pool takes mean, moments, departures"),
+        ("cam", {"pool": "max"}, "--pool takes mean, moments, deviations"),
         ("cam", {"head_weights": "a,b"}, "a number for each class"),
     ],
 )

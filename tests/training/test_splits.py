@@ -12,7 +12,7 @@ from blemish.training.pipeline import TrainConfig
 from blemish.training.splits import divide
 from blemish.types import BlemishError
 from tests.conftest import tile
-from tests.support import write_picture
+from tests.support import write_image
 
 
 def sizes(data: Path, **changes: Any) -> tuple[bool, int, int, int]:
@@ -25,12 +25,12 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 good tiles, each there twice, as a copy."""
     root = tmp_path_factory.mktemp("data") / "twice"
     for i in range(24):
-        file = write_picture(root / f"{i:02}a.png", tile(i)[0])
+        file = write_image(root / f"{i:02}a.png", tile(i)[0])
         (root / f"{i:02}b.png").write_bytes(file.read_bytes())
     return root
 
 
-def test_with_few_pictures_all_of_them_teach(product: Path) -> None:
+def test_with_few_images_all_of_them_teach(product: Path) -> None:
     assert sizes(product) == (True, 40, 0, 12)
     assert sizes(product, calibrate="split") == (False, 21, 19, 12)  # 5 % takes 19
     assert sizes(product, calibrate="split", false_alarms=0.2) == (False, 32, 8, 12)
@@ -56,18 +56,20 @@ def test_copies_are_one_item(twice: Path) -> None:
     names = [sample.name for sample in found.samples]
     assert all(found.items[f"{i:02}a.png"] == found.items[f"{i:02}b.png"] for i in range(24))
     assert len({found.items[name] for name in names}) == 24
-    with pytest.raises(BlemishError, match=r"24 good items .* cannot promise 2\.50% .* takes 39; add 15 more, or ask"):
+    with pytest.raises(
+        BlemishError, match=r"24 good items .* cannot guarantee 2\.50% .* takes 39; add 15 more, or ask"
+    ):
         divide(TrainConfig(twice, Path("unused"), false_alarms=0.025))
 
 
-def test_so_many_pictures_are_held_out_that_there_are_items_enough(twice: Path) -> None:
-    """10 % takes 9 items, which are 18 pictures; the usual fifth would be 10 pictures of 5."""
+def test_so_many_images_are_held_out_that_there_are_items_enough(twice: Path) -> None:
+    """10 % takes 9 items, which are 18 images; the usual fifth would be 10 images of 5."""
     found = divide(TrainConfig(twice, Path("unused"), false_alarms=0.1, calibrate="split"))
     assert len(found.parts.calibration) == 18
     calibrating = {found.items[sample.name] for sample in found.parts.calibration}
     assert len(calibrating) == 9
     assert not calibrating & {found.items[sample.name] for sample in found.parts.train}
-    with pytest.raises(BlemishError, match=r"12 good items \(with all their pictures\) cannot promise 5\.00%"):
+    with pytest.raises(BlemishError, match=r"12 good items \(with all their images\) cannot guarantee 5\.00%"):
         divide(TrainConfig(twice, Path("unused"), calibrate="split"))  # half of all is the most
 
 
@@ -76,12 +78,12 @@ def test_so_many_pictures_are_held_out_that_there_are_items_enough(twice: Path) 
     [
         (
             {"false_alarms": 0.01},
-            r"^40 good pictures cannot promise 1\.00% .* takes 99; add 59 more, or ask for .* 2\.5%",
+            r"^40 good images cannot guarantee 1\.00% .* takes 99; add 59 more, or ask for .* 2\.5%",
         ),
-        ({"false_alarms": 0.01, "calibrate": "split"}, r"^20 held-out good pictures .* hold out 79 more \(add good"),
+        ({"false_alarms": 0.01, "calibrate": "split"}, r"^20 held-out good images .* hold out 79 more \(add good"),
         (
             {"confidence": 0.95},
-            r"20 held-out .* with 95% confidence: that takes 59; .* or ask for the promise on average",
+            r"20 held-out .* with 95% confidence: that takes 59; .* or ask for the guarantee on average",
         ),
         ({"review": 0.05}, r"review rate, 5\.00%, must be larger than the rate of false alarms, 5\.00%"),
         ({"review": 1.5}, "a review rate lies between"),
@@ -93,12 +95,12 @@ def test_refused_before_the_work(product: Path, changes: dict[str, Any], said: s
         divide(TrainConfig(product, Path("unused"), **changes))
 
 
-def test_a_limit_that_hangs_on_one_part_is_said(product: Path) -> None:
+def test_a_threshold_that_hangs_on_one_part_is_said(product: Path) -> None:
     def said(**changes: Any) -> list[str]:
         found = divide(TrainConfig(product, Path("unused"), **changes)).warnings
-        return [warning for warning in found if "alone sets the limit" in warning]
+        return [warning for warning in found if "alone sets the threshold" in warning]
 
     assert said() == []  # 5 % of 41 is two
     (warning,) = said(calibrate="split")
-    assert warning.startswith("The oddest of 19 good parts alone sets the limit")
+    assert warning.startswith("The oddest of 19 good parts alone sets the threshold")
     assert said(calibrate="split", false_alarms=0.3) == []

@@ -1,4 +1,4 @@
-"""The grid, the choice, and a sweep from the pictures to the tested detector."""
+"""The grid, the choice, and a sweep from the images to the tested detector."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import pytest
 
-from blemish import images
 from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
+from blemish.images import load_image, load_mask
 from blemish.inference import bundle
 from blemish.training.pipeline import DETECTORS
 from blemish.training.sweep import Row, Sweep, SweepConfig, rank, sweep
 from blemish.training.validation import FIGURES, hold_out, measure, read_validation
 from blemish.types import BlemishError, Prediction, Sample
-from tests.support import blemish, write_picture
+from tests.support import blemish, write_image
 
 T = TypeVar("T")
 GRID = "coreset=0.02,0.2;seed=0,1"
@@ -75,7 +75,7 @@ def test_of_equals_the_cheaper_is_chosen_and_what_failed_comes_last() -> None:
     assert (rank(rows)[-1].figures, rank(rows)[-1].error) == ({}, "no")
 
 
-def test_held_out_pictures_of_one_item_stay_together() -> None:
+def test_held_out_images_of_one_item_stay_together() -> None:
     samples = [Sample(Path(f"{i}.png"), f"{i:02}.png", "good", part="train", group=f"{i // 3}") for i in range(30)]
     learning, held = hold_out(samples, 0.3, 0, groups=[["00.png", "29.png", "tested.png"]])
     assert {s.name for s in learning} | {s.name for s in held} == {s.name for s in samples}
@@ -91,11 +91,11 @@ def test_held_out_pictures_of_one_item_stay_together() -> None:
 
 
 def test_measured_by_hand(tmp_path: Path) -> None:
-    """2 x 2 pictures: one anomaly above both good ones, one between them; the defect is the left column."""
-    mask = write_picture(tmp_path / "mask.png", [[255, 0], [255, 0]])
+    """2 x 2 images: one anomaly above both good ones, one between them; the defect is the left column."""
+    mask = write_image(tmp_path / "mask.png", [[255, 0], [255, 0]])
     samples = []
     for number, good in enumerate((True, True, False, False)):
-        file = write_picture(tmp_path / f"{number}.png", np.zeros((2, 2)))
+        file = write_image(tmp_path / f"{number}.png", np.zeros((2, 2)))
         samples.append(Sample(file, file.name, "good" if good else "anomaly", mask=None if good else mask))
     maps = np.zeros((4, 2, 2), np.float32)
     maps[2, :, 0] = 2
@@ -142,18 +142,18 @@ def test_the_validation_part_is_held_out_and_corrupted_where_its_masks_say(swept
     good = [s for s in found if s.label == "good"]
     assert len(good) == 4  # 8 are held out: half stay good
     assert len(found) == 4 + 4 * 3
-    originals = {images.load(f).tobytes(): f.name for f in sorted((product / "train/good").iterdir())}
-    tested = {images.load(f).tobytes() for f in (product / "test/good").iterdir()}
-    assert {originals[images.load(s.path).tobytes()] for s in good} == {s.path.name.partition("-")[2] for s in good}
+    originals = {load_image(f).tobytes(): f.name for f in sorted((product / "train/good").iterdir())}
+    tested = {load_image(f).tobytes() for f in (product / "test/good").iterdir()}
+    assert {originals[load_image(s.path).tobytes()] for s in good} == {s.path.name.partition("-")[2] for s in good}
     for sample in found:
         if sample.label == "anomaly":
             assert sample.mask
-            picture, before = images.load(sample.path), product / "train/good" / f"{sample.path.name.split('-')[1]}.png"
-            mask = images.load_mask(sample.mask, (60, 80))
-            changed = (picture != images.load(before)).any(2)
+            image, before = load_image(sample.path), product / "train/good" / f"{sample.path.name.split('-')[1]}.png"
+            mask = load_mask(sample.mask, (60, 80))
+            changed = (image != load_image(before)).any(2)
             assert changed.any()
             assert not (changed & ~mask).any()
-        assert images.load(sample.path).tobytes() not in tested
+        assert load_image(sample.path).tobytes() not in tested
 
 
 def test_cells_learn_from_the_rest_alone(product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +282,7 @@ def test_progress_says_which_cell(product: Path, tmp_path: Path) -> None:
         return iter(items)
 
     sweep(asked(product, tmp_path / "out", "coreset=0.02;seed=3,4", test=False), progress)
-    assert [what for what in said if "cell" not in what] == ["pictures", "corrupting"]
+    assert [what for what in said if "cell" not in what] == ["images", "corrupting"]
     assert said[-1] == "cell 2/2, validation"
 
 
@@ -300,13 +300,13 @@ def test_another_sweep_is_not_gone_on_with(swept: Sweep, product: Path, changes:
         sweep(asked(product, swept.folder, **changes))
 
 
-def test_other_pictures_are_refused_and_overwriting_begins_anew(swept: Sweep, product: Path, tmp_path: Path) -> None:
+def test_other_images_are_refused_and_overwriting_begins_anew(swept: Sweep, product: Path, tmp_path: Path) -> None:
     out, data = tmp_path / "out", tmp_path / "tiles"
     shutil.copytree(product, data)
     shutil.copytree(swept.folder, out)
-    sweep(asked(data, out, test=False))  # the same pictures in another place
+    sweep(asked(data, out, test=False))  # the same images in another place
     shutil.copy(data / "train/good/000.png", data / "test/good/copy.png")
-    with pytest.raises(BlemishError, match="is a sweep with other pictures"):
+    with pytest.raises(BlemishError, match="is a sweep with other images"):
         sweep(asked(data, out))
     sweep(asked(data, out, "coreset=0.02", test=False, overwrite=True))
     assert len(table(out)) == 1
@@ -329,7 +329,7 @@ def test_refusals(product: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(BlemishError, match=said):
             sweep(asked(product, tmp_path / "out", grid))
-    with pytest.raises(BlemishError, match="learns from defective pictures too"):
+    with pytest.raises(BlemishError, match="learns from defective images too"):
         sweep(asked(product, tmp_path / "out", "epochs=1", detector="cam"))
     assert not (tmp_path / "out").exists()
 

@@ -1,7 +1,7 @@
 """The command line: one short function per command. It knows people; nothing else does.
 
 Exit codes: 0 done; 1 an anomaly was found and `--fail-on anomaly` was given; 2 the request cannot be carried out (the
-sentence on standard error says why and what to do); 3 done, but some pictures could not be read; 130 interrupted (what
+sentence on standard error says why and what to do); 3 done, but some images could not be read; 130 interrupted (what
 was begun is taken back).
 """
 
@@ -66,11 +66,11 @@ def options(
 
 @app.command()
 def data(
-    path: Annotated[Path, typer.Argument(help="A folder of pictures.")],
+    path: Annotated[Path, typer.Argument(help="A folder of images.")],
     layout: Annotated[str, typer.Option(help="Read it as this layout instead of finding out.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Say what is in a folder of pictures, and what is wrong with it."""
+    """Say what is in a folder of images, and what is wrong with it."""
     from blemish.cli.console import out, progress
     from blemish.data.audit import audit, render
     from blemish.data.layouts import read
@@ -91,11 +91,11 @@ app.command()(train.sweep)
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="What `blemish train` wrote: the folder, its bundle, or a .zip.")],
     paths: Annotated[
-        list[Path], typer.Argument(help="Pictures, or folders of pictures; - reads paths from standard input.")
+        list[Path], typer.Argument(help="Images, or folders of images; - reads paths from standard input.")
     ],
     out: Annotated[Path | None, typer.Option(help="Write verdicts.jsonl, overlays and evidence here.")] = None,
     evidence: Annotated[
-        bool | None, typer.Option(help="Of anomalies, show the nearest normal patches and a repaired picture.")
+        bool | None, typer.Option(help="Of anomalies, show the nearest normal patches and a inpainted image.")
     ] = None,
     drift: Annotated[
         Path | None, typer.Option(help="Keep a running test here: do good parts still look like the calibration set?")
@@ -104,37 +104,37 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when an anomaly is found.")] = FailOn.never,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = 100_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 100_000_000,
     device: Annotated[str, typer.Option(help="cpu, or cuda with onnxruntime-gpu.")] = "cpu",
 ) -> None:
-    """Judge pictures: good or anomaly, how sure, and where."""
+    """Judge images: good or anomaly, how sure, and where."""
     from blemish.inference.evidence import NONE
     from blemish.inference.inspector import Inspector
-    from blemish.inference.results import Done, Folder, Pictures
+    from blemish.inference.results import Done, Drawer, Folder
 
     if null and Path(STDIN) not in paths:
         raise BlemishError("-0 is about paths on standard input; give - instead of paths.")
     if Path(STDIN) in paths and len(paths) > 1:
         raise BlemishError("- stands alone: give paths here, or on standard input.")
-    pictures = None if Path(STDIN) in paths else _pictures(paths)
+    images = None if Path(STDIN) in paths else _images(paths)
     inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, device=device)
     watched = DriftFile(drift, inspector.card) if drift else None
     counts: Counter[str] = Counter()
     if evidence and not out:
         raise BlemishError("--evidence is written beside the verdicts; say where with --out.")
-    pictured = Pictures(out, inspector, evidence=evidence is not False) if out else None
+    drawn = Drawer(out, inspector, evidence=evidence is not False) if out else None
     folder = Folder(out) if out else None
     with folder or nullcontext():
         place = folder.unique if folder else str
-        do = pictured.draw if pictured else lambda look, _: Done(look)
-        if pictures is None:
+        do = drawn.draw if drawn else lambda look, _: Done(look)
+        if images is None:
             every = each_of_stdin(inspector, null, place, do)
         else:
-            every = inspector.each(((path, place(name)) for path, name in pictures), do)
-        if not as_json and (pictures is None or len(pictures) > 1):
+            every = inspector.each(((path, place(name)) for path, name in images), do)
+        if not as_json and (images is None or len(images) > 1):
             from blemish.cli.console import progress
 
-            every = progress(every, "inspecting", None if pictures is None else len(pictures))
+            every = progress(every, "inspecting", None if images is None else len(images))
         for done in every:
             verdict = done.look.verdict
             if folder:
@@ -145,7 +145,7 @@ def inspect(
             say(verdict, as_json)
             if done.sentence and not as_json:
                 typer.echo(f"         {done.sentence}")
-    if pictured and pictured.evidence and pictured.memory is None and counts["anomaly"] + counts["review"]:
+    if drawn and drawn.evidence and drawn.store is None and counts["anomaly"] + counts["review"]:
         typer.echo(NONE, err=True)
     if not as_json:
         typer.echo(counted(counts) + (f" Overlays and verdicts.jsonl are in {out}." if out else ""))
@@ -182,7 +182,7 @@ def bundle(
     typer.echo(f"{card.product}: {card.detector} on {card.backbone['name']} ({card.backbone['licence']})")
     typer.echo(
         f"learned {card.created} from {card.data.train - card.data.anomalies} good"
-        f"{f' and {card.data.anomalies} defective' if card.data.anomalies else ''} pictures, "
+        f"{f' and {card.data.anomalies} defective' if card.data.anomalies else ''} images, "
         f"{card.image_size[0]}x{card.image_size[1]}"
     )
     typer.echo(card.decision.guarantee)
@@ -198,16 +198,16 @@ app.command()(report.compare)
 app.command()(train.demo)
 
 
-def _pictures(paths: list[Path]) -> list[tuple[Path, str]]:
-    """Every picture asked for, with the relative name that its output gets."""
-    from blemish.images import find_pictures
+def _images(paths: list[Path]) -> list[tuple[Path, str]]:
+    """Every image asked for, with the relative name that its output gets."""
+    from blemish.images import find_images
 
     found: list[tuple[Path, str]] = []
     for path in paths:
         if path.is_dir():
-            inside = find_pictures(path, recursive=True)
+            inside = find_images(path, recursive=True)
             if not inside:
-                raise BlemishError(f"{path}: holds no pictures; give pictures or a folder of them.")
+                raise BlemishError(f"{path}: holds no images; give images or a folder of them.")
             found += [(file, file.relative_to(path).as_posix()) for file in inside]
         else:
             found.append((path, path.name))

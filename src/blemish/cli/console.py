@@ -48,7 +48,7 @@ def figures_table(metrics: Mapping[str, Any], *, crossed: bool = False) -> Table
     """The figures of one run with their intervals, as `metrics.json` holds them; `crossed`: of its cross-validation."""
     counts = metrics["counts"]
     title = f"{metrics['product']}, {metrics['detector']}"
-    table = Table(title=f"{title}, every picture out of fold" if crossed else title, title_justify="left")
+    table = Table(title=f"{title}, every image out of fold" if crossed else title, title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
@@ -89,7 +89,7 @@ def faithfulness_table(found: Mapping[str, Any]) -> Table:
         better = "lower is better" if measure["lower_is_better"] else "higher is better"
         figures = [short(measure["value"]), *(short(measure["controls"].get(name)) for name in columns)]
         table.add_row(f"{MEASURES[measure['name']]}\n({better})", *map(_stacked, figures))
-    table.caption = f"{found['pictures']} anomalies; removed pixels replaced by {found['replaced_by']}"
+    table.caption = f"{found['images']} anomalies; removed pixels replaced by {found['replaced_by']}"
     return table
 
 
@@ -120,12 +120,12 @@ def sweep_table(candidates: Sequence[Mapping[str, Any]], most: int = 20) -> Tabl
 
 
 def suspected(crossed: Mapping[str, Any], most: int = 20) -> list[str]:
-    """Lines that name the pictures whose label looks wrong."""
+    """Lines that name the images whose label looks wrong."""
     found = crossed["suspects"]
     if not found:
-        return ["No picture looks mislabelled."]
+        return ["No image looks mislabelled."]
     one = len(found) == 1
-    lines = [f"{'This picture is' if one else f'These {len(found)} pictures are'} probably mislabelled; look again:"]
+    lines = [f"{'This image is' if one else f'These {len(found)} images are'} probably mislabelled; look again:"]
     lines += [f"  {s['name']}: called {s['given']}, looks like {s['likely']}" for s in found[:most]]
     return lines + ([f"  and {len(found) - most} more, see metrics.json"] if len(found) > most else [])
 

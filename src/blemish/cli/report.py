@@ -14,7 +14,7 @@ from blemish.types import BlemishError
 
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="What `blemish train` wrote: the folder, its bundle, or a .zip.")],
-    data: Annotated[Path, typer.Argument(help="A folder of good and defective pictures.")],
+    data: Annotated[Path, typer.Argument(help="A folder of good and defective images.")],
     costs: Annotated[str, typer.Option(help="FALSE_ALARM,MISS,SHARE of parts defective: 1,50,2%.")] = "",
     faithfulness: Annotated[bool, typer.Option("--faithfulness", help="Test the heatmaps too; minutes.")] = False,
     randomised: Annotated[
@@ -26,27 +26,27 @@ def evaluate(
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Measure a bundle on labelled pictures, and whether its heatmaps are true."""
+    """Measure a bundle on labelled images, and whether its heatmaps are true."""
     from blemish.cli.console import faithfulness_table, figures_table, progress
     from blemish.cli.console import out as page
     from blemish.evaluation.cost import prices_of
     from blemish.evaluation.evaluate_bundle import heatmaps, labelled, measure
     from blemish.files import write_text
     from blemish.inference.inspector import Inspector
-    from blemish.reporting.run import FAITHFUL, tested_pictures
+    from blemish.reporting.run import FAITHFUL, names_tested
 
     if randomised and not faithfulness:
         raise BlemishError("--randomised is a control for --faithfulness; give both, or neither.")
     prices = prices_of(costs) if costs else None
     inspector = Inspector(bundle, threads=threads)
-    samples, said = labelled(data, layout, tested_pictures(bundle))
+    samples, said = labelled(data, layout, names_tested(bundle))
     found = {"tested_on": said, **measure(inspector, samples, progress, prices=prices)}
     if faithfulness:
-        usual = inspector.card.decision.scores
+        normal_median = inspector.card.decision.scores
         found["faithfulness"] = heatmaps(
             inspector,
             samples,
-            median(usual) if usual else found["median_good_score"],
+            median(normal_median) if normal_median else found["median_good_score"],
             randomised=None if randomised is None else Inspector(randomised, threads=threads),
             most=most,
             seed=seed,
@@ -77,12 +77,12 @@ def evaluate(
 def report(
     run: Annotated[Path, typer.Argument(help="The folder that `blemish train` wrote.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The page; report.html, or none with --json.")] = None,
-    data: Annotated[Path | None, typer.Option(help="The pictures that the run was made from.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The images that the run was made from.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the page's facts for programs.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML: missed defects and false alarms fail.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write a row for each test picture.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a row for each test image.")] = None,
 ) -> None:
-    """Write one page on a run: what it is worth, every test picture, and how to repeat it."""
+    """Write one page on a run: what it is worth, every test image, and how to repeat it."""
     from blemish.cli.console import progress
     from blemish.reporting.report import report as write
 
@@ -102,7 +102,7 @@ def compare(
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Compare runs on the test pictures that they have in common."""
+    """Compare runs on the test images that they have in common."""
     from blemish.cli.console import out
     from blemish.reporting.compare import compare as measure
     from blemish.reporting.compare import sentences, table

@@ -15,29 +15,29 @@ WARNINGS = 5  # of a data set, shown after learning
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="A folder of pictures; see `blemish data`.")],
+    data: Annotated[Path, typer.Argument(help="A folder of images; see `blemish data`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; it must not exist.")],
     detector: Annotated[
-        str, typer.Option(help="patchcore or attention (good pictures), or cam (good and defective ones).")
+        str, typer.Option(help="patchcore or attention (good images), or cam (good and defective ones).")
     ] = "",
     recipe: Annotated[str, typer.Option(help="case-study: the published settings, of cam or attention.")] = "",
     false_alarms: Annotated[str, typer.Option(help="Share of good parts that may be flagged: 5% or 0.05.")] = "5%",
     review: Annotated[str, typer.Option(help="Share of good parts flagged or put aside for a person: 10%.")] = "",
-    confidence: Annotated[str, typer.Option(help="Of the promise, over calibration sets: 95%.")] = "",
+    confidence: Annotated[str, typer.Option(help="Of the guarantee, over calibration sets: 95%.")] = "",
     calibrate: Annotated[str, typer.Option(help="auto, split, or leave-one-out.")] = "auto",
     image_size: Annotated[str, typer.Option(help="auto, 256, or HEIGHTxWIDTH.")] = "auto",
-    tile: Annotated[int, typer.Option(min=0, help="See pictures in tiles of so many pixels, as 512.")] = 0,
+    tile: Annotated[int, typer.Option(min=0, help="See images in tiles of so many pixels, as 512.")] = 0,
     overlap: Annotated[int, typer.Option(min=0, help="Pixels that tiles overlap by.")] = 64,
-    roi: Annotated[Path | None, typer.Option(help="Where pictures count: a mask, or .json with polygons.")] = None,
+    roi: Annotated[Path | None, typer.Option(help="Where images count: a mask, or .json with polygons.")] = None,
     align: Annotated[bool, typer.Option(help="Bring shifted and turned parts to lie alike.")] = False,
-    calibration: Annotated[float, typer.Option(help="Share of good pictures held out for the threshold.")] = 0.2,
-    test: Annotated[float, typer.Option(help="Share of good pictures for the test, if the folder has no test.")] = 0.2,
-    min_area: Annotated[float, typer.Option(help="Smallest region, as a share of the picture.")] = 0.0002,
+    calibration: Annotated[float, typer.Option(help="Share of good images held out for the threshold.")] = 0.2,
+    test: Annotated[float, typer.Option(help="Share of good images for the test, if the folder has no test.")] = 0.2,
+    min_area: Annotated[float, typer.Option(help="Smallest region, as a share of the image.")] = 0.0002,
     layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same split, same detector.")] = 0,
-    overlays: Annotated[int, typer.Option(min=0, help="Draw at most so many test pictures.")] = 300,
-    no_evidence: Annotated[bool, typer.Option("--no-evidence", help="The bundle carries no pictures.")] = False,
-    evidence_size: Annotated[float, typer.Option(min=0, help="MB of good pictures in the bundle at most.")] = 8.0,
+    overlays: Annotated[int, typer.Option(min=0, help="Draw at most so many test images.")] = 300,
+    no_evidence: Annotated[bool, typer.Option("--no-evidence", help="The bundle carries no images.")] = False,
+    evidence_size: Annotated[float, typer.Option(min=0, help="MB of good images in the bundle at most.")] = 8.0,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
     # The detector's own; None is its default.
@@ -47,18 +47,18 @@ def train(
     layers: Annotated[str | None, typer.Option(help="Feature layers, separated by commas.")] = None,
     memory: Annotated[float | None, typer.Option(min=0.001, help="GiB for features while learning.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    neighbourhood: Annotated[int | None, typer.Option(min=1, help="A patch is so many cells wide; odd.")] = None,
+    patch_size: Annotated[int | None, typer.Option(min=1, help="A patch is so many cells wide; odd.")] = None,
     coreset: Annotated[float | None, typer.Option(min=0, max=1, help="Share of patches kept in the bank.")] = None,
     max_bank: Annotated[int | None, typer.Option(min=1, help="Never more patches than this.")] = None,
     neighbours: Annotated[int | None, typer.Option(min=1, help="Neighbours that reweight the score.")] = None,
     classes: Annotated[str | None, typer.Option(help="binary, or types: good and each defect type.")] = None,
     unfreeze: Annotated[int | None, typer.Option(min=0, help="Last stages trained; 0 = the head alone.")] = None,
-    pool: Annotated[str | None, typer.Option(help="mean, moments or departures.")] = None,
+    pool: Annotated[str | None, typer.Option(help="mean, moments or deviations.")] = None,
     outputs: Annotated[int | None, typer.Option(min=1, max=2, help="Of the head, for two classes.")] = None,
     head_weights: Annotated[str | None, typer.Option(help="auto, or each class's: 1,3.")] = None,
-    may: Annotated[str | None, typer.Option(help="What a part may do: rotate,flip,shift,brighten.")] = None,
+    augmentations: Annotated[str | None, typer.Option(help="What a part may do: rotate,flip,shift,brighten.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a step.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in a step.")] = None,
     rate: Annotated[float | None, typer.Option(min=0, help="Learning rate.")] = None,
     stop_at: Annotated[float | None, typer.Option(help="Training accuracy at which to stop; 2 = never.")] = None,
     map_method: Annotated[
@@ -75,12 +75,14 @@ def train(
     attention_loss: Annotated[str | None, typer.Option(help="mean, mean-std or none.")] = None,
     attention_weight: Annotated[float | None, typer.Option(min=0, help="Of the attention in the loss.")] = None,
     alternate: Annotated[bool | None, typer.Option(help="The attention loss takes steps of its own.")] = None,
-    spoil: Annotated[str | None, typer.Option(help="What is to be repaired: patches, mask, noise, blur, none.")] = None,
-    attend_to: Annotated[str | None, typer.Option("--input", help="picture, difference or residual.")] = None,
+    corruption: Annotated[
+        str | None, typer.Option(help="What is to be inpainted: patches, mask, noise, blur, none.")
+    ] = None,
+    attend_to: Annotated[str | None, typer.Option("--input", help="image, difference or residual.")] = None,
     residual: Annotated[str | None, typer.Option(help="ssim or l1.")] = None,
-    standardise: Annotated[str | None, typer.Option(help="Maps by good pictures, at each place or whole.")] = None,
-    score: Annotated[str | None, typer.Option(help="Of a picture: auto, max, or top (mean of 1 %).")] = None,
-    decide: Annotated[str, typer.Option(help="promise: keep --false-alarms; class: the likelier one.")] = "",
+    standardise: Annotated[str | None, typer.Option(help="Maps by good images, at each place or whole.")] = None,
+    score: Annotated[str | None, typer.Option(help="Of an image: auto, max, or top (mean of 1 %).")] = None,
+    decide: Annotated[str, typer.Option(help="guarantee: keep --false-alarms; class: the likelier one.")] = "",
     boxes: Annotated[str, typer.Option(help="hills, or one: the published single box.")] = "",
     folds: Annotated[int, typer.Option(min=0, help="Cross-validate the classifier in so many folds.")] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="So many times.")] = 1,
@@ -88,7 +90,7 @@ def train(
     log: Annotated[str | None, typer.Option(help="tensorboard or wandb: keep the losses of every epoch.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where a killed training stopped.")] = False,
 ) -> None:
-    """Learn a detector from a folder of pictures, test it, and write its bundle."""
+    """Learn a detector from a folder of images, test it, and write its bundle."""
     from rich.markup import escape
 
     from blemish.cli.console import err, figures_table, progress, suspected
@@ -104,7 +106,7 @@ def train(
         "layers": layers,
         "memory": memory,
         "device": device,
-        "neighbourhood": neighbourhood,
+        "patch_size": patch_size,
         "coreset": coreset,
         "max_bank": max_bank,
         "neighbours": neighbours,
@@ -113,7 +115,7 @@ def train(
         "pool": pool,
         "outputs": outputs,
         "head_weights": head_weights,
-        "may": may,
+        "may": augmentations,
         "epochs": epochs,
         "batch": batch,
         "rate": rate,
@@ -130,7 +132,7 @@ def train(
         "attention_loss": attention_loss,
         "attention_weight": attention_weight,
         "alternate": alternate,
-        "spoil": spoil,
+        "corruption": corruption,
         "input": attend_to,
         "residual": residual,
         "standardise": standardise,
@@ -142,7 +144,7 @@ def train(
     if recipe and not published:
         raise BlemishError(f"there is no recipe '{recipe}'; there is case-study.")
     detector = detector or ("cam" if published else "patchcore")
-    by_class = published and detector == "cam"  # decided by class, from one split of all pictures
+    by_class = published and detector == "cam"  # decided by class, from one split of all images
     config = TrainConfig(
         data=data,
         out=out,
@@ -166,8 +168,8 @@ def train(
         evidence=not no_evidence,
         evidence_size=evidence_size,
         overwrite=overwrite,
-        decide=_one_of("--decide", decide, "class" if by_class else "promise", ("promise", "class")),
-        boxes=_one_of("--boxes", boxes, "one" if by_class else "hills", ("hills", "one")),
+        decide=_one_of("--decide", decide, "class" if by_class else "guarantee", ("guarantee", "class")),
+        boxes=_one_of("--boxes", boxes, "one" if by_class else "regions", ("regions", "one")),
         pooled=by_class,
         folds=folds,
         repeats=repeats,
@@ -187,21 +189,21 @@ def train(
         for line in suspected(crossed):
             page.print(line, soft_wrap=True, markup=False)
     page.print(run.metrics["decision"]["guarantee"], soft_wrap=True)
-    page.print(f"Written to {run.folder}. Next: blemish inspect {run.folder}/bundle PICTURES --out DIR", soft_wrap=True)
+    page.print(f"Written to {run.folder}. Next: blemish inspect {run.folder}/bundle IMAGES --out DIR", soft_wrap=True)
 
 
 def sweep(
-    data: Annotated[Path, typer.Argument(help="A folder of pictures; see `blemish data`.")],
+    data: Annotated[Path, typer.Argument(help="A folder of images; see `blemish data`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; a sweep that is there is gone on with.")],
     grid: Annotated[str, typer.Option(help="Options and values: model=unet,vae;seed=0,1.")],
     detector: Annotated[str, typer.Option(help="attention or patchcore.")] = "attention",
     image_size: Annotated[str, typer.Option(help="auto, 256, or HEIGHTxWIDTH, where the grid has none.")] = "auto",
     false_alarms: Annotated[str, typer.Option(help="Share of good parts that may be flagged: 5% or 0.05.")] = "5%",
-    validation: Annotated[float, typer.Option(help="Share of the training pictures held out for choosing.")] = 0.2,
+    validation: Annotated[float, typer.Option(help="Share of the training images held out for choosing.")] = 0.2,
     layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the split; of the detector, where the grid has none.")] = 0,
     no_test: Annotated[bool, typer.Option("--no-test", help="Choose, and leave the test part alone.")] = False,
-    no_evidence: Annotated[bool, typer.Option("--no-evidence", help="The bundle carries no pictures.")] = False,
+    no_evidence: Annotated[bool, typer.Option("--no-evidence", help="The bundle carries no images.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Begin anew if the folder exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -241,22 +243,22 @@ def sweep(
         return
     page.print(figures_table(done.metrics))
     page.print(done.metrics["decision"]["guarantee"], soft_wrap=True)
-    page.print(f"Written to {out}. Next: blemish inspect {out}/chosen PICTURES --out DIR", soft_wrap=True, markup=False)
+    page.print(f"Written to {out}. Next: blemish inspect {out}/chosen IMAGES --out DIR", soft_wrap=True, markup=False)
 
 
 def corrupt(
-    data: Annotated[Path, typer.Argument(help="A folder of pictures or of idx files, or the word fashion-mnist.")],
+    data: Annotated[Path, typer.Argument(help="A folder of images or of idx files, or the word fashion-mnist.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; it must not exist.")],
     one_class: Annotated[int | None, typer.Option(help="Of idx files: the class that is good.")] = None,
     kinds: Annotated[str, typer.Option(help="Of defects, separated by commas.")] = "rectangle,crop,foreign",
-    train: Annotated[int | None, typer.Option(min=1, help="At most so many pictures to learn from.")] = None,
+    train: Annotated[int | None, typer.Option(min=1, help="At most so many images to learn from.")] = None,
     test: Annotated[int | None, typer.Option(min=2, help="At most so many to test on, half of them good.")] = None,
     layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same images.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if this command wrote it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Make a data set with synthetic defects and their masks from good pictures alone."""
+    """Make a data set with synthetic defects and their masks from good images alone."""
     from blemish.cli.console import out as page
     from blemish.cli.console import progress
     from blemish.data.synthetic import write_corrupted
@@ -289,7 +291,7 @@ def corrupt(
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("demo"),
-    quick: Annotated[bool, typer.Option(help="Fewer and smaller pictures, for a look in about a minute.")] = False,
+    quick: Annotated[bool, typer.Option(help="Fewer and smaller images, for a look in about a minute.")] = False,
     draw: Annotated[str, typer.Option(help="Only draw: flange, cloth, board, or panel (4000x3000).")] = "",
 ) -> None:
     """Draw a production line, learn each product, inspect it, and write a page that shows everything."""
@@ -312,7 +314,7 @@ def demo(
     from blemish.demo.run import run_demo
 
     runs = run_demo(out, quick=quick, progress=progress)
-    page.print(products_table(runs, title="The demo line, on held-out pictures [95 % interval]"))
+    page.print(products_table(runs, title="The demo line, on held-out images [95 % interval]"))
     page.print(f"Look at {out / 'index.html'}", soft_wrap=True)
 
 

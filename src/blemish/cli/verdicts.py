@@ -1,4 +1,4 @@
-"""What `inspect` and `watch` share: looks at one picture after the other, verdicts as lines, the drift test's file."""
+"""What `inspect` and `watch` share: looks at one image after the other, verdicts as lines, the drift test's file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import select
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,7 +17,7 @@ from blemish.types import BlemishError
 
 if TYPE_CHECKING:
     from blemish.inference.bundle import Card
-    from blemish.inference.inspector import Inspector, Look
+    from blemish.inference.inspector import Inspection, Inspector
     from blemish.types import Verdict
 
 T = TypeVar("T")
@@ -28,7 +27,7 @@ CHUNK = 65536  # bytes read at once: all that is held of a list of paths
 
 
 def each_of_stdin(
-    inspector: Inspector, null: bool, place: Callable[[str], str], do: Callable[[Look, str], T]
+    inspector: Inspector, null: bool, place: Callable[[str], str], do: Callable[[Inspection, str], T]
 ) -> Iterator[T]:
     """`Inspector.each` of the paths on standard input, with what `place` makes of their names. No verdict waits for a
     path that has not come yet."""
@@ -68,7 +67,7 @@ def _more(descriptor: int) -> bool:
 def say(verdict: Verdict, as_json: bool) -> None:
     """One verdict as a line, for people or for programs."""
     if as_json:
-        typer.echo(json.dumps(asdict(verdict)))
+        typer.echo(json.dumps(verdict.to_json()))
     elif verdict.decision == "error":
         typer.echo(f"error    {verdict.error}")
     else:
@@ -78,15 +77,15 @@ def say(verdict: Verdict, as_json: bool) -> None:
         likely = "" if verdict.probability is None else f" probability {verdict.probability:.3f}"
         named = f"  {verdict.defect}" if verdict.defect else ""
         typer.echo(
-            f"{verdict.decision:<8} score {verdict.score:.4g} (limit {verdict.threshold:.4g}){chance}{likely}"
+            f"{verdict.decision:<8} score {verdict.score:.4g} (threshold {verdict.threshold:.4g}){chance}{likely}"
             f"  {verdict.path}{named}  {boxes}{more}".rstrip()
         )
 
 
 def counted(counts: Counter[str]) -> str:
-    """How many pictures came to which decision, as a sentence."""
+    """How many images came to which decision, as a sentence."""
     said = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "review", "anomaly", "error") if counts[kind])
-    return f"{counts.total()} pictures{': ' if said else ''}{said}."
+    return f"{counts.total()} images{': ' if said else ''}{said}."
 
 
 class DriftFile:
@@ -99,10 +98,10 @@ class DriftFile:
         rule = card.decision
         if not rule.scores or rule.items:
             raise BlemishError(
-                "--drift compares with the good pictures that set the limit, each of another part, and this bundle has "
-                "none; train with --decide promise, on one picture of each part."
+                "--drift compares with the good images that set the threshold, each of another part, and this bundle "
+                "has none; train with --decide guarantee, on one image of each part."
             )
-        if not file.parent.is_dir():  # said now, not after a shift of pictures
+        if not file.parent.is_dir():  # said now, not after a shift of images
             raise BlemishError(f"{file}: there is no folder {file.parent} to keep it in; make it, or name another.")
         self.file = file
         try:
@@ -114,9 +113,9 @@ class DriftFile:
                 f"{file}: is no drift test that blemish saved; name another file to begin anew."
             ) from None
         left_out = rule.calibrated_by == "leave-one-out"
-        if found and found.limit != rule.threshold:
+        if found and found.threshold != rule.threshold:
             raise BlemishError(f"{file}: is of another bundle; name another file to begin anew.")
-        fresh = Drift(rule.scores, limit=rule.threshold, upward=left_out)
+        fresh = Drift(rule.scores, threshold=rule.threshold, upward=left_out)
         self.test: Drift = fresh if anew or found is None else found
         self._held = found.state if found else fresh.state
 

@@ -1,4 +1,4 @@
-"""The command that inspects a folder as pictures come into it, registered by `cli`."""
+"""The command that inspects a folder as images come into it, registered by `cli`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def watch(
-    folder: Annotated[Path, typer.Argument(help="The folder that pictures are written into.")],
+    folder: Annotated[Path, typer.Argument(help="The folder that images are written into.")],
     bundle: Annotated[Path, typer.Option(help="What `blemish train` wrote: the folder, its bundle, or a .zip.")],
     out: Annotated[Path, typer.Option(help="Write verdicts.jsonl, overlays and evidence here, and go on from there.")],
     evidence: Annotated[
-        bool | None, typer.Option(help="Of anomalies, show the nearest normal patches and a repaired picture.")
+        bool | None, typer.Option(help="Of anomalies, show the nearest normal patches and a inpainted image.")
     ] = None,
     drift: Annotated[
         Path | None, typer.Option(help="Keep a test here: do good parts still look like the calibration set?")
@@ -39,10 +39,10 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Inspect what is there, then stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each line of verdicts.jsonl instead of text.")] = False,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = 100_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 100_000_000,
     device: Annotated[str, typer.Option(help="cpu, or cuda with onnxruntime-gpu.")] = "cpu",
 ) -> None:
-    """Inspect a folder while pictures are written into it: each once, in order."""
+    """Inspect a folder while images are written into it: each once, in order."""
     from blemish.inference.inspector import Inspector
     from blemish.station.deliveries import Outbox
     from blemish.station.journal import Journal

@@ -1,4 +1,4 @@
-"""What is in a data set and what is wrong with it: every picture is decoded once, nothing is changed."""
+"""What is in a data set and what is wrong with it: every image is decoded once, nothing is changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from blemish.data.duplicates import near_pairs, thumbnail
 from blemish.data.layouts import Dataset
-from blemish.images import ImageError, load, load_mask
+from blemish.images import ImageError, load_image, load_mask
 from blemish.types import Progress, Sample, silent
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning", "note"]
 # A conformal p-value of n calibration scores is at least 1 / (n + 1): 19 for 5 %, and they may be half of the good.
 ENOUGH_GOOD = 38
-IMBALANCE = 20  # times more pictures of one label than of the other
+IMBALANCE = 20  # times more images of one label than of the other
 SHOWN = 8  # problems of one kind, and names of one problem, that `render` writes out
 
 
 @dataclass(frozen=True)
 class Row:
-    """One class of pictures. Sizes are (width, height) by area; None where no picture of the class was readable."""
+    """One class of images. Sizes are (width, height) by area; None where no image of the class was readable."""
 
     part: str
     label: str
@@ -71,7 +71,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class _Look:
-    """What is kept of a decoded picture."""
+    """What is kept of a decoded image."""
 
     size: tuple[int, int] | None = None
     digest: bytes = b""
@@ -82,14 +82,14 @@ class _Look:
 
 
 def audit(dataset: Dataset, progress: Progress = silent, threads: int = 2) -> Audit:
-    """Decode every picture and mask once, on `threads` threads, and say what is there and what is wrong.
+    """Decode every image and mask once, on `threads` threads, and say what is there and what is wrong.
 
-    Problems come worst first. Raises nothing for bad pictures: those are what it is looking for.
+    Problems come worst first. Raises nothing for bad images: those are what it is looking for.
     """
     samples = dataset.samples
     pool = ThreadPoolExecutor(threads)
     try:
-        looks = list(progress(pool.map(_look, samples), "pictures", len(samples)))
+        looks = list(progress(pool.map(_look, samples), "images", len(samples)))
     finally:
         pool.shutdown(cancel_futures=True)
     exact = _by(looks[i].digest if looks[i].size else None for i in range(len(samples)))
@@ -109,7 +109,7 @@ def audit(dataset: Dataset, progress: Progress = silent, threads: int = 2) -> Au
 
 def _look(sample: Sample) -> _Look:
     try:
-        pixels = load(sample.path)
+        pixels = load_image(sample.path)
     except ImageError as error:
         return _Look(error=str(error))
     height, width, _ = pixels.shape
@@ -156,7 +156,7 @@ def _near(looks: Sequence[_Look]) -> list[tuple[int, int]]:
 
 def _merged(count: int, exact: list[list[int]], near: list[tuple[int, int]]) -> tuple[tuple[tuple[int, ...], ...], int]:
     """Connected groups, and the size of a crowd: a group of near duplicates that holds more than half of the
-    pictures says that copies cannot be told from parts here, so only exact copies are grouped then."""
+    images says that copies cannot be told from parts here, so only exact copies are grouped then."""
     groups = _components(count, [*exact, *near])
     crowd = max((len(group) for group in groups), default=0)
     if 2 * crowd > count and len(_components(count, exact)) != len(groups):
@@ -196,14 +196,14 @@ def _copies(
         yield Problem(
             "crowd",
             "warning",
-            f"{crowd} of {len(samples)} pictures are so alike that near copies cannot be told from different parts; "
+            f"{crowd} of {len(samples)} images are so alike that near copies cannot be told from different parts; "
             "make sure that the test part shows other parts than the training part.",
         )
     for group in groups:
         members = [samples[i] for i in group]
         names = tuple(sample.name for sample in members)
         same = len({copies.get(i) for i in group}) == 1 and group[0] in copies
-        what = f"{names[0]} and {_more(names[1:])} {'are the same picture' if same else 'show the same thing'}"
+        what = f"{names[0]} and {_more(names[1:])} {'are the same image' if same else 'show the same thing'}"
         labels = {(sample.label, sample.defect) for sample in members}
         items = {sample.group for sample in members}
         if len({sample.part for sample in members}) > 1:
@@ -243,7 +243,7 @@ def _masks(samples: Sequence[Sample], looks: Sequence[_Look]) -> Iterable[Proble
             without.append(sample.name)
     if without:
         defective = sum(sample.label == "anomaly" for sample in samples)
-        text = f"{len(without)} of {defective} defective pictures have no mask: localisation is not measured on them."
+        text = f"{len(without)} of {defective} defective images have no mask: localisation is not measured on them."
         yield Problem("mask-missing", "note", text, tuple(without))
 
 
@@ -252,21 +252,21 @@ def _counts(samples: Sequence[Sample], looks: Sequence[_Look]) -> Iterable[Probl
     learned = sum(sample.label != "anomaly" and sample.part != "test" for sample in usable)
     if learned < ENOUGH_GOOD:
         text = (
-            f"There are {learned} good pictures to learn from; {ENOUGH_GOOD} are needed so that half of them "
-            "can calibrate a threshold for 5 % false alarms (19 pictures): add good pictures."
+            f"There are {learned} good images to learn from; {ENOUGH_GOOD} are needed so that half of them "
+            "can calibrate a threshold for 5 % false alarms (19 images): add good images."
         )
         yield Problem("few-good", "error" if learned < 2 else "warning", text)
     counts = Counter(sample.label for sample in usable)
     good, bad = counts["good"], counts["anomaly"]
     if not bad:
-        text = "No picture is labelled defective: how many defects are found cannot be measured."
+        text = "No image is labelled defective: how many defects are found cannot be measured."
         yield Problem("no-defects", "note", text)
     elif max(good, bad) > IMBALANCE * max(1, min(good, bad)):
-        text = f"There are {good} good and {bad} defective pictures: figures for the smaller side are uncertain."
+        text = f"There are {good} good and {bad} defective images: figures for the smaller side are uncertain."
         yield Problem("imbalance", "note", text)
     for defect, count in sorted(Counter(s.defect for s in usable if s.label == "anomaly").items()):
         if count < 5:
-            text = f"Only {count} pictures show the defect type {defect}: its figures mean little."
+            text = f"Only {count} images show the defect type {defect}: its figures mean little."
             yield Problem("few-of-defect", "note", text, tuple(s.name for s in usable if s.defect == defect))
 
 
@@ -285,8 +285,8 @@ def render(audit: Audit, console: Console) -> None:
 
     console.print(Text(audit.why))
     table = Table()
-    for column in ("part", "label", "defect type", "pictures", "size", "masks"):
-        table.add_column(column, justify="right" if column in {"pictures", "masks"} else "left")
+    for column in ("part", "label", "defect type", "images", "size", "masks"):
+        table.add_column(column, justify="right" if column in {"images", "masks"} else "left")
     for row in audit.rows:
         cells = (row.part, row.label or "unlabelled", row.defect, str(row.count), _sizes(row), str(row.masks or ""))
         table.add_row(*map(Text, cells))

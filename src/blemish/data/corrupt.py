@@ -1,7 +1,7 @@
-"""Synthetic defects: a good picture with something in it that does not belong there, and the mask of where it is.
+"""Synthetic defects: a good image with something in it that does not belong there, and the mask of where it is.
 
-Three kinds: a rectangle of one colour (opaque or translucent), a crop from elsewhere in the same picture, and a
-foreign piece from another picture. The shapes are upright or turned, their edges hard or soft.
+Three kinds: a rectangle of one colour (opaque or translucent), a crop from elsewhere in the same image, and a
+foreign piece from another image. The shapes are upright or turned, their edges hard or soft.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from blemish.types import BlemishError
 
 KINDS = ("rectangle", "crop", "foreign")
-AREA = (0.002, 0.03)  # of the picture, drawn so that every ratio of sizes is as likely
-FEWEST = 9  # pixels of a defect, however small the picture
+AREA = (0.002, 0.03)  # of the image, drawn so that every ratio of sizes is as likely
+FEWEST = 9  # pixels of a defect, however small the image
 LONGEST = 3.0  # times longer than wide, at most
 VISIBLE, SEEN = 12, 0.5  # grey levels by which at least this share of the mask's pixels changes, in some channel
 ATTEMPTS = 24  # draws of a kind until one is visible, before the next kind is taken
@@ -28,15 +28,15 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Corrupted(NamedTuple):
-    """`picture` uint8 (H, W, 3); `mask` bool (H, W), True where pixels were replaced; `kind`, one of KINDS."""
+    """`image` uint8 (H, W, 3); `mask` bool (H, W), True where pixels were replaced; `kind`, one of KINDS."""
 
-    picture: Pixels
+    image: Pixels
     mask: npt.NDArray[np.bool_]
     kind: str
 
 
 def corrupt(
-    picture: Pixels,
+    image: Pixels,
     rng: np.random.Generator,
     *,
     others: Sequence[Pixels] = (),
@@ -44,32 +44,32 @@ def corrupt(
     area: tuple[float, float] = AREA,
     first: str = "",
 ) -> Corrupted:
-    """`picture` (uint8 (H, W, 3), left as it is) with one defect: of the kind `first` where that is one of `kinds` and
+    """`image` (uint8 (H, W, 3), left as it is) with one defect: of the kind `first` where that is one of `kinds` and
     can be seen there, else of one of `kinds` with equal chance.
 
     `others` (uint8 (h, w, 3), of any size) are where foreign pieces come from; without them that kind is left out.
-    `area` is the smallest and the largest share of the picture that a defect takes (about: it is made of whole pixels,
-    and of at least FEWEST). A grey picture gets grey defects, so that colour does not give them away.
+    `area` is the smallest and the largest share of the image that a defect takes (about: it is made of whole pixels,
+    and of at least FEWEST). A grey image gets grey defects, so that colour does not give them away.
 
     A draw counts as visible where at least SEEN of the mask's pixels differ from the original by VISIBLE grey levels
     or more in some channel. It is repeated until it is, and after ATTEMPTS draws another of the kinds is taken.
-    Raises BlemishError for unknown kinds, or where no kind gives a visible defect (a crop of an even picture).
+    Raises BlemishError for unknown kinds, or where no kind gives a visible defect (a crop of an even image).
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(f"expected a picture uint8 (H, W, 3); got {picture.dtype} {picture.shape}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"expected an image uint8 (H, W, 3); got {image.dtype} {image.shape}")
     check_kinds(kinds)
     if not 0 < area[0] <= area[1] <= 1:
-        raise BlemishError(f"The area of defects is {area}; it must be two shares of the picture, the smaller first.")
+        raise BlemishError(f"The area of defects is {area}; it must be two shares of the image, the smaller first.")
     usable = [kind for kind in kinds if kind != "foreign" or others]
     order = [usable[index] for index in rng.permutation(len(usable))]
     for kind in sorted(order, key=lambda kind: kind != first):
         for _ in range(ATTEMPTS):
-            if drawn := _drawn(picture, kind, others, area, rng):
+            if drawn := _drawn(image, kind, others, area, rng):
                 return drawn
     if not usable:
-        raise BlemishError("Foreign pieces come from other pictures, and there are none; add pictures or other kinds.")
+        raise BlemishError("Foreign pieces come from other images, and there are none; add images or other kinds.")
     raise BlemishError(
-        f"No defect of kind {' or '.join(usable)} can be seen in this picture: too much of it looks alike; "
+        f"No defect of kind {' or '.join(usable)} can be seen in this image: too much of it looks alike; "
         "take the kind rectangle too."
     )
 
@@ -82,21 +82,21 @@ def check_kinds(kinds: Sequence[str]) -> None:
 
 
 def _drawn(
-    picture: Pixels, kind: str, others: Sequence[Pixels], area: tuple[float, float], rng: np.random.Generator
+    image: Pixels, kind: str, others: Sequence[Pixels], area: tuple[float, float], rng: np.random.Generator
 ) -> Corrupted | None:
     """One draw, or None where it is not visible, or too small because a turned shape falls between the pixels."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     opacity = _shape(height, width, area, rng)
     rows, columns = opacity.shape
     top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
-    window = picture[top : top + rows, left : left + columns]
+    window = image[top : top + rows, left : left + columns]
     content: npt.NDArray[np.generic]
     if kind == "rectangle":
-        content = rng.integers(256, size=1 if _is_grey(picture) else 3)
+        content = rng.integers(256, size=1 if _is_grey(image) else 3)
         if rng.random() < TRANSLUCENT:
             opacity *= rng.uniform(0.3, 0.9)
     elif kind == "crop":
-        content = _piece(picture, rows, columns, rng)
+        content = _piece(image, rows, columns, rng)
     else:
         content = _piece(others[int(rng.integers(len(others)))], rows, columns, rng)
     before = window.astype(np.float32)
@@ -107,7 +107,7 @@ def _drawn(
     count = np.count_nonzero(inside)  # outside the shape nothing changes
     if count < min(FEWEST, height * width) or np.count_nonzero(largest >= VISIBLE) < SEEN * count:
         return None
-    result = picture.copy()
+    result = image.copy()
     result[top : top + rows, left : left + columns] = after.astype(np.uint8)
     mask = np.zeros((height, width), np.bool_)
     mask[top : top + rows, left : left + columns] = inside
@@ -115,7 +115,7 @@ def _drawn(
 
 
 def _shape(height: int, width: int, area: tuple[float, float], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """The opacity (h, w), 0..1, of a rectangle in the box around it, which fits into the picture."""
+    """The opacity (h, w), 0..1, of a rectangle in the box around it, which fits into the image."""
     pixels = height * width * math.exp(rng.uniform(math.log(area[0]), math.log(area[1])))
     pixels = min(max(pixels, FEWEST), height * width)
     longer = math.exp(rng.uniform(-math.log(LONGEST), math.log(LONGEST)))
@@ -151,8 +151,8 @@ def _piece(source: Pixels, rows: int, columns: int, rng: np.random.Generator) ->
     return np.rot90(source[np.ix_(*places)], quarters)
 
 
-def _is_grey(picture: Pixels) -> bool:
-    """Judged by some thousand pixels of a large picture: looking at all would take longer than the defect."""
-    step = max(1, min(picture.shape[:2]) // 32)
-    seen = picture[::step, ::step]
+def _is_grey(image: Pixels) -> bool:
+    """Judged by some thousand pixels of a large image: looking at all would take longer than the defect."""
+    step = max(1, min(image.shape[:2]) // 32)
+    seen = image[::step, ::step]
     return bool((seen == seen[..., :1]).all())

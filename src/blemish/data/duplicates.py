@@ -1,8 +1,8 @@
-"""Pictures that show the same thing twice: told apart from different parts that merely look alike.
+"""Images that show the same thing twice: told apart from different parts that merely look alike.
 
-Parts on a line share almost everything a thumbnail shows, so what *all* pictures share (their mean) is taken away,
-and so is what light alone changes: the low frequencies and the contrast. What is left is the picture's own texture.
-Two pictures are near duplicates where these textures correlate at SAME or more, or at ALIKE and the grey thumbnails
+Parts on a line share almost everything a thumbnail shows, so what *all* images share (their mean) is taken away,
+and so is what light alone changes: the low frequencies and the contrast. What is left is the image's own texture.
+Two images are near duplicates where these textures correlate at SAME or more, or at ALIKE and the grey thumbnails
 differ by no more than re-encoding does. The figures were chosen by looking at real pairs; docs/data.md has them.
 """
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 SIDE = 32  # pixels of a thumbnail's side
 SAME = 0.98  # correlation of textures
 ALIKE, CLOSE = 0.95, 2.0  # correlation, and root mean square difference in grey levels
-FEWEST = 20  # pictures below which their mean does not yet show what they share
-_HASH = 64  # numbers per picture in the first, fast comparison
+FEWEST = 20  # images below which their mean does not yet show what they share
+_HASH = 64  # numbers per image in the first, fast comparison
 _SCREEN = 0.9  # their correlation; four standard deviations (1 - ALIKE**2) / sqrt(_HASH) below ALIKE
 
 
@@ -31,7 +31,7 @@ def thumbnail(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def near_pairs(thumbnails: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """`(N, SIDE, SIDE)` -> index pairs i < j of near duplicates; none for fewer than FEWEST pictures.
+    """`(N, SIDE, SIDE)` -> index pairs i < j of near duplicates; none for fewer than FEWEST images.
 
     Exact up to a first comparison of 64 random projections (seeded), which costs N² * 64 multiplications.
     """
@@ -55,14 +55,14 @@ def near_pairs(thumbnails: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
 
 
 def _textures(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Each picture's own high frequencies: unit vectors `(N, SIDE * SIDE)`; zero where it has none."""
+    """Each image's own high frequencies: unit vectors `(N, SIDE * SIDE)`; zero where it has none."""
     grey = thumbnails.astype(np.float32)
     padded = np.pad(grey, ((0, 0), (2, 2), (2, 2)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(1, 2))
     blurred = windows.mean(axis=(3, 4), dtype=np.float32)
     textures = _unit((grey - blurred).reshape(len(grey), -1))
     own = _unit(textures - textures.mean(axis=0))
-    own[~textures.any(axis=1)] = 0  # else a flat picture's own texture would be what the others share
+    own[~textures.any(axis=1)] = 0  # else a flat image's own texture would be what the others share
     return own
 
 

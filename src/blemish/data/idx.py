@@ -28,9 +28,9 @@ _PARTS = {"train": "train", "test": "t10k"}  # ours, and as the files call them
 
 @dataclass(frozen=True)
 class Digits:
-    """One part of such a data set: `pictures` uint8 (N, H, W), grey, and `labels` uint8 (N,)."""
+    """One part of such a data set: `images` uint8 (N, H, W), grey, and `labels` uint8 (N,)."""
 
-    pictures: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
 
 
@@ -47,18 +47,16 @@ def read_part(folder: Path, part: str) -> Digits:
         if found is None:
             raise BlemishError(f"{folder / _names(part, what)[0]} (or its .gz) is missing; put it beside the others.")
         files[what] = found
-    pictures, labels = read_idx(files["images"]), read_idx(files["labels"])
-    if pictures.ndim != 3 or labels.ndim != 1:
-        wrong, has, wants = (
-            (files["images"], pictures.ndim, 3) if pictures.ndim != 3 else (files["labels"], labels.ndim, 1)
-        )
+    images, labels = read_idx(files["images"]), read_idx(files["labels"])
+    if images.ndim != 3 or labels.ndim != 1:
+        wrong, has, wants = (files["images"], images.ndim, 3) if images.ndim != 3 else (files["labels"], labels.ndim, 1)
         raise BlemishError(f"{wrong} has {has} dimensions where {wants} belong; it is another file: fetch it again.")
-    if len(pictures) != len(labels):
+    if len(images) != len(labels):
         raise BlemishError(
-            f"{files['labels']} has {len(labels)} labels for the {len(pictures)} pictures of {files['images'].name}; "
+            f"{files['labels']} has {len(labels)} labels for the {len(images)} images of {files['images'].name}; "
             "take both from the same data set."
         )
-    return Digits(pictures, labels)
+    return Digits(images, labels)
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """What a folder means: each layout is one function here and one entry in LAYOUTS.
 
 A reader gets a listing of the folder and answers with its samples and a sentence saying what it saw, or, as a
-`MisfitError`, with what is missing for its layout. Only names are looked at; no picture is opened.
+`MisfitError`, with what is missing for its layout. Only names are looked at; no image is opened.
 Sources: "mvtec" Bergmann et al. 2019; "btad" Mishra et al. 2021; "visa" Zou et al. 2022; "magnetic-tile"
 Huang et al. 2020; "folders" and "flat" are what people make themselves.
 """
@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from blemish.images import list_pictures, natural
+from blemish.images import list_images, natural
 from blemish.types import BlemishError, Label, Sample
 
 GOOD = frozenset({"good", "ok", "normal"})  # folder names, in any case
@@ -50,11 +50,11 @@ class Listing:
     root: Path
     _known: dict[tuple[str, int], list[str]] = field(default_factory=dict, repr=False)
 
-    def pictures(self, folder: str = "", depth: int = 0) -> list[str]:
-        """Names relative to `folder` of the pictures in it, and in its own folders down to `depth`."""
+    def images(self, folder: str = "", depth: int = 0) -> list[str]:
+        """Names relative to `folder` of the images in it, and in its own folders down to `depth`."""
         if (folder, depth) not in self._known:
             path = self.root / folder
-            self._known[folder, depth] = list_pictures(path, depth) if path.is_dir() else []
+            self._known[folder, depth] = list_images(path, depth) if path.is_dir() else []
         return self._known[folder, depth]
 
     @cached_property
@@ -79,7 +79,7 @@ def read(path: Path | str, layout: str = "auto") -> Dataset:
     root = Path(path)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise LayoutError(f"{root} {what}; give the folder that holds the pictures.")
+        raise LayoutError(f"{root} {what}; give the folder that holds the images.")
     if layout != "auto" and layout not in LAYOUTS:
         raise LayoutError(f"There is no layout {layout!r}; use auto or one of {_and(LAYOUTS)}.")
     listing = Listing(root)
@@ -93,7 +93,7 @@ def read(path: Path | str, layout: str = "auto") -> Dataset:
     if not found:
         raise _nothing(listing, missing)
     if list(found) == ["flat"] and layout == "auto":
-        _refuse_pictures_below(listing)
+        _refuse_images_below(listing)
     if len(found) > 1:
         raise LayoutError(f"{root} could be {_or(found)}; say which with --layout.")
     ((name, (samples, saw)),) = found.items()
@@ -113,8 +113,8 @@ def btad(folder: Listing) -> Found:
 
 
 def _train_and_test(folder: Listing, good: str) -> Found:
-    if not folder.pictures(f"train/{good}"):
-        raise MisfitError(f"no pictures in train/{good}")
+    if not folder.images(f"train/{good}"):
+        raise MisfitError(f"no images in train/{good}")
     tested = folder.folders_in("test")
     if not tested:
         raise MisfitError("no folders in test")
@@ -158,7 +158,7 @@ def visa(folder: Listing) -> Found:
         if row["object"] == chosen:
             samples.append(_visa_sample(folder, table, line, row, inside))
     if len({sample.name for sample in samples}) < len(samples):
-        raise LayoutError(f"{table} names a picture of {chosen} twice; remove the second row.")
+        raise LayoutError(f"{table} names an image of {chosen} twice; remove the second row.")
     return samples, f"{table.name} lists {chosen}; {_counts(folder, samples)}"
 
 
@@ -216,9 +216,9 @@ def folders(folder: Listing) -> Found:
         raise MisfitError(f"{_and(halves)} beside {good[0]}")
     samples = _class_folder(folder, good[0], "good", depth=DEPTH)
     if not samples:
-        raise MisfitError(f"no pictures in {good[0]}")
+        raise MisfitError(f"no images in {good[0]}")
     tops = [name for name in folder.folders if name.casefold() in MASKS]
-    defects = [name for name in folder.folders if name not in {good[0], *tops} and folder.pictures(name, DEPTH)]
+    defects = [name for name in folder.folders if name not in {good[0], *tops} and folder.images(name, DEPTH)]
     places = []
     for defect in defects:
         masks = [f"{name}/{defect}" for name in tops]
@@ -226,25 +226,25 @@ def folders(folder: Listing) -> Found:
             masks += tops
         samples += _class_folder(folder, defect, defect, *masks, depth=DEPTH)
         places += masks
-    saw = f"{good[0]} is taken for the good pictures"
+    saw = f"{good[0]} is taken for the good images"
     saw += f" and {_and(defects)} for defect types" if defects else ""
     return samples, f"{saw}; {_counts(folder, samples, places)}"
 
 
 def magnetic_tile(folder: Listing) -> Found:
-    """MT_Free/Imgs (good) and MT_<defect>/Imgs; the PNG beside a JPEG is its mask. Pictures `exp<exposure>_num_<frame>`
+    """MT_Free/Imgs (good) and MT_<defect>/Imgs; the PNG beside a JPEG is its mask. Images `exp<exposure>_num_<frame>`
     are grouped by tile."""
-    if not folder.pictures("MT_Free/Imgs"):
-        raise MisfitError("no pictures in MT_Free/Imgs")
+    if not folder.images("MT_Free/Imgs"):
+        raise MisfitError("no images in MT_Free/Imgs")
     samples = []
     for name in folder.folders:
         if not name.startswith("MT_"):
             continue
         good = name == "MT_Free"
         within = f"{name}/Imgs"
-        pictures = folder.pictures(within)
-        masks = {file for file in pictures if file.endswith(".png") and not good}
-        for file in pictures:
+        images = folder.images(within)
+        masks = {file for file in images if file.endswith(".png") and not good}
+        for file in images:
             if not file.lower().endswith((".jpg", ".jpeg")):
                 continue
             mask = f"{_stem(file)}.png"
@@ -255,7 +255,7 @@ def magnetic_tile(folder: Listing) -> Found:
 
 
 def _by_tile(samples: list[Sample]) -> list[Sample]:
-    """Names each picture's tile, whatever its class, by the tile's first frame: all pictures are frames of one film, in
+    """Names each image's tile, whatever its class, by the tile's first frame: all images are frames of one film, in
     which each tile lies under several exposures before the next one comes."""
     numbered = ((sample, re.search(r"/exp[0-9]+_num_([0-9]+)\.[^.]+$", sample.name)) for sample in samples)
     frames = {sample.name: int(found[1]) for sample, found in numbered if found}
@@ -268,12 +268,12 @@ def _by_tile(samples: list[Sample]) -> list[Sample]:
 
 
 def flat(folder: Listing) -> Found:
-    """Pictures directly in the folder, and nothing said about them."""
-    names = folder.pictures()
+    """Images directly in the folder, and nothing said about them."""
+    names = folder.images()
     if not names:
-        raise MisfitError("no pictures directly in it")
+        raise MisfitError("no images directly in it")
     samples = [_sample(folder, name) for name in names]
-    return samples, f"{len(names)} pictures directly in the folder, none labelled"
+    return samples, f"{len(names)} images directly in the folder, none labelled"
 
 
 LAYOUTS: dict[str, Callable[[Listing], Found]] = {
@@ -294,13 +294,13 @@ def _class_folder(
     part: Literal["", "train", "test"] = "",
     depth: int = 0,
 ) -> list[Sample]:
-    """The pictures of one class folder, with the mask NAME_mask.* or NAME.* from the mask folders."""
+    """The images of one class folder, with the mask NAME_mask.* or NAME.* from the mask folders."""
     known: dict[str, str] = {}
     for place in masks if kind != "good" else ():
-        for name in folder.pictures(place, depth):
+        for name in folder.images(place, depth):
             known.setdefault(_stem(name), f"{place}/{name}")
     samples = []
-    for name in folder.pictures(within, depth):
+    for name in folder.images(within, depth):
         stem = _stem(name)
         mask = known.get(f"{stem}_mask") or known.get(stem, "")
         samples.append(_sample(folder, f"{within}/{name}", kind, mask, part))
@@ -327,13 +327,13 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0]  # listed names have a suffix; pathlib is slow
 
 
-def _refuse_pictures_below(folder: Listing) -> None:
-    """Pictures in the folder *and* in its folders: reading the first alone would drop the others unsaid."""
-    deeper = [name for name in folder.folders if folder.pictures(name, DEPTH)]
+def _refuse_images_below(folder: Listing) -> None:
+    """Images in the folder *and* in its folders: reading the first alone would drop the others unsaid."""
+    deeper = [name for name in folder.folders if folder.images(name, DEPTH)]
     if deeper:
         raise LayoutError(
-            f"{folder.root} has pictures directly in it and in its folders {_and(deeper)}, none of them named "
-            "good; --layout flat reads the first and leaves the others, or name the folder of good pictures good."
+            f"{folder.root} has images directly in it and in its folders {_and(deeper)}, none of them named "
+            "good; --layout flat reads the first and leaves the others, or name the folder of good images good."
         )
 
 
@@ -357,20 +357,20 @@ def _nothing(folder: Listing, missing: dict[str, str]) -> LayoutError:
         )
     if products:
         return LayoutError(f"{folder.root} is no data set, but its folder is; give {folder.root / products[0]}.")
-    inside_it = [f"{len(folder.pictures())} pictures"] if folder.pictures() else []
+    inside_it = [f"{len(folder.images())} images"] if folder.images() else []
     inside_it += [f"folder {name}" for name in folder.folders] or ["no folders"]
     expected = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
     return LayoutError(
         f"{folder.root} fits no layout. Found: {_and(inside_it)}. Missing for {expected}. "
-        "Put the good pictures into a folder good, and each defect type into a folder of its own."
+        "Put the good images into a folder good, and each defect type into a folder of its own."
     )
 
 
 def _counts(folder: Listing, samples: list[Sample], mask_folders: Iterable[str] = ()) -> str:
     good = sum(sample.label == "good" for sample in samples)
     masks = {sample.mask for sample in samples if sample.mask}
-    files = {folder.root / place / name for place in mask_folders for name in folder.pictures(place, DEPTH)}
-    unused = f" ({len(files - masks)} files beside them belong to no picture)" if files - masks else ""
+    files = {folder.root / place / name for place in mask_folders for name in folder.images(place, DEPTH)}
+    unused = f" ({len(files - masks)} files beside them belong to no image)" if files - masks else ""
     return f"{good} good, {len(samples) - good} defective, {len(masks)} masks{unused}"
 
 

@@ -1,6 +1,6 @@
-"""Which pictures teach, which calibrate, which test: the same on every machine, for the same seed and names.
+"""Which images teach, which calibrate, which test: the same on every machine, for the same seed and names.
 
-Pictures are placed in units: those of one item (`Sample.group`) and near duplicates stay together. Units are ranked
+Images are placed in units: those of one item (`Sample.group`) and near duplicates stay together. Units are ranked
 by the SHA-256 of "seed:name", so neither the order of the listing nor a library's random generator matters.
 """
 
@@ -17,8 +17,8 @@ from blemish.types import BlemishError, Sample
 
 @dataclass(frozen=True)
 class Split:
-    """Each part sorted by name. `train` and `calibration` hold good (or unlabelled) pictures, unless anomalies were
-    asked for there. `unused` are anomalies that no part may hold, because pictures of the same item, or near
+    """Each part sorted by name. `train` and `calibration` hold good (or unlabelled) images, unless anomalies were
+    asked for there. `unused` are anomalies that no part may hold, because images of the same item, or near
     duplicates, are in `train` or `calibration`."""
 
     train: tuple[Sample, ...]
@@ -40,9 +40,9 @@ def split(
 ) -> Split:
     """Divide `samples`; `groups` are indices of samples that must stay together besides those of one item.
 
-    `test` is a share of the labelled good pictures; it is ignored where the data set says what its test part is,
+    `test` is a share of the labelled good images; it is ignored where the data set says what its test part is,
     which is kept even where an item is on both of its sides (`audit` says so). All anomalies go to the test part,
-    and units that hold both kinds go there first. `calibration` is a share of the good pictures outside the test
+    and units that hold both kinds go there first. `calibration` is a share of the good images outside the test
     part; `min_calibration` raises it, at most to half of them. A unit is never cut, so parts can be smaller than
     their share. `anomalies_in_train` moves this share of each defect type, with its unit, to `train`; where the
     training part of the data set has anomalies of its own, it means all of those. `anomalies_in_calibration` takes this
@@ -93,7 +93,7 @@ def kfold(
 ) -> list[tuple[tuple[Sample, ...], tuple[Sample, ...]]]:
     """`repeat` times `folds` pairs (train, test): in each repetition every sample is tested exactly once.
 
-    Good pictures and every defect type are spread evenly (within one picture where units are single pictures).
+    Good images and every defect type are spread evenly (within one image where units are single images).
     The data set's own parts are ignored. Raises BlemishError for fewer than 2 folds or too few good units.
     """
     if folds < 2 or repeat < 1:
@@ -104,7 +104,7 @@ def kfold(
         units = _units(samples, groups, f"{seed}/{repetition}")
         if (good := sum(any(map(_may_teach, unit)) for unit in units)) < folds:
             raise BlemishError(
-                f"There are {good} good pictures (or items) for {folds} folds; add good pictures or take fewer folds."
+                f"There are {good} good images (or items) for {folds} folds; add good images or take fewer folds."
             )
         for tested in _folds(units, folds):
             train = tuple(sample for sample in by_name if sample.name not in tested)
@@ -145,7 +145,7 @@ def _rank(seed: str, name: str) -> bytes:
 
 
 def _may_teach(sample: Sample) -> bool:
-    return sample.label != "anomaly"  # unlabelled pictures are taken for good
+    return sample.label != "anomaly"  # unlabelled images are taken for good
 
 
 def _share(share: float, count: int) -> int:
@@ -186,7 +186,7 @@ def _has(unit: Unit, defect: str) -> int:
 
 
 def _test_units(units: list[Unit], wanted: int) -> list[Unit]:
-    """Units without good pictures, and `wanted` good ones: first with units that hold anomalies too, so that as
+    """Units without good images, and `wanted` good ones: first with units that hold anomalies too, so that as
     few anomalies as possible are lost to items that teach."""
     anomalous, good = [], []
     for unit in units:
@@ -230,6 +230,6 @@ def _refuse_empty(parts: Split, calibrated: bool, tested: bool, count: int) -> N
     empty += ["test"] if tested and labelled and not any(map(_may_teach, parts.test)) else []
     if empty:
         raise BlemishError(
-            f"Of {count} pictures {good} are good, which leaves none for {' and '.join(empty)}; "
-            "add good pictures (of different items, where pictures are grouped by item)."
+            f"Of {count} images {good} are good, which leaves none for {' and '.join(empty)}; "
+            "add good images (of different items, where images are grouped by item)."
         )

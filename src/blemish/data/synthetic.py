@@ -1,9 +1,9 @@
-"""A data set with synthetic defects, made from good pictures alone: `blemish corrupt`.
+"""A data set with synthetic defects, made from good images alone: `blemish corrupt`.
 
-Held-out good pictures are divided in two halves, items and near duplicates whole. One half is the good test pictures,
-untouched; of the other each picture is corrupted once. So no picture is tested twice, and no corrupted picture is a
-near copy of a good one: pictures count as independent as those of the source did. Foreign pieces come from the
-corrupted half too, and nothing comes from a picture that teaches.
+Held-out good images are divided in two halves, items and near duplicates whole. One half is the good test images,
+untouched; of the other each image is corrupted once. So no image is tested twice, and no corrupted image is a
+near copy of a good one: images count as independent as those of the source did. Foreign pieces come from the
+corrupted half too, and nothing comes from an image that teaches.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from blemish.data.audit import audit
 from blemish.data.corrupt import AREA, KINDS, check_kinds, corrupt
 from blemish.data.split import split
 from blemish.files import replacing, write_text
-from blemish.images import load
+from blemish.images import load_image
 from blemish.types import BlemishError, Progress, Sample, silent
 
 CARD = "corrupted.json"
 FORMAT = "blemish corrupted 1"
-HELD_OUT = 0.2  # of the good pictures, where the data set has no test part of its own
+HELD_OUT = 0.2  # of the good images, where the data set has no test part of its own
 
 Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class _Good:
-    """A good picture: `name` in its source, `stem` of the file that it becomes, and how to get its pixels."""
+    """A good image: `name` in its source, `stem` of the file that it becomes, and how to get its pixels."""
 
     name: str
     stem: str
@@ -46,12 +46,12 @@ class _Good:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The good pictures by what becomes of them; `skipped` are those that cannot be read."""
+    """The good images by what becomes of them; `skipped` are those that cannot be read."""
 
     layout: str
     train: list[_Good]
     good: list[_Good]
-    spoilt: list[_Good]
+    corrupted: list[_Good]
     skipped: tuple[str, ...] = ()
 
 
@@ -71,21 +71,21 @@ def write_corrupted(
 ) -> dict[str, Any]:
     """Writes OUT in the MVTec layout: `train/good`, `test/good`, `test/<kind>`, `ground_truth/<kind>/NAME_mask.png`.
 
-    `data` is a folder of pictures in any layout, of which only good (or unlabelled) ones are used, or one with idx
+    `data` is a folder of images in any layout, of which only good (or unlabelled) ones are used, or one with idx
     files, of which `one_class` is good. Where the data set has a training and a test part these are kept; otherwise a
-    fifth is held out, pictures of one item and near duplicates together. `train` and `test` are at most so many
-    pictures, drawn by `seed`; `test` counts good and corrupted ones. Kinds take turns.
+    fifth is held out, images of one item and near duplicates together. `train` and `test` are at most so many
+    images, drawn by `seed`; `test` counts good and corrupted ones. Kinds take turns.
 
-    Returns what OUT/corrupted.json holds: settings, counts by folder, and which picture came from which.
+    Returns what OUT/corrupted.json holds: settings, counts by folder, and which image came from which.
     Raises BlemishError for anything that cannot be done; OUT is then as it was.
     """
     data, out = Path(data), Path(out)
     kinds = list(dict.fromkeys(kinds))
     check_kinds(kinds)
     if train is not None and train < 1:
-        raise BlemishError(f"Asked for {train} training pictures; there must be at least 1.")
+        raise BlemishError(f"Asked for {train} training images; there must be at least 1.")
     if test is not None and test < 2:
-        raise BlemishError(f"Asked for {test} test pictures; there must be at least 2, a good and a corrupted one.")
+        raise BlemishError(f"Asked for {test} test images; there must be at least 2, a good and a corrupted one.")
     _may_write(data, out, overwrite)
     rng = np.random.default_rng([seed, 0])
     parts = _from_idx(data, layout, one_class, rng) if idx.holds_idx(data) else None
@@ -93,17 +93,19 @@ def write_corrupted(
         if one_class is not None and data.is_dir():
             raise BlemishError(f"{data} holds no idx files, so it has no class {one_class}; leave --one-class out.")
         parts = _from_folder(data, layout, seed, progress)
-    if not (parts.train and parts.good and parts.spoilt):
+    if not (parts.train and parts.good and parts.corrupted):
         raise BlemishError(
-            f"{data} has {len(parts.train)} good pictures to learn from and "
-            f"{len(parts.good) + len(parts.spoilt)} held out; add good pictures: at least 1 and 2 are needed."
+            f"{data} has {len(parts.train)} good images to learn from and "
+            f"{len(parts.good) + len(parts.corrupted)} held out; add good images: at least 1 and 2 are needed."
         )
-    if kinds == ["foreign"] and len(parts.spoilt) < 2:
-        raise BlemishError(f"{data} has one picture to corrupt, so no other to take from; add pictures or kinds.")
+    if kinds == ["foreign"] and len(parts.corrupted) < 2:
+        raise BlemishError(f"{data} has one image to corrupt, so no other to take from; add images or kinds.")
     teaching = _some(parts.train, train, rng)
     good = _some(parts.good, None if test is None else (test + 1) // 2, rng)
-    spoilt = _some(parts.spoilt, None if test is None else test // 2, rng)
-    spoilt = [spoilt[i] for i in rng.permutation(len(spoilt))]  # else the kinds' turns could follow the camera's
+    corrupted = _some(parts.corrupted, None if test is None else test // 2, rng)
+    corrupted = [
+        corrupted[i] for i in rng.permutation(len(corrupted))
+    ]  # else the kinds' turns could follow the camera's
     card: dict[str, Any] = {
         "format": FORMAT,
         "source": str(data),
@@ -116,10 +118,10 @@ def write_corrupted(
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as folder:
-        tasks = _written(folder, teaching, good, spoilt, kinds, area, seed)
-        written = dict(progress(tasks, "writing", len(teaching) + len(good) + len(spoilt)))
+        tasks = _written(folder, teaching, good, corrupted, kinds, area, seed)
+        written = dict(progress(tasks, "writing", len(teaching) + len(good) + len(corrupted)))
         card["counts"] = dict(sorted(Counter(name.rpartition("/")[0] for name in written).items()))
-        card["pictures"] = written
+        card["images"] = written
         write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
     return card
 
@@ -146,7 +148,7 @@ def _from_folder(data: Path, layout: str, seed: int, progress: Progress) -> _Par
     dataset = layouts.read(data, layout)
     named = [sample for sample in dataset.samples if sample.label != "anomaly"]
     if not named:
-        raise BlemishError(f"{data} has no good pictures; synthetic defects are put into good ones.")
+        raise BlemishError(f"{data} has no good images; synthetic defects are put into good ones.")
     checked = audit(replace(dataset, samples=tuple(named)), progress)
     broken = {name for problem in checked.problems if problem.kind == "unreadable" for name in problem.names}
     copies = [[named[i].name for i in group] for group in checked.groups]
@@ -157,8 +159,8 @@ def _from_folder(data: Path, layout: str, seed: int, progress: Progress) -> _Par
     if not (teaching and held):
         share = max(HELD_OUT, 2 / max(1, len(samples)))
         teaching, held = _divided(samples, share, copies, seed, data)
-    spoilt, good = _divided(held, 0.5, copies, seed, data)
-    return _Parts(dataset.layout, _named(teaching), _named(good), _named(spoilt), tuple(sorted(broken)))
+    corrupted, good = _divided(held, 0.5, copies, seed, data)
+    return _Parts(dataset.layout, _named(teaching), _named(good), _named(corrupted), tuple(sorted(broken)))
 
 
 def _divided(
@@ -172,7 +174,7 @@ def _divided(
         parts = split(free, seed=seed, test=share, calibration=0.0, groups=[group for group in groups if group])
     except BlemishError:
         raise BlemishError(
-            f"{data} has too few good pictures of different things: at least 3 are needed, and 2 of them held out."
+            f"{data} has too few good images of different things: at least 3 are needed, and 2 of them held out."
         ) from None
     return list(parts.train), list(parts.test)
 
@@ -188,7 +190,7 @@ def _named(samples: Sequence[Sample]) -> list[_Good]:
             copy += 1
             stem = f"{copy}-{plain}"
         taken.add(stem.casefold())
-        found.append(_Good(sample.name, stem, partial(load, sample.path)))
+        found.append(_Good(sample.name, stem, partial(load_image, sample.path)))
     return found
 
 
@@ -211,45 +213,45 @@ def _from_idx(data: Path, layout: str, one_class: int | None, rng: np.random.Gen
 
 
 def _of(part: idx.Digits, name: str, indices: npt.NDArray[np.intp]) -> list[_Good]:
-    return [_Good(f"{name}/{i}", f"{i:05d}", partial(_rgb, part.pictures, i)) for i in indices.tolist()]
+    return [_Good(f"{name}/{i}", f"{i:05d}", partial(_rgb, part.images, i)) for i in indices.tolist()]
 
 
-def _rgb(pictures: Pixels, index: int) -> Pixels:
-    return np.repeat(pictures[index][..., None], 3, axis=2)
+def _rgb(images: Pixels, index: int) -> Pixels:
+    return np.repeat(images[index][..., None], 3, axis=2)
 
 
-def _some(pictures: list[_Good], count: int | None, rng: np.random.Generator) -> list[_Good]:
+def _some(images: list[_Good], count: int | None, rng: np.random.Generator) -> list[_Good]:
     """At most `count` of them, at random, in their order."""
-    chosen = np.sort(rng.permutation(len(pictures))[:count])
-    return [pictures[i] for i in chosen]
+    chosen = np.sort(rng.permutation(len(images))[:count])
+    return [images[i] for i in chosen]
 
 
 def _written(
     folder: Path,
     train: list[_Good],
     good: list[_Good],
-    spoilt: list[_Good],
+    corrupted: list[_Good],
     kinds: Sequence[str],
     area: tuple[float, float],
     seed: int,
 ) -> Iterator[tuple[str, str]]:
-    """Writes one picture after another and says (name written, name in the source)."""
-    for place, pictures in (("train/good", train), ("test/good", good)):
-        for picture in pictures:
-            yield _save(folder, f"{place}/{picture.stem}.png", picture.pixels()), picture.name
-    for number, picture in enumerate(spoilt):
+    """Writes one image after another and says (name written, name in the source)."""
+    for place, images in (("train/good", train), ("test/good", good)):
+        for image in images:
+            yield _save(folder, f"{place}/{image.stem}.png", image.pixels()), image.name
+    for number, image in enumerate(corrupted):
         rng = np.random.default_rng([seed, 1, number])
         others = []
-        if len(spoilt) > 1 and "foreign" in kinds:
-            others = [spoilt[(number + int(rng.integers(1, len(spoilt)))) % len(spoilt)].pixels()]
+        if len(corrupted) > 1 and "foreign" in kinds:
+            others = [corrupted[(number + int(rng.integers(1, len(corrupted)))) % len(corrupted)].pixels()]
         turn = kinds[number % len(kinds)]
         try:
-            made = corrupt(picture.pixels(), rng, others=others, kinds=kinds, area=area, first=turn)
+            made = corrupt(image.pixels(), rng, others=others, kinds=kinds, area=area, first=turn)
         except BlemishError as refusal:
-            raise BlemishError(f"{picture.name}: {refusal}") from None
+            raise BlemishError(f"{image.name}: {refusal}") from None
         mask = made.mask.astype(np.uint8) * np.uint8(255)
-        _save(folder, f"ground_truth/{made.kind}/{picture.stem}_mask.png", mask)
-        yield _save(folder, f"test/{made.kind}/{picture.stem}.png", made.picture), picture.name
+        _save(folder, f"ground_truth/{made.kind}/{image.stem}_mask.png", mask)
+        yield _save(folder, f"test/{made.kind}/{image.stem}.png", made.image), image.name
 
 
 def _save(folder: Path, name: str, pixels: Pixels) -> str:

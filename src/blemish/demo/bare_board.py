@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from blemish.demo.drawing import Array, blur, box_distance, generator, grid, slopes, smoothstep
 
 BOARD = 36.0  # the board's side
-FILL = 0.87  # of the picture's side that the board takes
+FILL = 0.87  # of the image's side that the board takes
 Point = tuple[float, float]
 Pad = tuple[float, float, float, float]  # centre x, y in the part's frame, width, height
 
@@ -159,7 +159,7 @@ _PRINTS: tuple[tuple[str, float, float, float], ...] = (  # text, centre, height
 
 @dataclass(frozen=True, slots=True)
 class Artwork:
-    """The bare board's layers `(W, W)`, coverage 0..1, on a canvas a little wider than the picture."""
+    """The bare board's layers `(W, W)`, coverage 0..1, on a canvas a little wider than the image."""
 
     inside: Array
     copper: Array
@@ -175,13 +175,13 @@ class Artwork:
 
 
 def scale_of(size: int) -> float:
-    """Pixels per millimetre in a picture of that size."""
+    """Pixels per millimetre in an image of that size."""
     return size * FILL / BOARD
 
 
 @lru_cache(maxsize=4)
 def artwork(size: int) -> Artwork:
-    """Draws the bare board for pictures of `size` pixels."""
+    """Draws the bare board for images of `size` pixels."""
     zoom = 4
     wide = round(size * 1.08)
     scale = scale_of(size)

@@ -1,6 +1,6 @@
 """Herringbone cloth under a raking lamp: ecru weft over an indigo warp with pinstripes.
 
-The weave is computed thread by thread. `u` counts warp threads across the picture, `v` weft threads down it; each
+The weave is computed thread by thread. `u` counts warp threads across the image, `v` weft threads down it; each
 thread is a cylinder that rises where the pattern says it passes over, and the higher of the two is seen.
 """
 
@@ -37,10 +37,10 @@ from blemish.demo.drawing import (
 
 DEFECTS = ("hole", "missing_weft", "pulled_thread", "stain", "foreign_fibre", "slub", "wrong_draw")
 
-THREADS = 54  # across the picture
+THREADS = 54  # across the image
 BAND = 9  # warp threads before the herringbone turns
 STRIPE = 27  # warp threads between pinstripes
-MARGIN = 8  # threads beyond the picture's edge
+MARGIN = 8  # threads beyond the image's edge
 WARP, WEFT, PINSTRIPE = (0.042, 0.075, 0.165), (0.60, 0.535, 0.42), (0.42, 0.105, 0.05)
 LAMP = (-0.46, -0.52, 0.72)
 
@@ -103,22 +103,22 @@ def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
     for flaw in flaws:
         if flaw.kind in _WEAVING:
             _WEAVING[flaw.kind](cloth, flaw)
-    picture = _weave(cloth, uneven, shades, fibres, patchy)
+    image = _weave(cloth, uneven, shades, fibres, patchy)
     shade = 1.06 + 0.045 * relief - 0.14 * (x + y) * (1 / size) + 0.05
     for k in range(3):
-        picture[k] *= shade * float(tint[k])
-        picture[k] += (0.55 - picture[k]) * fuzz * 0.30
+        image[k] *= shade * float(tint[k])
+        image[k] += (0.55 - image[k]) * fuzz * 0.30
     for flaw in flaws:
         if flaw.kind == "stain":
-            _stain(cloth, flaw, picture)
+            _stain(cloth, flaw, image)
     for hair in cloth.hairs:
-        _lay(cloth, picture, *hair)
-    return picture
+        _lay(cloth, image, *hair)
+    return image
 
 
 @lru_cache(maxsize=8)
 def _fibre_field(size: int, lean: float) -> Array:
-    """Fine streaks of twisted fibres, leaning from the vertical; wider than a picture, which takes some part of it."""
+    """Fine streaks of twisted fibres, leaning from the vertical; wider than an image, which takes some part of it."""
     rng, pitch = generator("fibres", size, f"{lean:.3f}"), size / THREADS
     wide, field = int(size * 2.2), int(size * 1.5)
     streaks = noise(rng, wide, wide, (pitch * 0.8, 1.05)) + 0.5 * noise(rng, wide, wide, (pitch * 0.4, 1.0))
@@ -178,12 +178,12 @@ def _weave(cloth: _Cloth, uneven: list[Array], shades: list[Array], fibres: list
     strength = mix(shades[1].take(j) * patchy[1], shades[0].take(i) * patchy[0], warp) * lit * seen
     stripe = np.where(np.arange(count) % STRIPE < 2, np.float32(1), np.float32(0)).take(i)
     sheen = 0.035 * lit * lit * seen  # a little white light glances off the fibres' tops
-    picture = np.empty((3, *cloth.shape), np.float32)
+    image = np.empty((3, *cloth.shape), np.float32)
     for k in range(3):
         colour = mix(np.full_like(stripe, WARP[k]), PINSTRIPE[k], stripe)
-        picture[k] = mix(np.full_like(stripe, WEFT[k]), colour, warp) * strength
-        picture[k] += sheen + (0.010, 0.010, 0.012)[k] * (1 - seen)
-    return picture
+        image[k] = mix(np.full_like(stripe, WEFT[k]), colour, warp) * strength
+        image[k] += sheen + (0.010, 0.010, 0.012)[k] * (1 - seen)
+    return image
 
 
 def _lit(sx: Array, sy: Array) -> Array:
@@ -286,14 +286,12 @@ def _hair(
     cloth.hairs.append((across, along, width * cloth.pitch, colour, 0.25 * cloth.pitch))
 
 
-def _lay(
-    cloth: _Cloth, picture: Array, across: Array, along: Array, radius: float, colour: Colour, lift: float
-) -> None:
+def _lay(cloth: _Cloth, image: Array, across: Array, along: Array, radius: float, colour: Colour, lift: float) -> None:
     """Lays a loose thread on the cloth: its shadow first, then a lit cylinder."""
     near = np.abs(across) < FAR
     drop = max(1, round(lift))
     shadow = np.roll(line_cover(across, radius, 1.2 + 0.5 * lift) * near, (drop, drop), (0, 1))
-    picture *= 1.0 - 0.55 * shadow
+    image *= 1.0 - 0.55 * shadow
     cover = line_cover(across, radius * (1.0 - 0.4 * np.abs(2 * along - 1) ** 6), 0.55) * near
     bulge = np.clip(across / max(radius, 0.6), -1, 1)
     twist = np.sin(along * (cloth.shape[0] / cloth.pitch * 2.2) + bulge * 1.2)
@@ -301,7 +299,7 @@ def _lay(
         (bulge + 0.3) / 0.3
     )
     for k in range(3):
-        picture[k] = mix(picture[k], colour[k] * light, cover)
+        image[k] = mix(image[k], colour[k] * light, cover)
 
 
 def _slub(cloth: _Cloth, flaw: Flaw) -> None:
@@ -328,7 +326,7 @@ def _wrong_draw(cloth: _Cloth, flaw: Flaw) -> None:
         cloth.over[i + n, low:high] *= -1
 
 
-def _stain(cloth: _Cloth, flaw: Flaw, picture: Array) -> None:
+def _stain(cloth: _Cloth, flaw: Flaw, image: Array) -> None:
     """A spill that soaked in: darker towards its edge, and blotchy as threads wick."""
     rng = generator(*flaw.key)
     x, y = _place(rng, cloth)
@@ -339,7 +337,7 @@ def _stain(cloth: _Cloth, flaw: Flaw, picture: Array) -> None:
     tide = bell((spill - 0.08 + 0.03 * wick) / 0.07) * (0.06 + 0.22 * flaw.severity)
     take = ((0.55, 0.85, 1.25), (0.9, 0.9, 0.85), (1.2, 0.95, 0.5))[int(rng.integers(3))]
     for k in range(3):
-        picture[k] *= np.clip(1 - take[k] * soaked, 0.05, 1) * np.clip(1 - take[k] * tide, 0.05, 1)
+        image[k] *= np.clip(1 - take[k] * soaked, 0.05, 1) * np.clip(1 - take[k] * tide, 0.05, 1)
 
 
 _WEAVING = {

@@ -30,7 +30,7 @@ class Canvas:
 
     @property
     def sx(self) -> Array:
-        """Slope to the right; with `sy`, the slope down the picture."""
+        """Slope to the right; with `sy`, the slope down the image."""
         return np.asarray(self.layers[3])
 
     @property
@@ -247,7 +247,7 @@ def _can(canvas: Canvas, here: Placed) -> None:
     canvas.place(
         here.pose, (0, 0, 6.6, 6.6), (0.028, 0.028, 0.030), lift=0.25, corner=0.7, gloss=0.05, grain=here.grain
     )
-    # the can is tall, so the camera sees its top farther from the picture's centre than its foot, and its side between
+    # the can is tall, so the camera sees its top farther from the image's centre than its foot, and its side between
     lean_x, lean_y = 0.04 * (here.pose[0] - BOARD / 2), 0.04 * (here.pose[1] - BOARD / 2)
     for n in range(7):
         x, y = here.pose[0] + lean_x * n / 6, here.pose[1] + lean_y * n / 6

@@ -1,4 +1,4 @@
-"""Primitives that the drawn pictures are made of: noise, strokes, blots, light, blur, compositing, a camera.
+"""Primitives that the drawn images are made of: noise, strokes, blots, light, blur, compositing, a camera.
 
 Pure functions of their arguments. Layers are float32 `(H, W)`; colour scenes are planar float32 `(3, H, W)` in linear
 light, about 0..1 where a white sheet is 0.9 and highlights may exceed 1. Lengths are pixels. A surface is described by
@@ -36,7 +36,7 @@ class Flaw:
 
 
 def generator(*key: int | str) -> np.random.Generator:
-    """A random generator that depends on nothing but the key, so that no picture changes another."""
+    """A random generator that depends on nothing but the key, so that no image changes another."""
     digest = hashlib.sha256("/".join(str(k) for k in key).encode()).digest()
     return np.random.Generator(np.random.SFC64(int.from_bytes(digest[:16], "little")))
 
@@ -82,8 +82,8 @@ def tinted(colour: Colour, light: Array) -> Array:
 
 def resize(layer: Array, height: int, width: int, box: tuple[float, float, float, float] | None = None) -> Array:
     """A layer `(h, w)` resampled bicubically to `(height, width)`; `box` is the source window, in source pixels."""
-    picture = Image.fromarray(np.ascontiguousarray(layer, dtype=np.float32))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
+    image = Image.fromarray(np.ascontiguousarray(layer, dtype=np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
 
 
 def noise(
@@ -257,8 +257,8 @@ def write(height: int, width: int, text: str, centre: tuple[float, float], size:
 
 def affine(layer: Array, height: int, width: int, matrix: Sequence[float]) -> Array:
     """A layer resampled: output (x, y) reads `(a x + b y + c, d x + e y + f)`; 0 outside the source."""
-    picture = Image.fromarray(np.ascontiguousarray(layer, dtype=np.float32))
-    turned = picture.transform((width, height), Image.Transform.AFFINE, tuple(matrix), Image.Resampling.BICUBIC)
+    image = Image.fromarray(np.ascontiguousarray(layer, dtype=np.float32))
+    turned = image.transform((width, height), Image.Transform.AFFINE, tuple(matrix), Image.Resampling.BICUBIC)
     return np.asarray(turned, dtype=np.float32)
 
 
@@ -301,22 +301,22 @@ def _tone_curve() -> Array:
 
 
 def expose(scene: Array, settings: Camera) -> Array:
-    """The picture `(H, W, 3)` in grey levels 0..255 that this camera takes of a planar scene, before its noise."""
+    """The image `(H, W, 3)` in grey levels 0..255 that this camera takes of a planar scene, before its noise."""
     planes = blur(scene, settings.softness)
     size = planes.shape[-1]
     x, y = grid(planes.shape[-2], size)
     x, y = (x - size / 2) * (2 / size), (y - size / 2) * (2 / size)
     fall = np.maximum(1.0 - settings.vignette * 0.5 * (x * x + y * y), 0.0)
-    picture = np.empty((*planes.shape[1:], 3), np.float32)
+    image = np.empty((*planes.shape[1:], 3), np.float32)
     for k, plane in enumerate(planes):
         steps = np.sqrt(np.maximum(plane * (fall * settings.gain[k]), 0.0)) * (4095 / 2)
-        picture[..., k] = _tone_curve()[np.minimum(steps, 4095).astype(np.int32)]
-    return picture
+        image[..., k] = _tone_curve()[np.minimum(steps, 4095).astype(np.int32)]
+    return image
 
 
-def digitise(picture: Array, settings: Camera) -> npt.NDArray[np.uint8]:
-    """The picture with this camera's noise, as uint8."""
-    return np.asarray(np.clip(picture + settings.noise + np.float32(0.5), 0, 255), dtype=np.uint8)
+def digitise(image: Array, settings: Camera) -> npt.NDArray[np.uint8]:
+    """The image with this camera's noise, as uint8."""
+    return np.asarray(np.clip(image + settings.noise + np.float32(0.5), 0, 255), dtype=np.uint8)
 
 
 def grow(mask: Mask, radius: int) -> Mask:
@@ -330,7 +330,7 @@ def grow(mask: Mask, radius: int) -> Mask:
 
 
 def changed(before: Array, after: Array, levels: float = 4.0, close: int = 2) -> Mask:
-    """Pixels `(H, W)` where two pictures `(H, W, 3)` differ by more than `levels` grey levels in some channel.
+    """Pixels `(H, W)` where two images `(H, W, 3)` differ by more than `levels` grey levels in some channel.
 
     Gaps up to `2 * close` pixels wide inside the change are filled: there it happens to look as before.
     """

@@ -114,7 +114,7 @@ def _tool_marks(rng: np.random.Generator, unit: float) -> tuple[Array, Array]:
 
 @lru_cache(maxsize=8)
 def _belt(size: int) -> Array:
-    """A stretch of woven black belt, brightness about 1, wider than the picture so that it can move."""
+    """A stretch of woven black belt, brightness about 1, wider than the image so that it can move."""
     rng = generator("belt", size)
     wide = int(size * 1.25)
     x, y = grid(wide, wide)
@@ -174,8 +174,8 @@ def scene(
     for flaw in flaws:
         if flaw.kind in _COATS:
             _COATS[flaw.kind](part, flaw, metal)
-    picture: Array = mix(belt, metal, part.cover)
-    return picture
+    image: Array = mix(belt, metal, part.cover)
+    return image
 
 
 def _light(sx: Array, sy: Array, ux: Array, uy: Array, dx: Array, dy: Array, groove: Array, matte: Array) -> Array:

@@ -1,6 +1,6 @@
 """A drawn production line: turned metal flanges, woven cloth and circuit boards, good and defective, without downloads.
 
-Every picture is drawn from its own seed, so drawing more of them changes none. The mask of a defective part is what
+Every image is drawn from its own seed, so drawing more of them changes none. The mask of a defective part is what
 its defects changed: the part is drawn twice, with and without them, and photographed by the same camera.
 """
 
@@ -23,9 +23,9 @@ from blemish.demo import board, cloth, flange
 from blemish.demo.drawing import Array, Flaw, camera, changed, digitise, expose, generator
 from blemish.types import BlemishError, Progress, silent
 
-VERSION = 1  # of the drawings: raised when the same seed no longer gives the same pictures
+VERSION = 1  # of the drawings: raised when the same seed no longer gives the same images
 COMBINED = "combined"  # the folder of parts with two defects, as in MVTec AD
-LEAST = 1e-4  # of the picture that a defect must change: 26 pixels of 512 x 512
+LEAST = 1e-4  # of the image that a defect must change: 26 pixels of 512 x 512
 VISIBLE = 4.0  # grey levels that a pixel must change by to count as defective
 
 
@@ -37,7 +37,7 @@ class DemoError(BlemishError):
 class Product:
     """Something the line makes: what it is, which defects it can have, and the function that draws its scene.
 
-    A mask fills gaps in what changed up to twice `fill` pixels wide (in a picture of 512): there the part happens to
+    A mask fills gaps in what changed up to twice `fill` pixels wide (in an image of 512): there the part happens to
     look as before, as between the threads that a snag has moved.
     """
 
@@ -59,7 +59,7 @@ PRODUCTS: Mapping[str, Product] = MappingProxyType(
 def draw(
     product: str, number: int, *, seed: int = 0, defects: Sequence[str] = (), size: int = 512, part: str = "train"
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Draws one part: the picture `uint8 (size, size, 3)` RGB, and the mask `bool (size, size)` of what is defective.
+    """Draws one part: the image `uint8 (size, size, 3)` RGB, and the mask `bool (size, size)` of what is defective.
 
     `part` and `number` name the part; with the same seed they give the same part, good or with `defects` (names from
     `PRODUCTS[product].defects`, one may occur twice). Severity follows the number, from obvious to subtle.
@@ -71,7 +71,7 @@ def draw(
         if defect not in made.defects:
             raise DemoError(f"{product!r} has no defect {defect!r}: choose from {', '.join(made.defects)}.")
     if size < 64:
-        raise DemoError(f"A demo picture of {size} pixels is too small to draw: ask for at least 64.")
+        raise DemoError(f"A demo image of {size} pixels is too small to draw: ask for at least 64.")
     key = (seed, product, part, number)
     fill = max(1, round(made.fill * size / 512))
     settings = camera(generator(*key, "camera"), size)
@@ -106,25 +106,25 @@ def _product(name: str) -> Product:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One picture to draw, and where it and its mask go."""
+    """One image to draw, and where it and its mask go."""
 
     product: str
     part: str
     number: int
     defects: tuple[str, ...]
-    picture: Path
+    image: Path
     mask: Path | None
     seed: int
     size: int
 
     def run(self) -> None:
-        """Draws and writes; the mask first, so that a picture never stands without it."""
+        """Draws and writes; the mask first, so that an image never stands without it."""
         pixels, mask = draw(
             self.product, self.number, seed=self.seed, defects=self.defects, size=self.size, part=self.part
         )
         if self.mask is not None:
             _save(Image.fromarray(mask.astype(np.uint8) * np.uint8(255)), self.mask)
-        _save(Image.fromarray(pixels), self.picture)
+        _save(Image.fromarray(pixels), self.image)
 
 
 def _save(image: Image.Image, path: Path) -> None:
@@ -148,7 +148,7 @@ def write_line(
 ) -> list[Path]:
     """Writes a production line in the MVTec AD layout and returns the product folders.
 
-    `OUT/<product>/train/good`, `test/good`, `test/<defect>` (`defective` pictures of each type, and as many with two
+    `OUT/<product>/train/good`, `test/good`, `test/<defect>` (`defective` images of each type, and as many with two
     defects in `combined`), `ground_truth/<defect>/000_mask.png`. `OUT/<product>/demo.json` holds the settings: a rerun
     with the same ones draws only what is missing.
 
@@ -162,7 +162,7 @@ def write_line(
             _product(name)
             claim(out / name, seed, size)
             tasks += _tasks(out / name, name, train, good, defective, seed, size)
-        tasks = [task for task in tasks if not (task.picture.exists() and (task.mask is None or task.mask.exists()))]
+        tasks = [task for task in tasks if not (task.image.exists() and (task.mask is None or task.mask.exists()))]
         for _ in progress(_perform(tasks, workers), "drawing", len(tasks)):
             pass
     except OSError as error:
@@ -202,10 +202,10 @@ def _tasks(folder: Path, name: str, train: int, good: int, defective: int, seed:
     for kind in (*kinds, COMBINED):
         for n in range(defective):
             pair = (kinds[n % len(kinds)], kinds[(n + 1 + n // len(kinds)) % len(kinds)])
-            picture = folder / "test" / kind / f"{n:03d}.png"
+            image = folder / "test" / kind / f"{n:03d}.png"
             mask = folder / "ground_truth" / kind / f"{n:03d}_mask.png"
             defects = pair if kind == COMBINED else (kind,)
-            yield _Task(name, f"test/{kind}", n, defects, picture, mask, seed, size)
+            yield _Task(name, f"test/{kind}", n, defects, image, mask, seed, size)
 
 
 def _perform(tasks: Sequence[_Task], workers: int) -> Iterator[None]:
@@ -238,7 +238,7 @@ def _perform(tasks: Sequence[_Task], workers: int) -> Iterator[None]:
             helper.stdin.close()
         os.close(tick)
         tick = -1
-        while os.read(done, 1):  # each helper writes one byte per picture; the pipe ends with the last helper
+        while os.read(done, 1):  # each helper writes one byte per image; the pipe ends with the last helper
             yield
         for helper in helpers:
             assert helper.stderr is not None
@@ -260,7 +260,7 @@ def _serve() -> None:
     """Draws the tasks that stand on standard input as JSON, and writes one byte to standard output after each."""
     for item in json.load(sys.stdin):
         mask = Path(item["mask"]) if item["mask"] else None
-        task = _Task(**{**item, "defects": tuple(item["defects"]), "picture": Path(item["picture"]), "mask": mask})
+        task = _Task(**{**item, "defects": tuple(item["defects"]), "image": Path(item["image"]), "mask": mask})
         try:
             task.run()
         except OSError as error:

@@ -1,4 +1,4 @@
-// Without this script every picture is shown, and a click opens it. With it, people can filter and leaf through.
+// Without this script every image is shown, and a click opens it. With it, people can filter and leaf through.
 
 for (const form of document.querySelectorAll("form.filters")) {
   const gallery = document.getElementById(form.dataset.for);
@@ -34,23 +34,23 @@ addEventListener("click", (event) => {
 
 const dialog = document.getElementById("large");
 const sides = dialog.querySelector(".sides");
-const [picture, outline, heat, repaired] = sides.querySelectorAll("img");
+const [image, outline, heat, reconstruction] = sides.querySelectorAll("img");
 let current = null;
 
 function open(card) {
   current = card;
   const pair = card.querySelector(".pair");
-  picture.src = pair.dataset.picture;
-  picture.alt = pair.querySelector("img").alt;
+  image.src = pair.dataset.image;
+  image.alt = pair.querySelector("img").alt;
   outline.hidden = !pair.dataset.outline || card.parentElement.classList.contains("bare");
   if (!outline.hidden) outline.src = pair.dataset.outline;
   heat.hidden = !pair.dataset.heat;
   if (!heat.hidden) heat.src = pair.dataset.heat;
   heat.alt = "The same with heat and boxes";
-  repaired.hidden = !pair.dataset.repaired;
-  if (!repaired.hidden) repaired.src = pair.dataset.repaired;
-  repaired.alt = repaired.title = "Repaired: how it would look if it were good";
-  sides.classList.toggle("three", !repaired.hidden);
+  reconstruction.hidden = !pair.dataset.reconstruction;
+  if (!reconstruction.hidden) reconstruction.src = pair.dataset.reconstruction;
+  reconstruction.alt = reconstruction.title = "Repaired: how it would look if it were good";
+  sides.classList.toggle("three", !reconstruction.hidden);
   const words = [".chip", ".title", ".numbers"].map((part) => card.querySelector(part).textContent.trim());
   dialog.querySelector("p").textContent = words.join(" · ");
   if (!dialog.open) dialog.showModal();

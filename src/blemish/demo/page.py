@@ -1,4 +1,4 @@
-"""The page that a demo ends with: `index.html` beside the runs, with pictures of its own and no need of a network.
+"""The page that a demo ends with: `index.html` beside the runs, with images of its own and no need of a network.
 
 It reads only what `blemish train` wrote, so that the page cannot say anything that the run did not measure.
 """
@@ -15,20 +15,21 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from blemish import images, reporting
+from blemish import reporting
 from blemish.data import layouts
 from blemish.demo.line import PRODUCTS
 from blemish.files import write_text
+from blemish.images import load_image, load_mask, natural
 from blemish.inference import bundle
 from blemish.inference.overlay import colours
 from blemish.reporting.figures import FIGURES, IN_PERCENT
 from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError, Progress, Sample, silent
 
-PICTURES = "page"  # the folder beside index.html that holds the page's pictures
+IMAGES = "page"  # the folder beside index.html that holds the page's images
 SIDE = 384  # of a thumbnail: sharp at the 190 to 380 pixels at which the page shows it
 
-# What a picture is, and what was said of it; in the order of the gallery.
+# What an image is, and what was said of it; in the order of the gallery.
 OUTCOMES = {"missed": "missed", "false-alarm": "false alarm", "found": "found", "passed": "good"}
 
 HOW = {"attention": "an autoencoder"}  # what a detector is called beside the same product's other runs
@@ -37,7 +38,7 @@ IN_SHORT = ("auroc", "pixel_auroc", "aupro", "defects_hit", "miss_rate", "false_
 
 @dataclass(frozen=True)
 class Shot:
-    """One test picture as the page shows it. Addresses are relative to `index.html`, and quoted."""
+    """One test image as the page shows it. Addresses are relative to `index.html`, and quoted."""
 
     key: str  # its anchor
     name: str
@@ -49,13 +50,13 @@ class Shot:
     boxes: int
     at: float  # where its score lies on the product's axis, 0..100
     size: tuple[int, int]  # width, height of the thumbnails, so that nothing jumps while they load
-    picture: str
+    image: str
     heat: str | None  # None where no overlay was drawn
     outline: str | None  # None where there is no mask
     full: str  # the original
     full_heat: str | None
-    repaired: str | None = None  # of an autoencoder: how it would look if it were good
-    full_repaired: str | None = None
+    reconstruction: str | None = None  # of an autoencoder: how it would look if it were good
+    full_reconstruction: str | None = None
 
     @property
     def said(self) -> str:
@@ -68,13 +69,13 @@ class Shot:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the plot of scores: a defect type, say, and where its pictures lie."""
+    """One line of the plot of scores: a defect type, say, and where its images lie."""
 
     title: str
     note: str
     kind: str  # held-out, good, defective
     shots: tuple[Shot, ...] = ()
-    marks: tuple[float, ...] = ()  # places without a picture on this page
+    marks: tuple[float, ...] = ()  # places without an image on this page
 
 
 @dataclass(frozen=True)
@@ -85,19 +86,19 @@ class Exhibit:
     title: str
     card: bundle.Card
     metrics: Mapping[str, Any]
-    limit: float  # where the limit lies on the axis, 0..100
+    threshold: float  # where the threshold lies on the axis, 0..100
     shots: tuple[Shot, ...]
     strip: tuple[Shot, ...]
     rows: tuple[Row, ...]
     errors: tuple[str, ...]
-    repairs: bool  # an autoencoder painted every picture anew
+    repairs: bool  # an autoencoder painted every image anew
 
     def count(self, outcome: str) -> int:
         return sum(shot.outcome == outcome for shot in self.shots)
 
     @property
     def star(self) -> Shot | None:
-        """The picture that stands for the product at the top of the page: its clearest find."""
+        """The image that stands for the product at the top of the page: its clearest find."""
         return max((s for s in self.shots if s.outcome == "found" and s.heat), key=lambda s: s.score, default=None)
 
     @property
@@ -116,9 +117,9 @@ class Exhibit:
 
 
 def write_page(out: Path, products: Sequence[str], progress: Progress = silent) -> Path:
-    """Writes `out/index.html` and its pictures in `out/page/`, and returns the former.
+    """Writes `out/index.html` and its images in `out/page/`, and returns the former.
 
-    For each of `products`, `out/<name>` is the run that `blemish train` wrote; the pictures that it was made from are
+    For each of `products`, `out/<name>` is the run that `blemish train` wrote; the images that it was made from are
     in `out/data/<folder>`, whose name the run's card knows. Raises `BlemishError` where one of them is missing, or
     jinja2 is.
     """
@@ -162,7 +163,7 @@ _BOUNDS = ("value", "low", "high")
 
 
 def number(score: float) -> str:
-    """Three digits, trailing noughts kept: 15.0 beside 15.7."""
+    """Three digits, trailing zeros kept: 15.0 beside 15.7."""
     return f"{score:#.3g}".removesuffix(".")
 
 
@@ -189,12 +190,12 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
         return round(2 + 96 * (score - low) / ((high - low) or 1.0), 2)
 
     repairs = card.detector == "attention"  # the repairs of others, of flagged places only, are in the report
-    shutil.rmtree(out / PICTURES / name, ignore_errors=True)  # of an earlier run, perhaps with other pictures
+    shutil.rmtree(out / IMAGES / name, ignore_errors=True)  # of an earlier run, perhaps with other images
     shots = [
         _shot(out, data, run, repairs, samples[verdict["path"]], verdict, place(verdict["score"]))
         for verdict in progress(judged, "page", len(judged))
     ]
-    shots.sort(key=lambda s: (list(OUTCOMES).index(s.outcome), s.defect, images.natural(s.name)))
+    shots.sort(key=lambda s: (list(OUTCOMES).index(s.outcome), s.defect, natural(s.name)))
     title = PRODUCTS[card.data.source].title if card.data.source in PRODUCTS else name
     by = "a classifier" if card.classes else HOW.get(card.detector)
     return Exhibit(
@@ -202,7 +203,7 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
         title=f"{title}, by {by}" if by else title,
         card=card,
         metrics=metrics,
-        limit=place(card.decision.threshold),
+        threshold=place(card.decision.threshold),
         shots=tuple(shots),
         strip=tuple(_strip(shots)),
         rows=tuple(_rows(shots, [place(score) for score in card.decision.scores])),
@@ -214,13 +215,13 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
 def _shot(
     out: Path, data: Path, run: Path, repairs: bool, sample: Sample, verdict: Mapping[str, Any], at: float
 ) -> Shot:
-    """Draws the thumbnails of one test picture."""
-    folder = out / PICTURES / run.name
+    """Draws the thumbnails of one test image."""
+    folder = out / IMAGES / run.name
     stem = sample.name.replace("/", "-")
-    pixels = images.load(sample.path)
-    picture = _thumbnail(Image.fromarray(pixels))
-    _save(picture, folder / f"{stem}.jpg")
-    kinds = {"heat": "overlays"} | ({"repaired": "repaired"} if repairs else {})
+    pixels = load_image(sample.path)
+    image = _thumbnail(Image.fromarray(pixels))
+    _save(image, folder / f"{stem}.jpg")
+    kinds = {"heat": "overlays"} | ({"reconstruction": "reconstruction"} if repairs else {})
     full, small = {}, {}
     for kind, drawn in kinds.items():
         file = run / drawn / f"{sample.name}.jpg"
@@ -229,8 +230,8 @@ def _shot(
             with Image.open(file) as image:
                 _save(_thumbnail(image.convert("RGB")), small[kind])
     if sample.mask:
-        mask = images.load_mask(sample.mask, pixels.shape[:2])
-        outline(mask, picture.size).save(folder / f"{stem}-outline.png", optimize=True)
+        mask = load_mask(sample.mask, pixels.shape[:2])
+        outline(mask, image.size).save(folder / f"{stem}-outline.png", optimize=True)
 
     def address(path: Path) -> str:
         return quote(path.relative_to(out).as_posix())
@@ -249,21 +250,21 @@ def _shot(
         probability=verdict["probability"],
         boxes=len(verdict["regions"]),
         at=at,
-        size=picture.size,
-        picture=address(folder / f"{stem}.jpg"),
+        size=image.size,
+        image=address(folder / f"{stem}.jpg"),
         heat=perhaps(small.get("heat")),
         outline=perhaps(folder / f"{stem}-outline.png" if sample.mask else None),
         full=address(data / sample.name),
         full_heat=perhaps(full.get("heat")),
-        repaired=perhaps(small.get("repaired")),
-        full_repaired=perhaps(full.get("repaired")),
+        reconstruction=perhaps(small.get("reconstruction")),
+        full_reconstruction=perhaps(full.get("reconstruction")),
     )
 
 
 def _strip(shots: Sequence[Shot]) -> list[Shot]:
     """Two good parts, then the first of each defect type."""
-    good = sorted((s for s in shots if not s.defect), key=lambda s: images.natural(s.name))[:2]
-    first = {shot.defect: shot for shot in sorted(shots, key=lambda s: images.natural(s.name), reverse=True)}
+    good = sorted((s for s in shots if not s.defect), key=lambda s: natural(s.name))[:2]
+    first = {shot.defect: shot for shot in sorted(shots, key=lambda s: natural(s.name), reverse=True)}
     return [*good, *(first[defect] for defect in sorted(filter(None, first)))]
 
 
@@ -271,7 +272,7 @@ def _rows(shots: Sequence[Shot], held_out: Sequence[float]) -> list[Row]:
     good = tuple(shot for shot in shots if not shot.defect)
     passed = sum(shot.outcome == "passed" for shot in good)
     rows = [
-        Row("good, held out", f"{len(held_out)} set the limit", "held-out", marks=tuple(held_out)),
+        Row("good, held out", f"{len(held_out)} set the threshold", "held-out", marks=tuple(held_out)),
         Row("good, tested", f"{passed} of {len(good)} passed", "good", good),
     ]
     for defect in sorted({shot.defect for shot in shots if shot.defect}):

@@ -1,7 +1,7 @@
-"""A large demo product: a drilled and engraved plate of brushed steel in pictures of 4000 x 3000 pixels, with defects
+"""A large demo product: a drilled and engraved plate of brushed steel in images of 4000 x 3000 pixels, with defects
 of about 12 to 40. Not part of the demo line: `blemish demo --draw panel` writes it.
 
-A picture is the plate's brightness, drawn in single precision; defects change windows of it, and the mask is what they
+An image is the plate's brightness, drawn in single precision; defects change windows of it, and the mask is what they
 changed.
 """
 
@@ -44,7 +44,7 @@ LEAST, MOST = 12, 40  # pixels that a defect is long
 def draw(
     number: int, *, seed: int = 0, defects: tuple[str, ...] = (), size: tuple[int, int] = SIZE, part: str = "train"
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """One plate: the picture uint8 (H, W, 3), and the mask bool (H, W) of what is defective. The same seed, part and
+    """One plate: the image uint8 (H, W, 3), and the mask bool (H, W) of what is defective. The same seed, part and
     number give the same plate, good or with `defects` (names from DEFECTS). Raises DemoError for another."""
     if unknown := set(defects) - set(DEFECTS):
         raise DemoError(f"'panel' has no defect {sorted(unknown)[0]!r}: choose from {', '.join(DEFECTS)}.")
@@ -72,7 +72,7 @@ def write_panel(
     size: tuple[int, int] = SIZE,
     progress: Progress = silent,
 ) -> Path:
-    """Writes `out/panel` in the MVTec AD layout, JPEG pictures and PNG masks, `defective` plates of each type; draws
+    """Writes `out/panel` in the MVTec AD layout, JPEG images and PNG masks, `defective` plates of each type; draws
     only what is missing, and returns the folder. Raises DemoError as `demo.write_line`."""
     folder = out / "panel"
     tasks: list[tuple[str, str, int]] = [("train", "good", n) for n in range(train)]
@@ -86,13 +86,13 @@ def write_panel(
                 continue
             file.parent.mkdir(parents=True, exist_ok=True)
             defects = () if kind == "good" else (kind,)
-            picture, mask = draw(number, seed=seed, defects=defects, size=size, part=f"{part}/{kind}")
+            image, mask = draw(number, seed=seed, defects=defects, size=size, part=f"{part}/{kind}")
             if defects:
                 drawn = folder / "ground_truth" / kind / f"{number:03d}_mask.png"
                 drawn.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(drawn)
             temporary = file.with_name(f".{file.name}.tmp")
-            Image.fromarray(picture).save(temporary, "JPEG", quality=QUALITY, subsampling=0)
+            Image.fromarray(image).save(temporary, "JPEG", quality=QUALITY, subsampling=0)
             temporary.replace(file)
     except OSError as error:
         raise DemoError(

@@ -39,7 +39,7 @@ class Lesson(NamedTuple):
 
 def lessons(*, quick: bool = False) -> list[Lesson]:
     """What the demo learns, in the order of its page."""
-    classifies = CamConfig(departures=True, unfreeze=0)  # parts that lie still, and few of them
+    classifies = CamConfig(deviations=True, unfreeze=0)  # parts that lie still, and few of them
     return [
         *(Lesson(product, "", "patchcore", PatchCoreConfig()) for product in PRODUCTS),
         Lesson(ATTENDED, "attention", "attention", SHORTEST if quick else SHORT),
@@ -48,7 +48,7 @@ def lessons(*, quick: bool = False) -> list[Lesson]:
 
 
 def run_demo(out: Path, *, quick: bool = False, progress: Progress = silent) -> list[dict[str, Any]]:
-    """Writes `out/data/<product>` (pictures and masks), `out/<product>` (a run each), one product learned once more by
+    """Writes `out/data/<product>` (images and masks), `out/<product>` (a run each), one product learned once more by
     the autoencoder in `out/<product>-attention` and by the classifier in `out/<product>-cam`, and `out/index.html`.
 
     Returns each run's metrics. A rerun redraws only what is missing and learns again.
@@ -65,7 +65,7 @@ def run_demo(out: Path, *, quick: bool = False, progress: Progress = silent) -> 
             out / lesson.run,
             settings=lesson.settings,
             detector=lesson.detector,
-            # Of 30 pictures some detectors hold 15 out for the limit, which can promise 10 % and no less.
+            # Of 30 images some detectors hold 15 out for the threshold, which can guarantee 10 % and no less.
             false_alarms=0.1 if quick else 0.05,
             overwrite=True,
         )

@@ -1,4 +1,4 @@
-"""How far off a figure could be: bootstrap over pictures, and Wilson's and the exact interval for plain shares."""
+"""How far off a figure could be: bootstrap over images, and Wilson's and the exact interval for plain shares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Interval:
     """A figure and its confidence interval.
 
     `value` is None where the figure is undefined (no masks, one class only); `low` and `high` are None where
-    these pictures cannot say how far it is off.
+    these images cannot say how far it is off.
     """
 
     value: float | None
@@ -60,14 +60,14 @@ def intervals(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Interval]:
-    """Percentile bootstrap intervals (Efron 1979) of figures of n pictures, drawn with replacement.
+    """Percentile bootstrap intervals (Efron 1979) of figures of n images, drawn with replacement.
 
-    `strata` is n, or the stratum of each picture (n,): each is drawn from apart, so that every resample has
-    as many good and as many defective pictures as there are. `statistics` takes weights (R, n), how often
-    each picture was drawn in each of R resamples, and returns R values for each name, NaN where undefined.
+    `strata` is n, or the stratum of each image (n,): each is drawn from apart, so that every resample has
+    as many good and as many defective images as there are. `statistics` takes weights (R, n), how often
+    each image was drawn in each of R resamples, and returns R values for each name, NaN where undefined.
     Equal seeds give equal intervals.
 
-    There is no interval where it would be a pretence: under 2 pictures in a stratum, more than 5 % of the
+    There is no interval where it would be a pretence: under 2 images in a stratum, more than 5 % of the
     resamples without a value, or all with the same one (an AUROC of exactly 1 stays 1 whatever is drawn).
     """
     group = np.zeros(strata, np.int64) if isinstance(strata, int) else np.asarray(strata)
@@ -128,7 +128,7 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
 
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:
     """A share with the exact interval (Clopper & Pearson 1934): it holds the true share at least as often as `level`
-    says, whatever that is. Trials must be independent: several pictures of one item are one trial.
+    says, whatever that is. Trials must be independent: several images of one item are one trial.
 
     Its ends are where the binomial tail at `successes`, above or below, is (1 - level) / 2.
     """

@@ -1,7 +1,7 @@
-"""What is missed, and what mistakes cost: estimates on the defective pictures there are, not promises.
+"""What is missed, and what mistakes cost: estimates on the defective images there are, not guarantees.
 
 Known defects are those that somebody collected; the next ones may be harder. And the cheapest threshold is chosen on
-the very pictures that its cost is reckoned on, so that cost is on the low side, the more so the fewer they are.
+the very images that its cost is reckoned on, so that cost is on the low side, the more so the fewer they are.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ class Working:
 
 def miss_rate(missed: int, defects: int) -> Interval:
     """The share of defective parts that were called good, with its exact 95 % interval (Clopper-Pearson). Of known
-    defects, each picture of another part; it promises nothing of defects of another kind."""
+    defects, each image of another part; it guarantees nothing of defects of another kind."""
     return clopper_pearson(missed, defects)
 
 
 def at(
     threshold: float, good: Floats, defective: Floats, prices: Prices, weights: npt.NDArray[np.float64] | None = None
 ) -> Working:
-    """How a threshold, such as the promised one, works out on the calibration scores of good pictures `(n,)` and the
-    scores of known defective ones `(m,)`. `weights` `(n,)` are the good pictures' `calibration.item_weights`.
+    """How a threshold, such as the guaranteed one, works out on the calibration scores of good images `(n,)` and the
+    scores of known defective ones `(m,)`. `weights` `(n,)` are the good images' `calibration.item_weights`.
 
     Raises `BlemishError` where either kind is missing.
     """
@@ -81,7 +81,7 @@ def cheapest(
     good: Floats, defective: Floats, prices: Prices, weights: npt.NDArray[np.float64] | None = None
 ) -> Working:
     """The threshold with the least expected cost; of several, the highest, with the fewest alarms. Every threshold that
-    tells the pictures apart in another way is tried, from all anomalies to none. Otherwise as `at`."""
+    tells the images apart in another way is tried, from all anomalies to none. Otherwise as `at`."""
     scores = np.unique(np.concatenate([np.asarray(good, np.float64), np.asarray(defective, np.float64)]))
     below_all = np.nextafter(scores[:1], -np.inf)
     return min(
@@ -92,10 +92,10 @@ def cheapest(
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """How the promised limit works out, and the cheapest one, in figures and in words."""
+    """How the guaranteed threshold works out, and the cheapest one, in figures and in words."""
 
     prices: Prices
-    promised: Working
+    guaranteed: Working
     cheapest: Working
     sentences: tuple[str, str]
 
@@ -103,21 +103,21 @@ class Costs:
 def costs(
     threshold: float, good: Floats, defective: Floats, prices: Prices, weights: npt.NDArray[np.float64] | None = None
 ) -> Costs:
-    """What `at` says of a promised threshold, beside the `cheapest`; raises as they do."""
-    promised, best = at(threshold, good, defective, prices, weights), cheapest(good, defective, prices, weights)
+    """What `at` says of a guaranteed threshold, beside the `cheapest`; raises as they do."""
+    guaranteed, best = at(threshold, good, defective, prices, weights), cheapest(good, defective, prices, weights)
     each = f"{prices.false_alarm:g} a false alarm, {prices.miss:g} a miss, {prices.defective:.3g} of parts defective"
-    first = f"At the promised limit, {promised.threshold:.4g}, {PARTS} parts cost {promised.cost:.4g}"
-    if best.cost < promised.cost:
-        second = f"Cheapest is the limit {best.threshold:.4g}, at {best.cost:.4g}: {_shares(best)}"
+    first = f"At the guaranteed threshold, {guaranteed.threshold:.4g}, {PARTS} parts cost {guaranteed.cost:.4g}"
+    if best.cost < guaranteed.cost:
+        second = f"Cheapest is the threshold {best.threshold:.4g}, at {best.cost:.4g}: {_shares(best)}"
     else:
-        second = f"No limit is cheaper on these pictures; {_shares(promised)}"
+        second = f"No threshold is cheaper on these images; {_shares(guaranteed)}"
     return Costs(
         prices,
-        promised,
+        guaranteed,
         best,
         (
-            f"{first} ({each}): {_shares(promised)}.",
-            f"{second}; that is an estimate on the low side, and no promise.",
+            f"{first} ({each}): {_shares(guaranteed)}.",
+            f"{second}; that is an estimate on the low side, and no guarantee.",
         ),
     )
 
@@ -134,7 +134,7 @@ def _working(
     weights: npt.NDArray[np.float64] | None,
 ) -> list[Working]:
     if not len(good) or not len(defective):
-        raise BlemishError("Costs need the scores of good and of defective pictures; one kind is missing.")
+        raise BlemishError("Costs need the scores of good and of defective images; one kind is missing.")
     weights = np.ones(len(good)) if weights is None else weights
     order = np.argsort(good)
     up_to = np.concatenate([[0.0], np.cumsum(weights[order])])[np.searchsorted(good[order], thresholds, side="right")]

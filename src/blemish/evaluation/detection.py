@@ -1,7 +1,7 @@
 """Does the detector tell good parts from defective ones? Pure functions of scores, labels and decisions.
 
 Throughout, `scores` (N,) are raw and higher means more anomalous, `labels` (N,) bool are True for anomalies
-and `flagged` (N,) bool for pictures that the calibrated detector calls anomalous. A figure that the pictures
+and `flagged` (N,) bool for images that the calibrated detector calls anomalous. A figure that the images
 leave undefined (one class only, say) is NaN, and None once it is an `Interval`.
 """
 
@@ -21,7 +21,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Pictures by what they are and what was said: caught and missed are anomalies, the others are good."""
+    """Images by what they are and what was said: caught and missed are anomalies, the others are good."""
 
     caught: int
     missed: int
@@ -31,7 +31,7 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class DefectRecall:
-    """How many pictures of one defect type were flagged, with Wilson's interval of that share."""
+    """How many images of one defect type were flagged, with Wilson's interval of that share."""
 
     recall: Interval
     caught: int
@@ -39,7 +39,7 @@ class DefectRecall:
 
 
 # Figures of counts: anomalies and good ones per distinct score, highest score first, shape (..., K). They serve
-# pictures (below) and pixels (localisation.py), weighted by whatever a bootstrap drew.
+# images (below) and pixels (localisation.py), weighted by whatever a bootstrap drew.
 
 
 def area_under_roc(anomalies: Floats, good: Floats) -> Floats:
@@ -102,12 +102,12 @@ def auroc(scores: npt.NDArray[np.floating], labels: Bools) -> float:
 
 
 def average_precision(scores: npt.NDArray[np.floating], labels: Bools) -> float:
-    """Average precision; its floor is the share of anomalies among the pictures, not 0.5."""
+    """Average precision; its floor is the share of anomalies among the images, not 0.5."""
     return float(average_precision_of(*_Ranking.of(scores, labels).counts(np.ones((1, len(labels)))))[0])
 
 
 def best_f1(scores: npt.NDArray[np.floating], labels: Bools) -> float:
-    """F1 at the threshold that suits these very pictures best: optimistic, as no line knows it beforehand."""
+    """F1 at the threshold that suits these very images best: optimistic, as no line knows it beforehand."""
     return float(best_f1_of(*_Ranking.of(scores, labels).counts(np.ones((1, len(labels)))))[0])
 
 
@@ -144,7 +144,7 @@ def detection_metrics(
     """Every figure of detection by name (docs/metrics.md explains each), with its interval at `level`.
 
     `auroc`, `average_precision`, `best_f1`, `f1` and `balanced_accuracy` carry bootstrap intervals over
-    pictures, stratified by label; the plain shares `precision`, `recall`, `miss_rate`, `false_alarm_rate` and
+    images, stratified by label; the plain shares `precision`, `recall`, `miss_rate`, `false_alarm_rate` and
     `accuracy` carry Wilson's. `confusion` holds the counts.
     """
     ranking, counts = _Ranking.of(scores, labels), confusion(labels, flagged)
@@ -176,7 +176,7 @@ def detection_metrics(
 def recall_by_defect(
     defects: Sequence[str], labels: Bools, flagged: Bools, *, level: float = 0.95
 ) -> dict[str, DefectRecall]:
-    """Share of each defect type's pictures that were flagged, by name; "" gathers anomalies without a type."""
+    """Share of each defect type's images that were flagged, by name; "" gathers anomalies without a type."""
     _check(labels, flagged=flagged, defects=np.asarray(defects, object))
     found = {}
     for defect in sorted({d for d, anomaly in zip(defects, labels, strict=True) if anomaly}):

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from blemish import images
 from blemish.evaluation.bootstrap import to_json
 from blemish.evaluation.detection import detection_metrics, recall_by_defect
 from blemish.evaluation.localisation import Mask, cut, judged, localisation_metrics
 from blemish.evaluation.reliability import balanced_weights, reliability
+from blemish.images import load_mask
 from blemish.inference.framing import Framing
 from blemish.types import Prediction, Sample, Verdict
 
@@ -26,9 +26,9 @@ def evaluate(
     balanced: bool = True,
     framing: Framing | None = None,
 ) -> dict[str, Any]:
-    """Figures by group, JSON-ready; {} where there is no anomaly or no good picture among `samples`.
+    """Figures by group, JSON-ready; {} where there is no anomaly or no good image among `samples`.
 
-    Pictures without a label are left out. `classes` are a classifier's, good first; `balanced` says that its
+    Images without a label are left out. `classes` are a classifier's, good first; `balanced` says that its
     probabilities are meant for equal odds. Where a `framing` has a region of interest, masks are cut to it, and pixels
     outside are no part of any figure.
     """
@@ -44,7 +44,7 @@ def evaluate(
 
     def mask(i: int) -> Mask | None:
         file, counts = samples[i].mask, inside(i)
-        drawn = images.load_mask(file, (sizes[i][1], sizes[i][0])) if file else None
+        drawn = load_mask(file, (sizes[i][1], sizes[i][0])) if file else None
         return cut(drawn, counts)
 
     figures = {
@@ -72,7 +72,7 @@ def evaluate(
 
 
 class Each(Sequence[Mask | None]):
-    """What a function says of each of some numbers, asked when it is needed: masks of large pictures are large."""
+    """What a function says of each of some numbers, asked when it is needed: masks of large images are large."""
 
     def __init__(self, of: Sequence[int], say: Callable[[int], Mask | None]) -> None:
         self.of, self.say = of, say
@@ -86,7 +86,7 @@ class Each(Sequence[Mask | None]):
 
 def targets(samples: Sequence[Sample], classes: Sequence[str]) -> npt.NDArray[np.int64]:
     """Each sample's class `(n,)`, -1 for a defect type that is not among `classes`. With two classes every anomaly is
-    of the second; pictures without a label count as good."""
+    of the second; images without a label count as good."""
     known = {name: index for index, name in enumerate(classes)}
 
     def anomaly(sample: Sample) -> int:
@@ -98,7 +98,7 @@ def targets(samples: Sequence[Sample], classes: Sequence[str]) -> npt.NDArray[np
 def confusion_matrix(
     said: npt.NDArray[np.integer], given: npt.NDArray[np.integer], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """`names`, and the counts `matrix[given][said]`; pictures of other types are left out. `balanced_accuracy` is the
+    """`names`, and the counts `matrix[given][said]`; images of other types are left out. `balanced_accuracy` is the
     mean over the classes of the share that was called by its name."""
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(matrix, (given[given >= 0], said[given >= 0]), 1)

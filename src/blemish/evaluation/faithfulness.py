@@ -1,4 +1,4 @@
-"""Are the heatmaps true? A detector as a black box is asked again with parts of its pictures taken out.
+"""Are the heatmaps true? A detector as a black box is asked again with parts of its images taken out.
 
 Every measure is taken of the detector's own maps and of maps that know nothing of the detector (controls); maps that
 are not better than each of these are said not to explain. docs/faithfulness.md says how to read it.
@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from blemish import images
 from blemish.evaluation.bootstrap import Interval, intervals, wilson
-from blemish.evaluation.imputation import Floats, Picture, Repair
+from blemish.evaluation.imputation import Floats, Imputer, Pixels
 from blemish.evaluation.localisation import Map, Mask, reduce_mask
 from blemish.evaluation.relevance import (
     AREAS,
@@ -33,10 +32,11 @@ from blemish.evaluation.relevance import (
     ranked,
     road,
 )
+from blemish.images import load_image, load_mask
 from blemish.types import BlemishError, Progress, Sample, silent
 
-REPAIRED = 0.2  # up to this area a repair counts as one
-FEWEST = 6  # pictures for a verdict: with fewer no sign test reaches 5 %, however clear they are
+INPAINTED = 0.2  # up to this area a repair counts as one
+FEWEST = 6  # images for a verdict: with fewer no sign test reaches 5 %, however clear they are
 ADDS = 1.1  # standardised score from which on taking content out at random is said to add an anomaly
 
 DETECTOR, MOVED, RANDOM = "detector", "the same region moved", "a random map"
@@ -44,7 +44,7 @@ MEASURES = {
     "deletion": "Deletion",
     "insertion": "Insertion",
     "road": "ROAD",
-    "repair": "Repair rate",
+    "inpainting": "Repair rate",
     "pointing": "Pointing game",
     "energy": "Energy inside the mask",
 }
@@ -63,7 +63,7 @@ class Measure:
 
     name: str
     lower_is_better: bool
-    pictures: int
+    images: int
     value: Interval
     controls: dict[str, Interval]
     advantage: dict[str, Interval]
@@ -74,8 +74,8 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
-class RepairRate:
-    """Share of pictures called good once the hottest `area` is repaired (Wilson's interval), once the same region
+class InpaintedRate:
+    """Share of images called good once the hottest `area` is inpainted (Wilson's interval), once the same region
     somewhere else is (mean over draws), and the paired difference; and of each control's hottest area."""
 
     area: float
@@ -87,14 +87,14 @@ class RepairRate:
 
 @dataclass(frozen=True, slots=True)
 class Faithfulness:
-    """What was measured on `pictures` detected anomalies of `asked` looked at, by `calls` of the detector.
+    """What was measured on `images` detected anomalies of `asked` looked at, by `calls` of the detector.
 
-    Scores are standardised by picture: 0 = `good_score`, 1 = its own score; they are clipped nowhere. `curves` are mean
-    scores by map and area, `areas` being shares of the picture taken out (deletion) or put back (insertion).
-    `replaced` is the mean score of wholly replaced pictures: far from 0, the repair itself looks abnormal.
+    Scores are standardised by image: 0 = `good_score`, 1 = its own score; they are clipped nowhere. `curves` are mean
+    scores by map and area, `areas` being shares of the image taken out (deletion) or put back (insertion).
+    `replaced` is the mean score of wholly replaced images: far from 0, the repair itself looks abnormal.
     """
 
-    pictures: int
+    images: int
     asked: int
     masks: int
     calls: int
@@ -103,7 +103,7 @@ class Faithfulness:
     areas: tuple[float, ...]
     replaced: Interval
     measures: tuple[Measure, ...]
-    repair: tuple[RepairRate, ...]
+    impute: tuple[InpaintedRate, ...]
     curves: dict[str, dict[str, tuple[float, ...]]]
     sentences: tuple[str, ...]
 
@@ -113,7 +113,7 @@ class _Found:
     """A detected anomaly, reduced to the size at which it is measured."""
 
     index: int
-    picture: Picture
+    image: Pixels
     mask: Mask | None
     score: float
     heat: Map
@@ -124,9 +124,9 @@ class _Counted:
     run: Detector
     calls: int = 0
 
-    def __call__(self, picture: Picture) -> tuple[float, Map]:
+    def __call__(self, image: Pixels) -> tuple[float, Map]:
         self.calls += 1
-        score, heat = self.run(picture)
+        score, heat = self.run(image)
         return float(score), np.asarray(heat, np.float32)
 
 
@@ -136,7 +136,7 @@ def faithfulness(
     threshold: float,
     good_score: float,
     *,
-    repair: Repair,
+    impute: Imputer,
     randomised: Detector | None = None,
     most: int = 50,
     side: int = 256,
@@ -146,27 +146,27 @@ def faithfulness(
 ) -> Faithfulness:
     """Measures the maps of up to `most` anomalies, evenly chosen among those that `run` scores above `threshold`.
 
-    Samples labelled good are left out. `good_score` is the median score of good pictures. `repair` takes content out;
+    Samples labelled good are left out. `good_score` is the median score of good images. `impute` takes content out;
     see repair.py. `randomised` is the same detector with random weights (Adebayo et al. 2018), of which only the map is
-    taken. Pictures are first reduced until no side is over `side` pixels: give the size that the detector looks at.
-    `draws` is how often a region is moved. It takes about 27 calls for each of the 4 or 5 maps of a picture, and 15
-    more. Raises BlemishError where `good_score` is no good one's, or no picture is called an anomaly.
+    taken. Images are first reduced until no side is over `side` pixels: give the size that the detector looks at.
+    `draws` is how often a region is moved. It takes about 27 calls for each of the 4 or 5 maps of an image, and 15
+    more. Raises BlemishError where `good_score` is no good one's, or no image is called an anomaly.
     """
     if not good_score < threshold:
         raise BlemishError(
-            f"The median score of good pictures ({good_score:.4g}) is not below the threshold ({threshold:.4g}), so "
+            f"The median score of good images ({good_score:.4g}) is not below the threshold ({threshold:.4g}), so "
             "there is no fall to measure; check the threshold."
         )
     counted = _Counted(run)
     found, asked = _detected(samples, counted, threshold, most, side, progress)
     if not found:
         raise BlemishError(
-            f"None of {asked} pictures is called an anomaly at the threshold {threshold:.4g}; heatmaps are tested on "
+            f"None of {asked} images is called an anomaly at the threshold {threshold:.4g}; heatmaps are tested on "
             "anomalies, so give some that the detector finds."
         )
     other = None if randomised is None else _Counted(randomised)
     measured = [
-        _measure(item, counted, threshold, good_score, repair, other, draws, seed)
+        _measure(item, counted, threshold, good_score, impute, other, draws, seed)
         for item in progress(found, "heatmaps", len(found))
     ]
     calls = counted.calls + (other.calls if other else 0)
@@ -186,34 +186,34 @@ def _detected(
         if len(found) == most:
             break
         index = candidates[int(at)]
-        picture, mask = _load(samples[index], side)
-        score, heat = run(picture)
+        image, mask = _load(samples[index], side)
+        score, heat = run(image)
         asked += 1
         if score > threshold:
-            found.append(_Found(index, picture, mask, score, heat))
+            found.append(_Found(index, image, mask, score, heat))
     return sorted(found, key=lambda item: item.index), asked
 
 
-def _load(sample: Sample, side: int) -> tuple[Picture, Mask | None]:
-    picture = images.load(sample.path)
-    height, width = picture.shape[:2]
-    mask = None if sample.mask is None else images.load_mask(sample.mask, (height, width))
+def _load(sample: Sample, side: int) -> tuple[Pixels, Mask | None]:
+    image = load_image(sample.path)
+    height, width = image.shape[:2]
+    mask = None if sample.mask is None else load_mask(sample.mask, (height, width))
     factor = min(1.0, side / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
     if factor < 1:
-        picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
         mask = None if mask is None else reduce_mask(mask, size)
-    return picture, mask if mask is not None and mask.any() else None
+    return image, mask if mask is not None and mask.any() else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """Of one picture, by map: each measure's value, the standardised curves with both ends, and what is called good
+    """Of one image, by map: each measure's value, the standardised curves with both ends, and what is called good
     after repairs of (A,) areas; of regions moved, the share of draws."""
 
     values: dict[str, dict[str, float]]
     curves: dict[str, dict[str, Floats]]
-    repaired: dict[str, Floats]
+    inpainted: dict[str, Floats]
     replaced: float
     at_random: dict[str, float]
 
@@ -223,60 +223,60 @@ def _measure(
     run: Detector,
     threshold: float,
     good_score: float,
-    repair: Repair,
+    impute: Imputer,
     randomised: Detector | None,
     draws: int,
     seed: int,
 ) -> _Measured:
-    picture, shape = item.picture, (item.picture.shape[0], item.picture.shape[1])
+    image, shape = item.image, (item.image.shape[0], item.image.shape[1])
 
     def standardised(scores: Any) -> Any:
         return (scores - good_score) / (item.score - good_score)
 
-    replaced = run(repair(picture, np.ones(shape, bool)))[0]
-    few = [area for area in AREAS if area <= REPAIRED]
+    replaced = run(impute(image, np.ones(shape, bool)))[0]
+    few = [area for area in AREAS if area <= INPAINTED]
     maps = {DETECTOR: item.heat, **_controls(item, randomised, np.random.default_rng([seed, item.index]))}
     values: dict[str, dict[str, float]] = {measure: {} for measure in MEASURES}
     curves: dict[str, dict[str, Floats]] = {"deletion": {}, "insertion": {}}
-    repaired, at_random = dict[str, Floats](), dict[str, float]()
+    inpainted, at_random = dict[str, Floats](), dict[str, float]()
     for number, (name, heat) in enumerate(maps.items()):
         random = np.random.default_rng([seed, item.index, number])
         ranks = ranked(heat, shape, random)
-        out, back = deletion(run, picture, ranks, repair), insertion(run, picture, ranks, repair)
+        out, back = deletion(run, image, ranks, impute), insertion(run, image, ranks, impute)
         curves["deletion"][name] = standardised(np.array([item.score, *out, replaced]))
         curves["insertion"][name] = standardised(np.array([replaced, *back, item.score]))
         for measure, curve in curves.items():
             values[measure][name] = area_under((0, *AREAS, 1), curve[name])
-        least, most = standardised(road(run, picture, ranks, random)).mean(1)
+        least, most = standardised(road(run, image, ranks, random)).mean(1)
         values["road"][name] = float(least - most)
-        repaired[name] = (out[: len(few)] <= threshold).astype(np.float64)
+        inpainted[name] = (out[: len(few)] <= threshold).astype(np.float64)
         if item.mask is not None:
             values["pointing"][name] = float(pointing(heat, item.mask))
             values["energy"][name] = energy_inside(heat, item.mask)
         if name == DETECTOR:
-            again = [[run(repair(picture, moved(hottest(ranks, a), random)))[0] for _ in range(draws)] for a in few]
-            repaired[MOVED] = (np.array(again) <= threshold).mean(1)
-            at_random["repair"] = float(standardised(np.array(again)).mean())
+            again = [[run(impute(image, moved(hottest(ranks, a), random)))[0] for _ in range(draws)] for a in few]
+            inpainted[MOVED] = (np.array(again) <= threshold).mean(1)
+            at_random["inpainting"] = float(standardised(np.array(again)).mean())
         elif name == RANDOM:
             at_random["road"] = float(least + most) / 2
             at_random["deletion"] = at_random["insertion"] = values["deletion"][name]
-    values["repair"] = {name: float(good.mean()) for name, good in repaired.items()}
-    return _Measured(values, curves, repaired, standardised(replaced), at_random)
+    values["inpainting"] = {name: float(good.mean()) for name, good in inpainted.items()}
+    return _Measured(values, curves, inpainted, standardised(replaced), at_random)
 
 
 def _controls(item: _Found, randomised: Detector | None, random: np.random.Generator) -> dict[str, Map]:
-    shape = (item.picture.shape[0], item.picture.shape[1])
+    shape = (item.image.shape[0], item.image.shape[1])
     maps = {RANDOM: random_map(shape, random), "a centre blob": centre_map(shape)}
-    maps["an edge detector"] = edge_map(item.picture)
+    maps["an edge detector"] = edge_map(item.image)
     if randomised is not None:
-        maps["randomised weights"] = randomised(item.picture)[1]
+        maps["randomised weights"] = randomised(item.image)[1]
     return maps
 
 
 def _means(columns: Mapping[str, Floats], seed: int) -> dict[str, Interval]:
-    """Means of (n,) values over pictures, with bootstrap intervals."""
-    pictures = len(next(iter(columns.values())))
-    return intervals(lambda w: {name: w @ column / w.sum(1) for name, column in columns.items()}, pictures, seed=seed)
+    """Means of (n,) values over images, with bootstrap intervals."""
+    images = len(next(iter(columns.values())))
+    return intervals(lambda w: {name: w @ column / w.sum(1) for name, column in columns.items()}, images, seed=seed)
 
 
 def _summed(
@@ -301,7 +301,7 @@ def _summed(
         *(one.sentence for one in measures),
     )
     return Faithfulness(
-        pictures=len(measured),
+        images=len(measured),
         asked=asked,
         masks=masks,
         calls=calls,
@@ -310,24 +310,24 @@ def _summed(
         areas=(0.0, *AREAS, 1.0),
         replaced=replaced,
         measures=tuple(measures),
-        repair=tuple(_repair_rates([one.repaired for one in measured], seed)),
+        impute=tuple(_inpainted_rates([one.inpainted for one in measured], seed)),
         curves=curves,
         sentences=said,
     )
 
 
-def _repair_rates(repaired: Sequence[Mapping[str, Floats]], seed: int) -> list[RepairRate]:
+def _inpainted_rates(inpainted: Sequence[Mapping[str, Floats]], seed: int) -> list[InpaintedRate]:
     rates = []
-    for k, area in enumerate(area for area in AREAS if area <= REPAIRED):
-        good = {name: np.array([one[name][k] for one in repaired]) for name in repaired[0]}
+    for k, area in enumerate(area for area in AREAS if area <= INPAINTED):
+        good = {name: np.array([one[name][k] for one in inpainted]) for name in inpainted[0]}
         means = _means({"moved": good[MOVED], "difference": good[DETECTOR] - good[MOVED]}, seed)
         shares = {n: wilson(int(column.sum()), len(column)) for n, column in good.items() if n != MOVED}
-        rates.append(RepairRate(area, shares.pop(DETECTOR), means["moved"], means["difference"], shares))
+        rates.append(InpaintedRate(area, shares.pop(DETECTOR), means["moved"], means["difference"], shares))
     return rates
 
 
 def _compared(name: str, values: Sequence[Mapping[str, float]], at_random: Interval | None, seed: int) -> Measure:
-    """A measure's figures and verdict from its values by map, {} for pictures that have none."""
+    """A measure's figures and verdict from its values by map, {} for images that have none."""
     values = [one for one in values if one]
     columns = {key: np.array([one[key] for one in values]) for key in (values[0] if values else {})}
     own = columns.pop(DETECTOR, np.empty(0))
@@ -343,10 +343,10 @@ def _compared(name: str, values: Sequence[Mapping[str, float]], at_random: Inter
     claim = "point at the defects" if name in MARKED else "explain the verdicts"
     explains = None if len(values) < FEWEST or _adds(at_random) else all(beats.values())
     if len(values) < FEWEST:
-        said = f"no verdict, as it was measured on {len(values)} pictures; it takes {FEWEST}."
+        said = f"no verdict, as it was measured on {len(values)} images; it takes {FEWEST}."
     elif _adds(at_random):
         said = (
-            f"no verdict, as taking content out at random raises the score (to {at_random}; 1 = the picture's own): "
+            f"no verdict, as taking content out at random raises the score (to {at_random}; 1 = the image's own): "
             "what is put in its place is itself an anomaly to this detector."
         )
     elif explains:
@@ -358,7 +358,7 @@ def _compared(name: str, values: Sequence[Mapping[str, float]], at_random: Inter
     return Measure(
         name=name,
         lower_is_better=name in LOWER,
-        pictures=len(values),
+        images=len(values),
         value=value,
         controls=controls,
         advantage=advantage,
@@ -369,10 +369,10 @@ def _compared(name: str, values: Sequence[Mapping[str, float]], at_random: Inter
     )
 
 
-def beaten(advantage: Interval, pictures: int) -> bool | None:
+def beaten(advantage: Interval, images: int) -> bool | None:
     """Whether a paired advantage is above chance: its interval lies above 0. Where all differences are the same there
-    is no interval; then 6 of one sign are enough (two-sided sign test, 2 / 2^6 = 3 %). Fewer pictures say nothing."""
-    if pictures < FEWEST or advantage.value is None:
+    is no interval; then 6 of one sign are enough (two-sided sign test, 2 / 2^6 = 3 %). Fewer images say nothing."""
+    if images < FEWEST or advantage.value is None:
         return None
     return (advantage.value if advantage.low is None else advantage.low) > 0
 

@@ -1,6 +1,6 @@
-"""Taking content out of a picture: from its neighbours (linear imputation), or from a normal picture of the part.
+"""Taking content out of an image: from its neighbours (linear imputation), or from a normal image of the part.
 
-A repair is any function `(picture uint8 (H, W, 3), mask bool (H, W)) -> picture` that replaces what the mask marks.
+A repair is any function `(image uint8 (H, W, 3), mask bool (H, W)) -> image` that replaces what the mask marks.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-Picture = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating]
-Repair = Callable[[Picture, Mask], Picture]
+Imputer = Callable[[Pixels, Mask], Pixels]
 
 TOLERANCE = 0.05  # grey levels: of the equations' residual, root mean square
-FEATHER = 0.01  # of the longest side: how softly a normal picture is blended in
-THUMBNAIL = 32  # pixels: at which pictures are compared to find the nearest
+FEATHER = 0.01  # of the longest side: how softly a normal image is blended in
+THUMBNAIL = 32  # pixels: at which images are compared to find the nearest
 
 
-def impute(values: Floats | Picture, missing: Mask, *, tolerance: float = TOLERANCE) -> npt.NDArray[np.float32]:
+def impute(values: Floats | Pixels, missing: Mask, *, tolerance: float = TOLERANCE) -> npt.NDArray[np.float32]:
     """Values (H, W, C) whose `missing` (H, W) pixels are each the weighted mean of their eight neighbours.
 
-    Direct neighbours weigh 1/6, diagonal ones 1/12, those outside the picture nothing (Rong et al. 2022, "A Consistent
+    Direct neighbours weigh 1/6, diagonal ones 1/12, those outside the image nothing (Rong et al. 2022, "A Consistent
     and Efficient Evaluation Strategy for Attribution Methods", sec. 4.2): one linear equation for each missing pixel,
     solved by conjugate gradients from the solution at half the size, until the equations hold to `tolerance`. With no
     pixel known all become the mean of `values`.
@@ -43,7 +43,7 @@ def impute(values: Floats | Picture, missing: Mask, *, tolerance: float = TOLERA
 def _solve(values: npt.NDArray[np.float32], missing: Mask, tolerance: float) -> npt.NDArray[np.float32]:
     wanted = missing[..., None].astype(np.float32)
     known = values * (1 - wanted)
-    near = _neighbours(np.ones_like(wanted))  # sum of the weights inside the picture
+    near = _neighbours(np.ones_like(wanted))  # sum of the weights inside the image
     if not missing.any():
         return values
     x = wanted * _first_guess(known, missing, tolerance)
@@ -98,62 +98,62 @@ def resized(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArr
     return np.stack([np.asarray(field.resize(size, Image.Resampling.BILINEAR)) for field in fields], axis=2)
 
 
-def inpaint(picture: Picture, mask: Mask) -> Picture:
-    """The picture with the masked pixels imputed linearly, without noise: needs nothing else, but leaves a smooth
+def inpaint(image: Pixels, mask: Mask) -> Pixels:
+    """The image with the masked pixels imputed linearly, without noise: needs nothing else, but leaves a smooth
     patch, which is itself an anomaly on a textured part."""
-    return rounded(impute(picture, mask))
+    return rounded(impute(image, mask))
 
 
-def noisy(picture: Picture, mask: Mask, random: np.random.Generator, noise: float = 0.01) -> Picture:
+def noisy(image: Pixels, mask: Mask, random: np.random.Generator, noise: float = 0.01) -> Pixels:
     """`inpaint` with ROAD's Gaussian noise, `noise` of full scale, so that the shape of what was taken out is not to
     be read from a patch that is too smooth."""
-    filled = impute(picture, mask)
-    filled[mask] += random.normal(0, 255 * noise, (int(mask.sum()), picture.shape[2])).astype(np.float32)
+    filled = impute(image, mask)
+    filled[mask] += random.normal(0, 255 * noise, (int(mask.sum()), image.shape[2])).astype(np.float32)
     return rounded(filled)
 
 
-def rounded(values: Floats) -> Picture:
+def rounded(values: Floats) -> Pixels:
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
 
 
-def blend(picture: Picture, mask: Mask, normal: Picture) -> Picture:
-    """The picture with `normal`, of any size, inside the mask. Masked pixels are replaced wholly; the seam is feathered
+def blend(image: Pixels, mask: Mask, normal: Pixels) -> Pixels:
+    """The image with `normal`, of any size, inside the mask. Masked pixels are replaced wholly; the seam is feathered
     outside the mask, so that the cut is no new edge."""
     height, width = mask.shape
-    if normal.shape != picture.shape:
+    if normal.shape != image.shape:
         normal = np.asarray(Image.fromarray(normal).resize((width, height), Image.Resampling.BILINEAR))
     soft = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(FEATHER * max(mask.shape)))
     share = np.maximum(mask, np.minimum(1, 2 * np.asarray(soft, np.float32) / 255))[..., None]
-    return rounded(picture + share * (normal.astype(np.float32) - picture))
+    return rounded(image + share * (normal.astype(np.float32) - image))
 
 
-def from_normal(normal: Callable[[Picture], Picture]) -> Repair:
-    """A repair that blends in `normal(picture)`, a normal picture of the same part: an autoencoder's repaired picture
-    or the `nearest` good one. It is asked once for pictures that come in a row."""
-    last: list[tuple[Picture, Picture]] = []
+def from_normal(normal: Callable[[Pixels], Pixels]) -> Imputer:
+    """A repair that blends in `normal(image)`, a normal image of the same part: an autoencoder's inpainted image
+    or the `nearest` good one. It is asked once for images that come in a row."""
+    last: list[tuple[Pixels, Pixels]] = []
 
-    def repair(picture: Picture, mask: Mask) -> Picture:
-        if not last or last[0][0] is not picture:
-            last[:] = [(picture, normal(picture))]
-        return blend(picture, mask, last[0][1])
+    def impute(image: Pixels, mask: Mask) -> Pixels:
+        if not last or last[0][0] is not image:
+            last[:] = [(image, normal(image))]
+        return blend(image, mask, last[0][1])
 
-    return repair
+    return impute
 
 
-def nearest(goods: Sequence[Picture]) -> Callable[[Picture], Picture]:
-    """Finds among good pictures the one with the least squared difference at 32 x 32 pixels. Only of use where every
-    part lies alike in its picture."""
+def nearest(goods: Sequence[Pixels]) -> Callable[[Pixels], Pixels]:
+    """Finds among good images the one with the least squared difference at 32 x 32 pixels. Only of use where every
+    part lies alike in its image."""
     if not goods:
-        raise ValueError("expected at least one good picture")
+        raise ValueError("expected at least one good image")
     known = np.stack([_thumbnail(good) for good in goods])
 
-    def find(picture: Picture) -> Picture:
-        distance = ((known - _thumbnail(picture)) ** 2).sum((1, 2, 3))
+    def find(image: Pixels) -> Pixels:
+        distance = ((known - _thumbnail(image)) ** 2).sum((1, 2, 3))
         return goods[int(distance.argmin())]
 
     return find
 
 
-def _thumbnail(picture: Picture) -> npt.NDArray[np.float32]:
-    small = Image.fromarray(picture).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+def _thumbnail(image: Pixels) -> npt.NDArray[np.float32]:
+    small = Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     return np.asarray(small, np.float32)

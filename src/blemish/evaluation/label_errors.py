@@ -1,4 +1,4 @@
-"""Which pictures may be labelled wrongly? Confident learning (Northcutt, Jiang & Chuang 2021, "Confident Learning:
+"""Which images may be labelled wrongly? Confident learning (Northcutt, Jiang & Chuang 2021, "Confident Learning:
 Estimating Uncertainty in Dataset Labels"), kept from crying where classes merely overlap.
 """
 
@@ -17,7 +17,7 @@ ROUNDS = 100  # of matching probabilities to counts: far more than it takes
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A picture whose label may be wrong: labelled `given`, it looks as those labelled `likely` do.
+    """An image whose label may be wrong: labelled `given`, it looks as those labelled `likely` do.
 
     `confidence` is the probability of the given class; `margin` is that less the highest of the others, -1..0 with two
     classes: the lower, the more suspicious.
@@ -33,14 +33,14 @@ class Suspect:
 def suspects(
     probabilities: Floats, given: npt.NDArray[np.integer], *, false_share: float = FALSE_SHARE
 ) -> tuple[Suspect, ...]:
-    """The pictures to look at again, most suspicious first. Advice for a person, never grounds to relabel unseen.
+    """The images to look at again, most suspicious first. Advice for a person, never grounds to relabel unseen.
 
-    `probabilities` (N, C), rows sum to 1, each picture's from a classifier that did not learn from it (out of fold),
-    calibrated (`reliability.temperature`); `given` (N,) in 0..C-1. A class without pictures is nobody's likely one.
+    `probabilities` (N, C), rows sum to 1, each image's from a classifier that did not learn from it (out of fold),
+    calibrated (`reliability.temperature`); `given` (N,) in 0..C-1. A class without images is nobody's likely one.
 
-    A picture labelled a is a candidate for b (sec. 3.1) when p_b is at least the mean p_b of those labelled b, b is the
-    likeliest class of which this holds, and p_b > p_a. Where classes overlap, many rightly labelled pictures are
-    candidates too, and the classifier says how many: by its own probabilities, sum p_ij over all p_ij <= s pictures
+    An image labelled a is a candidate for b (sec. 3.1) when p_b is at least the mean p_b of those labelled b, b is the
+    likeliest class of which this holds, and p_b > p_a. Where classes overlap, many rightly labelled images are
+    candidates too, and the classifier says how many: by its own probabilities, sum p_ij over all p_ij <= s images
     would bear a label as unlikely as s. So candidates are taken from the unlikeliest label on for as long as that
     expected number is at most `false_share` of those taken (Benjamini & Hochberg 1995 with posterior probabilities);
     infinity leaves all candidates. For it the probabilities, which may be meant for equal odds, are first brought to

@@ -1,11 +1,11 @@
 """Does the detector point at the defect? Figures of pixels, and of the boxes that people see.
 
-Each picture is boiled down once to histograms of its map over shared thresholds. Every figure follows from
-sums of these, so that a bootstrap over pictures is a matrix product, and memory does not grow with the
-pictures' size.
+Each image is boiled down once to histograms of its map over shared thresholds. Every figure follows from
+sums of these, so that a bootstrap over images is a matrix product, and memory does not grow with the
+images' size.
 
-Pictures are judged at their own size, reduced until no side is over 512 pixels: maps are enlarged bilinearly
-to it, and each defect of a reduced mask keeps its share of the picture, so that a hairline crack does not
+Images are judged at their own size, reduced until no side is over 512 pixels: maps are enlarged bilinearly
+to it, and each defect of a reduced mask keeps its share of the image, so that a hairline crack does not
 vanish.
 """
 
@@ -42,9 +42,9 @@ BOX_LIMIT = 0.25
 
 @dataclass(frozen=True, slots=True)
 class PixelStatistics:
-    """All that the figures of pixels need of n pictures, over K bins of map values, highest first.
+    """All that the figures of pixels need of n images, over K bins of map values, highest first.
 
-    `good` and `defect` (n, K) count pixels. `overlap` (n, K) sums, over a picture's `regions` (n,), the share
+    `good` and `defect` (n, K) count pixels. `overlap` (n, K) sums, over an image's `regions` (n,), the share
     of each region's pixels in the bin. A region is an 8-connected component of the mask. `pointed` (n,) is 1
     where the centre of the map's highest cell, the first in reading order of equals, lies in a region.
     """
@@ -58,7 +58,7 @@ class PixelStatistics:
 
 @dataclass(frozen=True, slots=True)
 class BoxStatistics:
-    """Of one picture: its defects and those hit, its boxes and those that are right."""
+    """Of one image: its defects and those hit, its boxes and those that are right."""
 
     defects: int
     hit: int
@@ -67,7 +67,7 @@ class BoxStatistics:
 
 
 def evaluation_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) at which a picture of `size` is judged."""
+    """(width, height) at which an image of `size` is judged."""
     factor = min(1.0, LONGEST_SIDE / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
@@ -143,12 +143,12 @@ def _thinned(values: Map, most: int) -> Map:
 
 
 def cut(mask: Mask | None, counts: Mask | None) -> Mask | None:
-    """The mask where pixels count; None of either stands for no mask, and for a picture that counts as a whole."""
+    """The mask where pixels count; None of either stands for no mask, and for an image that counts as a whole."""
     return mask if mask is None or counts is None else mask & counts
 
 
 def judged(counts: Mask | None, size: tuple[int, int]) -> Mask | None:
-    """Where pixels of a picture `size` (width, height) count, at the evaluation size."""
+    """Where pixels of an image `size` (width, height) count, at the evaluation size."""
     width, height = evaluation_size(size)
     return None if counts is None else touched(counts, (height, width))
 
@@ -158,10 +158,10 @@ def collect(
     thresholds: Map,
     inside: Iterable[Mask | None] = repeat(None),
 ) -> PixelStatistics:
-    """Histograms of pictures, each a map (h, w), a mask at the evaluation size or None, and (width, height).
+    """Histograms of images, each a map (h, w), a mask at the evaluation size or None, and (width, height).
 
     `thresholds` (K - 1,) rise; bin k, counted from the highest, holds the values from one of them up to the
-    next. Of each picture only the pixels count that `inside`, at the evaluation size, marks; None = all.
+    next. Of each image only the pixels count that `inside`, at the evaluation size, marks; None = all.
     """
     bins = len(thresholds) + 1
     good, defect, overlap = list[Floats](), list[Floats](), list[Floats]()
@@ -207,7 +207,7 @@ def _histogram(values: Map, thresholds: Map) -> Floats:
 
 def pixel_figures(pixels: PixelStatistics, weights: Floats) -> dict[str, Floats]:
     """`pixel_auroc`, `aupro`, `pixel_average_precision`, `best_iou` and `pointing_game`, each (R,), for weights
-    (R, n) of pictures.
+    (R, n) of images.
     """
     good, defect = weights @ pixels.good, weights @ pixels.defect
     overlap = np.cumsum(weights @ pixels.overlap, axis=1) / _or_nan(weights @ pixels.regions)[:, None]
@@ -245,11 +245,11 @@ def _or_nan(values: Floats) -> Floats:
 
 
 def judge_boxes(mask: Mask | None, regions: Sequence[Region], size: tuple[int, int]) -> BoxStatistics:
-    """Which defects of `mask` (H, W) are hit, and which boxes, in a picture of (width, height), are right.
+    """Which defects of `mask` (H, W) are hit, and which boxes, in an image of (width, height), are right.
 
     A defect is an 8-connected component of the mask. A box is *telling* if it takes up at most a quarter of
-    the picture or has an IoU of at least 0.3 with a defect's own box: otherwise a box around the whole
-    picture would hit everything and tell nothing.
+    the image or has an IoU of at least 0.3 with a defect's own box: otherwise a box around the whole
+    image would hit everything and tell nothing.
 
     A defect is hit if its own box has that IoU with one, or if the telling boxes together hold at least half
     of its pixels: whoever looks into the boxes then sees it. IoU alone would be unfair to small defects (a
@@ -273,7 +273,7 @@ def judge_boxes(mask: Mask | None, regions: Sequence[Region], size: tuple[int, i
         end, bottom = -(-region.box[2] * width // size[0]), -(-region.box[3] * height // size[1])
         window = labels[top:bottom, left:end]
         if not window.size:
-            raise ValueError(f"the box {region.box} lies outside its picture of {size}")
+            raise ValueError(f"the box {region.box} lies outside its image of {size}")
         inside = np.bincount(window.ravel(), minlength=count + 1)
         alike = _iou(np.array([left, top, end, bottom]), own) >= IOU_ENOUGH
         telling = bool(alike.any()) or window.size <= BOX_LIMIT * mask.size
@@ -323,12 +323,12 @@ def localisation_metrics(
     """Every figure of localisation by name (docs/metrics.md explains each), with bootstrap intervals.
 
     `maps` (N, h, w) float32; `masks` of N, bool (H, W), True = defect, or None; `labels` (N,) bool, True =
-    anomaly; `regions` and `sizes` (width, height) of the original pictures. Masks may be loaded lazily: each
+    anomaly; `regions` and `sizes` (width, height) of the original images. Masks may be loaded lazily: each
     is asked for once. `inside` of N are the pixels that count, at the evaluation size, or None where all do.
 
     An anomaly without a mask, or with an empty one, says nothing about places: it is left out, boxes and all,
-    and counted in `left_out`. All figures are undefined without any mask. `pictures`, `pictures_with_mask`,
-    `defects` and `boxes` say how much the figures rest on. Raises ValueError where a good picture's mask
+    and counted in `left_out`. All figures are undefined without any mask. `images`, `images_with_mask`,
+    `defects` and `boxes` say how much the figures rest on. Raises ValueError where a good image's mask
     marks a defect.
     """
     count = len(labels)
@@ -346,7 +346,7 @@ def localisation_metrics(
         mask = masks[i]
         marked = mask is not None and bool(mask.any())
         if marked and not labels[i]:
-            raise ValueError(f"picture {i} is labelled good, but its mask marks a defect")
+            raise ValueError(f"image {i} is labelled good, but its mask marks a defect")
         if labels[i] and not marked:
             continue
         used.append(i)
@@ -356,8 +356,8 @@ def localisation_metrics(
     counted = np.array([[b.defects, b.hit, b.boxes, b.right] for b in boxes], np.float64).reshape(-1, 4)
     defects, _, all_boxes, _ = counted.sum(0)
     totals: dict[str, Interval | int] = {
-        "pictures": len(used),
-        "pictures_with_mask": int((counted[:, 0] > 0).sum()),
+        "images": len(used),
+        "images_with_mask": int((counted[:, 0] > 0).sum()),
         "left_out": count - len(used),
         "defects": int(defects),
         "boxes": int(all_boxes),

@@ -1,5 +1,5 @@
-"""One heatmap of one picture put to the test: the measures, each readable against its paper, and the controls, maps
-that know nothing of the detector. faithfulness.py takes them over many pictures.
+"""One heatmap of one image put to the test: the measures, each readable against its paper, and the controls, maps
+that know nothing of the detector. faithfulness.py takes them over many images.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from blemish.evaluation.imputation import Floats, Picture, Repair, noisy
+from blemish.evaluation.imputation import Floats, Imputer, Pixels, noisy
 from blemish.evaluation.localisation import Map, Mask, resize_map
 
-Detector = Callable[[Picture], tuple[float, Map]]  # `Inspector.predict`; an anomaly scores above a threshold
+Detector = Callable[[Pixels], tuple[float, Map]]  # `Inspector.predict`; an anomaly scores above a threshold
 Ranks = npt.NDArray[np.int64]
 
-AREAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)  # of the picture, taken out or put back; finest where it counts
+AREAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)  # of the image, taken out or put back; finest where it counts
 ROAD_AREAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-POINTING = 0.03  # of the longest side: Zhang et al. allow 15 pixels, in pictures of about 500
+POINTING = 0.03  # of the longest side: Zhang et al. allow 15 pixels, in images of about 500
 SMOOTH = 0.02  # of the longest side: standard deviation by which the random map and the edges are smoothed
 
 
@@ -31,19 +31,19 @@ def ranked(heat: Map, shape: tuple[int, int], random: np.random.Generator) -> Ra
 
 
 def hottest(ranks: Ranks, area: float) -> Mask:
-    """The hottest `area` (0..1) of the picture, at least a pixel."""
+    """The hottest `area` (0..1) of the image, at least a pixel."""
     return ranks < max(1, round(area * ranks.size))
 
 
-def deletion(run: Detector, picture: Picture, ranks: Ranks, repair: Repair, areas: Sequence[float] = AREAS) -> Floats:
+def deletion(run: Detector, image: Pixels, ranks: Ranks, impute: Imputer, areas: Sequence[float] = AREAS) -> Floats:
     """Scores (K,) with the hottest areas replaced (Petsiuk et al. 2018, "RISE", sec. 3.4): the sooner they fall, the
     better the map knew what they stood on."""
-    return np.array([run(repair(picture, hottest(ranks, area)))[0] for area in areas])
+    return np.array([run(impute(image, hottest(ranks, area)))[0] for area in areas])
 
 
-def insertion(run: Detector, picture: Picture, ranks: Ranks, repair: Repair, areas: Sequence[float] = AREAS) -> Floats:
+def insertion(run: Detector, image: Pixels, ranks: Ranks, impute: Imputer, areas: Sequence[float] = AREAS) -> Floats:
     """Scores (K,) with all but the hottest areas replaced: the sooner they rise, the better."""
-    return np.array([run(repair(picture, ~hottest(ranks, area)))[0] for area in areas])
+    return np.array([run(impute(image, ~hottest(ranks, area)))[0] for area in areas])
 
 
 def area_under(areas: Sequence[float], curve: Floats) -> float:
@@ -53,7 +53,7 @@ def area_under(areas: Sequence[float], curve: Floats) -> float:
 
 def road(
     run: Detector,
-    picture: Picture,
+    image: Pixels,
     ranks: Ranks,
     random: np.random.Generator,
     areas: Sequence[float] = ROAD_AREAS,
@@ -61,7 +61,7 @@ def road(
     """Scores (2, K): with the least relevant areas removed, and with the most relevant ones (Rong et al. 2022); removed
     pixels are imputed linearly, with noise. The more the first are above the second, the better."""
     orders = (ranks.size - 1 - ranks, ranks)
-    return np.array([[run(noisy(picture, hottest(ranks, area), random))[0] for area in areas] for ranks in orders])
+    return np.array([[run(noisy(image, hottest(ranks, area), random))[0] for area in areas] for ranks in orders])
 
 
 def moved(mask: Mask, random: np.random.Generator) -> Mask:
@@ -83,7 +83,7 @@ def energy_inside(heat: Map, mask: Mask) -> float:
     """Share of the map's energy that lies in the mask (H, W) (Wang et al. 2020, "Score-CAM", sec. 4.3).
 
     Theirs are maps whose zero means nothing. Here zero may be anywhere, so the energy is what exceeds the map's own
-    median: half of the picture is taken for cold, and adding to or scaling a map changes nothing. A flat map has its
+    median: half of the image is taken for cold, and adding to or scaling a map changes nothing. A flat map has its
     energy everywhere alike.
     """
     values = resize_map(heat, (mask.shape[1], mask.shape[0])).astype(np.float64)
@@ -109,13 +109,13 @@ def centre_map(shape: tuple[int, int]) -> Map:
     return np.exp(-2 * (y[:, None] ** 2 + x**2)).astype(np.float32)
 
 
-def edge_map(picture: Picture) -> Map:
-    """Sobel's magnitude of the grey picture, smoothed: to find edges takes no detector (Adebayo et al. 2018)."""
-    grey = np.pad(picture.mean(2), 1, mode="edge")
+def edge_map(image: Pixels) -> Map:
+    """Sobel's magnitude of the grey image, smoothed: to find edges takes no detector (Adebayo et al. 2018)."""
+    grey = np.pad(image.mean(2), 1, mode="edge")
     across, down = grey[:, 2:] - grey[:, :-2], grey[2:] - grey[:-2]
     dx = across[:-2] + 2 * across[1:-1] + across[2:]
     dy = down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:]
-    return _smooth(np.hypot(dx, dy), SMOOTH * max(picture.shape[:2]))
+    return _smooth(np.hypot(dx, dy), SMOOTH * max(image.shape[:2]))
 
 
 def _smooth(field: Floats, sigma: float) -> Map:

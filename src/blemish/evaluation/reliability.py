@@ -1,7 +1,7 @@
 """Does a probability mean what it says? Temperature scaling, expected calibration error and the reliability diagram.
 
 `probabilities` (N,) are those of "anomaly", `labels` (N,) bool are True for anomalies. `weights` (N,) exist since a
-classifier learned with class weights speaks of equal odds beforehand, "what the picture says before one knows how rare
+classifier learned with class weights speaks of equal odds beforehand, "what the image says before one knows how rare
 defects are": judged with `balanced_weights`, each class counts the same.
 """
 
@@ -32,11 +32,11 @@ INK, TEAL, GREY = "#15181b", "#0a6a60", "#59616a"  # as in the page; at least 6 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """The pictures with a probability in (low, high]; the first bin holds 0 as well."""
+    """The images with a probability in (low, high]; the first bin holds 0 as well."""
 
     low: float
     high: float
-    pictures: int
+    images: int
     share: float  # of all weight, 0..1
     probability: float | None  # mean; None where the bin is empty
     anomalies: Interval  # share of anomalies among them, by weight
@@ -47,11 +47,11 @@ class Reliability:
     """How far predicted probabilities agree with what came true. JSON by `bootstrap.to_json`.
 
     `ece_if_calibrated` is what the ECE of a perfectly calibrated classifier with these very probabilities stays below
-    in 95 of 100 draws of labels (Bröcker & Smith 2007): an ECE is never 0 on few pictures, and one below this figure
+    in 95 of 100 draws of labels (Bröcker & Smith 2007): an ECE is never 0 on few images, and one below this figure
     is no sign of bad calibration. None where weights differ within a class.
     """
 
-    pictures: int
+    images: int
     weighted: bool
     bins: tuple[Bin, ...]
     ece: Interval
@@ -61,12 +61,12 @@ class Reliability:
 
 
 def class_weights(counts: npt.NDArray[np.integer]) -> Floats:
-    """Weights (C,), with mean 1 over all pictures, by which classes of `counts` (C,) pictures, none 0, count alike."""
+    """Weights (C,), with mean 1 over all images, by which classes of `counts` (C,) images, none 0, count alike."""
     return np.asarray(counts.sum() / (len(counts) * counts), np.float64)
 
 
 def balanced_weights(labels: Bools) -> Floats:
-    """Weights (N,) with mean 1 by which good and defective pictures count the same; all 1 with one class only."""
+    """Weights (N,) with mean 1 by which good and defective images count the same; all 1 with one class only."""
     counts = np.bincount(labels, minlength=2)
     return class_weights(counts)[labels.astype(int)] if counts.all() else np.ones(len(labels))
 
@@ -74,12 +74,12 @@ def balanced_weights(labels: Bools) -> Floats:
 def temperature(logits: Floats, classes: npt.NDArray[np.integer], weights: Floats | None = None) -> float:
     """T such that softmax(logits / T) has the least mean negative log-likelihood (Guo et al. 2017, sec. 4.2).
 
-    `logits` (N, C) finite, of pictures not learned from; `classes` (N,) in 0..C-1; `weights` (C,) count the pictures of
+    `logits` (N, C) finite, of images not learned from; `classes` (N,) in 0..C-1; `weights` (C,) count the images of
     each class so many times. The result lies in 0.05..20; 1 where no row of logits tells the classes apart.
 
-    Targets are Platt's (1999): a picture of a class with n counts as of that class by (n + 1) / (n + 2), the rest is
-    spread over the others. Else perfectly separated logits would drive T to the lower end: no error among n pictures
-    would be taken for no error ever. It is as if one typical picture of each class had been labelled wrongly.
+    Targets are Platt's (1999): an image of a class with n counts as of that class by (n + 1) / (n + 2), the rest is
+    spread over the others. Else perfectly separated logits would drive T to the lower end: no error among n images
+    would be taken for no error ever. It is as if one typical image of each class had been labelled wrongly.
 
     The loss is convex in 1 / T, its derivative rises: bisection. Raises ValueError with fewer than two classes.
     """
@@ -90,7 +90,7 @@ def temperature(logits: Floats, classes: npt.NDArray[np.integer], weights: Float
         raise ValueError(f"expected classes in 0..{z.shape[1] - 1}; got {classes.min()}..{classes.max()}")
     n = np.bincount(classes, minlength=z.shape[1])
     if (n > 0).sum() < 2:
-        raise ValueError("a temperature takes pictures of at least two classes")
+        raise ValueError("a temperature takes images of at least two classes")
     each = np.ones(z.shape[1]) if weights is None else np.asarray(weights, np.float64)
     if each.shape != n.shape or not np.isfinite(each).all() or (each < 0).any() or not each[n > 0].any():
         raise ValueError(f"expected weights ({len(n)},), none negative, not all 0; got {each}")
@@ -122,7 +122,7 @@ def expected_calibration_error(
 ) -> float:
     """Sum over equal-width bins of share * |mean label - mean probability| (Guo et al. 2017, eq. 3): 0..1, 0 = perfect.
 
-    NaN without pictures.
+    NaN without images.
     """
     p, each = _checked(probabilities, labels, bins, weights)
     return float(_ece(_bin(p, bins), p, labels[None], each[None])[0])
@@ -164,7 +164,7 @@ def reliability(
     seed: int = 0,
     level: float = 0.95,
 ) -> Reliability:
-    """Bins of equal width, ECE, Brier score and log loss (nats) with bootstrap intervals over pictures, by label.
+    """Bins of equal width, ECE, Brier score and log loss (nats) with bootstrap intervals over images, by label.
 
     The share of anomalies of a bin carries Wilson's interval; where each class has one weight, as by
     `balanced_weights`, its ends are carried over to the weighted share, which rises with the plain one. Other weights
@@ -187,7 +187,7 @@ def reliability(
     by_chance = None if odds is None else _ece_if_calibrated(number, p, odds, resamples, seed)
     edges = np.linspace(0, 1, bins + 1)
     return Reliability(
-        pictures=len(p),
+        images=len(p),
         weighted=weights is not None,
         bins=tuple(_summary(edges[k : k + 2], number == k, p, labels, each, odds, level) for k in range(bins)),
         ece=_unbiased(found["ece"], by_chance),
@@ -217,7 +217,7 @@ def _unbiased(ece: Interval, by_chance: float | None) -> Interval:
 
 
 def _odds(weights: Floats, labels: Bools) -> float | None:
-    """Weight of an anomaly over that of a good picture; None where weights differ within a class."""
+    """Weight of an anomaly over that of a good image; None where weights differ within a class."""
     good, bad = weights[~labels], weights[labels]
     if any(len(w) and np.ptp(w) > 1e-9 * w[0] for w in (good, bad)):
         return None
@@ -231,7 +231,7 @@ def _reweighted(share: float, odds: float) -> float:
 def _summary(
     edges: Floats, inside: Bools, p: Floats, labels: Bools, weights: Floats, odds: float | None, level: float
 ) -> Bin:
-    """One bin: of all pictures, those `inside` (N,) bool."""
+    """One bin: of all images, those `inside` (N,) bool."""
     count, weight = int(inside.sum()), weights * inside
     anomalies = wilson(int(labels[inside].sum()), count, level)
     if odds is None:
@@ -241,7 +241,7 @@ def _summary(
     return Bin(
         low=float(edges[0]),
         high=float(edges[1]),
-        pictures=count,
+        images=count,
         share=float(weight.sum() / weights.sum()) if count else 0.0,
         probability=float(weight @ p / weight.sum()) if count else None,
         anomalies=anomalies,
@@ -252,7 +252,7 @@ def _ece_if_calibrated(number: npt.NDArray[np.intp], p: Floats, odds: float, dra
     """95 % quantile of the ECE where labels are drawn by the probabilities themselves, undone of the weights' odds."""
     if not len(p):
         return None
-    true = p / (p + odds * (1 - p))  # weighted by odds : 1, these pictures then show p again
+    true = p / (p + odds * (1 - p))  # weighted by odds : 1, these images then show p again
     random, found = np.random.default_rng(seed), list[Floats]()
     for start in range(0, draws, CHUNK):
         labels = random.random((min(CHUNK, draws - start), len(p))) < true
@@ -297,7 +297,7 @@ def _figure(reliability: Reliability, title: str) -> Figure:
     for bin_ in reliability.bins:
         shares.bar(bin_.low, bin_.share, bin_.high - bin_.low, align="edge", color=TEAL, edgecolor="white")
     shares.set_ylabel("share of all")
-    shares.set_xlabel(f"predicted probability of an anomaly ({reliability.pictures:,} pictures)")
+    shares.set_xlabel(f"predicted probability of an anomaly ({reliability.images:,} images)")
     curve.set(xlim=(0, 1), ylim=(0, 1))
     for axes in (curve, shares):
         axes.tick_params(colors=INK, labelsize=10)

@@ -1,10 +1,10 @@
-"""Where a part lies in its picture: the shift and rotation that lay the picture on a reference picture of a good part.
+"""Where a part lies in its image: the shift and rotation that lay the image on a reference image of a good part.
 
-A coarse search turns the picture in steps and slides the middle of the reference over it; the best places are refined
+A coarse search turns the image in steps and slides the middle of the reference over it; the best places are refined
 by maximising the enhanced correlation coefficient (Evangelidis & Psarakis 2008), as OpenCV does. Both see edges and not
 light: what is left when a blurred copy is taken away.
 
-A *pose* is float64 `(2, 3)`: the aligned picture's pixel (x, y) is the picture's pixel `pose @ (x, y, 1)`, where whole
+A *pose* is float64 `(2, 3)`: the aligned image's pixel (x, y) is the image's pixel `pose @ (x, y, 1)`, where whole
 numbers are the centres of pixels.
 """
 
@@ -36,28 +36,28 @@ def opencv() -> Any:
         import cv2
     except ModuleNotFoundError:
         raise BlemishError(
-            "Aligning pictures needs OpenCV, which the base install leaves out; run: pip install 'blemish[align]'."
+            "Aligning images needs OpenCV, which the base install leaves out; run: pip install 'blemish[align]'."
         ) from None
     return cv2
 
 
-def reference_of(picture: Pixels) -> Pixels:
-    """The picture (H, W, 3) with no side over `SIDE`."""
-    factor = min(1.0, SIDE / max(picture.shape[:2]))
-    height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
-    return resized(picture, (width, height))
+def reference_of(image: Pixels) -> Pixels:
+    """The image (H, W, 3) with no side over `SIDE`."""
+    factor = min(1.0, SIDE / max(image.shape[:2]))
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    return resized(image, (width, height))
 
 
-def find(picture: Pixels, reference: Pixels) -> tuple[Pose, float]:
-    """The pose of a picture uint8 (H, W, 3) with the same aspect as the reference (h, w, 3), and their correlation.
+def find(image: Pixels, reference: Pixels) -> tuple[Pose, float]:
+    """The pose of an image uint8 (H, W, 3) with the same aspect as the reference (h, w, 3), and their correlation.
 
     The correlation, -1 to 1, is -1 where nothing was found, or a part that is turned or shifted by more than `TURN` or
     `SHIFT`.
     """
     height, width = reference.shape[:2]
-    seen, wanted = (_edges(_grey(one, (width, height))) for one in (picture, reference))
+    seen, wanted = (_edges(_grey(one, (width, height))) for one in (image, reference))
     whole = max(height, width)
-    small, little = (_reduced(image, min(1.0, COARSE / whole)) for image in (wanted, seen))
+    small, little = (_reduced(warped, min(1.0, COARSE / whole)) for warped in (wanted, seen))
     starts = [_moved(pose, little.shape, seen.shape) for pose in _coarse(small, little)]
     middle = min(1.0, MIDDLE / whole)
     one, other = _reduced(wanted, middle), _reduced(seen, middle)
@@ -70,17 +70,17 @@ def find(picture: Pixels, reference: Pixels) -> tuple[Pose, float]:
     shifted = np.abs(pose @ [*middle_of, 1] - middle_of) / (width, height)
     if turned > TURN + STEP or shifted.max() > 1.25 * SHIFT:
         sure = -1.0
-    return _moved(pose, reference.shape, picture.shape), float(sure)
+    return _moved(pose, reference.shape, image.shape), float(sure)
 
 
-def aligned(picture: Pixels, pose: Pose, filling: Pixels | None = None) -> Pixels:
-    """The picture (H, W, 3) as the reference lies. Where it shows nothing stands `filling`, the reference at the
-    picture's size, as bright as the picture is elsewhere, as good parts look there; without it the edge is repeated."""
+def aligned(image: Pixels, pose: Pose, filling: Pixels | None = None) -> Pixels:
+    """The image (H, W, 3) as the reference lies. Where it shows nothing stands `filling`, the reference at the
+    image's size, as bright as the image is elsewhere, as good parts look there; without it the edge is repeated."""
     cv2 = opencv()
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    size = (picture.shape[1], picture.shape[0])
-    found = aligned_values(picture, pose)
-    shown = cv2.warpAffine(np.full(picture.shape[:2], 255, np.uint8), pose, size, flags=flags) == 255
+    size = (image.shape[1], image.shape[0])
+    found = aligned_values(image, pose)
+    shown = cv2.warpAffine(np.full(image.shape[:2], 255, np.uint8), pose, size, flags=flags) == 255
     if filling is None or shown.all() or not shown.any():
         return found
     gain = found[shown].mean(0, dtype=np.float64) / np.maximum(filling[shown].mean(0, dtype=np.float64), 1)
@@ -88,16 +88,16 @@ def aligned(picture: Pixels, pose: Pose, filling: Pixels | None = None) -> Pixel
     return found
 
 
-def resized(picture: Pixels, size: tuple[int, int]) -> Pixels:
+def resized(image: Pixels, size: tuple[int, int]) -> Pixels:
     """At `size` (width, height), bilinearly and antialiased; as it is where it has that."""
-    if (picture.shape[1], picture.shape[0]) == size:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+    if (image.shape[1], image.shape[0]) == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 def back(values: npt.NDArray[Any], pose: Pose, size: tuple[int, int], outside: float) -> npt.NDArray[Any]:
-    """Maps of an aligned picture, (h, w) or (h, w, C), as the picture itself lies: of the same shape and type. `size`
-    is the (width, height) that the pose is of; what the aligned picture does not show becomes `outside`."""
+    """Maps of an aligned image, (h, w) or (h, w, C), as the image itself lies: of the same shape and type. `size`
+    is the (width, height) that the pose is of; what the aligned image does not show becomes `outside`."""
     cv2 = opencv()
     shape = values.shape[:2]
     of = _moved(pose, (size[1], size[0]), shape)
@@ -114,8 +114,8 @@ def back(values: npt.NDArray[Any], pose: Pose, size: tuple[int, int], outside: f
     )
 
 
-def _grey(picture: Pixels, size: tuple[int, int]) -> Pixels:
-    return resized(np.asarray(Image.fromarray(picture).convert("L")), size)
+def _grey(image: Pixels, size: tuple[int, int]) -> Pixels:
+    return resized(np.asarray(Image.fromarray(image).convert("L")), size)
 
 
 def _edges(grey: Pixels) -> Floats:
@@ -124,15 +124,15 @@ def _edges(grey: Pixels) -> Floats:
     return np.asarray(values - cv2.GaussianBlur(values, (0, 0), max(grey.shape) / 32), np.float32)
 
 
-def _reduced(image: Floats, factor: float) -> Floats:
+def _reduced(warped: Floats, factor: float) -> Floats:
     if factor == 1:
-        return image
-    height, width = (max(1, round(side * factor)) for side in image.shape)
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        return warped
+    height, width = (max(1, round(side * factor)) for side in warped.shape)
+    return np.asarray(Image.fromarray(warped).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _moved(pose: Pose, old: tuple[int, ...], new: tuple[int, ...]) -> Pose:
-    """The pose of a picture of `old` (height, width, ...) for the same picture at the size `new`."""
+    """The pose of an image of `old` (height, width, ...) for the same image at the size `new`."""
     across, down = new[1] / old[1], new[0] / old[0]
     # Pixel centres are at whole numbers, so what scales is the place plus a half.
     to = np.array([[across, 0, across / 2 - 0.5], [0, down, down / 2 - 0.5], [0, 0, 1]])
@@ -141,7 +141,7 @@ def _moved(pose: Pose, old: tuple[int, ...], new: tuple[int, ...]) -> Pose:
 
 
 def _coarse(wanted: Floats, seen: Floats) -> list[Pose]:
-    """The poses of the turns at which the middle of the reference is most like a place of the picture."""
+    """The poses of the turns at which the middle of the reference is most like a place of the image."""
     cv2 = opencv()
     height, width = wanted.shape
     down, across = round(SHIFT * height), round(SHIFT * width)
@@ -150,7 +150,7 @@ def _coarse(wanted: Floats, seen: Floats) -> list[Pose]:
     for turn in range(-TURN, TURN + 1, STEP):
         matrix = np.asarray(cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), turn, 1.0), np.float64)
         turned = aligned_values(seen, matrix)
-        # A picture without any edge has no correlation.
+        # An image without any edge has no correlation.
         like = np.nan_to_num(cv2.matchTemplate(turned, template, cv2.TM_CCOEFF_NORMED), posinf=-1, neginf=-1)
         y, x = np.unravel_index(int(like.argmax()), like.shape)
         moved = np.vstack([matrix, [0, 0, 1]]) @ [[1, 0, x - across], [0, 1, y - down], [0, 0, 1]]

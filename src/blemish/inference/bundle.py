@@ -1,4 +1,4 @@
-"""The bundle: a folder or one .zip with `model.onnx`, `card.json` and, but for confidential pictures, `evidence.zip`;
+"""The bundle: a folder or one .zip with `model.onnx`, `card.json` and, but for confidential images, `evidence.zip`;
 `roi.png` and `reference.png` where a region of interest or alignment was asked for. Nothing in it is executable,
 nothing is pickled.
 
@@ -21,9 +21,9 @@ from blemish.types import BlemishError
 
 MODEL = "model.onnx"
 CARD = "card.json"
-EVIDENCE = "evidence.zip"  # pictures that normal patches come from, see evidence.py; not in every bundle
-ROI = "roi.png"  # where a picture counts, see frame.py; only where it was asked for
-REFERENCE = "reference.png"  # what pictures are aligned to, see align.py; only where it was asked for
+EVIDENCE = "evidence.zip"  # images that normal patches come from, see evidence.py; not in every bundle
+ROI = "roi.png"  # where an image counts, see frame.py; only where it was asked for
+REFERENCE = "reference.png"  # what images are aligned to, see align.py; only where it was asked for
 
 
 class BundleError(BlemishError):
@@ -40,7 +40,7 @@ class File(_Frozen):
 
 
 class Data(_Frozen):
-    """What the detector learned from; `sha256` is over the training pictures' names and bytes, in order of name."""
+    """What the detector learned from; `sha256` is over the training images' names and bytes, in order of name."""
 
     source: str
     layout: str
@@ -48,61 +48,61 @@ class Data(_Frozen):
     calibration: int
     test: int
     anomalies: int = 0  # among `train`, for a detector that learns from them
-    test_share: float = 0.2  # asked for, of good pictures, where the folder has no test part
+    test_share: float = 0.2  # asked for, of good images, where the folder has no test part
     calibration_share: float = 0.2  # asked for, of what is left
     seed: int
     sha256: str
 
 
 class Decision(_Frozen):
-    """How scores become verdicts. A picture is an anomaly when its score lies *above* `threshold`; its regions are
-    where the map reaches `pixel_threshold`. Both come from the held-out good pictures, whose scores are kept.
+    """How scores become verdicts. An image is an anomaly when its score lies *above* `threshold`; its regions are
+    where the map reaches `pixel_threshold`. Both come from the held-out good images, whose scores are kept.
 
-    With the rule "class" no rate is promised: an anomaly is what the classifier finds likelier than good. The boxes
+    With the rule "class" no rate is guaranteed: an anomaly is what the classifier finds likelier than good. The boxes
     are hills of the map or, as published for class activation maps, "one" around all above a share of its peak.
     """
 
-    rule: Literal["promise", "class"] = "promise"
-    boxes: Literal["hills", "one"] = "hills"
+    rule: Literal["guarantee", "class"] = "guarantee"
+    boxes: Literal["regions", "one"] = "regions"
     false_alarms: float | None
     guarantee: str
-    confidence: float | None = None  # of the promise over calibration sets; None = on average
+    confidence: float | None = None  # of the guarantee over calibration sets; None = on average
     calibrated_by: Literal["split", "leave-one-out"] = "split"  # see calibration.guarantee
     threshold: float
     review: float | None = None  # rate at which a person looks; above its threshold and not above the other
     review_threshold: float | None = None
     pixel_threshold: float
-    usual: float  # median of the good pictures' maps: where regions take their foot
-    min_area: float  # of a region, as a share of the picture
+    normal_median: float  # median of the good images' maps: where regions take their foot
+    min_area: float  # of a region, as a share of the image
     scores: tuple[float, ...]
-    peaks: tuple[float, ...]  # highest map value of each calibration picture
+    map_maxima: tuple[float, ...]  # highest map value of each calibration image
     distances: tuple[float, ...] = ()  # largest distance of each to its nearest normal patches
     items: tuple[int, ...] = ()  # which item each shows; () = each another
-    heat: tuple[float, float]  # map values drawn transparent and brightest, the same on every picture
+    color_range: tuple[float, float]  # map values drawn transparent and brightest, the same on every image
 
 
 class Frame(_Frozen):
-    """How a picture is brought before the detector, see frame.py: made as large as the frame, aligned, filled outside
+    """How an image is brought before the detector, see frame.py: made as large as the frame, aligned, filled outside
     the region of interest, cut into tiles. All lengths are pixels of the frame."""
 
     size: tuple[int, int]  # width, height of the frame
-    map_size: tuple[int, int]  # height, width of the whole picture's map
-    tile: tuple[int, int] | None = None  # width, height; None = the detector sees the picture as a whole
+    map_size: tuple[int, int]  # height, width of the whole image's map
+    tile: tuple[int, int] | None = None  # width, height; None = the detector sees the image as a whole
     overlap: int = 0
     tiles: tuple[tuple[int, int], ...] = ()  # left, top of each; those wholly outside the region are not there
     roi: bool = False
     align: Literal["", "ecc"] = ""
-    least_correlation: float = 0.0  # with the reference; below it a picture cannot be judged
+    least_correlation: float = 0.0  # with the reference; below it an image cannot be judged
 
 
 class Card(_Frozen):
-    format: Literal["blemish bundle 1"] = "blemish bundle 1"
+    format: Literal["blemish bundle 2"] = "blemish bundle 2"
     created: str
     product: str
     detector: str
     settings: dict[str, Any]
-    image_size: tuple[int, int]  # height, width at which the detector sees a picture, or a tile of the frame
-    frame: Frame | None = None  # None: the picture goes to the graph as it is, and the maps are of `image_size`
+    image_size: tuple[int, int]  # height, width at which the detector sees an image, or a tile of the frame
+    frame: Frame | None = None  # None: the image goes to the graph as it is, and the maps are of `image_size`
     data: Data
     decision: Decision
     parity: dict[str, float]
@@ -120,6 +120,27 @@ class Card(_Frozen):
 def _digest(content: dict[str, Any]) -> str:
     """Of a card's content as it stands in the file: a field that came later does not make older cards damaged."""
     return hashlib.sha256(json.dumps({**content, "sha256": ""}, sort_keys=True).encode()).hexdigest()
+
+
+# What format 1 called otherwise: keys of the decision and of the detector's settings, values, a graph's outputs.
+_KEYS = {"usual": "normal_median", "peaks": "map_maxima", "heat": "color_range"}
+_SETTINGS = {"neighbourhood": "patch_size", "departures": "deviations", "rate": "learning_rate"}
+_SETTINGS |= {"may": "augmentations", "spoil": "corruption", "neighbours": "num_neighbours"}
+_VALUES = {"promise": "guarantee", "hills": "regions"}
+OUTPUTS = {"repaired": "reconstruction"}
+
+
+def _upgraded(content: Any) -> Any:
+    """A card's content in the words of today's format; what is no card of format 1 stays as it is."""
+    if not isinstance(content, dict) or content.get("format") != "blemish bundle 1":
+        return content
+    decision, settings = content.get("decision"), content.get("settings")
+    if isinstance(decision, dict):
+        decision = {_KEYS.get(key, key): value for key, value in decision.items()}
+        decision |= {key: _VALUES.get(decision[key], decision[key]) for key in ("rule", "boxes") if key in decision}
+    if isinstance(settings, dict):
+        settings = {_SETTINGS.get(key, key): value for key, value in settings.items()}
+    return {**content, "format": "blemish bundle 2", "decision": decision, "settings": settings}
 
 
 @dataclass(frozen=True)
@@ -159,9 +180,9 @@ def read(path: Path | str) -> Bundle:
         raise BundleError(f"{path}: not a blemish bundle, it has no {CARD}; give what `blemish train` wrote.")
     written = contents.pop(CARD)
     try:
-        card = Card.model_validate_json(written)
-    except ValidationError as cause:
-        first = cause.errors()[0]
+        card = Card.model_validate_json(json.dumps(_upgraded(json.loads(written))))
+    except ValueError as cause:  # pydantic's ValidationError is one
+        first = cause.errors()[0] if isinstance(cause, ValidationError) else {"loc": (), "msg": str(cause)}
         where = ".".join(map(str, first["loc"])) or CARD
         raise BundleError(
             f"{path}: the card is not one that blemish can read ({where}: {first['msg']}); "

@@ -1,14 +1,14 @@
 """Scores of good parts -> thresholds and p-values (split conformal prediction, Vovk et al. 2005; Lei et al. 2018).
 
-The promise: if the next good part is exchangeable with the calibration parts (made and photographed alike, none of
+The guarantee: if the next good part is exchangeable with the calibration parts (made and photographed alike, none of
 them seen in learning), the chance that it is called an anomaly is at most `false_alarms`, on average over calibration
 sets. Nothing is assumed about the scores themselves.
 
-Several pictures of one item are not exchangeable with pictures of others. Then items are (hierarchical conformal
-prediction: Dunn, Wasserman & Ramdas 2022; Lee, Barber & Willett 2023): each item counts once, each of its pictures for
-a share of it, and the promise is about a picture of a new item.
+Several images of one item are not exchangeable with images of others. Then items are (hierarchical conformal
+prediction: Dunn, Wasserman & Ramdas 2022; Lee, Barber & Willett 2023): each item counts once, each of its images for
+a share of it, and the guarantee is about an image of a new item.
 
-A promise *with confidence* is about this one calibration set: for at least this share of the calibration sets that
+A guarantee *with confidence* is about this one calibration set: for at least this share of the calibration sets that
 could have been drawn, the rate is at most `false_alarms`. It needs independent parts, and more of them.
 """
 
@@ -28,13 +28,15 @@ from blemish.types import BlemishError
 Kind = Literal["split", "leave-one-out"]
 Level = Literal["good", "review", "anomaly"]
 
-NO_PROMISE = "No share of false alarms is promised: a picture is an anomaly where the classifier finds that likelier."
+NO_GUARANTEE = (
+    "No share of false alarms is guaranteed: an image is an anomaly where the classifier finds that likelier."
+)
 _SLACK = 1e-9  # 0.05 * 20 must count as 1
 _DIGITS = 9  # three thirds of an item must count as 1
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Thresholds:
     """Above `review` a part is put aside for a person, above `anomaly` it is an anomaly."""
 
     review: float
@@ -48,7 +50,7 @@ class Limits:
 
 
 def item_weights(groups: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Each picture's share of its item, 1 / (pictures of the item), from the items' names: `(n,)`, with the number of
+    """Each image's share of its item, 1 / (images of the item), from the items' names: `(n,)`, with the number of
     items as their sum. "" is an item of its own."""
     counts = Counter(groups)
     return np.array([1 / counts[group] if group else 1.0 for group in groups], np.float64)
@@ -59,11 +61,11 @@ def p_values(
     scores: npt.NDArray[np.floating],
     weights: npt.NDArray[np.floating] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """p = (1 + sum over items of the share of pictures with a score >= s) / (items + 1): `(n,)`, `(m,)` -> `(m,)` in
-    (0, 1]. Small = unlike good parts. `weights` `(n,)` are `item_weights`; without them each picture is an item.
+    """p = (1 + sum over items of the share of images with a score >= s) / (items + 1): `(n,)`, `(m,)` -> `(m,)` in
+    (0, 1]. Small = unlike good parts. `weights` `(n,)` are `item_weights`; without them each image is an item.
 
-    With the good pictures' map maxima for `calibration` and regions' peaks for `scores`, p is family-wise: the chance
-    that a good picture has even one region with p <= a is at most a.
+    With the good images' map maxima for `calibration` and regions' peaks for `scores`, p is family-wise: the chance
+    that a good image has even one region with p <= a is at most a.
     """
     ranked, above = _ranked(calibration, weights)
     at_least = above[np.searchsorted(ranked, scores, side="left")]
@@ -72,14 +74,14 @@ def p_values(
 
 
 def best_rate(n: int, confidence: float | None = None) -> float:
-    """The lowest rate that n good pictures (items) can promise: 1 / (n + 1), or 1 - (1 - confidence)^(1 / n)."""
+    """The lowest rate that n good images (items) can guarantee: 1 / (n + 1), or 1 - (1 - confidence)^(1 / n)."""
     if confidence is None:
         return 1 / (n + 1)
     return -math.expm1(math.log1p(-_share(confidence, "a confidence")) / n) if n else 1.0
 
 
 def parts_needed(false_alarms: float, confidence: float | None = None) -> int:
-    """The fewest calibration pictures (items) that can promise this rate: 1 / (n + 1) <= false_alarms, or with
+    """The fewest calibration images (items) that can guarantee this rate: 1 / (n + 1) <= false_alarms, or with
     confidence (1 - false_alarms)^n <= 1 - confidence.
 
     Raises `BlemishError` for what is no rate.
@@ -95,7 +97,7 @@ def allowance(
     false_alarms: float,
     confidence: float | None = None,
     *,
-    unit: Literal["picture", "item"] = "picture",
+    unit: Literal["image", "item"] = "image",
     held_out: bool = True,
 ) -> int:
     """The rank from the top of the calibration score that may be the threshold, at least 1.
@@ -104,7 +106,7 @@ def allowance(
     confidence: the rate at the k-th largest of n independent scores is at most Beta(k, n + 1 - k) (Vovk 2012), so the
     largest k with P(Binomial(n, false_alarms) >= k) >= confidence. `unit` is what n counts, `held_out` whether
     they were kept from learning: for the words.
-    Raises `BlemishError`, with what can be had, where n is too small for the promise.
+    Raises `BlemishError`, with what can be had, where n is too small for the guarantee.
     """
     needed = parts_needed(false_alarms, confidence)
     if n < needed:
@@ -128,15 +130,15 @@ def threshold(
 ) -> float:
     """The score above which (not at which) a part is an anomaly; raises as `allowance` does.
 
-    `groups` names each picture's item, as for `item_weights`. On average, score > threshold where, and only where,
+    `groups` names each image's item, as for `item_weights`. On average, score > threshold where, and only where,
     p <= false_alarms. With confidence the items' highest scores are ranked, since these are independent of each other:
-    the promise is then that of all good items at most this share has any picture called an anomaly, hence of pictures
-    too. Other weights of dependent pictures have no such exact law.
+    the guarantee is then that of all good items at most this share has any image called an anomaly, hence of images
+    too. Other weights of dependent images have no such exact law.
     """
     weights = None if groups is None else item_weights(groups)
     ranked, above = _ranked(calibration, weights)
     items = round(above[0])
-    rank = allowance(items, false_alarms, confidence, unit="picture" if items == len(ranked) else "item")
+    rank = allowance(items, false_alarms, confidence, unit="image" if items == len(ranked) else "item")
     if confidence is not None:
         highest = calibration if groups is None else _highest(calibration, groups)
         return float(np.sort(highest)[items - rank])
@@ -144,21 +146,21 @@ def threshold(
     return float(ranked[np.argmax(1 + higher <= false_alarms * (items + 1) + _SLACK)])
 
 
-def limits(
+def thresholds(
     calibration: npt.NDArray[np.floating],
     false_alarms: float,
     review: float,
     groups: Sequence[str] | None = None,
     *,
     confidence: float | None = None,
-) -> Limits:
-    """The limits of three verdicts. At most `false_alarms` of good parts are called anomalies, and at most `review` are
-    called anomalies *or* put aside for review; with confidence each of the two holds so, not both at once.
+) -> Thresholds:
+    """The thresholds of three verdicts. At most `false_alarms` of good parts are called anomalies, and at most `review`
+    are called anomalies *or* put aside for review; with confidence each of the two holds so, not both at once.
 
     Raises as `threshold` does, and where `review` is not the larger rate.
     """
     _larger(review, false_alarms)
-    return Limits(
+    return Thresholds(
         review=threshold(calibration, review, groups, confidence=confidence),
         anomaly=threshold(calibration, false_alarms, groups, confidence=confidence),
     )
@@ -173,25 +175,25 @@ def guarantee(
     review: float | None = None,
     kind: Kind = "split",
 ) -> str:
-    """The promise in words, with its assumption. `n` calibration pictures, of `items` items if these are fewer.
+    """The guarantee in words, with its assumption. `n` calibration images, of `items` items if these are fewer.
 
-    `kind`: "split" = the calibration pictures were held out of learning; "leave-one-out" = each was scored by a memory
-    without its own item, and new parts are scored by the whole memory. Let s_i be good picture i's distance to the
-    memory without its item. Full conformal prediction would add the new picture to that memory, which can only lower
-    s_i; so p from s_i is never below its p, and the promise is exact where a larger memory never raises a score, as
+    `kind`: "split" = the calibration images were held out of learning; "leave-one-out" = each was scored by a memory
+    without its own item, and new parts are scored by the whole memory. Let s_i be good image i's distance to the
+    memory without its item. Full conformal prediction would add the new image to that memory, which can only lower
+    s_i; so p from s_i is never below its p, and the guarantee is exact where a larger memory never raises a score, as
     with a plain nearest-neighbour distance. PatchCore's coreset and its Eq. 7 make that approximate.
-    Raises `BlemishError` where n is too small, and for a confidence without held-out pictures.
+    Raises `BlemishError` where n is too small, and for a confidence without held-out images.
     """
     several = items is not None and items != n
     count = n if items is None else items
-    allowance(count, false_alarms, confidence, unit="item" if several else "picture", held_out=kind == "split")
+    allowance(count, false_alarms, confidence, unit="item" if several else "image", held_out=kind == "split")
     if confidence is not None and kind != "split":
         raise BlemishError(
-            "A promise with confidence needs calibration pictures that were held out of learning; hold some out, "
-            "or ask for the promise on average."
+            "A guarantee with confidence needs calibration images that were held out of learning; hold some out, "
+            "or ask for the guarantee on average."
         )
-    sets = f"{n} pictures of {count} items" if several else f"{n}"
-    what = "pictures of good items" if several else "good parts"
+    sets = f"{n} images of {count} items" if several else f"{n}"
+    what = "images of good items" if several else "good parts"
     alike = "as long as new good parts are made and photographed like those"
     also = ""
     if review is not None:
@@ -199,21 +201,21 @@ def guarantee(
         surely = " as surely" if confidence else ""
         also = f", and{surely} at most {review:.2%} are called anomalies or put aside for review"
     if confidence is not None:
-        what = "good items have any picture that is called an anomaly" if several else f"{what} are called anomalies"
+        what = "good items have any image that is called an anomaly" if several else f"{what} are called anomalies"
         also = also.replace("are called anomalies", "have any that is called an anomaly") if several else also
-        promise = (
+        guarantee = (
             f"With {100 * confidence:g}% confidence (so often over calibration sets of {sets}), "
             f"at most {false_alarms:.2%} of {what}{also}, {alike}, independently of each other"
             f"{' and as often each' if several else ''}."
         )
     else:
-        promise = (
+        guarantee = (
             f"At most {false_alarms:.2%} of {what} are called anomalies{also}, on average over calibration sets of "
             f"{sets}, {alike} (exchangeability)."
         )
     if kind == "leave-one-out":
-        promise += f" {_LEFT_OUT}"
-    return f"{promise} It says nothing of the share of defects found."
+        guarantee += f" {_LEFT_OUT}"
+    return f"{guarantee} It says nothing of the share of defects found."
 
 
 def binomial_tail(n: int, k: int, share: float) -> float:
@@ -229,7 +231,7 @@ def binomial_tail(n: int, k: int, share: float) -> float:
 
 
 _LEFT_OUT = (
-    "The calibration pictures are in the memory too, each scored without its own item: exact for a plain "
+    "The calibration images are in the memory too, each scored without its own item: exact for a plain "
     "nearest-neighbour distance, but only approximate here, where the memory is thinned and distances are re-weighted."
 )
 
@@ -241,7 +243,7 @@ def _ranked(
     order = np.argsort(calibration, kind="stable")
     ranked = np.asarray(calibration)[order]
     if not np.isfinite(ranked).all():
-        raise BlemishError("A calibration score is not a finite number; learn again, and look for damaged pictures.")
+        raise BlemishError("A calibration score is not a finite number; learn again, and look for damaged images.")
     if weights is None:
         return ranked, np.arange(len(ranked), -1, -1, dtype=np.float64)
     if weights.shape != ranked.shape or (weights <= 0).any() or abs(weights.sum() - round(weights.sum())) > 1e-6:
@@ -275,15 +277,17 @@ def _larger(review: float, false_alarms: float) -> None:
 def _too_few(n: int, false_alarms: float, confidence: float | None, unit: str, held_out: bool) -> str:
     needed = parts_needed(false_alarms, confidence)
     sure = "" if confidence is None else f" with {100 * confidence:g}% confidence"
-    several = f"{n} good items (with all their pictures)" if unit == "item" else f"{n} good pictures"
+    several = f"{n} good items (with all their images)" if unit == "item" else f"{n} good images"
     ways = [f"add {needed - n} more"]
     if held_out:
-        several = several.replace(" good pictures", " held-out good pictures")
+        several = several.replace(" good images", " held-out good images")
         ways = [f"hold out {needed - n} more (add good {unit}s, or give a larger --calibration)"]
     lowest = 100 * best_rate(n, confidence)
     step = 0.1 if lowest >= 1 else 0.001
     if (had := math.ceil(lowest / step - _SLACK) * step) < 100:
         ways.append(f"ask for --false-alarms {had:.6g}%")
     if confidence is not None and n >= parts_needed(false_alarms):
-        ways.append("ask for the promise on average, without a confidence, which these can give")
-    return f"{several} cannot promise {false_alarms:.2%} false alarms{sure}: that takes {needed}; {', or '.join(ways)}."
+        ways.append("ask for the guarantee on average, without a confidence, which these can give")
+    return (
+        f"{several} cannot guarantee {false_alarms:.2%} false alarms{sure}: that takes {needed}; {', or '.join(ways)}."
+    )

@@ -5,17 +5,17 @@ Each new score gets the rank p among the calibration scores and all earlier ones
 are exchangeable, these p are independent and uniform, and no game of bets on them grows on average. So a capital that
 starts at 1 ever reaches 1 / rate with a chance of at most `rate`, however long the line runs (Ville 1939).
 
-The scores must come from one picture of each part (or one figure of each part, such as its highest score), and the
-calibration pictures must have been held out of learning: several pictures of a part are not exchangeable with the
-stream's. Scores from leaving each picture out of the memory are rather higher than the stream's, so `upward` bets on
+The scores must come from one image of each part (or one figure of each part, such as its highest score), and the
+calibration images must have been held out of learning: several images of a part are not exchangeable with the
+stream's. Scores from leaving each image out of the memory are rather higher than the stream's, so `upward` bets on
 rising scores alone, and the bound holds about, not exactly (tests/test_drift.py simulates it).
 
-**Defective parts** are not exchangeable with good ones, and would be taken for drift. With `limit`, scores at or above
-it are left out, of the calibration set too. That costs the bound nothing where `limit` is a calibration threshold or a
-number fixed beforehand: only how many scores lie below such a threshold matters for it, not which, so given it, those
-below are exchangeable still, ties or not. What it costs is power: drift so strong that good parts are called anomalies
-is left out as well. `State.left_out` counts these; a rising share of anomalies is a warning of its own. Defects that
-are missed stay in, and may raise the alarm where they are many.
+**Defective parts** are not exchangeable with good ones, and would be taken for drift. With `threshold`, scores at or
+above it are left out, of the calibration set too. That costs the bound nothing where `threshold` is a calibration
+threshold or a number fixed beforehand: only how many scores lie below such a threshold matters for it, not which, so
+given it, those below are exchangeable still, ties or not. What it costs is power: drift so strong that good parts are
+called anomalies is left out as well. `State.left_out` counts these; a rising share of anomalies is a warning of its
+own. Defects that are missed stay in, and may raise the alarm where they are many.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class State:
     """How the test stands. `martingale` and `highest` are log10 of the capital, now and at its highest."""
 
     seen: int  # scores that were ranked
-    left_out: int  # scores at or above the limit
+    left_out: int  # scores at or above the threshold
     martingale: float
     highest: float
     alarm: bool  # the capital reached 1 / rate, now or earlier
@@ -71,23 +71,23 @@ class Drift:
         calibration: Iterable[float],
         rate: float = 0.01,
         seed: int = 0,
-        limit: float | None = None,
+        threshold: float | None = None,
         *,
         upward: bool = False,
     ) -> None:
-        """`limit` is the threshold above which parts are called anomalies (None: every score counts); `upward` bets
+        """`threshold` is the threshold above which parts are called anomalies (None: every score counts); `upward` bets
         on rising scores alone, for a calibration by leaving out.
 
         Raises `BlemishError` for a rate outside 0..1, and where no calibration score is left.
         """
         if not 0 < rate < 1:
             raise BlemishError(f"The rate of false drift alarms lies between 0 % and 100 %, not {rate:.3%}.")
-        self.rate, self.seed, self.limit, self.upward = rate, seed, limit, upward
+        self.rate, self.seed, self.threshold, self.upward = rate, seed, threshold, upward
         self._bets = [bet for bet in _BETS if bet[0] == "higher" or not upward]
         scores = sorted(_finite(score) for score in calibration)
-        self._scores = array("d", [score for score in scores if limit is None or score < limit])
+        self._scores = array("d", [score for score in scores if threshold is None or score < threshold])
         if not self._scores:
-            raise BlemishError("There are no calibration scores below the limit to compare with; calibrate again.")
+            raise BlemishError("There are no calibration scores below the threshold to compare with; calibrate again.")
         self._seen = self._left_out = 0
         self._awake = [-math.inf] * len(self._bets)  # ln of the capital on each bet
         self._highest = 0.0  # ln
@@ -96,7 +96,7 @@ class Drift:
     def see(self, score: float) -> State:
         """Ranks the next part's raw score and bets on its p. Raises `BlemishError` for what is no finite number."""
         score = _finite(score)
-        if self.limit is not None and score >= self.limit:
+        if self.threshold is not None and score >= self.threshold:
             self._left_out += 1
             return self.state
         low, high = bisect_left(self._scores, score), bisect_right(self._scores, score)
@@ -148,7 +148,7 @@ class Drift:
             "format": FORMAT,
             "rate": self.rate,
             "seed": self.seed,
-            "limit": self.limit,
+            "threshold": self.threshold,
             "upward": self.upward,
             "seen": self._seen,
             "left_out": self._left_out,
@@ -167,11 +167,11 @@ class Drift:
             if content["format"] != FORMAT:
                 raise ValueError("another format")
             rate, seed, upward = float(content["rate"]), int(content["seed"]), bool(content["upward"])
-            found = cls(content["scores"], rate, seed, content["limit"], upward=upward)
+            found = cls(content["scores"], rate, seed, content["threshold"], upward=upward)
             if len(content["awake"]) != len(found._bets):
                 raise ValueError("other bets")
             if len(found._scores) != len(content["scores"]):
-                raise ValueError("scores above the limit")
+                raise ValueError("scores above the threshold")
             found._seen, found._left_out = int(content["seen"]), int(content["left_out"])
             found._awake = [-math.inf if capital is None else _finite(capital) for capital in content["awake"]]
             found._highest = _finite(content["highest"])
@@ -203,5 +203,5 @@ def _log_sum(logs: list[float]) -> float:
 
 def _finite(score: float) -> float:
     if not math.isfinite(score):
-        raise BlemishError(f"A score for the drift test must be a finite number, not {score}; look at its picture.")
+        raise BlemishError(f"A score for the drift test must be a finite number, not {score}; look at its image.")
     return float(score)

@@ -1,7 +1,7 @@
-"""What a detector remembers, for people to look at: the good pictures that its normal patches come from.
+"""What a detector remembers, for people to look at: the good images that its normal patches come from.
 
 A bundle's `evidence.zip` holds them at the size at which the detector saw them (`000.jpg` ...), their names
-(`names.json`), and int32 `sources.npy` `(M, 3)`: of each patch the picture (-1 where it was left out), and its row and
+(`names.json`), and int32 `sources.npy` `(M, 3)`: of each patch the image (-1 where it was left out), and its row and
 column in the feature grid.
 """
 
@@ -19,29 +19,29 @@ from PIL import Image
 
 from blemish.inference.bundle import EVIDENCE, BundleError
 
-TABLE, NAMES, NO_PICTURE = "sources.npy", "names.json", -1
-DECODED = 128  # pictures held at once
+TABLE, NAMES, NO_IMAGE = "sources.npy", "names.json", -1
+DECODED = 128  # images held at once
 
 Pixels = npt.NDArray[np.uint8]
 
 
-def picture_name(number: int) -> str:
-    """Of a picture in evidence.zip."""
+def image_name(number: int) -> str:
+    """Of an image in evidence.zip."""
     return f"{number:03}.jpg"
 
 
 @dataclass(frozen=True)
-class Memory:
-    """The contents of evidence.zip; see the top of this file. Pictures are decoded when asked for."""
+class EvidenceStore:
+    """The contents of evidence.zip; see the top of this file. Images are decoded when asked for."""
 
     table: npt.NDArray[np.int32]  # (M, 3)
     names: tuple[str, ...]
-    size: tuple[int, int]  # height, width of the pictures
+    size: tuple[int, int]  # height, width of the images
     jpegs: tuple[bytes, ...]
     _decoded: dict[int, Pixels] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
-    def picture(self, number: int) -> Pixels:
+    def image(self, number: int) -> Pixels:
         """uint8 `(h, w, 3)`. Raises `BundleError` where it cannot be decoded."""
         pixels = self._decoded.get(number)
         if pixels is None:
@@ -49,9 +49,9 @@ class Memory:
                 with Image.open(io.BytesIO(self.jpegs[number]), formats=["JPEG"]) as image:
                     pixels = np.asarray(image.convert("RGB"))
             except (OSError, ValueError, Image.DecompressionBombError) as cause:
-                raise _unreadable(f"{picture_name(number)}: {cause}") from None
+                raise _unreadable(f"{image_name(number)}: {cause}") from None
             if pixels.shape[:2] != self.size:
-                raise _unreadable(f"{picture_name(number)} is not of the card's image size")
+                raise _unreadable(f"{image_name(number)} is not of the card's image size")
             with self._lock:  # threads may ask at once
                 if len(self._decoded) >= DECODED:
                     self._decoded.pop(next(iter(self._decoded)))
@@ -59,19 +59,19 @@ class Memory:
         return pixels
 
     def origin(self, entry: int) -> tuple[int, int, int] | None:
-        """Picture, row and column that an entry of the bank comes from; None where its picture was left out."""
+        """Image, row and column that an entry of the bank comes from; None where its image was left out."""
         number, row, column = (int(value) for value in self.table[entry])
-        return None if number == NO_PICTURE else (number, row, column)
+        return None if number == NO_IMAGE else (number, row, column)
 
 
-def read_memory(content: bytes, size: tuple[int, int]) -> Memory:
+def read_store(content: bytes, size: tuple[int, int]) -> EvidenceStore:
     """From the bytes of evidence.zip; `size` (height, width) is the card's. Raises `BundleError` for anything else."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
         table = np.load(io.BytesIO(files[TABLE]), allow_pickle=False)
         names = json.loads(files[NAMES])
-        jpegs = tuple(files[picture_name(number)] for number in range(len(names)))
+        jpegs = tuple(files[image_name(number)] for number in range(len(names)))
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, TypeError) as cause:
         raise _unreadable(str(cause)) from None
     except KeyError as cause:
@@ -79,9 +79,9 @@ def read_memory(content: bytes, size: tuple[int, int]) -> Memory:
     right = isinstance(table, np.ndarray) and table.ndim == 2 and table.shape[1] == 3 and table.dtype == np.int32
     if not right or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise _unreadable(f"{TABLE} or {NAMES} is not what it should be")
-    if len(table) and not (table[:, 0].min() >= NO_PICTURE and table[:, 0].max() < len(names)):
-        raise _unreadable(f"{TABLE} speaks of pictures that are not there")
-    return Memory(table, tuple(names), size, jpegs)
+    if len(table) and not (table[:, 0].min() >= NO_IMAGE and table[:, 0].max() < len(names)):
+        raise _unreadable(f"{TABLE} speaks of images that are not there")
+    return EvidenceStore(table, tuple(names), size, jpegs)
 
 
 def _unreadable(cause: str) -> BundleError:

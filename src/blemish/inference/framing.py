@@ -1,14 +1,13 @@
-"""How a picture is brought before the detector, the same while learning and on the line: made as large as the frame,
+"""How an image is brought before the detector, the same while learning and on the line: made as large as the frame,
 aligned to a reference, filled with one constant outside the region of interest, and cut into tiles, whose maps are
 blended into one.
 
-The card's `bundle.Frame` says which of these. Without one, pictures go to the graph as they are.
+The card's `bundle.Frame` says which of these. Without one, images go to the graph as they are.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,33 +17,31 @@ from PIL import Image
 
 from blemish.inference import alignment
 from blemish.inference.bundle import REFERENCE, ROI, Bundle, BundleError, Frame
-from blemish.types import BlemishError
+from blemish.types import BlemishError, Prediction, Runner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FILL = 128  # of every channel, outside the region of interest
 BATCH = 4  # tiles in a run of the graph: more are no faster, and take memory
-FINER = 4  # so many times coarser than a tile's own map is that of the whole picture: maps are smooth
-MOST_CELLS = 2**18  # of the whole picture's map: 1 MiB
+FINER = 4  # so many times coarser than a tile's own map is that of the whole image: maps are smooth
+MOST_CELLS = 2**18  # of the whole image's map: 1 MiB
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Box = tuple[int, int, int, int]
-# uint8 (N, H, W, 3) -> by name scores (N,), maps (N, h, w), and what else a graph says
-Runner = Callable[[Pixels], dict[str, npt.NDArray[Any]]]
 
 
 class AlignError(BlemishError):
-    """A picture that does not lie like the reference, however it is shifted and turned."""
+    """An image that does not lie like the reference, however it is shifted and turned."""
 
 
 class Framing:
     """A frame with its region of interest, bool (H, W), and its reference, uint8 (h, w, 3).
 
     A *pose* (see alignment.py) is float64 (2, 3): the pixel (x, y) of the frame shows the pixel `pose @ (x, y, 1)` of
-    the picture, made as large as the frame. Without alignment there is none.
+    the image, made as large as the frame. Without alignment there is none.
     """
 
     def __init__(self, frame: Frame, roi: Mask | None = None, reference: Pixels | None = None) -> None:
@@ -52,17 +49,17 @@ class Framing:
         self._touched: dict[tuple[int, int], Mask] = {}
         self._samplers: dict[tuple[int, ...], Sampler] = {}
         if frame.align:
-            alignment.opencv()  # says now that it is missing, not at the first picture
+            alignment.opencv()  # says now that it is missing, not at the first image
 
     @classmethod
     def of(cls, loaded: Bundle) -> Framing | None:
-        """Of a bundle; None where its pictures go to the graph as they are. Raises `BundleError` where its files are
+        """Of a bundle; None where its images go to the graph as they are. Raises `BundleError` where its files are
         not what its card says, and `BlemishError` where OpenCV is needed and missing."""
         frame = loaded.card.frame
         if frame is None:
             return None
-        roi = _picture(loaded, ROI, loaded.roi, "L") > 127 if frame.roi else None
-        reference = _picture(loaded, REFERENCE, loaded.reference, "RGB") if frame.align else None
+        roi = _image(loaded, ROI, loaded.roi, "L") > 127 if frame.roi else None
+        reference = _image(loaded, REFERENCE, loaded.reference, "RGB") if frame.align else None
         if roi is not None and roi.shape != (frame.size[1], frame.size[0]):
             raise BundleError(f"{loaded.path}: {ROI} is not of the frame's size; train the bundle again.")
         width, height = frame.tile or (0, 0)
@@ -72,60 +69,62 @@ class Framing:
         return cls(frame, roi, reference)
 
     def bring(
-        self, picture: Pixels, pose: alignment.Pose | None = None, *, fill: bool = True
+        self, image: Pixels, pose: alignment.Pose | None = None, *, fill: bool = True
     ) -> tuple[Pixels, alignment.Pose | None]:
-        """A picture uint8 (H, W, 3) of any size as the detector sees it, before it is cut: of the frame's size; and its
+        """An image uint8 (H, W, 3) of any size as the detector sees it, before it is cut: of the frame's size; and its
         pose, which may be given. Without `fill` what is outside the region stays. Raises `AlignError`."""
         frame = self.frame
         width, height = frame.size
-        if fill and self.roi is not None and not frame.align and picture.shape[:2] != (height, width):
+        if fill and self.roi is not None and not frame.align and image.shape[:2] != (height, width):
             # Before resizing too: it mixes neighbours.
-            inside = _nearest(self.roi, (picture.shape[1], picture.shape[0]))
-            picture = np.where(inside[..., None], picture, np.uint8(FILL))
-        picture = alignment.resized(picture, frame.size)
+            inside = _nearest(self.roi, (image.shape[1], image.shape[0]))
+            image = np.where(inside[..., None], image, np.uint8(FILL))
+        image = alignment.resized(image, frame.size)
         if frame.align:
             if pose is None:
-                pose = self.find(picture)
-            picture = alignment.aligned(picture, pose, self._filling)
+                pose = self.find(image)
+            image = alignment.aligned(image, pose, self._filling)
         if fill and self.roi is not None:
-            picture = np.where(self.roi[..., None], picture, np.uint8(FILL))
-        return picture, pose
+            image = np.where(self.roi[..., None], image, np.uint8(FILL))
+        return image, pose
 
-    def find(self, picture: Pixels) -> alignment.Pose:
-        """The pose of a picture of the frame's size. Raises `AlignError`."""
+    def find(self, image: Pixels) -> alignment.Pose:
+        """The pose of an image of the frame's size. Raises `AlignError`."""
         assert self.reference is not None
-        pose, sure = alignment.find(picture, self.reference)
+        pose, sure = alignment.find(image, self.reference)
         if sure < self.frame.least_correlation:
             raise AlignError(
-                f"it could not be aligned with the reference picture (correlation {sure:.2f}, at least "
-                f"{self.frame.least_correlation:.2f} is needed); is the whole part in the picture?"
+                f"it could not be aligned with the reference image (correlation {sure:.2f}, at least "
+                f"{self.frame.least_correlation:.2f} is needed); is the whole part in the image?"
             )
         return pose
 
     def over(self, run: Runner, batch: int = BATCH) -> Runner:
-        """A graph's `run` for whole pictures uint8 (1, H, W, 3) of any size; of tiles, `batch` go to it at a time.
+        """A graph's `run` for whole images uint8 (1, H, W, 3) of any size; of tiles, `batch` go to it at a time.
 
-        The map is of the frame's `map_size`, or where there are no tiles of the graph's, and lies as the picture does.
+        The map is of the frame's `map_size`, or where there are no tiles of the graph's, and lies as the image does.
         With tiles the score is the highest of a tile, and `neighbours` and `distances` are (1, tiles, gh, gw). Of
-        aligned pictures there is `poses` (1, 2, 3) besides. Raises `AlignError`.
+        aligned images there is `poses` (1, 2, 3) besides. Raises `AlignError`.
         """
 
-        def whole(pictures: Pixels) -> dict[str, npt.NDArray[Any]]:
-            picture, pose = self.bring(pictures[0])
-            found = self._cut(picture, run, batch) if self.frame.tile else dict(run(picture[None]))
+        def whole(images: Pixels) -> Prediction:
+            image, pose = self.bring(images[0])
+            found = self._cut(image, run, batch) if self.frame.tile else run(image[None]).outputs()
             for name in ("maps", "class_maps"):
                 if name in found:
                     found[name] = self._returned(found[name], pose)
             if pose is not None:
                 found["poses"] = pose[None]
-                if "repaired" in found:
-                    found["repaired"] = alignment.back(found["repaired"][0], pose, self.frame.size, FILL)[None]
-            return found
+                if "reconstruction" in found:
+                    found["reconstruction"] = alignment.back(found["reconstruction"][0], pose, self.frame.size, FILL)[
+                        None
+                    ]
+            return Prediction(**found)
 
         return whole
 
     def _returned(self, values: npt.NDArray[Any], pose: alignment.Pose | None) -> npt.NDArray[Any]:
-        """Maps (1, h, w) or (1, C, h, w) as the picture lies, each at its lowest value where nothing counts."""
+        """Maps (1, h, w) or (1, C, h, w) as the image lies, each at its lowest value where nothing counts."""
         done = []
         for one in values.reshape(-1, *values.shape[-2:]):
             inside = self.inside_map(one.shape)
@@ -142,7 +141,7 @@ class Framing:
         return self._touched[key]
 
     def inside(self, size: tuple[int, int], pose: alignment.Pose | None = None) -> Mask | None:
-        """The region of interest in a picture of `size` (width, height), as it lies: bool (H, W); None = all of it."""
+        """The region of interest in an image of `size` (width, height), as it lies: bool (H, W); None = all of it."""
         roi = self.roi
         if roi is None:
             return None
@@ -159,14 +158,14 @@ class Framing:
         width, height = frame.tile
         return [(left, top, left + width, top + height) for left, top in frame.tiles]
 
-    def _cut(self, picture: Pixels, run: Runner, batch: int) -> dict[str, npt.NDArray[Any]]:
+    def _cut(self, image: Pixels, run: Runner, batch: int) -> dict[str, npt.NDArray[Any]]:
         boxes = self.boxes
         kept: dict[str, list[npt.NDArray[Any]]] = {}
-        blend = {name: self._blend() for name in ("maps", "repaired")}
+        blend = {name: self._blend() for name in ("maps", "reconstruction")}
         for start in range(0, len(boxes), batch):
             chosen = boxes[start : start + batch]
-            tiles = np.stack([picture[top:bottom, left:right] for left, top, right, bottom in chosen])
-            for name, values in run(tiles).items():
+            tiles = np.stack([image[top:bottom, left:right] for left, top, right, bottom in chosen])
+            for name, values in run(tiles).outputs().items():
                 if name in blend:
                     for box, one in zip(chosen, values, strict=True):
                         blend[name].add(box, one)
@@ -175,8 +174,8 @@ class Framing:
         found = {name: np.concatenate(parts)[None] for name, parts in kept.items()}
         found["scores"] = found["scores"].max(1)
         found["maps"] = blend["maps"].whole()[None]
-        if blend["repaired"].seen:
-            found["repaired"] = np.clip(np.round(blend["repaired"].whole()), 0, 255).astype(np.uint8)[None]
+        if blend["reconstruction"].seen:
+            found["reconstruction"] = np.clip(np.round(blend["reconstruction"].whole()), 0, 255).astype(np.uint8)[None]
         return found
 
     def _blend(self) -> Blend:
@@ -286,7 +285,7 @@ def tiles_of(
 
 
 def touched(mask: Mask, shape: tuple[int, int]) -> Mask:
-    """The cells of a map (h, w) that hold any pixel of a mask (H, W) of the same picture."""
+    """The cells of a map (h, w) that hold any pixel of a mask (H, W) of the same image."""
     found = np.zeros(shape, bool)
     rows, columns = np.nonzero(mask)
     found[rows * shape[0] // mask.shape[0], columns * shape[1] // mask.shape[1]] = True
@@ -303,7 +302,7 @@ def _nearest(mask: Mask, size: tuple[int, int]) -> Mask:
     return mask[np.ix_(rows, columns)]
 
 
-def _picture(loaded: Bundle, name: str, content: bytes | None, mode: str) -> Pixels:
+def _image(loaded: Bundle, name: str, content: bytes | None, mode: str) -> Pixels:
     try:
         with Image.open(io.BytesIO(content or b""), formats=["PNG"]) as image:
             return np.asarray(image.convert(mode))
@@ -311,13 +310,13 @@ def _picture(loaded: Bundle, name: str, content: bytes | None, mode: str) -> Pix
         raise BundleError(f"{loaded.path}: {name} cannot be read ({cause}); train the bundle again.") from None
 
 
-def lies(framing: Framing, picture: tuple[int, int], pose: alignment.Pose | None) -> npt.NDArray[np.float64]:
-    """float64 (2, 3), from places of the frame to those of a picture of `picture` (width, height), both in pixels
+def lies(framing: Framing, image: tuple[int, int], pose: alignment.Pose | None) -> npt.NDArray[np.float64]:
+    """float64 (2, 3), from places of the frame to those of an image of `image` (width, height), both in pixels
     counted from the left and top edge (so a pixel's centre is at a half)."""
     width, height = framing.frame.size
     half = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
     matrix = np.eye(3) if pose is None else np.linalg.inv(half) @ np.vstack([pose, [0, 0, 1]]) @ half
-    found: npt.NDArray[np.float64] = (np.diag([picture[0] / width, picture[1] / height, 1]) @ matrix)[:2]
+    found: npt.NDArray[np.float64] = (np.diag([image[0] / width, image[1] / height, 1]) @ matrix)[:2]
     return found
 
 

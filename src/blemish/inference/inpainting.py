@@ -1,8 +1,8 @@
-"""Places of a picture filled from good pictures: each from one place of one of them, so that it stays as sharp and as
+"""Places of an image filled from good images: each from one place of one of them, so that it stays as sharp and as
 whole as a good part is (the mean of many patches would be a blur, which no good part shows).
 
-Which good picture, and where in it, the normal patches around the place say; among what they propose, that is taken
-which best continues what is left of the picture (as in exemplar-based inpainting, Criminisi et al. 2004).
+Which good image, and where in it, the normal patches around the place say; among what they propose, that is taken
+which best continues what is left of the image (as in exemplar-based inpainting, Criminisi et al. 2004).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from blemish.inference.evidence_store import Memory, Pixels
+from blemish.inference.evidence_store import EvidenceStore, Pixels
 from blemish.inference.regions import components
 
 BAND = 2  # cells around a place that have to fit
-TRIED, REFINED = 64, 4  # places of good pictures tried for one fill, and the best of them moved pixel by pixel
+TRIED, REFINED = 64, 4  # places of good images tried for one fill, and the best of them moved pixel by pixel
 COMPARED, REACH = 800, 8  # pixels of the band at most, and by how many it is moved each way
 
 Cells = npt.NDArray[np.bool_]  # (gh, gw)
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
-Shift = tuple[int, int, int]  # a good picture, and how far down and right of a place its content is, in pixels
+Shift = tuple[int, int, int]  # a good image, and how far down and right of a place its content is, in pixels
 
 
 def grown(cells: Cells) -> Cells:
@@ -46,11 +46,11 @@ def soft(cells: Cells, shape: tuple[int, int]) -> Floats:
     return np.asarray(image.filter(ImageFilter.BoxBlur(reach))).astype(np.float32) / np.float32(255)
 
 
-def fill(picture: Pixels, neighbours: npt.NDArray[np.int32], memory: Memory, cells: Cells) -> tuple[Floats, Floats]:
-    """Normal content for `cells` (gh, gw) of a picture uint8 (h, w, 3) of the memory's size, whose `neighbours`
+def fill(image: Pixels, neighbours: npt.NDArray[np.int32], store: EvidenceStore, cells: Cells) -> tuple[Floats, Floats]:
+    """Normal content for `cells` (gh, gw) of an image uint8 (h, w, 3) of the memory's size, whose `neighbours`
     (gh, gw) are entries of the bank: float32 (h, w, 3), and a mask (h, w), 1 where there is any."""
-    shape = memory.size
-    target = picture.astype(np.float32)
+    shape = store.size
+    target = image.astype(np.float32)
     content, known = np.zeros_like(target), np.zeros(shape, np.float32)
     labels, count = components(cells)
     for number in range(1, count + 1):
@@ -61,24 +61,24 @@ def fill(picture: Pixels, neighbours: npt.NDArray[np.int32], memory: Memory, cel
             outer = grown(outer)
         band = enlarged(outer & ~around & ~grown(cells), shape)
         inside = enlarged(around, shape)
-        found = _best(target, inside, band, _proposed(neighbours, memory, outer), memory)
+        found = _best(target, inside, band, _proposed(neighbours, store, outer), store)
         if found is None:
             continue
         source, down, right = found
         rows, columns = np.nonzero(inside)
-        pixels = memory.picture(source).astype(np.float32)
+        pixels = store.image(source).astype(np.float32)
         content[rows, columns] = pixels[rows + down, columns + right] + _light(target, pixels, band, inside, found)
         known[inside] = 1
     return content, known
 
 
-def _proposed(neighbours: npt.NDArray[np.int32], memory: Memory, cells: Cells) -> list[Shift]:
-    """What the normal patches of `cells` propose, the most frequent first, in pixels; and of each good picture among
+def _proposed(neighbours: npt.NDArray[np.int32], store: EvidenceStore, cells: Cells) -> list[Shift]:
+    """What the normal patches of `cells` propose, the most frequent first, in pixels; and of each good image among
     them the very place."""
     votes: dict[Shift, int] = {}
-    step = [whole / count for whole, count in zip(memory.size, cells.shape, strict=True)]
+    step = [whole / count for whole, count in zip(store.size, cells.shape, strict=True)]
     for row, column in np.argwhere(cells):
-        origin = memory.origin(int(neighbours[row, column]))
+        origin = store.origin(int(neighbours[row, column]))
         if origin is not None:
             number, there, across = origin
             shift = number, round((there - int(row)) * step[0]), round((across - int(column)) * step[1])
@@ -87,22 +87,22 @@ def _proposed(neighbours: npt.NDArray[np.int32], memory: Memory, cells: Cells) -
     return sorted(votes, key=lambda shift: (-votes[shift], shift))[:TRIED]
 
 
-def _best(target: Floats, inside: Cells, band: Cells, shifts: Sequence[Shift], memory: Memory) -> Shift | None:
-    """The shift whose content best continues the band, but for its light; None where none stays inside its picture."""
+def _best(target: Floats, inside: Cells, band: Cells, shifts: Sequence[Shift], store: EvidenceStore) -> Shift | None:
+    """The shift whose content best continues the band, but for its light; None where none stays inside its image."""
     rows, columns = np.nonzero(inside)
-    height, width = memory.size
+    height, width = store.size
     at = np.argwhere(band)
     at = at[:: -(-len(at) // COMPARED) or 1]
     wanted = target[at[:, 0], at[:, 1]]
 
     def costs(source: int, downs: Places, rights: Places) -> npt.NDArray[np.float64]:
-        """Of several shifts in one picture; infinite for those that lead out of it."""
+        """Of several shifts in one image; infinite for those that lead out of it."""
         fits = (rows.min() + downs >= 0) & (rows.max() + downs < height)
         fits &= (columns.min() + rights >= 0) & (columns.max() + rights < width)
         down, right = at[:, 0] + downs[:, None], at[:, 1] + rights[:, None]
         seen = (down >= 0) & (down < height) & (right >= 0) & (right < width)
         fits &= 2 * seen.sum(1) >= len(at)
-        pixels = memory.picture(source)[down.clip(0, height - 1), right.clip(0, width - 1)]
+        pixels = store.image(source)[down.clip(0, height - 1), right.clip(0, width - 1)]
         weight = seen[..., None] / np.maximum(seen.sum(1), 1)[:, None, None]
         apart = pixels - wanted
         mean = (apart * weight).sum(1)

@@ -1,4 +1,4 @@
-"""Bundle + picture -> verdict: the product's core. Needs onnxruntime, numpy and Pillow, and no PyTorch.
+"""Bundle + image -> verdict: the product's core. Needs onnxruntime, numpy and Pillow, and no PyTorch.
 
 from blemish import Inspector
 inspector = Inspector("run/bundle")
@@ -12,40 +12,76 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from blemish import images
+from blemish.images import MAX_PIXELS, load_image
 from blemish.inference import bundle, calibration
 from blemish.inference.framing import AlignError, Framing
 from blemish.inference.regions import find_regions, single_box
-from blemish.types import BlemishError, Region, Verdict
+from blemish.types import BlemishError, Prediction, Region, Verdict
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 
-class Look(NamedTuple):
-    """A verdict with what it was made from; picture and map are None where the file could not be read, `repaired` where
-    the detector is no autoencoder, `neighbours` and `distances` where the bundle is older than they are,
-    `probabilities` where the detector is no classifier, and `pose` where the picture was not aligned. Neighbours and
-    distances are those of the picture as it was brought before the detector, see `frame.Framing`, or of its tiles."""
+@dataclass(frozen=True)
+class Inspection:
+    """A verdict with the image and the prediction that it was made from, both None where the file could not be read.
+
+    The properties are of the one image, without the batch axis, and None where the detector has no such output.
+    Neighbours and distances are those of the image as it was brought before the detector, see `framing.Framing`, or
+    of its tiles. In a notebook it shows the image with heat and boxes.
+    """
 
     verdict: Verdict
-    picture: npt.NDArray[np.uint8] | None  # (H, W, 3)
-    map: npt.NDArray[np.float32] | None  # (h, w)
-    repaired: npt.NDArray[np.uint8] | None = None  # (h, w, 3): how it would look if it were good
-    neighbours: npt.NDArray[np.int32] | None = None  # (gh, gw) or (tiles, gh, gw): the nearest normal patches
-    distances: npt.NDArray[np.float32] | None = None  # the same: how far each is
-    probabilities: npt.NDArray[np.float32] | None = None  # (classes,): good first
-    pose: npt.NDArray[np.float64] | None = None  # (2, 3)
+    image: npt.NDArray[np.uint8] | None = None  # (H, W, 3)
+    prediction: Prediction | None = None  # of one image
+    color_range: tuple[float, float] = (0.0, 1.0)  # of the bundle's card: map values drawn transparent and brightest
+
+    @property
+    def map(self) -> npt.NDArray[np.float32] | None:
+        """(h, w)"""
+        return None if self.prediction is None else self.prediction.maps[0]
+
+    @property
+    def reconstruction(self) -> npt.NDArray[np.uint8] | None:
+        """(h, w, 3)"""
+        return self._one("reconstruction")
+
+    @property
+    def neighbours(self) -> npt.NDArray[np.int32] | None:
+        """(gh, gw) or (tiles, gh, gw)"""
+        return self._one("neighbours")
+
+    @property
+    def distances(self) -> npt.NDArray[np.float32] | None:
+        """As `neighbours`."""
+        return self._one("distances")
+
+    @property
+    def pose(self) -> npt.NDArray[np.float64] | None:
+        """(2, 3)"""
+        return self._one("poses")
+
+    def _one(self, name: str) -> npt.NDArray[Any] | None:
+        rows: npt.NDArray[Any] | None = getattr(self.prediction, name, None)
+        return None if rows is None else rows[0]
+
+    def _repr_png_(self) -> bytes | None:
+        if self.image is None or self.map is None:
+            return None
+        from blemish.inference.overlay import overlay, png
+
+        low, high = self.color_range
+        return png(overlay(self.image, self.map, self.verdict.regions, low=low, high=high))
 
 
 def open_session(model: bytes, threads: int = 0, device: str = "cpu") -> onnxruntime.InferenceSession:
@@ -62,9 +98,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def chance(rule: bundle.Decision, of: Literal["scores", "peaks", "distances"], value: float) -> float | None:
-    """The p-value of a value among those of the card's good pictures, see `calibration.p_values`; None where no good
-    picture was kept from learning."""
+def chance(rule: bundle.Decision, of: Literal["scores", "map_maxima", "distances"], value: float) -> float | None:
+    """The p-value of a value among those of the card's good images, see `calibration.p_values`; None where no good
+    image was kept from learning."""
     good = getattr(rule, of)
     if not rule.scores or not good:
         return None
@@ -73,20 +109,20 @@ def chance(rule: bundle.Decision, of: Literal["scores", "peaks", "distances"], v
 
 @lru_cache(maxsize=8)
 def shares(items: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
-    """`calibration.item_weights` of a card's items, the same for every picture."""
+    """`calibration.item_weights` of a card's items, the same for every image."""
     return calibration.item_weights([str(item) for item in items]) if items else None
 
 
 class Inspector:
-    """Runs a bundle on `device`, "cpu" or "cuda", with `threads` of the processor (0 = one for each core); pictures
+    """Runs a bundle on `device`, "cpu" or "cuda", with `threads` of the processor (0 = one for each core); images
     above `max_pixels` are refused. May be used by several threads at once.
 
-    Raises `BundleError` for a missing, damaged or foreign bundle, and `BlemishError` where it aligns pictures and
+    Raises `BundleError` for a missing, damaged or foreign bundle, and `BlemishError` where it aligns images and
     OpenCV is not installed, or where onnxruntime has no CUDA.
     """
 
     def __init__(
-        self, path: Path | str, *, threads: int = 0, max_pixels: int = images.MAX_PIXELS, device: str = "cpu"
+        self, path: Path | str, *, threads: int = 0, max_pixels: int = MAX_PIXELS, device: str = "cpu"
     ) -> None:
         if device not in ("cpu", "cuda"):
             raise BlemishError(f"there is no device '{device}'; choose cpu or cuda.")
@@ -98,7 +134,7 @@ class Inspector:
         loaded = bundle.read(path)
         self.card = loaded.card
         self.evidence = loaded.evidence  # evidence.zip, see `evidence.open_memory`
-        self.framing = Framing.of(loaded)  # None: pictures go to the graph as they are
+        self.framing = Framing.of(loaded)  # None: images go to the graph as they are
         self.max_pixels = max_pixels
         self._model, self._device = loaded.model, device
         self._workers = threads or cores()
@@ -110,41 +146,50 @@ class Inspector:
                 f"{path}: onnxruntime cannot load the graph ({cause}); update onnxruntime."
             ) from None
 
+    def __repr__(self) -> str:
+        card, rule = self.card, self.card.decision
+        rate = "no guarantee" if rule.false_alarms is None else f"at most {rule.false_alarms:.3g} false alarms"
+        height, width = card.image_size
+        return f"Inspector({card.product}, {card.detector}, {height}x{width}, threshold {rule.threshold:.4g}, {rate})"
+
     @property
-    def paints(self) -> bool:
-        """Whether it is an autoencoder's, with a repaired picture among its `outputs`."""
-        return "repaired" in [output.name for output in self._session.get_outputs()]
+    def reconstructs(self) -> bool:
+        """Whether it is an autoencoder's, with a reconstruction among its outputs."""
+        return "reconstruction" in self._names(self._session)
 
-    def predict(self, picture: npt.NDArray[np.uint8]) -> tuple[float, npt.NDArray[np.float32]]:
-        """uint8 RGB `(H, W, 3)` of any size -> raw score and float32 anomaly map `(h, w)` of the card's image size, or
-        of its frame's map size. Raises `AlignError` for a picture that cannot be aligned as the card asks."""
-        found = self.outputs(picture)
-        return float(found["scores"]), found["maps"]
-
-    def outputs(self, picture: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        """Everything that the graph says of a picture, by name: `scores` (), `maps` (h, w), of a classifier
-        `probabilities` (classes,) and, if it learned types, `class_maps` (classes - 1, h, w): log-odds against good; of
-        an autoencoder `repaired`, uint8 (h, w, 3). For each cell of the feature grid `neighbours`, int32 (gh, gw), an
-        index into the bank of normal patches, and `distances`, float32 (gh, gw), how far that is; bundles that older
-        versions wrote have neither. With a frame they are of its tiles, (tiles, gh, gw), and of an aligned picture
-        there is `poses` (2, 3). Raises `AlignError`."""
+    def predict(self, image: npt.NDArray[np.uint8]) -> Prediction:
+        """uint8 RGB `(H, W, 3)` of any size -> what the graph says of it, a `Prediction` of one image: raw score, map
+        of the card's image size or of its frame's map size, and what else the detector has; bundles of older versions
+        have neither neighbours nor distances. Raises `AlignError` for an image that cannot be aligned as the card
+        asks, and ValueError for an array of another shape or type."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"expected an RGB image uint8 (H, W, 3); got {image.dtype} {image.shape}")
         run = self.framing.over(self._run) if self.framing else self._run
-        return {name: value[0] for name, value in run(picture[None]).items()}
+        return run(image[None])
 
-    def _run(self, pictures: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+    def reconstruct(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """How an autoencoder would paint an image uint8 (H, W, 3) if it were good: uint8 (h, w, 3). Raises ValueError
+        where the detector is no autoencoder."""
+        painted = self.predict(image).reconstruction
+        if painted is None:
+            raise ValueError(f"{self.card.detector} reconstructs nothing")
+        one: npt.NDArray[np.uint8] = painted[0]
+        return one
+
+    def _run(self, images: npt.NDArray[np.uint8]) -> Prediction:
         session = getattr(self._own, "session", self._session)
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, {"pictures": pictures}), strict=True))
+        feed = {session.get_inputs()[0].name: images}
+        return Prediction.named(dict(zip(self._names(session), session.run(None, feed), strict=True)))
 
-    def judge(
-        self,
-        path: Path | str,
-        size: tuple[int, int],
-        score: float,
-        anomaly_map: npt.NDArray[np.float32],
-        probabilities: npt.NDArray[np.float32] | None = None,
-    ) -> Verdict:
-        """Turns a raw score and map into a verdict by the card's thresholds; `size` is (width, height)."""
+    @staticmethod
+    def _names(session: onnxruntime.InferenceSession) -> list[str]:
+        """Of the graph's outputs, in today's words."""
+        return [bundle.OUTPUTS.get(output.name, output.name) for output in session.get_outputs()]
+
+    def judge(self, prediction: Prediction, size: tuple[int, int], path: Path | str = "") -> Verdict:
+        """The verdict on one image, by the card's thresholds; `size` is the original image's (width, height)."""
+        score, anomaly_map, likely = float(prediction.scores[0]), prediction.maps[0], prediction.probabilities
+        probabilities = None if likely is None else likely[0]
         rule, classes = self.card.decision, self.card.classes
         found = score > rule.threshold
         doubtful = not found and rule.review_threshold is not None and score > rule.review_threshold
@@ -152,16 +197,17 @@ class Inspector:
         if (found or doubtful) and rule.boxes == "one":
             regions = single_box(anomaly_map, size)
         elif found or doubtful:
-            # A classifier's score is its map's mean: no single pixel need be above the limit, yet it looked somewhere.
+            # A classifier's score is its map's mean: no single pixel need be above the threshold, yet it looked
+            # somewhere.
             regions = find_regions(
                 anomaly_map,
                 rule.pixel_threshold,
                 size,
-                usual=rule.usual,
+                normal_median=rule.normal_median,
                 min_area=rule.min_area,
                 always=bool(classes),
             )
-        regions = tuple(replace(region, p_value=chance(rule, "peaks", region.peak)) for region in regions)
+        regions = tuple(replace(region, p_value=chance(rule, "map_maxima", region.peak)) for region in regions)
         named = found and len(classes) > 2 and probabilities is not None
         return Verdict(
             path=str(path),
@@ -175,37 +221,36 @@ class Inspector:
             defect=classes[1 + int(np.argmax(probabilities[1:]))] if named and probabilities is not None else "",
         )
 
-    def inspect(self, path: Path | str) -> Verdict:
-        """One picture file -> verdict. A file that cannot be read, or a picture that cannot be aligned, is a verdict
-        too: "error", with the reason."""
-        return self.look(path).verdict
+    def inspect(self, image: Path | str | npt.NDArray[np.uint8], name: str = "") -> Verdict:
+        """An image file, or an array uint8 RGB (H, W, 3) straight from a camera -> verdict; `name` is the path that it
+        carries, where that is not the file's. A file that cannot be read, or an image that cannot be aligned, is a
+        verdict too: "error", with the reason. Raises ValueError for an array of another shape or type."""
+        return replace(self.look(image, name).verdict, draw=lambda: self.look(image, name)._repr_png_())
 
-    def look(self, path: Path | str) -> Look:
-        """Like `inspect`, with the picture and its map."""
+    def look(self, image: Path | str | npt.NDArray[np.uint8], name: str = "") -> Inspection:
+        """Like `inspect`, with the image and the prediction."""
+        path = name or ("" if isinstance(image, np.ndarray) else str(image))
         try:
-            picture = images.load(path, max_pixels=self.max_pixels)
-        except BlemishError as cause:
-            return Look(Verdict(path=str(path), decision="error", error=str(cause)), None, None)
-        try:
-            found = self.outputs(picture)
+            pixels = image if isinstance(image, np.ndarray) else load_image(image, max_pixels=self.max_pixels)
+            prediction = self.predict(pixels)
         except AlignError as cause:
-            return Look(Verdict(path=str(path), decision="error", error=f"{path}: {cause}"), None, None)
-        size = (picture.shape[1], picture.shape[0])
-        verdict = self.judge(path, size, float(found["scores"]), found["maps"], found.get("probabilities"))
-        more = (found.get(name) for name in ("repaired", "neighbours", "distances", "probabilities", "poses"))
-        return Look(verdict, picture, found["maps"], *more)
+            return Inspection(Verdict(path=path, decision="error", error=f"{path or 'the image'}: {cause}"))
+        except BlemishError as cause:
+            return Inspection(Verdict(path=path, decision="error", error=str(cause)))
+        verdict = self.judge(prediction, (pixels.shape[1], pixels.shape[0]), path)
+        return Inspection(verdict, pixels, prediction, self.card.decision.color_range)
 
-    def look_many(self, paths: Iterable[Path | str]) -> Iterator[Look]:
+    def look_many(self, paths: Iterable[Path | str]) -> Iterator[Inspection]:
         """Like `look` for each path, in order; several at a time."""
         return self.each(((path, None) for path in paths), lambda look, _: look)
 
-    def each(self, items: Iterable[tuple[Path | str, S]], do: Callable[[Look, S], T]) -> Iterator[T]:
-        """Looks at the picture of each item, (path, anything), and gives what `do` makes of the look and that, in the
+    def each(self, items: Iterable[tuple[Path | str, S]], do: Callable[[Inspection, S], T]) -> Iterator[T]:
+        """Looks at the image of each item, (path, anything), and gives what `do` makes of the look and that, in the
         order of the items. At most two items a thread are taken ahead of what has been given.
 
-        The first picture gets all threads. Of more, each thread works on a picture of its own, from the file to what
+        The first image gets all threads. Of more, each thread works on an image of its own, from the file to what
         `do` makes of it, which must therefore bear being called by several threads: no thread waits for another
-        within a picture, which is what limits one picture on many cores.
+        within an image, which is what thresholds one image on many cores.
         """
         waiting = iter(items)
         for path, what in islice(waiting, 1):

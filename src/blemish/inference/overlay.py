@@ -1,7 +1,7 @@
-"""What people see of a verdict: heat, boxes and numbers over the picture. Pillow and numpy only.
+"""What people see of a verdict: heat, boxes and numbers over the image. Pillow and numpy only.
 
-All pictures share one colour scale, `low` to `high` in the units of the scores: nothing is ever stretched to
-the picture's own range, which would make a clean part look as hot as a broken one.
+All images share one colour scale, `low` to `high` in the units of the scores: nothing is ever stretched to
+the image's own range, which would make a clean part look as hot as a broken one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Box = tuple[float, float, float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 MAX_SIDE = 1600
-ENLARGED_SIDE = 400  # smaller pictures (28 x 28, say) are drawn larger, or no label would fit on them
+ENLARGED_SIDE = 400  # smaller images (28 x 28, say) are drawn larger, or no label would fit on them
 PAPER, INK, QUIET = (250, 250, 248), (28, 30, 34), (226, 227, 225)
 LINE, OUTLINE = (0, 226, 255), (10, 16, 28)  # cyan is the one bright colour that the heat never has
 
@@ -70,7 +70,7 @@ def colours() -> npt.NDArray[np.uint8]:
 
 
 def heat_layer(anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, low: float, high: float) -> Image.Image:
-    """The map (h, w) as an RGBA picture of `size` (width, height), to lay over the original.
+    """The map (h, w) as an RGBA image of `size` (width, height), to lay over the original.
 
     Enlarged bilinearly. Wholly transparent at and below `low`; brightest from `high` on.
     """
@@ -93,15 +93,15 @@ def _palette() -> npt.NDArray[np.uint32]:
     return np.ascontiguousarray(steps).view(np.uint32)[:, 0]
 
 
-def heat_png(anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, low: float, high: float) -> bytes:
-    """`heat_layer` as the bytes of a PNG, for a web page that lets people fade the heat in and out."""
+def png(image: Image.Image) -> bytes:
+    """An image as the bytes of a PNG."""
     buffer = io.BytesIO()
-    heat_layer(anomaly_map, size, low=low, high=high).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def overlay(
-    picture: npt.NDArray[np.uint8],
+    image: npt.NDArray[np.uint8],
     anomaly_map: npt.NDArray[np.float32] | None,
     regions: Sequence[Region],
     *,
@@ -111,51 +111,51 @@ def overlay(
     legend: bool = False,
     max_side: int = MAX_SIDE,
 ) -> Image.Image:
-    """The picture (H, W, 3) uint8 with its heat (h, w), boxes and their peaks; RGB.
+    """The image (H, W, 3) uint8 with its heat (h, w), boxes and their peaks; RGB.
 
-    Drawn at the original size, but never with a side over `max_side`; a picture with both sides under 400 is
+    Drawn at the original size, but never with a side over `max_side`; an image with both sides under 400 is
     enlarged by a whole factor. `regions` are in original pixels, whatever the size drawn. A label that finds
     no free place is left out. `caption` (drawn in ASCII: ü becomes u, what has no such likeness ?) stands
-    below the picture, over a colour scale if `legend`.
+    below the image, over a colour scale if `legend`.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        raise ValueError(f"expected a picture uint8 (H, W, 3); got {picture.dtype} {picture.shape}")
-    image = fit(Image.fromarray(np.ascontiguousarray(picture)), max_side)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(f"expected an image uint8 (H, W, 3); got {image.dtype} {image.shape}")
+    canvas = fit(Image.fromarray(np.ascontiguousarray(image)), max_side)
     if anomaly_map is not None:
-        heat = heat_layer(anomaly_map, image.size, low=low, high=high)
-        image.paste(heat, (0, 0), heat)
-    scale = (image.width / picture.shape[1], image.height / picture.shape[0])
-    _draw_regions(image, regions, scale)
-    strips = [_text_strip(caption, image.width)] if caption else []
+        heat = heat_layer(anomaly_map, canvas.size, low=low, high=high)
+        canvas.paste(heat, (0, 0), heat)
+    scale = (canvas.width / image.shape[1], canvas.height / image.shape[0])
+    _draw_regions(canvas, regions, scale)
+    strips = [_text_strip(caption, canvas.width)] if caption else []
     if legend:
-        strips.append(_legend_strip(image.width, low, high))
-    return _stack([image, *strips]) if strips else image
+        strips.append(_legend_strip(canvas.width, low, high))
+    return _stack([canvas, *strips]) if strips else canvas
 
 
-def fit(image: Image.Image, max_side: int = MAX_SIDE) -> Image.Image:
-    """The picture at the size at which it is drawn (see `overlay`)."""
-    longest = max(image.size)
+def fit(canvas: Image.Image, max_side: int = MAX_SIDE) -> Image.Image:
+    """The image at the size at which it is drawn (see `overlay`)."""
+    longest = max(canvas.size)
     if longest > max_side:
         factor = max_side / longest
-        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        return image.resize(size, Image.Resampling.LANCZOS)
+        size = (max(1, round(canvas.width * factor)), max(1, round(canvas.height * factor)))
+        return canvas.resize(size, Image.Resampling.LANCZOS)
     if longest < min(ENLARGED_SIDE, max_side):
         whole = min(-(-ENLARGED_SIDE // longest), max_side // longest)
         # Whole steps and no smoothing: what was a pixel for the detector stays one for the eye.
-        return image.resize((image.width * whole, image.height * whole), Image.Resampling.NEAREST)
-    return image
+        return canvas.resize((canvas.width * whole, canvas.height * whole), Image.Resampling.NEAREST)
+    return canvas
 
 
-def side_by_side(pictures: Sequence[Image.Image | npt.NDArray[np.uint8]], captions: Sequence[str] = ()) -> Image.Image:
-    """Pictures in a row, scaled to the height of the tallest (at most `MAX_SIDE`), each over its caption."""
-    if not pictures or (captions and len(captions) != len(pictures)):
-        raise ValueError(f"expected pictures, and a caption for each; got {len(pictures)} and {len(captions)}")
-    images = [fit(p if isinstance(p, Image.Image) else Image.fromarray(p)).convert("RGB") for p in pictures]
-    height = max(image.height for image in images)
+def side_by_side(images: Sequence[Image.Image | npt.NDArray[np.uint8]], captions: Sequence[str] = ()) -> Image.Image:
+    """Images in a row, scaled to the height of the tallest (at most `MAX_SIDE`), each over its caption."""
+    if not images or (captions and len(captions) != len(images)):
+        raise ValueError(f"expected images, and a caption for each; got {len(images)} and {len(captions)}")
+    fitted = [fit(p if isinstance(p, Image.Image) else Image.fromarray(p)).convert("RGB") for p in images]
+    height = max(one.height for one in fitted)
     columns = []
-    for image, caption in zip(images, captions or [""] * len(images), strict=True):
-        width = max(1, round(image.width * height / image.height))
-        column = image.resize((width, height), Image.Resampling.LANCZOS) if image.height != height else image
+    for one, caption in zip(fitted, captions or [""] * len(fitted), strict=True):
+        width = max(1, round(one.width * height / one.height))
+        column = one.resize((width, height), Image.Resampling.LANCZOS) if one.height != height else one
         columns.append(_stack([column, _text_strip(caption, column.width)]) if caption else column)
     gap = max(4, height // 60)
     row = Image.new(
@@ -170,58 +170,58 @@ def side_by_side(pictures: Sequence[Image.Image | npt.NDArray[np.uint8]], captio
     return row
 
 
-def stacked(images: Sequence[Image.Image], caption: str = "") -> Image.Image:
-    """Pictures one below the other, over a caption that stands once for all."""
-    width = max(image.width for image in images)
-    return _stack([*images, *([_text_strip(caption, width)] if caption else [])])
+def stacked(canvas: Sequence[Image.Image], caption: str = "") -> Image.Image:
+    """Images one below the other, over a caption that stands once for all."""
+    width = max(canvas.width for canvas in canvas)
+    return _stack([*canvas, *([_text_strip(caption, width)] if caption else [])])
 
 
-def repaired(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
-    """A repaired picture, uint8 `(h, w, 3)`, at the picture's own `size` (width, height)."""
-    image = Image.fromarray(pixels)
-    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+def reconstruction(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
+    """A reconstruction, uint8 `(h, w, 3)`, at the image's own `size` (width, height)."""
+    canvas = Image.fromarray(pixels)
+    return canvas if canvas.size == size else canvas.resize(size, Image.Resampling.BICUBIC)
 
 
-def save(image: Image.Image, path: Path) -> None:
-    """Writes a picture (JPEG or PNG, by the ending of `path`) that appears whole or not at all, its folder too."""
+def save(canvas: Image.Image, path: Path) -> None:
+    """Writes an image (JPEG or PNG, by the ending of `path`) that appears whole or not at all, its folder too."""
     endings = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
     if path.suffix.lower() not in endings:
-        raise BlemishError(f"{path}: cannot tell the kind of picture from its name; end it in .jpg or .png.")
+        raise BlemishError(f"{path}: cannot tell the kind of image from its name; end it in .jpg or .png.")
     kind = endings[path.suffix.lower()]
     options = {"quality": 90, "subsampling": 0} if kind == "JPEG" else {}
     unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            (image.convert("RGB") if kind == "JPEG" else image).save(unfinished, kind, **options)
+            (canvas.convert("RGB") if kind == "JPEG" else canvas).save(unfinished, kind, **options)
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
         why = error.strerror or str(error)
         raise BlemishError(
-            f"{path}: the picture could not be written ({why}); check that the folder is writable and has space left."
+            f"{path}: the image could not be written ({why}); check that the folder is writable and has space left."
         ) from error
 
 
-def _draw_regions(image: Image.Image, regions: Sequence[Region], scale: tuple[float, float]) -> None:
-    draw = ImageDraw.Draw(image)
-    line = max(1, round(max(image.size) / 400))
+def _draw_regions(canvas: Image.Image, regions: Sequence[Region], scale: tuple[float, float]) -> None:
+    draw = ImageDraw.Draw(canvas)
+    line = max(1, round(max(canvas.size) / 400))
     edge = max(1, line // 2)
     thick = line + 2 * edge
-    font = _font(_text_size(image.width, image.height))
+    font = _font(_text_size(canvas.width, canvas.height))
     boxes = []
     for region in reversed(regions):  # the first, which has the highest peak, is drawn last: on top
         left, top, right, bottom = (round(v * s) for v, s in zip(region.box, (*scale, *scale), strict=True))
-        # The lines run around the box, not over what it holds, and stay in the picture.
+        # The lines run around the box, not over what it holds, and stay in the image.
         outer = (left - thick, top - thick, right + thick - 1, bottom + thick - 1)
-        box = _inside(outer, image.size)
+        box = _inside(outer, canvas.size)
         draw.rectangle(box, outline=OUTLINE, width=thick)
         draw.rectangle(_shrunk(box, edge), outline=LINE, width=line)
         boxes.append(box)
     taken: list[Box] = []
     for region, box in zip(regions, reversed(boxes), strict=True):
-        _draw_label(draw, _number(region.peak), box, font, image.size, taken)
+        _draw_label(draw, _number(region.peak), box, font, canvas.size, taken)
 
 
 def _draw_label(

@@ -74,21 +74,22 @@ def runs_of(mask: npt.NDArray[np.bool_]) -> Runs:
 def find_regions(
     anomaly_map: npt.NDArray[np.float32],
     threshold: float,
-    picture_size: tuple[int, int],
+    image_size: tuple[int, int],
     *,
-    usual: float | None = None,
+    normal_median: float | None = None,
     min_area: float = 0.0002,
     max_regions: int = 20,
     always: bool = False,
 ) -> tuple[Region, ...]:
     """The places where `anomaly_map` (h, w) reaches `threshold`, highest peak first, at most `max_regions`.
 
-    With `usual`, the map's ordinary value on good parts, a place is the hill around the peak, cut at the threshold or,
-    where that is nearer to the peak or farther from it, at `REACH` or `STEEP` of its height above that value: the
-    threshold says *that* something is there, but cuts a low hill at its tip and a high one far out on its slopes.
+    With `normal_median`, the map's ordinary value on good parts, a place is the hill around the peak, cut at the
+    threshold or, where that is nearer to the peak or farther from it, at `REACH` or `STEEP` of its height above that
+    value: the threshold says *that* something is there, but cuts a low hill at its tip and a high one far out on its
+    slopes.
 
-    Boxes are scaled to a picture of `picture_size` (width, height) and rounded outwards; areas are in its
-    pixels. Components smaller than `min_area` (a fraction of the picture) are dropped as noise, with one
+    Boxes are scaled to an image of `image_size` (width, height) and rounded outwards; areas are in its
+    pixels. Components smaller than `min_area` (a fraction of the image) are dropped as noise, with one
     exception: where all are that small, the one with the highest peak stays, so that a flagged part always
     shows a place. A map that stays below the threshold, as that of a good part does, has none. An infinite
     threshold is allowed (no regions). Raises ValueError for a map that is not finite, since no threshold
@@ -96,18 +97,19 @@ def find_regions(
 
     `always` is for parts flagged by something other than their highest pixel, such as the mean of the map: one
     whose peak stays below the threshold still gets a place, the hill around its highest (first) cell, cut at `REACH`
-    of its height. It takes `usual` (ValueError without). A constant map points nowhere and has no place even so.
+    of its height. It takes `normal_median` (ValueError without). A constant map points nowhere and has no place even
+    so.
     """
-    _check(anomaly_map, threshold, picture_size)
-    if always and usual is None:
-        raise ValueError("expected `usual` with `always`: without it nobody knows how high the hill is")
-    picture_width, picture_height = picture_size
+    _check(anomaly_map, threshold, image_size)
+    if always and normal_median is None:
+        raise ValueError("expected `normal_median` with `always`: without it nobody knows how high the hill is")
+    image_width, image_height = image_size
     # In float64: a float32 comparison would round the threshold, and might disagree with the decision.
     mask = anomaly_map.astype(np.float64) >= threshold
     if always and not mask.any() and np.ptp(anomaly_map) > 0:
         mask.flat[anomaly_map.argmax()] = True  # a tip for _hills; the threshold, above it, leaves REACH to cut
-    if usual is not None:
-        mask = _hills(anomaly_map, mask, threshold, usual, max_regions)
+    if normal_median is not None:
+        mask = _around_peaks(anomaly_map, mask, threshold, normal_median, max_regions)
     runs = runs_of(mask)
     if not runs.total or max_regions < 1:
         return ()
@@ -116,7 +118,7 @@ def find_regions(
     fraction = np.bincount(runs.number, lengths) / mask.size
     peak = np.full(runs.total, -np.inf)
     np.maximum.at(peak, runs.number, np.maximum.reduceat(anomaly_map[mask], np.cumsum(lengths) - lengths))
-    left, top, right, bottom = _boxes(runs, mask.shape, picture_size)
+    left, top, right, bottom = _boxes(runs, mask.shape, image_size)
 
     order = np.lexsort((-fraction, -peak))  # by peak, then by area; stable, so reading order breaks ties
     kept = order[fraction[order] >= min_area]
@@ -125,7 +127,7 @@ def find_regions(
     return tuple(
         Region(
             box=(int(left[i]), int(top[i]), int(right[i]), int(bottom[i])),
-            area=float(fraction[i] * picture_width * picture_height),
+            area=float(fraction[i] * image_width * image_height),
             peak=float(peak[i]),
         )
         for i in kept[:max_regions]
@@ -133,16 +135,16 @@ def find_regions(
 
 
 def single_box(
-    anomaly_map: npt.NDArray[np.float32], picture_size: tuple[int, int], *, level: float = 0.7
+    anomaly_map: npt.NDArray[np.float32], image_size: tuple[int, int], *, level: float = 0.7
 ) -> tuple[Region, ...]:
     """One box around all that is hot in a class activation map (h, w), however many pieces it is in.
 
     The map is brought to 0..1 by its own lowest and highest value; the box runs from the extremes of all cells at or
     above `level` (0 < level <= 1; 0.7 to 0.9 are usual), scaled to (width, height) and rounded outwards. `area` counts
-    those cells in pixels of the picture, `peak` is the raw highest value. A constant map has no box. The level is
+    those cells in pixels of the image, `peak` is the raw highest value. A constant map has no box. The level is
     relative, so a good part's map gives a box as well: ask only for flagged parts. Raises ValueError as `find_regions`.
     """
-    _check(anomaly_map, level, picture_size)
+    _check(anomaly_map, level, image_size)
     if not 0 < level <= 1:
         raise ValueError(f"expected 0 < level <= 1; got {level}")
     values = anomaly_map.astype(np.float64)
@@ -152,22 +154,22 @@ def single_box(
     hot = (values - low) / (high - low) >= level
     runs = runs_of(hot)
     runs = runs._replace(number=np.zeros_like(runs.number), total=1)  # all of it together
-    left, top, right, bottom = _boxes(runs, hot.shape, picture_size)
-    area = np.count_nonzero(hot) * picture_size[0] * picture_size[1] / values.size
+    left, top, right, bottom = _boxes(runs, hot.shape, image_size)
+    area = np.count_nonzero(hot) * image_size[0] * image_size[1] / values.size
     return (Region((int(left[0]), int(top[0]), int(right[0]), int(bottom[0])), area, float(high)),)
 
 
-def _check(anomaly_map: npt.NDArray[np.float32], threshold: float, picture_size: tuple[int, int]) -> None:
+def _check(anomaly_map: npt.NDArray[np.float32], threshold: float, image_size: tuple[int, int]) -> None:
     if anomaly_map.ndim != 2 or not anomaly_map.size:
         raise ValueError(f"expected a map (h, w) with at least one pixel; got {anomaly_map.shape}")
     if not np.isfinite(anomaly_map).all() or np.isnan(threshold):
         raise ValueError("expected a finite anomaly map and a threshold that is a number; got NaN or infinity")
-    if min(picture_size) < 1:
-        raise ValueError(f"expected a picture of at least 1 x 1 pixels; got {picture_size}")
+    if min(image_size) < 1:
+        raise ValueError(f"expected an image of at least 1 x 1 pixels; got {image_size}")
 
 
-def _hills(
-    anomaly_map: npt.NDArray[np.float32], tips: npt.NDArray[np.bool_], threshold: float, usual: float, most: int
+def _around_peaks(
+    anomaly_map: npt.NDArray[np.float32], tips: npt.NDArray[np.bool_], threshold: float, normal_median: float, most: int
 ) -> npt.NDArray[np.bool_]:
     """For the `most` highest of `tips`: the connected parts of the map above the foot of its peak that meet it."""
     found = runs_of(tips)
@@ -178,7 +180,9 @@ def _hills(
     hills = np.zeros((tips.shape[0], tips.shape[1] + 1), bool)
     for at in highest[np.sort(first)[:most]]:
         peak = float(anomaly_map.flat[cells[at]])
-        foot = np.clip(threshold, usual + STEEP * (peak - usual), usual + REACH * (peak - usual))
+        foot = np.clip(
+            threshold, normal_median + STEEP * (peak - normal_median), normal_median + REACH * (peak - normal_median)
+        )
         parts = runs_of(anomaly_map >= min(peak, foot))
         tip = cells[inside == inside[at]]
         tip = tip + tip // tips.shape[1]  # as `Runs` counts cells
@@ -190,9 +194,9 @@ def _hills(
     return hills[:, :-1]
 
 
-def _boxes(runs: Runs, shape: tuple[int, ...], picture_size: tuple[int, int]) -> list[npt.NDArray[np.int64]]:
-    """Left, top, right and bottom of each component of a map `shape` (h, w), in pixels of the picture."""
-    (height, width), (across, down) = shape, picture_size
+def _boxes(runs: Runs, shape: tuple[int, ...], image_size: tuple[int, int]) -> list[npt.NDArray[np.int64]]:
+    """Left, top, right and bottom of each component of a map `shape` (h, w), in pixels of the image."""
+    (height, width), (across, down) = shape, image_size
     row, column = np.divmod(runs.starts, width + 1)
     left, right = _extent(column, column + runs.ends - runs.starts, runs, width, across)
     top, bottom = _extent(row, row + 1, runs, height, down)

@@ -1,16 +1,15 @@
-"""Where `blemish inspect --out` writes: one JSON line a picture, and under the picture's own name an overlay, of an
-anomaly its evidence, and the repaired picture."""
+"""Where `blemish inspect --out` writes: one JSON line an image, and under the image's own name an overlay, of an
+anomaly its evidence, and the inpainted image."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from blemish.inference import overlay
-from blemish.inference.evidence import gather, open_memory
-from blemish.inference.inspector import Inspector, Look
+from blemish.inference.evidence import gather, open_store
+from blemish.inference.inspector import Inspection, Inspector
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
@@ -26,20 +25,21 @@ VERDICTS = "verdicts.jsonl"
 
 
 def draw(
-    folder: Path, name: str, look: Look, heat: tuple[float, float], evidence: Evidence | None = None
+    folder: Path, name: str, look: Inspection, color_range: tuple[float, float], evidence: Evidence | None = None
 ) -> dict[str, Any]:
-    """Writes `overlays/NAME.jpg`, with evidence `evidence/NAME.jpg`, and `repaired/NAME.jpg`: what an autoencoder
-    painted or, of others, the anomaly with its regions repaired. Says where, by kind, and the evidence's figures."""
-    assert look.picture is not None
-    (low, high), size = heat, (look.picture.shape[1], look.picture.shape[0])
+    """Writes `overlays/NAME.jpg`, with evidence `evidence/NAME.jpg`, and `inpainted/NAME.jpg`: what an autoencoder
+    painted or, of others, the anomaly with its regions inpainted. Says where, by kind, and the evidence's figures."""
+    assert look.image is not None
+    (low, high), size = color_range, (look.image.shape[1], look.image.shape[0])
     drawn: dict[str, Any] = {"overlay": f"overlays/{name}.jpg"}
-    marked = overlay.overlay(look.picture, look.map, look.verdict.regions, low=low, high=high)
+    marked = overlay.overlay(look.image, look.map, look.verdict.regions, low=low, high=high)
     overlay.save(marked, folder / drawn["overlay"])
     found = evidence.counterfactual if evidence else None
-    if look.repaired is not None or found:
-        drawn["repaired"] = f"repaired/{name}.jpg"
-        painted = look.repaired if look.repaired is not None else found.picture if found else look.picture
-        overlay.save(overlay.repaired(painted, size), folder / drawn["repaired"])
+    if look.reconstruction is not None or found:
+        kind = "inpainted" if look.reconstruction is None else "reconstruction"
+        drawn[kind] = f"{kind}/{name}.jpg"
+        painted = look.reconstruction if look.reconstruction is not None else found.image if found else look.image
+        overlay.save(overlay.reconstruction(painted, size), folder / drawn[kind])
     drawn |= {"evidence": [], "counterfactual": None}
     if evidence and evidence.nearest:
         file = f"evidence/{name}.jpg"
@@ -60,25 +60,25 @@ def draw(
 
 
 def _shown(evidence: Evidence) -> Image.Image:
-    """A row for each region: as it is, the nearest normal patch, and as repaired; what that comes to stands below."""
+    """A row for each region: as it is, the nearest normal patch, and as inpainted; what that comes to stands below."""
     rows = [
-        compared(one, evidence.counterfactual.picture if evidence.counterfactual else None) for one in evidence.nearest
+        compared(one, evidence.counterfactual.image if evidence.counterfactual else None) for one in evidence.nearest
     ]
     return overlay.stacked(rows, evidence.sentence())
 
 
-def compared(one: NearestNormal, mended: npt.NDArray[np.uint8] | None = None) -> Image.Image:
-    """A crop beside its nearest normal patch and, of a repaired picture, the same place."""
+def compared(one: NearestNormal, inpainted: npt.NDArray[np.uint8] | None = None) -> Image.Image:
+    """A crop beside its nearest normal patch and, of a inpainted image, the same place."""
     left, top, right, bottom = one.box
     chance = "" if one.p_value is None else f" (p = {one.p_value:.2g})"
     crops, captions = [one.crop], [f"This part, ({left}, {top}) to ({right}, {bottom})"]
     if one.normal is None:
-        captions[0] += f". Its nearest normal patch, at distance {one.distance:.3g}{chance}, has no picture here."
+        captions[0] += f". Its nearest normal patch, at distance {one.distance:.3g}{chance}, has no image here."
     else:
         crops.append(one.normal)
         captions.append(f"Nearest normal: {one.source}. Distance {one.distance:.3g}{chance}")
-    if mended is not None:
-        crops.append(mended[top:bottom, left:right])
+    if inpainted is not None:
+        crops.append(inpainted[top:bottom, left:right])
         captions.append("Repaired")
     return overlay.side_by_side(crops, captions)
 
@@ -86,30 +86,30 @@ def compared(one: NearestNormal, mended: npt.NDArray[np.uint8] | None = None) ->
 class Done(NamedTuple):
     """A look, where what was drawn of it (None: nothing), and what its repair comes to, in words."""
 
-    look: Look
+    look: Inspection
     drawn: dict[str, Any] | None = None
     sentence: str = ""
 
     def row(self) -> dict[str, Any]:
         """What a line of `verdicts.jsonl` says of it."""
         nothing: dict[str, Any] = {"overlay": None, "evidence": [], "counterfactual": None}
-        return {**asdict(self.look.verdict), **nothing, **(self.drawn or {})}
+        return {**self.look.verdict.to_json(), **nothing, **(self.drawn or {})}
 
 
-class Pictures:
+class Drawer:
     """Draws looks under the folder `path`; with `evidence`, beside the overlays of anomalies what `evidence.gather`
-    finds. `memory` is the bundle's evidence, None where it has none or none is asked for."""
+    finds. `store` is the bundle's evidence, None where it has none or none is asked for."""
 
     def __init__(self, path: Path, inspector: Inspector, *, evidence: bool = True) -> None:
         self.path, self.inspector, self.evidence = path, inspector, evidence
-        self.memory = open_memory(inspector) if evidence else None
+        self.store = open_store(inspector) if evidence else None
 
-    def draw(self, look: Look, name: str) -> Done:
+    def draw(self, look: Inspection, name: str) -> Done:
         """Draws what there is to see, under `name`. May be called by several threads."""
-        if look.picture is None:
+        if look.image is None:
             return Done(look)
-        found = gather(self.inspector, self.memory, look) if self.evidence else None
-        drawn = draw(self.path, name, look, self.inspector.card.decision.heat, found)
+        found = gather(self.inspector, self.store, look) if self.evidence else None
+        drawn = draw(self.path, name, look, self.inspector.card.decision.color_range, found)
         return Done(look, drawn, found.sentence() if found and found.counterfactual else "")
 
 
@@ -127,12 +127,12 @@ class Folder:
             raise BlemishError(f"{path}: cannot be written to ({cause.strerror}); choose another --out.") from None
 
     def add(self, done: Done) -> None:
-        """Writes one picture's verdict."""
+        """Writes one image's verdict."""
         self._file.write(json.dumps(done.row()) + "\n")
 
     def unique(self, name: str) -> str:
-        """The name that a picture is drawn under: a/b.png stays, a second a/b.png becomes a/b.png-2. To be asked in
-        the pictures' order."""
+        """The name that an image is drawn under: a/b.png stays, a second a/b.png becomes a/b.png-2. To be asked in
+        the images' order."""
         number, unique = self._taken.get(name.lower(), 1), name
         while unique.lower() in self._taken:
             number += 1

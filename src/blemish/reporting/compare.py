@@ -1,7 +1,7 @@
-"""Two or more runs on the same test pictures: is one better, or would other pictures have said the opposite?
+"""Two or more runs on the same test images: is one better, or would other images have said the opposite?
 
-Every difference is taken picture by picture, so that what is easy or hard about a picture cancels out: the bootstrap
-draws the same pictures for every run, and McNemar's test looks only at pictures on which the runs disagree.
+Every difference is taken image by image, so that what is easy or hard about an image cancels out: the bootstrap
+draws the same images for every run, and McNemar's test looks only at images on which the runs disagree.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from blemish.evaluation.bootstrap import Interval, intervals, to_json, wilson
 from blemish.evaluation.detection import _Ranking as Ranking
 from blemish.evaluation.detection import area_under_roc
-from blemish.reporting.run import Picture, Recorded, read_run
+from blemish.reporting.run import JudgedImage, Recorded, read_run
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
@@ -29,20 +29,20 @@ FIGURES = {"auroc": "image AUROC", "recall": "defects found", "false_alarm_rate"
 
 
 def compare(folders: Sequence[Path], *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, Any]:
-    """What the runs say of the test pictures that all of them judged, ready for JSON.
+    """What the runs say of the test images that all of them judged, ready for JSON.
 
     `runs` holds each run's figures; `differences`, for each but the first, its figures less the first's with paired
-    bootstrap intervals, and McNemar's test on right and wrong verdicts; `changed`, the pictures whose verdict is not
-    the same in all. "review" counts as not flagged: a person decides. Pictures without a label only appear among the
-    changed. Raises `BlemishError` where there are fewer than two runs, or no picture in common.
+    bootstrap intervals, and McNemar's test on right and wrong verdicts; `changed`, the images whose verdict is not
+    the same in all. "review" counts as not flagged: a person decides. Images without a label only appear among the
+    changed. Raises `BlemishError` where there are fewer than two runs, or no image in common.
     """
     if len(folders) < 2:
         raise BlemishError("a comparison takes two runs or more; give their folders.")
     runs = [read_run(folder) for folder in folders]
     names, warnings = _common(runs)
-    judged = [{picture.name: picture for picture in run.pictures} for run in runs]
-    rows = [[pictures[name] for name in names] for pictures in judged]
-    labelled = [i for i, picture in enumerate(rows[0]) if picture.label]
+    judged = [{image.name: image for image in run.images} for run in runs]
+    rows = [[images[name] for name in names] for images in judged]
+    labelled = [i for i, image in enumerate(rows[0]) if image.label]
     labels = np.array([rows[0][i].label == "anomaly" for i in labelled], bool)
     scores = np.array([[row[i].score for i in labelled] for row in rows], np.float64)
     flagged = np.array([[row[i].decision == "anomaly" for i in labelled] for row in rows], bool)
@@ -52,8 +52,8 @@ def compare(folders: Sequence[Path], *, resamples: int = 1000, seed: int = 0, le
             "run": str(folder),
             "product": run.card.product,
             "detector": run.card.detector,
-            "left_out": len(run.pictures) - len(names),
-            "review": sum(picture.decision == "review" for picture in row),
+            "left_out": len(run.images) - len(names),
+            "review": sum(image.decision == "review" for image in row),
             **{name: figures[f"{name} {number}"] for name in FIGURES},
         }
         for number, (folder, run, row) in enumerate(zip(folders, runs, rows, strict=True))
@@ -71,17 +71,17 @@ def compare(folders: Sequence[Path], *, resamples: int = 1000, seed: int = 0, le
     changed = [
         {"name": name, "label": of[0].label, "defect": of[0].defect, "decisions": [p.decision for p in of]}
         for name, of in zip(names, zip(*rows, strict=True), strict=True)
-        if len({picture.decision for picture in of}) > 1
+        if len({image.decision for image in of}) > 1
     ]
-    counts = {"pictures": len(names), "good": int((~labels).sum()), "anomalies": int(labels.sum())}
+    counts = {"images": len(names), "good": int((~labels).sum()), "anomalies": int(labels.sum())}
     found = {**counts, "runs": each, "differences": differences, "changed": changed, "warnings": warnings}
     return to_json(found)  # type: ignore[no-any-return]
 
 
 def mcnemar(first: Bools, second: Bools) -> dict[str, Any]:
     """McNemar's exact test of who is right more often, two-sided: `first` and `second` (N,) say which verdicts are
-    right. Only pictures that one alone gets right count; each would be a coin's throw were the two alike. `p_value` is
-    None where there is no such picture."""
+    right. Only images that one alone gets right count; each would be a coin's throw were the two alike. `p_value` is
+    None where there is no such image."""
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     count = only_first + only_second
     tail = sum(math.comb(count, k) for k in range(min(only_first, only_second) + 1))
@@ -98,7 +98,7 @@ def table(found: dict[str, Any]) -> Table:
     from rich.table import Table
 
     shown = Table(
-        title=f"{found['pictures']} pictures in common: {found['good']} good, {found['anomalies']} defective",
+        title=f"{found['images']} images in common: {found['good']} good, {found['anomalies']} defective",
         title_justify="left",
         show_lines=True,
     )
@@ -119,43 +119,41 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def sentences(found: dict[str, Any], most: int = 20) -> list[str]:
-    """What stands below the table: warnings, and the pictures whose verdict changed."""
+    """What stands below the table: warnings, and the images whose verdict changed."""
     changed = found["changed"]
     lines = [*found["warnings"]]
     if not changed:
         return [*lines, "No verdict changed."]
     lines.append(f"{len(changed)} verdicts changed:" if len(changed) > 1 else "One verdict changed:")
-    for picture in changed[:most]:
-        what = picture["defect"] or picture["label"] or "no label"
-        name = picture["name"].encode("utf-8", "replace").decode()
-        lines.append(f"  {name} ({what}): {', '.join(picture['decisions'])}")
+    for image in changed[:most]:
+        what = image["defect"] or image["label"] or "no label"
+        name = image["name"].encode("utf-8", "replace").decode()
+        lines.append(f"  {name} ({what}): {', '.join(image['decisions'])}")
     return lines + ([f"  and {len(changed) - most} more, see --json"] if len(changed) > most else [])
 
 
 def _common(runs: Sequence[Recorded]) -> tuple[list[str], list[str]]:
-    """Names of the pictures that every run judged alike labelled and of one size, in the first one's order; and what
+    """Names of the images that every run judged alike labelled and of one size, in the first one's order; and what
     people should know."""
-    of_run: list[dict[str, Picture]] = [
-        {picture.name: picture for picture in run.pictures if picture.score is not None} for run in runs
+    of_run: list[dict[str, JudgedImage]] = [
+        {image.name: image for image in run.images if image.score is not None} for run in runs
     ]
-    shared = [name for name in of_run[0] if all(name in pictures for pictures in of_run[1:])]
+    shared = [name for name in of_run[0] if all(name in images for images in of_run[1:])]
     same = [name for name in shared if len({(p[name].label, p[name].size) for p in of_run}) == 1]
     folders = " and ".join(str(run.folder) for run in runs)
     if not same:
         why = "they carry other labels or sizes" if shared else "none has the same name"
         raise BlemishError(
-            f"{folders} have no test picture in common ({why}); compare runs that were tested on the same pictures."
+            f"{folders} have no test image in common ({why}); compare runs that were tested on the same images."
         )
     warnings = []
     if len(same) < len(shared):
         one = len(shared) - len(same) == 1
-        what = "picture has another label or size" if one else "pictures have other labels or sizes"
+        what = "image has another label or size" if one else "images have other labels or sizes"
         warnings.append(f"{len(shared) - len(same)} {what} in another run, and {'is' if one else 'are'} left out.")
     products = list(dict.fromkeys(run.card.product for run in runs))
     if len(products) > 1:
-        warnings.append(
-            f"These runs are of {' and '.join(products)}: pictures of one name may not be the same picture."
-        )
+        warnings.append(f"These runs are of {' and '.join(products)}: images of one name may not be the same image.")
     return same, warnings
 
 

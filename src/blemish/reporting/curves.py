@@ -39,7 +39,7 @@ LETTERS = 11
 
 
 def roc_points(scores: npt.NDArray[np.floating], labels: Bools) -> tuple[Floats, Floats]:
-    """Share of good pictures flagged and of anomalies found (K + 1,) at each distinct score, from (0, 0) to (1, 1)."""
+    """Share of good images flagged and of anomalies found (K + 1,) at each distinct score, from (0, 0) to (1, 1)."""
     good, anomalies = _counts(scores, labels)
     return _cumulated(good), _cumulated(anomalies)
 
@@ -74,14 +74,14 @@ def _cumulated(counts: Floats) -> Floats:
 
 
 def roc_svg(scores: Floats, labels: Bools, at: tuple[float, float] | None, says: str) -> str:
-    """The ROC curve; `at` is where the verdicts are: share of good pictures flagged, and of anomalies found."""
+    """The ROC curve; `at` is where the verdicts are: share of good images flagged, and of anomalies found."""
     x, y = roc_points(scores, labels)
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
         axes.plot(x, y, color=TEAL, linewidth=2, clip_on=False)
         _mark(axes, at)
-        axes.set(xlabel="good pictures flagged", ylabel="defective pictures found", xlim=(0, 1), ylim=(0, 1))
+        axes.set(xlabel="good images flagged", ylabel="defective images found", xlim=(0, 1), ylim=(0, 1))
 
     return _svg(draw, says)
 
@@ -95,7 +95,7 @@ def pr_svg(scores: Floats, labels: Bools, at: tuple[float, float] | None, says: 
         # steps-pre: a precision holds from the recall before it, as the average precision counts it.
         axes.plot([0, *x], [y[0], *y], color=TEAL, linewidth=2, drawstyle="steps-pre", clip_on=False)
         _mark(axes, at)
-        axes.set(xlabel="defective pictures found (recall)", ylabel="finds that are right (precision)")
+        axes.set(xlabel="defective images found (recall)", ylabel="finds that are right (precision)")
         axes.set(xlim=(0, 1), ylim=(0, 1))
 
     return _svg(draw, says)
@@ -117,7 +117,7 @@ def pro_svg(pixels: PixelStatistics, says: str) -> str:
 def histogram_svg(
     good: Floats, defective: Floats, held_out: Floats, limits: dict[str, float], says: str, bins: int = 30
 ) -> str:
-    """How many good and defective test pictures have which score, above and below the axis; the held-out good ones as
+    """How many good and defective test images have which score, above and below the axis; the held-out good ones as
     strokes on it, each of `limits` as a line with its name. Two limits enclose a shaded band."""
     from matplotlib.ticker import MaxNLocator
 
@@ -154,7 +154,7 @@ def histogram_svg(
         axes.text(0.3, 1.02, "▼ good", color=TEAL, **above)
         if len(held_out):
             axes.text(0.53, 1.02, "| good, set the limit", color=INK, **above)
-        axes.set(xlabel="score", ylabel="test pictures", ylim=(bottom, top))
+        axes.set(xlabel="score", ylabel="test images", ylim=(bottom, top))
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 

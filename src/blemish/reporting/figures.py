@@ -4,8 +4,8 @@ from __future__ import annotations
 
 FIGURES = (
     ("detection", "auroc", "Image AUROC", "how often a defective part scores above a good one"),
-    ("detection", "average_precision", "Average precision", "of pictures, ranked by score"),
-    ("detection", "f1", "F1 at the limit", "finds and false alarms in one figure"),
+    ("detection", "average_precision", "Average precision", "of images, ranked by score"),
+    ("detection", "f1", "F1 at the threshold", "finds and false alarms in one figure"),
     ("detection", "balanced_accuracy", "Balanced accuracy", "good and defective parts count alike"),
     ("detection", "miss_rate", "Missed", "defective parts called good"),
     ("detection", "false_alarm_rate", "False alarms", "good parts called anomalies"),

@@ -1,4 +1,4 @@
-"""The pictures of a report: what each card shows, within bytes that a page can hold."""
+"""The images of a report: what each card shows, within bytes that a page can hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from blemish import images
 from blemish.data import layouts
 from blemish.evaluation.localisation import (
     Mask,
@@ -22,21 +21,22 @@ from blemish.evaluation.localisation import (
     reduce_mask,
     thresholds_for,
 )
+from blemish.images import load_image, load_mask, read_size
 from blemish.inference.inspector import Inspector
 from blemish.reporting import thumbnails
-from blemish.reporting.run import Picture, Recorded, inside
+from blemish.reporting.run import JudgedImage, Recorded, inside
 from blemish.types import BlemishError, Progress, Sample, silent
 
-BYTES = 9_500_000  # for all pictures together; a page holds them in base64, by a third longer
+BYTES = 9_500_000  # for all images together; a page holds them in base64, by a third longer
 EACH = 40_000  # no more than this for one, however few there are
-LEAST = 2_500  # under this a picture shows nothing: rather, the last ones of the gallery go without
-EVIDENCE = 3  # places with their nearest normal piece, at most so many a picture
-SAME = 1e-3  # scores of one picture may differ by so much between two machines
+LEAST = 2_500  # under this an image shows nothing: rather, the last ones of the gallery go without
+EVIDENCE = 3  # places with their nearest normal piece, at most so many an image
+SAME = 1e-3  # scores of one image may differ by so much between two machines
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A place in the picture beside what is nearest to it among the good parts. `images` are data addresses: the place
+    """A place in the image beside what is nearest to it among the good parts. `images` are data addresses: the place
     and the normal piece, one sheet that shows both, or nothing where the sheet has been shown before."""
 
     images: tuple[str, ...]
@@ -48,9 +48,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What the page shows of one picture. `views` are by name, in order; all of one size. Addresses are data."""
+    """What the page shows of one image. `views` are by name, in order; all of one size. Addresses are data."""
 
-    picture: Picture
+    image: JudgedImage
     views: Mapping[str, str]
     outline: str | None
     evidence: tuple[Piece, ...]
@@ -58,7 +58,7 @@ class Card:
 
 
 class Gallery(NamedTuple):
-    """`without` pictures have no picture on the page, as it would be too large; `pixels` are those of masks."""
+    """`without` images have no image on the page, as it would be too large; `pixels` are those of masks."""
 
     cards: tuple[Card, ...]
     without: int
@@ -69,28 +69,28 @@ def gallery(
     run: Recorded, data: Path | None, progress: Progress = silent, *, samples: Sequence[Sample] = ()
 ) -> Gallery:
     """The cards of a run in its order. `data` is the folder that it was made from, at which the bundle looks once more
-    for `pixels`; `samples` are its test pictures as they were read, and are not looked at again. Without both, the
-    cards show what the run's folder holds. Raises `BlemishError` where `data` is another folder, or a picture is
+    for `pixels`; `samples` are its test images as they were read, and are not looked at again. Without both, the
+    cards show what the run's folder holds. Raises `BlemishError` where `data` is another folder, or an image is
     damaged."""
     known = _samples(run, data) if data else {sample.name: sample for sample in samples}
-    files = [_files(run, known, picture) for picture in run.pictures]
+    files = [_files(run, known, image) for image in run.images]
     each, shown = _share([len(found) + sum(len(some) for _, some in evidence) for found, evidence in files])
     cards = []
-    for number, (picture, (found, evidence)) in enumerate(
-        progress(zip(run.pictures, files, strict=True), "report", len(files))
+    for number, (image, (found, evidence)) in enumerate(
+        progress(zip(run.images, files, strict=True), "report", len(files))
     ):
         if number >= shown:
-            cards.append(Card(picture, {}, None, (), picture.size or (4, 3)))
+            cards.append(Card(image, {}, None, (), image.size or (4, 3)))
             continue
-        views, size = {}, picture.size
+        views, size = {}, image.size
         for name, file in found.items():
-            pixels = images.load(file)
+            pixels = load_image(file)
             size = size or (pixels.shape[1], pixels.shape[0])
             views[name] = thumbnails.jpeg(Image.fromarray(pixels), each)
-        sample = known.get(picture.name)
-        outline = thumbnails.outline_png(sample.mask, images.size(sample.path)) if sample and sample.mask else None
+        sample = known.get(image.name)
+        outline = thumbnails.outline_png(sample.mask, read_size(sample.path)) if sample and sample.mask else None
         pieces = tuple(_piece(entry, some, each) for entry, some in evidence)
-        cards.append(Card(picture, views, outline, pieces, size or (4, 3)))
+        cards.append(Card(image, views, outline, pieces, size or (4, 3)))
     statistics = _pixels(run, known, progress) if data else None
     return Gallery(tuple(cards), max(0, len(cards) - shown), statistics)
 
@@ -106,35 +106,36 @@ def _share(wanted: list[int]) -> tuple[int, int]:
 
 def _samples(run: Recorded, data: Path) -> dict[str, Sample]:
     samples = {sample.name: sample for sample in layouts.read(data, run.card.data.layout).samples}
-    for picture in run.pictures:
-        if picture.name not in samples:
+    for image in run.images:
+        if image.name not in samples:
             raise BlemishError(
-                f"{data}: has no {picture.shown}, which {run.folder} judges; give the folder that it was made from."
+                f"{data}: has no {image.shown}, which {run.folder} judges; give the folder that it was made from."
             )
-        size = images.size(samples[picture.name].path) if picture.size else None
-        if size != picture.size:
+        size = read_size(samples[image.name].path) if image.size else None
+        if size != image.size:
             raise BlemishError(
-                f"{data}: {picture.shown} is another picture than the one that {run.folder} judges "
-                f"({size} instead of {picture.size} pixels); give the folder that the run was made from."
+                f"{data}: {image.shown} is another image than the one that {run.folder} judges "
+                f"({size} instead of {image.size} pixels); give the folder that the run was made from."
             )
     return samples
 
 
 def _files(
-    run: Recorded, samples: Mapping[str, Sample], picture: Picture
+    run: Recorded, samples: Mapping[str, Sample], image: JudgedImage
 ) -> tuple[dict[str, Path], list[tuple[Mapping[str, Any], list[Path]]]]:
-    """The views of a picture that exist, by name, and its evidence, each entry with its files: first the place, then
+    """The views of an image that exist, by name, and its evidence, each entry with its files: first the place, then
     what is normal."""
-    if picture.decision == "error":
+    if image.decision == "error":
         return {}, []
     found = {
-        "heat": inside(run.folder, f"overlays/{picture.name}.jpg"),
-        "picture": samples[picture.name].path if picture.name in samples else None,
-        "repaired": inside(run.folder, f"repaired/{picture.name}.jpg"),
+        "heat": inside(run.folder, f"overlays/{image.name}.jpg"),
+        "image": samples[image.name].path if image.name in samples else None,
+        "inpainted": inside(run.folder, f"inpainted/{image.name}.jpg"),
+        "reconstruction": inside(run.folder, f"reconstruction/{image.name}.jpg"),
     }
     shown: set[Path] = set()
     evidence = []
-    for entry in picture.evidence[:EVIDENCE]:
+    for entry in image.evidence[:EVIDENCE]:
         named = {name: inside(run.folder, value) for name, value in entry.items() if isinstance(value, str)}
         files = [file for name, file in sorted(named.items(), key=lambda item: "normal" in item[0]) if file]
         evidence.append((entry, [file for file in files if file not in shown]))
@@ -145,7 +146,7 @@ def _files(
 def _piece(entry: Mapping[str, Any], files: list[Path], most: int) -> Piece:
     side = thumbnails.CROP if len(files) > 1 else thumbnails.SHEET
     return Piece(
-        tuple(thumbnails.jpeg(Image.fromarray(images.load(file)), most, side) for file in files),
+        tuple(thumbnails.jpeg(Image.fromarray(load_image(file)), most, side) for file in files),
         str(entry.get("source") or "").encode("utf-8", "replace").decode(),
         *(_float(entry.get(name)) for name in ("distance", "typical", "p_value")),
     )
@@ -156,11 +157,11 @@ def _float(value: Any) -> float | None:
 
 
 def _pixels(run: Recorded, samples: Mapping[str, Sample], progress: Progress) -> PixelStatistics | None:
-    """What the curve of AUPRO takes: the bundle looks at the labelled pictures again. None without masks.
+    """What the curve of AUPRO takes: the bundle looks at the labelled images again. None without masks.
 
     As in `localisation_metrics`, an anomaly without a mask says nothing about places and is left out.
     """
-    answered = [p for p in run.pictures if p.label and p.score is not None and p.name in samples]
+    answered = [p for p in run.images if p.label and p.score is not None and p.name in samples]
     masked = [p for p in answered if samples[p.name].mask]
     if not masked:
         return None
@@ -168,17 +169,17 @@ def _pixels(run: Recorded, samples: Mapping[str, Sample], progress: Progress) ->
     inspector = Inspector(run.folder / "bundle")
     looks = inspector.look_many(samples[p.name].path for p in looked)
     maps, masks, sizes, counting = [], [], [], list[Mask | None]()
-    for picture, look in zip(looked, progress(looks, "maps", len(looked)), strict=True):
+    for image, look in zip(looked, progress(looks, "maps", len(looked)), strict=True):
         score, size = look.verdict.score, look.verdict.size
         if look.map is None or score is None or size is None:
-            raise BlemishError(f"{look.verdict.error or picture.shown}")
-        if abs(score - (picture.score or 0)) > SAME * max(1.0, abs(score)):
+            raise BlemishError(f"{look.verdict.error or image.shown}")
+        if abs(score - (image.score or 0)) > SAME * max(1.0, abs(score)):
             raise BlemishError(
-                f"{samples[picture.name].path}: is another picture than the one that {run.folder} judges (score "
-                f"{score:.4g} instead of {picture.score:.4g}); give the folder that the run was made from."
+                f"{samples[image.name].path}: is another image than the one that {run.folder} judges (score "
+                f"{score:.4g} instead of {image.score:.4g}); give the folder that the run was made from."
             )
-        mask = samples[picture.name].mask
-        drawn = images.load_mask(mask, (size[1], size[0])) if mask else None
+        mask = samples[image.name].mask
+        drawn = load_mask(mask, (size[1], size[0])) if mask else None
         counts = inspector.framing.inside(size, look.pose) if inspector.framing else None
         drawn = cut(drawn, counts)
         if mask and (drawn is None or not drawn.any()):

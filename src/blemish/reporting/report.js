@@ -1,4 +1,4 @@
-// Without this script every picture is shown, and each card's own buttons switch its views.
+// Without this script every image is shown, and each card's own buttons switch its views.
 {
   const form = document.querySelector("form.filters");
   const gallery = document.getElementById("gallery");
@@ -24,7 +24,7 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.reset();
   show();
-  // A click on a picture shows its next view; the buttons below it do so by keyboard.
+  // A click on an image shows its next view; the buttons below it do so by keyboard.
   gallery.addEventListener("click", (event) => {
     const views = [...event.target.closest(".stack")?.parentElement.querySelectorAll("input") ?? []];
     if (views.length) views[(views.findIndex((view) => view.checked) + 1) % views.length].checked = true;

@@ -1,6 +1,6 @@
-"""One page on a run, for people who were not there: what was learned, what it is worth, every picture, how to redo it.
+"""One page on a run, for people who were not there: what was learned, what it is worth, every image, how to redo it.
 
-`facts` says everything that the page says, for programs; the page adds pictures and curves. Both read only what
+`facts` says everything that the page says, for programs; the page adds images and curves. Both read only what
 `blemish train` wrote (and, where given, the data), so that nothing is said that was not measured.
 """
 
@@ -24,7 +24,7 @@ from blemish.reporting import curves, exports
 from blemish.reporting.figures import FIGURES
 from blemish.reporting.gallery import Gallery, gallery
 from blemish.reporting.rerun import repeat
-from blemish.reporting.run import OUTCOMES, Picture, Recorded, read_run
+from blemish.reporting.run import OUTCOMES, Recorded, read_run
 from blemish.types import BlemishError, Progress, Sample, silent
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of false alarms, asked for and then counted
@@ -50,9 +50,9 @@ def report(
 ) -> dict[str, Any]:
     """Writes the page of `run` to `out`, one file that needs nothing else; returns its facts, ready for JSON.
 
-    `data` is the folder that the run was made from: with it the page shows the pictures themselves, the drawn outlines
+    `data` is the folder that the run was made from: with it the page shows the images themselves, the drawn outlines
     of defects, and the curve of AUPRO, for which the bundle looks at them once more. `samples` instead are the test
-    pictures of who has read that folder: all but the curve. `junit` and `csv` are files to write too. Every file is
+    images of who has read that folder: all but the curve. `junit` and `csv` are files to write too. Every file is
     whole or not there. Raises `BlemishError` where `run` or `data` is not what it should be.
     """
     recorded = read_run(run)
@@ -79,7 +79,7 @@ def facts(run: Recorded) -> dict[str, Any]:
         "classes": card.classes,
         "counts": metrics["counts"],
         "rule": card.decision.rule,
-        "promise": card.decision.false_alarms,
+        "false_alarms_guaranteed": card.decision.false_alarms,
         "guarantee": card.decision.guarantee,
         "threshold": card.decision.threshold,
         "review": _band(metrics.get("decision", {})),
@@ -92,7 +92,7 @@ def facts(run: Recorded) -> dict[str, Any]:
         "suspects": metrics.get("cross_validation", {}).get("suspects", metrics.get("suspects")),
         "data_problems": metrics.get("data_problems"),
         "repeat": repeat(card),
-        "pictures": [{**to_json(picture), "outcome": picture.outcome} for picture in run.pictures],
+        "images": [{**to_json(image), "outcome": image.outcome} for image in run.images],
     }
     return to_json({"verdict": _verdict(run, found), **found})  # type: ignore[no-any-return]
 
@@ -114,24 +114,24 @@ def plain(figure: Mapping[str, Any] | None) -> str:
 
 
 def _verdict(run: Recorded, found: Mapping[str, Any]) -> str:
-    """The run in one line, of nothing but what was measured or is promised."""
+    """The run in one line, of nothing but what was measured or is guaranteed."""
     detection, places = run.metrics.get("detection", {}), run.metrics.get("localisation", {})
     parts = []
-    if found["promise"] is not None:
-        parts.append(f"flags at most {100 * found['promise']:.3g} % of good parts (promise)")
+    if (rate := found["false_alarms_guaranteed"]) is not None:
+        parts.append(f"flags at most {100 * rate:.3g} % of good parts (guaranteed)")
     if _known(detection.get("false_alarm_rate")):
-        parts.append(f"flagged {percent(detection['false_alarm_rate'])} of good test pictures")
+        parts.append(f"flagged {percent(detection['false_alarm_rate'])} of good test images")
     if _known(detection.get("recall")):
         parts.append(f"finds {percent(detection['recall'])} of defective ones")
     if found["outcomes"].get("review"):
-        parts.append(f"leaves {found['outcomes']['review']} of {len(run.pictures)} test pictures to a person")
+        parts.append(f"leaves {found['outcomes']['review']} of {len(run.images)} test images to a person")
     if _known(places.get("defects_hit")):
         parts.append(f"points at {percent(places['defects_hit'])} of drawn defects")
     faithful = found["faithfulness"] or {}
     if faithful.get("of"):
         parts.append(f"heatmaps beat their controls in {faithful['passed']} of {faithful['of']} measures")
     if not parts:
-        return "Nothing was promised, and nothing measured: there is no labelled test part."
+        return "Nothing was guaranteed, and nothing measured: there is no labelled test part."
     line = "; ".join(parts)
     return f"{line[0].upper()}{line[1:]}."
 
@@ -141,7 +141,7 @@ def _known(figure: Mapping[str, Any] | None) -> bool:
 
 
 def _outcomes(run: Recorded) -> Counter[str]:
-    return Counter(picture.outcome for picture in run.pictures)
+    return Counter(image.outcome for image in run.images)
 
 
 def _figures(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -160,12 +160,12 @@ def _band(decision: Mapping[str, Any]) -> list[float] | None:
 
 
 def _rates(run: Recorded) -> list[dict[str, Any]]:
-    """Of each rate asked for: the limit that the calibration scores give, and the shares of good and of defective test
-    pictures above it. [] where nothing was promised or no picture is labelled."""
+    """Of each rate asked for: the threshold that the calibration scores give, and the shares of good and of defective
+    test images above it. [] where nothing was guaranteed or no image is labelled."""
     decision = run.card.decision
     held_out = np.array(decision.scores)
     good, defective = _scores(run, "good"), _scores(run, "anomaly")
-    if decision.rule != "promise" or not len(held_out) or not len(good):
+    if decision.rule != "guarantee" or not len(held_out) or not len(good):
         return []
     groups = [str(item) for item in decision.items] or None
     count = len(set(groups)) if groups else len(held_out)
@@ -173,18 +173,18 @@ def _rates(run: Recorded) -> list[dict[str, Any]]:
     for rate in sorted({*RATES, decision.false_alarms or RATES[0]}):
         needed = calibration.parts_needed(rate, decision.confidence)
         enough = count >= needed
-        limit = calibration.threshold(held_out, rate, groups, confidence=decision.confidence) if enough else None
-        row: dict[str, Any] = {"rate": rate, "limit": limit, "needed": needed, "held_out": count}
-        if limit is not None:
-            alarms = int((good > limit).sum())
+        threshold = calibration.threshold(held_out, rate, groups, confidence=decision.confidence) if enough else None
+        row: dict[str, Any] = {"rate": rate, "threshold": threshold, "needed": needed, "held_out": count}
+        if threshold is not None:
+            alarms = int((good > threshold).sum())
             row |= {"alarms": alarms, "of": len(good), "observed": wilson(alarms, len(good))}
-            row["found"] = wilson(int((defective > limit).sum()), len(defective))
+            row["found"] = wilson(int((defective > threshold).sum()), len(defective))
         rows.append(to_json(row))
     return rows
 
 
 def _scores(run: Recorded, label: str) -> curves.Floats:
-    return np.array([p.score for p in run.pictures if p.label == label and p.score is not None], np.float64)
+    return np.array([p.score for p in run.images if p.label == label and p.score is not None], np.float64)
 
 
 def _faithfulness(measured: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -225,7 +225,7 @@ def _page(run: Recorded, said: Mapping[str, Any], shown: Gallery) -> str:
         run=run,
         gallery=shown,
         outcomes=OUTCOMES,
-        defects=sorted({p.defect for p in run.pictures if p.defect}),
+        defects=sorted({p.defect for p in run.images if p.defect}),
         drawn=_drawn(run, said, shown.pixels),
         reliability=_reliability(run),
     )
@@ -233,17 +233,19 @@ def _page(run: Recorded, said: Mapping[str, Any], shown: Gallery) -> str:
 
 def _drawn(run: Recorded, said: Mapping[str, Any], pixels: PixelStatistics | None) -> dict[str, str]:
     """Each curve that this run allows, as SVG."""
-    judged = [p for p in run.pictures if p.label and p.score is not None]
+    judged = [p for p in run.images if p.label and p.score is not None]
     scores, labels = np.array([p.score for p in judged], np.float64), np.array([p.label == "anomaly" for p in judged])
     good, defective, held_out = _scores(run, "good"), _scores(run, "anomaly"), np.array(run.card.decision.scores)
     drawn: dict[str, str] = {}
     detection = run.metrics.get("detection", {})
     if judged:
-        limits = {"limit": said["threshold"]}
+        thresholds = {"threshold": said["threshold"]}
         if said["review"]:
-            limits = {"review from": said["review"][0], "anomaly above": said["review"][1]}
-        says = f"Scores of {len(good)} good and {len(defective)} defective test pictures, limit {said['threshold']:.4g}"
-        drawn["histogram"] = curves.histogram_svg(good, defective, held_out, limits, says)
+            thresholds = {"review from": said["review"][0], "anomaly above": said["review"][1]}
+        says = (
+            f"Scores of {len(good)} good and {len(defective)} defective test images, threshold {said['threshold']:.4g}"
+        )
+        drawn["histogram"] = curves.histogram_svg(good, defective, held_out, thresholds, says)
     if len(good) and len(defective) and len(judged) == len(good) + len(defective):
         at = _values(detection, "false_alarm_rate", "recall")
         drawn["roc"] = curves.roc_svg(scores, labels, at, f"ROC curve, area {plain(detection.get('auroc'))}")
@@ -262,7 +264,7 @@ def _values(figures: Mapping[str, Any], x: str, y: str) -> tuple[float, float] |
 
 
 def _reliability(run: Recorded) -> str | None:
-    """A classifier's reliability diagram, as the run drew it. As a picture: nothing in it can run."""
+    """A classifier's reliability diagram, as the run drew it. As an image: nothing in it can run."""
     file = run.folder / "reliability.svg"
     if not file.is_file():
         return None
@@ -270,7 +272,7 @@ def _reliability(run: Recorded) -> str | None:
 
 
 def _number(value: float | None) -> str:
-    """Four digits, trailing noughts kept."""
+    """Four digits, trailing zeros kept."""
     return "–" if value is None else f"{value:#.4g}".removesuffix(".")
 
 
@@ -279,6 +281,3 @@ def _write(file: Path, text: str) -> None:
     if file.is_dir():
         raise BlemishError(f"{file}: is a folder; give a file to write.")
     write_text(file, text)
-
-
-__all__ = ["Picture", "facts", "percent", "plain", "report"]

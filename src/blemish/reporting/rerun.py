@@ -11,7 +11,7 @@ from blemish.inference.bundle import EVIDENCE, ROI, Card
 # Settings that no option sets, those that are the machine's and not the detector's, and those that are said otherwise.
 NO_OPTION = ("projection", "sigma", "decay", "one_cycle", "head_first", "contrast", "validation")
 LEFT_OUT = ("device", "processes", "log")
-OTHERWISE = ("image_size", "seed", "types", "moments", "departures")
+OTHERWISE = ("image_size", "seed", "types", "moments", "deviations")
 
 
 def repeat(card: Card) -> dict[str, Any]:
@@ -27,11 +27,11 @@ def repeat(card: Card) -> dict[str, Any]:
     words += ["--calibrate", rule.calibrated_by] if card.detector == "patchcore" else []
     words += [] if EVIDENCE in card.files else ["--no-evidence"]
     for name, value in settings.items():
-        by_itself = name == "epochs" and not value  # chosen from the number of pictures
+        by_itself = name == "epochs" and not value  # chosen from the number of images
         words += [] if by_itself or name in (*NO_OPTION, *LEFT_OUT, *OTHERWISE) else _option(name, value)
     if "types" in settings:
         words += ["--classes", "types" if settings["types"] else "binary"]
-        pool = "departures" if settings["departures"] else "moments" if settings["moments"] == 2 else "mean"
+        pool = "deviations" if settings["deviations"] else "moments" if settings["moments"] == 2 else "mean"
         words += ["--pool", pool]
     return {
         "command": shlex.join(words),
@@ -39,7 +39,7 @@ def repeat(card: Card) -> dict[str, Any]:
         "seed": card.data.seed,
         "versions": dict(card.versions),
         "sha256": {
-            "training pictures": card.data.sha256,
+            "training images": card.data.sha256,
             **{name: file.sha256 for name, file in card.files.items()},
             "card": card.sha256,
         },

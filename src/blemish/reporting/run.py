@@ -1,4 +1,4 @@
-"""What a run's folder says of its test pictures, read once for reports and comparisons."""
+"""What a run's folder says of its test images, read once for reports and comparisons."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blemish import images
+from blemish.images import natural
 from blemish.inference import bundle
 from blemish.types import BlemishError
 
-# What a picture is against what was said of it, in the order in which people should look.
+# What an image is against what was said of it, in the order in which people should look.
 OUTCOMES = {
     "missed": "missed",
     "false-alarm": "false alarm",
@@ -28,9 +28,9 @@ RISING = ("missed", "found")  # what is worst is what scored lowest; elsewhere, 
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One line of `verdicts.jsonl`. `name` is the picture's in its data set; `regions` and `evidence` are as written
-    there, boxes in pixels of the original picture of `size` (width, height)."""
+class JudgedImage:
+    """One line of `verdicts.jsonl`. `name` is the image's in its data set; `regions` and `evidence` are as written
+    there, boxes in pixels of the original image of `size` (width, height)."""
 
     name: str
     label: str | None
@@ -44,7 +44,7 @@ class Picture:
     size: tuple[int, int] | None
     regions: tuple[Mapping[str, Any], ...]
     evidence: tuple[Mapping[str, Any], ...]
-    counterfactual: Mapping[str, Any] | None  # what was said once its regions were repaired
+    counterfactual: Mapping[str, Any] | None  # what was said once its regions were inpainted
     error: str | None
 
     @property
@@ -66,13 +66,13 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A run: its folder, its bundle's card (verified), `metrics.json`, and its test pictures in the order of
+    """A run: its folder, its bundle's card (verified), `metrics.json`, and its test images in the order of
     OUTCOMES, within each the most telling first."""
 
     folder: Path
     card: bundle.Card
     metrics: Mapping[str, Any]
-    pictures: tuple[Picture, ...]
+    images: tuple[JudgedImage, ...]
 
 
 def read_run(folder: Path | str) -> Recorded:
@@ -86,20 +86,20 @@ def read_run(folder: Path | str) -> Recorded:
     if faithful.is_file():
         metrics = {**metrics, "faithfulness": _json(_text(faithful), f"{faithful}")}
     file = folder / "verdicts.jsonl"
-    pictures: dict[str, Picture] = {}
+    images: dict[str, JudgedImage] = {}
     for number, line in enumerate(_text(file).splitlines(), start=1):
-        picture = _picture(_json(line, f"{file}, line {number}"), f"{file}, line {number}")
-        if picture.name in pictures:
-            raise BlemishError(f"{file}: judges {picture.shown} twice; train again.")
-        pictures[picture.name] = picture
-    return Recorded(folder, card, metrics, tuple(sorted(pictures.values(), key=_telling)))
+        image = _image(_json(line, f"{file}, line {number}"), f"{file}, line {number}")
+        if image.name in images:
+            raise BlemishError(f"{file}: judges {image.shown} twice; train again.")
+        images[image.name] = image
+    return Recorded(folder, card, metrics, tuple(sorted(images.values(), key=_telling)))
 
 
-def tested_pictures(run: Path) -> set[str]:
-    """Names of the labelled test pictures of a run, given as its folder or as the bundle in it."""
+def names_tested(run: Path) -> set[str]:
+    """Names of the labelled test images of a run, given as its folder or as the bundle in it."""
     for folder in (run, run.parent):
         if (folder / "metrics.json").is_file() and (folder / "verdicts.jsonl").is_file():
-            return {picture.name for picture in read_run(folder).pictures if picture.label}
+            return {image.name for image in read_run(folder).images if image.label}
     return set()
 
 
@@ -112,18 +112,18 @@ def inside(folder: Path, relative: str) -> Path | None:
         return None
 
 
-def _telling(picture: Picture) -> tuple[int, float, Any]:
-    score = picture.score or 0.0
+def _telling(image: JudgedImage) -> tuple[int, float, Any]:
+    score = image.score or 0.0
     return (
-        list(OUTCOMES).index(picture.outcome),
-        score if picture.outcome in RISING else -score,
-        images.natural(picture.name),
+        list(OUTCOMES).index(image.outcome),
+        score if image.outcome in RISING else -score,
+        natural(image.name),
     )
 
 
-def _picture(said: Mapping[str, Any], where: str) -> Picture:
+def _image(said: Mapping[str, Any], where: str) -> JudgedImage:
     try:
-        picture = Picture(
+        image = JudgedImage(
             name=str(said["path"]),
             label=said.get("label"),
             defect=str(said.get("defect") or ""),
@@ -141,9 +141,9 @@ def _picture(said: Mapping[str, Any], where: str) -> Picture:
         )
     except (KeyError, TypeError, ValueError, IndexError) as cause:
         raise BlemishError(f"{where}: is not a verdict ({type(cause).__name__}: {cause}); train again.") from None
-    if picture.decision not in DECISIONS:
-        raise BlemishError(f"{where}: has the unknown verdict '{picture.decision}'; update blemish.")
-    return picture
+    if image.decision not in DECISIONS:
+        raise BlemishError(f"{where}: has the unknown verdict '{image.decision}'; update blemish.")
+    return image
 
 
 def _json(text: str, where: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Pictures small enough for a page to hold hundreds: JPEG as data addresses, each within its share of the bytes."""
+"""Images small enough for a page to hold hundreds: JPEG as data addresses, each within its share of the bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from blemish import images
+from blemish.images import load_mask
 
 # Longest side and JPEG quality: the first that keeps within the bytes is taken. Size is given up before sharpness.
 STEPS = ((640, 80), (384, 80), (320, 76), (256, 74), (224, 70), (192, 68), (160, 64), (128, 58), (96, 50), (32, 30))
@@ -37,8 +37,8 @@ def jpeg(image: Image.Image, most: int, side: int = SIDE) -> str:
 
 
 def outline_png(mask: Path, size: tuple[int, int], side: int = 256) -> str:
-    """A line around the defects of the mask of a picture of `size` (width, height), transparent elsewhere, as PNG."""
-    drawn = outline(images.load_mask(mask, (size[1], size[0])), _fitting(size, side))
+    """A line around the defects of the mask of an image of `size` (width, height), transparent elsewhere, as PNG."""
+    drawn = outline(load_mask(mask, (size[1], size[0])), _fitting(size, side))
     # Two colours, one of them none: a tenth of the bytes of RGBA.
     flat = Image.new("P", drawn.size, 0)
     flat.putpalette([0, 0, 0, *OUTLINE])

@@ -1,4 +1,4 @@
-"""Which pictures of a folder are new and complete, found by looking again and again, on network shares too.
+"""Which images of a folder are new and complete, found by looking again and again, on network shares too.
 
 A file is complete
 
@@ -28,7 +28,7 @@ BATCH = 1000  # files handed out at one look, so that a folder of a million take
 
 
 class File(NamedTuple):
-    """A picture as it was when it was listed; `name` is relative to the folder, with forward slashes."""
+    """An image as it was when it was listed; `name` is relative to the folder, with forward slashes."""
 
     name: str
     size: int  # bytes
@@ -90,7 +90,7 @@ class Arrivals:
         return unchanged >= self.settle or has_end(self.root / waiting.file.name, waiting.file.size)
 
     def _listed(self, folder: Path, prefix: str, depth: int) -> Iterator[File]:
-        """As `images.list_pictures` finds them, but one after the other, with size and time."""
+        """As `images.list_images` finds them, but one after the other, with size and time."""
         below = []
         with os.scandir(folder) as entries:
             for entry in entries:

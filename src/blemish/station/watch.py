@@ -1,4 +1,4 @@
-"""Inspects a folder that a camera writes into: every picture once, in order, over restarts and half-written files.
+"""Inspects a folder that a camera writes into: every image once, in order, over restarts and half-written files.
 
 `arrivals.py` says which files are complete, `journal.py` which have been inspected, `deliver.py` tells others.
 """
@@ -16,8 +16,8 @@ from threading import Event
 from typing import Any
 
 from blemish.inference.evidence import NONE
-from blemish.inference.inspector import Inspector, Look
-from blemish.inference.results import Done, Pictures
+from blemish.inference.inspector import Inspection, Inspector
+from blemish.inference.results import Done, Drawer
 from blemish.station.arrivals import Arrivals, File, now_is
 from blemish.station.journal import Journal, identity
 from blemish.types import BlemishError, Verdict
@@ -45,7 +45,7 @@ class Watch:
         if not self.folder.is_dir():
             raise BlemishError(f"{self.folder}: is no folder; make it, or mount it, before it is watched.")
         folder, out = self.folder.resolve(), self.out.resolve()
-        drawn = [out / kind for kind in ("overlays", "evidence", "repaired")]
+        drawn = [out / kind for kind in ("overlays", "evidence", "inpainted", "reconstruction")]
         if out.is_relative_to(folder) or any(folder.is_relative_to(place) for place in drawn):
             raise BlemishError(
                 f"{self.out}: what is drawn there would be inspected itself; choose an --out outside {self.folder}."
@@ -66,8 +66,8 @@ def watch(
     Raises OSError where the results cannot be written, `BlemishError` where the folder is gone and `once` is asked for.
     """
     arrivals = Arrivals(asked.folder, journal.knows, settle=asked.settle, give_up=asked.give_up)
-    pictured = Pictures(asked.out, inspector, evidence=asked.evidence)
-    if asked.evidence and pictured.memory is None:
+    drawn = Drawer(asked.out, inspector, evidence=asked.evidence)
+    if asked.evidence and drawn.store is None:
         say(NONE)
     counts: Counter[str] = Counter()
     gone, troubles = False, set[str]()
@@ -98,9 +98,9 @@ def watch(
                 continue
             if unchanged is False or (look.verdict.error and not arrivals.failed(file)):
                 continue  # it is still being written
-            # A second picture of this name gets a name of its own; one that a kill undid, the same again.
+            # A second image of this name gets a name of its own; one that a kill undid, the same again.
             place = f"{file.name}-{identity(file, content)[:8]}" if journal.has(file.name) else file.name
-            done = pictured.draw(look, place)
+            done = drawn.draw(look, place)
             line = journal.add(_row(file, content, done, inspector.card.sha256))
             arrivals.done(file)
             counts[look.verdict.decision] += 1
@@ -114,7 +114,7 @@ def watch(
 
 def _looks(
     inspector: Inspector, folder: Path, batch: list[File], arrivals: Arrivals, journal: Journal, stop: Event
-) -> Iterator[tuple[Look, File, str]]:
+) -> Iterator[tuple[Inspection, File, str]]:
     """Looks at files that are still as they were listed, with their SHA-256; after `stop` only at what was begun."""
     handed: deque[tuple[File, str]] = deque()
 

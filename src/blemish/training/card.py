@@ -29,23 +29,27 @@ def decision(
     how: calibration.Kind,
     framing: Framing | None = None,
 ) -> bundle.Decision:
-    """How scores become verdicts, by what was said of good pictures that had no part in it; `groups` names their items.
-    With a frame, `usual` is that of the region of interest, and with tiles the least area is a share of one of them.
+    """How scores become verdicts, by what was said of good images that had no part in it; `groups` names their items.
+    With a frame, `normal_median` is that of the region of interest, and with tiles the least area is a share of one of
+    them.
 
-    Raises `BlemishError` where they cannot promise what was asked.
+    Raises `BlemishError` where they cannot guarantee what was asked.
     """
     if config.decide == "class":
         return _by_class(config, held_out, framing)
     rate, review, sure = config.false_alarms, config.review, config.confidence
     distances = held_out.distances
-    peaks, farthest = _peaks(held_out), [] if distances is None else distances.reshape(len(distances), -1).max(1)
-    # Family-wise: at most this share of good pictures has a single pixel above it.
-    pixel_threshold = calibration.threshold(peaks, rate, groups, confidence=sure)
-    usual = _usual(held_out, framing)
+    map_maxima, farthest = (
+        _map_maxima(held_out),
+        [] if distances is None else distances.reshape(len(distances), -1).max(1),
+    )
+    # Family-wise: at most this share of good images has a single pixel above it.
+    pixel_threshold = calibration.threshold(map_maxima, rate, groups, confidence=sure)
+    normal_median = _normal_median(held_out, framing)
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     items = tuple(numbers[group] for group in groups) if len(numbers) < len(groups) else ()
     return bundle.Decision(
-        rule="promise",
+        rule="guarantee",
         boxes=config.boxes,
         false_alarms=rate,
         guarantee=calibration.guarantee(
@@ -55,43 +59,43 @@ def decision(
         calibrated_by=how,
         threshold=calibration.threshold(held_out.scores, rate, groups, confidence=sure),
         review=review,
-        review_threshold=calibration.limits(held_out.scores, rate, review, groups, confidence=sure).review
+        review_threshold=calibration.thresholds(held_out.scores, rate, review, groups, confidence=sure).review
         if review
         else None,
         pixel_threshold=pixel_threshold,
-        usual=usual,
+        normal_median=normal_median,
         min_area=config.min_area * _of_a_tile(framing),
         scores=tuple(map(float, held_out.scores)),
-        peaks=tuple(map(float, peaks)),
+        map_maxima=tuple(map(float, map_maxima)),
         distances=tuple(map(float, farthest)),
         items=items,
-        heat=(float(np.median(peaks)), pixel_threshold + (pixel_threshold - usual)),
+        color_range=(float(np.median(map_maxima)), pixel_threshold + (pixel_threshold - normal_median)),
     )
 
 
 def _by_class(config: TrainConfig, held_out: Prediction, framing: Framing | None) -> bundle.Decision:
-    """Without a promise: `held_out` only says how high maps of good pictures are."""
-    peaks, usual = _peaks(held_out), _usual(held_out, framing)
+    """Without a guarantee: `held_out` only says how high maps of good images are."""
+    map_maxima, normal_median = _map_maxima(held_out), _normal_median(held_out, framing)
     return bundle.Decision(
         rule="class",
         boxes=config.boxes,
         false_alarms=None,
-        guarantee=calibration.NO_PROMISE,
+        guarantee=calibration.NO_GUARANTEE,
         threshold=0.0,
-        pixel_threshold=float(peaks.max()),
-        usual=usual,
+        pixel_threshold=float(map_maxima.max()),
+        normal_median=normal_median,
         min_area=config.min_area,
         scores=(),
-        peaks=tuple(map(float, peaks)),
-        heat=(float(np.median(peaks)), 2 * float(peaks.max()) - usual),
+        map_maxima=tuple(map(float, map_maxima)),
+        color_range=(float(np.median(map_maxima)), 2 * float(map_maxima.max()) - normal_median),
     )
 
 
-def _peaks(found: Prediction) -> npt.NDArray[np.float32]:
+def _map_maxima(found: Prediction) -> npt.NDArray[np.float32]:
     return found.maps.reshape(len(found.maps), -1).max(1)  # type: ignore[no-any-return]
 
 
-def _usual(found: Prediction, framing: Framing | None) -> float:
+def _normal_median(found: Prediction, framing: Framing | None) -> float:
     if framing is None or framing.roi is None:
         return float(np.median(found.maps))
     return float(np.median(found.maps[:, framing.inside_map(found.maps.shape[1:])]))
@@ -131,7 +135,7 @@ def settings_of(settings: Any) -> dict[str, Any]:
 
 
 def counts(parts: Split) -> dict[str, int]:
-    """Pictures in each part."""
+    """Images in each part."""
     anomalies = sum(s.label == "anomaly" for s in parts.test)
     return {
         "train": len(parts.train),

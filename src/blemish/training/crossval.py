@@ -1,4 +1,4 @@
-"""Repeated stratified k-fold of a classifier: every picture judged by one that did not learn from it.
+"""Repeated stratified k-fold of a classifier: every image judged by one that did not learn from it.
 
 What a bundle's own test says rests on one split; this says how much that split decided, and which labels look wrong.
 """
@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from blemish import images
 from blemish.data.split import kfold
 from blemish.detectors.cam.detector import Cam
 from blemish.detectors.nn.resampling import Enlarge
@@ -23,6 +22,7 @@ from blemish.evaluation.evaluate import evaluate, targets
 from blemish.evaluation.label_errors import suspects
 from blemish.evaluation.reliability import class_weights, softmax, temperature
 from blemish.files import replacing
+from blemish.images import read_size
 from blemish.inference import calibration
 from blemish.inference.regions import find_regions
 from blemish.types import Prediction, Progress, Region, Sample, Verdict, silent
@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float32]
 
 class CrossValidation(NamedTuple):
     metrics: dict[str, Any]
-    rows: list[dict[str, Any]]  # one a picture: its out-of-fold probabilities, averaged over the repetitions
+    rows: list[dict[str, Any]]  # one an image: its out-of-fold probabilities, averaged over the repetitions
 
 
 def cross_validate(
@@ -47,16 +47,16 @@ def cross_validate(
     progress: Progress = silent,
 ) -> CrossValidation:
     """`repeats` times `folds` trainings, on all samples. The decision is the likelier class, as in the study; regions
-    come from thresholds on the good pictures of the other folds. Each fold's answers are kept beside the detector's
+    come from thresholds on the good images of the other folds. Each fold's answers are kept beside the detector's
     checkpoints until all is done, so that a killed run goes on where it was.
 
     Figures are means over the repetitions; so are the ends of their intervals, each of which is that of one
-    repetition (a bootstrap over pictures, which knows nothing of the training's own chance: for that see `by_fold`).
+    repetition (a bootstrap over images, which knows nothing of the training's own chance: for that see `by_fold`).
     """
     index = {sample.name: i for i, sample in enumerate(samples)}
     pairs = kfold(samples, folds, seed=seed, repeat=repeats, groups=groups)
     detector.keep(samples, progress)
-    sizes = [images.size(sample.path) for sample in samples]
+    sizes = [read_size(sample.path) for sample in samples]
     labels = np.array([sample.label == "anomaly" for sample in samples])
     balanced = detector.config.head_weights == "auto"
     each, by_fold, probabilities = [], [], []
@@ -73,10 +73,11 @@ def cross_validate(
         likely = _tempered(logits, given, tested, balanced)
         scores = (np.logaddexp.reduce(logits[:, 1:].astype(np.float64), axis=1) - logits[:, 0]).astype(np.float32)
         flagged = scores > 0
-        limits = [_limits(maps[(tested != fold) & ~labels], false_alarms) for fold in range(folds)]
+        thresholds = [_thresholds(maps[(tested != fold) & ~labels], false_alarms) for fold in range(folds)]
         enlarge = Enlarge(maps.shape[1:], detector.config.image_size, detector.config.sigma)
         regions = [
-            _regions(enlarge, maps[i], limits[tested[i]], sizes[i]) if flagged[i] else () for i in range(len(samples))
+            _regions(enlarge, maps[i], thresholds[tested[i]], sizes[i]) if flagged[i] else ()
+            for i in range(len(samples))
         ]
         verdicts = [
             Verdict(sample.name, "anomaly" if flagged[i] else "good", size=sizes[i], regions=regions[i])
@@ -145,7 +146,7 @@ def mean_of(several: Sequence[Any]) -> Any:
 def _fold(
     detector: Cam, train: Sequence[Sample], test: Sequence[Sample], run: str, progress: Progress
 ) -> tuple[Floats, Floats]:
-    """Logits and maps of the tested pictures, in their order."""
+    """Logits and maps of the tested images, in their order."""
     folder = detector.config.checkpoint
     kept = folder / f"{run}.npz" if folder else None
     if kept and kept.is_file() and detector.config.resume:
@@ -175,13 +176,17 @@ def _tempered(logits: Floats, given: npt.NDArray[np.int64], tested: npt.NDArray[
     return likely
 
 
-def _limits(good: Floats, false_alarms: float) -> tuple[float, float]:
-    """Pixel threshold and usual value of these good pictures' maps; no threshold where they are too few for one."""
-    peaks = good.reshape(len(good), -1).max(1)
-    enough = len(peaks) >= calibration.parts_needed(false_alarms)
-    return calibration.threshold(peaks, false_alarms) if enough else float(peaks.max()), float(np.median(good))
+def _thresholds(good: Floats, false_alarms: float) -> tuple[float, float]:
+    """Pixel threshold and usual value of these good images' maps; no threshold where they are too few for one."""
+    map_maxima = good.reshape(len(good), -1).max(1)
+    enough = len(map_maxima) >= calibration.parts_needed(false_alarms)
+    return calibration.threshold(map_maxima, false_alarms) if enough else float(map_maxima.max()), float(
+        np.median(good)
+    )
 
 
-def _regions(enlarge: Enlarge, cells: Floats, limits: tuple[float, float], size: tuple[int, int]) -> tuple[Region, ...]:
+def _regions(
+    enlarge: Enlarge, cells: Floats, thresholds: tuple[float, float], size: tuple[int, int]
+) -> tuple[Region, ...]:
     anomaly_map = enlarge(torch.from_numpy(cells)).numpy()
-    return find_regions(anomaly_map, limits[0], size, usual=limits[1], always=True)
+    return find_regions(anomaly_map, thresholds[0], size, normal_median=thresholds[1], always=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from blemish import images
 from blemish.detectors.nn.nearest import candidates_in_onnx
+from blemish.images import load_image
 from blemish.inference.inspector import open_session
-from blemish.types import BlemishError, Prediction, Progress, Sample, silent
+from blemish.types import BlemishError, Prediction, Progress, Runner, Sample, silent
 
 Pixels = npt.NDArray[np.uint8]
 TOLERANCE = 1e-3  # of the range of the scores (and of the maps)
@@ -32,7 +32,7 @@ class Parity:
     """Largest disagreement of torch and onnxruntime, as a share of the range of the scores / of the maps / of the
     distances. Neighbours are not compared: among equals either is right."""
 
-    pictures: int
+    images: int
     scores: float
     maps: float
     probabilities: float = 0.0
@@ -63,7 +63,7 @@ def export(graph: nn.Module, file: Path) -> None:
             (example,),
             dynamo=True,
             verbose=False,
-            input_names=["pictures"],
+            input_names=["images"],
             output_names=list(names),
             dynamic_shapes=(free,),
             opset_version=18,
@@ -88,51 +88,46 @@ def outputs(graph: nn.Module) -> Sequence[str]:
     return found
 
 
-# uint8 (1, H, W, 3) -> by name scores (1,), maps (1, h, w), and what else the graph's `outputs` name
-Runner = Callable[[Pixels], dict[str, np.ndarray]]
-
-
 def in_torch(graph: nn.Module) -> Runner:
     """Runs a detector's graph where it was learned."""
 
-    def run(pictures: Pixels) -> dict[str, np.ndarray]:
+    def run(images: Pixels) -> Prediction:
         with torch.inference_mode():
-            found = graph(torch.tensor(pictures))
-        return {name: output.numpy() for name, output in zip(outputs(graph), found, strict=True)}
+            found = graph(torch.tensor(images))
+        return Prediction.named({name: output.numpy() for name, output in zip(outputs(graph), found, strict=True)})
 
     return run
 
 
-def on_the_line(file: Path) -> Runner:
+def in_onnxruntime(file: Path) -> Runner:
     """Runs an exported graph as `blemish inspect` will."""
     session = open_session(file.read_bytes())
     names = [output.name for output in session.get_outputs()]
-    return lambda pictures: dict(zip(names, session.run(names, {"pictures": pictures}), strict=True))
+    return lambda images: Prediction.named(dict(zip(names, session.run(names, {"images": images}), strict=True)))
 
 
-def predict(run: Runner, samples: Sequence[Sample], progress: Progress = silent, what: str = "pictures") -> Prediction:
-    """What the graph says of all samples, in order and one picture at a time, as they may differ in size.
+def predict(run: Runner, samples: Sequence[Sample], progress: Progress = silent, what: str = "images") -> Prediction:
+    """What the graph says of all samples, in order and one image at a time, as they may differ in size.
 
     What is kept goes where room was made for all of it: small arrays between the large ones that come and go would
-    keep the heap from shrinking, by up to one large one a picture.
+    keep the heap from shrinking, by up to one large one an image.
     """
-    said = [field.name for field in fields(Prediction)]
-    found: dict[str, np.ndarray] = {}
+    rooms: dict[str, np.ndarray] = {}
     for i, sample in enumerate(progress(samples, what, len(samples))):
-        every = run(images.load(sample.path)[None])
-        if not found:
-            those = {name: every[name] for name in said if name in every}
-            found = {name: np.empty((len(samples), *one.shape[1:]), one.dtype) for name, one in those.items()}
-        for name, room in found.items():
-            room[i] = every[name][0]
-    return Prediction(**found)
+        outputs = run(load_image(sample.path)[None]).outputs()
+        outputs.pop("class_maps", None)  # nothing is measured on them
+        if not rooms:
+            rooms = {name: np.empty((len(samples), *one.shape[1:]), one.dtype) for name, one in outputs.items()}
+        for name, room in rooms.items():
+            room[i] = outputs[name][0]
+    return Prediction(**rooms)
 
 
 def prove_parity(ours: Prediction, line: Prediction, names: Sequence[str], *, gated: bool = False) -> Parity:
-    """Compares torch (`ours`) with onnxruntime (`line`) picture by picture.
+    """Compares torch (`ours`) with onnxruntime (`line`) image by image.
 
-    Raises `ParityError`, with the worst pictures and their figures, where a score or map departs by more than
-    `TOLERANCE` of the range over all pictures. `gated` says that maps are made of a gradient: that jumps where a ReLU
+    Raises `ParityError`, with the worst images and their figures, where a score or map departs by more than
+    `TOLERANCE` of the range over all images. `gated` says that maps are made of a gradient: that jumps where a ReLU
     opens, and an activation within rounding of it may open in one runtime and not in the other, in PyTorch's own
     float32 and float64 too; so single cells may then be off by `GATED`, but not the map as a whole.
     """
@@ -162,12 +157,12 @@ def prove_parity(ours: Prediction, line: Prediction, names: Sequence[str], *, ga
         many = int((~(worst <= TOLERANCE)).sum())
         raise ParityError(
             f"the exported graph disagrees with torch by {worst.max():.2g} of the range on {many} "
-            f"of {len(names)} pictures, more than {TOLERANCE}; no bundle was written. Worst: {rows}."
+            f"of {len(names)} images, more than {TOLERANCE}; no bundle was written. Worst: {rows}."
         )
     return parity
 
 
 def _range(values: np.ndarray) -> float:
-    """Of one picture or identical ones the range is nothing; their magnitude stands in."""
+    """Of one image or identical ones the range is nothing; their magnitude stands in."""
     spread = float(values.max() - values.min())
     return spread or float(np.abs(values).max()) or 1.0

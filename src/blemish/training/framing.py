@@ -1,4 +1,4 @@
-"""Before learning, where a frame was asked for (`--tile`, `--roi`, `--align`): what the frame is, and the pictures or
+"""Before learning, where a frame was asked for (`--tile`, `--roi`, `--align`): what the frame is, and the images or
 tiles that a detector learns from, as files. They are made by the same `frame.Framing` that the line runs.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from blemish import images
+from blemish.images import load_image, load_mask, read_size
 from blemish.inference import alignment
 from blemish.inference.bundle import REFERENCE, ROI, Frame
 from blemish.inference.framing import Framing, Mask, map_size, tiles_of
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from blemish.training.pipeline import TrainConfig
 
 LEAST_TILE = 32  # pixels
-COMPARED = 50  # good pictures at most among which the reference is chosen
-ENOUGH = 0.5  # of the good pictures' usual correlation with it, that a picture needs
+COMPARED = 50  # good images at most among which the reference is chosen
+ENOUGH = 0.5  # of the good images' usual correlation with it, that an image needs
 SAID = 5  # names in a sentence
 
 
 class Prepared(NamedTuple):
-    """A frame, the size (height, width) at which the detector sees it or its tiles, and each picture's pose by name;
-    `unaligned` are names of test pictures that have none."""
+    """A frame, the size (height, width) at which the detector sees it or its tiles, and each image's pose by name;
+    `unaligned` are names of test images that have none."""
 
     framing: Framing
     image_size: tuple[int, int]
@@ -40,15 +40,15 @@ class Prepared(NamedTuple):
     unaligned: frozenset[str]
     warnings: tuple[str, ...]
 
-    def lessons(
+    def training_samples(
         self, samples: Sequence[Sample], folder: Path, items: Mapping[str, str], progress: Progress = silent
     ) -> dict[str, list[Sample]]:
-        """Writes what the detector learns from of each picture into `folder`; gives these samples by the picture's
-        name. `items` are the pictures' items, which their tiles share."""
+        """Writes what the detector learns from of each image into `folder`; gives these samples by the image's
+        name. `items` are the images' items, which their tiles share."""
         folder.mkdir(parents=True, exist_ok=True)
         taught: dict[str, list[Sample]] = {}
         for number, sample in enumerate(progress(samples, "framing", len(samples))):
-            seen, _ = self.framing.bring(images.load(sample.path), self.poses.get(sample.name))
+            seen, _ = self.framing.bring(load_image(sample.path), self.poses.get(sample.name))
             tiles = []
             for left, top, right, bottom in self.framing.boxes:
                 file = folder / f"{number:06}-{left}-{top}.png"
@@ -74,8 +74,8 @@ def check(config: TrainConfig) -> None:
         raise BlemishError("--folds knows neither --tile nor --roi nor --align; omit it, or those.")
     if config.tile and config.detector in FROM_BOTH:
         raise BlemishError(
-            f"A label says nothing about the tiles of a picture, so {config.detector} cannot learn from them; omit "
-            "--tile, or take a detector that learns from good pictures alone."
+            f"A label says nothing about the tiles of an image, so {config.detector} cannot learn from them; omit "
+            "--tile, or take a detector that learns from good images alone."
         )
     if config.tile and config.tile < LEAST_TILE:
         raise BlemishError(f"--tile {config.tile} is too small; give at least {LEAST_TILE} pixels.")
@@ -84,24 +84,24 @@ def check(config: TrainConfig) -> None:
     if config.align:
         alignment.opencv()
     if config.roi and not config.roi.is_file():
-        raise BlemishError(f"{config.roi}: there is no such file; --roi takes a mask picture or a .json of polygons.")
+        raise BlemishError(f"{config.roi}: there is no such file; --roi takes a mask image or a .json of polygons.")
 
 
 def prepare(config: TrainConfig, divided: Divided, area: int, progress: Progress = silent) -> Prepared | None:
     """The frame that was asked for, with tiles of about `area` pixels for the detector; None where none was.
 
-    Raises `BlemishError` for a region that is none, tiles larger than the pictures, and pictures to learn from that
+    Raises `BlemishError` for a region that is none, tiles larger than the images, and images to learn from that
     cannot be aligned.
     """
     if not _asked(config):
         return None
     parts, warnings = divided.parts, list[str]()
     learned = [*parts.train, *parts.calibration]
-    sizes = Counter(images.size(sample.path) for sample in learned)
+    sizes = Counter(read_size(sample.path) for sample in learned)
     size = max(sizes, key=lambda one: (sizes[one], one))
     if others := sum(sizes.values()) - sizes[size]:
         warnings.append(
-            f"{others} of {len(learned)} good pictures are not of {size[0]} x {size[1]} pixels, as most are; they are "
+            f"{others} of {len(learned)} good images are not of {size[0]} x {size[1]} pixels, as most are; they are "
             "resized to that."
         )
     roi = read_roi(config.roi, size) if config.roi else None
@@ -109,9 +109,7 @@ def prepare(config: TrainConfig, divided: Divided, area: int, progress: Progress
     if config.tile:
         tile = min(config.tile, size[0]), min(config.tile, size[1])
         if tile == size:
-            raise BlemishError(
-                f"--tile {config.tile} is no smaller than the pictures ({size[0]} x {size[1]}); omit it."
-            )
+            raise BlemishError(f"--tile {config.tile} is no smaller than the images ({size[0]} x {size[1]}); omit it.")
     image_size = config.image_size or shape_for((tile or size)[0] / (tile or size)[1], area)
     frame = Frame(
         size=size,
@@ -129,7 +127,7 @@ def prepare(config: TrainConfig, divided: Divided, area: int, progress: Progress
         framing, poses, unaligned = _aligned(framing, reference, learned, parts.test, progress)
         if lost := [sample.name for sample in learned if sample.name in unaligned]:
             raise BlemishError(
-                f"{_named(lost)}: cannot be aligned with the other pictures; take out what shows no whole part, or "
+                f"{_named(lost)}: cannot be aligned with the other images; take out what shows no whole part, or "
                 "omit --align."
             )
         if unaligned:
@@ -142,25 +140,25 @@ def prepare(config: TrainConfig, divided: Divided, area: int, progress: Progress
 
 
 def read_roi(file: Path, size: tuple[int, int]) -> Mask:
-    """The region of interest, bool (H, W), of a frame `size` (width, height): from a picture of that size, white where
-    a picture counts, or from JSON, `{"polygons": [[[x, y], ...], ...], "holes": [...]}` in its pixels.
+    """The region of interest, bool (H, W), of a frame `size` (width, height): from an image of that size, white where
+    an image counts, or from JSON, `{"polygons": [[[x, y], ...], ...], "holes": [...]}` in its pixels.
 
     Raises `BlemishError` for anything else, and where nothing or everything is inside.
     """
     if file.suffix.lower() == ".json":
         roi = _drawn(file, size)
     else:
-        found = images.size(file)
+        found = read_size(file)
         if found != size:
             raise BlemishError(
-                f"{file}: has {found[0]} x {found[1]} pixels, the pictures {size[0]} x {size[1]}; a region of interest "
+                f"{file}: has {found[0]} x {found[1]} pixels, the images {size[0]} x {size[1]}; a region of interest "
                 "must be as large as they are."
             )
-        roi = images.load_mask(file, (size[1], size[0]))
+        roi = load_mask(file, (size[1], size[0]))
     if not roi.any():
-        raise BlemishError(f"{file}: nothing of the pictures is inside; mark where they count (white in a mask).")
+        raise BlemishError(f"{file}: nothing of the images is inside; mark where they count (white in a mask).")
     if roi.all():
-        raise BlemishError(f"{file}: the whole picture is inside, so it changes nothing; omit --roi.")
+        raise BlemishError(f"{file}: the whole image is inside, so it changes nothing; omit --roi.")
     return roi
 
 
@@ -187,7 +185,7 @@ def _polygons(found: Any, file: Path) -> list[list[tuple[float, float]]]:
         polygons = [[]]
     points = [number for polygon in polygons for point in polygon for number in point]
     if any(len(polygon) < 3 for polygon in polygons) or not np.isfinite(points).all():
-        raise BlemishError(f"{file}: a polygon is a list of at least three points [x, y], in pixels of the pictures.")
+        raise BlemishError(f"{file}: a polygon is a list of at least three points [x, y], in pixels of the images.")
     return polygons
 
 
@@ -196,11 +194,11 @@ def _asked(config: TrainConfig) -> bool:
 
 
 def _resized(sample: Sample, size: tuple[int, int]) -> alignment.Pixels:
-    return alignment.resized(images.load(sample.path), size)
+    return alignment.resized(load_image(sample.path), size)
 
 
 def _reference(goods: Sequence[Sample], size: tuple[int, int], progress: Progress) -> alignment.Pixels:
-    """The good picture whose part lies nearest to the median of all, so that little is shifted out of the frame."""
+    """The good image whose part lies nearest to the median of all, so that little is shifted out of the frame."""
     some = goods[:: -(-len(goods) // COMPARED)]
     small = [alignment.reference_of(_resized(sample, size)) for sample in progress(some, "reference", len(some))]
     found = [alignment.find(one, small[0]) for one in small]
@@ -221,16 +219,16 @@ def _aligned(
     tested: Sequence[Sample],
     progress: Progress,
 ) -> tuple[Framing, dict[str, alignment.Pose], frozenset[str]]:
-    """The framing with its reference and the least correlation, all poses, and the names of pictures below it."""
+    """The framing with its reference and the least correlation, all poses, and the names of images below it."""
     every = [*learned, *tested]
     found = {
         sample.name: alignment.find(_resized(sample, framing.frame.size), reference)
         for sample in progress(every, "aligning", len(every))
     }
-    usual = float(np.median([found[sample.name][1] for sample in learned]))
-    if usual <= 0:
-        raise BlemishError("The pictures are not alike enough to be aligned; omit --align.")
-    frame = framing.frame.model_copy(update={"align": "ecc", "least_correlation": round(ENOUGH * usual, 4)})
+    normal_median = float(np.median([found[sample.name][1] for sample in learned]))
+    if normal_median <= 0:
+        raise BlemishError("The images are not alike enough to be aligned; omit --align.")
+    frame = framing.frame.model_copy(update={"align": "ecc", "least_correlation": round(ENOUGH * normal_median, 4)})
     unaligned = frozenset(name for name, (_, sure) in found.items() if sure < frame.least_correlation)
     poses = {name: pose for name, (pose, _) in found.items() if name not in unaligned}
     return Framing(frame, framing.roi, reference), poses, unaligned
@@ -242,8 +240,8 @@ def _outside(framing: Framing, samples: Sequence[Sample], poses: Mapping[str, al
     for sample in samples:
         if sample.mask is None:
             continue
-        size = images.size(sample.path)
-        mask = images.load_mask(sample.mask, (size[1], size[0]))
+        size = read_size(sample.path)
+        mask = load_mask(sample.mask, (size[1], size[0]))
         inside = framing.inside(size, poses.get(sample.name))
         if inside is not None and mask.any() and not (mask & inside).any():
             lost.append(sample.name)

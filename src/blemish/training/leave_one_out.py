@@ -1,12 +1,12 @@
-"""Scores of the very pictures that taught, as if each one's item had not: for calibrating without holding out.
+"""Scores of the very images that taught, as if each one's item had not: for calibrating without holding out.
 
-Each picture is judged by PatchCore's graph with the bank entries of its own item masked, everywhere an entry counts:
+Each image is judged by PatchCore's graph with the bank entries of its own item masked, everywhere an entry counts:
 in the search for the nearest (Eq. 6), and among the neighbours of m* in Eq. 7, where the next nearest entries move up
 so that there are b again. That is the graph of the bank without those entries.
 
 It is not quite the detector that would have been learned without the item: the coreset was chosen with it. Where one of
 its patches was kept, similar patches of other items were not, and masking it leaves a hole. So these scores are rather
-too high than too low, and a limit made from them is rather too high.
+too high than too low, and a threshold made from them is rather too high.
 """
 
 from __future__ import annotations
@@ -31,43 +31,43 @@ def left_out(
     progress: Progress = silent,
     *,
     framing: Framing | None = None,
-    lessons: Mapping[str, Sequence[Sample]] | None = None,
+    training_samples: Mapping[str, Sequence[Sample]] | None = None,
 ) -> Prediction:
-    """What the fitted `detector` says of the pictures `samples` that it learned from, each without its own item.
+    """What the fitted `detector` says of the images `samples` that it learned from, each without its own item.
 
     `groups` names each one's item, as for `calibration.item_weights` ("" = an item of its own). Where it learned from
-    what a `framing` made of them, `lessons` are those by the pictures' names, and all of an item's are left out.
-    `neighbours` in the answer count in the whole bank. Raises `BlemishError` where all pictures are of one item,
+    what a `framing` made of them, `lessons` are those by the images' names, and all of an item's are left out.
+    `neighbours` in the answer count in the whole bank. Raises `BlemishError` where all images are of one item,
     `ValueError` where `samples` are not those that taught, and `RuntimeError` before `fit`.
     """
     sources = detector.sources()
     items = {s.name: ("item", group) if group else ("", s.name) for s, group in zip(samples, groups, strict=True)}
-    pictures = {s.name: s.name for s in samples}
-    if lessons is not None:
-        pictures = {lesson.name: name for name in pictures for lesson in lessons[name]}
-    if set(pictures) != set(sources.names):
-        raise ValueError("expected the pictures that the detector was fitted on, all of them")
+    images = {s.name: s.name for s in samples}
+    if training_samples is not None:
+        images = {training_sample.name: name for name in images for training_sample in training_samples[name]}
+    if set(images) != set(sources.names):
+        raise ValueError("expected the images that the detector was fitted on, all of them")
     places = {item: number for number, item in enumerate(sorted(set(items.values())))}
     if len(places) < 2:
         raise BlemishError(
-            f"All {len(samples)} good pictures are of one item, so without it nothing would be left to compare with; "
-            "add pictures of other items, or hold some out."
+            f"All {len(samples)} good images are of one item, so without it nothing would be left to compare with; "
+            "add images of other items, or hold some out."
         )
-    of_entry = np.array([places[items[pictures[name]]] for name in sources.names])[sources.table[:, 0]]
+    of_entry = np.array([places[items[images[name]]] for name in sources.names])[sources.table[:, 0]]
     graph = _WithoutOwn(detector, of_entry)
     torch_says, turn = in_torch(graph), iter(samples)
     if framing is not None:
         torch_says = framing.over(torch_says, batch=1)
 
-    def run(picture: Pixels) -> dict[str, np.ndarray]:
+    def run(image: Pixels) -> Prediction:
         graph.leave_out(places[items[next(turn).name]])
-        return torch_says(picture)
+        return torch_says(image)
 
     return predict(run, samples, progress, "leave one out")
 
 
 class _WithoutOwn(torch.nn.Module):
-    """PatchCore's graph for one picture `(1, H, W, 3)` with some entries of its bank masked."""
+    """PatchCore's graph for one image `(1, H, W, 3)` with some entries of its bank masked."""
 
     outputs = PatchCoreGraph.outputs
 
@@ -85,12 +85,12 @@ class _WithoutOwn(torch.nn.Module):
         if self.own.all():
             raise BlemishError(
                 "The whole memory comes from one item, so without it nothing would be left to compare with; "
-                "raise --coreset, or hold good pictures out."
+                "raise --coreset, or hold good images out."
             )
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         graph, bank = self.graph, self.graph.bank
-        patches = graph.features(graph.features.resize(pictures))[0]  # (P, C)
+        patches = graph.features(graph.features.resize(images))[0]  # (P, C)
         nearness = patches @ bank.T - self.half_norms  # see Nearest, which finds the same but for rounding
         nearest = nearness.argmax(1)
         again = self.own[nearest].nonzero()[:, 0]  # few, so that the mask need not be laid over all

@@ -7,16 +7,13 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
-import numpy as np
-import numpy.typing as npt
 from torch import nn
 
-from blemish import images
 from blemish.detectors.attention.config import AttentionConfig
 from blemish.detectors.attention.detector import Attention
 from blemish.detectors.cam.config import CamConfig
@@ -26,12 +23,13 @@ from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
 from blemish.evaluation.evaluate import evaluate
 from blemish.evaluation.reliability import draw_reliability, from_json
 from blemish.files import replacing
+from blemish.images import load_image, read_size
 from blemish.inference import bundle, evidence, results
-from blemish.inference.inspector import Inspector, Look
+from blemish.inference.inspector import Inspection, Inspector
 from blemish.reporting.report import report
 from blemish.training import card as card_of
 from blemish.training.crossval import cross_validate
-from blemish.training.export import export, in_torch, on_the_line, predict, prove_parity
+from blemish.training.export import export, in_onnxruntime, in_torch, predict, prove_parity
 from blemish.training.framing import check as check_frame
 from blemish.training.framing import prepare
 from blemish.training.leave_one_out import left_out
@@ -68,37 +66,38 @@ DETECTORS: dict[str, tuple[type[Any], Callable[[Any], Detector]]] = {
 @dataclass(frozen=True)
 class TrainConfig:
     """What `blemish train` was asked. `settings` is the detector's own config; `image_size` (height, width) goes into
-    it, and is chosen from the pictures where it is None."""
+    it, and is chosen from the images where it is None."""
 
     data: Path
     out: Path
     settings: Any = field(default_factory=PatchCoreConfig)
     detector: str = "patchcore"
     image_size: tuple[int, int] | None = None
-    tile: int = 0  # side in pixels of the pictures; 0 = they are seen as a whole
+    tile: int = 0  # side in pixels of the images; 0 = they are seen as a whole
     overlap: int = 64  # of tiles
     roi: Path | None = None  # a mask or polygons: what lies outside never counts
     align: bool = False  # shifted and turned parts are brought to lie alike
     layout: str = "auto"
     false_alarms: float = 0.05
     review: float | None = None  # a larger rate, above which a person looks
-    confidence: float | None = None  # with which the promise holds for this calibration set; None = on average
-    # "leave-one-out", of PatchCore: every good picture teaches, and is scored by a memory without its own item.
-    # "auto": that, where one of the few highest held-out scores would set the limit.
+    confidence: float | None = None  # with which the guarantee holds for this calibration set; None = on average
+    # "leave-one-out", of PatchCore: every good image teaches, and is scored by a memory without its own item.
+    # "auto": that, where one of the few highest held-out scores would set the threshold.
     calibrate: Literal["auto", "split", "leave-one-out"] = "auto"
-    # "promise": the limit keeps `false_alarms`. "class", of a classifier: the likelier class, and nothing is promised.
-    decide: Literal["promise", "class"] = "promise"
-    boxes: Literal["hills", "one"] = "hills"  # "one": the published single box of class activation maps
-    pooled: bool = False  # forget which part the folder puts a picture in, and split anew
+    # "guarantee": the threshold keeps `false_alarms`. "class", of a classifier: the likelier class, and nothing is
+    # guaranteed.
+    decide: Literal["guarantee", "class"] = "guarantee"
+    boxes: Literal["regions", "one"] = "regions"  # "one": the published single box of class activation maps
+    pooled: bool = False  # forget which part the folder puts an image in, and split anew
     folds: int = 0  # a classifier is also cross-validated, in so many folds
     repeats: int = 1  # so many times
     resume: bool = False  # go on where a killed training stopped
-    test: float = 0.2  # share of good pictures kept for the test, where the folder does not say
-    calibration: float = 0.2  # share of the remaining good pictures held out for the threshold
-    min_area: float = 0.0002  # of a region, as a share of the picture
+    test: float = 0.2  # share of good images kept for the test, where the folder does not say
+    calibration: float = 0.2  # share of the remaining good images held out for the threshold
+    min_area: float = 0.0002  # of a region, as a share of the image
     seed: int = 0
     overlays: int = 300  # at most so many are drawn: the misjudged and the others in turn
-    evidence: bool = True  # the bundle carries pictures that normal patches come from
+    evidence: bool = True  # the bundle carries images that normal patches come from
     evidence_size: float = 8.0  # MB that they may take
     overwrite: bool = False
 
@@ -112,13 +111,13 @@ class Run(NamedTuple):
 
 
 def train(config: TrainConfig, progress: Progress = silent) -> Run:
-    """Learns a detector from a folder of pictures and writes `config.out`: `bundle/`, `metrics.json`,
+    """Learns a detector from a folder of images and writes `config.out`: `bundle/`, `metrics.json`,
     `verdicts.jsonl` (test part), `overlays/`. The folder appears whole at the end, or not at all; what a training
     needs to go on with is meanwhile in `.NAME.training` beside it.
 
-    Raises `BlemishError` where the pictures cannot support what was asked.
+    Raises `BlemishError` where the images cannot support what was asked.
     """
-    frames = config.out.with_name(f".{config.out.name}.frames")  # what a frame makes of the pictures
+    frames = config.out.with_name(f".{config.out.name}.frames")  # what a frame makes of the images
     try:
         return _train(config, frames, progress)
     finally:
@@ -134,20 +133,20 @@ def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
         )
     build = DETECTORS[config.detector][1]
     both = config.detector in FROM_BOTH
-    promise = config.decide == "promise"
-    if not both and not promise:
+    guarantee = config.decide == "guarantee"
+    if not both and not guarantee:
         raise BlemishError(f"{config.detector} knows no classes; --decide class is for --detector cam.")
-    if not promise and (config.review or config.confidence):
+    if not guarantee and (config.review or config.confidence):
         raise BlemishError(
-            "--review and --confidence are of a promise, and --decide class promises nothing; omit them."
+            "--review and --confidence are of a guarantee, and --decide class guarantees nothing; omit them."
         )
     if config.calibrate == "leave-one-out" and (config.detector != "patchcore" or config.confidence):
         raise BlemishError(
             "Leaving one out is for --detector patchcore, without --confidence: others would have to be learned once "
-            "more for each picture, and what it can promise holds on average; take --calibrate split."
+            "more for each image, and what it can guarantee holds on average; take --calibrate split."
         )
     if not both and config.folds:
-        raise BlemishError(f"{config.detector} learns from good pictures alone; --folds is for --detector cam.")
+        raise BlemishError(f"{config.detector} learns from good images alone; --folds is for --detector cam.")
     check_frame(config)
     clock = _Clock()
     divided = divide(config, progress)
@@ -164,17 +163,17 @@ def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
             shutil.rmtree(unfinished)
         unfinished.mkdir(parents=True, exist_ok=True)
         settings = replace(settings, checkpoint=unfinished, resume=config.resume)
-    framing, lessons = None, {sample.name: [sample] for sample in (*parts.train, *parts.calibration)}
+    framing, training_samples = None, {sample.name: [sample] for sample in (*parts.train, *parts.calibration)}
     if framed:
         framing = framed.framing
         parts = replace(parts, test=tuple(s for s in parts.test if s.name not in framed.unaligned))
         taught = (*parts.train, *(parts.calibration if both else ()))
         shutil.rmtree(frames, ignore_errors=True)
-        lessons = framed.lessons(taught, frames, divided.items, progress)
+        training_samples = framed.training_samples(taught, frames, divided.items, progress)
 
-    def lessons_of(samples: Sequence[Sample]) -> list[Sample]:
+    def training_samples_of(samples: Sequence[Sample]) -> list[Sample]:
         """What the detector is shown of them."""
-        return [lesson for sample in samples for lesson in lessons[sample.name]]
+        return [training_sample for sample in samples for training_sample in training_samples[sample.name]]
 
     warnings = (*divided.warnings, *(framed.warnings if framed else ()))
     clock.lap("read")
@@ -195,10 +194,10 @@ def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
             )
             clock.lap("cross-validate")
         else:
-            detector.keep(lessons_of([*parts.train, *parts.calibration]), progress)
-    detector.fit(lessons_of(parts.train), progress)
+            detector.keep(training_samples_of([*parts.train, *parts.calibration]), progress)
+    detector.fit(training_samples_of(parts.train), progress)
     if isinstance(detector, Cam) and parts.calibration:
-        detector.calibrate(lessons_of(parts.calibration), progress)
+        detector.calibrate(training_samples_of(parts.calibration), progress)
     graph = detector.graph()
     clock.lap("fit")
 
@@ -208,10 +207,10 @@ def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
         export(graph, folder / "bundle" / bundle.MODEL)
         clock.lap("export")
         # Everything from here on is measured on what the line will run, not on what was trained.
-        line, ours_of = on_the_line(folder / "bundle" / bundle.MODEL), in_torch(graph)
+        line, ours_of = in_onnxruntime(folder / "bundle" / bundle.MODEL), in_torch(graph)
         if framing:
             line, ours_of = framing.over(line), framing.over(ours_of)
-        # Without a promise nothing is held out; good pictures that were learned from then only set the heat's scale.
+        # Without a guarantee nothing is held out; good images that were learned from then only set the heat's scale.
         good = good or _some_good(parts.train)
         held_out = None if divided.left_out else predict(line, good, progress, "calibration")
         tested = predict(line, parts.test, progress, "test") if parts.test else held_out
@@ -224,7 +223,7 @@ def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
         if isinstance(detector, PatchCore) and divided.left_out:
             good = list(parts.train)
             groups = [divided.items[s.name] for s in good]
-            held_out = left_out(detector, good, groups, progress, framing=framing, lessons=lessons)
+            held_out = left_out(detector, good, groups, progress, framing=framing, training_samples=training_samples)
             clock.lap("leave one out")
         assert held_out is not None
         if config.evidence:
@@ -264,7 +263,7 @@ def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
             "product": card.product,
             "detector": config.detector,
             "counts": card_of.counts(parts),
-            "decision": card.decision.model_dump(mode="json", exclude={"scores", "peaks", "distances", "items"}),
+            "decision": card.decision.model_dump(mode="json", exclude={"scores", "map_maxima", "distances", "items"}),
             "parity": parity.to_json(),
             "data_problems": list(warnings),
         }
@@ -273,10 +272,7 @@ def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
         if parts.test and tested:
             inspector = Inspector(folder / "bundle")
             verdicts = [
-                inspector.judge(sample.name, images.size(sample.path), float(score), anomaly_map, likely)
-                for sample, score, anomaly_map, likely in zip(
-                    parts.test, tested.scores, tested.maps, _rows(tested), strict=True
-                )
+                inspector.judge(tested[i], read_size(sample.path), sample.name) for i, sample in enumerate(parts.test)
             ]
             balanced = getattr(settings, "head_weights", "auto") == "auto"
             metrics |= evaluate(parts.test, tested, verdicts, card.classes, balanced=balanced, framing=framing)
@@ -294,7 +290,7 @@ def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
             _write_lines(folder / "out_of_fold.jsonl", crossed.rows)
         metrics["seconds"] = clock.laps
         said = [
-            {**asdict(verdict), "said": verdict.defect, "label": sample.label, "defect": sample.defect}
+            {**verdict.to_json(), "said": verdict.defect, "label": sample.label, "defect": sample.defect}
             | shown.get(sample.name, {"evidence": [], "counterfactual": None})
             for sample, verdict in zip(parts.test, verdicts, strict=True)
         ]
@@ -318,16 +314,15 @@ def draw(
     most: int,
     progress: Progress,
 ) -> dict[str, dict[str, Any]]:
-    """What `results.draw` draws, in `folder`, of at most so many of the test part, under the pictures' own names; gives
-    the figures of each picture's evidence by its name."""
+    """What `results.draw` draws, in `folder`, of at most so many of the test part, under the images' own names; gives
+    the figures of each image's evidence by its name."""
     order = _in_turn(samples, verdicts)[:most]
-    memory = evidence.open_memory(inspector)
+    store = evidence.open_store(inspector)
     shown: dict[str, dict[str, Any]] = {}
     for i in progress(order, "overlays", len(order)):
-        parts = (found.maps, found.repaired, found.neighbours, found.distances, found.probabilities, found.poses)
-        look = Look(verdicts[i], images.load(samples[i].path), *(part if part is None else part[i] for part in parts))
-        said = evidence.gather(inspector, memory, look)
-        drawn = results.draw(folder, samples[i].name, look, inspector.card.decision.heat, said)
+        look = Inspection(verdicts[i], load_image(samples[i].path), found[i])
+        said = evidence.gather(inspector, store, look)
+        drawn = results.draw(folder, samples[i].name, look, inspector.card.decision.color_range, said)
         shown[samples[i].name] = {kind: drawn[kind] for kind in ("evidence", "counterfactual")}
     return shown
 
@@ -346,10 +341,6 @@ def _in_turn(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> list[int
 def _some_good(samples: Sequence[Sample], most: int = 100) -> list[Sample]:
     good = [sample for sample in samples if sample.label != "anomaly"]
     return good[:: max(1, len(good) // most)]
-
-
-def _rows(found: Prediction) -> Sequence[npt.NDArray[np.float32] | None]:
-    return [None] * len(found.scores) if found.probabilities is None else list(found.probabilities)
 
 
 def _write_lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:

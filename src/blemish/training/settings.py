@@ -13,9 +13,9 @@ from blemish.types import BlemishError
 
 STUDIES: dict[str, Callable[[Any], Any]] = {"cam": cam_config.case_study, "attention": attention_config.case_study}
 POOLING: dict[str, dict[str, Any]] = {
-    "mean": {"moments": 1, "departures": False},
-    "moments": {"moments": 2, "departures": False},
-    "departures": {"departures": True},
+    "mean": {"moments": 1, "deviations": False},
+    "moments": {"moments": 2, "deviations": False},
+    "deviations": {"deviations": True},
 }
 
 

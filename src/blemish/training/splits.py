@@ -1,4 +1,4 @@
-"""Which pictures teach, which calibrate and which test, and at what size they are seen."""
+"""Which images teach, which calibrate and which test, and at what size they are seen."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from blemish import images
 from blemish.data import layouts
 from blemish.data.audit import Audit, audit
 from blemish.data.split import Split, items, split
+from blemish.images import read_size
 from blemish.inference import calibration
 from blemish.types import Progress, Sample, silent
 
 if TYPE_CHECKING:
     from blemish.training.pipeline import TrainConfig
 
-FROM_BOTH = ("cam",)  # learn from defective pictures too
-FEW = 3  # rank of the held-out score that sets the limit; below it none is held out where that can be helped
+FROM_BOTH = ("cam",)  # learn from defective images too
+FEW = 3  # rank of the held-out score that sets the threshold; below it none is held out where that can be helped
 _UNUSABLE = ("unreadable", "mask-unusable")
 
 
 class Divided(NamedTuple):
-    """A folder's usable pictures and their parts; `groups` are indices of near duplicates among `samples`."""
+    """A folder's usable images and their parts; `groups` are indices of near duplicates among `samples`."""
 
     layout: str
     samples: list[Sample]
@@ -33,13 +33,13 @@ class Divided(NamedTuple):
     parts: Split
     items: dict[str, str]  # of each sample's name
     left_out: bool  # calibrated by leaving one out, so that nothing is held out
-    warnings: tuple[str, ...]  # where the limit hangs on one part; what the audit has to say
+    warnings: tuple[str, ...]  # where the threshold hangs on one part; what the audit has to say
 
 
 def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
-    """Reads, audits and splits the folder as `train` does. Raises `BlemishError` where its pictures cannot support the
-    promise."""
-    both, promise = config.detector in FROM_BOTH, config.decide == "promise"
+    """Reads, audits and splits the folder as `train` does. Raises `BlemishError` where its images cannot support the
+    guarantee."""
+    both, guarantee = config.detector in FROM_BOTH, config.decide == "guarantee"
     dataset = layouts.read(config.data, config.layout)
     checked = audit(dataset, progress)
     samples, groups = usable(dataset, checked)
@@ -60,17 +60,17 @@ def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
         )
 
     left = False
-    if promise and config.detector == "patchcore" and config.calibrate != "split" and not config.confidence:
+    if guarantee and config.detector == "patchcore" and config.calibrate != "split" and not config.confidence:
         parts = divided(0.0, 0)
         held_out = config.calibration * len({named[s.name] for s in parts.train})
         left = config.calibrate == "leave-one-out" or config.false_alarms * (held_out + 1) < FEW
     if not left:
         good = [named[sample.name] for sample in samples if sample.label != "anomaly"]
-        each = math.ceil(len(good) / max(1, len(set(good))))  # pictures of an item
-        least = each * calibration.parts_needed(config.false_alarms, config.confidence) if promise else 0
+        each = math.ceil(len(good) / max(1, len(set(good))))  # images of an item
+        least = each * calibration.parts_needed(config.false_alarms, config.confidence) if guarantee else 0
         parts = divided(config.calibration, least)
     warnings: list[str] = []
-    if promise:  # refuses before the work, not after
+    if guarantee:  # refuses before the work, not after
         those = [sample for sample in (parts.train if left else parts.calibration) if sample.label != "anomaly"]
         count = len({named[sample.name] for sample in those})
         calibration.guarantee(
@@ -83,7 +83,7 @@ def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
         )
         if calibration.allowance(count, config.false_alarms, config.confidence) == 1:
             warnings.append(
-                f"The oddest of {count} good parts alone sets the limit, so many defects may pass; add good parts, "
+                f"The oddest of {count} good parts alone sets the threshold, so many defects may pass; add good parts, "
                 "or ask for a higher --false-alarms."
             )
     warnings += [problem.sentence for problem in checked.problems if problem.severity != "note"]
@@ -101,11 +101,11 @@ def usable(dataset: layouts.Dataset, checked: Audit) -> tuple[list[Sample], list
 
 
 def auto_size(samples: Sequence[Sample], area: int = 256 * 256, multiple: int = 32) -> tuple[int, int]:
-    """Height and width with about `area` pixels and the pictures' usual aspect, so that parts keep their shape.
+    """Height and width with about `area` pixels and the images' usual aspect, so that parts keep their shape.
 
-    The median aspect of (at most 200) pictures, kept within 1:4 and 4:1; sides are multiples of `multiple`.
+    The median aspect of (at most 200) images, kept within 1:4 and 4:1; sides are multiples of `multiple`.
     """
-    sizes = [images.size(sample.path) for sample in samples[:: max(1, len(samples) // 200)]]
+    sizes = [read_size(sample.path) for sample in samples[:: max(1, len(samples) // 200)]]
     return shape_for(float(np.median([width / height for width, height in sizes])), area, multiple)
 
 

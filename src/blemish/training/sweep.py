@@ -1,8 +1,8 @@
 """`blemish sweep`: many settings of one detector, the best of them chosen without a look at the test part.
 
-From the pictures that a training would learn from, a validation part is held out; of some of its good pictures,
+From the images that a training would learn from, a validation part is held out; of some of its good images,
 corrupted copies are made. Every cell of the grid learns from the rest and is measured on that part. Only what was
-chosen there is trained anew, from all pictures, and tested.
+chosen there is trained anew, from all images, and tested.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class SweepConfig:
     out: Path
     grid: str
     detector: str = "attention"
-    image_size: tuple[int, int] | None = None  # height, width, where the grid names none; None = by the pictures
+    image_size: tuple[int, int] | None = None  # height, width, where the grid names none; None = by the images
     layout: str = "auto"
     false_alarms: float = 0.05
-    validation: float = 0.2  # share of the training pictures that are held out for choosing
+    validation: float = 0.2  # share of the training images that are held out for choosing
     seed: int = 0
     test: bool = True  # train and test what was chosen
     overwrite: bool = False
-    evidence: bool = True  # the chosen one's bundle carries pictures, see TrainConfig
+    evidence: bool = True  # the chosen one's bundle carries images, see TrainConfig
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,12 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
     as it is known, `validation/`, `sweep.json` (what the rows rest on), and the run `chosen/`.
 
     Where `config.out` is such a sweep already, cells that have figures are not computed again. Raises `BlemishError`
-    where the pictures cannot support what was asked, where the folder holds another sweep, and where no cell works.
+    where the images cannot support what was asked, where the folder holds another sweep, and where no cell works.
     """
     cells = parse_grid(config.grid)
     if config.detector in FROM_BOTH:
         raise BlemishError(
-            f"{config.detector} learns from defective pictures too, and a sweep makes its own; compare its settings "
+            f"{config.detector} learns from defective images too, and a sweep makes its own; compare its settings "
             f"with blemish train --detector {config.detector} --folds."
         )
     base = settings_for(config.detector, {})
@@ -118,7 +118,7 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
 
     final = TrainConfig(config.data, config.out / CHOSEN, layout=config.layout, seed=config.seed)
     final = replace(final, detector=config.detector, false_alarms=config.false_alarms, overwrite=True)
-    # What chose the settings must not choose the limit as well, so none of the pictures that teach does.
+    # What chose the settings must not choose the threshold as well, so none of the images that teach does.
     final = replace(final, evidence=config.evidence, calibrate="split")
     divided = divide(final, progress)
     samples, parts = divided.samples, divided.parts
@@ -131,7 +131,7 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
 
     identity = {
         "detector": config.detector,
-        "pictures": digest(samples),
+        "images": digest(samples),
         "validation": config.validation,
         "seed": config.seed,
         "false alarms": config.false_alarms,
@@ -239,11 +239,11 @@ def _resume(out: Path, identity: dict[str, Any]) -> list[Sample]:
         validation = read_validation(out / VALIDATION)
         whole = written.pop("corrupted") == digest(validation)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise BlemishError(f"{out / IDENTITY} or the pictures beside it are damaged; {remedy}") from None
+        raise BlemishError(f"{out / IDENTITY} or the images beside it are damaged; {remedy}") from None
     if other := [name for name in identity if written.get(name) != identity[name]]:
         raise BlemishError(f"{out} is a sweep with other {', '.join(other)}; {remedy}")
     if not whole:
-        raise BlemishError(f"The pictures in {out / VALIDATION} were changed since the sweep began; {remedy}")
+        raise BlemishError(f"The images in {out / VALIDATION} were changed since the sweep began; {remedy}")
     return validation
 
 

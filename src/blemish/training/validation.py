@@ -1,4 +1,4 @@
-"""What settings are chosen on: held-out good pictures, corrupted copies of some of them, and the figures there."""
+"""What settings are chosen on: held-out good images, corrupted copies of some of them, and the figures there."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from blemish import images
 from blemish.data.corrupt import KINDS, corrupt
 from blemish.data.split import split
 from blemish.evaluation.detection import auroc, average_precision
 from blemish.evaluation.localisation import collect, evaluation_size, pixel_figures, reduce_mask, thresholds_for
+from blemish.images import load_image, load_mask, read_size
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
 FIGURES = ("choice", "image_auroc", "average_precision", "pixel_auroc", "aupro", "best_iou")
-FEWEST = 8  # pictures held out, where half of the training pictures are that many
-COPIES = 3  # corrupted ones of a held-out picture, each of another kind
+FEWEST = 8  # images held out, where half of the training images are that many
+COPIES = 3  # corrupted ones of a held-out image, each of another kind
 
 
 def hold_out(
@@ -29,8 +29,8 @@ def hold_out(
     seed: int,
     groups: Sequence[Sequence[str]] = (),
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Divides `train` into what is learned from and `share` (at least FEWEST pictures, at most half) to choose with.
-    Pictures of one item, and those of the same of `groups` (names of near duplicates), stay together."""
+    """Divides `train` into what is learned from and `share` (at least FEWEST images, at most half) to choose with.
+    Images of one item, and those of the same of `groups` (names of near duplicates), stay together."""
     if not 0 < share < 1:
         raise BlemishError(f"The share validation is {share}; it must be above 0 and below 1.")
     place = {sample.name: index for index, sample in enumerate(train)}
@@ -44,7 +44,7 @@ def hold_out(
         groups=[group for group in together if group],
     )
     if len(parts.calibration) < 2:
-        raise BlemishError("Choosing takes at least 2 held-out good pictures, and there is 1; add good pictures.")
+        raise BlemishError("Choosing takes at least 2 held-out good images, and there is 1; add good images.")
     return parts.train, parts.calibration
 
 
@@ -52,20 +52,20 @@ def write_validation(
     folder: Path, held_out: Sequence[Sample], learning: Sequence[Sample], seed: int, progress: Progress = silent
 ) -> None:
     """`test/good`, `test/KIND` and `ground_truth/KIND` in `folder`, laid out as in MVTec AD. Half of the held-out
-    pictures, chosen by `seed`, stay good; of each other one COPIES are corrupted, each in another way where the picture
+    images, chosen by `seed`, stay good; of each other one COPIES are corrupted, each in another way where the image
     allows it. Foreign pieces come from `learning`."""
     random = np.random.default_rng(seed)
     corrupted = set(random.permutation(len(held_out))[: len(held_out) // 2].tolist())
     for number, sample in enumerate(progress(held_out, "corrupting", len(held_out))):
-        picture = images.load(sample.path)
+        image = load_image(sample.path)
         name = f"{number:04}-{sample.path.stem}"
         if number not in corrupted:
-            _save(folder / f"test/good/{name}.png", picture)
+            _save(folder / f"test/good/{name}.png", image)
             continue
         for copy in range(COPIES):
-            other = images.load(learning[int(random.integers(len(learning)))].path)
-            made = corrupt(picture, random, others=[other], first=KINDS[(number + copy) % len(KINDS)])
-            _save(folder / f"test/{made.kind}/{name}-{copy + 1}.png", made.picture)
+            other = load_image(learning[int(random.integers(len(learning)))].path)
+            made = corrupt(image, random, others=[other], first=KINDS[(number + copy) % len(KINDS)])
+            _save(folder / f"test/{made.kind}/{name}-{copy + 1}.png", made.image)
             _save(folder / f"ground_truth/{made.kind}/{name}-{copy + 1}_mask.png", made.mask.astype(np.uint8) * 255)
 
 
@@ -86,14 +86,14 @@ def read_validation(folder: Path) -> list[Sample]:
 
 
 def measure(samples: Sequence[Sample], found: Prediction) -> dict[str, float]:
-    """FIGURES of good pictures and anomalies with masks, each in 0..1; see docs/metrics.md. `choice` is the mean of the
-    AUROC of pictures and that of pixels. Raises `BlemishError` for scores or maps that are not finite."""
+    """FIGURES of good images and anomalies with masks, each in 0..1; see docs/metrics.md. `choice` is the mean of the
+    AUROC of images and that of pixels. Raises `BlemishError` for scores or maps that are not finite."""
     if not (np.isfinite(found.scores).all() and np.isfinite(found.maps).all()):
         raise BlemishError("The detector's scores or maps are not finite: its training diverged; take a lower rate.")
     labels = np.array([sample.label == "anomaly" for sample in samples])
-    sizes = [images.size(sample.path) for sample in samples]
+    sizes = [read_size(sample.path) for sample in samples]
     masks = [
-        reduce_mask(images.load_mask(s.mask, (height, width)), evaluation_size((width, height))) if s.mask else None
+        reduce_mask(load_mask(s.mask, (height, width)), evaluation_size((width, height))) if s.mask else None
         for s, (width, height) in zip(samples, sizes, strict=True)
     ]
     thresholds = thresholds_for(list(found.maps), masks, sizes)
@@ -109,7 +109,7 @@ def measure(samples: Sequence[Sample], found: Prediction) -> dict[str, float]:
 
 
 def digest(samples: Iterable[Sample]) -> str:
-    """Of all that a picture says: its name, label and bytes, its part and item, and its mask."""
+    """Of all that an image says: its name, label and bytes, its part and item, and its mask."""
     total = hashlib.sha256()
     for sample in sorted(samples, key=lambda s: s.name):
         said = [sample.name, sample.label, sample.defect, sample.part, sample.group]

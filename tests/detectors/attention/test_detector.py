@@ -20,10 +20,10 @@ from blemish.detectors.attention.detector import COPIES, SHARES, Attention
 from blemish.detectors.attention.graph import attention
 from blemish.detectors.attention.models import build
 from blemish.detectors.nn.resampling import Resize
-from blemish.images import load
+from blemish.images import load_image
 from blemish.types import BlemishError, Sample
 from tests.conftest import tile
-from tests.support import write_picture
+from tests.support import write_image
 
 T = TypeVar("T")
 # Read by residuals, which need no gradient to be traced; the attention is trained all the same.
@@ -44,16 +44,14 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """Sixteen good tiles, the last four two views each of two items."""
     root = tmp_path_factory.mktemp("tiles")
     return [
-        Sample(
-            write_picture(root / f"{i:02}.png", tile(i)[0]), f"{i:02}.png", "good", group=f"item {i // 2}" * (i >= 12)
-        )
+        Sample(write_image(root / f"{i:02}.png", tile(i)[0]), f"{i:02}.png", "good", group=f"item {i // 2}" * (i >= 12))
         for i in range(16)
     ]
 
 
 def resized(samples: Sequence[Sample]) -> Tensor:
     """`(N, 3, 32, 48)` in 0..1."""
-    found: Tensor = Resize(32, 48)(torch.stack([torch.tensor(load(sample.path)) for sample in samples])) / 255
+    found: Tensor = Resize(32, 48)(torch.stack([torch.tensor(load_image(sample.path)) for sample in samples])) / 255
     return found
 
 
@@ -69,18 +67,20 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_what_an_epoch_records_by_hand(samples: list[Sample]) -> None:
     """At a rate of 0 the network stays what it was built as."""
     some = samples[:6]
-    config = replace(SMALL, rate=0.0, epochs=1, spoil="none", loss="0.5*mse", layers=("encoder.8", "encoder.11"))
+    config = replace(
+        SMALL, learning_rate=0.0, epochs=1, corruption="none", loss="0.5*mse", layers=("encoder.8", "encoder.11")
+    )
     detector = Attention(config).fit(some)
-    pictures = resized(some)
-    values = pictures.double().numpy()
+    images = resized(some)
+    values = images.double().numpy()
     mean, std = values.mean((0, 2, 3)), values.std((0, 2, 3))
     np.testing.assert_allclose(detector._learner.mean.flatten(), mean, rtol=1e-5)
     np.testing.assert_allclose(detector._learner.std.flatten(), std, rtol=1e-4)
     net = build("autoencoder", (32, 48), width=4, latent=4, seed=0)
     net.paint(torch.tensor(mean).float())
-    standard = (pictures - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    standard = (images - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
     code, said, _ = net.encode(standard.float(), (8, 11))
-    off = ((net.decode(code, []) - pictures) ** 2).mean((1, 2, 3)).detach()
+    off = ((net.decode(code, []) - images) ** 2).mean((1, 2, 3)).detach()
     found = [attention(f, torch.autograd.grad(code.sum(), f, retain_graph=True)[0]).mean((1, 2)).detach() for f in said]
     (record,) = detector.records
     assert record["reconstruction"] == pytest.approx(0.5 * float(off.mean()), rel=1e-4)
@@ -89,7 +89,7 @@ def test_what_an_epoch_records_by_hand(samples: list[Sample]) -> None:
 
 
 def test_the_attention_loss_pushes_it_down_alone_or_in_steps_of_its_own(samples: list[Sample]) -> None:
-    config = replace(SMALL, model="unet", spoil="none", epochs=6, rate=3e-3, attention_weight=5.0)
+    config = replace(SMALL, model="unet", corruption="none", epochs=6, learning_rate=3e-3, attention_weight=5.0)
     last: dict[str, float] = {}
     learned = {}
     for name, options in {
@@ -100,8 +100,8 @@ def test_the_attention_loss_pushes_it_down_alone_or_in_steps_of_its_own(samples:
         detector = Attention(replace(config, **options)).fit(samples[:8])  # type: ignore[arg-type]
         assert len(detector.records) == 6
         assert {*detector.records[0]} == {"loss", "reconstruction", "attention"}
-        pictures = detector._learner.eval().requires_grad_(True)
-        found = pictures(resized(samples[:8]), torch.zeros(8, 4), True)[2]
+        images = detector._learner.eval().requires_grad_(True)
+        found = images(resized(samples[:8]), torch.zeros(8, 4), True)[2]
         last[name] = float(found[0].detach().mean())
         learned[name] = [record["reconstruction"] for record in detector.records]
     assert last["together"] < 0.9 * last["none"]
@@ -113,13 +113,13 @@ def test_the_attention_loss_pushes_it_down_alone_or_in_steps_of_its_own(samples:
 
 
 def test_fitting_twice_is_fitting_once(samples: list[Sample]) -> None:
-    detector = Attention(replace(SMALL, may=("flip", "shift", "brighten"))).fit(samples)
+    detector = Attention(replace(SMALL, augmentations=("flip", "shift", "brighten"))).fit(samples)
     first, records = weights_of(detector), detector.records
     assert not same(first, weights_of(detector.fit(samples[2:])))
     assert same(first, weights_of(detector.fit(samples)))
     assert detector.records == records
     assert not same(first, weights_of(Attention(SMALL).fit(samples)))  # what a part may do matters
-    other = Attention(replace(SMALL, seed=1, may=("flip", "shift", "brighten"))).fit(samples)
+    other = Attention(replace(SMALL, seed=1, augmentations=("flip", "shift", "brighten"))).fit(samples)
     assert not same(first, weights_of(other))
 
 
@@ -148,10 +148,10 @@ def test_killed_and_resumed_is_the_same_to_the_bit(samples: list[Sample], tmp_pa
     resumed = Attention(replace(kept, resume=True)).fit(samples, killed_in(1))
     assert same(whole, weights_of(resumed))
     assert resumed.records == records
-    for other in (replace(kept, beta=0.5), replace(kept, spoil="mask")):
-        with pytest.raises(BlemishError, match="other pictures or options"):
+    for other in (replace(kept, beta=0.5), replace(kept, corruption="mask")):
+        with pytest.raises(BlemishError, match="other images or options"):
             Attention(replace(other, resume=True)).fit(samples)
-    with pytest.raises(BlemishError, match="other pictures or options"):
+    with pytest.raises(BlemishError, match="other images or options"):
         Attention(replace(kept, resume=True)).fit(samples[1:])
 
 
@@ -160,8 +160,8 @@ def test_two_processes_learn_what_one_does(samples: list[Sample], capfd: pytest.
     config = replace(SMALL, model="vae", alternate=True, epochs=2, validation=0.0)
     one = Attention(config).fit(samples[:7])
     two = Attention(replace(config, processes=2)).fit(samples[:7])
-    still = Attention(replace(config, rate=0.0)).fit(samples[:7])
-    # As a whole: where a gradient is nearly nought, Adam makes a step of what rounding left of it.
+    still = Attention(replace(config, learning_rate=0.0)).fit(samples[:7])
+    # As a whole: where a gradient is nearly zero, Adam makes a step of what rounding left of it.
     found, wanted = (torch.cat([value.double().flatten() for value in weights_of(d).values()]) for d in (two, one))
     start = torch.cat([value.double().flatten() for value in weights_of(still).values()])
     assert float((found - wanted).norm()) < 0.03 * float((wanted - start).norm())
@@ -170,14 +170,14 @@ def test_two_processes_learn_what_one_does(samples: list[Sample], capfd: pytest.
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_score_is_chosen_on_pictures_that_were_not_learned_from(samples: list[Sample]) -> None:
+def test_the_score_is_chosen_on_images_that_were_not_learned_from(samples: list[Sample]) -> None:
     detector = Attention(SMALL).fit(samples)
     learned, held_out = set(detector._rows.tolist()), set(detector._held_out.tolist())
     assert len(learned | held_out) == 16
     assert not learned & held_out
     assert len(held_out) == pytest.approx(0.15 * 16, abs=1.5)
-    pictures = detector._kept.tensors[0]
-    mean = pictures[sorted(learned)].double().mean((0, 2, 3))
+    images = detector._kept.tensors[0]
+    mean = images[sorted(learned)].double().mean((0, 2, 3))
     np.testing.assert_allclose(detector._learner.mean.flatten(), mean, rtol=1e-5)
     both = detector._kept._rows
     for item in ("item 6", "item 7"):  # whole items are on one side
@@ -185,14 +185,14 @@ def test_the_score_is_chosen_on_pictures_that_were_not_learned_from(samples: lis
         assert rows <= learned or rows <= held_out
     # Again, with scikit-learn.
     graph = detector.graph()
-    others = [pixels_of(pictures[row]) for row in detector._rows]
+    others = [pixels_of(images[row]) for row in detector._rows]
     labels: list[bool] = []
     seen: list[np.ndarray] = []
     for number, row in enumerate(detector._held_out):
-        pixels = pixels_of(pictures[row])
+        pixels = pixels_of(images[row])
         seen.append(pixels)
         random = [np.random.default_rng((0, number, copy)) for copy in range(COPIES)]
-        seen += [corrupt(pixels, rng, others=others).picture for rng in random]
+        seen += [corrupt(pixels, rng, others=others).image for rng in random]
         labels += [False] + [True] * COPIES
     with torch.inference_mode():
         maps = graph.maps(torch.tensor(np.stack(seen)).permute(0, 3, 1, 2) / 255)[0]
@@ -202,7 +202,7 @@ def test_the_score_is_chosen_on_pictures_that_were_not_learned_from(samples: lis
     assert detector.validation[f"{graph.share:g}"] == max(detector.validation.values())
 
 
-def test_too_few_pictures_hold_none_out(samples: list[Sample]) -> None:
+def test_too_few_images_hold_none_out(samples: list[Sample]) -> None:
     for some, options in ((samples[:13], {}), (samples, {"validation": 0.0})):
         detector = Attention(replace(SMALL, epochs=1, **options)).fit(some)  # type: ignore[arg-type]
         assert len(detector._rows) == len(some)
@@ -220,9 +220,9 @@ def test_too_few_pictures_hold_none_out(samples: list[Sample]) -> None:
 def test_read_otherwise_without_training_again(samples: list[Sample]) -> None:
     detector = Attention(replace(SMALL, epochs=1)).fit(samples)
     before, share = weights_of(detector), detector.graph().share
-    picture = torch.tensor(tile(77, (20, 30))[0])[None]
+    image = torch.tensor(tile(77, (20, 30))[0])[None]
     with torch.inference_mode():
-        first = detector.graph()(picture)
+        first = detector.graph()(image)
 
     def watched(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         assert not what.startswith("epoch")
@@ -232,15 +232,15 @@ def test_read_otherwise_without_training_again(samples: list[Sample]) -> None:
     other = detector.shown_as(watched, **changes)
     wanted = Attention(replace(SMALL, epochs=1, **changes)).fit(samples)  # type: ignore[arg-type]
     with torch.inference_mode():
-        for found, here in zip(other.graph()(picture), wanted.graph()(picture), strict=True):
+        for found, here in zip(other.graph()(image), wanted.graph()(image), strict=True):
             torch.testing.assert_close(found, here, rtol=1e-4, atol=1e-4)
-        assert not torch.allclose(other.graph()(picture)[1], first[1])
-        assert torch.equal(detector.graph()(picture)[1], first[1])
+        assert not torch.allclose(other.graph()(image)[1], first[1])
+        assert torch.equal(detector.graph()(image)[1], first[1])
     assert same(before, weights_of(other))
     assert (detector.config.map, detector.graph().share) == ("residual", share)
     assert (other.config.map, other.validation) == ("attention", {})
-    with pytest.raises(ValueError, match="spoil is not a way"):
-        detector.shown_as(spoil="none")
+    with pytest.raises(ValueError, match="corruption is not a way"):
+        detector.shown_as(corruption="none")
     with pytest.raises(BlemishError, match="--map takes residual, attention, combined, not 'all'"):
         detector.shown_as(map="all")
 
@@ -267,26 +267,26 @@ def test_the_published_study(samples: list[Sample]) -> None:
 
 
 def test_blur_is_part_of_the_graph(samples: list[Sample]) -> None:
-    detector = Attention(replace(SMALL, epochs=1, spoil="blur")).fit(samples[:4])
+    detector = Attention(replace(SMALL, epochs=1, corruption="blur")).fit(samples[:4])
     learner = detector.graph().learner
     assert learner.blur is not None
-    picture = resized(samples[:1])
-    assert learner.standard(picture).std() < ((picture - learner.mean) / learner.std).std()
+    image = resized(samples[:1])
+    assert learner.standard(image).std() < ((image - learner.mean) / learner.std).std()
     assert Attention(SMALL)._start.blur is None
 
 
-@pytest.mark.parametrize(("pictures", "wanted"), [(1, 80), (99, 80), (200, 40), (8000, 1), (100000, 1)])
-def test_as_many_epochs_as_show_enough_pictures(pictures: int, wanted: int) -> None:
-    assert epochs_for(pictures) == wanted
+@pytest.mark.parametrize(("images", "wanted"), [(1, 80), (99, 80), (200, 40), (8000, 1), (100000, 1)])
+def test_as_many_epochs_as_show_enough_images(images: int, wanted: int) -> None:
+    assert epochs_for(images) == wanted
 
 
-def test_before_and_without_pictures() -> None:
+def test_before_and_without_images() -> None:
     detector = Attention(SMALL)
     with pytest.raises(RuntimeError, match="fit the detector"):
         detector.graph()
     with pytest.raises(RuntimeError, match="fit the detector"):
         detector.shown_as(map="attention")
-    with pytest.raises(BlemishError, match="at least one good picture"):
+    with pytest.raises(BlemishError, match="at least one good image"):
         detector.fit([])
 
 
@@ -294,9 +294,9 @@ def test_before_and_without_pictures() -> None:
     ("options", "said"),
     [
         ({"model": "gan"}, "--model takes unet, autoencoder, vae, resnet, not 'gan'"),
-        ({"spoil": "rain"}, "--spoil takes patches, mask, noise, blur, none, not 'rain'"),
+        ({"corruption": "rain"}, "--corruption takes patches, mask, noise, blur, none, not 'rain'"),
         ({"attention_loss": "max"}, "--attention-loss takes mean, mean-std, none"),
-        ({"input": "noise"}, "--input takes picture, difference, residual"),
+        ({"input": "noise"}, "--input takes image, difference, residual"),
         ({"map": "cam"}, "--map takes residual, attention, combined"),
         ({"residual": "mse"}, "--residual takes l1, ssim"),
         ({"standardise": "no"}, "--standardise takes place, whole"),
@@ -319,10 +319,10 @@ def test_refusals(options: dict[str, Any], said: str) -> None:
 
 def test_a_training_that_diverges_is_a_sentence(samples: list[Sample]) -> None:
     with pytest.raises(BlemishError, match="training diverged"):
-        Attention(replace(SMALL, rate=1e30, model="vae")).fit(samples[:4])
+        Attention(replace(SMALL, learning_rate=1e30, model="vae")).fit(samples[:4])
 
 
 def test_where_the_weights_come_from() -> None:
     origin = Attention(SMALL).backbone
-    assert origin.source == "learned from these pictures alone"
+    assert origin.source == "learned from these images alone"
     assert SMALL.backbone == "autoencoder, from scratch"

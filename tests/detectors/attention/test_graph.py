@@ -28,9 +28,9 @@ from blemish.detectors.attention.graph import (
 from blemish.detectors.attention.losses import Residual
 from blemish.detectors.attention.models import MODELS, Autoencoder, build
 from blemish.detectors.nn.resampling import Enlarge, Resize
-from blemish.training.export import export, on_the_line
+from blemish.training.export import export, in_onnxruntime
 from blemish.types import BlemishError
-from tests.detectors.attention.test_models import perturbed, random_pictures, weights
+from tests.detectors.attention.test_models import perturbed, random_images, weights
 
 __all__ = ["weights"]  # a fixture
 
@@ -40,7 +40,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def slow_attention(features: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """One picture's `(K, h, w)` each -> `(h, w)`: Jiang, Xue & Zou 2023, section III, cell by cell."""
+    """One image's `(K, h, w)` each -> `(h, w)`: Jiang, Xue & Zou 2023, section III, cell by cell."""
     channels, height, width = features.shape
     total = 0.0
     for k in range(channels):
@@ -63,7 +63,7 @@ def test_attention_by_plain_loops() -> None:
     found = attention(features, gradient)
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
     assert found.min() >= 0
-    np.testing.assert_allclose(attention(features, 7 * gradient), wanted, rtol=1e-4)  # a picture's own rms
+    np.testing.assert_allclose(attention(features, 7 * gradient), wanted, rtol=1e-4)  # an image's own rms
     assert attention(features, 0 * gradient).abs().max() == 0
 
 
@@ -78,43 +78,43 @@ def test_attention_of_each_latent_number_is_averaged() -> None:
 
 def test_gradients_of_each_number_one_at_a_time() -> None:
     net = perturbed(build("vae", (32, 48), width=4, latent=5))
-    code, said, _ = net.encode(random_pictures(2, (32, 48)), (2, 8))
+    code, said, _ = net.encode(random_images(2, (32, 48)), (2, 8))
     latent = net.latent(code)
     together = gradients(latent, said, each=True)
     summed = gradients(latent, said, each=False)
     for features, found, total in zip(said, together, summed, strict=True):
         assert found.shape == (2, 5, *features.shape[1:])
-        for picture in range(2):
+        for image in range(2):
             for number in range(5):
-                (one,) = torch.autograd.grad(latent[picture, number], features, retain_graph=True)
-                torch.testing.assert_close(found[picture, number], one[picture], rtol=1e-4, atol=1e-7)
-                assert one[1 - picture].abs().max() == 0
+                (one,) = torch.autograd.grad(latent[image, number], features, retain_graph=True)
+                torch.testing.assert_close(found[image, number], one[image], rtol=1e-4, atol=1e-7)
+                assert one[1 - image].abs().max() == 0
         torch.testing.assert_close(total, found.sum(1), rtol=1e-4, atol=1e-6)
         assert found.requires_grad
         assert total.requires_grad
 
 
 class LatentSum(nn.Module):
-    """Pictures -> `(N, 1)`, as captum wants its target."""
+    """Images -> `(N, 1)`, as captum wants its target."""
 
     def __init__(self, net: Autoencoder) -> None:
         super().__init__()
         self.encoder, self.code = net.encoder, net.code
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        found: Tensor = self.code(self.encoder(pictures))
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.code(self.encoder(images))
         return found.sum(1, keepdim=True)
 
 
 @pytest.mark.parametrize(("width", "layer"), [(2, 21), (2, 7), (4, 2)])
 def test_the_weights_are_captums(width: int, layer: int) -> None:
     net = perturbed(build("unet", (32, 48), width=width)).eval()
-    pictures = random_pictures(3, (32, 48))
+    images = random_images(3, (32, 48))
     module = LatentSum(net)
-    wanted = LayerGradCam(module, module.encoder[layer]).attribute(pictures, target=0, relu_attributions=False)
+    wanted = LayerGradCam(module, module.encoder[layer]).attribute(images, target=0, relu_attributions=False)
     assert isinstance(wanted, Tensor)
     wanted = wanted.detach()[:, 0]
-    code, (features,), _ = net.encode(pictures, (layer,))
+    code, (features,), _ = net.encode(images, (layer,))
     (slope,) = torch.autograd.grad(code.sum(), features)
     rms = slope.square().mean((1, 2, 3)).sqrt().view(3, 1, 1)
     # The weight of a channel, without its sign: the attention where that channel alone is 1, and none other is.
@@ -162,10 +162,10 @@ def test_the_losss_gradient_is_finite_and_that_of_differences(kind: str, flat: b
 def test_a_step_down_lowers_the_attention(name: str) -> None:
     """Through the gradient of a gradient: the derivative along the steepest descent is what differences give."""
     learner = Learner(perturbed(build(name, (32, 32), width=4, latent=4)).double(), (4, 7)).double()
-    pictures, noise = random_pictures(2, (32, 32)).double().sigmoid(), torch.zeros(2, 4).double()
+    images, noise = random_images(2, (32, 32)).double().sigmoid(), torch.zeros(2, 4).double()
 
     def loss() -> Tensor:
-        return torch.stack([found.mean() for found in learner(pictures, noise, True)[2]]).mean()
+        return torch.stack([found.mean() for found in learner(images, noise, True)[2]]).mean()
 
     before = loss()
     parameters = list(learner.net.encoder.parameters())
@@ -179,19 +179,19 @@ def test_a_step_down_lowers_the_attention(name: str) -> None:
                 parameter.sub_(step * slope)
     fall = float(before.detach() - loss().detach())
     assert fall == pytest.approx(step * size, rel=0.05)
-    assert learner(pictures, noise, False)[2] == []
+    assert learner(images, noise, False)[2] == []
 
 
 def test_the_learner_standardises_and_blurs() -> None:
     net = build("autoencoder", (32, 32), width=4, latent=4)
-    pictures = random_pictures(2, (32, 32)).sigmoid()
+    images = random_images(2, (32, 32)).sigmoid()
     plain, blurred = Learner(net, ()), Learner(net, (), Enlarge((32, 32), (32, 32), 3.0))
     for learner in (plain, blurred):
         learner.mean.fill_(0.4)
         learner.std.fill_(0.5)
-    torch.testing.assert_close(plain.standard(pictures), (pictures - 0.4) / 0.5)
-    assert blurred.standard(pictures).std() < plain.standard(pictures).std() / 3
-    torch.testing.assert_close(blurred.standard(torch.full_like(pictures, 0.7)), torch.full_like(pictures, 0.6))
+    torch.testing.assert_close(plain.standard(images), (images - 0.4) / 0.5)
+    assert blurred.standard(images).std() < plain.standard(images).std() / 3
+    torch.testing.assert_close(blurred.standard(torch.full_like(images, 0.7)), torch.full_like(images, 0.6))
 
 
 NETWORKS = {"unet": (0, 21, 27), "autoencoder": (2, 8, 11), "vae": (1, 8, 11), "resnet": (2, 7, 11)}
@@ -202,9 +202,9 @@ def test_the_closed_form_is_autograds(name: str, weights: Path) -> None:
     options: dict[str, Any] = {"pretrained": True, "weights": weights} if name == "pretrained" else {}
     model = "resnet" if options else name
     net = perturbed(build(model, (64, 64), width=4, latent=4, **options)).eval().requires_grad_(False)
-    pictures = (random_pictures(3, (64, 64)) * torch.tensor([1.0, 0.3, 2.0]).view(3, 1, 1, 1)).requires_grad_()
+    images = (random_images(3, (64, 64)) * torch.tensor([1.0, 0.3, 2.0]).view(3, 1, 1, 1)).requires_grad_()
     layers = NETWORKS[model]
-    code, said, _ = net.encode(pictures, layers)
+    code, said, _ = net.encode(images, layers)
     latent = net.latent(code)
     for layer, features in zip(layers, said, strict=True):
         (slope,) = gradients(latent, [features], each=net.variational)
@@ -244,7 +244,7 @@ def graph_of(config: AttentionConfig) -> AttentionGraph:
     learner.std.fill_(0.25)
     learner = learner.eval().requires_grad_(False)
     graph = AttentionGraph(config, Resize(*config.image_size), learner).eval()
-    good = [random_pictures(4, config.image_size, seed).sigmoid() for seed in (5, 6)]
+    good = [random_images(4, config.image_size, seed).sigmoid() for seed in (5, 6)]
     with torch.inference_mode():
         graph.refer_to(lambda _what: iter(good))
     return graph
@@ -258,16 +258,16 @@ def test_onnxruntime_says_what_torch_says(model: str, tmp_path: Path) -> None:
     graph = graph_of(config)
     graph.share = 0.01 if model == "vae" else 0.0
     export(graph, tmp_path / "g.onnx")
-    line = on_the_line(tmp_path / "g.onnx")
+    line = in_onnxruntime(tmp_path / "g.onnx")
     for shape in ((3, 37, 101, 3), (1, 111, 65, 3)):
-        pictures = np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
+        images = np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
         with torch.inference_mode():
-            wanted = dict(zip(graph.outputs, (o.numpy() for o in graph(torch.tensor(pictures))), strict=True))
-        found = line(pictures)
-        assert list(found) == ["scores", "maps", "repaired"]
-        assert found["repaired"].dtype == np.uint8
-        assert found["repaired"].shape == (shape[0], *SIZE, 3)
-        assert np.abs(found["repaired"].astype(int) - wanted["repaired"]).max() <= 1
+            wanted = dict(zip(graph.outputs, (o.numpy() for o in graph(torch.tensor(images))), strict=True))
+        found = line(images).outputs()
+        assert list(found) == ["scores", "maps", "reconstruction"]
+        assert found["reconstruction"].dtype == np.uint8
+        assert found["reconstruction"].shape == (shape[0], *SIZE, 3)
+        assert np.abs(found["reconstruction"].astype(int) - wanted["reconstruction"]).max() <= 1
         spread = np.ptp(wanted["maps"])
         assert np.abs(found["maps"] - wanted["maps"]).max() < 1e-3 * spread
         np.testing.assert_allclose(found["scores"], wanted["scores"], rtol=1e-3)
@@ -276,8 +276,8 @@ def test_onnxruntime_says_what_torch_says(model: str, tmp_path: Path) -> None:
         sys.modules["torch"] = None
         import numpy as np, onnxruntime
         session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-        pictures = np.random.default_rng(7).integers(0, 256, (1, 111, 65, 3), dtype=np.uint8)
-        print(session.run(["scores"], {"pictures": pictures})[0][0])
+        images = np.random.default_rng(7).integers(0, 256, (1, 111, 65, 3), dtype=np.uint8)
+        print(session.run(["scores"], {"images": images})[0][0])
     """
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "g.onnx"], capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(float(found["scores"][0]), rel=1e-4)
@@ -290,14 +290,14 @@ def test_patches_are_taken_at_stride_8(model: str, layer: int) -> None:
 
 
 @pytest.mark.parametrize("standardise", ["whole", "place"])
-def test_standards_are_good_pictures_own(standardise: str) -> None:
-    """Against numpy on the raw maps: over the whole picture, mean 0 and deviation 1; at each place, mean 0 and a
+def test_standards_are_good_images_own(standardise: str) -> None:
+    """Against numpy on the raw maps: over the whole image, mean 0 and deviation 1; at each place, mean 0 and a
     deviation below 1, as it is softened by the usual one."""
     graph = graph_of(AttentionConfig(image_size=SIZE, map="attention", standardise=standardise))
-    pictures = torch.cat([random_pictures(4, SIZE, seed).sigmoid() for seed in (5, 6)])
+    images = torch.cat([random_images(4, SIZE, seed).sigmoid() for seed in (5, 6)])
     with torch.inference_mode():
-        raw = graph.raw(pictures)[0]["attention"].double().numpy()
-        maps = graph.maps(pictures)[0].double().numpy()
+        raw = graph.raw(images)[0]["attention"].double().numpy()
+        maps = graph.maps(images)[0].double().numpy()
     if standardise == "whole":
         np.testing.assert_allclose(maps, (raw - raw.mean()) / raw.std(), atol=1e-3)
         assert maps.mean() == pytest.approx(0, abs=1e-3)
@@ -312,8 +312,8 @@ def test_standards_are_good_pictures_own(standardise: str) -> None:
 
 
 def test_the_average_and_the_input_by_hand() -> None:
-    """As published: exp((average - picture)^3), standardised by its own mean and deviation over good pictures."""
-    good = torch.cat([random_pictures(4, SIZE, seed).sigmoid() for seed in (5, 6)])
+    """As published: exp((average - image)^3), standardised by its own mean and deviation over good images."""
+    good = torch.cat([random_images(4, SIZE, seed).sigmoid() for seed in (5, 6)])
     graph = graph_of(AttentionConfig(image_size=SIZE, map="attention", input="difference"))
     average = good.mean(0)
     probe = ((average - good) ** 3).exp()
@@ -335,11 +335,11 @@ def test_the_average_and_the_input_by_hand() -> None:
 
 def test_maps_are_combined_and_scores_are_of_the_highest() -> None:
     graph = graph_of(AttentionConfig(image_size=SIZE, map="combined"))
-    picture = torch.randint(0, 256, (2, *SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    image = torch.randint(0, 256, (2, *SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        scores, maps, repaired = graph(picture)
-        raw, decoded, _ = graph.raw(picture.permute(0, 3, 1, 2).float() / 255)
-        residual = Residual("ssim", SIZE)(decoded, picture.permute(0, 3, 1, 2).float() / 255)
+        scores, maps, reconstruction = graph(image)
+        raw, decoded, _ = graph.raw(image.permute(0, 3, 1, 2).float() / 255)
+        residual = Residual("ssim", SIZE)(decoded, image.permute(0, 3, 1, 2).float() / 255)
     product = np.ones((2, *SIZE))
     for name in ("attention", "residual"):
         standard = (raw[name] - graph.get_buffer(f"typical_{name}")) / graph.get_buffer(f"spread_{name}")
@@ -347,7 +347,7 @@ def test_maps_are_combined_and_scores_are_of_the_highest() -> None:
     np.testing.assert_allclose(maps, product, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(raw["residual"], Enlarge(SIZE, SIZE, 2.0)(residual), rtol=1e-4, atol=1e-5)
     painted = (decoded * 255).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(repaired.float(), painted, atol=0.51)  # rounded
+    np.testing.assert_allclose(reconstruction.float(), painted, atol=0.51)  # rounded
     np.testing.assert_allclose(scores, maps.amax((1, 2)))
     ordered = np.sort(maps.numpy().reshape(2, -1), 1)[:, ::-1]
     for share, count in ((0.001, 6), (0.01, 61), (1e-9, 1)):  # of 6144
@@ -355,14 +355,14 @@ def test_maps_are_combined_and_scores_are_of_the_highest() -> None:
 
 
 def test_one_map_needs_not_the_other() -> None:
-    picture = random_pictures(1, SIZE).sigmoid()
+    image = random_images(1, SIZE).sigmoid()
     configs: dict[str, dict[str, Any]] = {"residual": {}, "attention": {"standardise": "whole"}, "combined": {}}
     for kind, options in configs.items():
         graph = graph_of(AttentionConfig(image_size=SIZE, map=kind, **options))
         assert graph.gated == (kind != "residual")
         assert len(graph.attentions) == (0 if kind == "residual" else 2)
         with torch.inference_mode():
-            names = list(graph.raw(picture)[0])
-            maps = graph.maps(picture)[0]
+            names = list(graph.raw(image)[0])
+            maps = graph.maps(image)[0]
         assert names == (["attention", "residual"] if kind == "combined" else [kind])
         assert maps.isfinite().all()

@@ -29,7 +29,7 @@ def noise(seed: int, n: int = 2, height: int = 24, width: int = 19) -> Tensor:
 
 
 def textured(seed: int) -> Tensor:
-    """Smooth pictures, whose local variance is above and below the constants of SSIM."""
+    """Smooth images, whose local variance is above and below the constants of SSIM."""
     smooth = torch.nn.functional.avg_pool2d(noise(seed, 2, 40, 35), 9, 1)
     return smooth * torch.linspace(0, 1, smooth.shape[-1])
 
@@ -75,26 +75,26 @@ def test_black_against_grey_by_hand(name: str, wanted: float) -> None:
     np.testing.assert_allclose(loss(parse(name), flat(0.5), flat(0.0)), [wanted], rtol=1e-6)
 
 
-def test_ssim_of_flat_pictures_is_their_luminance() -> None:
+def test_ssim_of_flat_images_is_their_luminance() -> None:
     """Wang et al. 2004, Eq. 6: (2 a b + C1) / (a^2 + b^2 + C1), as there is neither contrast nor structure."""
     wanted = 1 - (2 * 0.3 * 0.5 + 1e-4) / (0.3**2 + 0.5**2 + 1e-4)
     np.testing.assert_allclose(loss(parse("ssim"), flat(0.3), flat(0.5)), [wanted], rtol=1e-3)
     np.testing.assert_allclose(residual("ssim", flat(0.3), flat(0.5)), np.full((1, 12, 14), wanted), rtol=1e-4)
 
 
-def test_each_picture_has_its_own_weighted_sum() -> None:
-    pictures = torch.cat([flat(0.0), flat(1.0), flat(0.5)])
-    found = loss(parse("0.8*mse+0.5*l1"), flat(0.5, 3), pictures)
+def test_each_image_has_its_own_weighted_sum() -> None:
+    images = torch.cat([flat(0.0), flat(1.0), flat(0.5)])
+    found = loss(parse("0.8*mse+0.5*l1"), flat(0.5, 3), images)
     np.testing.assert_allclose(found, [0.8 * 0.25 + 0.5 * 0.5] * 2 + [0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_are_least_where_the_picture_is_met(name: str) -> None:
-    pictures = noise(0)
-    best = loss(parse(name), pictures, pictures)
-    assert (best < loss(parse(name), (pictures + 0.05).clamp(max=1), pictures)).all()
-    if name == "bce":  # its least value is the picture's own entropy
-        p = pictures.double().numpy()
+def test_losses_are_least_where_the_image_is_met(name: str) -> None:
+    images = noise(0)
+    best = loss(parse(name), images, images)
+    assert (best < loss(parse(name), (images + 0.05).clamp(max=1), images)).all()
+    if name == "bce":  # its least value is the image's own entropy
+        p = images.double().numpy()
         np.testing.assert_allclose(best, -(p * np.log(p) + (1 - p) * np.log(1 - p)).mean((1, 2, 3)), rtol=1e-5)
     else:
         np.testing.assert_allclose(best, 0, atol=1e-6)
@@ -112,7 +112,7 @@ def test_cross_entropy_and_its_gradient_are_finite_at_the_ends() -> None:
 
 
 def test_ssim_teaches() -> None:
-    """Its gradient leads to the picture, from noise."""
+    """Its gradient leads to the image, from noise."""
     wanted = textured(1)
     logits = torch.zeros_like(wanted).normal_(generator=torch.Generator().manual_seed(2)).requires_grad_()
     adam = torch.optim.Adam([logits], 0.1)
@@ -126,8 +126,8 @@ def test_ssim_teaches() -> None:
     assert float(off.detach()) < first / 5
 
 
-def residual(kind: str, reconstruction: Tensor, pictures: Tensor) -> Tensor:
-    found: Tensor = Residual(kind, (pictures.shape[2], pictures.shape[3]))(reconstruction, pictures)
+def residual(kind: str, reconstruction: Tensor, images: Tensor) -> Tensor:
+    found: Tensor = Residual(kind, (images.shape[2], images.shape[3]))(reconstruction, images)
     return found
 
 
@@ -179,17 +179,17 @@ def test_map_and_loss_equal_torchmetrics(pair: str) -> None:
 
 
 def test_absolute_difference_by_hand() -> None:
-    pictures, reconstruction = flat(0.5), flat(0.5)
+    images, reconstruction = flat(0.5), flat(0.5)
     reconstruction[0, :, 2, 3] = torch.tensor([0.75, 0.0, 0.5])
     wanted = np.zeros((1, 12, 14))
     wanted[0, 2, 3] = 0.25
-    np.testing.assert_allclose(residual("l1", reconstruction, pictures), wanted, atol=1e-7)
+    np.testing.assert_allclose(residual("l1", reconstruction, images), wanted, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", RESIDUALS)
-@pytest.mark.parametrize("pictures", [flat(0.0), flat(1.0), noise(8), textured(9)])
-def test_equal_pictures_leave_exactly_nothing(kind: str, pictures: Tensor) -> None:
-    assert residual(kind, pictures, pictures).abs().max() == 0
+@pytest.mark.parametrize("images", [flat(0.0), flat(1.0), noise(8), textured(9)])
+def test_equal_images_leave_exactly_nothing(kind: str, images: Tensor) -> None:
+    assert residual(kind, images, images).abs().max() == 0
 
 
 @pytest.mark.parametrize("kind", RESIDUALS)
@@ -203,16 +203,16 @@ def test_maps_are_never_negative_and_look_the_same_from_both_sides(kind: str) ->
 
 
 def test_ssim_reaches_as_far_as_its_window() -> None:
-    pictures, reconstruction = flat(0.5), flat(0.5)
+    images, reconstruction = flat(0.5), flat(0.5)
     reconstruction[0, :, 5, 7] = 1
-    found = residual("ssim", reconstruction, pictures)[0]
+    found = residual("ssim", reconstruction, images)[0]
     rows, columns = found.nonzero().T
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 10, 2, 12)
     assert found.argmax() == 5 * 14 + 7
 
 
 @pytest.mark.parametrize("kind", RESIDUALS)
-def test_the_exported_map_is_the_same_for_any_number_of_pictures(kind: str, tmp_path: Path) -> None:
+def test_the_exported_map_is_the_same_for_any_number_of_images(kind: str, tmp_path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -222,7 +222,7 @@ def test_the_exported_map_is_the_same_for_any_number_of_pictures(kind: str, tmp_
             (noise(0, 2), noise(1, 2)),
             dynamo=True,
             verbose=False,
-            input_names=["reconstruction", "pictures"],
+            input_names=["reconstruction", "images"],
             dynamic_shapes=({0: Dim.DYNAMIC}, {0: Dim.DYNAMIC}),
             opset_version=18,
         )
@@ -231,7 +231,7 @@ def test_the_exported_map_is_the_same_for_any_number_of_pictures(kind: str, tmp_
     session = open_session((tmp_path / "residual.onnx").read_bytes())
     for n in (1, 3):
         x, y = noise(2, n), noise(3, n)
-        (found,) = session.run(None, {"reconstruction": x.numpy(), "pictures": y.numpy()})
+        (found,) = session.run(None, {"reconstruction": x.numpy(), "images": y.numpy()})
         np.testing.assert_allclose(found, residual(kind, x, y), rtol=1e-4, atol=1e-6)
 
 
@@ -240,6 +240,6 @@ def test_an_unknown_residual_is_refused() -> None:
         Residual("mse", (16, 16))
 
 
-def test_pictures_smaller_than_the_window_are_refused() -> None:
+def test_images_smaller_than_the_window_are_refused() -> None:
     with pytest.raises(BlemishError, match="at least 6 pixels a side, not 5"):
         Residual("ssim", (16, 5))

@@ -1,4 +1,4 @@
-"""The autoencoders: what goes in and out, what they share between pictures (nothing), and what they refuse."""
+"""The autoencoders: what goes in and out, what they share between images (nothing), and what they refuse."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from blemish.types import BlemishError
 SMALL: dict[str, Any] = {"width": 4, "latent": 5}
 
 
-def random_pictures(n: int, size: tuple[int, int], seed: int = 0) -> Tensor:
+def random_images(n: int, size: tuple[int, int], seed: int = 0) -> Tensor:
     return torch.randn(n, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -51,9 +51,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def run(net: Autoencoder, pictures: Tensor, layers: tuple[int, ...] = ()) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Code, repaired pictures and what the layers said."""
-    code, said, skipped = net.encode(pictures, layers)
+def run(net: Autoencoder, images: Tensor, layers: tuple[int, ...] = ()) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Code, reconstructions and what the layers said."""
+    code, said, skipped = net.encode(images, layers)
     return code, net.decode(net.latent(code), skipped), said
 
 
@@ -66,31 +66,31 @@ def run(net: Autoencoder, pictures: Tensor, layers: tuple[int, ...] = ()) -> tup
         ("resnet", (2, 5), 512),
     ],
 )
-def test_pictures_that_are_not_square(name: str, code: tuple[int, int], channels: int) -> None:
+def test_images_that_are_not_square(name: str, code: tuple[int, int], channels: int) -> None:
     net = build(name, (96, 160), **SMALL)
     last = len(net.encoder) - 1
     with torch.no_grad():
-        found, repaired, (features,) = run(net, random_pictures(2, (96, 160)), (last,))
+        found, reconstruction, (features,) = run(net, random_images(2, (96, 160)), (last,))
     assert found.shape == code
-    assert repaired.shape == (2, 3, 96, 160)
+    assert reconstruction.shape == (2, 3, 96, 160)
     assert features.shape == (2, channels, *((3, 5) if name == "resnet" else (6, 10)))
     assert net.latent(found).shape == (2, code[1] // (2 if name == "vae" else 1))
-    assert 0 < repaired.min() < repaired.max() < 1
-    assert repaired.std() > 0.01  # a picture, no constant
+    assert 0 < reconstruction.min() < reconstruction.max() < 1
+    assert reconstruction.std() > 0.01  # an image, no constant
 
 
 @pytest.mark.parametrize("name", [*MODELS, "pretrained"])
-def test_a_picture_is_told_the_same_in_any_company_in_training_too(name: str, weights: Path) -> None:
+def test_a_image_is_told_the_same_in_any_company_in_training_too(name: str, weights: Path) -> None:
     options: dict[str, Any] = {"pretrained": True, "weights": weights} if name == "pretrained" else {}
     net = perturbed(build("resnet" if options else name, (64, 64), **SMALL, **options)).train()
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    pictures = random_pictures(3, (64, 64)) * torch.tensor([1.0, 0.2, 3.0]).view(3, 1, 1, 1)
+    images = random_images(3, (64, 64)) * torch.tensor([1.0, 0.2, 3.0]).view(3, 1, 1, 1)
     with torch.no_grad():
-        together = run(net, pictures)[:2]
-        alone = [run(net, picture[None])[:2] for picture in pictures]
+        together = run(net, images)[:2]
+        alone = [run(net, image[None])[:2] for image in images]
     for index, output in enumerate(together):
         torch.testing.assert_close(output, torch.cat([one[index] for one in alone]), rtol=1e-4, atol=1e-4)
-    assert (together[1][0] - together[1][2]).abs().max() > 1e-3  # the pictures do matter
+    assert (together[1][0] - together[1][2]).abs().max() > 1e-3  # the images do matter
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
@@ -100,13 +100,13 @@ def test_pretrained_encoders_say_what_torchvisions_network_says(weights: Path) -
     wanted = models.resnet18(weights=None).eval()
     wanted.load_state_dict(load_file(weights))
     net = build("resnet", (64, 96), **SMALL, pretrained=True, weights=weights)  # in training mode
-    pictures = random_pictures(2, (64, 96))
+    images = random_images(2, (64, 96))
     seen: list[Tensor] = []
     for layer in (wanted.relu, wanted.layer2, wanted.layer4):
         layer.register_forward_hook(lambda _module, _taken, given: seen.append(given.detach().clone()))
     with torch.no_grad():
-        wanted(pictures)
-        _, said, _ = net.encode(pictures, (2, 7, 11))
+        wanted(images)
+        _, said, _ = net.encode(images, (2, 7, 11))
     for found, here in zip(said, (seen[0], seen[1], seen[2]), strict=True):
         torch.testing.assert_close(found, here, rtol=1e-4, atol=1e-4)
 
@@ -116,10 +116,10 @@ def test_layers_keep_what_they_said() -> None:
     for name in MODELS:
         net = build(name, (32, 32), **SMALL)
         every = tuple(range(len(net.encoder)))
-        pictures = random_pictures(2, (32, 32))
+        images = random_images(2, (32, 32))
         with torch.no_grad():
-            said = net.encode(pictures, every)[1]
-            features = pictures
+            said = net.encode(images, every)[1]
+            features = images
             for layer, found in zip(net.encoder, said, strict=True):
                 features = layer(features.clone())
                 assert torch.equal(features, found)
@@ -129,7 +129,7 @@ def test_layers_keep_what_they_said() -> None:
 def test_layers_before_and_after_make_the_whole(name: str) -> None:
     net = build(name, (32, 64), **SMALL)
     with torch.no_grad():
-        code, said, _ = net.encode(random_pictures(2, (32, 64)), (0, 7))
+        code, said, _ = net.encode(random_images(2, (32, 64)), (0, 7))
         for layer, features in zip((0, 7), said, strict=True):
             torch.testing.assert_close(net.tail(layer)(features), net.latent(code))
     assert net.latent(code).shape[1] == (code.shape[1] // 2 if name == "vae" else code.shape[1])
@@ -140,7 +140,7 @@ def test_the_unets_decoder_sees_what_the_layers_said() -> None:
     assert [type(net.encoder[layer]) for layer in net.skips] == [nn.ReLU] * 4
     assert isinstance(net.encoder[21], nn.Conv2d)
     with torch.no_grad():
-        code, _, skipped = net.encode(random_pictures(2, (32, 48)))
+        code, _, skipped = net.encode(random_images(2, (32, 48)))
         assert [tuple(s.shape[1:]) for s in skipped] == [(32, 4, 6), (16, 8, 12), (8, 16, 24), (4, 32, 48)]
         whole = net.decode(code, skipped)
         for level in range(4):
@@ -149,7 +149,7 @@ def test_the_unets_decoder_sees_what_the_layers_said() -> None:
         assert (net.decode(torch.zeros_like(code), skipped) - whole).abs().max() > 1e-3
         for name in ("autoencoder", "vae", "resnet"):
             other = build(name, (32, 64), **SMALL)
-            assert other.encode(random_pictures(1, (32, 64)))[2] == []
+            assert other.encode(random_images(1, (32, 64)))[2] == []
 
 
 def test_the_divergence_is_the_gaussians() -> None:
@@ -171,7 +171,7 @@ def test_the_divergence_is_the_gaussians() -> None:
 
 def test_a_plain_code_is_no_distribution() -> None:
     net = build("autoencoder", (32, 32), **SMALL)
-    code = random_pictures(2, (1, 5))[:, 0, 0]
+    code = random_images(2, (1, 5))[:, 0, 0]
     latent, divergence = net.sampled(code, torch.ones(2, 5))
     assert torch.equal(latent, code)
     assert divergence.tolist() == [0, 0]
@@ -190,8 +190,8 @@ def test_layers_have_names() -> None:
     ("name", "size", "options", "said"),
     [
         ("gan", (64, 64), {}, "no model 'gan'; take one of unet, autoencoder, vae, resnet"),
-        ("unet", (64, 72), {}, "unet halves the picture until 16 pixels are one: 64x72 does not fit"),
-        ("resnet", (64, 48), {}, "resnet halves the picture until 32 pixels are one: 64x48"),
+        ("unet", (64, 72), {}, "unet halves the image until 16 pixels are one: 64x72 does not fit"),
+        ("resnet", (64, 48), {}, "resnet halves the image until 32 pixels are one: 64x48"),
         ("unet", (64, 64), {"pretrained": True}, "only --model resnet has an encoder with ImageNet weights, unet has"),
         ("resnet", (64, 64), {"pretrained": True, "weights": Path("no.safetensors")}, "no such weights file"),
     ],

@@ -159,10 +159,10 @@ def test_the_scores_gradient_is_that_of_the_log_odds(outputs: int, moments: int)
 
 
 class Split(nn.Module):
-    """Resized pictures -> activations of the map's layer, and of the pooled layer, which is the same."""
+    """Resized images -> activations of the map's layer, and of the pooled layer, which is the same."""
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        found = F.avg_pool2d(pictures, 4) / 100
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = F.avg_pool2d(images, 4) / 100
         return found, found
 
 
@@ -172,9 +172,9 @@ def test_the_graph_by_hand(classes: int) -> None:
     whole = CamGraph(
         Resize(16, 24), Split(), made, (4, 6), fine=None, sigma=0.0, contrast=True, temperature=2.5, types=classes > 2
     )
-    pictures = torch.randint(0, 256, (2, 16, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = dict(zip(whole.outputs, whole(pictures), strict=True))
-    features = [F.avg_pool2d(pictures.permute(0, 3, 1, 2).float(), 4) / 100]
+    images = torch.randint(0, 256, (2, 16, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = dict(zip(whole.outputs, whole(images), strict=True))
+    features = [F.avg_pool2d(images.permute(0, 3, 1, 2).float(), 4) / 100]
     logits, cells = made.logits(features), made.cells(features)
     torch.testing.assert_close(found["scores"], log_odds(logits))
     torch.testing.assert_close(found["probabilities"], (logits / 2.5).softmax(1))

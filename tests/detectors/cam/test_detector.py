@@ -21,15 +21,19 @@ from blemish.detectors.cam.detector import Cam
 from blemish.detectors.nn.augment import turn, variants
 from blemish.detectors.nn.backbones import load_backbone
 from blemish.detectors.nn.resampling import Resize
-from blemish.images import load
+from blemish.images import load_image
 from blemish.types import BlemishError, Sample
 from tests.conftest import tile
-from tests.support import write_picture
+from tests.support import write_image
 
 T = TypeVar("T")
-SMALL = CamConfig(image_size=(64, 64), random_weights=True, epochs=4, batch=4, rate=1e-3, stop_at=2.0, sigma=0.0)
+SMALL = CamConfig(
+    image_size=(64, 64), random_weights=True, epochs=4, batch=4, learning_rate=1e-3, stop_at=2.0, sigma=0.0
+)
 # Without norms, which are folded into convolutions and so are trained in other coordinates than in a plain loop.
-VGG = replace(SMALL, backbone="torchvision/vgg11", layers=("features.14", "features.19"), rate=2e-4, head_first=False)
+VGG = replace(
+    SMALL, backbone="torchvision/vgg11", layers=("features.14", "features.19"), learning_rate=2e-4, head_first=False
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
         pixels, mask = tile(i, None if kind == "good" else (4 + 5 * (i - 8), 60 - 7 * (i - 8)))
         if kind == "dark":
             pixels[mask > 0] = 5
-        path = write_picture(root / f"{kind}/{i}.png", pixels)
+        path = write_image(root / f"{kind}/{i}.png", pixels)
         name = f"{kind}/{i}.png"
         found.append(Sample(path, name, "good") if kind == "good" else Sample(path, name, "anomaly", kind))
     return found
@@ -73,9 +77,9 @@ def cam(config: CamConfig) -> Cam:
     return BUILT[key]
 
 
-def pictures(samples: Sequence[Sample]) -> Tensor:
+def images(samples: Sequence[Sample]) -> Tensor:
     """uint8 `(N, 60, 80, 3)`."""
-    return torch.stack([torch.tensor(load(sample.path)) for sample in samples])
+    return torch.stack([torch.tensor(load_image(sample.path)) for sample in samples])
 
 
 def weights_of(detector: Cam) -> dict[str, Tensor]:
@@ -89,15 +93,15 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def plain_loop(config: CamConfig, samples: Sequence[Sample], trained: tuple[str, ...]) -> tuple[list[float], Tensor]:
-    """Every epoch runs the whole network on pictures. Losses, and the logits of the unchanged pictures afterwards."""
+    """Every epoch runs the whole network on images. Losses, and the logits of the unchanged images afterwards."""
     backbone = load_backbone(config.backbone, layers=config.layers, image_size=config.image_size, random=True)
     torch.manual_seed(config.seed)
     head = nn.Linear(2 * sum(tap.channels for tap in backbone.taps), 2)
     learned = [value for name, value in backbone.named_parameters() if name.startswith(trained)]
     assert len(learned) == 4  # two convolutions
-    optimiser = torch.optim.AdamW([p.requires_grad_() for p in [*learned, *head.parameters()]], config.rate)
-    resized = Resize(*config.image_size)(pictures(samples))
-    ways = variants(config.may, config.image_size)
+    optimiser = torch.optim.AdamW([p.requires_grad_() for p in [*learned, *head.parameters()]], config.learning_rate)
+    resized = Resize(*config.image_size)(images(samples))
+    ways = variants(config.augmentations, config.image_size)
     targets = torch.tensor([int(sample.label == "anomaly") for sample in samples])
     balance = torch.tensor([15 / (2 * 8), 15 / (2 * 7)])
 
@@ -114,7 +118,7 @@ def plain_loop(config: CamConfig, samples: Sequence[Sample], trained: tuple[str,
         for step, chosen in enumerate(order.tensor_split(4)):
             share = (4 * epoch + step) / (4 * config.epochs)
             bend = share / 0.2 if share < 0.2 else 1 + (share - 0.2) / 0.8
-            optimiser.param_groups[0]["lr"] = config.rate * (0.01 + 0.99 * (1 - np.cos(np.pi * bend)) / 2)
+            optimiser.param_groups[0]["lr"] = config.learning_rate * (0.01 + 0.99 * (1 - np.cos(np.pi * bend)) / 2)
             optimiser.zero_grad()
             seen = torch.cat([turn(resized[i], ways[way[i]])[None] for i in chosen.tolist()])
             loss = F.cross_entropy(logits(seen), targets[chosen], balance)
@@ -128,8 +132,8 @@ def plain_loop(config: CamConfig, samples: Sequence[Sample], trained: tuple[str,
 
 
 @pytest.mark.parametrize("may", [(), ("flip",)])
-def test_kept_features_train_as_the_whole_network_does(may: tuple[str, ...], samples: list[Sample]) -> None:
-    config = replace(VGG, may=may)
+def test_kept_features_train_as_the_whole_network_does(augmentations: tuple[str, ...], samples: list[Sample]) -> None:
+    config = replace(VGG, augmentations=augmentations)
     losses, logits = plain_loop(config, samples, ("net.features.16.", "net.features.18."))
     detector = cam(config).fit(samples)
     found = [record["loss"] for record in detector.records]
@@ -156,7 +160,7 @@ def test_the_graph_says_what_cells_say_and_its_map_is_the_score(samples: list[Sa
     detector = cam(SMALL).fit(samples)
     logits, maps = detector.cells(samples)
     with torch.inference_mode():
-        found = dict(zip(detector.graph().outputs, detector.graph()(pictures(samples)), strict=True))
+        found = dict(zip(detector.graph().outputs, detector.graph()(images(samples)), strict=True))
     scores = log_odds(torch.tensor(logits))
     np.testing.assert_allclose(found["scores"], scores, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(found["probabilities"].sum(1), 1, atol=1e-6)
@@ -170,9 +174,9 @@ def test_the_graph_says_what_cells_say_and_its_map_is_the_score(samples: list[Sa
 def test_calibration_changes_probabilities_only(samples: list[Sample]) -> None:
     detector = cam(SMALL).fit(samples)
     with torch.inference_mode():
-        before = detector.graph()(pictures(samples))
+        before = detector.graph()(images(samples))
         temperature = detector.calibrate(samples)
-        after = detector.graph()(pictures(samples))
+        after = detector.graph()(images(samples))
     assert abs(temperature - 1) > 0.05
     assert torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
@@ -189,7 +193,7 @@ def test_types(samples: list[Sample]) -> None:
         own = logits[rows, kind].mean() - logits[rows].mean()
         assert own > 0.1
     with torch.inference_mode():
-        scores, large, probabilities, each, *_ = detector.graph()(pictures(samples))
+        scores, large, probabilities, each, *_ = detector.graph()(images(samples))
     assert each.shape == (15, 2, 64, 64)
     np.testing.assert_allclose(probabilities, torch.tensor(logits).softmax(1), atol=1e-3)
     np.testing.assert_allclose(scores, log_odds(torch.tensor(logits)), rtol=1e-3, atol=1e-3)
@@ -224,27 +228,27 @@ def test_killed_and_resumed_is_the_same_to_the_bit(samples: list[Sample], tmp_pa
     resumed = cam(replace(config, resume=True)).fit(samples, killed_in(2), run="first")
     assert same(whole, weights_of(resumed))
     assert len(resumed.records) == 4
-    with pytest.raises(BlemishError, match="other pictures or options"):
+    with pytest.raises(BlemishError, match="other images or options"):
         cam(replace(config, resume=True)).fit(samples[1:], run="first")
-    with pytest.raises(BlemishError, match="other pictures or options"):
-        cam(replace(config, resume=True, rate=2e-3)).fit(samples, run="first")
+    with pytest.raises(BlemishError, match="other images or options"):
+        cam(replace(config, resume=True, learning_rate=2e-3)).fit(samples, run="first")
     renamed = [replace(sample, name=f"x/{sample.name}") for sample in samples]
-    with pytest.raises(BlemishError, match="other pictures or options"):
+    with pytest.raises(BlemishError, match="other images or options"):
         cam(replace(config, resume=True)).fit(renamed, run="first")
 
 
 def test_two_processes_learn_what_one_does(samples: list[Sample], capfd: pytest.CaptureFixture[str]) -> None:
-    """15 pictures in batches of 4, 4, 4 and 3, classes of unequal weight."""
+    """15 images in batches of 4, 4, 4 and 3, classes of unequal weight."""
     config = replace(SMALL, epochs=2)
 
     def learned(config: CamConfig) -> tuple[Tensor, list[dict[str, float]]]:
         one = cam(config).fit(samples)
         return torch.cat([weights.double().flatten() for weights in weights_of(one).values()]), one.records
 
-    start, _ = learned(replace(config, epochs=1, rate=0.0))
+    start, _ = learned(replace(config, epochs=1, learning_rate=0.0))
     wanted, records = learned(config)
     weights, again = learned(replace(config, processes=2))
-    # As a whole: where a gradient is nearly nought, Adam makes a step of what rounding left of it.
+    # As a whole: where a gradient is nearly zero, Adam makes a step of what rounding left of it.
     assert float((weights - wanted).norm()) < 0.03 * float((wanted - start).norm())
     for found, record in zip(again, records, strict=True):
         assert found["loss"] == pytest.approx(record["loss"], rel=1e-4)
@@ -253,8 +257,8 @@ def test_two_processes_learn_what_one_does(samples: list[Sample], capfd: pytest.
 
 
 def test_endless_changes_are_reproducible(samples: list[Sample]) -> None:
-    """The pictures are kept, and seen otherwise in each epoch."""
-    config = replace(SMALL, may=("shift", "brighten"))
+    """The images are kept, and seen otherwise in each epoch."""
+    config = replace(SMALL, augmentations=("shift", "brighten"))
     detector = cam(config).fit(samples)
     first, records = weights_of(detector), detector.records
     assert same(first, weights_of(detector.fit(samples)))
@@ -262,7 +266,7 @@ def test_endless_changes_are_reproducible(samples: list[Sample]) -> None:
     fixed = cam(SMALL).fit(samples).records
     assert fixed[0]["loss"] != records[0]["loss"]
     with torch.inference_mode():
-        scores = detector.graph()(pictures(samples))[0]
+        scores = detector.graph()(images(samples))[0]
     np.testing.assert_allclose(scores, log_odds(torch.tensor(detector.cells(samples)[0])), rtol=1e-3, atol=1e-3)
 
 
@@ -302,7 +306,7 @@ def test_a_gradients_map_at_the_pooled_layer_is_the_class_activation_map(samples
 
 
 class Odds(nn.Module):
-    """A detector's network as one module, as pytorch-grad-cam wants it: pictures -> log-odds `(N, 1)`."""
+    """A detector's network as one module, as pytorch-grad-cam wants it: images -> log-odds `(N, 1)`."""
 
     def __init__(self, detector: Cam) -> None:
         super().__init__()
@@ -324,11 +328,11 @@ def test_layercam_at_an_earlier_layer_is_finer_and_pytorch_grad_cams(samples: li
     logits, maps = detector.cells(samples)
     assert maps.shape == (15, 16, 16)  # not 4 x 4
     with torch.inference_mode():
-        scores, large, *_ = detector.graph()(pictures(samples))
+        scores, large, *_ = detector.graph()(images(samples))
     assert large.shape == (15, 64, 64)
     np.testing.assert_allclose(scores, logits[:, 1] - logits[:, 0], rtol=1e-4, atol=1e-4)
     network = Odds(detector).eval()
-    resized = Resize(64, 64)(pictures(samples)).requires_grad_()
+    resized = Resize(64, 64)(images(samples)).requires_grad_()
     first = lambda output: output[0]  # noqa: E731
     with pytorch_grad_cam.LayerCAM(network, [network.at]) as oracle:
         wanted = oracle(resized, targets=[first] * 15)
@@ -354,7 +358,7 @@ def test_what_is_not_known_is_refused(change: dict[str, Any], words: str) -> Non
         Cam(replace(SMALL, **change))
 
 
-def test_pictures_and_weights_that_do_not_do_are_refused(samples: list[Sample]) -> None:
+def test_images_and_weights_that_do_not_do_are_refused(samples: list[Sample]) -> None:
     with pytest.raises(BlemishError, match=r"among 8 there is no defective one; .* patchcore"):
         cam(SMALL).fit(samples[:8])
     with pytest.raises(BlemishError, match="among 7 there is no good one"):
@@ -397,11 +401,11 @@ def test_the_study_trains_the_last_three_convolutions_and_the_head(study: Study)
     assert fitted.head.weight.shape == (2, 512)
 
 
-def test_the_study_weighs_defective_pictures_three_times(study: Study) -> None:
-    """One batch of eight: the loss of the untrained network, with each picture's own weight."""
+def test_the_study_weighs_defective_images_three_times(study: Study) -> None:
+    """One batch of eight: the loss of the untrained network, with each image's own weight."""
     backbone = load_backbone("torchvision/vgg16", layers=("features.29",), image_size=(224, 224), random=True)
     with torch.no_grad():
-        features = backbone(Resize(224, 224)(pictures(study.samples)))[0]
+        features = backbone(Resize(224, 224)(images(study.samples)))[0]
         logits = features.mean((2, 3)) @ study.head["weight"].T + study.head["bias"]
     assert features.shape == (8, 512, 14, 14)
     targets = torch.tensor([0] * 5 + [1] * 3)
@@ -418,11 +422,11 @@ def test_the_studys_map_is_the_published_formula(study: Study) -> None:
     with torch.no_grad():
         for name, value in backbone.named_parameters():
             value.copy_(trained[name.partition("features.")[2]])
-        features = backbone(Resize(224, 224)(pictures(study.samples)))[0]
+        features = backbone(Resize(224, 224)(images(study.samples)))[0]
         head = study.detector._fitted().head
         maps = torch.stack([sum((head.weight[1, k] * f[k] for k in range(512)), torch.zeros(14, 14)) for f in features])
         logits = features.mean((2, 3)) @ head.weight.T + head.bias
-        scores, found, probabilities, *_ = study.detector.graph()(pictures(study.samples))
+        scores, found, probabilities, *_ = study.detector.graph()(images(study.samples))
     wanted = F.interpolate(maps[:, None], (224, 224), mode="bilinear")[:, 0]
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
     torch.testing.assert_close(scores, logits[:, 1] - logits[:, 0], rtol=1e-3, atol=1e-4)
@@ -432,7 +436,7 @@ def test_the_studys_map_is_the_published_formula(study: Study) -> None:
 def test_the_study_stops_at_98_percent(samples: list[Sample]) -> None:
     """Not at an epoch with less; the settings are the study's but for the network, which learns faster."""
     study = case_study(CamConfig())
-    assert (study.stop_at, study.epochs, study.rate, study.batch) == (0.98, 10, 1e-4, 10)
+    assert (study.stop_at, study.epochs, study.learning_rate, study.batch) == (0.98, 10, 1e-4, 10)
     free = cam(replace(SMALL, epochs=12, stop_at=2.0)).fit(samples).records
     right = [record["right"] for record in free]
     first = next(epoch for epoch, share in enumerate(right) if share >= 0.98)

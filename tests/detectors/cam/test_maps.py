@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from blemish.detectors.cam.maps import METHODS, GradientMap, cam
 from blemish.detectors.nn.resampling import Resize
-from blemish.training.export import export, on_the_line
+from blemish.training.export import export, in_onnxruntime
 from blemish.types import BlemishError
 
 ORACLES: dict[str, Any] = {
@@ -48,10 +48,10 @@ def tail_after(layers: nn.Sequential, layer: int) -> nn.Sequential:
     return nn.Sequential(*layers[layer + 1 :], Flat())
 
 
-def ours(layers: nn.Sequential, layer: int, method: str, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def ours(layers: nn.Sequential, layer: int, method: str, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Activations, scores, maps."""
     with torch.inference_mode():
-        activations = layers[: layer + 1](pictures)
+        activations = layers[: layer + 1](images)
         scores, maps = GradientMap(tail_after(layers, layer), activations, method)(activations)
     return activations, scores, maps
 
@@ -89,14 +89,14 @@ def test_no_positive_gradient_gives_an_empty_map(method: str) -> None:
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("method", ORACLES)
 def test_equals_pytorch_grad_cam(layers: nn.Sequential, method: str, layer: int) -> None:
-    pictures = torch.randn(3, 3, 12, 10)
+    images = torch.randn(3, 3, 12, 10)
     oracle = ORACLES[method](model=layers, target_layers=[layers[layer]])
     with oracle:
         taps = oracle.activations_and_grads
-        taps(pictures).sum().backward()
+        taps(images).sum().backward()
         activations, gradients = taps.activations[0].numpy(), taps.gradients[0].numpy()
-        wanted = oracle.get_cam_image(pictures, layers[layer], None, activations, gradients, False)
-    _, _, maps = ours(layers, layer, method, pictures)
+        wanted = oracle.get_cam_image(images, layers[layer], None, activations, gradients, False)
+    _, _, maps = ours(layers, layer, method, images)
     cells = maps.shape[1] * maps.shape[2]
     assert wanted.min() < 0 < wanted.max()  # signs are at stake
     np.testing.assert_allclose(maps / cells, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
@@ -104,10 +104,10 @@ def test_equals_pytorch_grad_cam(layers: nn.Sequential, method: str, layer: int)
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_gradcam_equals_captum(layers: nn.Sequential, layer: int) -> None:
-    pictures = torch.randn(3, 3, 12, 10)
+    images = torch.randn(3, 3, 12, 10)
     oracle = LayerGradCam(layers, layers[layer])
-    wanted = oracle.attribute(pictures, target=0, relu_attributions=False).detach()[:, 0]
-    _, _, maps = ours(layers, layer, "gradcam", pictures)
+    wanted = oracle.attribute(images, target=0, relu_attributions=False).detach()[:, 0]
+    _, _, maps = ours(layers, layer, "gradcam", images)
     cells = maps.shape[1] * maps.shape[2]
     np.testing.assert_allclose(maps / cells, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
 
@@ -127,8 +127,8 @@ def test_after_global_average_pooling_all_are_zhous_cam_and_sum_up_to_the_score(
 
 
 def test_earlier_layers_and_other_methods_differ(layers: nn.Sequential) -> None:
-    pictures = torch.randn(2, 3, 12, 10)
-    at = {method: ours(layers, 0, method, pictures)[2] for method in ORACLES}
+    images = torch.randn(2, 3, 12, 10)
+    at = {method: ours(layers, 0, method, images)[2] for method in ORACLES}
     names = list(at)
     for i, one in enumerate(names):
         for other in names[:i]:
@@ -136,7 +136,7 @@ def test_earlier_layers_and_other_methods_differ(layers: nn.Sequential) -> None:
 
 
 def test_a_whole_detector_through_the_exporter(layers: nn.Sequential, tmp_path: Path) -> None:
-    """uint8 pictures of any size and number -> scores and maps, on the line as in torch."""
+    """uint8 images of any size and number -> scores and maps, on the line as in torch."""
 
     class Detector(nn.Module):
         def __init__(self) -> None:
@@ -144,20 +144,20 @@ def test_a_whole_detector_through_the_exporter(layers: nn.Sequential, tmp_path: 
             self.resize, self.trunk = Resize(16, 12), layers[:1]
             self.map = GradientMap(tail_after(layers, 0), torch.randn(1, 6, 16, 12), "gradcam++")
 
-        def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-            scores, maps = self.map(self.trunk(self.resize(pictures) / 100 - 1))
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            scores, maps = self.map(self.trunk(self.resize(images) / 100 - 1))
             return scores, maps
 
     detector = Detector().eval()
     export(detector, tmp_path / "detector.onnx")
-    run = on_the_line(tmp_path / "detector.onnx")
+    run = in_onnxruntime(tmp_path / "detector.onnx")
     for shape in [(1, 20, 30, 3), (3, 16, 12, 3)]:
-        pictures = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         with torch.inference_mode():
-            scores, maps = detector(torch.tensor(pictures))
-        line = run(pictures)
-        np.testing.assert_allclose(line["scores"], scores, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(line["maps"], maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
+            scores, maps = detector(torch.tensor(images))
+        line = run(images)
+        np.testing.assert_allclose(line.scores, scores, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(line.maps, maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
 
 
 def test_an_unknown_method_is_refused() -> None:

@@ -13,12 +13,12 @@ from blemish.types import BlemishError
 SQUARE, OBLONG = (4, 4), (4, 6)
 
 
-def seen(may: tuple[str, ...], size: tuple[int, int]) -> list[list[float]]:
-    """A picture of which no two pixels are alike, in all variants."""
-    picture = torch.arange(size[0] * size[1], dtype=torch.float32).reshape(1, *size)
-    found = [turn(picture, variant) for variant in variants(may, size)]
-    assert all(one.shape == picture.shape for one in found)
-    assert torch.equal(found[0], picture)
+def seen(augmentations: tuple[str, ...], size: tuple[int, int]) -> list[list[float]]:
+    """An image of which no two pixels are alike, in all variants."""
+    image = torch.arange(size[0] * size[1], dtype=torch.float32).reshape(1, *size)
+    found = [turn(image, variant) for variant in variants(augmentations, size)]
+    assert all(one.shape == image.shape for one in found)
+    assert torch.equal(found[0], image)
     return [one.flatten().tolist() for one in found]
 
 
@@ -35,18 +35,18 @@ def seen(may: tuple[str, ...], size: tuple[int, int]) -> list[list[float]]:
         (("flip", "rotate"), OBLONG, 4),
     ],
 )
-def test_how_many_ways_a_picture_is_seen_in(may: tuple[str, ...], size: tuple[int, int], count: int) -> None:
-    found = seen(may, size)
+def test_how_many_ways_a_image_is_seen_in(augmentations: tuple[str, ...], size: tuple[int, int], count: int) -> None:
+    found = seen(augmentations, size)
     assert len(found) == count
     assert len({tuple(one) for one in found}) == count  # no way twice
     for one in found:  # whatever may be done once may be done again
-        for change in variants(may, size):
+        for change in variants(augmentations, size):
             assert turn(torch.tensor(one).reshape(1, *size), change).flatten().tolist() in found
 
 
 def test_both_mirrors_are_flips() -> None:
-    picture = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
-    found = [turn(picture, variant)[0].tolist() for variant in variants(("flip",), SQUARE)]
+    image = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    found = [turn(image, variant)[0].tolist() for variant in variants(("flip",), SQUARE)]
     assert found == [[[1, 2], [3, 4]], [[2, 1], [4, 3]], [[3, 4], [1, 2]], [[4, 3], [2, 1]]]
 
 
@@ -78,25 +78,25 @@ def test_turns_to_the_left_and_then_mirrors(variant: tuple[int, bool], wanted: l
     ],
 )
 def test_shifts_repeat_the_border(down: float, right: float, rows: Iterable[int], columns: Iterable[int]) -> None:
-    picture = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0)) * 255
-    found = jitter(picture, ("shift",), torch.tensor([[down, right, 1.0]]))
-    assert torch.equal(found, picture[:, :, list(rows)][:, :, :, list(columns)])
+    image = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0)) * 255
+    found = jitter(image, ("shift",), torch.tensor([[down, right, 1.0]]))
+    assert torch.equal(found, image[:, :, list(rows)][:, :, :, list(columns)])
 
 
-def test_each_picture_is_brightened_by_its_own_factor_and_stays_in_range() -> None:
-    pictures = torch.tensor([0.0, 100.0, 200.0, 240.0]).expand(3, 3, 1, 4)
-    found = jitter(pictures, ("brighten",), torch.tensor([[9.0, 9.0, 1.0], [9.0, 9.0, -1.0], [9.0, 9.0, 0.2]]))
+def test_each_image_is_brightened_by_its_own_factor_and_stays_in_range() -> None:
+    images = torch.tensor([0.0, 100.0, 200.0, 240.0]).expand(3, 3, 1, 4)
+    found = jitter(images, ("brighten",), torch.tensor([[9.0, 9.0, 1.0], [9.0, 9.0, -1.0], [9.0, 9.0, 0.2]]))
     wanted = torch.tensor([[0, 115, 230, 255], [0, 85, 170, 204], [0, 103, 206, 247.2]])
     for channel in range(3):
         torch.testing.assert_close(found[:, channel, 0], wanted)
 
 
 def test_shift_and_brighten_together_and_none() -> None:
-    pictures = torch.arange(40.0).reshape(1, 1, 1, 40).expand(1, 3, 20, 40)
+    images = torch.arange(40.0).reshape(1, 1, 1, 40).expand(1, 3, 20, 40)
     random = torch.tensor([[0.0, 1.0, 1.0]])
-    both = jitter(pictures, ("shift", "brighten"), random)
+    both = jitter(images, ("shift", "brighten"), random)
     assert both[0, 0, 0, :4].tolist() == pytest.approx([0, 0, 0, 1.15])
-    assert torch.equal(jitter(pictures, ("rotate", "flip"), random), pictures)
+    assert torch.equal(jitter(images, ("rotate", "flip"), random), images)
 
 
 def test_an_unknown_change_is_refused() -> None:

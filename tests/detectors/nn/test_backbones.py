@@ -41,11 +41,11 @@ def test_taps_are_what_they_say(name: str, strides: tuple[int, ...], channels: t
 def test_torchvision_tokens_become_a_map_in_reading_order() -> None:
     backbone = load_backbone("torchvision/vit_b_32", image_size=(224, 224), random=True)
     assert [(tap.stride, tap.channels) for tap in backbone.taps] == [(32, 768)]
-    picture = torch.zeros(1, 3, 224, 224)
+    image = torch.zeros(1, 3, 224, 224)
     with torch.inference_mode():
-        still = backbone(picture)[0]
-        picture[:, :, 32:64, 160:192] = 255  # row 1, column 5 of the 7 x 7 grid
-        change = (backbone(picture)[0] - still).abs().sum(1)[0]
+        still = backbone(image)[0]
+        image[:, :, 32:64, 160:192] = 255  # row 1, column 5 of the 7 x 7 grid
+        change = (backbone(image)[0] - still).abs().sum(1)[0]
     assert divmod(int(change.argmax()), 7) == (1, 5)
 
 

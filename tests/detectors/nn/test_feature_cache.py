@@ -1,4 +1,4 @@
-"""What is kept of each picture, against running the trunk by hand."""
+"""What is kept of each image, against running the trunk by hand."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from blemish.detectors.nn.feature_cache import keep
 from blemish.detectors.nn.resampling import Resize
 from blemish.images import ImageError
 from blemish.types import Sample
-from tests.support import write_picture
+from tests.support import write_image
 
 SIZE = (6, 8)
-MAY = variants(("flip",), SIZE)
+AUGMENTATIONS = variants(("flip",), SIZE)
 
 
-def trunk(pictures: Tensor) -> Sequence[Tensor]:
+def trunk(images: Tensor) -> Sequence[Tensor]:
     """Two outputs of different sizes that depend on where things are."""
-    return pictures * torch.arange(8), pictures[:, :2, 1:].cumsum(3).mean(2)
+    return images * torch.arange(8), images[:, :2, 1:].cumsum(3).mean(2)
 
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
     random = np.random.default_rng(1)
     names = ["c.png", "a.png", "b.png", "e.png", "d.png"]
-    return [Sample(write_picture(tmp_path / name, random.integers(0, 256, (*SIZE, 3))), name, "good") for name in names]
+    return [Sample(write_image(tmp_path / name, random.integers(0, 256, (*SIZE, 3))), name, "good") for name in names]
 
 
 @pytest.fixture
@@ -49,18 +49,18 @@ def mapped(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, int]]:
 
 
 def by_hand(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """Row by row: each picture in each of its variants. The pictures are read as they are, which `Resize` keeps."""
-    from blemish.images import load
+    """Row by row: each image in each of its variants. The images are read as they are, which `Resize` keeps."""
+    from blemish.images import load_image
 
-    pictures = [torch.tensor(load(sample.path)).permute(2, 0, 1).float()[None] for sample in samples]
-    found = [trunk(turn(picture, variant)) for picture in pictures for variant in MAY]
+    images = [torch.tensor(load_image(sample.path)).permute(2, 0, 1).float()[None] for sample in samples]
+    found = [trunk(turn(image, variant)) for image in images for variant in AUGMENTATIONS]
     return torch.cat([one for one, _ in found]), torch.cat([other for _, other in found])
 
 
 @pytest.mark.parametrize("batch", [2, 5, 100])
 @pytest.mark.parametrize("memory", [1.0, 0.0])
 def test_rows_are_the_trunks_outputs(samples: list[Sample], batch: int, memory: float) -> None:
-    kept = keep(samples, Resize(*SIZE), trunk, MAY, memory=memory, batch=batch)
+    kept = keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=memory, batch=batch)
     assert kept.variants == 4
     for found, wanted in zip(kept.tensors, by_hand(samples), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-4)
@@ -74,9 +74,9 @@ def test_in_a_file_it_is_the_same_and_the_file_is_gone(
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    inside = keep(samples, Resize(*SIZE), trunk, MAY, memory=1.0)
+    inside = keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0)
     assert not mapped
-    outside = keep(samples, Resize(*SIZE), trunk, MAY, memory=0.0)
+    outside = keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=0.0)
     assert len(mapped) == 2
     assert all(file.parent == folder for file, _ in mapped)
     assert not list(folder.iterdir())
@@ -86,14 +86,14 @@ def test_in_a_file_it_is_the_same_and_the_file_is_gone(
 
 def test_only_what_is_too_large_goes_to_the_file(samples: list[Sample], mapped: list[tuple[Path, int]]) -> None:
     """Of float32, 20 x 3 x 6 x 8 values are 11,520 bytes and 20 x 2 x 8 are 1,280; each output has half of `memory`."""
-    keep(samples, Resize(*SIZE), trunk, MAY, memory=2 * 11_520 / 2**30)
+    keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=2 * 11_520 / 2**30)
     assert mapped == []
-    keep(samples, Resize(*SIZE), trunk, MAY, memory=2 * 11_519 / 2**30)
+    keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=2 * 11_519 / 2**30)
     assert [size for _, size in mapped] == [20 * 3 * 6 * 8]
 
 
 def test_rows_by_name_in_any_order(samples: list[Sample], tmp_path: Path) -> None:
-    kept = keep(samples, Resize(*SIZE), trunk, MAY, memory=1.0, batch=2)
+    kept = keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0, batch=2)
     some = [samples[3], samples[0], samples[3]]
     rows = kept.rows(some)
     assert rows.tolist() == [12, 0, 12]
@@ -111,11 +111,11 @@ def test_progress_counts_batches(samples: list[Sample]) -> None:
         seen.append((what, total, len(items)))
         return iter(items)
 
-    keep(samples, Resize(*SIZE), trunk, MAY, memory=1.0, batch=2, progress=progress)
+    keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0, batch=2, progress=progress)
     assert seen == [("features", 3, 3)]
 
 
-def test_a_picture_that_cannot_be_read(samples: list[Sample]) -> None:
-    samples[3].path.write_bytes(b"no picture")
-    with pytest.raises(ImageError, match=r"e\.png is not a picture"):
-        keep(samples, Resize(*SIZE), trunk, MAY, memory=1.0, batch=2)
+def test_a_image_that_cannot_be_read(samples: list[Sample]) -> None:
+    samples[3].path.write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"e\.png is not an image"):
+        keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0, batch=2)

@@ -230,7 +230,7 @@ def in_torch(graph: nn.Module, activations: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("build", "shape"), [*[(build, (4, 16, 15)) for build in BY_HAND], *KNOWN])
-def test_equals_autograd_for_any_number_of_pictures(build: Build, shape: tuple[int, ...]) -> None:
+def test_equals_autograd_for_any_number_of_images(build: Build, shape: tuple[int, ...]) -> None:
     tail, activations = prepared(build, shape)
     before = activations.clone()
     graph = with_gradient(tail, activations[:1])
@@ -349,7 +349,7 @@ class Constant(nn.Module):
         (Choice(), "aten.equal"),
         (Underived(), "derivative for 'igamma"),
         (Overwritten(), "modified by an inplace operation"),
-        (Counted(), "fixes how many pictures"),
+        (Counted(), "fixes how many images"),
         (Constant(), "no gradient at this layer"),
     ],
 )

@@ -20,7 +20,7 @@ class Traced:
         self.graph: GraphModule = graph_cut.trace(self.backbone, size)
         taps = (tap.layer for tap in self.backbone.taps)
         self.nodes: dict[str, Node] = dict(zip(taps, graph_cut.outputs(self.graph), strict=True))
-        self.pictures = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(2)) * 255
+        self.images = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(2)) * 255
 
     def pieces(self, at: Node, *layers: str) -> tuple[GraphModule, GraphModule, list[Node]]:
         """Trunk, tail, and what goes from one to the other."""
@@ -67,8 +67,8 @@ def test_trunk_then_tail_is_the_backbone(
     trunk, tail, frontier = bundled.pieces(node, *layers)
     assert sorted(shapes(frontier)) == sorted(between)
     with torch.no_grad():
-        whole = bundled.backbone(bundled.pictures)
-        found = tail(*trunk(bundled.pictures))
+        whole = bundled.backbone(bundled.images)
+        found = tail(*trunk(bundled.images))
     for layer, tensor in zip(layers, found, strict=True):
         assert_same(tensor, whole[int(layer)])
 
@@ -78,8 +78,8 @@ def test_a_residual_network() -> None:
     trunk, tail, frontier = traced.pieces(traced.nodes["layer2"], "layer3", "layer4")
     assert shapes(frontier) == [(128, 8, 8)]
     with torch.no_grad():
-        whole = traced.backbone(traced.pictures)[1:]
-        found = tail(*trunk(traced.pictures))
+        whole = traced.backbone(traced.images)[1:]
+        found = tail(*trunk(traced.images))
     for tensor, wanted in zip(found, whole, strict=True):
         assert_same(tensor, wanted)
     assert graph_cut.past_pooling(traced.nodes["layer2"]) is traced.nodes["layer2"]  # a block and its shortcut follow
@@ -89,8 +89,8 @@ def test_of_a_transformer_the_tokens_are_kept_with_their_class_token(vit: Traced
     trunk, tail, frontier = vit.pieces(vit.nodes["5"], "8", "11")
     assert shapes(frontier) == [(17, 192)]  # not the map (192, 4, 4), which lacks one token
     with torch.no_grad():
-        whole = vit.backbone(vit.pictures)[1:]
-        found = tail(*trunk(vit.pictures))
+        whole = vit.backbone(vit.images)[1:]
+        found = tail(*trunk(vit.images))
     for tensor, wanted in zip(found, whole, strict=True):
         assert_same(tensor, wanted)
 
@@ -108,11 +108,11 @@ def test_a_cut_moves_past_pooling_and_no_further() -> None:
     assert shapes([before, after]) == [(512, 4, 6), (512, 2, 3)]
     assert graph_cut.past_pooling(after) is after
     with torch.no_grad():
-        whole = traced.backbone(traced.pictures)[1]
+        whole = traced.backbone(traced.images)[1]
         for node in (before, after):
             trunk, tail, frontier = traced.pieces(node, "features.19")
             assert frontier == [node]
-            assert_same(tail(*trunk(traced.pictures))[0], whole)
+            assert_same(tail(*trunk(traced.images))[0], whole)
     assert len(list(tail.parameters())) == 4  # two convolutions' weights and biases
 
 
@@ -130,10 +130,10 @@ def test_training_the_tail_trains_the_network(bundled: Traced) -> None:
     assert all(parts)
     start = {name: value.clone() for name, value in tail.state_dict().items()}
     with torch.no_grad():
-        before = bundled.graph(bundled.pictures)
+        before = bundled.graph(bundled.images)
         for parameter in tail.parameters():
             parameter.mul_(1.1)
-        now = bundled.graph(bundled.pictures)
+        now = bundled.graph(bundled.images)
     tail.load_state_dict(start)
     for layer, (found, then) in enumerate(zip(now, before, strict=True)):
         assert bool((found - then).abs().max() > 1e-3 * then.abs().max()) is (layer > 1)

@@ -304,7 +304,7 @@ def test_two_optimisers_killed_and_gone_on_with_end_in_the_same_bits(epoch: int,
     whole, wanted = alternate(plan)
     assert same(resumed, whole)
     assert records == wanted
-    with pytest.raises(BlemishError, match="made with other pictures or options"):  # with another number of them
+    with pytest.raises(BlemishError, match="made with other images or options"):  # with another number of them
         train(plan, file, resume=True, identity="")
 
 
@@ -384,7 +384,7 @@ def test_a_kill_while_writing_leaves_the_last_checkpoint(tmp_path: Path, monkeyp
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     train(Plan(epochs=1, batch=4), file, identity="another")
-    with pytest.raises(BlemishError, match=r"run\.safetensors: made with other pictures or options; .* --resume\.$"):
+    with pytest.raises(BlemishError, match=r"run\.safetensors: made with other images or options; .* --resume\.$"):
         train(Plan(epochs=1, batch=4), file, resume=True)
 
 
@@ -457,7 +457,7 @@ import sys
 from pathlib import Path
 import torch
 from blemish.detectors.nn.loop import Plan, Step, descend, in_processes
-from tests.learn.test_gradient import SAMPLES, loss, network, two_steps
+from tests.detectors.nn.test_loop import SAMPLES, loss, network, two_steps
 
 def work(fabric, plan, folder):
     def log(epoch, record):

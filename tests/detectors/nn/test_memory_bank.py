@@ -42,38 +42,38 @@ def test_pooling_by_hand() -> None:
     features = torch.arange(12.0).view(1, 1, 3, 4)
     found = aware(features).view(3, 4)
     assert float(found[1, 1]) == 5.0  # the mean of 0 1 2, 4 5 6, 8 9 10
-    assert float(found[0, 0]) == pytest.approx((0 + 1 + 4 + 5) / 9)  # five noughts beyond the edge
+    assert float(found[0, 0]) == pytest.approx((0 + 1 + 4 + 5) / 9)  # five zeros beyond the edge
 
 
 def test_places_by_hand() -> None:
-    cells = torch.tensor([[5, 0], [3, 7]], dtype=torch.int32)  # two of each picture, in a grid 4 wide
+    cells = torch.tensor([[5, 0], [3, 7]], dtype=torch.int32)  # two of each image, in a grid 4 wide
     assert places(torch.tensor([3, 0]), cells, 4).tolist() == [[1, 1, 3], [0, 1, 1]]
     assert places(torch.tensor([3]), cells, 4).dtype == np.int32
 
 
-@pytest.mark.parametrize("pictures", [6, 300])
-def test_a_small_bank_remembers_where_its_patches_come_from(pictures: int) -> None:
-    maps = random(pictures, 5, 8, 12) * torch.tensor([1.0, 10, 0.1, 1, 0]).view(1, 5, 1, 1)
-    called = torch.arange(pictures) * 2
+@pytest.mark.parametrize("images", [6, 300])
+def test_a_small_bank_remembers_where_its_patches_come_from(images: int) -> None:
+    maps = random(images, 5, 8, 12) * torch.tensor([1.0, 10, 0.1, 1, 0]).view(1, 5, 1, 1)
+    called = torch.arange(images) * 2
     normal = NormalPatches.of(torch.split(maps, 4), called, seed=1)
     bank = normal.nearest.bank
-    assert len(bank) == (6 * 96 if pictures == 6 else 1024)
+    assert len(bank) == (6 * 96 if images == 6 else 1024)
     found, distances = normal(maps[:2])
     assert (found.dtype, found.shape, distances.shape) == (torch.int32, (2, 8, 12), (2, 8, 12))
-    averaged = F.pad(maps, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).mean((4, 5))  # noughts beyond the edge
-    for entry, (picture, row, column) in zip(bank, normal.table, strict=True):
-        at = (averaged[picture // 2, :, row, column] - normal.mean) / normal.scale
+    averaged = F.pad(maps, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).mean((4, 5))  # zeros beyond the edge
+    for entry, (image, row, column) in zip(bank, normal.table, strict=True):
+        at = (averaged[image // 2, :, row, column] - normal.mean) / normal.scale
         torch.testing.assert_close(at, entry)
     spread = averaged.movedim(1, 0).flatten(1).std(1)
     ratio = normal.scale / spread
     torch.testing.assert_close(ratio[1:2], torch.ones(1), rtol=0.1, atol=0)  # each in its own units,
-    assert float(normal.scale[4]) == pytest.approx(float(normal.scale[:5].sum() / 50), rel=0.5)  # none in nought
-    if pictures == 6:  # all are remembered
+    assert float(normal.scale[4]) == pytest.approx(float(normal.scale[:5].sum() / 50), rel=0.5)  # none in zero
+    if images == 6:  # all are remembered
         assert float(distances.max()) < 1e-3
         assert [tuple(normal.table[i]) for i in found[1, 0].tolist()] == [(2, 0, column) for column in range(12)]
 
 
-def test_some_pictures_are_enough() -> None:
+def test_some_images_are_enough() -> None:
     assert some(3).tolist() == [0, 1, 2]
     assert len(some(512)) == 512
     assert some(1000).tolist() == list(range(0, 1000, 2))

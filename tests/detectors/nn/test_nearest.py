@@ -74,8 +74,8 @@ class Alone(nn.Module):
         super().__init__()
         self.resize, self.nearest = Resize(10, 25), Nearest(bank)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        nearest, distances = self.nearest(self.resize(pictures).flatten(2).transpose(1, 2) / 20)  # 250 patches of 3
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        nearest, distances = self.nearest(self.resize(images).flatten(2).transpose(1, 2) / 20)  # 250 patches of 3
         return nearest, distances
 
 
@@ -87,9 +87,9 @@ def test_in_onnx_the_same_entries_are_found(tmp_path: Path, entries: int) -> Non
     export(graph, tmp_path / "model.onnx")
     session = open_session((tmp_path / "model.onnx").read_bytes(), 1)
     for number in (1, 3):
-        pictures = np.random.default_rng(number).integers(0, 256, (number, 10, 25, 3), dtype=np.uint8)
-        nearest, distances = session.run(None, {"pictures": pictures})
-        ours = graph(torch.tensor(pictures))
+        images = np.random.default_rng(number).integers(0, 256, (number, 10, 25, 3), dtype=np.uint8)
+        nearest, distances = session.run(None, {"images": images})
+        ours = graph(torch.tensor(images))
         assert nearest.shape == (number, 250)
         np.testing.assert_allclose(distances, ours[1], rtol=1e-5, atol=1e-6)
         assert (nearest == ours[0].numpy()).mean() > 0.999  # among equals either may be named

@@ -7,9 +7,9 @@ from blemish.detectors.nn.resampling import Enlarge, Resize, enlarge_weights, re
 
 @pytest.mark.parametrize("size", [(40, 31), (64, 64), (100, 131), (257, 90), (1, 7)])
 def test_resize_equals_torch_with_antialiasing(size: tuple[int, int]) -> None:
-    pictures = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
-    expected = F.interpolate(pictures.permute(0, 3, 1, 2).double(), (64, 48), mode="bilinear", antialias=True)
-    torch.testing.assert_close(Resize(64, 48)(pictures).double(), expected, atol=2e-3, rtol=0)
+    images = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
+    expected = F.interpolate(images.permute(0, 3, 1, 2).double(), (64, 48), mode="bilinear", antialias=True)
+    torch.testing.assert_close(Resize(64, 48)(images).double(), expected, atol=2e-3, rtol=0)
 
 
 def test_resize_weights_by_hand() -> None:

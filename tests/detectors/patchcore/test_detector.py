@@ -12,7 +12,7 @@ from blemish.types import BlemishError, Sample
 SMALL = PatchCoreConfig(image_size=(64, 96), random_weights=True, max_bank=40, coreset=0.5, batch=2)
 
 
-def pictures(folder: Path, count: int, size: tuple[int, int] = (50, 70)) -> list[Sample]:
+def images(folder: Path, count: int, size: tuple[int, int] = (50, 70)) -> list[Sample]:
     random = np.random.default_rng(3)
     samples = []
     for i in range(count):
@@ -33,7 +33,7 @@ def test_bank_neighbours_by_hand() -> None:
 
 def fitted(tmp_path: Path, **changes: object) -> tuple[PatchCoreGraph, Tensor]:
     config = PatchCoreConfig(**{**SMALL.__dict__, **changes})
-    graph = PatchCore(config).fit(pictures(tmp_path, 3)).graph()
+    graph = PatchCore(config).fit(images(tmp_path, 3)).graph()
     assert isinstance(graph, PatchCoreGraph)
     return graph, torch.randint(0, 256, (2, 45, 80, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -44,8 +44,8 @@ def test_scores_and_maps_equal_a_slow_version(tmp_path: Path) -> None:
         scores, maps, *_ = graph(batch)
         patches = graph.features(graph.features.resize(batch)).double().numpy()
     bank = graph.bank.double().numpy()
-    for picture, score, anomaly_map in zip(patches, scores, maps, strict=True):
-        distances = np.linalg.norm(picture[:, None] - bank, axis=2)  # (P, M)
+    for image, score, anomaly_map in zip(patches, scores, maps, strict=True):
+        distances = np.linalg.norm(image[:, None] - bank, axis=2)  # (P, M)
         nearest, nearest_at = distances.min(1), distances.argmin(1)
         star = nearest.argmax()  # Eq. 6
         m_star = nearest_at[star]
@@ -67,27 +67,27 @@ def test_patch_features_are_means_over_the_neighbourhood_of_both_taps(tmp_path: 
         found = features(resized).unflatten(1, features.grid)
     # A cell in the middle: the plain mean of the 3 x 3 cells of the fine tap around it.
     torch.testing.assert_close(found[0, 3, 5, :32], fine[0, :, 2:5, 4:7].mean((1, 2)))
-    # In the corner the five cells beyond the edge are noughts.
+    # In the corner the five cells beyond the edge are zeros.
     torch.testing.assert_close(found[0, 0, 0, :32], fine[0, :, :2, :2].sum((1, 2)) / 9)
     assert coarse.shape[2:] == (4, 6)
     assert features.channels == 128
 
 
-def test_a_learned_picture_scores_nothing_when_every_patch_is_kept(tmp_path: Path) -> None:
-    samples = pictures(tmp_path, 2)
+def test_a_learned_image_scores_nothing_when_every_patch_is_kept(tmp_path: Path) -> None:
+    samples = images(tmp_path, 2)
     config = PatchCoreConfig(**{**SMALL.__dict__, "coreset": 1.0, "max_bank": 10_000})
     graph = PatchCore(config).fit(samples).graph()
     known = torch.tensor(np.asarray(Image.open(samples[0].path)))[None]
     with torch.inference_mode():
-        assert float(graph(known)[0]) == pytest.approx(0, abs=1e-3)  # batches are not bit-equal to single pictures
+        assert float(graph(known)[0]) == pytest.approx(0, abs=1e-3)  # batches are not bit-equal to single images
         assert float(graph(255 - known)[0]) > 0.1
 
 
 def test_neighbours_and_their_sources(tmp_path: Path) -> None:
     """Each cell's neighbour by brute force; and the bank's entries are what their sources show at their place."""
-    samples = pictures(tmp_path, 5)
+    samples = images(tmp_path, 5)
     patch = 4 * (128 + SMALL.projection)
-    for memory in (0.1, 5 * 40 * patch / 2**30):  # all patches, and 40 of each picture's 96
+    for memory in (0.1, 5 * 40 * patch / 2**30):  # all patches, and 40 of each image's 96
         config = PatchCoreConfig(**{**SMALL.__dict__, "memory": memory})
         detector = PatchCore(config).fit(samples)
         graph, sources = detector.graph(), detector.sources()
@@ -105,8 +105,8 @@ def test_neighbours_and_their_sources(tmp_path: Path) -> None:
         assert sources.table.dtype == np.int32
         assert sources.table.shape == (40, 3)
         assert len({tuple(row) for row in sources.table}) == 40
-        for entry, (picture, row, column) in zip(graph.bank, sources.table, strict=True):
-            pixels = torch.tensor(np.asarray(Image.open(sources.paths[picture])))[None]
+        for entry, (image, row, column) in zip(graph.bank, sources.table, strict=True):
+            pixels = torch.tensor(np.asarray(Image.open(sources.paths[image])))[None]
             with torch.inference_mode():
                 at = graph.features(graph.features.resize(pixels)).unflatten(1, graph.features.grid)[0, row, column]
             torch.testing.assert_close(at, entry, rtol=1e-3, atol=1e-3)
@@ -120,9 +120,7 @@ def test_neighbours_1_switches_reweighting_off(tmp_path: Path) -> None:
         torch.testing.assert_close(graph(batch)[0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_memory_bounds_the_patches_and_every_picture_contributes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_bounds_the_patches_and_every_image_contributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
 
     def spy(features: Tensor, size: int, **_: object) -> Tensor:
@@ -130,18 +128,18 @@ def test_memory_bounds_the_patches_and_every_picture_contributes(
         return torch.arange(size)
 
     monkeypatch.setattr("blemish.detectors.patchcore.detector.greedy_coreset", spy)
-    samples = pictures(tmp_path, 5)
+    samples = images(tmp_path, 5)
     patch = 4 * (128 + SMALL.projection)  # bytes
     config = PatchCoreConfig(**{**SMALL.__dict__, "memory": 5 * 7 * patch / 2**30, "projection": 32})
     PatchCore(config).fit(samples)
-    assert seen[0].shape == (5 * 7, 128)  # seven patches of each picture instead of 96
+    assert seen[0].shape == (5 * 7, 128)  # seven patches of each image instead of 96
     assert len({tuple(row.tolist()) for row in seen[0]}) == 35
     with pytest.raises(BlemishError, match="raise --memory"):
         PatchCore(PatchCoreConfig(**{**SMALL.__dict__, "memory": 1e-9})).fit(samples)
 
 
 def test_the_same_seed_gives_the_same_bank(tmp_path: Path) -> None:
-    samples = pictures(tmp_path, 4)
+    samples = images(tmp_path, 4)
     first, second = (PatchCore(SMALL).fit(samples).graph() for _ in range(2))
     assert isinstance(first, PatchCoreGraph)
     assert isinstance(second, PatchCoreGraph)
@@ -149,24 +147,24 @@ def test_the_same_seed_gives_the_same_bank(tmp_path: Path) -> None:
     assert len(first.bank) == 40
 
 
-def test_order_of_calls_and_no_pictures_are_refused() -> None:
+def test_order_of_calls_and_no_images_are_refused() -> None:
     with pytest.raises(RuntimeError, match="fit"):
         PatchCore(SMALL).graph()
     with pytest.raises(RuntimeError, match="fit"):
         PatchCore(SMALL).sources()
-    with pytest.raises(BlemishError, match="at least one good picture"):
+    with pytest.raises(BlemishError, match="at least one good image"):
         PatchCore(SMALL).fit([])
 
 
 def test_a_transformers_tokens_serve_as_patches_and_export(tmp_path: Path) -> None:
-    from blemish.training.export import export, in_torch, on_the_line, predict, prove_parity
+    from blemish.training.export import export, in_onnxruntime, in_torch, predict, prove_parity
 
-    samples = pictures(tmp_path, 3)
+    samples = images(tmp_path, 3)
     config = PatchCoreConfig(**{**SMALL.__dict__, "backbone": "vit_tiny_patch16_224"})
     graph = PatchCore(config).fit(samples[:2]).graph()
     assert isinstance(graph, PatchCoreGraph)
     assert graph.features.grid == (4, 6)  # 64 x 96 in squares of 16
     export(graph, tmp_path / "g.onnx")
-    ours, line = predict(in_torch(graph), samples), predict(on_the_line(tmp_path / "g.onnx"), samples)
+    ours, line = predict(in_torch(graph), samples), predict(in_onnxruntime(tmp_path / "g.onnx"), samples)
     assert prove_parity(ours, line, [s.name for s in samples]).maps < 1e-3
     assert ours.scores[2] > ours.scores[0]

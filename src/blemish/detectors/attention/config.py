@@ -8,13 +8,13 @@ from pathlib import Path
 from blemish.types import BlemishError
 
 ATTENTION_LOSSES = ("mean", "mean-std", "none")
-INPUTS = ("picture", "difference", "residual")
+INPUTS = ("image", "difference", "residual")
 MAPS = ("residual", "attention", "combined")
 SCORES = ("auto", "max", "top")
 STANDARDS = ("place", "whole")
-# Of a layer that instance norm follows the gradient's mean is nought: a shift of a whole channel is lost on the code.
+# Of a layer that instance norm follows the gradient's mean is zero: a shift of a whole channel is lost on the code.
 LAYERS = {"unet": "encoder.21", "autoencoder": "encoder.11", "vae": "encoder.11", "resnet": "encoder.7"}
-SEEN, MOST = 8000, 80  # training pictures seen where nobody says how many epochs, and epochs at most
+SEEN, MOST = 8000, 80  # training images seen where nobody says how many epochs, and epochs at most
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,23 @@ class AttentionConfig:
     beta: float = 1e-3  # of the KL divergence (variational)
     loss: str = "mse+ssim"  # see reconstruct.parse
     layers: tuple[str, ...] = ()  # whose attention is shown and trained, averaged; () = the model's of LAYERS
-    attention_loss: str = "none"  # one of ATTENTION_LOSSES: what is pushed down on good pictures
+    attention_loss: str = "none"  # one of ATTENTION_LOSSES: what is pushed down on good images
     attention_weight: float = 0.01  # in the loss; of steps of its own, a factor of their learning rate
     alternate: bool = False  # the attention loss takes steps of its own, with an optimiser of its own
-    spoil: str = "patches"  # one of spoil.SPOILS: what is done to pictures that are to be repaired
+    corruption: str = "patches"  # one of corruption.CORRUPTIONS: what is done to images that are to be reconstruction
     input: str = "residual"  # one of INPUTS: what the encoder attends to in inspection
     map: str = "residual"  # one of MAPS: on synthetic defects at least as good as the others, see docs/attention.md
     residual: str = "ssim"  # one of reconstruct.RESIDUALS
-    standardise: str = "place"  # maps by good pictures' mean and spread at each place, or over the whole picture
-    score: str = "auto"  # of a picture: max of its map, mean of its top 1 %, or auto: the best on synthetic defects
+    standardise: str = "place"  # maps by good images' mean and spread at each place, or over the whole image
+    score: str = "auto"  # of an image: max of its map, mean of its top 1 %, or auto: the best on synthetic defects
     sigma: float = 2.0  # Gaussian smoothing of maps, in pixels of image_size
-    may: tuple[str, ...] = ()  # augment.MAY: what a part may do without becoming another part
-    epochs: int = 0  # 0 = as many as show SEEN pictures, at most MOST
+    augmentations: tuple[str, ...] = ()  # augment.MAY: what a part may do without becoming another part
+    epochs: int = 0  # 0 = as many as show SEEN images, at most MOST
     batch: int = 4
-    rate: float = 4e-3
+    learning_rate: float = 4e-3
     decay: float = 1e-4  # AdamW's
-    validation: float = 0.15  # share of the good pictures held out to choose the score
-    memory: float = 2.0  # GiB for pictures while learning; more go to a file
+    validation: float = 0.15  # share of the good images held out to choose the score
+    memory: float = 2.0  # GiB for images while learning; more go to a file
     seed: int = 0
     device: str = "cpu"
     processes: int = 1
@@ -62,12 +62,12 @@ class AttentionConfig:
 
 def check(config: AttentionConfig) -> None:
     """Raises `BlemishError` for a choice that there is not."""
-    from blemish.detectors.attention.corruption import SPOILS
+    from blemish.detectors.attention.corruption import CORRUPTIONS
     from blemish.detectors.attention.losses import RESIDUALS
     from blemish.detectors.attention.models import MODELS
 
     choices = {"attention_loss": ATTENTION_LOSSES, "input": INPUTS, "map": MAPS, "score": SCORES, "model": MODELS}
-    choices |= {"residual": RESIDUALS, "spoil": SPOILS, "standardise": STANDARDS}
+    choices |= {"residual": RESIDUALS, "corruption": CORRUPTIONS, "standardise": STANDARDS}
     for name, known in choices.items():
         if getattr(config, name) not in known:
             option = name.replace("_", "-")
@@ -79,7 +79,7 @@ def check(config: AttentionConfig) -> None:
 
 
 def case_study(config: AttentionConfig) -> AttentionConfig:
-    """The published study: a U-Net, attention alone, read from the difference to the average good picture."""
+    """The published study: a U-Net, attention alone, read from the difference to the average good image."""
     return replace(
         config,
         model="unet",
@@ -88,17 +88,17 @@ def case_study(config: AttentionConfig) -> AttentionConfig:
         attention_loss="mean",
         attention_weight=1.0,
         alternate=True,
-        spoil="none",
+        corruption="none",
         input="difference",
         map="attention",
         standardise="whole",
         score="max",
         sigma=0.0,
-        may=(),
+        augmentations=(),
         epochs=50,
     )
 
 
-def epochs_for(pictures: int) -> int:
-    """As many as show the network SEEN pictures, at most MOST."""
-    return min(MOST, max(1, round(SEEN / pictures)))
+def epochs_for(images: int) -> int:
+    """As many as show the network SEEN images, at most MOST."""
+    return min(MOST, max(1, round(SEEN / images)))

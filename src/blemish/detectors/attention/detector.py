@@ -1,9 +1,9 @@
 """The autoencoder that attends (Jiang, Xue & Zou 2023, "Interpretability-Aware Industrial Anomaly Detection Using
 Autoencoders"; after Liu et al. 2020, "Towards Visually Explaining Variational Autoencoders").
 
-An autoencoder learns from good pictures only. What its latent code responds to, traced back to the encoder's cells by
-the code's gradient, is its attention; in training it is pushed down on good pictures, so that it rises where a new one
-departs from them. What the decoder paints is the repaired picture, and how far it is from the one seen a second map.
+An autoencoder learns from good images only. What its latent code responds to, traced back to the encoder's cells by
+the code's gradient, is its attention; in training it is pushed down on good images, so that it rises where a new one
+departs from them. What the decoder paints is the reconstruction, and how far it is from the one seen a second map.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from blemish.data.corrupt import corrupt
 from blemish.data.split import kfold
 from blemish.detectors.attention.config import LAYERS, AttentionConfig, check, epochs_for
-from blemish.detectors.attention.corruption import pixels_of, spoil
+from blemish.detectors.attention.corruption import corrupted_images, pixels_of
 from blemish.detectors.attention.graph import BLUR, AttentionGraph, Learner, attention_loss, channels, patch_layer
 from blemish.detectors.attention.losses import loss as reconstruction_loss
 from blemish.detectors.attention.losses import parse
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 SHARES = (0.0, 0.001, 0.01, 0.1)  # of the map's pixels whose mean may be the score; 0 = the highest alone
-COPIES = 4  # synthetic defects for each good picture that was held out
-CHOOSING = 100  # pictures at most that choose the score
-FOREIGN = 32  # pictures that foreign patches are cut from
+COPIES = 4  # synthetic defects for each good image that was held out
+CHOOSING = 100  # images at most that choose the score
+FOREIGN = 32  # images that foreign patches are cut from
 
 
 class Origin(NamedTuple):
@@ -59,7 +59,7 @@ class Attention:
     def __init__(self, config: AttentionConfig | None = None) -> None:
         self.config = config = config or AttentionConfig()
         check(config)
-        augment.check(config.may)
+        augment.check(config.augmentations)
         parse(config.loss)
         check_log(config.log, config.checkpoint)
         check_device(config.device)
@@ -68,28 +68,28 @@ class Attention:
         self.backbone = Origin(
             (config.weights.name if config.weights else "torchvision ImageNet weights")
             if config.pretrained
-            else "learned from these pictures alone",
-            "BSD-3-Clause (torchvision); ImageNet's pictures have their own terms"
+            else "learned from these images alone",
+            "BSD-3-Clause (torchvision); ImageNet's images have their own terms"
             if config.pretrained
-            else "whose pictures these are",
+            else "whose images these are",
         )
         self.records: Records = []  # of the training, one an epoch
         self.validation: dict[str, float] = {}  # image AUROC of each candidate score on synthetic defects
         self._graph: AttentionGraph | None = None
 
     def fit(self, samples: Sequence[Sample], progress: Progress = silent, *, run: str = "attention") -> Self:
-        """Learns from good pictures. `run` names its checkpoint among others in the folder.
+        """Learns from good images. `run` names its checkpoint among others in the folder.
 
-        Raises `BlemishError` when there is no picture, one that cannot be read, or a training that diverges.
+        Raises `BlemishError` when there is no image, one that cannot be read, or a training that diverges.
         """
         if not samples:
-            raise BlemishError("an autoencoder needs at least one good picture to learn from.")
+            raise BlemishError("an autoencoder needs at least one good image to learn from.")
         config = self.config
         learned, held_out = _held_out(samples, config)
         kept = keep(
             [*learned, *held_out],
             self.resize,
-            lambda pictures: (pictures / 255,),
+            lambda images: (images / 255,),
             [(0, False)],
             memory=config.memory,
             progress=progress,
@@ -111,7 +111,7 @@ class Attention:
         return self
 
     def graph(self) -> AttentionGraph:
-        """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)`, maps `(N, *image_size)` and the repaired pictures,
+        """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)`, maps `(N, *image_size)` and the reconstructions,
         uint8 `(N, *image_size, 3)`; and for the encoder's cells at about stride 8, `(N, gh, gw)`, the nearest normal
         patch, int32, and its distance; on the CPU. Raises `RuntimeError` before `fit`."""
         if self._graph is None:
@@ -136,17 +136,17 @@ class Attention:
 
     @torch.no_grad()
     def _remember(self, learned: Sequence[Sample]) -> None:
-        """Chooses normal patches from what the encoder says of the pictures that were learned from."""
+        """Chooses normal patches from what the encoder says of the images that were learned from."""
         self._good, chosen = learned, some(len(learned))
         net = self._learner.net
         layer = patch_layer(net, self.config.image_size)
-        pictures = (self._kept.tensors[0][rows] for rows in torch.split(self._rows[chosen], 16))
-        features = (net.encode(self._learner.standard(seen), [layer])[1][0] for seen in pictures)
+        images = (self._kept.tensors[0][rows] for rows in torch.split(self._rows[chosen], 16))
+        features = (net.encode(self._learner.standard(seen), [layer])[1][0] for seen in images)
         self._normal = NormalPatches.of(features, chosen, seed=self.config.seed)
 
     @torch.inference_mode(False)  # whatever the caller is about: the attention is a gradient
     def _look(self, progress: Progress) -> None:
-        """Builds the graph, and sets in it what depends on good pictures: standards, and the score's statistic."""
+        """Builds the graph, and sets in it what depends on good images: standards, and the score's statistic."""
         graph = AttentionGraph(self.config, self.resize, self._learner, self._normal).eval()
         with torch.inference_mode():
             chunks = torch.split(self._rows, 16)
@@ -159,15 +159,15 @@ class Attention:
         self._graph = graph
 
     def _choose(self, graph: AttentionGraph) -> tuple[float, dict[str, float]]:
-        """The share of SHARES whose score best tells held-out good pictures from the same with synthetic defects."""
+        """The share of SHARES whose score best tells held-out good images from the same with synthetic defects."""
         good = self._kept.tensors[0][self._held_out[:CHOOSING]]
         others = _foreign(self._kept, self._rows)
         maps, labels = [], []
         with torch.inference_mode():
-            for number, picture in enumerate(good):
-                pixels = pixels_of(picture)
+            for number, image in enumerate(good):
+                pixels = pixels_of(image)
                 bad = [
-                    corrupt(pixels, np.random.default_rng((self.config.seed, number, i)), others=others).picture
+                    corrupt(pixels, np.random.default_rng((self.config.seed, number, i)), others=others).image
                     for i in range(COPIES)
                 ]
                 both = torch.from_numpy(np.stack([pixels, *bad])).permute(0, 3, 1, 2) / 255
@@ -185,7 +185,7 @@ class Attention:
 
 
 def _held_out(samples: Sequence[Sample], config: AttentionConfig) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Pictures to learn from, and whole items to choose the score on; none where there are too few."""
+    """Images to learn from, and whole items to choose the score on; none where there are too few."""
     folds = round(1 / config.validation) if config.validation > 0 else 0
     items = {sample.group or sample.name for sample in samples}
     if folds < 2 or len(items) < 2 * folds:
@@ -194,8 +194,8 @@ def _held_out(samples: Sequence[Sample], config: AttentionConfig) -> tuple[tuple
 
 
 def _foreign(kept: Kept, rows: Tensor) -> list[npt.NDArray[np.uint8]]:
-    """Training pictures that foreign patches are cut from."""
-    return [pixels_of(picture) for picture in kept.tensors[0][rows[:FOREIGN]]]
+    """Training images that foreign patches are cut from."""
+    return [pixels_of(image) for image in kept.tensors[0][rows[:FOREIGN]]]
 
 
 def _untrained(config: AttentionConfig) -> Learner:
@@ -209,7 +209,7 @@ def _untrained(config: AttentionConfig) -> Learner:
         weights=config.weights,
     )
     layers = [net.index(name) for name in config.layers or (LAYERS[config.model],)]
-    blur = Enlarge(config.image_size, config.image_size, BLUR) if config.spoil == "blur" else None
+    blur = Enlarge(config.image_size, config.image_size, BLUR) if config.corruption == "blur" else None
     return Learner(net, layers, blur)
 
 
@@ -221,7 +221,7 @@ class _Job:
     kept: Kept
     names: tuple[str, ...]  # of the samples
     rows: Tensor  # (n,) into what was kept
-    mean: Tensor  # (3, 1, 1), of the pictures in 0..1
+    mean: Tensor  # (3, 1, 1), of the images in 0..1
     std: Tensor
     run: str
 
@@ -237,35 +237,35 @@ def _train(fabric: Fabric, learner: Learner, job: _Job, progress: Progress = sil
     """One process's share of the training: every process has the whole network, and a part of each batch."""
     config = job.config
     terms = parse(config.loss)
-    variants = augment.variants(config.may, config.image_size)
+    variants = augment.variants(config.augmentations, config.image_size)
     foreign = _foreign(job.kept, job.rows)
 
     def drawn(chosen: Tensor, epoch: int) -> Iterator[Tensor]:
-        """Pictures, the same spoiled, where they were left alone, and noise for a variational code."""
+        """Images, the same corrupted, where they were left alone, and noise for a variational code."""
         keys = [(config.seed, epoch, int(index)) for index in chosen]
         rng = [np.random.default_rng((*key, 1)) for key in keys]
-        pictures = job.kept.tensors[0][job.rows[chosen.cpu()]]
-        if config.may:
+        images = job.kept.tensors[0][job.rows[chosen.cpu()]]
+        if config.augmentations:
             turned = [
-                augment.turn(picture, variants[int(r.integers(len(variants)))])
-                for picture, r in zip(pictures, rng, strict=True)
+                augment.turn(image, variants[int(r.integers(len(variants)))])
+                for image, r in zip(images, rng, strict=True)
             ]
             moved = torch.from_numpy(np.stack([r.uniform(-1, 1, 3) for r in rng]))
-            pictures = augment.jitter(torch.stack(turned) * 255, config.may, moved) / 255
-        spoiled, spared = spoil(pictures, config.spoil, keys, foreign)
+            images = augment.jitter(torch.stack(turned) * 255, config.augmentations, moved) / 255
+        corrupted, spared = corrupted_images(images, config.corruption, keys, foreign)
         noise = torch.from_numpy(np.stack([r.standard_normal(config.latent, np.float32) for r in rng]))
-        return (tensor.to(fabric.device) for tensor in (pictures, spoiled, spared, noise))
+        return (tensor.to(fabric.device) for tensor in (images, corrupted, spared, noise))
 
     def said(model: nn.Module, chosen: Tensor, epoch: int, *, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each picture: its reconstruction's loss, its code's divergence included, and its attention's."""
-        pictures, spoiled, spared, noise = drawn(chosen, epoch)
-        repaired, divergence, attentions = model(spoiled, noise, attend)
-        rebuilt = reconstruction_loss(terms, repaired, pictures) + config.beta * divergence / config.latent
-        attention = rebuilt.new_zeros(len(pictures))
+        """Of each image: its reconstruction's loss, its code's divergence included, and its attention's."""
+        images, corrupted, spared, noise = drawn(chosen, epoch)
+        reconstruction, divergence, attentions = model(corrupted, noise, attend)
+        rebuilt = reconstruction_loss(terms, reconstruction, images) + config.beta * divergence / config.latent
+        attention = rebuilt.new_zeros(len(images))
         for found in attentions:
             share = torch.nn.functional.adaptive_avg_pool2d(spared, found.shape[1:])[:, 0]
             attention = attention + attention_loss(found, share, config.attention_loss) / len(attentions)
-        return rebuilt, attention, rebuilt.new_tensor(float(len(pictures)))
+        return rebuilt, attention, rebuilt.new_tensor(float(len(images)))
 
     def rebuild(model: nn.Module, chosen: Tensor, epoch: int) -> Terms:
         attend = not config.alternate and config.attention_loss != "none"
@@ -284,10 +284,10 @@ def _train(fabric: Fabric, learner: Learner, job: _Job, progress: Progress = sil
         parameters = [p for p in learner.parameters() if p.requires_grad]
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.decay)
 
-    steps = [Step(adam(config.rate), rebuild)]
+    steps = [Step(adam(config.learning_rate), rebuild)]
     if config.alternate and config.attention_loss != "none":
         # Adam does not care how large a loss is, so its weight is one of the step.
-        steps.append(Step(adam(config.rate * config.attention_weight), calm, "attention"))
+        steps.append(Step(adam(config.learning_rate * config.attention_weight), calm, "attention"))
     first = config.checkpoint if fabric.is_global_zero else None
     log = logger(config.log, first / "log" / job.run, job.run) if first else unlogged
     return descend(

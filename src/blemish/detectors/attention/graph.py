@@ -17,16 +17,16 @@ from blemish.detectors.nn.gradient_graph import with_gradient
 from blemish.detectors.nn.memory_bank import NormalPatches
 from blemish.detectors.nn.resampling import Enlarge, Resize
 
-BLUR = 3.0  # deviation in pixels, of --spoil blur
-Pictures = Callable[[str], Iterator[Tensor]]
+BLUR = 3.0  # deviation in pixels, of --corruption blur
+Images = Callable[[str], Iterator[Tensor]]
 
 
 def attention(features: Tensor, gradient: Tensor) -> Tensor:
     """M = mean_k |alpha_k A_k| with alpha_k = mean_ij(G_k / rms(G)): `(N, h, w)`, never negative.
 
     `features` A: `(N, K, h, w)`; `gradient` G of the latent code's sum, the same size; or `(N, D, K, h, w)`, of each
-    latent number by itself, whose D maps are averaged. G is normalised by each picture's own root mean square (Liu et
-    al. take the batch's), so that a picture's map does not depend on its neighbours.
+    latent number by itself, whose D maps are averaged. G is normalised by each image's own root mean square (Liu et
+    al. take the batch's), so that an image's map does not depend on its neighbours.
     """
     size = gradient.square().mean((-3, -2, -1), keepdim=True)
     weights = (gradient / (size + 1e-12).sqrt()).mean((-2, -1), keepdim=True)  # the derivative of sqrt(0) is infinite
@@ -58,7 +58,7 @@ def gradients(latent: Tensor, features: Sequence[Tensor], *, each: bool) -> Sequ
 
 
 class Learner(nn.Module):
-    """What is trained: pictures `(N, 3, H, W)` in 0..1, noise `(N, D)` -> the repaired pictures, the code's divergence
+    """What is trained: images `(N, 3, H, W)` in 0..1, noise `(N, D)` -> the reconstructions, the code's divergence
     `(N,)`, and where `attend` the attention `(N, h, w)` at each of `layers`."""
 
     mean: Tensor
@@ -67,11 +67,11 @@ class Learner(nn.Module):
     def __init__(self, net: Autoencoder, layers: Sequence[int], blur: Enlarge | None = None) -> None:
         super().__init__()
         self.net, self.layers, self.blur = net, tuple(layers), blur
-        self.register_buffer("mean", torch.zeros(1, 3, 1, 1))  # of good pictures
+        self.register_buffer("mean", torch.zeros(1, 3, 1, 1))  # of good images
         self.register_buffer("std", torch.ones(1, 3, 1, 1))
 
-    def forward(self, pictures: Tensor, noise: Tensor, attend: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
-        code, said, skipped = self.net.encode(self.standard(pictures), self.layers)
+    def forward(self, images: Tensor, noise: Tensor, attend: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+        code, said, skipped = self.net.encode(self.standard(images), self.layers)
         latent, divergence = self.net.sampled(code, noise)
         found: list[Tensor] = []
         if attend:
@@ -79,9 +79,9 @@ class Learner(nn.Module):
             found = [attention(features, slope) for features, slope in zip(said, slopes, strict=True)]
         return self.net.decode(latent, skipped), divergence, found
 
-    def standard(self, pictures: Tensor) -> Tensor:
+    def standard(self, images: Tensor) -> Tensor:
         """What the encoder takes."""
-        seen: Tensor = pictures if self.blur is None else self.blur(pictures)
+        seen: Tensor = images if self.blur is None else self.blur(images)
         return (seen - self.mean) / self.std
 
 
@@ -123,8 +123,8 @@ class Each(nn.Module):
 
 
 class AttentionGraph(nn.Module):
-    """The fitted detector as one module: uint8 `(N, H, W, 3)` of any size -> scores, maps, repaired pictures, and with
-    `normal`, patches of what layer `patch_layer` says of good pictures, neighbours and distances."""
+    """The fitted detector as one module: uint8 `(N, H, W, 3)` of any size -> scores, maps, reconstructions, and with
+    `normal`, patches of what layer `patch_layer` says of good images, neighbours and distances."""
 
     def __init__(
         self,
@@ -134,7 +134,12 @@ class AttentionGraph(nn.Module):
         normal: NormalPatches | None = None,
     ) -> None:
         super().__init__()
-        self.outputs: Sequence[str] = ("scores", "maps", "repaired", *(["neighbours", "distances"] if normal else []))
+        self.outputs: Sequence[str] = (
+            "scores",
+            "maps",
+            "reconstruction",
+            *(["neighbours", "distances"] if normal else []),
+        )
         self.normal = normal
         self.patch_layer = patch_layer(learner.net, (resize.height, resize.width))
         self.kind, self.input, self.whole = config.map, config.input, config.standardise == "whole"
@@ -153,41 +158,43 @@ class AttentionGraph(nn.Module):
             for layer, features in zip(learner.layers, said, strict=True):
                 self.attentions.append(LayerAttention(learner.net, layer, features.shape, latent))
                 self.enlarge.append(Enlarge(features.shape[2:], size, config.sigma))
-        self.register_buffer("average", torch.zeros(3, *size))  # good picture
+        self.register_buffer("average", torch.zeros(3, *size))  # good image
         self.register_buffer("probe_mean", torch.zeros(3, 1, 1))
         self.register_buffer("probe_std", torch.ones(3, 1, 1))
         for name in ("attention", "residual"):
             self.register_buffer(f"typical_{name}", torch.zeros(size))
             self.register_buffer(f"spread_{name}", torch.ones(size))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        maps, repaired, features = self.maps(self.resize(pictures) / 255)
-        painted = (repaired * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        maps, reconstruction, features = self.maps(self.resize(images) / 255)
+        painted = (reconstruction * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         return self.scores(maps, self.share), maps, painted, *(self.normal(features) if self.normal else ())
 
-    def maps(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures `(N, 3, H, W)` in 0..1 -> maps `(N, H, W)` in good pictures' standard deviations (of the combined
-        one: the product of two), the repaired pictures like `pictures`, and the features of `patch_layer`."""
-        found, repaired, features = self.raw(pictures)
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images `(N, 3, H, W)` in 0..1 -> maps `(N, H, W)` in good images' standard deviations (of the combined
+        one: the product of two), the reconstructions like `images`, and the features of `patch_layer`."""
+        found, reconstruction, features = self.raw(images)
         standard = {
             name: (values - self.get_buffer(f"typical_{name}")) / self.get_buffer(f"spread_{name}")
             for name, values in found.items()
         }
         if self.kind != "combined":
-            return standard[self.kind], repaired, features
-        # Softened at nought, so that what is usual in one map damps the other and does not turn its sign.
-        return F.softplus(standard["attention"]) * F.softplus(standard["residual"]), repaired, features
+            return standard[self.kind], reconstruction, features
+        # Softened at zero, so that what is usual in one map damps the other and does not turn its sign.
+        return F.softplus(standard["attention"]) * F.softplus(standard["residual"]), reconstruction, features
 
-    def raw(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The maps `(N, H, W)` that are needed, before they are standardised, the repaired pictures, and the features
+    def raw(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The maps `(N, H, W)` that are needed, before they are standardised, the reconstructions, and the features
         of `patch_layer`."""
         net, found = self.learner.net, {}
         layers = (*self.learner.layers, self.patch_layer)
-        code, (*said, features), skipped = net.encode(self.learner.standard(pictures), layers)
-        repaired = net.decode(net.latent(code), skipped)
+        code, (*said, features), skipped = net.encode(self.learner.standard(images), layers)
+        reconstruction = net.decode(net.latent(code), skipped)
         if self.gated:
-            if self.input != "picture":
-                probe = (self.probe(pictures, repaired) - self.get_buffer("probe_mean")) / self.get_buffer("probe_std")
+            if self.input != "image":
+                probe = (self.probe(images, reconstruction) - self.get_buffer("probe_mean")) / self.get_buffer(
+                    "probe_std"
+                )
                 said = net.encode(probe, self.learner.layers)[1]
             each = [
                 enlarge(attend(features))
@@ -195,15 +202,15 @@ class AttentionGraph(nn.Module):
             ]
             found["attention"] = torch.stack(each).mean(0)
         if self.kind != "attention":
-            found["residual"] = self.smooth(self.residual(repaired, pictures))
-        return found, repaired, features
+            found["residual"] = self.smooth(self.residual(reconstruction, images))
+        return found, reconstruction, features
 
-    def probe(self, pictures: Tensor, repaired: Tensor) -> Tensor:
-        """What the encoder attends to instead of the picture, before it is standardised: as published a feature of the
-        difference to the average good picture, or what the repair took away."""
+    def probe(self, images: Tensor, reconstruction: Tensor) -> Tensor:
+        """What the encoder attends to instead of the image, before it is standardised: as published a feature of the
+        difference to the average good image, or what the repair took away."""
         if self.input == "difference":
-            return ((self.get_buffer("average") - pictures) ** 3).exp()
-        return pictures - repaired
+            return ((self.get_buffer("average") - images) ** 3).exp()
+        return images - reconstruction
 
     def scores(self, maps: Tensor, share: float) -> Tensor:
         """`(N,)`: the mean of each map's highest `share`, or with 0 its maximum."""
@@ -212,11 +219,11 @@ class AttentionGraph(nn.Module):
             return flat.amax(1)
         return flat.topk(max(1, round(share * flat.shape[1])), 1, sorted=False).values.mean(1)
 
-    def refer_to(self, good: Pictures) -> None:
-        """Sets the average picture and the standards; `good(what)` goes through all good pictures, in batches."""
+    def refer_to(self, good: Images) -> None:
+        """Sets the average image and the standards; `good(what)` goes through all good images, in batches."""
         if self.gated and self.input == "difference":
-            self.get_buffer("average").copy_(_moments(good("average picture"))[0])
-        if self.gated and self.input != "picture":
+            self.get_buffer("average").copy_(_moments(good("average image"))[0])
+        if self.gated and self.input != "image":
             learner = self.learner
             code = ((*learner.net.encode(learner.standard(p)), p) for p in good("input"))
             probes = (self.probe(p, learner.net.decode(learner.net.latent(c), skipped)) for c, _, skipped, p in code)
@@ -229,7 +236,7 @@ class AttentionGraph(nn.Module):
             if self.whole:
                 overall = (here.square().mean() + typical.var(correction=0)).sqrt()
                 typical, here = typical.mean().expand_as(typical), overall.expand_as(here)
-            else:  # softened by the usual spread: a few pictures can agree on a place by chance
+            else:  # softened by the usual spread: a few images can agree on a place by chance
                 here = self.spread_smooth(here)
                 here = here + here.mean() / 2
             self.get_buffer(f"typical_{name}").copy_(typical)
@@ -237,16 +244,16 @@ class AttentionGraph(nn.Module):
 
 
 def patch_layer(net: Autoencoder, size: tuple[int, int]) -> int:
-    """The last of the encoder's layers whose stride is nearest to 8, for pictures of `size` (height, width)."""
+    """The last of the encoder's layers whose stride is nearest to 8, for images of `size` (height, width)."""
     with torch.no_grad():
         said = net.encode(torch.zeros(1, 3, *size), range(len(net.encoder)))[1]
     strides = [size[0] / features.shape[2] for features in said]
     return min(reversed(range(len(strides))), key=lambda layer: abs(math.log(strides[layer] / 8)))
 
 
-def channels(pictures: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-    """Each channel's mean and deviation over all places of all pictures, `(C, 1, 1)` each."""
-    mean, spread = _moments(pictures)
+def channels(images: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """Each channel's mean and deviation over all places of all images, `(C, 1, 1)` each."""
+    mean, spread = _moments(images)
     level = mean.mean((1, 2), keepdim=True)
     return level, (spread.square() + (mean - level).square()).mean((1, 2), keepdim=True).sqrt()
 

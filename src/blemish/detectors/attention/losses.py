@@ -1,6 +1,6 @@
-"""How far a reconstruction is from its picture: losses that an autoencoder learns by, and maps of where it failed.
+"""How far a reconstruction is from its image: losses that an autoencoder learns by, and maps of where it failed.
 
-Pictures are float32 `(N, 3, H, W)` in 0..1, and so are reconstructions, which a sigmoid keeps there.
+Images are float32 `(N, 3, H, W)` in 0..1, and so are reconstructions, which a sigmoid keeps there.
 """
 
 from __future__ import annotations
@@ -52,34 +52,34 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def loss(terms: Terms, reconstruction: Tensor, pictures: Tensor) -> Tensor:
-    """Weighted sum of losses, `(N,)`: one value per picture, each a mean over its pixels and channels.
+def loss(terms: Terms, reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Weighted sum of losses, `(N,)`: one value per image, each a mean over its pixels and channels.
 
     `bce` is the binary cross-entropy, its logarithms no lower than -100, so finite at 0 and 1; it is not 0 where the
     two are equal, but least. `ssim` is the mean of the residual map below: 1 - SSIM.
     """
-    return torch.stack([weight * _one(name, reconstruction, pictures) for weight, name in terms]).sum(0)
+    return torch.stack([weight * _one(name, reconstruction, images) for weight, name in terms]).sum(0)
 
 
-def _one(name: str, reconstruction: Tensor, pictures: Tensor) -> Tensor:
+def _one(name: str, reconstruction: Tensor, images: Tensor) -> Tensor:
     if name == "ssim":
-        height, width = pictures.shape[2:]
-        found: Tensor = _ssim(height, width).to(pictures.device)(reconstruction, pictures)
+        height, width = images.shape[2:]
+        found: Tensor = _ssim(height, width).to(images.device)(reconstruction, images)
         return found.mean((1, 2))
     if name == "mse":
-        by_pixel = F.mse_loss(reconstruction, pictures, reduction="none")
+        by_pixel = F.mse_loss(reconstruction, images, reduction="none")
     elif name == "l1":
-        by_pixel = F.l1_loss(reconstruction, pictures, reduction="none")
+        by_pixel = F.l1_loss(reconstruction, images, reduction="none")
     else:
-        by_pixel = F.binary_cross_entropy(reconstruction, pictures, reduction="none")
+        by_pixel = F.binary_cross_entropy(reconstruction, images, reduction="none")
     return by_pixel.mean((1, 2, 3))
 
 
 class Residual(nn.Module):
-    """`(reconstruction, pictures)` -> float32 `(N, H, W)`, at least 0 and exactly 0 where they are equal.
+    """`(reconstruction, images)` -> float32 `(N, H, W)`, at least 0 and exactly 0 where they are equal.
 
     `l1`: mean over the channels of |difference|, in 0..1. `ssim`: 1 - SSIM of each pixel's window (Wang et al. 2004,
-    Eq. 13), mean over the channels, in 0..2; borders are mirrored, so pictures must have at least 6x6 pixels.
+    Eq. 13), mean over the channels, in 0..2; borders are mirrored, so images must have at least 6x6 pixels.
     `size`: their height and width. Raises `BlemishError` for another `kind`.
     """
 
@@ -95,14 +95,14 @@ class Residual(nn.Module):
         self.register_buffer("rows", _blur(size[0]))
         self.register_buffer("columns", _blur(size[1]).T.contiguous())
 
-    def forward(self, reconstruction: Tensor, pictures: Tensor) -> Tensor:
-        difference = reconstruction - pictures
+    def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
+        difference = reconstruction - images
         if self.kind == "l1":
             return difference.abs().mean(1)
         # Eq. 13 in terms of the difference d = x - y: as 2 cov(x, y) = var(x) + var(y) - var(d), SSIM is
         # (1 - luminance) (1 - structure) below. Nothing cancels where the two are alike, as it would in 1 - SSIM.
-        mean_x, mean_y, mean_d = self._mean(reconstruction), self._mean(pictures), self._mean(difference)
-        variances = self._mean(reconstruction**2 + pictures**2) - mean_x**2 - mean_y**2
+        mean_x, mean_y, mean_d = self._mean(reconstruction), self._mean(images), self._mean(difference)
+        variances = self._mean(reconstruction**2 + images**2) - mean_x**2 - mean_y**2
         variance_d = self._mean(difference**2) - mean_d**2
         luminance = mean_d**2 / (mean_x**2 + mean_y**2 + C1)
         structure = variance_d.clamp(min=0) / (variances.clamp(min=0) + C2)
@@ -117,7 +117,7 @@ class Residual(nn.Module):
 def _blur(length: int) -> Tensor:
     """`(length, length)`: the mean over SSIM's window at each place of a line, mirrored at its ends."""
     if length <= WINDOW // 2:
-        raise BlemishError(f"SSIM needs pictures of at least {WINDOW // 2 + 1} pixels a side, not {length}.")
+        raise BlemishError(f"SSIM needs images of at least {WINDOW // 2 + 1} pixels a side, not {length}.")
     offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     window = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
     lines = F.pad(torch.eye(length, dtype=torch.float64)[None], (WINDOW // 2, WINDOW // 2), mode="reflect")[0]

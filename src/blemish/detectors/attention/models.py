@@ -2,7 +2,7 @@
 
 Each is an encoder of numbered layers, a code that sums up what it saw, and a decoder. `encoder.21` names the output of
 layer 21, so all before it is a prefix of the encoder and all after it a suffix: attention needs no hooks.
-Normalisation is by group or by channel and picture, never over the batch: what one picture is told does not depend on
+Normalisation is by group or by channel and image, never over the batch: what one image is told does not depend on
 its neighbours, in training neither.
 """
 
@@ -22,10 +22,10 @@ NETWORK = "resnet18"
 
 
 class Autoencoder(nn.Module):
-    """`encoder`: standardised pictures `(N, 3, H, W)` -> features; `code`: features -> latent code `(N, D)`, of a
+    """`encoder`: standardised images `(N, 3, H, W)` -> features; `code`: features -> latent code `(N, D)`, of a
     variational autoencoder mean and log variance, `(N, 2 D)`; `start`: the code -> the decoder's first features;
     `decoder`: from there, and for each of `skips` (layers of the encoder, deepest first) joined by what that layer
-    said, to logits `(N, 3, H, W)` of the picture in 0..1."""
+    said, to logits `(N, 3, H, W)` of the image in 0..1."""
 
     def __init__(
         self,
@@ -41,11 +41,11 @@ class Autoencoder(nn.Module):
         self.encoder, self.code, self.start, self.decoder = encoder, code, start, nn.ModuleList(decoder)
         self.skips, self.variational = tuple(skips), variational
 
-    def encode(self, pictures: Tensor, layers: Sequence[int] = ()) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def encode(self, images: Tensor, layers: Sequence[int] = ()) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The code, what each of `layers` said, and what the decoder takes from the encoder's layers."""
         wanted = {*layers, *self.skips}
         said: dict[int, Tensor] = {}
-        features = pictures
+        features = images
         for number, layer in enumerate(self.encoder):
             features = layer(features)
             if number in wanted:
@@ -53,7 +53,7 @@ class Autoencoder(nn.Module):
         return self.code(features), [said[layer] for layer in layers], [said[layer] for layer in self.skips]
 
     def decode(self, latent: Tensor, skipped: Sequence[Tensor]) -> Tensor:
-        """Latent code `(N, D)` -> the picture in 0..1, `(N, 3, H, W)`."""
+        """Latent code `(N, D)` -> the image in 0..1, `(N, 3, H, W)`."""
         features: Tensor = self.start(latent)
         for step, block in enumerate(self.decoder):
             features = block(features)
@@ -63,7 +63,7 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def paint(self, colour: Tensor) -> None:
-        """The colour `(3,)`, in 0..1, of what an untrained decoder paints: good pictures' mean spares it the search."""
+        """The colour `(3,)`, in 0..1, of what an untrained decoder paints: good images' mean spares it the search."""
         last = [layer for layer in self.decoder.modules() if isinstance(layer, nn.Conv2d)][-1]
         assert last.bias is not None
         last.bias.copy_(colour.clamp(0.01, 0.99).logit())
@@ -73,8 +73,8 @@ class Autoencoder(nn.Module):
         return code.chunk(2, 1)[0] if self.variational else code
 
     def sampled(self, code: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The latent code to decode in training, and each picture's KL divergence `(N,)` from the unit Gaussian
-        (Kingma & Welling 2014, appendix B), nought where the code is no distribution. `noise`: `(N, D)`."""
+        """The latent code to decode in training, and each image's KL divergence `(N,)` from the unit Gaussian
+        (Kingma & Welling 2014, appendix B), zero where the code is no distribution. `noise`: `(N, D)`."""
         if not self.variational:
             return code, code.new_zeros(len(code))
         mean, log_variance = code.chunk(2, 1)
@@ -115,7 +115,7 @@ def build(
     pretrained: bool = False,
     weights: Path | None = None,
 ) -> Autoencoder:
-    """An untrained autoencoder of MODELS for pictures of `size` (height, width), drawn from `seed`.
+    """An untrained autoencoder of MODELS for images of `size` (height, width), drawn from `seed`.
 
     `width`: channels of the first layers, doubled at every halving of the grid. `latent`: numbers in the code; the
     U-Net's is its flattened bottleneck. `pretrained`: the residual encoder starts from ImageNet's weights, those of
@@ -127,7 +127,7 @@ def build(
         raise BlemishError(f"only --model resnet has an encoder with ImageNet weights, {name} has none.")
     deep = 32 if name == "resnet" else 16
     if size[0] % deep or size[1] % deep:
-        raise BlemishError(f"{name} halves the picture until {deep} pixels are one: {size[0]}x{size[1]} does not fit.")
+        raise BlemishError(f"{name} halves the image until {deep} pixels are one: {size[0]}x{size[1]} does not fit.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "unet":

@@ -14,14 +14,14 @@ from blemish.detectors.nn.resampling import Enlarge, Resize, resize_weights
 
 
 class Classifier(nn.Module):
-    """What the trunk kept of N pictures -> logits `(N, classes)`; class 0 is good.
+    """What the trunk kept of N images -> logits `(N, classes)`; class 0 is good.
 
     The study pools one layer's features. Here several layers may be pooled, and with `moments` = 2 their squares too
     (a small defect hardly moves a feature's mean, but the mean of its square): logits stay a mean over cells of
     something linear, so each cell's share of them is exact. With one output good's logit is always 0, so that both
     kinds of head give logits, and their softmax, alike.
 
-    With `grids`, (h, w) of each layer, pooled is how far a cell departs from the good pictures at the same place,
+    With `grids`, (h, w) of each layer, pooled is how far a cell departs from the good images at the same place,
     squared and in units of their spread there (the diagonal of PaDiM's distance, Defard et al. 2021): for parts that
     lie still, of which every cell has a look of its own.
     """
@@ -40,14 +40,14 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.tail = tail
-        self.departures = bool(grids)
+        self.deviations = bool(grids)
         self.moments = moments = 1 if grids else moments
         for layer, grid in enumerate(grids):
             self.register_buffer(f"typical_{layer}", torch.zeros(channels[layer], *grid))
             self.register_buffer(f"spread_{layer}", torch.ones(channels[layer], *grid))
         self.widths = [moments * count for count in channels]
         self.head = nn.Linear(sum(self.widths), 1 if classes == 2 and outputs == 1 else classes)
-        self.register_buffer("mean", torch.zeros(sum(self.widths)))  # of what is pooled, over the training pictures
+        self.register_buffer("mean", torch.zeros(sum(self.widths)))  # of what is pooled, over the training images
         self.register_buffer("std", torch.ones(sum(self.widths)))
 
     def forward(self, *kept: Tensor) -> Tensor:
@@ -63,13 +63,13 @@ class Classifier(nn.Module):
         return [self._pooled_of(found, first + number) for number, found in enumerate(layers)]
 
     def _pooled_of(self, features: Tensor, layer: int) -> Tensor:
-        if self.departures:
+        if self.deviations:
             typical, spread = self.get_buffer(f"typical_{layer}"), self.get_buffer(f"spread_{layer}")
             return ((features - typical) / spread).square()
         return torch.cat([features, features.square()], 1) if self.moments == 2 else features
 
     def refer_to(self, good: Iterable[Sequence[Tensor]]) -> None:
-        """Takes the typical look and its spread, cell by cell, from batches of good pictures' layers."""
+        """Takes the typical look and its spread, cell by cell, from batches of good images' layers."""
         count, sums, squares = 0, *([torch.zeros(())] * len(self.widths) for _ in range(2))
         for layers in good:
             count += len(layers[0])
@@ -79,7 +79,7 @@ class Classifier(nn.Module):
         for layer, (total, square) in enumerate(zip(sums, squares, strict=True)):
             mean = total / count
             spread = (square / count - mean**2).clamp(min=0).sqrt()
-            # Softened by the channel's usual spread: a few pictures can agree on a place by chance.
+            # Softened by the channel's usual spread: a few images can agree on a place by chance.
             spread = spread + 0.5 * spread.mean((1, 2), keepdim=True) + 1e-6
             self.get_buffer(f"typical_{layer}").copy_(mean)
             self.get_buffer(f"spread_{layer}").copy_(spread)
@@ -95,7 +95,7 @@ class Classifier(nn.Module):
 
     def cells(self, features: Sequence[Tensor]) -> Tensor:
         """Each cell's own logits, `(N, classes, h, w)` on the first layer's grid (coarser ones are enlarged
-        bilinearly): the class activation maps (Eq. 2), bias included, so that their means are the picture's logits."""
+        bilinearly): the class activation maps (Eq. 2), bias included, so that their means are the image's logits."""
         weight, bias = self.linear()
         grid = features[0].shape[2:]
         total: Tensor = bias[:, None, None]
@@ -181,9 +181,9 @@ def fit_head(
 class CamGraph(nn.Module):
     """The fitted detector as one module: uint8 `(N, H, W, 3)` of any size -> the tensors named in `outputs`.
 
-    `whole`: resized pictures -> activations of the map's layer, then of each pooled layer. `fine`: activations ->
+    `whole`: resized images -> activations of the map's layer, then of each pooled layer. `fine`: activations ->
     (scores, maps `(N, h, w)`), or None for a plain CAM. `grid`: (h, w) of the map's layer. `normal`: patches of good
-    pictures' last layer, for `neighbours` and `distances`.
+    images' last layer, for `neighbours` and `distances`.
     """
 
     def __init__(
@@ -209,8 +209,8 @@ class CamGraph(nn.Module):
         self.outputs: Sequence[str] = ("scores", "maps", "probabilities", *more)
         self.enlarge = Enlarge(grid, (resize.height, resize.width), sigma)  # bilinear, as published; then smoothed
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        logits, cells, features, last = self.cells(self.resize(pictures))
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        logits, cells, features, last = self.cells(self.resize(images))
         found = [log_odds(logits), self.enlarge(cells), (logits / self.temperature).softmax(1)]
         if self.types:
             each = self.classifier.cells(features)
@@ -218,7 +218,7 @@ class CamGraph(nn.Module):
         return (*found, *(self.normal(last) if self.normal else ()))
 
     def cells(self, resized: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor], Tensor]:
-        """Resized pictures -> logits, the map before it is enlarged, the features that were pooled, the last layer."""
+        """Resized images -> logits, the map before it is enlarged, the features that were pooled, the last layer."""
         activations, *layers = self.whole(resized)
         features = self.classifier.pooled_of(layers)
         logits = self.classifier.logits(features)

@@ -18,15 +18,15 @@ class CamConfig:
     image_size: tuple[int, int] = (256, 256)  # height, width
     layers: tuple[str, ...] = ()  # whose features are pooled; () = stages of stride 8 and more
     moments: int = 2  # pooled of each feature: its mean, and with 2 its mean square
-    departures: bool = False  # pooled instead: how far each cell departs from good pictures there; for aligned parts
+    deviations: bool = False  # pooled instead: how far each cell departs from good images there; for aligned parts
     unfreeze: int = 1  # last stages that are trained with the head; 0 = the head alone
     outputs: int = 2  # of the dense layer for two classes; 1 = its one row speaks for the anomaly
     types: bool = False  # classes are good and each defect type
     head_weights: tuple[float, ...] | str = "auto"  # of the classes in the loss; auto = every class counts the same
-    may: tuple[str, ...] = ()  # augment.MAY: what a part may do without becoming another part
+    augmentations: tuple[str, ...] = ()  # augment.MAY: what a part may do without becoming another part
     epochs: int = 8
     batch: int = 16
-    rate: float = 3e-4
+    learning_rate: float = 3e-4
     decay: float = 1e-2  # AdamW's; without it, Adam
     one_cycle: bool = True
     head_first: bool = True  # the head is fitted to the pretrained features, then both are trained (Kumar et al. 2022)
@@ -46,22 +46,22 @@ class CamConfig:
 
 
 def case_study(config: CamConfig) -> CamConfig:
-    """The published study of defects: VGG16 whose last three convolutions are trained, on pictures at 224 x 224."""
+    """The published study of defects: VGG16 whose last three convolutions are trained, on images at 224 x 224."""
     return replace(
         config,
         backbone="torchvision/vgg16",
         image_size=(224, 224),
         layers=("features.29",),  # conv5_3 after its ReLU: 512 x 14 x 14
         moments=1,
-        departures=False,
+        deviations=False,
         unfreeze=1,
         outputs=2,
         types=False,
         head_weights=(1.0, 3.0),
-        may=(),
+        augmentations=(),
         epochs=10,
         batch=10,
-        rate=1e-4,
+        learning_rate=1e-4,
         decay=0.0,
         one_cycle=False,
         head_first=False,

@@ -1,9 +1,9 @@
 """The classifier that shows where it looked (Zhou et al. 2016, "Learning Deep Features for Discriminative
 Localization").
 
-A pretrained network ends in global average pooling and one dense layer, and learns from pictures that are only called
+A pretrained network ends in global average pooling and one dense layer, and learns from images that are only called
 good or anomaly. The dense layer's weights, applied to every cell before the pooling, then say how much each place
-spoke for the anomaly: the class activation map (Eq. 2), whose mean is the picture's score.
+spoke for the anomaly: the class activation map (Eq. 2), whose mean is the image's score.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Cam:
 
     def __init__(self, config: CamConfig | None = None) -> None:
         self.config = config = config or CamConfig()
-        augment.check(config.may)
+        augment.check(config.augmentations)
         check(config.log, config.checkpoint)
         if config.map not in METHODS:
             raise BlemishError(f"there is no map called '{config.map}'; take one of {', '.join(METHODS)}.")
@@ -87,8 +87,8 @@ class Cam:
         self._layers = {layer: nodes[layer] for layer in layers}
         self._channels = [tap.channels for layer in layers for tap in self.backbone.taps if tap.layer == layer]
         self._grids = [tuple(node.meta["val"].shape[2:]) for node in self._layers.values()]
-        # Where pictures change without end, the pictures themselves are kept, and the trunk runs every time.
-        self._endless = bool(set(config.may) - set(augment.FINITE))
+        # Where images change without end, the images themselves are kept, and the trunk runs every time.
+        self._endless = bool(set(config.augmentations) - set(augment.FINITE))
         first = graph_cut.source(self._net)
         border = nodes[frozen] if frozen else first
         inputs = graph_cut.frontier(
@@ -107,22 +107,22 @@ class Cam:
         self._normal: NormalPatches | None = None
 
     def keep(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
-        """Runs the frozen trunk over `samples`, once; `fit`, `calibrate` and `cells` then need no picture of these."""
+        """Runs the frozen trunk over `samples`, once; `fit`, `calibrate` and `cells` then need no image of these."""
         config = self.config
         trunk = self.trunk.to(config.device)
         self._kept = keep(
             samples,
             self.resize,
-            (lambda pictures: (pictures,)) if self._endless else trunk,
-            augment.variants(config.may, config.image_size),
+            (lambda images: (images,)) if self._endless else trunk,
+            augment.variants(config.augmentations, config.image_size),
             memory=config.memory,
             device=config.device,
             progress=progress,
         )
 
     def fit(self, samples: Sequence[Sample], progress: Progress = silent, *, run: str = "classifier") -> Self:
-        """Learns from pictures called good or anomaly, from the pretrained weights on each time. `run` names its
-        checkpoint among others in the folder. Raises `BlemishError` where good or defective pictures are missing."""
+        """Learns from images called good or anomaly, from the pretrained weights on each time. `run` names its
+        checkpoint among others in the folder. Raises `BlemishError` where good or defective images are missing."""
         config = self.config
         self.classes = self._classes(samples)
         targets = torch.from_numpy(class_of(samples, self.classes))
@@ -131,7 +131,7 @@ class Cam:
         rows = kept.rows(samples)
         self._tail.load_state_dict(self._start)
         self._classifier = classifier = self.classifier(len(self.classes))
-        if config.departures:
+        if config.deviations:
             good = torch.split(rows[targets == 0], 32)
             with torch.inference_mode():
                 classifier.refer_to(self._tail(*self.inputs(kept, some)) for some in good)
@@ -169,12 +169,12 @@ class Cam:
                 classes,
                 self.config.outputs,
                 self.config.moments,
-                self._grids if self.config.departures else (),
+                self._grids if self.config.deviations else (),
             )
         return found.to(self.config.device).eval()
 
     def calibrate(self, samples: Sequence[Sample], progress: Progress = silent) -> float:
-        """Temperature scaling on pictures that were not learned from (Guo et al. 2017); returns the temperature.
+        """Temperature scaling on images that were not learned from (Guo et al. 2017); returns the temperature.
 
         It stays 1 where a class is missing among them.
         """
@@ -204,8 +204,8 @@ class Cam:
                     maps.append(classifier.log_odds_cells(features, self.config.contrast).cpu())
             else:
                 graph = self._graph(None)
-                for pictures in progress(batches(samples, self.resize, 8), "maps", -(-len(samples) // 8)):
-                    found = graph.cells(pictures)
+                for images in progress(batches(samples, self.resize, 8), "maps", -(-len(samples) // 8)):
+                    found = graph.cells(images)
                     logits.append(found[0])
                     maps.append(found[1])
         return torch.cat(logits).numpy(), torch.cat(maps).numpy()
@@ -224,7 +224,7 @@ class Cam:
         return Sources.of(self._good, self._remembered().table)
 
     def _remembered(self) -> NormalPatches:
-        """Patches of the good pictures that were learned from, chosen when first asked for."""
+        """Patches of the good images that were learned from, chosen when first asked for."""
         if self._normal is None:
             classifier, kept = self._fitted().to(self.config.device), self._seen(self._good, silent)
             chosen = some(len(self._good))
@@ -283,7 +283,7 @@ class Cam:
         return self._kept
 
     def inputs(self, kept: Kept, rows: Tensor, change: Callable[[Tensor], Tensor] = lambda x: x) -> Sequence[Tensor]:
-        """What the tail takes of these rows: what was kept, or, of kept pictures, what the trunk makes of them after
+        """What the tail takes of these rows: what was kept, or, of kept images, what the trunk makes of them after
         `change`."""
         found = [tensor[rows].to(self.config.device) for tensor in kept.tensors]
         if not self._endless:
@@ -293,7 +293,7 @@ class Cam:
         return inputs
 
     def _pooled(self, classifier: Classifier, kept: Kept, rows: Tensor) -> Tensor:
-        """`(n, K)` of each picture as it is."""
+        """`(n, K)` of each image as it is."""
         with torch.inference_mode():
             parts = [
                 classifier.pooled(classifier.features(*self.inputs(kept, chosen))) for chosen in torch.split(rows, 32)
@@ -301,7 +301,7 @@ class Cam:
         return torch.cat(parts).cpu().clone()
 
     def _kind(self, sample: Sample) -> str:
-        """The name of its class; pictures without a label count as good."""
+        """The name of its class; images without a label count as good."""
         if sample.label != "anomaly":
             return GOOD
         return (sample.defect or "anomaly") if self.config.types else "anomaly"
@@ -312,7 +312,7 @@ class Cam:
         if GOOD not in kinds or len(kinds) < 2:
             lacking = "good" if GOOD not in kinds else "defective"
             raise BlemishError(
-                f"the classifier learns from good and defective pictures, and among {len(samples)} there is no "
+                f"the classifier learns from good and defective images, and among {len(samples)} there is no "
                 f"{lacking} one; add some, or use --detector patchcore, which needs good ones only."
             )
         return (GOOD, *sorted(kinds - {GOOD}))

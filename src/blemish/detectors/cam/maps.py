@@ -40,7 +40,7 @@ def gradcam_plus_plus(activations: Tensor, gradient: Tensor) -> Tensor:
     """
     squared = gradient * gradient
     total = activations.sum((2, 3), keepdim=True)
-    alpha = squared / (2 * squared + total * squared * gradient + 1e-6)  # nought where G is nought
+    alpha = squared / (2 * squared + total * squared * gradient + 1e-6)  # zero where G is zero
     weights = (alpha * gradient.relu()).sum((2, 3), keepdim=True)
     return _cells(activations) * (weights * activations).sum(1)
 

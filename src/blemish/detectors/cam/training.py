@@ -1,4 +1,4 @@
-"""How the classifier is trained by gradient: one process's share, on what the frozen trunk made of the pictures."""
+"""How the classifier is trained by gradient: one process's share, on what the frozen trunk made of the images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Job:
 def train(fabric: Fabric, detector: Inputs, classifier: Classifier, job: Job, progress: Progress = silent) -> Records:
     """One process's share of the training: every process has the whole classifier, and a part of each batch."""
     config = job.config
-    may = tuple(set(config.may) - set(augment.FINITE))
+    augmentations = tuple(set(config.augmentations) - set(augment.FINITE))
 
     def loss(model: nn.Module, chosen: Tensor, epoch: int) -> Terms:
         # Drawn for all samples at once, so that a sample's change depends on seed and epoch, not on who sees it.
@@ -62,7 +62,7 @@ def train(fabric: Fabric, detector: Inputs, classifier: Classifier, job: Job, pr
         moved = torch.rand(len(job.rows), 3, generator=random) * 2 - 1
         chosen = chosen.cpu()
         rows = job.rows[chosen] + variant[chosen]
-        inputs = detector.inputs(job.kept, rows, lambda pictures: augment.jitter(pictures, may, moved[chosen]))
+        inputs = detector.inputs(job.kept, rows, lambda images: augment.jitter(images, augmentations, moved[chosen]))
         targets = job.targets[chosen].to(fabric.device)
         logits = model(*inputs)
         weights = job.weights.to(fabric.device)
@@ -76,7 +76,7 @@ def train(fabric: Fabric, detector: Inputs, classifier: Classifier, job: Job, pr
     classifier.train(False)  # a batch is too small to estimate its norms; those of the pretraining stay
     return descend(
         classifier,
-        [Step(adam(classifier.parameters(), lr=config.rate, weight_decay=config.decay), loss)],
+        [Step(adam(classifier.parameters(), lr=config.learning_rate, weight_decay=config.decay), loss)],
         len(job.rows),
         Plan(
             epochs=config.epochs,

@@ -1,6 +1,6 @@
 """Backbones: a pretrained network cut open at a few depths ("taps"), with all that must travel with its weights.
 
-A name is `bundled` (ours, distilled on drawn pictures, see docs/model-card.md), any timm name (`resnet18`, also
+A name is `bundled` (ours, distilled on drawn images, see docs/model-card.md), any timm name (`resnet18`, also
 vision transformers: their tokens come out as a map, so that PatchCore becomes the method of AnomalyDINO, Damm et
 al. 2025), or `torchvision/NAME`. Options follow a question mark: `mobilenetv2_100?pad_type=same&mean=0.498&std=0.5`
 gives `mean` and `std` (one number or three) to blemish and everything else to the network's constructor.
@@ -45,7 +45,7 @@ BUNDLED_STAGES = {0: Tap("0", 16, 2), 1: Tap("1", 24, 4), 2: Tap("2", 32, 8), 3:
 
 
 class Backbone(nn.Module):
-    """float32 pictures `(N, 3, H, W)` in 0..255, RGB -> one float32 feature map per tap, finest first."""
+    """float32 images `(N, 3, H, W)` in 0..255, RGB -> one float32 feature map per tap, finest first."""
 
     mean: Tensor
     std: Tensor
@@ -68,10 +68,10 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        features: list[Tensor] | dict[str, Tensor] = self.net((pictures - self.mean) / self.std)
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features: list[Tensor] | dict[str, Tensor] = self.net((images - self.mean) / self.std)
         maps = list(features.values()) if isinstance(features, dict) else features
-        return [_as_map(f, pictures.shape[-2:], tap) for f, tap in zip(maps, self.taps, strict=True)]
+        return [_as_map(f, images.shape[-2:], tap) for f, tap in zip(maps, self.taps, strict=True)]
 
 
 def load_backbone(
@@ -83,7 +83,7 @@ def load_backbone(
     random: bool = False,
     seed: int = 0,
 ) -> Backbone:
-    """Builds a backbone for pictures of `image_size` (height, width) with pretrained weights.
+    """Builds a backbone for images of `image_size` (height, width) with pretrained weights.
 
     `layers`: timm's indices of feature stages ("2", "3"; for a transformer the block's number, "-1" = last) or
     torchvision's module names; empty takes strides 8 and 16, for a transformer the last block.
@@ -147,7 +147,7 @@ def _bundled(layers: Sequence[str], file: Path, random: bool) -> Backbone:
         mean=(0.498,) * 3,
         std=(0.5,) * 3,
         licence="Apache-2.0",
-        source="random weights" if random else "blemish, distilled on drawn pictures (docs/model-card.md)",
+        source="random weights" if random else "blemish, distilled on drawn images (docs/model-card.md)",
     )
 
 
@@ -257,7 +257,7 @@ def _torchvision_weights(name: str) -> Any:
 
 
 def _survey(net: nn.Module, image_size: tuple[int, int], name: str) -> tuple[dict[str, Tap], set[int]]:
-    """Runs one empty picture through: what every module puts out, and the strides at which something is learned."""
+    """Runs one empty image through: what every module puts out, and the strides at which something is learned."""
     seen: dict[str, Tap] = {}
     learned: set[int] = set()
     handles = []
@@ -279,7 +279,7 @@ def _survey(net: nn.Module, image_size: tuple[int, int], name: str) -> tuple[dic
         try:
             net(torch.zeros(1, 3, *image_size))
         except AssertionError as cause:  # torchvision's transformers take one size only
-            raise BlemishError(f"{name} does not take {image_size[0]}x{image_size[1]} pictures: {cause}") from cause
+            raise BlemishError(f"{name} does not take {image_size[0]}x{image_size[1]} images: {cause}") from cause
         finally:
             for handle in handles:
                 handle.remove()

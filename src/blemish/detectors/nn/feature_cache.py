@@ -1,4 +1,4 @@
-"""What a frozen trunk says of each picture, computed once and kept: in memory, or in a file where it is too large."""
+"""What a frozen trunk says of each image, computed once and kept: in memory, or in a file where it is too large."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Kept:
         return sample.name in self._rows
 
     def rows(self, samples: Sequence[Sample]) -> Tensor:
-        """`(n,)` int64: where each sample's unchanged picture is; its variants follow."""
+        """`(n,)` int64: where each sample's unchanged image is; its variants follow."""
         return torch.tensor([self._rows[sample.name] for sample in samples], dtype=torch.long)
 
 
@@ -45,19 +45,19 @@ def keep(
     progress: Progress = silent,
 ) -> Kept:
     """Runs the trunk over every sample in each of its variants. Above `memory` GiB the rows go to a file that the
-    system removes with the process. Raises `BlemishError` for a picture that cannot be read."""
+    system removes with the process. Raises `BlemishError` for an image that cannot be read."""
     tensors: list[Tensor] = []
     row = 0
-    for pictures in progress(batches(samples, resize, batch), "features", -(-len(samples) // batch)):
+    for images in progress(batches(samples, resize, batch), "features", -(-len(samples) // batch)):
         with torch.inference_mode():
-            seen = [trunk(turn(pictures, variant).to(device)) for variant in variants]
+            seen = [trunk(turn(images, variant).to(device)) for variant in variants]
         for index, outputs in enumerate(zip(*seen, strict=True)):
-            together = torch.stack(outputs, 1).flatten(0, 1).cpu()  # the variants of one picture side by side
+            together = torch.stack(outputs, 1).flatten(0, 1).cpu()  # the variants of one image side by side
             if row == 0:
                 size = (len(samples) * len(variants), *together.shape[1:])
                 tensors.append(_room(size, memory / len(seen[0])))
             tensors[index][row : row + len(together)] = together
-        row += len(pictures) * len(variants)
+        row += len(images) * len(variants)
     return Kept([sample.name for sample in samples], len(variants), tensors)
 
 

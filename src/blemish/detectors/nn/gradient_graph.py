@@ -24,9 +24,9 @@ aten = torch.ops.aten
 @torch.enable_grad()  # whatever the caller is about
 @sdpa_kernel(SDPBackend.MATH)  # the backward of fused attention is opaque
 def with_gradient(tail: nn.Module, example: Tensor) -> fx.GraphModule:
-    """Activations -> (scores, gradient of each picture's own score at its activations), in plain operations.
+    """Activations -> (scores, gradient of each image's own score at its activations), in plain operations.
 
-    `tail`: float32 activations `(N, K, h, w)` -> scores `(N,)`, in eval mode, pictures independent of each other; of
+    `tail`: float32 activations `(N, K, h, w)` -> scores `(N,)`, in eval mode, images independent of each other; of
     an output with more axes (a latent code, say) the gradient is that of its sum. `example`: activations of any N;
     N stays free in the result, K, h and w do not. The result shares its parameters with `tail`, holds constants
     otherwise, and goes through `torch.inference_mode`, `torch.export` and the ONNX exporter.
@@ -62,7 +62,7 @@ def with_gradient(tail: nn.Module, example: Tensor) -> fx.GraphModule:
     if left:
         raise BlemishError(f"the gradient of this network needs {', '.join(left)}, which ONNX lacks; {_REMEDY}")
     if not isinstance(activations.shape[0], torch.SymInt) or activations.shape[0].node.maybe_as_int() is not None:
-        raise BlemishError(f"this network fixes how many pictures it takes at once; {_REMEDY}")
+        raise BlemishError(f"this network fixes how many images it takes at once; {_REMEDY}")
     return graph
 
 

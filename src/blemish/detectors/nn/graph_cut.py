@@ -1,4 +1,4 @@
-"""A network cut in two: the trunk, which stays as it is and is run once a picture, and the tail, which is trained.
+"""A network cut in two: the trunk, which stays as it is and is run once an image, and the tail, which is trained.
 
 A backbone is traced to a graph of ATen operations (`torch.export`), and such a graph can be cut anywhere, whatever the
 network's author called its parts. Pieces share their parameters with the graph: a trained tail is trained in all.
@@ -23,7 +23,7 @@ BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 
 
 def trace(backbone: Backbone, image_size: tuple[int, int]) -> GraphModule:
-    """float32 pictures `(N, 3, *image_size)` in 0..255 -> one map per tap, as a graph without in-place operations."""
+    """float32 images `(N, 3, *image_size)` in 0..255 -> one map per tap, as a graph without in-place operations."""
     example = torch.zeros(2, 3, *image_size)
     program = torch.export.export(backbone, (example,), dynamic_shapes=({0: Dim.DYNAMIC},))
     graph: GraphModule = program.run_decompositions({}).module()
@@ -68,7 +68,7 @@ def outputs(graph: GraphModule) -> list[Node]:
 
 
 def source(graph: GraphModule) -> Node:
-    """The pictures that a traced graph takes."""
+    """The images that a traced graph takes."""
     found: Node = next(node for node in graph.graph.nodes if node.op == "placeholder")
     return found
 
@@ -130,6 +130,6 @@ def _needed(targets: Sequence[Node], stop: Sequence[Node]) -> list[Node]:
 
 
 def _is_batch(node: Node) -> bool:
-    """Whether a node is a tensor with one row a picture, and no constant and no number."""
+    """Whether a node is a tensor with one row an image, and no constant and no number."""
     value = node.meta.get("val")
     return node.op != "get_attr" and isinstance(value, Tensor) and value.ndim > 1

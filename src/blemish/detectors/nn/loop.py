@@ -268,7 +268,7 @@ def _load(
     except (SafetensorError, KeyError, TypeError, ValueError) as cause:
         raise BlemishError(f"{file}: not a checkpoint that can be read ({cause}); train without --resume.") from None
     if made_for != identity or len(groups) != len(optimisers):
-        raise BlemishError(f"{file}: made with other pictures or options; repeat those, or train without --resume.")
+        raise BlemishError(f"{file}: made with other images or options; repeat those, or train without --resume.")
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     states: list[dict[int, dict[str, Any]]] = [{} for _ in optimisers]
     for key, value in tensors.items():

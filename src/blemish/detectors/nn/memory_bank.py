@@ -19,14 +19,14 @@ from blemish.detectors.nn.nearest import Nearest
 from blemish.types import Progress, silent
 
 ENTRIES = 1024  # of a small bank, at most
-PICTURES, PATCHES = 512, 16_384  # that it is chosen from, about
+IMAGES, PATCHES = 512, 16_384  # that it is chosen from, about
 
 
 class NormalPatches(nn.Module):
     """Feature maps `(N, C, h, w)` -> `neighbours` int32 `(N, h, w)` and `distances` float32 `(N, h, w)`.
 
     A patch is the mean over 3 x 3 cells, each channel in units of its spread over good
-    pictures. `table` int32 `(M, 3)`: of each entry the picture (its place among those given), row and column.
+    images. `table` int32 `(M, 3)`: of each entry the image (its place among those given), row and column.
     """
 
     mean: Tensor
@@ -40,26 +40,26 @@ class NormalPatches(nn.Module):
         self.table = table
 
     @classmethod
-    def of(cls, features: Iterable[Tensor], pictures: Tensor, *, seed: int = 0, progress: Progress = silent) -> Self:
-        """Chooses at most `ENTRIES` from batches of good pictures' feature maps; `pictures` `(n,)` says what the table
+    def of(cls, features: Iterable[Tensor], images: Tensor, *, seed: int = 0, progress: Progress = silent) -> Self:
+        """Chooses at most `ENTRIES` from batches of good images' feature maps; `images` `(n,)` says what the table
         calls each."""
         generator = torch.Generator().manual_seed(seed)
         found, cells, width = [], [], 1
         for batch in features:
             width = batch.shape[3]
             for patches in as_rows(aware(batch)).cpu():
-                keep = min(len(patches), max(1, PATCHES // len(pictures)))
+                keep = min(len(patches), max(1, PATCHES // len(images)))
                 chosen = torch.randperm(len(patches), generator=generator)[:keep]
                 found.append(patches[chosen])
                 cells.append(chosen.to(torch.int32))
         every, at = torch.cat(found), torch.stack(cells)
         spread = every.std(0, correction=0)
-        # A channel that hardly moves on good pictures must not outshout all others on a new one.
+        # A channel that hardly moves on good images must not outshout all others on a new one.
         mean, scale = every.mean(0), spread.clamp(min=float(spread.mean()) / 10 + 1e-6)
         every = (every - mean) / scale
         kept = greedy_coreset(every, min(ENTRIES, len(every)), seed=seed, progress=progress)
         table = places(kept, at, width)
-        table[:, 0] = pictures.numpy()[table[:, 0]]
+        table[:, 0] = images.numpy()[table[:, 0]]
         return cls(every[kept], mean, scale, table)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,14 +68,14 @@ class NormalPatches(nn.Module):
         return nearest.unflatten(1, grid).to(torch.int32), distances.unflatten(1, grid)
 
 
-def aware(features: Tensor, neighbourhood: int = 3) -> Tensor:
+def aware(features: Tensor, patch_size: int = 3) -> Tensor:
     """`(N, C, h, w)` -> the same: the mean over the p x p cells around each (Roth et al. 2022, Eq. 2), p odd.
 
-    Cells beyond the picture's edge count as noughts, as in the paper's code and in the network's own convolutions. A
+    Cells beyond the image's edge count as zeros, as in the paper's code and in the network's own convolutions. A
     mean over the cells that exist, four in a corner, varies more than one over nine: corners would be the places that
     are farthest from the bank.
     """
-    return F.avg_pool2d(features, neighbourhood, stride=1, padding=neighbourhood // 2)
+    return F.avg_pool2d(features, patch_size, stride=1, padding=patch_size // 2)
 
 
 def as_rows(features: Tensor) -> Tensor:
@@ -84,17 +84,17 @@ def as_rows(features: Tensor) -> Tensor:
 
 
 def places(kept: Tensor, cells: Tensor, width: int) -> npt.NDArray[np.int32]:
-    """Where the rows `kept` `(M,)` come from, int32 `(M, 3)`: picture, row, column. `cells` `(pictures, each)` int32
-    are the grid's cells, row by row, that each picture contributed in turn; `width` is the grid's."""
+    """Where the rows `kept` `(M,)` come from, int32 `(M, 3)`: image, row, column. `cells` `(images, each)` int32
+    are the grid's cells, row by row, that each image contributed in turn; `width` is the grid's."""
     index = kept.cpu()
     cell = cells.flatten()[index]
-    picture = index // cells.shape[1]
-    return torch.stack([picture.to(torch.int32), cell // width, cell % width], 1).numpy()
+    image = index // cells.shape[1]
+    return torch.stack([image.to(torch.int32), cell // width, cell % width], 1).numpy()
 
 
 def some(count: int) -> Tensor:
-    """The places of at most `PICTURES` of `count` pictures, evenly spread, int64."""
-    return torch.arange(0, count, -(-count // PICTURES))
+    """The places of at most `IMAGES` of `count` images, evenly spread, int64."""
+    return torch.arange(0, count, -(-count // IMAGES))
 
 
 def greedy_coreset(

@@ -1,4 +1,4 @@
-"""Where the normal patches of a detector come from, and the file that carries their pictures to the line."""
+"""Where the normal patches of a detector come from, and the file that carries their images to the line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from blemish import images
-from blemish.inference.evidence_store import NAMES, NO_PICTURE, TABLE, picture_name
+from blemish.images import load_image
+from blemish.inference.evidence_store import NAMES, NO_IMAGE, TABLE, image_name
 from blemish.types import BlemishError, Sample
 
 QUALITY = 85  # of the JPEGs
@@ -23,8 +23,8 @@ _HEADER = 92  # bytes that a .zip adds to a file, its name twice included
 
 @dataclass(frozen=True)
 class Sources:
-    """Of a bank of normal patches: the pictures' `names` and `paths`, and int32 `table` `(M, 3)`, of each entry the
-    picture (a place among these), and the row and column of the grid."""
+    """Of a bank of normal patches: the images' `names` and `paths`, and int32 `table` `(M, 3)`, of each entry the
+    image (a place among these), and the row and column of the grid."""
 
     names: tuple[str, ...]
     paths: tuple[Path, ...]
@@ -36,10 +36,10 @@ class Sources:
 
 
 def write_evidence(sources: Sources, image_size: tuple[int, int], file: Path, megabytes: float) -> int:
-    """Writes the source pictures as JPEGs of `image_size` (height, width), those with most entries first, as long as
-    the file stays within `megabytes` (of 10^6 bytes), with the table and their names; returns how many pictures fit.
+    """Writes the source images as JPEGs of `image_size` (height, width), those with most entries first, as long as
+    the file stays within `megabytes` (of 10^6 bytes), with the table and their names; returns how many images fit.
 
-    The same sources give the same bytes. Raises `BlemishError` for a size below nought.
+    The same sources give the same bytes. Raises `BlemishError` for a size below zero.
     """
     if megabytes < 0:
         raise BlemishError(f"--evidence-size is a number of megabytes, not {megabytes:g}; leave it all out with 0.")
@@ -57,7 +57,7 @@ def write_evidence(sources: Sources, image_size: tuple[int, int], file: Path, me
             break
         kept.append(jpeg)
         names.append(name)
-    new = np.full(len(sources.names), NO_PICTURE, np.int32)
+    new = np.full(len(sources.names), NO_IMAGE, np.int32)
     new[order[: len(kept)]] = np.arange(len(kept))
     table = sources.table.copy()
     table[:, 0] = new[table[:, 0]]
@@ -67,14 +67,14 @@ def write_evidence(sources: Sources, image_size: tuple[int, int], file: Path, me
         archive.writestr(zipfile.ZipInfo(TABLE), content.getvalue())
         archive.writestr(zipfile.ZipInfo(NAMES), json.dumps(names))
         for number, jpeg in enumerate(kept):
-            archive.writestr(zipfile.ZipInfo(picture_name(number)), jpeg)
+            archive.writestr(zipfile.ZipInfo(image_name(number)), jpeg)
     return len(kept)
 
 
 def _jpeg(path: Path, image_size: tuple[int, int]) -> bytes:
-    """The picture as the detector saw it, but for the JPEG: the same triangle filter as in the graph."""
+    """The image as the detector saw it, but for the JPEG: the same triangle filter as in the graph."""
     height, width = image_size
-    image = Image.fromarray(images.load(path)).resize((width, height), Image.Resampling.BILINEAR)
+    image = Image.fromarray(load_image(path)).resize((width, height), Image.Resampling.BILINEAR)
     content = io.BytesIO()
     image.save(content, "JPEG", quality=QUALITY)
     return content.getvalue()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blemish import images
+from blemish.images import load_image
 from blemish.types import BlemishError, Sample
 
 
@@ -42,12 +42,12 @@ class Resize(nn.Module):
         super().__init__()
         self.height, self.width = height, width
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        n, height, width, channels = pictures.shape
-        rows = pictures.reshape(n, height, width * channels).float()
-        rows = resize_weights(height, self.height, device=pictures.device) @ rows
+    def forward(self, images: Tensor) -> Tensor:
+        n, height, width, channels = images.shape
+        rows = images.reshape(n, height, width * channels).float()
+        rows = resize_weights(height, self.height, device=images.device) @ rows
         columns = rows.reshape(n, self.height, width, channels).permute(0, 3, 1, 2)
-        return columns @ resize_weights(width, self.width, device=pictures.device).T
+        return columns @ resize_weights(width, self.width, device=images.device).T
 
 
 def enlarge_weights(size: int, target: int, sigma: float) -> Tensor:
@@ -81,11 +81,11 @@ class Enlarge(nn.Module):
 
 
 def batches(samples: Sequence[Sample], resize: nn.Module, batch: int, device: str = "cpu") -> Iterator[Tensor]:
-    """Resized pictures `(<= batch, 3, H, W)`; files are decoded by threads a little ahead of the network."""
+    """Resized images `(<= batch, 3, H, W)`; files are decoded by threads a little ahead of the network."""
 
     def read(sample: Sample) -> Tensor:
         with torch.inference_mode():
-            resized: Tensor = resize(torch.tensor(images.load(sample.path)).to(device)[None])
+            resized: Tensor = resize(torch.tensor(load_image(sample.path)).to(device)[None])
         return resized[0].cpu()
 
     with ThreadPoolExecutor(2) as pool:

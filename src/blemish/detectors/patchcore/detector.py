@@ -1,6 +1,6 @@
 """PatchCore: a memory of normal patches (Roth et al. 2022, "Towards Total Recall in Industrial Anomaly Detection").
 
-A patch is one cell of a pretrained network's feature map together with its neighbourhood. Normal patches are
+A patch is one cell of a pretrained network's feature map together with its patch_size. Normal patches are
 collected, thinned out to a coreset (the memory bank), and a new patch is as anomalous as it is far from the bank.
 """
 
@@ -31,13 +31,13 @@ class PatchCoreConfig:
     weights: Path | None = None
     layers: tuple[str, ...] = ()  # () = strides 8 and 16
     image_size: tuple[int, int] = (256, 256)  # height, width
-    neighbourhood: int = 3  # p of Eq. 1: patches of p x p cells
+    patch_size: int = 3  # p of Eq. 1: patches of p x p cells
     coreset: float = 0.1  # share of the patches kept in the bank
     max_bank: int = 8192  # and never more than this: the bank's size is the line's cost
     neighbours: int = 9  # b of Eq. 7; 1 switches the reweighting off
     projection: int = 32  # dimensions in which the coreset is selected (Johnson & Lindenstrauss 1984)
     sigma: float = 4.0  # Gaussian smoothing of the map, in pixels of image_size (section 3.3)
-    memory: float = 0.1  # GiB for patch features while learning; more pictures give fewer patches each
+    memory: float = 0.1  # GiB for patch features while learning; more images give fewer patches each
     batch: int = 8
     random_weights: bool = False
     seed: int = 0
@@ -58,36 +58,36 @@ class PatchCore:
         return self._features.backbone
 
     def fit(self, samples: Sequence[Sample], progress: Progress = silent) -> Self:
-        """Learns from good pictures. Peak memory is `config.memory` plus a constant, however many there are.
+        """Learns from good images. Peak memory is `config.memory` plus a constant, however many there are.
 
-        Raises `BlemishError` when there is no picture, or one that cannot be read.
+        Raises `BlemishError` when there is no image, or one that cannot be read.
         """
         if not samples:
-            raise BlemishError("PatchCore needs at least one good picture to learn from.")
+            raise BlemishError("PatchCore needs at least one good image to learn from.")
         config = self.config
         check_device(config.device)
         generator = torch.Generator().manual_seed(config.seed)
         features = self._features.to(config.device)
         cells, channels = features.grid[0] * features.grid[1], features.channels
-        # Every picture contributes equally, chosen at random where not all of its patches fit.
+        # Every image contributes equally, chosen at random where not all of its patches fit.
         budget = int(config.memory * 2**30) // (4 * (channels + config.projection))
         keep = min(cells, budget // len(samples))
         if keep < 1:
             raise BlemishError(
-                f"{len(samples)} pictures do not fit into {config.memory} GiB of patch memory; raise --memory."
+                f"{len(samples)} images do not fit into {config.memory} GiB of patch memory; raise --memory."
             )
         patches = torch.empty(len(samples) * keep, channels)
-        origins = torch.arange(keep, dtype=torch.int32).repeat(len(samples), 1)  # cells of each picture
+        origins = torch.arange(keep, dtype=torch.int32).repeat(len(samples), 1)  # cells of each image
         done = 0
         read = batches(samples, features.resize, config.batch, config.device)
         for batch in progress(read, "patches", -(-len(samples) // config.batch)):
             with torch.inference_mode():
                 found = features(batch.to(config.device)).cpu()
-            for picture in found:
+            for image in found:
                 if keep < cells:
                     chosen = torch.randperm(cells, generator=generator)[:keep]
-                    origins[done], picture = chosen, picture[chosen]
-                patches[done * keep : (done + 1) * keep] = picture
+                    origins[done], image = chosen, image[chosen]
+                patches[done * keep : (done + 1) * keep] = image
                 done += 1
         size = max(1, min(config.max_bank, round(config.coreset * len(samples) * cells), len(patches)))
         kept = greedy_coreset(
@@ -115,7 +115,7 @@ class PatchCore:
 
 
 class Features(nn.Module):
-    """Resized float32 pictures `(N, 3, H, W)` -> locally aware patch features `(N, cells, channels)`, row by row."""
+    """Resized float32 images `(N, 3, H, W)` -> locally aware patch features `(N, cells, channels)`, row by row."""
 
     def __init__(self, config: PatchCoreConfig) -> None:
         super().__init__()
@@ -129,16 +129,16 @@ class Features(nn.Module):
             random=config.random_weights,
             seed=config.seed,
         )
-        self.neighbourhood = config.neighbourhood
+        self.patch_size = config.patch_size
         self.channels = sum(tap.channels for tap in self.backbone.taps)
         with torch.inference_mode():
             first = self.backbone(torch.zeros(1, 3, height, width))[0]
         self.grid: tuple[int, int] = (first.shape[2], first.shape[3])
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         found = []
-        for features in self.backbone(pictures):
-            known = aware(features, self.neighbourhood)
+        for features in self.backbone(images):
+            known = aware(features, self.patch_size)
             if known.shape[2:] != self.grid:  # deeper taps are brought to the finest grid (section 3.1)
                 known = F.interpolate(known, self.grid, mode="bilinear", align_corners=False)
             found.append(known)
@@ -163,8 +163,8 @@ class PatchCoreGraph(nn.Module):
         """`(M, C)`."""
         return self.nearest.bank
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        patches = self.features(self.features.resize(pictures))  # (N, P, C)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        patches = self.features(self.features.resize(images))  # (N, P, C)
         nearest, distances = self.nearest(patches)  # (N, P)
         peak, at = distances.max(1)  # Eq. 6: s*, and m_test,*
         scores = peak * self.reweight(patches, nearest, at)
