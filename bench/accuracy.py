@@ -19,7 +19,8 @@ from typing import Any
 
 from blemish import __version__
 from blemish.cli.console import progress, short
-from blemish.training.pipeline import TrainConfig, train
+from blemish.training.config import TrainConfig
+from blemish.training.pipeline import train
 
 HERE = Path(__file__).resolve().parent
 # Folder, what departs from the defaults, and why.

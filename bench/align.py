@@ -22,7 +22,8 @@ from blemish.cli.console import progress
 from blemish.demo import board, flange
 from blemish.demo.drawing import Array, Flaw, affine, camera, changed, digitise, expose, generator, noise
 from blemish.demo.line import VISIBLE
-from blemish.training.pipeline import TrainConfig, train
+from blemish.training.config import TrainConfig
+from blemish.training.pipeline import train
 
 HERE = Path(__file__).resolve().parent
 SHIFT, TURN = 0.08, 15.0

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from baselines import DEMO, SETS, parts_of  # type: ignore[import-not-found]  # beside this file
 from blemish import __version__
@@ -32,7 +31,9 @@ from blemish.cli.console import progress, short
 from blemish.data.split import Split
 from blemish.detectors.attention.config import AttentionConfig, case_study
 from blemish.detectors.attention.detector import Attention
-from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
+from blemish.detectors.interface import Graph
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.detectors.patchcore.detector import PatchCore
 from blemish.evaluation.bootstrap import to_json
 from blemish.evaluation.detection import detection_metrics
 from blemish.evaluation.localisation import localisation_metrics
@@ -102,7 +103,7 @@ def attending(parts: Split, name: str) -> dict[str, Any]:
 
 
 def figures_of(
-    readings: Sequence[tuple[str, nn.Module, dict[str, Any]]], samples: Sequence[Sample]
+    readings: Sequence[tuple[str, Graph, dict[str, Any]]], samples: Sequence[Sample]
 ) -> list[dict[str, Any]]:
     """FIGURES of each reading's graph on labelled samples, with 95 % intervals, and what else is said of it."""
     labels = np.array([sample.label == "anomaly" for sample in samples])

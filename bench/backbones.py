@@ -24,7 +24,8 @@ import numpy.typing as npt
 from blemish.data import layouts
 from blemish.data.split import split
 from blemish.detectors.nn.backbones import BUNDLED
-from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.detectors.patchcore.detector import PatchCore
 from blemish.evaluation.bootstrap import intervals, to_json
 from blemish.evaluation.detection import area_under_roc
 from blemish.evaluation.localisation import localisation_metrics

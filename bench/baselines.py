@@ -38,8 +38,8 @@ from blemish.detectors.nn.backbones import Backbone, load_backbone
 from blemish.detectors.nn.resampling import Resize, batches
 from blemish.evaluation.bootstrap import to_json
 from blemish.evaluation.detection import detection_metrics
-from blemish.training.pipeline import TrainConfig
-from blemish.training.splits import auto_size, divide
+from blemish.training.config import TrainConfig
+from blemish.training.splits import auto_size, divide, read_data
 from blemish.types import Progress, Sample, silent
 
 HERE = Path(__file__).resolve().parent
@@ -103,7 +103,8 @@ def pooled(samples: Sequence[Sample], resize: Resize, backbone: Backbone, progre
 def parts_of(folder: Path, changes: dict[str, Any]) -> Split:
     """The parts that `blemish train --calibrate split` makes of a folder, so that all detectors learn from the same."""
     config = TrainConfig(folder, folder, calibrate="split", **changes)
-    return divide(config, progress).parts
+    data = read_data(config.data, config.layout, progress)
+    return divide(data, config.split_rule, config.decision_rule, config.settings.traits).split
 
 
 def measure(folder: Path, backbone: str, weights: Path | None) -> list[dict[str, Any]]:

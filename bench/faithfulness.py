@@ -24,11 +24,12 @@ from typing import Any
 from accuracy import SETS  # type: ignore[import-not-found]  # beside this file
 from blemish import Inspector, __version__
 from blemish.cli.console import progress
+from blemish.detectors.registry import settings_for
 from blemish.evaluation.evaluate_bundle import heatmaps, labelled
 from blemish.evaluation.faithfulness import MEASURES
 from blemish.reporting.run import FAITHFUL, names_tested
-from blemish.training.pipeline import TrainConfig, train
-from blemish.training.settings import settings_for
+from blemish.training.config import TrainConfig
+from blemish.training.pipeline import train
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / "results" / "work" / "faithfulness"
@@ -47,7 +48,7 @@ def learned(data: Path, name: str, out: Path, settings: dict[str, Any]) -> Path:
     if not out.exists():
         changes = dict(next(changes for known, changes, _ in SETS if known == data.name))
         changes |= {} if name == "patchcore" else FEW.get(data.name, {})
-        train(TrainConfig(data, out, settings_for(name, settings), name, **changes), progress)
+        train(TrainConfig(data, out, settings_for(name, settings), **changes), progress)
     return out
 
 

@@ -39,11 +39,12 @@ from blemish import __version__
 from blemish.cli.console import progress
 from blemish.data import layouts
 from blemish.data.audit import audit
-from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.detectors.patchcore.detector import PatchCore
 from blemish.evaluation.bootstrap import to_json, wilson
 from blemish.inference import calibration
 from blemish.training.export import in_torch, predict
-from blemish.training.leave_one_out import left_out
+from blemish.training.leave_one_out import leave_one_out
 from blemish.training.splits import auto_size, usable
 from blemish.types import Sample
 
@@ -80,7 +81,9 @@ def scored(folder: Path, half: int) -> dict[str, Any]:
         "taught_items": len(taught),
         "held": of(samples, items, held, predict(run, [samples[i] for i in held], progress, "held out").scores),
         "defective": of(samples, items, bad, predict(run, [samples[i] for i in bad], progress, "defective").scores),
-        "left_out": of(samples, items, teach, left_out(detector, teachers, [items[i] for i in teach], progress).scores),
+        "left_out": of(
+            samples, items, teach, leave_one_out(detector, teachers, [items[i] for i in teach], progress).scores
+        ),
         "date": str(date.today()),
         "seconds": round(time.perf_counter() - begun),
     }

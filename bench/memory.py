@@ -26,7 +26,8 @@ HERE = Path(__file__).resolve().parent
 def learn(folder: Path, memory: float) -> None:
     """In the child: learn from all images of a folder, print the figures as JSON."""
     from blemish.cli.console import progress
-    from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
+    from blemish.detectors.patchcore.config import PatchCoreConfig
+    from blemish.detectors.patchcore.detector import PatchCore
 
     samples = [Sample(p, p.name, "good") for p in sorted(folder.iterdir())]
     begun = time.perf_counter()

@@ -64,21 +64,21 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def classified(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `blemish train --detector cam --classes types --folds 2` writes for that product."""
     from blemish.detectors.cam.config import CamConfig
-    from blemish.training.pipeline import TrainConfig, train
+    from blemish.training.config import TrainConfig
+    from blemish.training.pipeline import train
 
     out = tmp_path_factory.mktemp("runs") / "labelled"
-    settings = CamConfig(epochs=2, types=True)
-    config = TrainConfig(
-        labelled, out, settings=settings, detector="cam", image_size=(96, 128), false_alarms=0.1, folds=2
-    )
+    settings = CamConfig(epochs=2, classes="types")
+    config = TrainConfig(labelled, out, settings=settings, image_size=(96, 128), false_alarms=0.1, folds=2)
     return train(config).folder
 
 
 @pytest.fixture(scope="session")
 def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `blemish train --calibrate split` writes for that product: 19 of the good ones are held out."""
-    from blemish.detectors.patchcore.detector import PatchCoreConfig
-    from blemish.training.pipeline import TrainConfig, train
+    from blemish.detectors.patchcore.config import PatchCoreConfig
+    from blemish.training.config import TrainConfig
+    from blemish.training.pipeline import train
 
     out = tmp_path_factory.mktemp("runs") / "tiles"
     settings = PatchCoreConfig(max_bank=300)
@@ -88,8 +88,9 @@ def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def all_teach(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What it writes where all 40 good ones teach, and each is scored without itself."""
-    from blemish.detectors.patchcore.detector import PatchCoreConfig
-    from blemish.training.pipeline import TrainConfig, train
+    from blemish.detectors.patchcore.config import PatchCoreConfig
+    from blemish.training.config import TrainConfig
+    from blemish.training.pipeline import train
 
     out = tmp_path_factory.mktemp("runs") / "tiles"
     settings = PatchCoreConfig(max_bank=100)

@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from blemish.detectors.cam.detector import Cam
+from blemish.detectors.interface import Graph
+from blemish.detectors.registry import config_of
 from blemish.images import load_image, read_size
 from blemish.inference import bundle
 from blemish.inference.inspector import Inspector
+from blemish.options import as_json
 from blemish.training import card as card_of
+from blemish.training.config import DecisionRule
 from blemish.training.export import Pixels, export, in_onnxruntime, predict
-from blemish.training.pipeline import DETECTORS, TrainConfig
 from blemish.types import Prediction, Runner, Sample, Verdict
 from tests.support import write_image
 
@@ -45,9 +47,9 @@ _AUTO = {"epochs": 4, "width": 4, "latent": 4}
 CASES = {
     "patchcore": Case("patchcore", {"max_bank": 200}),
     "patchcore, a transformer": Case(
-        "patchcore", {"backbone": "test_vit", "random_weights": True, "max_bank": 200, "neighbours": 1}
+        "patchcore", {"backbone": "test_vit", "random_weights": True, "max_bank": 200, "num_neighbours": 1}
     ),
-    "cam, defect types": Case("cam", _SMALL | {"types": True}),
+    "cam, defect types": Case("cam", _SMALL | {"classes": "types"}),
     "cam, gradcam": Case("cam", _INSIDE, "gradcam"),
     "cam, gradcam++": Case("cam", _INSIDE, "gradcam++"),
     "cam, layercam": Case("cam", _INSIDE, "layercam"),
@@ -64,7 +66,7 @@ CASES = {
 class Made(NamedTuple):
     """A case's graph in torch, its bundle, and images that it has not seen."""
 
-    graph: nn.Module
+    graph: Graph
     bundle: Path
     tests: list[Sample]  # of all sizes
     batch: list[Sample]  # BATCH of one size
@@ -75,7 +77,7 @@ class Made(NamedTuple):
 
     @property
     def gated(self) -> bool:
-        return bool(getattr(self.graph, "gated", False))
+        return self.graph.gated
 
     def verdicts(self, said: Prediction) -> list[Verdict]:
         """On `tests`, by the bundle's card."""
@@ -121,8 +123,8 @@ def make(name: str, folder: Path) -> Made:
     key = f"{case.detector} {case.settings}"
     if key not in _LEARNED:
         more = {"map": case.map} if case.map else {}
-        config, build = DETECTORS[case.detector]
-        detector = build(config(image_size=SIZE, **case.settings, **more))
+        config: Any = config_of(case.detector)
+        detector = config(image_size=SIZE, **case.settings, **more).build()
         _LEARNED[key] = detector.fit([*good, *bad] if case.detector == "cam" else good)
     detector = _LEARNED[key]
     if isinstance(detector, Cam) and case.map:
@@ -133,20 +135,20 @@ def make(name: str, folder: Path) -> Made:
     export(graph, where / bundle.MODEL)
     held_out = written(images, 100, 24)
     said = predict(in_onnxruntime(where / bundle.MODEL), held_out)
-    asked = TrainConfig(folder, folder, detector=case.detector, false_alarms=0.1, review=0.3)
+    rule = DecisionRule(false_alarms=0.1, review=0.3)
     bundle.write(
         where,
         bundle.Card(
             created="",
             product="tiles",
             detector=case.detector,
-            settings=card_of.settings_of(detector.config),
+            settings=as_json(detector.config),
             image_size=SIZE,
             data=bundle.Data(source="", layout="", train=16, calibration=24, test=0, seed=0, sha256=""),
-            decision=card_of.decision(asked, said, [sample.name for sample in held_out], "split"),
+            decision=card_of.decision(rule, said, [sample.name for sample in held_out], "split"),
             parity={},
             backbone={},
-            classes=getattr(detector, "classes", ()),
+            classes=detector.classes,
             licences={},
             versions={},
         ),

@@ -20,6 +20,8 @@ from PIL import Image
 
 from blemish.cli.app import main
 from blemish.images import ImageError, load_image
+from blemish.training.config import TrainConfig
+from blemish.training.splits import Divided, divide, read_data
 from blemish.types import Prediction
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -74,6 +76,12 @@ def grey(values: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 def predicted(score: float, anomaly_map: npt.NDArray[np.float32]) -> Prediction:
     """What a graph would say of one image."""
     return Prediction(scores=np.array([score], np.float32), maps=anomaly_map[None])
+
+
+def divided(config: TrainConfig) -> Divided:
+    """The images of a training by what they are for."""
+    data = read_data(config.data, config.layout, pooled=config.pooled)
+    return divide(data, config.split_rule, config.decision_rule, config.settings.traits)
 
 
 def put(path: Path, data: bytes) -> Path:

@@ -1,5 +1,6 @@
-"""What every detector must keep: a new entry of DETECTORS is tested here unasked."""
+"""What every detector must keep: a new line of the registry is tested here unasked."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 
 from blemish.data.layouts import read
+from blemish.detectors import registry
+from blemish.detectors.interface import Detector
 from blemish.images import load_image
-from blemish.training.export import export, in_onnxruntime, in_torch, outputs, predict, prove_parity
-from blemish.training.pipeline import DETECTORS, Detector
+from blemish.training.export import export, in_onnxruntime, in_torch, predict, prove_parity
 from blemish.types import Sample
 from tests.conftest import tile
 from tests.support import write_image
@@ -20,27 +22,29 @@ QUICK: dict[str, dict[str, Any]] = {"attention": {"epochs": 12}}
 
 
 def config_of(name: str) -> Any:
-    return DETECTORS[name][0](image_size=(64, 96), **QUICK.get(name, {}))
+    kind: Any = registry.config_of(name)
+    return kind(image_size=(64, 96), **QUICK.get(name, {}))
 
 
-@pytest.fixture(scope="module", params=DETECTORS)
+@pytest.fixture(scope="module", params=registry.names())
 def fitted(
     request: pytest.FixtureRequest, product: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Detector, list[Sample], list[Sample]]:
-    build = DETECTORS[request.param][1]
+    config = config_of(request.param)
     samples = read(product).samples
     train = [s for s in samples if s.part == "train"][:20]
-    if request.param == "cam":  # learns from both kinds
+    if config.traits.learns_from_defects:
         folder = tmp_path_factory.mktemp("defective")
         for i in range(16):
             image, _ = tile(400 + i, (3 * i, (37 * i) % 68))
             train.append(Sample(write_image(folder / f"{i:02}.png", image), f"bad/{i:02}.png", "anomaly", "spot"))
     test = [s for s in samples if s.part == "test"]
-    return build(config_of(request.param)).fit(train), train, test
+    return config.build().fit(train), train, test
 
 
 def test_graph_takes_uint8_of_any_size_and_returns_float32(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
     graph = fitted[0].graph()
+    assert isinstance(graph, torch.nn.Module)
     assert not graph.training
     for shape in [(1, 60, 80, 3), (3, 200, 51, 3)]:
         with torch.inference_mode():
@@ -68,6 +72,8 @@ def test_normal_patches_are_the_nearest_and_come_from_where_it_says(
     """By brute force on the graph's own bank; and an image that was learned from finds its own patches again."""
     detector, train, _ = fitted
     graph, sources = detector.graph(), detector.sources()
+    assert isinstance(graph, torch.nn.Module)
+    assert sources is not None
     names = {sample.name for sample in train if sample.label != "anomaly"}
     assert set(sources.names) <= names
     assert len(sources.names) >= 0.8 * len(names)  # the autoencoder holds some out
@@ -77,7 +83,7 @@ def test_normal_patches_are_the_nearest_and_come_from_where_it_says(
     assert sources.table.shape[1] == 3
     (bank,) = [buffer for name, buffer in graph.named_buffers() if name.endswith("nearest.bank")]
     assert len(bank) == len(sources.table)
-    names_of = outputs(graph)
+    names_of = graph.outputs
     number = int(np.bincount(sources.table[:, 0]).argmax())
     with torch.inference_mode():
         found = dict(zip(names_of, graph(torch.tensor(load_image(sources.paths[number]))[None]), strict=True))
@@ -128,13 +134,19 @@ def test_the_same_images_give_the_same_detector(
     fitted: tuple[Detector, list[Sample], list[Sample]], request: pytest.FixtureRequest
 ) -> None:
     detector, train, test = fitted
-    name = next(n for n, (_, build) in DETECTORS.items() if build is type(detector))
-    again = DETECTORS[name][1](config_of(name)).fit(train)
+    again = config_of(request.node.callspec.params["fitted"]).build().fit(train)
     first, second = (predict(in_torch(d.graph()), test[:2]) for d in (detector, again))
     np.testing.assert_allclose(first.scores, second.scores, rtol=1e-5)
 
 
-def test_the_backbone_says_where_its_weights_come_from(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
-    backbone = fitted[0].backbone
-    assert backbone.licence
-    assert backbone.source
+def test_it_says_where_its_weights_come_from(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
+    assert all(fitted[0].origin)
+
+
+def test_it_says_what_it_is(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
+    detector, train, _ = fitted
+    graph = detector.graph()
+    assert {"scores", "maps"} <= set(graph.outputs)
+    assert graph.gated in (True, False)
+    assert bool(detector.classes) == any(sample.label == "anomaly" for sample in train)
+    json.dumps(detector.metrics)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import pytest
 
-from blemish.detectors.attention.config import INPUTS, MAPS
-from blemish.detectors.attention.losses import RESIDUALS
-from blemish.detectors.attention.models import MODELS
 from blemish.detectors.cam.maps import METHODS
+from blemish.detectors.registry import OURS, config_of
 from blemish.inference.inspector import Inspector
+from blemish.options import options
 from blemish.training.export import in_onnxruntime, in_torch, predict, prove_parity
-from blemish.training.pipeline import DETECTORS
 from blemish.types import Prediction, Verdict
 from tests import parity
 from tests.parity import CASES, Made
@@ -46,13 +44,14 @@ def agree(made: Made, ours: Prediction, theirs: Prediction) -> None:
 
 def test_every_detector_and_every_map_is_compared() -> None:
     def chosen(detector: str, setting: str) -> set[str]:
-        known = DETECTORS[detector][0]()
+        known = config_of(detector)()
         return {c.settings.get(setting, getattr(known, setting)) for c in CASES.values() if c.detector == detector}
 
-    assert {case.detector for case in CASES.values()} == set(DETECTORS)
+    assert {case.detector for case in CASES.values()} == set(OURS)
     assert {case.map or "cam" for case in CASES.values() if case.detector == "cam"} == set(METHODS)
-    for setting, choices in {"model": MODELS, "map": MAPS, "input": INPUTS, "residual": RESIDUALS}.items():
-        assert chosen("attention", setting) == set(choices)
+    for option in options(config_of("attention")):
+        if option.field in ("model", "map", "input", "residual"):
+            assert chosen("attention", option.field) == set(option.choices)
 
 
 def test_onnxruntime_says_what_torch_says(made: Made, ours: Prediction) -> None:

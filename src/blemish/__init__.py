@@ -1,25 +1,54 @@
-"""blemish: explainable visual inspection. `from blemish import Inspector` is the whole Python API of the line."""
+"""blemish: explainable visual inspection. Everything is loaded on first use, so that `import blemish` costs nothing.
+
+Inference needs no PyTorch: `Inspector`, `Verdict`, `Region`, `Prediction`, `Folder`, `BlemishError`. Learning does:
+`train`, `PatchCore`, `Cam`, `Attention`.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["BlemishError", "Inspector", "Region", "Verdict", "__version__"]
+__all__ = [
+    "Attention",
+    "BlemishError",
+    "Cam",
+    "Folder",
+    "Inspector",
+    "PatchCore",
+    "Prediction",
+    "Region",
+    "Verdict",
+    "__version__",
+    "train",
+]
 
 if TYPE_CHECKING:
+    from blemish.data.folder import Folder
     from blemish.inference.inspector import Inspector
-    from blemish.types import BlemishError, Region, Verdict
+    from blemish.training.estimator import Attention, Cam, PatchCore, train
+    from blemish.types import BlemishError, Prediction, Region, Verdict
+
+_WHERE = {
+    "Attention": "blemish.training.estimator",
+    "BlemishError": "blemish.types",
+    "Cam": "blemish.training.estimator",
+    "Folder": "blemish.data.folder",
+    "Inspector": "blemish.inference.inspector",
+    "PatchCore": "blemish.training.estimator",
+    "Prediction": "blemish.types",
+    "Region": "blemish.types",
+    "Verdict": "blemish.types",
+    "train": "blemish.training.estimator",
+}
 
 
 def __getattr__(name: str) -> object:
-    # Loaded on first use (PEP 562), so that `import blemish` costs next to nothing.
-    if name == "Inspector":
-        from blemish.inference.inspector import Inspector
+    if name not in _WHERE:
+        raise AttributeError(f"module 'blemish' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
 
-        return Inspector
-    if name in {"BlemishError", "Region", "Verdict"}:
-        from blemish import types
 
-        return getattr(types, name)
-    raise AttributeError(f"module 'blemish' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return __all__

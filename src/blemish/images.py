@@ -38,7 +38,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from blemish.types import BlemishError
+from blemish.types import BlemishError, Sample
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -73,6 +73,11 @@ def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
         image.load()
         pixels = _upright(_rgb(image, path, deep), image)
         return np.require(pixels, requirements=["C", "W"])  # not a view into Pillow's buffer
+
+
+def decode(sample: Sample) -> npt.NDArray[np.uint8]:
+    """A sample's image, as `load_image`."""
+    return load_image(sample.path) if sample.pixels is None else sample.pixels
 
 
 def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:

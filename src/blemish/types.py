@@ -43,6 +43,7 @@ class Sample:
     `label` is None where nobody said. `defect` is the defect type ("" for good or unlabelled images).
     `part` is the side that the data set itself put the image on ("" where it says nothing).
     `group` names the item shown: images of one item never land on both sides of a split ("" = an item of its own).
+    `pixels` are the image itself, RGB (H, W, 3), where there is no file; `images.decode` gives them either way.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Sample:
     mask: Path | None = None
     part: Literal["", "train", "test"] = ""
     group: str = ""
+    pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.label == "good" and (self.defect or self.mask):

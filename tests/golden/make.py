@@ -18,7 +18,8 @@ from tests.support import write_image
 from blemish.detectors.attention.config import AttentionConfig
 from blemish.inference import bundle
 from blemish.inference.inspector import Inspector
-from blemish.training.pipeline import TrainConfig, train
+from blemish.training.config import TrainConfig
+from blemish.training.pipeline import train
 
 HERE = Path(__file__).resolve().parent
 IMAGES = {
@@ -41,7 +42,6 @@ def main() -> None:
             home / "tiles",
             home / "run",
             settings=settings,
-            detector="attention",
             image_size=(32, 32),
             false_alarms=0.1,
             review=0.3,

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from blemish import BlemishError, Inspector
-from blemish.detectors.patchcore.detector import PatchCoreConfig
+from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.inference import bundle, evidence
 from blemish.inference.bundle import Frame
 from blemish.inference.framing import Blend, Framing, carried, lies, map_size, sampler, starts, tiles_of, touched
-from blemish.training.pipeline import TrainConfig, train
+from blemish.training.config import TrainConfig
+from blemish.training.pipeline import train
 from tests.framing import HEIGHT, SPOTS, WIDTH, anywhere, plate, region, write_product
 from tests.support import blemish, write_image
 

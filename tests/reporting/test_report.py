@@ -337,9 +337,7 @@ def test_a_classifier_guarantees_nothing(tmp_path: Path) -> None:
         "scores": (),
     }
     matrix = {"names": ["good", "dent"], "matrix": [[1, 0], [1, 0]], "balanced_accuracy": 0.5}
-    run = write_run(
-        tmp_path / "run", verdicts, decision=rule, detector="cam", classes=("good", "dent"), more={"classes": matrix}
-    )
+    run = write_run(tmp_path / "run", verdicts, decision=rule, classes=("good", "dent"), more={"classes": matrix})
     (run / "reliability.svg").write_text("<svg xmlns='x'><script>alert(1)</script></svg>")
     found = report(run, tmp_path / "r.html")
     page = Elements((tmp_path / "r.html").read_text(encoding="utf-8"))

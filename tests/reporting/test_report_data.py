@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blemish.options import as_json
 from blemish.reporting.curves import pro_points
 from blemish.reporting.gallery import Gallery, gallery
 from blemish.reporting.report import plain, report
 from blemish.reporting.rerun import repeat
 from blemish.reporting.run import read_run
+from blemish.training.config import TrainConfig
 from blemish.types import BlemishError
 from tests.reporting.recording import Elements
 from tests.support import refused, write_image
@@ -72,9 +74,13 @@ def test_other_data_is_refused(run: Path, product: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("detector", "changes", "rule"),
     [
-        ("patchcore", {"max_bank": 70, "neighbours": 3}, {"review": 0.1, "calibrated_by": "leave-one-out"}),
+        ("patchcore", {"max_bank": 70, "num_neighbours": 3}, {"review": 0.1, "calibrated_by": "leave-one-out"}),
         ("patchcore", {}, {"confidence": 0.9}),
-        ("cam", {"types": True, "deviations": True, "may": ("flip", "shift"), "head_weights": (1.0, 3.0)}, {}),
+        (
+            "cam",
+            {"classes": "types", "pool": "deviations", "augmentations": ("flip", "shift"), "head_weights": (1.0, 3.0)},
+            {},
+        ),
         ("attention", {"model": "vae", "map": "combined", "layers": ("encoder.11",), "alternate": True}, {}),
     ],
 )
@@ -82,17 +88,17 @@ def test_the_command_asks_for_what_the_card_says(
     run: Path, monkeypatch: pytest.MonkeyPatch, product: Path, detector: str, changes: Any, rule: Any
 ) -> None:
     """The command that the page gives, read by the command line itself, is the training that the run was."""
+    from blemish.detectors.registry import config_of
     from blemish.training import pipeline as training
-    from blemish.training.card import settings_of
-    from blemish.training.settings import settings_for
 
     card = read_run(run).card
-    settings = replace(settings_for(detector, {}), **changes)
+    made: Any = config_of(detector)()
+    settings = replace(made, **changes)
     data = card.data.model_copy(update={"test_share": 0.5, "calibration_share": 0.3, "seed": 7})
     card = card.model_copy(
         update={
             "detector": detector,
-            "settings": settings_of(replace(settings, image_size=card.image_size, seed=7)),
+            "settings": as_json(replace(settings, image_size=card.image_size, seed=7)),
             "data": data,
             "decision": card.decision.model_copy(update=rule),
             "files": {"model.onnx": card.files["model.onnx"]},
@@ -103,7 +109,7 @@ def test_the_command_asks_for_what_the_card_says(
     arguments[1] = str(product)
     asked = []
 
-    def kept(config: training.TrainConfig, progress: object = None) -> None:
+    def kept(config: TrainConfig, progress: object = None) -> None:
         asked.append(config)
         raise BlemishError("enough")
 
@@ -115,7 +121,8 @@ def test_the_command_asks_for_what_the_card_says(
     wanted = (decision.false_alarms, decision.review, decision.confidence)
     assert (config.false_alarms, config.review, config.confidence) == wanted
     assert config.calibrate == (decision.calibrated_by if detector == "patchcore" else "auto")
-    assert settings_of(replace(config.settings, image_size=card.image_size)) == card.settings
+    seen: Any = config.settings
+    assert as_json(replace(seen, image_size=card.image_size)) == card.settings
 
 
 def test_an_outline_lies_around_the_defect(beside: tuple[Elements, Gallery]) -> None:

@@ -10,14 +10,14 @@ import pytest
 
 from blemish.data.split import Split
 from blemish.training.card import counts, decision
-from blemish.training.pipeline import TrainConfig
+from blemish.training.config import DecisionRule
 from blemish.types import BlemishError, Prediction, Sample
 
 NAMES = [f"{i}.png" for i in range(19)]
 
 
-def config(**changes: Any) -> TrainConfig:
-    return TrainConfig(Path("x"), Path("y"), **changes)
+def config(**changes: Any) -> DecisionRule:
+    return DecisionRule(**changes)
 
 
 def held_out(count: int = 19) -> Prediction:

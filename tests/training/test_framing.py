@@ -10,15 +10,18 @@ from PIL import Image
 from blemish import BlemishError
 from blemish.detectors.attention.config import AttentionConfig
 from blemish.detectors.cam.config import CamConfig
-from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.detectors.patchcore.detector import PatchCore
 from blemish.images import load_image
-from blemish.training.framing import Prepared, check, prepare, read_roi
-from blemish.training.leave_one_out import left_out
-from blemish.training.pipeline import TrainConfig, train
-from blemish.training.splits import divide
+from blemish.inference.bundle import Frame
+from blemish.inference.framing import Framing
+from blemish.training.config import TrainConfig
+from blemish.training.framing import Seen, check, how_seen, read_roi
+from blemish.training.leave_one_out import leave_one_out
+from blemish.training.pipeline import refuse, train
 from blemish.types import Sample
 from tests.framing import HEIGHT, WIDTH, plate, region, write_product
-from tests.support import refused, write_image
+from tests.support import divided, refused, write_image
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +34,37 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_product(tmp_path_factory.mktemp("moved") / "plates", moved=True)
 
 
+SMALL = PatchCoreConfig(image_size=(64, 64))
+
+
 def asked(data: Path, **frame: Any) -> TrainConfig:
     return TrainConfig(data, data.parent / "run", **frame)
 
 
-def prepared(config: TrainConfig) -> Prepared:
-    found = prepare(config, divide(config), 64 * 64)
-    assert found
-    return found
+def checked(config: TrainConfig) -> None:
+    refuse(config)
+    check(config.frame_rule, config.settings.traits)
 
 
-def test_nothing_is_prepared_where_nothing_was_asked(plates: Path) -> None:
+def prepared(config: TrainConfig) -> Seen:
+    return how_seen(config.frame_rule, divided(config).split, SMALL, config.image_size)
+
+
+def framed(found: Seen) -> tuple[Framing, Frame]:
+    assert found.framing
+    assert found.frame
+    return found.framing, found.frame
+
+
+def test_nothing_is_framed_where_nothing_was_asked(plates: Path, tmp_path: Path) -> None:
     config = asked(plates)
-    check(config)
-    assert prepare(config, divide(config), 64 * 64) is None
+    check(config.frame_rule, config.settings.traits)
+    found = prepared(config)
+    assert (found.framing, found.frame, found.warnings) == (None, None, ())
+    assert found.image_size == (64, 64)  # 160 x 240, as near as multiples of 32 come
+    samples = divided(config).split.train
+    assert found.training_samples(samples, tmp_path, {}) == {sample.name: [sample] for sample in samples}
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_detector_learns_from_tiles_of_what_the_line_sees(plates: Path, tmp_path: Path) -> None:
@@ -52,16 +72,16 @@ def test_the_detector_learns_from_tiles_of_what_the_line_sees(plates: Path, tmp_
     config = asked(plates, tile=96, overlap=24, roi=roi)
     found = prepared(config)
     assert found.image_size == (64, 64)
-    divided = divide(config)
-    taught = found.training_samples(divided.parts.train[:2], tmp_path / "tiles", {divided.parts.train[0].name: "item"})
-    first = divided.parts.train[0]
+    split = divided(config).split
+    taught = found.training_samples(split.train[:2], tmp_path / "tiles", {split.train[0].name: "item"})
+    first = split.train[0]
     training_samples = taught[first.name]
     assert [training_sample.name for training_sample in training_samples[:3]] == [
         f"{first.name}@{left},0" for left in (0, 72, 144)
     ]
     assert {training_sample.group for training_sample in training_samples} == {"item"}
     image = load_image(first.path)
-    for training_sample, (left, top, right, bottom) in zip(training_samples, found.framing.boxes, strict=True):
+    for training_sample, (left, top, right, bottom) in zip(training_samples, framed(found)[0].boxes, strict=True):
         inside = region()[top:bottom, left:right, None] > 0
         expected = np.where(inside, image[top:bottom, left:right], np.uint8(128))
         np.testing.assert_array_equal(load_image(training_sample.path), expected)
@@ -72,18 +92,18 @@ def test_images_of_another_size_are_resized_and_told(tmp_path: Path) -> None:
     data = write_product(tmp_path / "plates")
     write_image(data / "train/good/000.png", np.asarray(Image.fromarray(plate(0)[0]).resize((120, 80))))
     found = prepared(asked(data, tile=96, overlap=24))
-    assert found.framing.frame.size == (WIDTH, HEIGHT)
+    assert framed(found)[1].size == (WIDTH, HEIGHT)
     assert found.warnings[0].startswith("1 of 20 good images are not of 240 x 160 pixels")
 
 
 def test_the_reference_lies_in_the_middle_and_poses_lie_on_it(moved: Path) -> None:
     found = prepared(asked(moved, align=True))
-    frame = found.framing.frame
+    frame = framed(found)[1]
     assert frame.align == "ecc"
     assert 0.3 < frame.least_correlation < 0.5
     assert len(found.poses) == 28
     assert not found.unaligned
-    still = np.stack([found.framing.bring(load_image(moved / name), pose)[0] for name, pose in found.poses.items()])
+    still = np.stack([framed(found)[0].bring(load_image(moved / name), pose)[0] for name, pose in found.poses.items()])
     # Aligned plates are alike: at the reference's own contrast hardly anything moves.
     spread = still[:, 40:120, 60:180].astype(float).std(0).mean()
     loose = np.stack([load_image(moved / name) for name in found.poses])[:, 40:120, 60:180].astype(float).std(0).mean()
@@ -106,20 +126,20 @@ def test_all_tiles_of_an_item_are_left_out_together(plates: Path, tmp_path: Path
     """A tile's own entries would make it nearest to itself: with every patch kept, scores would be zero."""
     config = asked(plates, tile=96, overlap=24)
     found = prepared(config)
-    samples = list(divide(config).parts.train)[:3]
+    samples = list(divided(config).split.train)[:3]
     training_samples = found.training_samples(samples, tmp_path, {})
     settings = PatchCoreConfig(image_size=(32, 32), random_weights=True, coreset=1.0, max_bank=100_000)
     detector = PatchCore(settings).fit(
         [training_sample for s in samples for training_sample in training_samples[s.name]]
     )
-    scored = left_out(detector, samples, ["", "", ""], framing=found.framing, training_samples=training_samples)
-    assert scored.maps.shape == (3, *found.framing.frame.map_size)
+    scored = leave_one_out(detector, samples, ["", "", ""], seen=found, samples=training_samples)
+    assert scored.maps.shape == (3, *framed(found)[1].map_size)
     assert scored.scores.min() > 0.1
     assert scored.neighbours is not None
     images = np.array([name.partition("@")[0] for name in detector.sources().names])
     for sample, entries in zip(samples, scored.neighbours, strict=True):
         assert sample.name not in images[detector.sources().table[entries.ravel(), 0]]
-    both = left_out(detector, samples, ["a", "a", ""], framing=found.framing, training_samples=training_samples)
+    both = leave_one_out(detector, samples, ["a", "a", ""], seen=found, samples=training_samples)
     assert both.scores[0] >= scored.scores[0]
 
 
@@ -206,7 +226,7 @@ def test_other_detectors_learn_from_what_a_frame_makes(plates: Path, tmp_path: P
     roi = write_image(tmp_path / "roi.png", region())
     config = asked(plates, roi=roi, **({"tile": 96, "overlap": 24} if detector == "attention" else {}))
     found = prepared(config)
-    parts = divide(config).parts
+    parts = divided(config).split
     spots = [s for s in parts.test if s.label == "anomaly"]
     samples: list[Sample] = [*parts.train[:4], *(spots if detector == "cam" else [])]
     training_samples = [one for each in found.training_samples(samples, tmp_path / "made", {}).values() for one in each]
@@ -216,8 +236,8 @@ def test_other_detectors_learn_from_what_a_frame_makes(plates: Path, tmp_path: P
     else:
         made = Cam(CamConfig(image_size=(32, 64), unfreeze=0, epochs=1))
         made.fit(training_samples)
-    said = predict(found.framing.over(in_torch(made.graph())), spots)
-    size = found.framing.frame.map_size if detector == "attention" else (32, 64)
+    said = predict(framed(found)[0].over(in_torch(made.graph())), spots)
+    size = framed(found)[1].map_size if detector == "attention" else (32, 64)
     assert said.maps.shape == (4, *size)
     if detector == "attention":
         assert said.reconstruction is not None

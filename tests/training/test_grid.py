@@ -1,13 +1,14 @@
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
 from blemish.detectors.cam.config import CamConfig
-from blemish.detectors.patchcore.detector import PatchCoreConfig
-from blemish.training import grid
-from blemish.training.grid import cell_settings, has_checkpoint, parse_grid
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.options import setting
+from blemish.training.config import size
+from blemish.training.grid import cell_settings, parse_grid
 from blemish.types import BlemishError
 
 
@@ -28,7 +29,7 @@ def test_a_value_with_commas_stands_in_parentheses() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("neighbours", "'neighbours' in the grid is not name=value,value; write it like neighbours=1,9;seed=0,1"),
+        ("num_neighbours", "'neighbours' in the grid is not name=value,value; write it like neighbours=1,9;seed=0,1"),
         ("=1", "'=1' in the grid is not name=value"),
         ("image-size=64;image_size=96", "image-size is in the grid twice"),
         ("seed=0,,1", "seed has an empty value"),
@@ -44,10 +45,16 @@ def test_no_grids(text: str, said: str) -> None:
 
 
 def test_text_becomes_what_the_config_has() -> None:
-    cell = {"coreset": "0.02", "neighbours": "3", "layers": "2, 3", "random_weights": "yes", "weights": "w.safetensors"}
+    cell = {
+        "coreset": "0.02",
+        "num_neighbours": "3",
+        "layers": "2, 3",
+        "random_weights": "yes",
+        "weights": "w.safetensors",
+    }
     assert cell_settings("patchcore", cell, (64, 96), 5) == PatchCoreConfig(
         coreset=0.02,
-        neighbours=3,
+        num_neighbours=3,
         layers=("2", "3"),
         random_weights=True,
         weights=Path("w.safetensors"),
@@ -58,20 +65,21 @@ def test_text_becomes_what_the_config_has() -> None:
     assert (found.seed, found.image_size) == (7, (128, 128))
     assert cell_settings("patchcore", {"image_size": "auto"}, (64, 96), 5).image_size == (64, 96)
     found = cell_settings("cam", {"pool": "deviations", "head_weights": "1,3", "epochs": "2"}, (64, 96), 0)
-    assert found == CamConfig(deviations=True, head_weights=(1.0, 3.0), epochs=2, image_size=(64, 96))
+    assert found == CamConfig(pool="deviations", head_weights=(1.0, 3.0), epochs=2, image_size=(64, 96))
 
 
 @pytest.mark.parametrize(
     ("cell", "said"),
     [
-        ({"neighbours": "1.5"}, "--neighbours takes a whole number, not '1.5'"),
+        ({"num_neighbours": "1.5"}, "--num-neighbours takes a whole number, not '1.5'"),
         ({"coreset": "a tenth"}, "--coreset takes a number, not 'a tenth'"),
         ({"coreset": "nan"}, "--coreset takes a number"),
         ({"random_weights": "perhaps"}, "--random-weights takes yes or no"),
         ({"image_size": "16"}, "both sides must be at least 32"),
         ({"image_size": "64x"}, "'64x' is not an image size"),
         ({"max_banks": "1"}, "--max-banks is not an option of --detector patchcore"),
-        ({"resume": "yes"}, "resume is set by the sweep itself"),
+        ({"resume": "yes"}, "--resume is not an option of --detector patchcore"),
+        ({"seed": "one"}, "--seed takes a whole number"),
     ],
 )
 def test_values_that_are_none(cell: dict[str, str], said: str) -> None:
@@ -81,23 +89,21 @@ def test_values_that_are_none(cell: dict[str, str], said: str) -> None:
 
 @dataclass(frozen=True)
 class Odd:
-    kind: Literal["a", "b"] = "a"
-    scales: tuple[float, ...] = ()
-    threshold: int | None = None
+    kind: Literal["a", "b"] = setting("a", "Kind.")
+    scales: tuple[float, ...] = setting((), "Scales.")
+    threshold: int | None = setting(None, "Threshold.")
     seed: int = 0
     image_size: tuple[int, int] = (64, 64)
 
 
 def test_choices_tuples_and_what_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    odd: dict[str, Any] = {"odd": (Odd, Odd)}
-    monkeypatch.setattr("blemish.training.settings.DETECTORS", odd)
+    monkeypatch.setattr("blemish.detectors.registry.config_of", lambda _: Odd)
     cell = {"kind": "b", "scales": "0.5, 2", "threshold": "3"}
-    assert cell_settings("odd", cell, (64, 96), 1) == Odd("b", (0.5, 2.0), 3, 1, (64, 96))
+    found: object = cell_settings("odd", cell, (64, 96), 1)
+    assert found == Odd("b", (0.5, 2.0), 3, 1, (64, 96))
     with pytest.raises(BlemishError, match="--kind takes a, b, not 'c'"):
         cell_settings("odd", {"kind": "c"}, (64, 96), 1)
 
 
-def test_which_detectors_go_on_within_a_cell() -> None:
-    assert has_checkpoint(CamConfig())
-    assert not has_checkpoint(PatchCoreConfig())
-    assert grid.size("48x64") == (48, 64)
+def test_sizes() -> None:
+    assert size("48x64") == (48, 64)

@@ -6,12 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig, PatchCoreGraph
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.detectors.patchcore.detector import PatchCore, PatchCoreGraph
 from blemish.images import load_image
-from blemish.training.leave_one_out import left_out
+from blemish.training.leave_one_out import leave_one_out
 from blemish.types import BlemishError, Sample
 
-SMALL = PatchCoreConfig(image_size=(64, 96), random_weights=True, max_bank=40, coreset=0.5, batch=2, neighbours=4)
+SMALL = PatchCoreConfig(image_size=(64, 96), random_weights=True, max_bank=40, coreset=0.5, batch=2, num_neighbours=4)
 
 
 def images(folder: Path, count: int) -> list[Sample]:
@@ -25,12 +26,14 @@ def images(folder: Path, count: int) -> list[Sample]:
     return samples
 
 
-@pytest.mark.parametrize("changes", [{}, {"neighbours": 1}, {"neighbours": 35}, {"max_bank": 3, "neighbours": 9}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_neighbours": 1}, {"num_neighbours": 35}, {"max_bank": 3, "num_neighbours": 9}]
+)
 def test_equals_the_graph_of_a_bank_without_the_item(tmp_path: Path, changes: dict[str, int]) -> None:
     """With 35 neighbours of Eq. 7, and with a bank of three, fewer are left than asked for."""
     samples, groups = images(tmp_path, 5), ["a", "", "a", "b", ""]
     detector = PatchCore(PatchCoreConfig(**{**SMALL.__dict__, **changes})).fit(samples)
-    found = left_out(detector, samples, groups)
+    found = leave_one_out(detector, samples, groups)
     graph, table = detector.graph(), detector.sources().table
     assert isinstance(graph, PatchCoreGraph)
     assert found.neighbours is not None
@@ -52,8 +55,8 @@ def test_a_copy_hides_a_image_until_both_are_one_item(tmp_path: Path) -> None:
     copy.write_bytes(samples[0].path.read_bytes())
     samples.append(Sample(copy, copy.name, "good"))
     detector = PatchCore(replace(SMALL, coreset=1.0, max_bank=10_000)).fit(samples)  # every patch is kept
-    apart = left_out(detector, samples, ["", "", "", ""])
-    together = left_out(detector, samples, ["one", "", "", "one"])
+    apart = leave_one_out(detector, samples, ["", "", "", ""])
+    together = leave_one_out(detector, samples, ["one", "", "", "one"])
     assert apart.scores[[0, 3]] == pytest.approx([0, 0], abs=1e-4)
     assert together.scores.min() > 0.1
     np.testing.assert_array_equal(apart.scores[1:3], together.scores[1:3])  # each is its own item either way
@@ -62,8 +65,8 @@ def test_a_copy_hides_a_image_until_both_are_one_item(tmp_path: Path) -> None:
 def test_an_item_may_be_called_like_a_image(tmp_path: Path) -> None:
     samples = images(tmp_path, 3)
     detector = PatchCore(SMALL).fit(samples)
-    alone = left_out(detector, samples, ["", "", ""])
-    named = left_out(detector, samples, ["", samples[0].name, ""])  # 1.png is of an item called "0.png"
+    alone = leave_one_out(detector, samples, ["", "", ""])
+    named = leave_one_out(detector, samples, ["", samples[0].name, ""])  # 1.png is of an item called "0.png"
     np.testing.assert_array_equal(alone.scores, named.scores)
 
 
@@ -71,11 +74,11 @@ def test_refuses_what_leaves_nothing_and_what_did_not_teach(tmp_path: Path) -> N
     samples = images(tmp_path, 3)
     detector = PatchCore(SMALL).fit(samples)
     with pytest.raises(BlemishError, match=r"All 3 good images are of one item.*add images of other items"):
-        left_out(detector, samples, ["a", "a", "a"])
+        leave_one_out(detector, samples, ["a", "a", "a"])
     with pytest.raises(ValueError, match="all of them"):
-        left_out(detector, samples[:2], ["", ""])
+        leave_one_out(detector, samples[:2], ["", ""])
     with pytest.raises(RuntimeError, match="fit the detector"):
-        left_out(PatchCore(SMALL), samples, ["", "", ""])
+        leave_one_out(PatchCore(SMALL), samples, ["", "", ""])
     single = PatchCore(replace(SMALL, max_bank=1)).fit(samples)
     with pytest.raises(BlemishError, match=r"whole memory comes from one item.*--coreset"):
-        left_out(single, samples, ["", "", ""])
+        leave_one_out(single, samples, ["", "", ""])

@@ -11,11 +11,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from blemish.detectors.cam.config import CamConfig
-from blemish.detectors.patchcore.detector import PatchCoreConfig
+from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.inference import bundle
 from blemish.training import export
+from blemish.training.config import TrainConfig
 from blemish.training.export import ParityError, in_onnxruntime, in_torch, predict, prove_parity
-from blemish.training.pipeline import TrainConfig, _in_turn, train
+from blemish.training.pipeline import train
+from blemish.training.results import _in_turn
 from blemish.training.splits import auto_size
 from blemish.types import BlemishError, Decision, Label, Prediction, Sample, Verdict
 from tests.conftest import tile
@@ -148,6 +150,9 @@ def test_the_image_size_follows_the_images(tmp_path: Path) -> None:
 class Doubler(nn.Module):
     """A graph whose answers are known: score = mean pixel, map = the image's first channel shrunk to 2 x 2."""
 
+    outputs = ("scores", "maps")
+    gated = False
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         values = images.float()
         return values.mean((1, 2, 3)), values[:, :2, :2, 0]
@@ -225,7 +230,7 @@ def test_a_classifier_learns_from_both_kinds_and_guarantees(classified: Path) ->
 def test_the_likelier_class_may_decide(labelled: Path, tmp_path: Path) -> None:
     settings = CamConfig(unfreeze=0)
     config = TrainConfig(
-        labelled, tmp_path / "run", settings=settings, detector="cam", image_size=(64, 96), decide="class", boxes="one"
+        labelled, tmp_path / "run", settings=settings, image_size=(64, 96), decide="class", boxes="one"
     )
     metrics = train(config).metrics
     card = bundle.read(tmp_path / "run").card
@@ -244,7 +249,6 @@ def test_what_a_killed_training_left_is_gone_on_with(labelled: Path, tmp_path: P
         labelled,
         out,
         settings=CamConfig(epochs=3, log="tensorboard"),
-        detector="cam",
         image_size=(64, 96),
         false_alarms=0.15,
         overlays=0,
@@ -293,7 +297,7 @@ def test_a_classifier_without_defective_images_is_refused(product: Path, tmp_pat
     good = tmp_path / "good"
     for i in range(30):
         write_image(good / "good" / f"{i}.png", tile(i)[0])
-    config = TrainConfig(good, tmp_path / "run", settings=CamConfig(unfreeze=0), detector="cam", false_alarms=0.2)
+    config = TrainConfig(good, tmp_path / "run", settings=CamConfig(unfreeze=0), false_alarms=0.2)
     with pytest.raises(BlemishError, match="there is no defective one; add some, or use --detector patchcore"):
         train(config)
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
+from blemish.detectors.attention.config import AttentionConfig
 from blemish.training import splits as module
-from blemish.training.pipeline import TrainConfig
-from blemish.training.splits import divide
+from blemish.training.config import TrainConfig
 from blemish.types import BlemishError
 from tests.conftest import tile
-from tests.support import write_image
+from tests.support import divided, write_image
 
 
 def sizes(data: Path, **changes: Any) -> tuple[bool, int, int, int]:
-    found = divide(TrainConfig(data, Path("unused"), **changes))
-    return found.left_out, len(found.parts.train), len(found.parts.calibration), len(found.parts.test)
+    found = divided(TrainConfig(data, Path("unused"), **changes))
+    return found.left_out, len(found.split.train), len(found.split.calibration), len(found.split.test)
 
 
 @pytest.fixture(scope="module")
@@ -45,32 +45,32 @@ def test_with_enough_some_are_held_out_unless_asked(product: Path, monkeypatch: 
 
 
 def test_only_patchcore_and_only_on_average(product: Path) -> None:
-    assert sizes(product, detector="attention") == (False, 21, 19, 12)
+    assert sizes(product, settings=AttentionConfig()) == (False, 21, 19, 12)
     # 0.8^11 = 0.086 <= 0.1 < 0.8^10
     assert sizes(product, false_alarms=0.2, confidence=0.9) == (False, 29, 11, 12)
 
 
 def test_copies_are_one_item(twice: Path) -> None:
-    found = divide(TrainConfig(twice, Path("unused")))
-    assert len(found.samples) == 48
-    names = [sample.name for sample in found.samples]
+    found = divided(TrainConfig(twice, Path("unused")))
+    names = sorted(found.items)
+    assert len(names) == 48
     assert all(found.items[f"{i:02}a.png"] == found.items[f"{i:02}b.png"] for i in range(24))
     assert len({found.items[name] for name in names}) == 24
     with pytest.raises(
         BlemishError, match=r"24 good items .* cannot guarantee 2\.50% .* takes 39; add 15 more, or ask"
     ):
-        divide(TrainConfig(twice, Path("unused"), false_alarms=0.025))
+        divided(TrainConfig(twice, Path("unused"), false_alarms=0.025))
 
 
 def test_so_many_images_are_held_out_that_there_are_items_enough(twice: Path) -> None:
     """10 % takes 9 items, which are 18 images; the usual fifth would be 10 images of 5."""
-    found = divide(TrainConfig(twice, Path("unused"), false_alarms=0.1, calibrate="split"))
-    assert len(found.parts.calibration) == 18
-    calibrating = {found.items[sample.name] for sample in found.parts.calibration}
+    found = divided(TrainConfig(twice, Path("unused"), false_alarms=0.1, calibrate="split"))
+    assert len(found.split.calibration) == 18
+    calibrating = {found.items[sample.name] for sample in found.split.calibration}
     assert len(calibrating) == 9
-    assert not calibrating & {found.items[sample.name] for sample in found.parts.train}
+    assert not calibrating & {found.items[sample.name] for sample in found.split.train}
     with pytest.raises(BlemishError, match=r"12 good items \(with all their images\) cannot guarantee 5\.00%"):
-        divide(TrainConfig(twice, Path("unused"), calibrate="split"))  # half of all is the most
+        divided(TrainConfig(twice, Path("unused"), calibrate="split"))  # half of all is the most
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_so_many_images_are_held_out_that_there_are_items_enough(twice: Path) ->
 )
 def test_refused_before_the_work(product: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(BlemishError, match=said):
-        divide(TrainConfig(product, Path("unused"), **changes))
+        divided(TrainConfig(product, Path("unused"), **changes))
 
 
 def test_a_threshold_that_hangs_on_one_part_is_said(product: Path) -> None:
     def said(**changes: Any) -> list[str]:
-        found = divide(TrainConfig(product, Path("unused"), **changes)).warnings
+        found = divided(TrainConfig(product, Path("unused"), **changes)).warnings
         return [warning for warning in found if "alone sets the threshold" in warning]
 
     assert said() == []  # 5 % of 41 is two

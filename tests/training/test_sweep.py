@@ -5,21 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import pytest
 
-from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
+from blemish.detectors import registry
+from blemish.detectors.interface import Traits
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.detectors.patchcore.detector import PatchCore
 from blemish.images import load_image, load_mask
 from blemish.inference import bundle
-from blemish.training.pipeline import DETECTORS
 from blemish.training.sweep import Row, Sweep, SweepConfig, rank, sweep
 from blemish.training.validation import FIGURES, hold_out, measure, read_validation
-from blemish.types import BlemishError, Prediction, Sample
+from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 from tests.support import blemish, write_image
 
 T = TypeVar("T")
@@ -243,33 +245,44 @@ def test_a_cell_that_fails_is_a_row_and_is_tried_again(
 
 @dataclass(frozen=True)
 class TrainedConfig(PatchCoreConfig):
+    """PatchCore, as if it were trained by gradient."""
+
+    traits: ClassVar[Traits] = replace(PatchCoreConfig.traits, name="trained", trained_by_gradient=True)
+
     checkpoint: Path | None = None
     resume: bool = False
+
+    def build(self) -> PatchCore:
+        return Trained(self)
+
+
+FOUND = list[bool]()
+
+
+class Trained(PatchCore):
+    def fit(self, samples: Sequence[Sample], progress: Progress = silent, *, held_out: Sequence[Sample] = ()) -> Self:
+        assert isinstance(self.config, TrainedConfig)
+        assert self.config.checkpoint
+        assert self.config.resume
+        file = self.config.checkpoint / "epoch.txt"
+        FOUND.append(file.exists())
+        file.write_text("1", encoding="utf-8")
+        if len(FOUND) == 2:
+            raise KeyboardInterrupt
+        return super().fit(samples, progress)
 
 
 def test_a_killed_cell_goes_on_with_its_checkpoint(
     product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = list[bool]()
-
-    class Trained(PatchCore):
-        def fit(self, *args: Any) -> Self:
-            assert isinstance(self.config, TrainedConfig)
-            assert self.config.checkpoint
-            assert self.config.resume
-            file = self.config.checkpoint / "epoch.txt"
-            found.append(file.exists())
-            file.write_text("1", encoding="utf-8")
-            if len(found) == 2:
-                raise KeyboardInterrupt
-            return super().fit(*args)
-
-    monkeypatch.setitem(DETECTORS, "trained", (TrainedConfig, Trained))
+    monkeypatch.setitem(registry.OURS, "trained", f"{__name__}:TrainedConfig")
+    registry.config_of.cache_clear()
+    FOUND.clear()
     config = asked(product, tmp_path / "out", "coreset=0.02;seed=0,1", detector="trained", test=False)
     with pytest.raises(KeyboardInterrupt):
         sweep(config)
     sweep(config)
-    assert found == [False, False, True]  # the second cell finds its own file, not the first's
+    assert FOUND == [False, False, True]  # the second cell finds its own file, not the first's
     assert [r["error"] for r in table(config.out)] == ["", ""]
     assert sorted(p.name for p in config.out.iterdir()) == ["sweep.csv", "sweep.json", "validation"]
 
@@ -325,7 +338,7 @@ def test_refusals(product: Path, tmp_path: Path) -> None:
         sweep(asked(product, tmp_path, overwrite=True))
     for grid, said in (
         ("cores=1", "--cores is not an option of --detector patchcore"),
-        ("neighbours=1,many", "--neighbours takes a whole number, not 'many'"),
+        ("num_neighbours=1,many", "--num-neighbours takes a whole number, not 'many'"),
     ):
         with pytest.raises(BlemishError, match=said):
             sweep(asked(product, tmp_path / "out", grid))

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from blemish import __version__
-from blemish.cli import explain, report, train, watch
+from blemish.cli import explain, report, synthetic, train, watch
 from blemish.cli.verdicts import INCOMPLETE, STDIN, DriftFile, counted, each_of_stdin, say
 from blemish.types import BlemishError
 
@@ -82,9 +82,10 @@ def data(
         render(found, out)
 
 
-app.command()(train.corrupt)
 app.command()(train.train)
+app.command()(train.detectors)
 app.command()(train.sweep)
+app.command()(synthetic.corrupt)
 
 
 @app.command()
@@ -195,7 +196,7 @@ def bundle(
 app.command()(report.evaluate)
 app.command()(report.report)
 app.command()(report.compare)
-app.command()(train.demo)
+app.command()(synthetic.demo)
 
 
 def _images(paths: list[Path]) -> list[tuple[Path, str]]:

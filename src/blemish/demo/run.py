@@ -9,8 +9,10 @@ from blemish.demo.line import PRODUCTS, write_line
 from blemish.demo.page import write_page
 from blemish.detectors.attention.config import AttentionConfig
 from blemish.detectors.cam.config import CamConfig
-from blemish.detectors.patchcore.detector import PatchCoreConfig
-from blemish.training.pipeline import TrainConfig, train
+from blemish.detectors.interface import DetectorConfig
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.training.config import TrainConfig
+from blemish.training.pipeline import train
 from blemish.types import Progress, silent
 
 ATTENDED = "cloth"  # learned once more by the autoencoder
@@ -25,8 +27,7 @@ class Lesson(NamedTuple):
 
     product: str
     suffix: str  # of the run's folder, beside the product's own
-    detector: str
-    settings: Any
+    settings: DetectorConfig
 
     @property
     def run(self) -> str:
@@ -39,11 +40,11 @@ class Lesson(NamedTuple):
 
 def lessons(*, quick: bool = False) -> list[Lesson]:
     """What the demo learns, in the order of its page."""
-    classifies = CamConfig(deviations=True, unfreeze=0)  # parts that lie still, and few of them
+    classifies = CamConfig(pool="deviations", unfreeze=0)  # parts that lie still, and few of them
     return [
-        *(Lesson(product, "", "patchcore", PatchCoreConfig()) for product in PRODUCTS),
-        Lesson(ATTENDED, "attention", "attention", SHORTEST if quick else SHORT),
-        Lesson(CLASSIFIED, "cam", "cam", classifies),
+        *(Lesson(product, "", PatchCoreConfig()) for product in PRODUCTS),
+        Lesson(ATTENDED, "attention", SHORTEST if quick else SHORT),
+        Lesson(CLASSIFIED, "cam", classifies),
     ]
 
 
@@ -64,7 +65,6 @@ def run_demo(out: Path, *, quick: bool = False, progress: Progress = silent) -> 
             out / "data" / lesson.product,
             out / lesson.run,
             settings=lesson.settings,
-            detector=lesson.detector,
             # Of 30 images some detectors hold 15 out for the threshold, which can guarantee 10 % and no less.
             false_alarms=0.1 if quick else 0.05,
             overwrite=True,

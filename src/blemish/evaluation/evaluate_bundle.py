@@ -86,8 +86,7 @@ def measure(
     found = Prediction(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
     scores = found.scores
     images, verdicts = [sample for sample, _, _ in seen], [verdict for _, verdict, _ in seen]
-    balanced = card.settings.get("head_weights", "auto") == "auto"
-    figures = evaluate(images, found, verdicts, card.classes, balanced=balanced, framing=inspector.framing)
+    figures = evaluate(images, found, verdicts, card.classes, balanced=card.balanced, framing=inspector.framing)
     defective = np.array([sample.label == "anomaly" for sample in images])
     figures |= {
         "counts": {"test_good": int((~defective).sum()), "test_anomaly": int(defective.sum())},

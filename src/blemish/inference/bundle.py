@@ -113,6 +113,11 @@ class Card(_Frozen):
     files: dict[str, File] = {}
     sha256: str = ""  # of the card itself with this field empty
 
+    @property
+    def balanced(self) -> bool:
+        """Whether a classifier's probabilities are meant for equal odds of its classes."""
+        return bool(self.settings.get("head_weights", "auto") == "auto")
+
     def digest(self) -> str:
         return _digest(self.model_dump(mode="json"))
 

@@ -4,87 +4,81 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from blemish.data.split import Split
+from blemish.detectors.interface import Detector, DetectorConfig
 from blemish.inference import bundle, calibration
 from blemish.inference.framing import Framing
-from blemish.types import Prediction
-
-if TYPE_CHECKING:
-    from blemish.training.pipeline import TrainConfig
+from blemish.options import as_json
+from blemish.training.config import DecisionRule, SplitRule
+from blemish.training.export import Parity
+from blemish.types import Prediction, Sample
 
 
 def decision(
-    config: TrainConfig,
-    held_out: Prediction,
-    groups: Sequence[str],
-    how: calibration.Kind,
-    framing: Framing | None = None,
+    rule: DecisionRule, good: Prediction, items: Sequence[str], kind: calibration.Kind, framing: Framing | None = None
 ) -> bundle.Decision:
-    """How scores become verdicts, by what was said of good images that had no part in it; `groups` names their items.
-    With a frame, `normal_median` is that of the region of interest, and with tiles the least area is a share of one of
-    them.
+    """How scores become verdicts, from the prediction on good images that had no part in it, or each without its own
+    item (`kind`); `items` names the item that each shows. With a frame, `normal_median` is that of the region of
+    interest, and with tiles the least area is a share of one of them.
 
     Raises `BlemishError` where they cannot guarantee what was asked.
     """
-    if config.decide == "class":
-        return _by_class(config, held_out, framing)
-    rate, review, sure = config.false_alarms, config.review, config.confidence
-    distances = held_out.distances
-    map_maxima, farthest = (
-        _map_maxima(held_out),
-        [] if distances is None else distances.reshape(len(distances), -1).max(1),
-    )
+    if not rule.guaranteed:
+        return _by_class(rule, good, framing)
+    sure = rule.confidence
+    map_maxima, distances = _map_maxima(good), good.distances
     # Family-wise: at most this share of good images has a single pixel above it.
-    pixel_threshold = calibration.threshold(map_maxima, rate, groups, confidence=sure)
-    normal_median = _normal_median(held_out, framing)
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    items = tuple(numbers[group] for group in groups) if len(numbers) < len(groups) else ()
+    pixel_threshold = calibration.threshold(map_maxima, rule.false_alarms, items, confidence=sure)
+    normal_median = _normal_median(good, framing)
+    numbers = {item: number for number, item in enumerate(dict.fromkeys(items))}
+    review = None
+    if rule.review:
+        thresholds = calibration.thresholds(good.scores, rule.false_alarms, rule.review, items, confidence=sure)
+        review = thresholds.review
     return bundle.Decision(
         rule="guarantee",
-        boxes=config.boxes,
-        false_alarms=rate,
+        boxes=rule.boxes,
+        false_alarms=rule.false_alarms,
         guarantee=calibration.guarantee(
-            len(groups), rate, confidence=sure, items=len(numbers), review=review, kind=how
+            len(items), rule.false_alarms, confidence=sure, items=len(numbers), review=rule.review, kind=kind
         ),
         confidence=sure,
-        calibrated_by=how,
-        threshold=calibration.threshold(held_out.scores, rate, groups, confidence=sure),
-        review=review,
-        review_threshold=calibration.thresholds(held_out.scores, rate, review, groups, confidence=sure).review
-        if review
-        else None,
+        calibrated_by=kind,
+        threshold=calibration.threshold(good.scores, rule.false_alarms, items, confidence=sure),
+        review=rule.review,
+        review_threshold=review,
         pixel_threshold=pixel_threshold,
         normal_median=normal_median,
-        min_area=config.min_area * _of_a_tile(framing),
-        scores=tuple(map(float, held_out.scores)),
+        min_area=rule.min_area * _of_a_tile(framing),
+        scores=tuple(map(float, good.scores)),
         map_maxima=tuple(map(float, map_maxima)),
-        distances=tuple(map(float, farthest)),
-        items=items,
+        distances=() if distances is None else tuple(map(float, distances.reshape(len(distances), -1).max(1))),
+        items=tuple(numbers[item] for item in items) if len(numbers) < len(items) else (),
         color_range=(float(np.median(map_maxima)), pixel_threshold + (pixel_threshold - normal_median)),
     )
 
 
-def _by_class(config: TrainConfig, held_out: Prediction, framing: Framing | None) -> bundle.Decision:
-    """Without a guarantee: `held_out` only says how high maps of good images are."""
-    map_maxima, normal_median = _map_maxima(held_out), _normal_median(held_out, framing)
+def _by_class(rule: DecisionRule, good: Prediction, framing: Framing | None) -> bundle.Decision:
+    """Without a guarantee: the prediction on good images only says how high their maps are."""
+    map_maxima, normal_median = _map_maxima(good), _normal_median(good, framing)
     return bundle.Decision(
         rule="class",
-        boxes=config.boxes,
+        boxes=rule.boxes,
         false_alarms=None,
         guarantee=calibration.NO_GUARANTEE,
         threshold=0.0,
         pixel_threshold=float(map_maxima.max()),
         normal_median=normal_median,
-        min_area=config.min_area,
+        min_area=rule.min_area,
         scores=(),
         map_maxima=tuple(map(float, map_maxima)),
         color_range=(float(np.median(map_maxima)), 2 * float(map_maxima.max()) - normal_median),
@@ -109,29 +103,68 @@ def _of_a_tile(framing: Framing | None) -> float:
     return tile[0] * tile[1] / (size[0] * size[1])
 
 
-def data(config: TrainConfig, layout: str, parts: Split) -> bundle.Data:
+def digest(samples: Iterable[Sample]) -> str:
+    """SHA-256 of the images' names and bytes, in order of name."""
+    total = hashlib.sha256()
+    for sample in sorted(samples, key=lambda s: s.name):
+        content = sample.path.read_bytes() if sample.pixels is None else sample.pixels.tobytes()
+        total.update(sample.name.encode() + b"\0" + hashlib.sha256(content).digest())
+    return total.hexdigest()
+
+
+def data(folder: Path, layout: str, parts: Split, rule: SplitRule) -> bundle.Data:
     """What was learned from."""
-    digest = hashlib.sha256()
-    for sample in sorted(parts.train, key=lambda s: s.name):
-        digest.update(sample.name.encode() + b"\0" + hashlib.sha256(sample.path.read_bytes()).digest())
     return bundle.Data(
-        source=config.data.resolve().name,
+        source=folder.resolve().name,
         layout=layout,
         train=len(parts.train),
         calibration=len(parts.calibration),
         test=len(parts.test),
         anomalies=sum(s.label == "anomaly" for s in parts.train),
-        test_share=config.test,
-        calibration_share=config.calibration,
-        seed=config.seed,
-        sha256=digest.hexdigest(),
+        test_share=rule.test,
+        calibration_share=rule.calibration,
+        seed=rule.seed,
+        sha256=digest(parts.train),
     )
 
 
-def settings_of(settings: Any) -> dict[str, Any]:
-    """What the detector was learned with, as JSON; not where its training was kept."""
-    kept = {key: value for key, value in asdict(settings).items() if key not in ("checkpoint", "resume", "log")}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
+def card(
+    detector: Detector,
+    settings: DetectorConfig,
+    frame: bundle.Frame | None,
+    data: bundle.Data,
+    decision: bundle.Decision,
+    parity: Parity,
+) -> bundle.Card:
+    """The card of a fitted detector, but for the hashes of its files."""
+    origin = detector.origin
+    return bundle.Card(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        product=data.source,
+        detector=settings.traits.name,
+        settings=as_json(settings),
+        image_size=settings.image_size,
+        frame=frame,
+        data=data,
+        decision=decision,
+        parity=parity.to_json(),
+        backbone=origin._asdict(),
+        classes=detector.classes,
+        licences={"blemish": "Apache-2.0", "backbone weights": origin.licence},
+        versions=versions(),
+    )
+
+
+def metrics(card: bundle.Card, parts: Split, parity: Parity, warnings: Sequence[str]) -> dict[str, Any]:
+    """What metrics.json says of every run."""
+    return {
+        "product": card.product,
+        "detector": card.detector,
+        "counts": counts(parts),
+        "decision": card.decision.model_dump(mode="json", exclude={"scores", "map_maxima", "distances", "items"}),
+        "parity": parity.to_json(),
+        "data_problems": list(warnings),
+    }
 
 
 def counts(parts: Split) -> dict[str, int]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from blemish.data.split import kfold
-from blemish.detectors.cam.detector import Cam
 from blemish.detectors.nn.resampling import Enlarge
 from blemish.evaluation.bootstrap import to_json
 from blemish.evaluation.detection import auroc, balanced_accuracy, confusion
@@ -35,8 +35,40 @@ class CrossValidation(NamedTuple):
     rows: list[dict[str, Any]]  # one an image: its out-of-fold probabilities, averaged over the repetitions
 
 
+class CrossValidationConfig(Protocol):
+    """What is asked of its settings."""
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def sigma(self) -> float: ...
+    @property
+    def head_weights(self) -> tuple[float, ...] | str: ...
+    @property
+    def checkpoint(self) -> Path | None: ...
+    @property
+    def resume(self) -> bool: ...
+
+
+class CrossValidated(Protocol):
+    """What a detector whose traits say `cross_validates` has besides."""
+
+    classes: tuple[str, ...]
+
+    @property
+    def config(self) -> CrossValidationConfig: ...
+    def keep(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
+        """Computes what does not depend on who is learned from, once for all samples."""
+
+    def fit(self, samples: Sequence[Sample], progress: Progress = silent, *, run: str = "") -> Any:
+        """Learns from `samples`; `run` names the checkpoint."""
+
+    def cells(self, samples: Sequence[Sample], progress: Progress = silent) -> tuple[Floats, Floats]:
+        """Logits (n, classes) and maps (n, h, w) before they are enlarged."""
+
+
 def cross_validate(
-    detector: Cam,
+    detector: CrossValidated,
     samples: Sequence[Sample],
     *,
     folds: int,
@@ -144,7 +176,7 @@ def mean_of(several: Sequence[Any]) -> Any:
 
 
 def _fold(
-    detector: Cam, train: Sequence[Sample], test: Sequence[Sample], run: str, progress: Progress
+    detector: CrossValidated, train: Sequence[Sample], test: Sequence[Sample], run: str, progress: Progress
 ) -> tuple[Floats, Floats]:
     """Logits and maps of the tested images, in their order."""
     folder = detector.config.checkpoint

@@ -7,14 +7,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from blemish.detectors.interface import Graph
 from blemish.detectors.nn.nearest import candidates_in_onnx
-from blemish.images import load_image
+from blemish.images import decode
 from blemish.inference.inspector import open_session
 from blemish.types import BlemishError, Prediction, Progress, Runner, Sample, silent
 
@@ -43,12 +45,12 @@ class Parity:
         return asdict(self)
 
 
-def export(graph: nn.Module, file: Path) -> None:
+def export(graph: Graph, file: Path) -> None:
     """Writes `graph` (uint8 `(N, H, W, 3)` -> scores, maps, and what else its `outputs` name) as ONNX; N, H and W stay
     free."""
     from torch.export import Dim
 
-    names = outputs(graph)
+    names = graph.outputs
     for part in graph.modules():
         if getattr(part, "inplace", False):
             part.inplace = False  # type: ignore[assignment]  # the exporter takes twice as long to undo it; same values
@@ -59,7 +61,7 @@ def export(graph: nn.Module, file: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own future
         program = torch.onnx.export(
-            graph,
+            cast("nn.Module", graph),
             (example,),
             dynamo=True,
             verbose=False,
@@ -82,19 +84,13 @@ def export(graph: nn.Module, file: Path) -> None:
     program.save(str(file), external_data=False)
 
 
-def outputs(graph: nn.Module) -> Sequence[str]:
-    """The names of what a graph returns, in order."""
-    found: Sequence[str] = getattr(graph, "outputs", ("scores", "maps"))
-    return found
-
-
-def in_torch(graph: nn.Module) -> Runner:
+def in_torch(graph: Graph) -> Runner:
     """Runs a detector's graph where it was learned."""
 
     def run(images: Pixels) -> Prediction:
         with torch.inference_mode():
             found = graph(torch.tensor(images))
-        return Prediction.named({name: output.numpy() for name, output in zip(outputs(graph), found, strict=True)})
+        return Prediction.named({name: output.numpy() for name, output in zip(graph.outputs, found, strict=True)})
 
     return run
 
@@ -114,7 +110,7 @@ def predict(run: Runner, samples: Sequence[Sample], progress: Progress = silent,
     """
     rooms: dict[str, np.ndarray] = {}
     for i, sample in enumerate(progress(samples, what, len(samples))):
-        outputs = run(load_image(sample.path)[None]).outputs()
+        outputs = run(decode(sample)[None]).outputs()
         outputs.pop("class_maps", None)  # nothing is measured on them
         if not rooms:
             rooms = {name: np.empty((len(samples), *one.shape[1:]), one.dtype) for name, one in outputs.items()}

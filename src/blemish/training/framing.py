@@ -1,5 +1,6 @@
-"""Before learning, where a frame was asked for (`--tile`, `--roi`, `--align`): what the frame is, and the images or
-tiles that a detector learns from, as files. They are made by the same `frame.Framing` that the line runs.
+"""How images are brought before the detector in a training: as they are, or in the frame that was asked for (`--tile`,
+`--roi`, `--align`), whose images or tiles are written as files for the detector to learn from. They are made by the
+same `inference.framing.Framing` that inference uses.
 """
 
 from __future__ import annotations
@@ -7,96 +8,112 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from blemish.data.split import Split
+from blemish.detectors.interface import DetectorConfig, Traits
 from blemish.images import load_image, load_mask, read_size
 from blemish.inference import alignment
 from blemish.inference.bundle import REFERENCE, ROI, Frame
 from blemish.inference.framing import Framing, Mask, map_size, tiles_of
-from blemish.training.splits import FROM_BOTH, Divided, shape_for
-from blemish.types import BlemishError, Progress, Sample, silent
-
-if TYPE_CHECKING:
-    from blemish.training.pipeline import TrainConfig
+from blemish.training.config import FrameRule
+from blemish.training.splits import auto_size, shape_for
+from blemish.types import BlemishError, Progress, Runner, Sample, silent
 
 LEAST_TILE = 32  # pixels
 COMPARED = 50  # good images at most among which the reference is chosen
-ENOUGH = 0.5  # of the good images' usual correlation with it, that an image needs
-SAID = 5  # names in a sentence
+ENOUGH = 0.5  # of the good images' median correlation with it, that an image needs
+NAMED = 5  # names in a sentence
 
 
-class Prepared(NamedTuple):
-    """A frame, the size (height, width) at which the detector sees it or its tiles, and each image's pose by name;
-    `unaligned` are names of test images that have none."""
+@dataclass(frozen=True)
+class Seen:
+    """How the detector sees images: `image_size` (height, width) of an image or of a tile; with a frame its `framing`,
+    each image's pose by name, and the names of test images that cannot be aligned. Without one, images go to the graph
+    as they are."""
 
-    framing: Framing
     image_size: tuple[int, int]
-    poses: Mapping[str, alignment.Pose]
-    unaligned: frozenset[str]
-    warnings: tuple[str, ...]
+    framing: Framing | None = None
+    poses: Mapping[str, alignment.Pose] = field(default_factory=dict)
+    unaligned: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def frame(self) -> Frame | None:
+        return self.framing.frame if self.framing else None
+
+    def over(self, run: Runner) -> Runner:
+        """A graph's `run` for whole images of any size."""
+        return self.framing.over(run) if self.framing else run
 
     def training_samples(
         self, samples: Sequence[Sample], folder: Path, items: Mapping[str, str], progress: Progress = silent
     ) -> dict[str, list[Sample]]:
-        """Writes what the detector learns from of each image into `folder`; gives these samples by the image's
-        name. `items` are the images' items, which their tiles share."""
+        """What the detector learns from of each image, by the image's name: itself, or what the frame makes of it,
+        written into `folder`. `items` are the images' items, which their tiles share."""
+        if self.framing is None:
+            return {sample.name: [sample] for sample in samples}
         folder.mkdir(parents=True, exist_ok=True)
-        taught: dict[str, list[Sample]] = {}
+        written: dict[str, list[Sample]] = {}
         for number, sample in enumerate(progress(samples, "framing", len(samples))):
-            seen, _ = self.framing.bring(load_image(sample.path), self.poses.get(sample.name))
+            framed, _ = self.framing.bring(load_image(sample.path), self.poses.get(sample.name))
             tiles = []
             for left, top, right, bottom in self.framing.boxes:
                 file = folder / f"{number:06}-{left}-{top}.png"
-                Image.fromarray(seen[top:bottom, left:right]).save(file, compress_level=1)
+                Image.fromarray(framed[top:bottom, left:right]).save(file, compress_level=1)
                 name = f"{sample.name}@{left},{top}" if self.framing.frame.tile else sample.name
                 tiles.append(replace(sample, path=file, name=name, mask=None, group=items.get(sample.name, "")))
-            taught[sample.name] = tiles
-        return taught
+            written[sample.name] = tiles
+        return written
 
     def write(self, folder: Path) -> None:
-        """Into a bundle: what the line needs of the frame besides the card."""
-        if self.framing.roi is not None:
+        """Into a bundle: what inference needs of the frame besides the card."""
+        if self.framing and self.framing.roi is not None:
             Image.fromarray(self.framing.roi.astype(np.uint8) * np.uint8(255)).save(folder / ROI, optimize=True)
-        if self.framing.reference is not None:
+        if self.framing and self.framing.reference is not None:
             Image.fromarray(self.framing.reference).save(folder / REFERENCE, optimize=True)
 
 
-def check(config: TrainConfig) -> None:
+def check(rule: FrameRule, traits: Traits) -> None:
     """Raises `BlemishError` for a frame that cannot be had, before the work."""
-    if not _asked(config):
-        return
-    if config.folds:
-        raise BlemishError("--folds knows neither --tile nor --roi nor --align; omit it, or those.")
-    if config.tile and config.detector in FROM_BOTH:
+    if rule.tile and traits.learns_from_defects:
         raise BlemishError(
-            f"A label says nothing about the tiles of an image, so {config.detector} cannot learn from them; omit "
+            f"A label says nothing about the tiles of an image, so {traits.name} cannot learn from them; omit "
             "--tile, or take a detector that learns from good images alone."
         )
-    if config.tile and config.tile < LEAST_TILE:
-        raise BlemishError(f"--tile {config.tile} is too small; give at least {LEAST_TILE} pixels.")
-    if config.tile and not 0 <= config.overlap <= config.tile // 2:
-        raise BlemishError(f"--overlap {config.overlap} must be between 0 and half of --tile {config.tile}.")
-    if config.align:
+    if rule.tile and rule.tile < LEAST_TILE:
+        raise BlemishError(f"--tile {rule.tile} is too small; give at least {LEAST_TILE} pixels.")
+    if rule.tile and not 0 <= rule.overlap <= rule.tile // 2:
+        raise BlemishError(f"--overlap {rule.overlap} must be between 0 and half of --tile {rule.tile}.")
+    if rule.align:
         alignment.opencv()
-    if config.roi and not config.roi.is_file():
-        raise BlemishError(f"{config.roi}: there is no such file; --roi takes a mask image or a .json of polygons.")
+    if rule.roi and not rule.roi.is_file():
+        raise BlemishError(f"{rule.roi}: there is no such file; --roi takes a mask image or a .json of polygons.")
 
 
-def prepare(config: TrainConfig, divided: Divided, area: int, progress: Progress = silent) -> Prepared | None:
-    """The frame that was asked for, with tiles of about `area` pixels for the detector; None where none was.
+def how_seen(
+    rule: FrameRule,
+    split: Split,
+    settings: DetectorConfig,
+    image_size: tuple[int, int] | None = None,
+    progress: Progress = silent,
+) -> Seen:
+    """At what size, and in what frame, the detector sees images; the size is chosen from the images, with as many
+    pixels as in `settings`, where it is None.
 
-    Raises `BlemishError` for a region that is none, tiles larger than the images, and images to learn from that
-    cannot be aligned.
+    Raises `BlemishError` for a region that is none, tiles larger than the images, and training images that cannot be
+    aligned.
     """
-    if not _asked(config):
-        return None
-    parts, warnings = divided.parts, list[str]()
-    learned = [*parts.train, *parts.calibration]
+    area = settings.image_size[0] * settings.image_size[1]
+    if not rule.asked:
+        return Seen(image_size or auto_size(split.train, area))
+    warnings = list[str]()
+    learned = [*split.train, *split.calibration]
     sizes = Counter(read_size(sample.path) for sample in learned)
     size = max(sizes, key=lambda one: (sizes[one], one))
     if others := sum(sizes.values()) - sizes[size]:
@@ -104,27 +121,16 @@ def prepare(config: TrainConfig, divided: Divided, area: int, progress: Progress
             f"{others} of {len(learned)} good images are not of {size[0]} x {size[1]} pixels, as most are; they are "
             "resized to that."
         )
-    roi = read_roi(config.roi, size) if config.roi else None
-    tile = None
-    if config.tile:
-        tile = min(config.tile, size[0]), min(config.tile, size[1])
-        if tile == size:
-            raise BlemishError(f"--tile {config.tile} is no smaller than the images ({size[0]} x {size[1]}); omit it.")
-    image_size = config.image_size or shape_for((tile or size)[0] / (tile or size)[1], area)
-    frame = Frame(
-        size=size,
-        map_size=map_size(size, tile, image_size) if tile else image_size,
-        tile=tile,
-        overlap=config.overlap if tile else 0,
-        tiles=tiles_of(size, tile, config.overlap, roi) if tile else (),
-        roi=roi is not None,
-    )
+    roi = read_roi(rule.roi, size) if rule.roi else None
+    frame = _frame(rule, size, roi, image_size, area)
+    width, height = frame.tile or size
+    seen_at = image_size or shape_for(width / height, area)
     framing = Framing(frame, roi)
     poses: dict[str, alignment.Pose] = {}
     unaligned = frozenset[str]()
-    if config.align:
+    if rule.align:
         reference = _reference([s for s in learned if s.label != "anomaly"], size, progress)
-        framing, poses, unaligned = _aligned(framing, reference, learned, parts.test, progress)
+        framing, poses, unaligned = _aligned(framing, reference, learned, split.test, progress)
         if lost := [sample.name for sample in learned if sample.name in unaligned]:
             raise BlemishError(
                 f"{_named(lost)}: cannot be aligned with the other images; take out what shows no whole part, or "
@@ -135,8 +141,29 @@ def prepare(config: TrainConfig, divided: Divided, area: int, progress: Progress
                 f"{_named(sorted(unaligned))}: cannot be aligned, so the verdict is 'error'; left out of the test."
             )
     if roi is not None:
-        warnings += _outside(framing, [s for s in parts.test if s.name not in unaligned], poses)
-    return Prepared(framing, image_size, poses, unaligned, tuple(warnings))
+        warnings += _outside(framing, [s for s in split.test if s.name not in unaligned], poses)
+    return Seen(seen_at, framing, poses, unaligned, tuple(warnings))
+
+
+def _frame(
+    rule: FrameRule, size: tuple[int, int], roi: Mask | None, image_size: tuple[int, int] | None, area: int
+) -> Frame:
+    """The frame for images of `size` (width, height)."""
+    tile = None
+    if rule.tile:
+        tile = min(rule.tile, size[0]), min(rule.tile, size[1])
+        if tile == size:
+            raise BlemishError(f"--tile {rule.tile} is no smaller than the images ({size[0]} x {size[1]}); omit it.")
+    width, height = tile or size
+    seen_at = image_size or shape_for(width / height, area)
+    return Frame(
+        size=size,
+        map_size=map_size(size, tile, seen_at) if tile else seen_at,
+        tile=tile,
+        overlap=rule.overlap if tile else 0,
+        tiles=tiles_of(size, tile, rule.overlap, roi) if tile else (),
+        roi=roi is not None,
+    )
 
 
 def read_roi(file: Path, size: tuple[int, int]) -> Mask:
@@ -187,10 +214,6 @@ def _polygons(found: Any, file: Path) -> list[list[tuple[float, float]]]:
     if any(len(polygon) < 3 for polygon in polygons) or not np.isfinite(points).all():
         raise BlemishError(f"{file}: a polygon is a list of at least three points [x, y], in pixels of the images.")
     return polygons
-
-
-def _asked(config: TrainConfig) -> bool:
-    return bool(config.tile or config.roi or config.align)
 
 
 def _resized(sample: Sample, size: tuple[int, int]) -> alignment.Pixels:
@@ -254,5 +277,5 @@ def _outside(framing: Framing, samples: Sequence[Sample], poses: Mapping[str, al
 
 
 def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SAID} more" if len(names) > SAID else ""
-    return ", ".join(names[:SAID]) + more
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -1,360 +1,256 @@
-"""The whole story of `blemish train`: read, split, fit, export, prove parity, calibrate, evaluate, write."""
+"""The story of `blemish train`: read, split, frame, fit, export, prove parity, calibrate, evaluate, write."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import cast
 
-from torch import nn
-
-from blemish.detectors.attention.config import AttentionConfig
-from blemish.detectors.attention.detector import Attention
-from blemish.detectors.cam.config import CamConfig
-from blemish.detectors.cam.detector import Cam
-from blemish.detectors.nn.provenance import Sources, write_evidence
-from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
-from blemish.evaluation.evaluate import evaluate
-from blemish.evaluation.reliability import draw_reliability, from_json
+from blemish.detectors.interface import Detector, DetectorConfig, Graph, LeavesOneOut
+from blemish.detectors.nn.provenance import write_evidence
 from blemish.files import replacing
-from blemish.images import load_image, read_size
-from blemish.inference import bundle, evidence, results
-from blemish.inference.inspector import Inspection, Inspector
-from blemish.reporting.report import report
-from blemish.training import card as card_of
-from blemish.training.crossval import cross_validate
-from blemish.training.export import export, in_onnxruntime, in_torch, predict, prove_parity
+from blemish.inference import bundle
+from blemish.training import card as cards
+from blemish.training.config import Run, TrainConfig
+from blemish.training.crossval import CrossValidated, CrossValidation, cross_validate
+from blemish.training.export import Parity, export, in_onnxruntime, in_torch, predict, prove_parity
+from blemish.training.framing import Seen, how_seen
 from blemish.training.framing import check as check_frame
-from blemish.training.framing import prepare
-from blemish.training.leave_one_out import left_out
-from blemish.training.splits import FROM_BOTH, auto_size, divide
-from blemish.types import BlemishError, Prediction, Progress, Sample, Verdict, silent
+from blemish.training.leave_one_out import leave_one_out
+from blemish.training.results import evaluate_test, write_run
+from blemish.training.splits import Data, Divided, divide, read_data
+from blemish.types import BlemishError, Prediction, Progress, Runner, Sample, silent
 
-
-class Origin(Protocol):
-    """Where a network's weights come from."""
-
-    @property
-    def source(self) -> str: ...
-    @property
-    def licence(self) -> str: ...
-
-
-class Detector(Protocol):
-    """What every detector is: see design.md, "The interfaces"."""
-
-    @property
-    def backbone(self) -> Origin: ...
-    def fit(self, samples: Sequence[Sample], progress: Progress = silent) -> Self: ...
-    def graph(self) -> nn.Module: ...
-    def sources(self) -> Sources: ...
-
-
-DETECTORS: dict[str, tuple[type[Any], Callable[[Any], Detector]]] = {
-    "patchcore": (PatchCoreConfig, PatchCore),
-    "cam": (CamConfig, Cam),
-    "attention": (AttentionConfig, Attention),
-}
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What `blemish train` was asked. `settings` is the detector's own config; `image_size` (height, width) goes into
-    it, and is chosen from the images where it is None."""
-
-    data: Path
-    out: Path
-    settings: Any = field(default_factory=PatchCoreConfig)
-    detector: str = "patchcore"
-    image_size: tuple[int, int] | None = None
-    tile: int = 0  # side in pixels of the images; 0 = they are seen as a whole
-    overlap: int = 64  # of tiles
-    roi: Path | None = None  # a mask or polygons: what lies outside never counts
-    align: bool = False  # shifted and turned parts are brought to lie alike
-    layout: str = "auto"
-    false_alarms: float = 0.05
-    review: float | None = None  # a larger rate, above which a person looks
-    confidence: float | None = None  # with which the guarantee holds for this calibration set; None = on average
-    # "leave-one-out", of PatchCore: every good image teaches, and is scored by a memory without its own item.
-    # "auto": that, where one of the few highest held-out scores would set the threshold.
-    calibrate: Literal["auto", "split", "leave-one-out"] = "auto"
-    # "guarantee": the threshold keeps `false_alarms`. "class", of a classifier: the likelier class, and nothing is
-    # guaranteed.
-    decide: Literal["guarantee", "class"] = "guarantee"
-    boxes: Literal["regions", "one"] = "regions"  # "one": the published single box of class activation maps
-    pooled: bool = False  # forget which part the folder puts an image in, and split anew
-    folds: int = 0  # a classifier is also cross-validated, in so many folds
-    repeats: int = 1  # so many times
-    resume: bool = False  # go on where a killed training stopped
-    test: float = 0.2  # share of good images kept for the test, where the folder does not say
-    calibration: float = 0.2  # share of the remaining good images held out for the threshold
-    min_area: float = 0.0002  # of a region, as a share of the image
-    seed: int = 0
-    overlays: int = 300  # at most so many are drawn: the misjudged and the others in turn
-    evidence: bool = True  # the bundle carries images that normal patches come from
-    evidence_size: float = 8.0  # MB that they may take
-    overwrite: bool = False
-
-
-class Run(NamedTuple):
-    """What came of it, for people and programs; `metrics` is what `metrics.json` holds."""
-
-    folder: Path
-    metrics: dict[str, Any]
-    warnings: tuple[str, ...]
+MOST_GOOD = 100  # images that set the color range where nothing is guaranteed
 
 
 def train(config: TrainConfig, progress: Progress = silent) -> Run:
     """Learns a detector from a folder of images and writes `config.out`: `bundle/`, `metrics.json`,
-    `verdicts.jsonl` (test part), `overlays/`. The folder appears whole at the end, or not at all; what a training
-    needs to go on with is meanwhile in `.NAME.training` beside it.
+    `verdicts.jsonl` (test images), `overlays/`, `report.html`. The folder appears whole at the end, or not at all;
+    what a training needs in order to be resumed is meanwhile in `.NAME.training` beside it.
 
     Raises `BlemishError` where the images cannot support what was asked.
     """
-    frames = config.out.with_name(f".{config.out.name}.frames")  # what a frame makes of the images
-    try:
-        return _train(config, frames, progress)
-    finally:
-        shutil.rmtree(frames, ignore_errors=True)
+    refuse(config)
+    clock, traits = Clock(), config.settings.traits
+    data = read_data(config.data, config.layout, progress, pooled=config.pooled)
+    divided = divide(data, config.split_rule, config.decision_rule, traits)
+    seen = how_seen(config.frame_rule, divided.split, config.settings, config.image_size, progress)
+    divided = divided.without_tests(seen.unaligned)
+    warnings = (*divided.warnings, *data.warnings, *seen.warnings)
+    with workplace(config, seen.image_size) as work:
+        learned = (*divided.split.train, *(divided.split.calibration if traits.learns_from_defects else ()))
+        samples = seen.training_samples(learned, work.frames, divided.items, progress)
+        clock.lap("read")
+        detector = work.settings.build()
+        crossed = cross_validated(detector, data, config, progress) if config.folds else None
+        clock.lap("cross-validate", shown=config.folds > 0)
+        graph = fit(detector, divided, samples, progress)
+        clock.lap("fit")
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(config.out) as folder:
+            runners = export_graph(graph, seen, folder / "bundle")
+            clock.lap("export")
+            # From here on everything is measured on what will run, not on what was trained.
+            results = inspect_images(runners, divided, progress)
+            clock.lap("inspect")
+            parity = prove(graph, runners, results, progress)
+            clock.lap("parity")
+            good = results.good or left_out(detector, divided, seen, samples, progress)
+            clock.lap("leave one out", shown=divided.left_out)
+            items = [divided.items[sample.name] for sample in results.good_samples]
+            decision = cards.decision(config.decision_rule, good, items, divided.kind, seen.framing)
+            learned_from = cards.data(config.data, data.layout, divided.split, config.split_rule)
+            complete_bundle(folder / "bundle", detector, work.settings, seen, config)
+            card = cards.card(detector, work.settings, seen.frame, learned_from, decision, parity)
+            card = bundle.write(folder / "bundle", card)
+            clock.lap("calibrate")
+            tested = divided.split.test
+            evaluated = evaluate_test(folder, tested, results.test, seen.framing, config.overlays, progress)
+            clock.lap("evaluate")
+            metrics = cards.metrics(card, divided.split, parity, warnings) | evaluated.metrics | detector.metrics
+            write_run(folder, metrics, evaluated, crossed, clock.laps, progress)
+            work.keep_log(folder)
+    return Run(config.out, metrics, warnings)
 
 
-def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
+def refuse(config: TrainConfig) -> None:
+    """Raises `BlemishError` for what cannot be had, before the work."""
+    traits, name = config.settings.traits, config.detector
     if config.out.exists() and not config.overwrite:
         raise BlemishError(f"{config.out} exists; choose another folder with -o, or replace it with --overwrite.")
     if config.out.exists() and not (config.out / "bundle" / bundle.CARD).is_file():
         raise BlemishError(
             f"{config.out} is no run of blemish's, so it is not replaced; choose another folder with -o."
         )
-    build = DETECTORS[config.detector][1]
-    both = config.detector in FROM_BOTH
-    guarantee = config.decide == "guarantee"
-    if not both and not guarantee:
-        raise BlemishError(f"{config.detector} knows no classes; --decide class is for --detector cam.")
-    if not guarantee and (config.review or config.confidence):
+    if config.decide == "class" and not traits.learns_from_defects:
+        raise BlemishError(f"{name} knows no classes; --decide class is for a classifier, such as --detector cam.")
+    if config.decide == "class" and (config.review or config.confidence):
         raise BlemishError(
-            "--review and --confidence are of a guarantee, and --decide class guarantees nothing; omit them."
+            "--review and --confidence belong to a guarantee, and --decide class guarantees nothing; omit them."
         )
-    if config.calibrate == "leave-one-out" and (config.detector != "patchcore" or config.confidence):
+    if config.calibrate == "leave-one-out" and (not traits.leaves_one_out or config.confidence):
         raise BlemishError(
-            "Leaving one out is for --detector patchcore, without --confidence: others would have to be learned once "
-            "more for each image, and what it can guarantee holds on average; take --calibrate split."
+            f"Leaving one out is not for --detector {name} or with --confidence: most detectors would have to be "
+            "learned once more for each image, and what it can guarantee holds on average; take --calibrate split."
         )
-    if not both and config.folds:
-        raise BlemishError(f"{config.detector} learns from good images alone; --folds is for --detector cam.")
-    check_frame(config)
-    clock = _Clock()
-    divided = divide(config, progress)
-    parts = divided.parts
-    good = [sample for sample in parts.calibration if sample.label != "anomaly"]
-    height, width = config.settings.image_size
-    framed = prepare(config, divided, height * width, progress)
-    image_size = framed.image_size if framed else config.image_size or auto_size(parts.train, height * width)
-    settings = replace(config.settings, image_size=image_size)
-    unfinished = config.out.with_name(f".{config.out.name}.training")
-    trains = hasattr(settings, "checkpoint")  # by gradient, so that it can be gone on with
-    if trains:
+    if config.folds and not traits.cross_validates:
+        raise BlemishError(
+            f"{name} learns from good images alone; --folds is for a classifier, such as --detector cam."
+        )
+    if config.folds and config.frame_rule.asked:
+        raise BlemishError("--folds knows neither --tile nor --roi nor --align; omit it, or those.")
+    check_frame(config.frame_rule, traits)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """`settings` as the detector is built with; `frames` is where framed images may be written, `unfinished` where a
+    training by gradient keeps what it needs to be resumed."""
+
+    settings: DetectorConfig
+    frames: Path
+    unfinished: Path
+
+    def keep_log(self, folder: Path) -> None:
+        """Moves the log of the losses, where there is one, into the run."""
+        if (self.unfinished / "log").is_dir():
+            shutil.copytree(self.unfinished / "log", folder / "log", symlinks=True)
+
+
+@contextmanager
+def workplace(config: TrainConfig, image_size: tuple[int, int]) -> Iterator[Workplace]:
+    """Folders beside `config.out` for what the training needs meanwhile. The frames go at the end in any case, the
+    unfinished training only when the run is complete."""
+    frames, unfinished = (config.out.with_name(f".{config.out.name}.{what}") for what in ("frames", "training"))
+    settings = replace(config.settings, image_size=image_size)  # type: ignore[type-var]
+    shutil.rmtree(frames, ignore_errors=True)
+    if settings.traits.trained_by_gradient:
         if unfinished.exists() and not config.resume:
             shutil.rmtree(unfinished)
         unfinished.mkdir(parents=True, exist_ok=True)
-        settings = replace(settings, checkpoint=unfinished, resume=config.resume)
-    framing, training_samples = None, {sample.name: [sample] for sample in (*parts.train, *parts.calibration)}
-    if framed:
-        framing = framed.framing
-        parts = replace(parts, test=tuple(s for s in parts.test if s.name not in framed.unaligned))
-        taught = (*parts.train, *(parts.calibration if both else ()))
+        settings = replace(settings, checkpoint=unfinished, resume=config.resume)  # type: ignore[type-var]
+    try:
+        yield Workplace(settings, frames, unfinished)
+    finally:
         shutil.rmtree(frames, ignore_errors=True)
-        training_samples = framed.training_samples(taught, frames, divided.items, progress)
-
-    def training_samples_of(samples: Sequence[Sample]) -> list[Sample]:
-        """What the detector is shown of them."""
-        return [training_sample for sample in samples for training_sample in training_samples[sample.name]]
-
-    warnings = (*divided.warnings, *(framed.warnings if framed else ()))
-    clock.lap("read")
-
-    detector = build(settings)
-    crossed = None
-    if isinstance(detector, Cam):
-        if config.folds:
-            crossed = cross_validate(
-                detector,
-                divided.samples,
-                folds=config.folds,
-                repeats=config.repeats,
-                seed=config.seed,
-                groups=divided.groups,
-                false_alarms=config.false_alarms,
-                progress=progress,
-            )
-            clock.lap("cross-validate")
-        else:
-            detector.keep(training_samples_of([*parts.train, *parts.calibration]), progress)
-    detector.fit(training_samples_of(parts.train), progress)
-    if isinstance(detector, Cam) and parts.calibration:
-        detector.calibrate(training_samples_of(parts.calibration), progress)
-    graph = detector.graph()
-    clock.lap("fit")
-
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(config.out) as folder:
-        (folder / "bundle").mkdir(parents=True)
-        export(graph, folder / "bundle" / bundle.MODEL)
-        clock.lap("export")
-        # Everything from here on is measured on what the line will run, not on what was trained.
-        line, ours_of = in_onnxruntime(folder / "bundle" / bundle.MODEL), in_torch(graph)
-        if framing:
-            line, ours_of = framing.over(line), framing.over(ours_of)
-        # Without a guarantee nothing is held out; good images that were learned from then only set the heat's scale.
-        good = good or _some_good(parts.train)
-        held_out = None if divided.left_out else predict(line, good, progress, "calibration")
-        tested = predict(line, parts.test, progress, "test") if parts.test else held_out
-        clock.lap("inspect")
-        proof = parts.test or good
-        ours = predict(ours_of, proof, progress, "parity")
-        said_there = tested or predict(line, proof, progress, "parity")
-        parity = prove_parity(ours, said_there, [s.name for s in proof], gated=getattr(graph, "gated", False))
-        clock.lap("parity")
-        if isinstance(detector, PatchCore) and divided.left_out:
-            good = list(parts.train)
-            groups = [divided.items[s.name] for s in good]
-            held_out = left_out(detector, good, groups, progress, framing=framing, training_samples=training_samples)
-            clock.lap("leave one out")
-        assert held_out is not None
-        if config.evidence:
-            file = folder / "bundle" / bundle.EVIDENCE
-            write_evidence(detector.sources(), settings.image_size, file, config.evidence_size)
-        if framed:
-            framed.write(folder / "bundle")
-        card = bundle.write(
-            folder / "bundle",
-            bundle.Card(
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-                product=config.data.resolve().name,
-                detector=config.detector,
-                settings=card_of.settings_of(settings),
-                image_size=settings.image_size,
-                frame=framing.frame if framing else None,
-                data=card_of.data(config, divided.layout, parts),
-                decision=card_of.decision(
-                    config,
-                    held_out,
-                    [divided.items[sample.name] for sample in good],
-                    "leave-one-out" if divided.left_out else "split",
-                    framing,
-                ),
-                parity=parity.to_json(),
-                backbone={
-                    "name": settings.backbone,
-                    "source": detector.backbone.source,
-                    "licence": detector.backbone.licence,
-                },
-                classes=detector.classes if isinstance(detector, Cam) else (),
-                licences={"blemish": "Apache-2.0", "backbone weights": detector.backbone.licence},
-                versions=card_of.versions(),
-            ),
-        )
-        metrics: dict[str, Any] = {
-            "product": card.product,
-            "detector": config.detector,
-            "counts": card_of.counts(parts),
-            "decision": card.decision.model_dump(mode="json", exclude={"scores", "map_maxima", "distances", "items"}),
-            "parity": parity.to_json(),
-            "data_problems": list(warnings),
-        }
-        verdicts: list[Verdict] = []
-        shown: dict[str, dict[str, Any]] = {}
-        if parts.test and tested:
-            inspector = Inspector(folder / "bundle")
-            verdicts = [
-                inspector.judge(tested[i], read_size(sample.path), sample.name) for i, sample in enumerate(parts.test)
-            ]
-            balanced = getattr(settings, "head_weights", "auto") == "auto"
-            metrics |= evaluate(parts.test, tested, verdicts, card.classes, balanced=balanced, framing=framing)
-            clock.lap("evaluate")
-            shown = draw(parts.test, tested, verdicts, inspector, folder, config.overlays, progress)
-            clock.lap("overlays")
-        if isinstance(detector, Cam | Attention):
-            metrics["training"] = detector.records
-        if isinstance(detector, Attention):
-            metrics["score"] = {"share": detector.graph().share, "validation": detector.validation}
-        if "reliability" in metrics:
-            draw_reliability(from_json(metrics["reliability"]), folder / "reliability.svg", card.product)
-        if crossed:
-            metrics["cross_validation"] = crossed.metrics
-            _write_lines(folder / "out_of_fold.jsonl", crossed.rows)
-        metrics["seconds"] = clock.laps
-        said = [
-            {**verdict.to_json(), "said": verdict.defect, "label": sample.label, "defect": sample.defect}
-            | shown.get(sample.name, {"evidence": [], "counterfactual": None})
-            for sample, verdict in zip(parts.test, verdicts, strict=True)
-        ]
-        _write_lines(folder / "verdicts.jsonl", said)
-        if getattr(settings, "log", "") and (unfinished / "log").is_dir():
-            shutil.copytree(unfinished / "log", folder / "log", symlinks=True)
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-        if verdicts:
-            report(folder, folder / "report.html", samples=parts.test, progress=progress)
-    if trains:
+    if settings.traits.trained_by_gradient:
         shutil.rmtree(unfinished)
-    return Run(config.out, metrics, warnings)
 
 
-def draw(
-    samples: Sequence[Sample],
-    found: Prediction,
-    verdicts: Sequence[Verdict],
-    inspector: Inspector,
-    folder: Path,
-    most: int,
-    progress: Progress,
-) -> dict[str, dict[str, Any]]:
-    """What `results.draw` draws, in `folder`, of at most so many of the test part, under the images' own names; gives
-    the figures of each image's evidence by its name."""
-    order = _in_turn(samples, verdicts)[:most]
-    store = evidence.open_store(inspector)
-    shown: dict[str, dict[str, Any]] = {}
-    for i in progress(order, "overlays", len(order)):
-        look = Inspection(verdicts[i], load_image(samples[i].path), found[i])
-        said = evidence.gather(inspector, store, look)
-        drawn = results.draw(folder, samples[i].name, look, inspector.card.decision.color_range, said)
-        shown[samples[i].name] = {kind: drawn[kind] for kind in ("evidence", "counterfactual")}
-    return shown
+def cross_validated(detector: Detector, data: Data, config: TrainConfig, progress: Progress) -> CrossValidation:
+    """Every image judged by a classifier that did not learn from it."""
+    return cross_validate(
+        cast("CrossValidated", detector),
+        data.samples,
+        folds=config.folds,
+        repeats=config.repeats,
+        seed=config.seed,
+        groups=data.groups,
+        false_alarms=config.false_alarms,
+        progress=progress,
+    )
 
 
-def _in_turn(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> list[int]:
-    """The first by name of each label and verdict, the misjudged before the others, then the second of each, ..."""
-    before: Counter[tuple[str | None, str]] = Counter()
-    turns = []
-    for i in sorted(range(len(samples)), key=lambda i: samples[i].name):
-        label, decision = samples[i].label, verdicts[i].decision
-        turns.append((before[label, decision], decision == (label or decision), i))
-        before[label, decision] += 1
-    return [i for _, _, i in sorted(turns)]
+def fit(detector: Detector, divided: Divided, samples: Mapping[str, Sequence[Sample]], progress: Progress) -> Graph:
+    """Fits the detector and gives its graph. `samples` are what it is shown of each image, by the image's name."""
+
+    def shown(images: Sequence[Sample]) -> list[Sample]:
+        return [sample for image in images for sample in samples.get(image.name, ())]
+
+    detector.fit(shown(divided.split.train), progress, held_out=shown(divided.split.calibration))
+    return detector.graph()
 
 
-def _some_good(samples: Sequence[Sample], most: int = 100) -> list[Sample]:
+@dataclass(frozen=True)
+class Runners:
+    """The exported graph, as inference will run it, and the graph that was fitted, both on whole images."""
+
+    onnx: Runner
+    torch: Runner
+
+
+def export_graph(graph: Graph, seen: Seen, folder: Path) -> Runners:
+    """Writes the graph into the bundle's `folder`."""
+    folder.mkdir(parents=True)
+    export(graph, folder / bundle.MODEL)
+    return Runners(seen.over(in_onnxruntime(folder / bundle.MODEL)), seen.over(in_torch(graph)))
+
+
+@dataclass(frozen=True)
+class Results:
+    """Predictions of the exported graph. `good` are those that set the threshold, None where each image is to be left
+    out of what was learned first; `test` is None where there are no test images."""
+
+    good_samples: list[Sample]
+    test_samples: list[Sample]
+    good: Prediction | None
+    test: Prediction | None
+
+
+def inspect_images(runners: Runners, divided: Divided, progress: Progress) -> Results:
+    """What the exported graph says of the images that calibrate and test."""
+    good, tested = divided.calibrating or _some_good(divided.split.train), list(divided.split.test)
+    return Results(
+        good,
+        tested,
+        None if divided.left_out else predict(runners.onnx, good, progress, "calibration"),
+        predict(runners.onnx, tested, progress, "test") if tested else None,
+    )
+
+
+def _some_good(samples: Sequence[Sample]) -> list[Sample]:
+    """Training images: without a guarantee nothing is held out, and they only set the color range."""
     good = [sample for sample in samples if sample.label != "anomaly"]
-    return good[:: max(1, len(good) // most)]
+    return good[:: max(1, len(good) // MOST_GOOD)]
 
 
-def _write_lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def prove(graph: Graph, runners: Runners, results: Results, progress: Progress) -> Parity:
+    """That PyTorch and onnxruntime agree on every test image, or without such on the good ones. Raises `ParityError`
+    where they do not."""
+    samples = results.test_samples or results.good_samples
+    onnx = results.test or results.good or predict(runners.onnx, samples, progress, "parity")
+    torch = predict(runners.torch, samples, progress, "parity")
+    return prove_parity(torch, onnx, [sample.name for sample in samples], gated=graph.gated)
 
 
-class _Clock:
+def left_out(
+    detector: Detector,
+    divided: Divided,
+    seen: Seen,
+    samples: Mapping[str, Sequence[Sample]],
+    progress: Progress,
+) -> Prediction:
+    """The training images, each judged as if its item had not been learned from."""
+    images = divided.calibrating
+    items = [divided.items[image.name] for image in images]
+    return leave_one_out(cast("LeavesOneOut", detector), images, items, progress, seen=seen, samples=samples)
+
+
+def complete_bundle(
+    folder: Path, detector: Detector, settings: DetectorConfig, seen: Seen, config: TrainConfig
+) -> None:
+    """Writes what the bundle holds besides the graph and the card: evidence, region of interest, reference."""
+    sources = detector.sources() if config.evidence else None
+    if sources is not None:
+        write_evidence(sources, settings.image_size, folder / bundle.EVIDENCE, config.evidence_size)
+    seen.write(folder)
+
+
+class Clock:
     """Seconds spent, by stage."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
 
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = round(now - self._last, 2)
-        self._last = now
+    def lap(self, name: str, *, shown: bool = True) -> None:
+        """Ends a stage; one that is not `shown` counts to the next."""
+        if shown:
+            now = time.perf_counter()
+            self.laps[name] = round(now - self._last, 2)
+            self._last = now

@@ -1,93 +1,128 @@
-"""Which images teach, which calibrate and which test, and at what size they are seen."""
+"""Which images are learned from, which calibrate and which test, and at what size they are seen."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from blemish.data import layouts
 from blemish.data.audit import Audit, audit
 from blemish.data.split import Split, items, split
+from blemish.detectors.interface import Traits
 from blemish.images import read_size
 from blemish.inference import calibration
+from blemish.training.config import DecisionRule, SplitRule
 from blemish.types import Progress, Sample, silent
 
-if TYPE_CHECKING:
-    from blemish.training.pipeline import TrainConfig
-
-FROM_BOTH = ("cam",)  # learn from defective images too
 FEW = 3  # rank of the held-out score that sets the threshold; below it none is held out where that can be helped
 _UNUSABLE = ("unreadable", "mask-unusable")
 
 
-class Divided(NamedTuple):
-    """A folder's usable images and their parts; `groups` are indices of near duplicates among `samples`."""
+@dataclass(frozen=True)
+class Data:
+    """A folder's usable images; `groups` are indices of near duplicates among them."""
 
     layout: str
     samples: list[Sample]
     groups: list[list[int]]
-    parts: Split
+    warnings: tuple[str, ...]  # what the audit has to say
+
+
+@dataclass(frozen=True)
+class Divided:
+    """The images by what they are for."""
+
+    split: Split
     items: dict[str, str]  # of each sample's name
     left_out: bool  # calibrated by leaving one out, so that nothing is held out
-    warnings: tuple[str, ...]  # where the threshold hangs on one part; what the audit has to say
+    warnings: tuple[str, ...] = ()  # where the threshold hangs on one part
+
+    @property
+    def kind(self) -> calibration.Kind:
+        """How the threshold is calibrated."""
+        return "leave-one-out" if self.left_out else "split"
+
+    def without_tests(self, names: Collection[str]) -> Divided:
+        """Without some test images."""
+        kept = tuple(sample for sample in self.split.test if sample.name not in names)
+        return replace(self, split=replace(self.split, test=kept))
+
+    @property
+    def calibrating(self) -> list[Sample]:
+        """The good images whose scores set the threshold."""
+        those = self.split.train if self.left_out else self.split.calibration
+        return [sample for sample in those if sample.label != "anomaly"]
 
 
-def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
-    """Reads, audits and splits the folder as `train` does. Raises `BlemishError` where its images cannot support the
-    guarantee."""
-    both, guarantee = config.detector in FROM_BOTH, config.decide == "guarantee"
-    dataset = layouts.read(config.data, config.layout)
+def read_data(folder: Path, layout: str = "auto", progress: Progress = silent, *, pooled: bool = False) -> Data:
+    """Reads and audits a folder. `pooled` forgets its own train and test. Raises `BlemishError` where it cannot."""
+    dataset = layouts.read(folder, layout)
     checked = audit(dataset, progress)
     samples, groups = usable(dataset, checked)
-    if config.pooled:
+    if pooled:
         samples = [replace(sample, part="") for sample in samples]
-    named = items(samples, groups)
+    warnings = tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
+    return Data(dataset.layout, samples, groups, warnings)
+
+
+def divide(data: Data, rule: SplitRule, decision: DecisionRule, traits: Traits) -> Divided:
+    """Divides the images for a detector. Raises `BlemishError` where they cannot support the guarantee."""
+    named = items(data.samples, data.groups)
 
     def divided(calibrating: float, least: int) -> Split:
         return split(
-            samples,
-            seed=config.seed,
-            test=config.test,
+            data.samples,
+            seed=rule.seed,
+            test=rule.test,
             calibration=calibrating,
             min_calibration=least,
-            groups=groups,
-            anomalies_in_train=1 - config.test if both else 0.0,
-            anomalies_in_calibration=config.calibration if both else 0.0,
+            groups=data.groups,
+            anomalies_in_train=1 - rule.test if traits.learns_from_defects else 0.0,
+            anomalies_in_calibration=rule.calibration if traits.learns_from_defects else 0.0,
         )
 
-    left = False
-    if guarantee and config.detector == "patchcore" and config.calibrate != "split" and not config.confidence:
+    if leaves_one_out(rule, decision, traits):
         parts = divided(0.0, 0)
-        held_out = config.calibration * len({named[s.name] for s in parts.train})
-        left = config.calibrate == "leave-one-out" or config.false_alarms * (held_out + 1) < FEW
-    if not left:
-        good = [named[sample.name] for sample in samples if sample.label != "anomaly"]
-        each = math.ceil(len(good) / max(1, len(set(good))))  # images of an item
-        least = each * calibration.parts_needed(config.false_alarms, config.confidence) if guarantee else 0
-        parts = divided(config.calibration, least)
-    warnings: list[str] = []
-    if guarantee:  # refuses before the work, not after
-        those = [sample for sample in (parts.train if left else parts.calibration) if sample.label != "anomaly"]
-        count = len({named[sample.name] for sample in those})
-        calibration.guarantee(
-            len(those),
-            config.false_alarms,
-            confidence=config.confidence,
-            items=count,
-            review=config.review,
-            kind="leave-one-out" if left else "split",
-        )
-        if calibration.allowance(count, config.false_alarms, config.confidence) == 1:
-            warnings.append(
-                f"The oddest of {count} good parts alone sets the threshold, so many defects may pass; add good parts, "
-                "or ask for a higher --false-alarms."
-            )
-    warnings += [problem.sentence for problem in checked.problems if problem.severity != "note"]
-    return Divided(dataset.layout, samples, groups, parts, named, left, tuple(warnings))
+        held_out = rule.calibration * len({named[s.name] for s in parts.train})
+        if rule.calibrate == "leave-one-out" or decision.false_alarms * (held_out + 1) < FEW:
+            found = Divided(parts, named, left_out=True)
+            return replace(found, warnings=tuple(_guaranteed(found, decision)))
+    good = [named[sample.name] for sample in data.samples if sample.label != "anomaly"]
+    each = math.ceil(len(good) / max(1, len(set(good))))  # images of an item
+    least = each * calibration.parts_needed(decision.false_alarms, decision.confidence) if decision.guaranteed else 0
+    found = Divided(divided(rule.calibration, least), named, left_out=False)
+    return replace(found, warnings=tuple(_guaranteed(found, decision)))
+
+
+def leaves_one_out(rule: SplitRule, decision: DecisionRule, traits: Traits) -> bool:
+    """Whether the threshold may come from scores of the training images, each without its own item."""
+    return traits.leaves_one_out and decision.guaranteed and rule.calibrate != "split" and not decision.confidence
+
+
+def _guaranteed(divided: Divided, decision: DecisionRule) -> list[str]:
+    """What there is to warn of. Refuses, before the work, what these images cannot guarantee."""
+    if not decision.guaranteed:
+        return []
+    those = divided.calibrating
+    count = len({divided.items[sample.name] for sample in those})
+    calibration.guarantee(
+        len(those),
+        decision.false_alarms,
+        confidence=decision.confidence,
+        items=count,
+        review=decision.review,
+        kind=divided.kind,
+    )
+    if calibration.allowance(count, decision.false_alarms, decision.confidence) > 1:
+        return []
+    return [
+        f"The highest score of {count} good parts alone sets the threshold, so many defects may pass; add good parts, "
+        "or ask for a higher --false-alarms."
+    ]
 
 
 def usable(dataset: layouts.Dataset, checked: Audit) -> tuple[list[Sample], list[list[int]]]:
@@ -101,7 +136,7 @@ def usable(dataset: layouts.Dataset, checked: Audit) -> tuple[list[Sample], list
 
 
 def auto_size(samples: Sequence[Sample], area: int = 256 * 256, multiple: int = 32) -> tuple[int, int]:
-    """Height and width with about `area` pixels and the images' usual aspect, so that parts keep their shape.
+    """Height and width with about `area` pixels and the images' median aspect, so that parts keep their shape.
 
     The median aspect of (at most 200) images, kept within 1:4 and 4:1; sides are multiples of `multiple`.
     """

@@ -19,13 +19,16 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple, TypeVar
 
+from blemish.detectors.interface import DetectorConfig
+from blemish.detectors.registry import settings_for
 from blemish.files import replacing, write_text
 from blemish.inference import bundle
+from blemish.options import as_json
+from blemish.training.config import TrainConfig
 from blemish.training.export import in_torch, predict
-from blemish.training.grid import HANDLED, cell_settings, has_checkpoint, parse_grid
-from blemish.training.pipeline import DETECTORS, TrainConfig, train
-from blemish.training.settings import settings_for
-from blemish.training.splits import FROM_BOTH, auto_size, divide
+from blemish.training.grid import cell_settings, parse_grid
+from blemish.training.pipeline import train
+from blemish.training.splits import auto_size, divide, read_data
 from blemish.training.validation import FIGURES, digest, hold_out, measure, read_validation, write_validation
 from blemish.types import BlemishError, Progress, Sample, silent
 
@@ -106,27 +109,28 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
     where the images cannot support what was asked, where the folder holds another sweep, and where no cell works.
     """
     cells = parse_grid(config.grid)
-    if config.detector in FROM_BOTH:
+    base = settings_for(config.detector, {})
+    if base.traits.learns_from_defects:
         raise BlemishError(
             f"{config.detector} learns from defective images too, and a sweep makes its own; compare its settings "
             f"with blemish train --detector {config.detector} --folds."
         )
-    base = settings_for(config.detector, {})
     for cell in cells:  # refuses before the work, not after
         cell_settings(config.detector, cell, base.image_size, config.seed)
     _refuse_foreign(config.out, overwrite=config.overwrite)
 
     final = TrainConfig(config.data, config.out / CHOSEN, layout=config.layout, seed=config.seed)
-    final = replace(final, detector=config.detector, false_alarms=config.false_alarms, overwrite=True)
+    final = replace(final, settings=base, false_alarms=config.false_alarms, overwrite=True)
     # What chose the settings must not choose the threshold as well, so none of the images that teach does.
     final = replace(final, evidence=config.evidence, calibrate="split")
-    divided = divide(final, progress)
-    samples, parts = divided.samples, divided.parts
-    alike = [[samples[i].name for i in group] for group in divided.groups]
+    data = read_data(final.data, final.layout, progress)
+    divided = divide(data, final.split_rule, final.decision_rule, base.traits)
+    samples, parts = data.samples, divided.split
+    alike = [[samples[i].name for i in group] for group in data.groups]
     learning, held_out = hold_out(parts.train, config.validation, config.seed, alike)
     image_size = config.image_size or auto_size(parts.train, base.image_size[0] * base.image_size[1])
 
-    def settings_of(options: dict[str, str]) -> Any:
+    def settings_of(options: dict[str, str]) -> DetectorConfig:
         return cell_settings(config.detector, options, image_size, config.seed)
 
     identity = {
@@ -157,14 +161,16 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
         _write(config.out / ROWS, known.values())
     shutil.rmtree(config.out / CELLS, ignore_errors=True)
 
-    candidates = rank(known.values(), lambda row: _key(replace(settings_of(row.options), seed=0)))
+    candidates = rank(
+        known.values(), lambda row: _key(cell_settings(config.detector, {**row.options, "seed": "0"}, image_size, 0))
+    )
     if candidates[0].error:
         raise BlemishError(f"No cell of the grid worked; the first said: {candidates[0].error}")
     metrics = None
     if config.test:
         settings = settings_of({**candidates[0].options, "seed": candidates[0].seeds[0]})
         metrics = _finish(replace(final, settings=settings, image_size=settings.image_size), progress)
-    return Sweep(config.out, tuple(known.values()), candidates, metrics, divided.warnings)
+    return Sweep(config.out, tuple(known.values()), candidates, metrics, (*divided.warnings, *data.warnings))
 
 
 def shown(candidate: Candidate) -> str:
@@ -201,20 +207,20 @@ def _place(candidate: Candidate) -> tuple[bool, float, float]:
 def _cell(
     config: SweepConfig,
     options: dict[str, str],
-    settings: Any,
+    settings: DetectorConfig,
     learning: Sequence[Sample],
     validation: Sequence[Sample],
     progress: Progress,
 ) -> Row:
     unfinished = config.out / CELLS / hashlib.sha256(_key(settings).encode()).hexdigest()[:16]
-    if has_checkpoint(settings):
+    if settings.traits.trained_by_gradient:
         unfinished.mkdir(parents=True, exist_ok=True)
-        settings = replace(settings, checkpoint=unfinished, resume=True)
+        settings = replace(settings, checkpoint=unfinished, resume=True)  # type: ignore[type-var]
     begun = time.perf_counter()
     figures, error = {}, ""
     try:
-        detector = DETECTORS[config.detector][1](settings)
-        found = predict(in_torch(detector.fit(learning, progress).graph()), validation, progress, "validation")
+        detector = settings.build().fit(learning, progress)
+        found = predict(in_torch(detector.graph()), validation, progress, "validation")
         figures = measure(validation, found)
     except BlemishError as refusal:
         error = str(refusal)
@@ -300,12 +306,11 @@ def _numbered(progress: Progress, cell: str) -> Progress:
     return numbered
 
 
-def _json(settings: Any) -> dict[str, Any]:
+def _json(settings: DetectorConfig) -> dict[str, Any]:
     """Settings as a card holds them."""
-    kept = {name: value for name, value in asdict(settings).items() if name not in HANDLED}
-    found: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    found: dict[str, Any] = json.loads(json.dumps(as_json(settings)))
     return found
 
 
-def _key(settings: Any) -> str:
+def _key(settings: DetectorConfig) -> str:
     return json.dumps(_json(settings), sort_keys=True)

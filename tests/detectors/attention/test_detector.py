@@ -323,6 +323,6 @@ def test_a_training_that_diverges_is_a_sentence(samples: list[Sample]) -> None:
 
 
 def test_where_the_weights_come_from() -> None:
-    origin = Attention(SMALL).backbone
+    origin = Attention(SMALL).origin
     assert origin.source == "learned from these images alone"
-    assert SMALL.backbone == "autoencoder, from scratch"
+    assert origin.name == "autoencoder, from scratch"

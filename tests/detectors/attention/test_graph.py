@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -252,7 +252,7 @@ def graph_of(config: AttentionConfig) -> AttentionGraph:
 
 @pytest.mark.parametrize("model", ["unet", "vae"])
 def test_onnxruntime_says_what_torch_says(model: str, tmp_path: Path) -> None:
-    config = AttentionConfig(model=model, image_size=SIZE, map="combined")
+    config = AttentionConfig(model=cast("Any", model), image_size=SIZE, map="combined")
     if model == "vae":
         config = replace(config, input="residual", residual="l1", score="top")
     graph = graph_of(config)
@@ -293,7 +293,7 @@ def test_patches_are_taken_at_stride_8(model: str, layer: int) -> None:
 def test_standards_are_good_images_own(standardise: str) -> None:
     """Against numpy on the raw maps: over the whole image, mean 0 and deviation 1; at each place, mean 0 and a
     deviation below 1, as it is softened by the usual one."""
-    graph = graph_of(AttentionConfig(image_size=SIZE, map="attention", standardise=standardise))
+    graph = graph_of(AttentionConfig(image_size=SIZE, map="attention", standardise=cast("Any", standardise)))
     images = torch.cat([random_images(4, SIZE, seed).sigmoid() for seed in (5, 6)])
     with torch.inference_mode():
         raw = graph.raw(images)[0]["attention"].double().numpy()
@@ -358,7 +358,7 @@ def test_one_map_needs_not_the_other() -> None:
     image = random_images(1, SIZE).sigmoid()
     configs: dict[str, dict[str, Any]] = {"residual": {}, "attention": {"standardise": "whole"}, "combined": {}}
     for kind, options in configs.items():
-        graph = graph_of(AttentionConfig(image_size=SIZE, map=kind, **options))
+        graph = graph_of(AttentionConfig(image_size=SIZE, map=cast("Any", kind), **options))
         assert graph.gated == (kind != "residual")
         assert len(graph.attentions) == (0 if kind == "residual" else 2)
         with torch.inference_mode():

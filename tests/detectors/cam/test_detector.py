@@ -185,7 +185,7 @@ def test_calibration_changes_probabilities_only(samples: list[Sample]) -> None:
 
 
 def test_types(samples: list[Sample]) -> None:
-    detector = cam(replace(SMALL, types=True)).fit(samples)
+    detector = cam(replace(SMALL, classes="types")).fit(samples)
     assert detector.classes == ("good", "bright", "dark")
     logits, maps = detector.cells(samples)
     assert logits.shape == (15, 3)
@@ -288,7 +288,7 @@ def test_more_stages_than_there_are_is_all_of_them(samples: list[Sample]) -> Non
     assert len(changed) > 0.9 * len(whole)  # AdamW moves whatever is not 0
 
 
-MAPS = replace(SMALL, layers=("3",), moments=1)
+MAPS = replace(SMALL, layers=("3",), pool="mean")
 
 
 def test_a_gradients_map_at_the_pooled_layer_is_the_class_activation_map(samples: list[Sample]) -> None:

@@ -139,6 +139,9 @@ def test_a_whole_detector_through_the_exporter(layers: nn.Sequential, tmp_path: 
     """uint8 images of any size and number -> scores and maps, on the line as in torch."""
 
     class Detector(nn.Module):
+        outputs = ("scores", "maps")
+        gated = True
+
         def __init__(self) -> None:
             super().__init__()
             self.resize, self.trunk = Resize(16, 12), layers[:1]

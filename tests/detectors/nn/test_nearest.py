@@ -69,6 +69,7 @@ class Alone(nn.Module):
     """`Nearest` with a graph's input, so that it can be exported."""
 
     outputs = ("nearest", "distances")
+    gated = False
 
     def __init__(self, bank: Tensor) -> None:
         super().__init__()

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig, PatchCoreGraph, nearest_in_bank
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.detectors.patchcore.detector import PatchCore, PatchCoreGraph, nearest_in_bank
 from blemish.types import BlemishError, Sample
 
 SMALL = PatchCoreConfig(image_size=(64, 96), random_weights=True, max_bank=40, coreset=0.5, batch=2)

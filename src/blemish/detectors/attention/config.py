@@ -1,81 +1,21 @@
-"""The settings of the autoencoder that attends: ours, and those of the published study."""
+"""The settings of the autoencoder with gradient attention: ours, and those of the published study."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from blemish.detectors.interface import Recipe, Traits
+from blemish.options import setting
 from blemish.types import BlemishError
 
-ATTENTION_LOSSES = ("mean", "mean-std", "none")
-INPUTS = ("image", "difference", "residual")
-MAPS = ("residual", "attention", "combined")
-SCORES = ("auto", "max", "top")
-STANDARDS = ("place", "whole")
-# Of a layer that instance norm follows the gradient's mean is zero: a shift of a whole channel is lost on the code.
+if TYPE_CHECKING:
+    from blemish.detectors.attention.detector import Attention
+
+# Of a layer that instance norm follows the gradient's mean is zero: the code does not see a shift of a whole channel.
 LAYERS = {"unet": "encoder.21", "autoencoder": "encoder.11", "vae": "encoder.11", "resnet": "encoder.7"}
 SEEN, MOST = 8000, 80  # training images seen where nobody says how many epochs, and epochs at most
-
-
-@dataclass(frozen=True)
-class AttentionConfig:
-    """Ours; `case_study` makes the published settings of it."""
-
-    model: str = "unet"  # one of autoencoders.MODELS
-    pretrained: bool = False  # the residual encoder starts from ImageNet's weights
-    weights: Path | None = None  # a local .safetensors file with them
-    image_size: tuple[int, int] = (128, 128)  # height, width
-    width: int = 8  # channels of the first layers, doubled at every halving
-    latent: int = 64  # numbers in the code; the U-Net's is its flattened bottleneck
-    beta: float = 1e-3  # of the KL divergence (variational)
-    loss: str = "mse+ssim"  # see reconstruct.parse
-    layers: tuple[str, ...] = ()  # whose attention is shown and trained, averaged; () = the model's of LAYERS
-    attention_loss: str = "none"  # one of ATTENTION_LOSSES: what is pushed down on good images
-    attention_weight: float = 0.01  # in the loss; of steps of its own, a factor of their learning rate
-    alternate: bool = False  # the attention loss takes steps of its own, with an optimiser of its own
-    corruption: str = "patches"  # one of corruption.CORRUPTIONS: what is done to images that are to be reconstruction
-    input: str = "residual"  # one of INPUTS: what the encoder attends to in inspection
-    map: str = "residual"  # one of MAPS: on synthetic defects at least as good as the others, see docs/attention.md
-    residual: str = "ssim"  # one of reconstruct.RESIDUALS
-    standardise: str = "place"  # maps by good images' mean and spread at each place, or over the whole image
-    score: str = "auto"  # of an image: max of its map, mean of its top 1 %, or auto: the best on synthetic defects
-    sigma: float = 2.0  # Gaussian smoothing of maps, in pixels of image_size
-    augmentations: tuple[str, ...] = ()  # augment.MAY: what a part may do without becoming another part
-    epochs: int = 0  # 0 = as many as show SEEN images, at most MOST
-    batch: int = 4
-    learning_rate: float = 4e-3
-    decay: float = 1e-4  # AdamW's
-    validation: float = 0.15  # share of the good images held out to choose the score
-    memory: float = 2.0  # GiB for images while learning; more go to a file
-    seed: int = 0
-    device: str = "cpu"
-    processes: int = 1
-    checkpoint: Path | None = None  # a folder: a file is written there after every epoch
-    resume: bool = False
-    log: str = ""
-
-    @property
-    def backbone(self) -> str:
-        """What the card calls the network."""
-        return f"{self.model}, {'from ImageNet' if self.pretrained else 'from scratch'}"
-
-
-def check(config: AttentionConfig) -> None:
-    """Raises `BlemishError` for a choice that there is not."""
-    from blemish.detectors.attention.corruption import CORRUPTIONS
-    from blemish.detectors.attention.losses import RESIDUALS
-    from blemish.detectors.attention.models import MODELS
-
-    choices = {"attention_loss": ATTENTION_LOSSES, "input": INPUTS, "map": MAPS, "score": SCORES, "model": MODELS}
-    choices |= {"residual": RESIDUALS, "corruption": CORRUPTIONS, "standardise": STANDARDS}
-    for name, known in choices.items():
-        if getattr(config, name) not in known:
-            option = name.replace("_", "-")
-            raise BlemishError(f"--{option} takes {', '.join(known)}, not '{getattr(config, name)}'.")
-    if not 0 <= config.validation <= 0.5:
-        raise BlemishError(f"The share held out to choose the score is {config.validation}; take 0 to 0.5.")
-    if config.pretrained and config.model != "resnet":
-        raise BlemishError(f"--pretrained is for --model resnet; {config.model} learns from scratch.")
 
 
 def case_study(config: AttentionConfig) -> AttentionConfig:
@@ -97,6 +37,77 @@ def case_study(config: AttentionConfig) -> AttentionConfig:
         augmentations=(),
         epochs=50,
     )
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Ours; `case_study` makes the published settings of it."""
+
+    traits: ClassVar[Traits] = Traits(
+        name="attention",
+        title="Autoencoder (attention)",
+        summary="An autoencoder with gradient attention, from good images alone (Jiang, Xue & Zou 2023).",
+        trained_by_gradient=True,
+        recipes={"case-study": Recipe(case_study)},
+    )
+
+    model: Literal["unet", "autoencoder", "vae", "resnet"] = setting("unet", "unet, autoencoder, vae or resnet.")
+    pretrained: bool = setting(False, "The resnet's encoder starts from ImageNet's weights.")
+    weights: Path | None = setting(None, "A local .safetensors file with these weights.")
+    image_size: tuple[int, int] = (128, 128)  # height, width
+    width: int = setting(8, "Channels of the first layers, doubled at every halving.", low=1)
+    latent: int = setting(64, "Numbers in the code; the U-Net's is its flattened bottleneck.", low=1)
+    beta: float = setting(1e-3, "Weight of the KL divergence (vae).", low=0)
+    loss: str = setting("mse+ssim", "mse, l1, bce, ssim, or a sum: 0.8*mse+0.2*ssim.")
+    layers: tuple[str, ...] = setting((), "Encoder layers whose attention is used, averaged: encoder.21.")
+    attention_loss: Literal["mean", "mean-std", "none"] = setting(
+        "none", "What of the attention is pushed down on good images: mean, mean-std or none."
+    )
+    attention_weight: float = setting(
+        0.01, "Weight of the attention in the loss; of steps of its own, a factor of their learning rate.", low=0
+    )
+    alternate: bool = setting(False, "The attention loss takes steps of its own, with an optimiser of its own.")
+    corruption: Literal["patches", "mask", "noise", "blur", "none"] = setting(
+        "patches", "What is done to training images, which are to be reconstructed: patches, mask, noise, blur, none."
+    )
+    input: Literal["image", "difference", "residual"] = setting(
+        "residual",
+        "What the attention is computed on: the image, its difference to the mean good image, or the residual.",
+    )
+    # On synthetic defects the residual is at least as good as the others, see docs/attention.md.
+    map: Literal["residual", "attention", "combined"] = setting("residual", "Map: residual, attention, or combined.")
+    residual: Literal["ssim", "l1"] = setting("ssim", "How the residual is measured: ssim or l1.")
+    standardise: Literal["place", "whole"] = setting(
+        "place", "Maps are standardised by good images' mean and deviation, at each place or over the whole."
+    )
+    score: Literal["auto", "max", "top"] = setting(
+        "auto", "Score of an image: max, top (mean of the highest 1 %), or auto: the best on synthetic defects."
+    )
+    sigma: float = setting(2.0, "Gaussian smoothing of the map, in pixels of the image size; 0 = none.", low=0)
+    augmentations: tuple[str, ...] = setting((), "What leaves a part the same: rotate,flip,shift,brighten.")
+    epochs: int = setting(0, f"Epochs; 0 = as many as show {SEEN} images, at most {MOST}.", low=0)
+    batch: int = setting(4, "Images in a step.", low=1)
+    learning_rate: float = setting(4e-3, "Highest learning rate.", low=0)
+    decay: float = setting(1e-4, "Weight decay of AdamW.", low=0)
+    validation: float = setting(0.15, "Share of the good images held out to choose the score.", low=0, high=0.5)
+    memory: float = setting(2.0, "GiB for images while learning; more go to a file.", low=0.001, machine=True)
+    device: str = setting("cpu", "cpu or cuda.", machine=True)
+    processes: int = setting(1, "Train in so many processes.", low=1, machine=True)
+    log: str = setting("", "tensorboard or wandb: keep the losses of every epoch.", machine=True)
+    checkpoint: Path | None = None  # a folder, where a file is written after every epoch
+    resume: bool = False
+    seed: int = 0
+
+    def build(self) -> Attention:
+        from blemish.detectors.attention.detector import Attention
+
+        return Attention(self)
+
+
+def check(config: AttentionConfig) -> None:
+    """Raises `BlemishError` where two settings do not go together."""
+    if config.pretrained and config.model != "resnet":
+        raise BlemishError(f"--pretrained is for --model resnet; {config.model} learns from scratch.")
 
 
 def epochs_for(images: int) -> int:

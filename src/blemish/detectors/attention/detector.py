@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from blemish.detectors.attention.graph import BLUR, AttentionGraph, Learner, att
 from blemish.detectors.attention.losses import loss as reconstruction_loss
 from blemish.detectors.attention.losses import parse
 from blemish.detectors.attention.models import build
+from blemish.detectors.interface import Origin
 from blemish.detectors.nn import augment
 from blemish.detectors.nn.feature_cache import Kept, keep
 from blemish.detectors.nn.loggers import check as check_log
@@ -35,6 +36,7 @@ from blemish.detectors.nn.memory_bank import NormalPatches, some
 from blemish.detectors.nn.provenance import Sources
 from blemish.detectors.nn.resampling import Enlarge, Resize, check_device
 from blemish.evaluation.detection import auroc
+from blemish.options import check as check_settings
 from blemish.types import BlemishError, Progress, Sample, silent
 
 if TYPE_CHECKING:
@@ -46,18 +48,12 @@ CHOOSING = 100  # images at most that choose the score
 FOREIGN = 32  # images that foreign patches are cut from
 
 
-class Origin(NamedTuple):
-    """Where the network's first weights come from, for the card."""
-
-    source: str
-    licence: str
-
-
 class Attention:
     """The detector. `fit` trains the autoencoder; `graph` is then the whole detector as one module."""
 
     def __init__(self, config: AttentionConfig | None = None) -> None:
         self.config = config = config or AttentionConfig()
+        check_settings(config)
         check(config)
         augment.check(config.augmentations)
         parse(config.loss)
@@ -65,7 +61,8 @@ class Attention:
         check_device(config.device)
         self.resize = Resize(*config.image_size)
         self._start = _untrained(config)  # refuses layers that there are not
-        self.backbone = Origin(
+        self.origin = Origin(
+            f"{config.model}, {'from ImageNet' if config.pretrained else 'from scratch'}",
             (config.weights.name if config.weights else "torchvision ImageNet weights")
             if config.pretrained
             else "learned from these images alone",
@@ -73,11 +70,23 @@ class Attention:
             if config.pretrained
             else "whose images these are",
         )
+        self.classes: tuple[str, ...] = ()
         self.records: Records = []  # of the training, one an epoch
         self.validation: dict[str, float] = {}  # image AUROC of each candidate score on synthetic defects
         self._graph: AttentionGraph | None = None
 
-    def fit(self, samples: Sequence[Sample], progress: Progress = silent, *, run: str = "attention") -> Self:
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return {"training": self.records, "score": {"share": self.graph().share, "validation": self.validation}}
+
+    def fit(
+        self,
+        samples: Sequence[Sample],
+        progress: Progress = silent,
+        *,
+        held_out: Sequence[Sample] = (),
+        run: str = "attention",
+    ) -> Self:
         """Learns from good images. `run` names its checkpoint among others in the folder.
 
         Raises `BlemishError` when there is no image, one that cannot be read, or a training that diverges.

@@ -5,44 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from blemish.detectors.nn.backbones import Tap
+from blemish.detectors.interface import Recipe, Traits
+from blemish.options import setting
+from blemish.types import BlemishError
+
+if TYPE_CHECKING:
+    from blemish.detectors.cam.detector import Cam
+    from blemish.detectors.nn.backbones import Tap
 
 
-@dataclass(frozen=True)
-class CamConfig:
-    """Ours; `case_study` makes the published settings of it."""
-
-    backbone: str = "bundled"
-    weights: Path | None = None
-    image_size: tuple[int, int] = (256, 256)  # height, width
-    layers: tuple[str, ...] = ()  # whose features are pooled; () = stages of stride 8 and more
-    moments: int = 2  # pooled of each feature: its mean, and with 2 its mean square
-    deviations: bool = False  # pooled instead: how far each cell departs from good images there; for aligned parts
-    unfreeze: int = 1  # last stages that are trained with the head; 0 = the head alone
-    outputs: int = 2  # of the dense layer for two classes; 1 = its one row speaks for the anomaly
-    types: bool = False  # classes are good and each defect type
-    head_weights: tuple[float, ...] | str = "auto"  # of the classes in the loss; auto = every class counts the same
-    augmentations: tuple[str, ...] = ()  # augment.MAY: what a part may do without becoming another part
-    epochs: int = 8
-    batch: int = 16
-    learning_rate: float = 3e-4
-    decay: float = 1e-2  # AdamW's; without it, Adam
-    one_cycle: bool = True
-    head_first: bool = True  # the head is fitted to the pretrained features, then both are trained (Kumar et al. 2022)
-    stop_at: float = 2.0  # training accuracy at which to stop; above 1 = never
-    map: str = "cam"  # a key of maps.METHODS
-    map_layer: str = ""  # of the gradient's maps; "" = the last one; earlier ones give finer maps
-    sigma: float = 4.0  # Gaussian smoothing of the enlarged map, in pixels of image_size; 0 = none, as published
-    contrast: bool = True  # the map speaks for the anomaly and against good; else its row alone does, as published
-    memory: float = 2.0  # GiB for kept features; more go to a file
-    random_weights: bool = False
-    seed: int = 0
-    device: str = "cpu"
-    processes: int = 1
-    checkpoint: Path | None = None  # a folder: a file each is written there after every epoch
-    resume: bool = False
-    log: str = ""  # a key of log.KINDS: what is written of the training, in `checkpoint`/log
+def head_weights(text: str) -> tuple[float, ...] | str:
+    """`auto`, or a number for each class: `1,3`."""
+    try:
+        return text if text == "auto" else tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise BlemishError(f"--head-weights takes auto, or a number for each class: 1,3; not '{text}'.") from None
 
 
 def case_study(config: CamConfig) -> CamConfig:
@@ -52,11 +31,10 @@ def case_study(config: CamConfig) -> CamConfig:
         backbone="torchvision/vgg16",
         image_size=(224, 224),
         layers=("features.29",),  # conv5_3 after its ReLU: 512 x 14 x 14
-        moments=1,
-        deviations=False,
+        pool="mean",
         unfreeze=1,
         outputs=2,
-        types=False,
+        classes="binary",
         head_weights=(1.0, 3.0),
         augmentations=(),
         epochs=10,
@@ -71,6 +49,79 @@ def case_study(config: CamConfig) -> CamConfig:
         sigma=0.0,
         contrast=False,
     )
+
+
+# Decided by class, from one split of all images.
+CASE_STUDY = {"decide": "class", "boxes": "one", "pooled": True, "calibration": 0.0, "image_size": (224, 224)}
+
+
+@dataclass(frozen=True)
+class CamConfig:
+    """Ours; `case_study` makes the published settings of it."""
+
+    traits: ClassVar[Traits] = Traits(
+        name="cam",
+        title="Classifier (CAM)",
+        summary="A classifier with class activation maps, from good and defective images (Zhou et al. 2016).",
+        learns_from_defects=True,
+        trained_by_gradient=True,
+        cross_validates=True,
+        recipes={"case-study": Recipe(case_study, CASE_STUDY)},
+    )
+
+    backbone: str = setting("bundled", "bundled, a timm name, or torchvision/NAME.")
+    weights: Path | None = setting(None, "A local .safetensors file for the backbone.")
+    random_weights: bool = setting(False, "An untrained backbone, as a control.")
+    layers: tuple[str, ...] = setting((), "Layers whose features are pooled; without, stages of stride 8 and more.")
+    image_size: tuple[int, int] = (256, 256)  # height, width
+    classes: Literal["binary", "types"] = setting("binary", "binary, or types: good and each defect type.")
+    # deviations: how far each cell is from good images at that place; for parts that lie still.
+    pool: Literal["mean", "moments", "deviations"] = setting(
+        "moments", "What is pooled of each feature: mean, moments (mean and mean square), or deviations."
+    )
+    unfreeze: int = setting(1, "Last stages that are trained with the head; 0 = the head alone.", low=0)
+    outputs: int = setting(
+        2, "Outputs of the dense layer for two classes; 1 = its row speaks for the anomaly.", low=1, high=2
+    )
+    head_weights: tuple[float, ...] | str = setting(
+        "auto",
+        "Weights of the classes in the loss: auto (every class counts the same), or each: 1,3.",
+        parse=head_weights,
+    )
+    augmentations: tuple[str, ...] = setting((), "What leaves a part the same: rotate,flip,shift,brighten.")
+    epochs: int = setting(8, "Epochs at most.", low=1)
+    batch: int = setting(16, "Images in a step.", low=1)
+    learning_rate: float = setting(3e-4, "Highest learning rate.", low=0)
+    decay: float = setting(1e-2, "Weight decay of AdamW; 0 = Adam.", low=0)
+    one_cycle: bool = setting(True, "The learning rate rises and falls in one cycle.")
+    # Kumar et al. 2022: training both at once distorts the features.
+    head_first: bool = setting(True, "The head is fitted to the pretrained features before both are trained.")
+    stop_at: float = setting(2.0, "Training accuracy at which to stop; above 1 = never.")
+    map: str = setting("cam", "Map: cam, gradcam, gradcam++, layercam, ...")
+    map_layer: str = setting("", "Layer of a gradient's map; without, the last one. Earlier ones give finer maps.")
+    sigma: float = setting(4.0, "Gaussian smoothing of the map, in pixels of the image size; 0 = none.", low=0)
+    contrast: bool = setting(True, "The map speaks for the anomaly and against good; else for the anomaly alone.")
+    memory: float = setting(2.0, "GiB for cached features; more go to a file.", low=0.001, machine=True)
+    device: str = setting("cpu", "cpu or cuda.", machine=True)
+    processes: int = setting(1, "Train in so many processes.", low=1, machine=True)
+    log: str = setting("", "tensorboard or wandb: keep the losses of every epoch.", machine=True)
+    checkpoint: Path | None = None  # a folder, where a file is written after every epoch
+    resume: bool = False
+    seed: int = 0
+
+    @property
+    def moments(self) -> int:
+        """Pooled of each feature: 1 = its mean, 2 = its mean square besides."""
+        return 1 if self.pool == "mean" else 2
+
+    @property
+    def deviations(self) -> bool:
+        return self.pool == "deviations"
+
+    def build(self) -> Cam:
+        from blemish.detectors.cam.detector import Cam
+
+        return Cam(self)
 
 
 def pooled_by_default(found: Sequence[Tap]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from blemish.detectors.cam.classifier import CamGraph, Classifier, Score, fit_he
 from blemish.detectors.cam.config import CamConfig, pooled_by_default
 from blemish.detectors.cam.maps import METHODS, GradientMap
 from blemish.detectors.cam.training import Job, train
+from blemish.detectors.interface import Origin
 from blemish.detectors.nn import augment, graph_cut
 from blemish.detectors.nn.backbones import Backbone, load_backbone, stages
 from blemish.detectors.nn.feature_cache import Kept, keep
@@ -36,6 +37,7 @@ from blemish.detectors.nn.provenance import Sources
 from blemish.detectors.nn.resampling import Resize, batches, check_device
 from blemish.evaluation.evaluate import targets as class_of
 from blemish.evaluation.reliability import class_weights, temperature
+from blemish.options import check as check_settings
 from blemish.types import BlemishError, Progress, Sample, silent
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class Cam:
 
     def __init__(self, config: CamConfig | None = None) -> None:
         self.config = config = config or CamConfig()
+        check_settings(config)
         augment.check(config.augmentations)
         check(config.log, config.checkpoint)
         if config.map not in METHODS:
@@ -120,14 +123,29 @@ class Cam:
             progress=progress,
         )
 
-    def fit(self, samples: Sequence[Sample], progress: Progress = silent, *, run: str = "classifier") -> Self:
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.config.backbone, self.backbone.source, self.backbone.licence)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return {"training": self.records}
+
+    def fit(
+        self,
+        samples: Sequence[Sample],
+        progress: Progress = silent,
+        *,
+        held_out: Sequence[Sample] = (),
+        run: str = "classifier",
+    ) -> Self:
         """Learns from images called good or anomaly, from the pretrained weights on each time. `run` names its
         checkpoint among others in the folder. Raises `BlemishError` where good or defective images are missing."""
         config = self.config
         self.classes = self._classes(samples)
         targets = torch.from_numpy(class_of(samples, self.classes))
         weights = self._weights(targets)
-        kept = self._seen(samples, progress)
+        kept = self._seen([*samples, *held_out], progress)
         rows = kept.rows(samples)
         self._tail.load_state_dict(self._start)
         self._classifier = classifier = self.classifier(len(self.classes))
@@ -157,6 +175,8 @@ class Cam:
             else:
                 self.records = train(fabric_on(config.device), self, classifier, job, progress)
         classifier.requires_grad_(False)
+        if held_out:
+            self.calibrate(held_out, progress)
         return self
 
     def classifier(self, classes: int) -> Classifier:
@@ -261,7 +281,7 @@ class Cam:
             sigma=self.config.sigma,
             contrast=self.config.contrast,
             temperature=self._temperature,
-            types=self.config.types,
+            types=self.config.classes == "types",
             normal=normal,
         ).eval()
 
@@ -304,7 +324,7 @@ class Cam:
         """The name of its class; images without a label count as good."""
         if sample.label != "anomaly":
             return GOOD
-        return (sample.defect or "anomaly") if self.config.types else "anomaly"
+        return (sample.defect or "anomaly") if self.config.classes == "types" else "anomaly"
 
     def _classes(self, samples: Sequence[Sample]) -> tuple[str, ...]:
         """Their names, good first."""

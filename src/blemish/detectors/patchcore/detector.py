@@ -1,63 +1,57 @@
 """PatchCore: a memory of normal patches (Roth et al. 2022, "Towards Total Recall in Industrial Anomaly Detection").
 
-A patch is one cell of a pretrained network's feature map together with its patch_size. Normal patches are
+A patch is one cell of a pretrained network's feature map together with the cells around it. Normal patches are
 collected, thinned out to a coreset (the memory bank), and a new patch is as anomalous as it is far from the bank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blemish.detectors.nn.backbones import Backbone, load_backbone
+from blemish.detectors.interface import Origin
+from blemish.detectors.nn.backbones import load_backbone
 from blemish.detectors.nn.memory_bank import as_rows, aware, greedy_coreset, places
 from blemish.detectors.nn.nearest import Nearest
 from blemish.detectors.nn.provenance import Sources
 from blemish.detectors.nn.resampling import Enlarge, Resize, batches, check_device
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.options import check
 from blemish.types import BlemishError, Progress, Sample, silent
 
-
-@dataclass(frozen=True)
-class PatchCoreConfig:
-    """Defaults follow the paper (section 4.2) but for the coreset, which is smaller so that the line is fast."""
-
-    backbone: str = "bundled"
-    weights: Path | None = None
-    layers: tuple[str, ...] = ()  # () = strides 8 and 16
-    image_size: tuple[int, int] = (256, 256)  # height, width
-    patch_size: int = 3  # p of Eq. 1: patches of p x p cells
-    coreset: float = 0.1  # share of the patches kept in the bank
-    max_bank: int = 8192  # and never more than this: the bank's size is the line's cost
-    neighbours: int = 9  # b of Eq. 7; 1 switches the reweighting off
-    projection: int = 32  # dimensions in which the coreset is selected (Johnson & Lindenstrauss 1984)
-    sigma: float = 4.0  # Gaussian smoothing of the map, in pixels of image_size (section 3.3)
-    memory: float = 0.1  # GiB for patch features while learning; more images give fewer patches each
-    batch: int = 8
-    random_weights: bool = False
-    seed: int = 0
-    device: str = "cpu"
+if TYPE_CHECKING:
+    from blemish.detectors.patchcore.leave_one_out import WithoutItem
 
 
 class PatchCore:
     """The detector. `fit` collects and thins out the patches; `graph` is then the whole detector as one module."""
 
+    classes: tuple[str, ...] = ()
+
     def __init__(self, config: PatchCoreConfig | None = None) -> None:
         self.config = config or PatchCoreConfig()
+        self.metrics: dict[str, Any] = {}
+        check(self.config)
         self._bank: Tensor | None = None
         self._sources: Sources | None = None
         self._features = Features(self.config)
 
     @property
-    def backbone(self) -> Backbone:
-        return self._features.backbone
+    def origin(self) -> Origin:
+        backbone = self._features.backbone
+        return Origin(self.config.backbone, backbone.source, backbone.licence)
 
-    def fit(self, samples: Sequence[Sample], progress: Progress = silent) -> Self:
+    def fit(
+        self,
+        samples: Sequence[Sample],
+        progress: Progress = silent,
+        *,
+        held_out: Sequence[Sample] = (),  # noqa: ARG002 - of classifiers
+    ) -> Self:
         """Learns from good images. Peak memory is `config.memory` plus a constant, however many there are.
 
         Raises `BlemishError` when there is no image, or one that cannot be read.
@@ -103,7 +97,7 @@ class PatchCore:
             raise RuntimeError("fit the detector before asking for its sources")
         return self._sources
 
-    def graph(self) -> nn.Module:
+    def graph(self) -> PatchCoreGraph:
         """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` and maps `(N, *image_size)`, and for each cell of
         the feature grid, `(N, gh, gw)`, the nearest of the bank, int32, and the distance to it, float32; on the CPU.
 
@@ -112,6 +106,13 @@ class PatchCore:
         if self._bank is None:
             raise RuntimeError("fit the detector before asking for its graph")
         return PatchCoreGraph(self._features.cpu(), self._bank, self.config).eval()
+
+    def without(self, items: Sequence[int]) -> WithoutItem:
+        """The fitted detector with the bank entries of one item left out at a time; `items` (M,) numbers the item that
+        each entry comes from."""
+        from blemish.detectors.patchcore.leave_one_out import WithoutItem
+
+        return WithoutItem(self.graph(), items, self.config.num_neighbours)
 
 
 class Features(nn.Module):
@@ -150,12 +151,13 @@ class PatchCoreGraph(nn.Module):
 
     support: Tensor
     outputs = ("scores", "maps", "neighbours", "distances")
+    gated = False
 
     def __init__(self, features: Features, bank: Tensor, config: PatchCoreConfig) -> None:
         super().__init__()
         self.features = features
         self.nearest = Nearest(bank)
-        self.register_buffer("support", nearest_in_bank(bank, min(config.neighbours, len(bank))))  # (M, b)
+        self.register_buffer("support", nearest_in_bank(bank, min(config.num_neighbours, len(bank))))  # (M, b)
         self.enlarge = Enlarge(features.grid, config.image_size, config.sigma)
 
     @property

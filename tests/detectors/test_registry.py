@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 
 from blemish.detectors.attention.config import AttentionConfig
+from blemish.detectors.attention.config import case_study as attention_study
 from blemish.detectors.cam.config import CamConfig, case_study
-from blemish.detectors.patchcore.detector import PatchCoreConfig
-from blemish.training.settings import settings_for
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.detectors.registry import settings_for
 from blemish.types import BlemishError
 
 
@@ -15,32 +16,40 @@ def test_what_was_not_asked_stays_the_default() -> None:
 
 
 def test_what_was_asked() -> None:
-    asked = {"layers": "2, 3", "may": "flip", "classes": "types", "pool": "deviations", "head_weights": "1,3,2"}
+    asked = {
+        "layers": "2, 3",
+        "augmentations": "flip",
+        "classes": "types",
+        "pool": "deviations",
+        "head_weights": "1,3,2",
+    }
     config = settings_for("cam", asked)
     assert config == CamConfig(
-        layers=("2", "3"), augmentations=("flip",), types=True, deviations=True, head_weights=(1.0, 3.0, 2.0)
+        layers=("2", "3"), augmentations=("flip",), classes="types", pool="deviations", head_weights=(1.0, 3.0, 2.0)
     )
-    assert settings_for("cam", {"pool": "mean"}).moments == 1
-    assert settings_for("cam", {"log": "wandb"}).log == "wandb"
-    assert settings_for("patchcore", {"memory": 0.5}).memory == 0.5
+    assert settings_for("cam", {"pool": "mean"}) == CamConfig(pool="mean")
+    assert settings_for("cam", {"log": "wandb"}) == CamConfig(log="wandb")
+    assert settings_for("patchcore", {"memory": 0.5}) == PatchCoreConfig(memory=0.5)
 
 
 def test_the_recipe_and_what_changes_it() -> None:
-    assert settings_for("cam", {}, published=True) == case_study(CamConfig())
-    changed = settings_for("cam", {"epochs": 1, "random_weights": True}, published=True)
-    assert (changed.epochs, changed.rate, changed.backbone) == (1, 1e-4, "torchvision/vgg16")
+    assert settings_for("cam", {}, recipe="case-study") == case_study(CamConfig())
+    changed = settings_for("cam", {"epochs": 1, "random_weights": True}, recipe="case-study")
+    assert isinstance(changed, CamConfig)
+    assert (changed.epochs, changed.learning_rate, changed.backbone) == (1, 1e-4, "torchvision/vgg16")
 
 
 def test_the_autoencoders_options_and_recipe() -> None:
     assert settings_for("attention", {"epochs": None}) == AttentionConfig()
-    asked = {"model": "vae", "layer": "encoder.11", "map": "attention", "input": "residual", "alternate": True}
-    config = settings_for("attention", {**asked, "may": "flip,shift", "latent": 8})
+    asked = {"model": "vae", "layers": "encoder.11", "map": "attention", "input": "residual", "alternate": True}
+    config = settings_for("attention", {**asked, "augmentations": "flip,shift", "latent": 8})
     wanted = AttentionConfig(
         model="vae", layers=("encoder.11",), map="attention", input="residual", alternate=True, latent=8
     )
     assert config == replace(wanted, augmentations=("flip", "shift"))
-    assert settings_for("attention", {}, published=True) == config.case_study(AttentionConfig())
-    changed = settings_for("attention", {"layer": "encoder.14", "epochs": 2}, published=True)
+    assert settings_for("attention", {}, recipe="case-study") == attention_study(AttentionConfig())
+    changed = settings_for("attention", {"layers": "encoder.14", "epochs": 2}, recipe="case-study")
+    assert isinstance(changed, AttentionConfig)
     assert (changed.layers, changed.epochs, changed.alternate) == (("encoder.14",), 2, True)
 
 
@@ -64,5 +73,8 @@ def test_refusals(detector: str, asked: dict[str, object], said: str) -> None:
 
 
 def test_the_recipe_belongs_to_detectors_that_were_published() -> None:
-    with pytest.raises(BlemishError, match="is for --detector cam or attention, not patchcore"):
-        settings_for("patchcore", {}, published=True)
+    with pytest.raises(
+        BlemishError,
+        match="patchcore has no recipe 'case-study'; there is case-study of --detector cam",
+    ):
+        settings_for("patchcore", {}, recipe="case-study")

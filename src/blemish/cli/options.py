@@ -1,0 +1,88 @@
+"""A command's options, made from the fields of dataclasses, where their help texts, ranges and defaults stand."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blemish.detectors.registry import config_of, names
+from blemish.options import Option, options
+
+SEVERAL = "Several detectors"
+
+
+def detector_options(detectors: Sequence[str] = ()) -> list[Option]:
+    """The options of all detectors, an option of several in one place: its help says whose it is and, where they
+    differ, each one's default."""
+    by_name: dict[str, list[tuple[str, Option]]] = {}
+    for detector in detectors or names():
+        for option in options(config_of(detector)):
+            by_name.setdefault(option.name, []).append((detector, option))
+    return [_joined(found) for found in by_name.values()]
+
+
+def _joined(found: Sequence[tuple[str, Option]]) -> Option:
+    if len(found) == 1:
+        detector, option = found[0]
+        return replace(option, panel=config_of(detector).traits.title)
+    texts = dict.fromkeys(option.help for _, option in found)
+    whose = ", ".join(detector for detector, _ in found)
+    each = "; ".join(f"{detector}: {option.help.rstrip('.')}" for detector, option in found)
+    help_text = f"{found[0][1].help} ({whose})" if len(texts) == 1 else f"{each}."
+    defaults = dict.fromkeys(option.shown for _, option in found)
+    if len(defaults) > 1:
+        shown = ", ".join(f"{detector} {option.shown or 'none'}" for detector, option in found)
+        help_text += f" Default: {shown}."
+    option = found[0][1]
+    lows, highs = [o.low for _, o in found], [o.high for _, o in found]
+    return replace(
+        option,
+        help=help_text,
+        default=option.default if len(defaults) == 1 else None,
+        panel=SEVERAL,
+        low=None if None in lows else min(low for low in lows if low is not None),
+        high=None if None in highs else max(high for high in highs if high is not None),
+    )
+
+
+def parameter(option: Option) -> inspect.Parameter:
+    """A keyword of a typer command; its value is None where the option was not given."""
+    kind: Any = option.type if option.type in (int, float, bool, Path) and option.parse is None else str
+    flags = [f"--{option.name}"]
+    if kind is bool:
+        flags = [f"--{option.name}/--no-{option.name}"]
+    about = typer.Option(
+        *flags,
+        help=f"{option.help} (default {option.shown})" if option.shown else option.help,
+        min=option.low if kind in (int, float) else None,
+        max=option.high if kind in (int, float) else None,
+        rich_help_panel=option.panel or None,
+        show_default=False,
+    )
+    return inspect.Parameter(
+        option.field, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, about]
+    )
+
+
+def with_options(
+    fixed: Iterable[inspect.Parameter], made: Iterable[Option]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command `command(**asked)` the signature of these parameters and options, for typer to read."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters = [*fixed, *map(parameter, made)]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        return command
+
+    return decorate
+
+
+def fixed(name: str, kind: Any, about: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    """A parameter that is no field: an argument, or a flag of the command line alone."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, about])

@@ -1,0 +1,85 @@
+"""The commands that make images: `corrupt` and `demo`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blemish.types import BlemishError
+
+
+def corrupt(
+    data: Annotated[Path, typer.Argument(help="A folder of images or of idx files, or the word fashion-mnist.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; it must not exist.")],
+    one_class: Annotated[int | None, typer.Option(help="Of idx files: the class that is good.")] = None,
+    kinds: Annotated[str, typer.Option(help="Of defects, separated by commas.")] = "rectangle,crop,foreign",
+    train: Annotated[int | None, typer.Option(min=1, help="At most so many images to learn from.")] = None,
+    test: Annotated[int | None, typer.Option(min=2, help="At most so many to test on, half of them good.")] = None,
+    layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same images.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace the folder if this command wrote it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Make a data set with synthetic defects and their masks from good images alone."""
+    from blemish.cli.console import out as page
+    from blemish.cli.console import progress
+    from blemish.data.synthetic import write_corrupted
+
+    if str(data) == "fashion-mnist" and not data.exists():
+        from blemish.data.fashion_mnist import fashion_mnist
+
+        data = fashion_mnist()
+    card = write_corrupted(
+        data,
+        out,
+        layout=layout,
+        one_class=one_class,
+        train=train,
+        test=test,
+        seed=seed,
+        kinds=[kind.strip() for kind in kinds.split(",")],
+        overwrite=overwrite,
+        progress=progress,
+    )
+    if as_json:
+        typer.echo(json.dumps(card, indent=1))
+        return
+    for folder, count in card["counts"].items():
+        page.print(f"{folder:<16} {count:>6}", markup=False)
+    if card["skipped"]:
+        page.print(f"Left out, because unreadable: {', '.join(card['skipped'])}.", soft_wrap=True, markup=False)
+    page.print(f"Written to {out}. Next: blemish train {out} -o RUN", soft_wrap=True, markup=False)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option(help="Fewer and smaller images, for a look in about a minute.")] = False,
+    draw: Annotated[str, typer.Option(help="Only draw: flange, cloth, board, or panel (4000x3000).")] = "",
+) -> None:
+    """Draw a production line, learn each product, inspect it, and write a page that shows everything."""
+    from blemish.cli.console import out as page
+    from blemish.cli.console import products_table, progress
+
+    if draw:
+        from blemish.demo.line import PRODUCTS, write_line
+        from blemish.demo.panel import write_panel
+
+        small: dict[str, Any]
+        if draw not in (*PRODUCTS, "panel"):
+            raise BlemishError(f"--draw takes {', '.join(PRODUCTS)} or panel, not '{draw}'.")
+        if draw == "panel":
+            small = {"size": (1000, 750), "good": 4, "defective": 1} if quick else {}
+            folder = write_panel(out / "data", progress=progress, **small)
+        else:
+            small = {"size": 256, "train": 30, "good": 8, "defective": 2} if quick else {"train": 80}
+            folder = write_line(out / "data", products=[draw], progress=progress, **small)[0]
+        page.print(f"Drawn in {folder}. Next: blemish train {folder} -o RUN", soft_wrap=True, markup=False)
+        return
+    from blemish.demo.run import run_demo
+
+    runs = run_demo(out, quick=quick, progress=progress)
+    page.print(products_table(runs, title="The demo line, on held-out images [95 % interval]"))
+    page.print(f"Look at {out / 'index.html'}", soft_wrap=True)

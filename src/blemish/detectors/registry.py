@@ -1,0 +1,70 @@
+"""Every detector by its name: ours, a line each, and those that other packages add by the entry point group
+`blemish.detectors` (name = "package.module:Config"). Light: a config's module must not load torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from blemish.detectors.interface import DetectorConfig
+from blemish.options import check, options, read
+from blemish.types import BlemishError
+
+GROUP = "blemish.detectors"
+OURS = {
+    "patchcore": "blemish.detectors.patchcore.config:PatchCoreConfig",
+    "cam": "blemish.detectors.cam.config:CamConfig",
+    "attention": "blemish.detectors.attention.config:AttentionConfig",
+}
+
+
+def names() -> list[str]:
+    """Of all detectors, ours first."""
+    return [*OURS, *sorted({point.name for point in entry_points(group=GROUP)} - set(OURS))]
+
+
+@cache
+def config_of(name: str) -> type[DetectorConfig]:
+    """The config class of a detector. Raises `BlemishError` where there is none of that name, or it cannot load."""
+    where = OURS.get(name) or next((point.value for point in entry_points(group=GROUP, name=name)), "")
+    if not where:
+        raise BlemishError(f"there is no detector '{name}'; choose one of {', '.join(names())}.")
+    module, _, attribute = where.partition(":")
+    try:
+        config: type[DetectorConfig] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as cause:
+        raise BlemishError(
+            f"the detector '{name}' cannot be loaded from {where} ({cause}); mend or remove it."
+        ) from cause
+    return config
+
+
+def settings_for(name: str, asked: Mapping[str, Any], recipe: str = "") -> DetectorConfig:
+    """The config of a detector: its defaults, or those of a published recipe, changed by what was asked: values, or
+    text as on the command line, by field name; None = was not asked.
+
+    Raises `BlemishError` for an unknown detector or recipe, an option that is another detector's, and a value that is
+    none.
+    """
+    kind = config_of(name)
+    config = kind()
+    if recipe:
+        if recipe not in kind.traits.recipes:
+            known = [f"{one} of --detector {each}" for each in names() for one in config_of(each).traits.recipes]
+            raise BlemishError(f"{name} has no recipe '{recipe}'; there is {', '.join(known)}.")
+        config = kind.traits.recipes[recipe].settings(config)
+    known_options = {option.field: option for option in options(kind)}
+    changes: dict[str, Any] = {}
+    for field, value in asked.items():
+        if value is None:
+            continue
+        if field not in known_options:
+            raise BlemishError(f"--{field.replace('_', '-')} is not an option of --detector {name}.")
+        changes[field] = read(known_options[field], value)
+    config = replace(config, **changes)  # type: ignore[type-var]
+    check(config)
+    return config

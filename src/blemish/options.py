@@ -1,0 +1,157 @@
+"""Settings that are written once: a dataclass field whose help text, range and place stand beside its default.
+
+The command line, docs/commands.md, `blemish detectors`, the sweep's grid, the card and "how to repeat" are all made
+from these fields. Light: no torch, no numpy.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from blemish.types import BlemishError
+
+YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    panel: str = "",
+    parse: Callable[[str], Any] | None = None,
+    machine: bool = False,
+) -> Any:
+    """A dataclass field that is an option: `help` is one sentence; `low` and `high` bound numbers, ends included;
+    `panel` is where --help shows it; `parse` reads its text where the type does not say how. `machine`: says where or
+    how fast the work is done, and nothing about the result. A field without a `setting` is no option."""
+    about = {"help": help, "low": low, "high": high, "panel": panel, "parse": parse}
+    return field(default=default, metadata={**about, "machine": machine})
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as the command line and the documents show it. `type` is the field's without None."""
+
+    field: str
+    name: str  # as on the command line, without its dashes
+    type: Any
+    default: Any
+    help: str
+    low: float | None
+    high: float | None
+    panel: str
+    parse: Callable[[str], Any] | None
+    machine: bool
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What it takes, where that is a list of words."""
+        return tuple(map(str, typing.get_args(self.type))) if typing.get_origin(self.type) is typing.Literal else ()
+
+    @property
+    def shown(self) -> str:
+        """The default as text, "" for none."""
+        if self.default in (None, "", ()):
+            return ""
+        if isinstance(self.default, bool):
+            return "yes" if self.default else "no"
+        if isinstance(self.default, tuple):
+            return ",".join(map(str, self.default))
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+
+def options(config: type[Any]) -> list[Option]:
+    """The options of a dataclass, in the order of its fields."""
+    hints = typing.get_type_hints(config)
+    return [_option(one, hints[one.name]) for one in fields(config) if one.metadata.get("help")]
+
+
+def _option(one: Field[Any], hint: Any) -> Option:
+    about = one.metadata
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):  # `Path | None`
+        hint = next(each for each in typing.get_args(hint) if each is not type(None))
+    return Option(
+        field=one.name,
+        name=one.name.replace("_", "-"),
+        type=hint,
+        default=None if one.default is MISSING else one.default,
+        help=about["help"],
+        low=about["low"],
+        high=about["high"],
+        panel=about["panel"],
+        parse=about["parse"],
+        machine=about["machine"],
+    )
+
+
+def read(option: Option, value: Any) -> Any:
+    """A value as the field has it: text is read by the option's type. Raises `BlemishError` for what is none."""
+    if isinstance(value, str):
+        value = option.parse(value) if option.parse else _typed(option, option.type, value)
+    return value
+
+
+def _typed(option: Option, hint: Any, text: str) -> Any:
+    if typing.get_origin(hint) is tuple:
+        return tuple(_typed(option, typing.get_args(hint)[0], each.strip()) for each in text.split(",") if each.strip())
+    if option.choices and text not in option.choices:
+        raise BlemishError(f"--{option.name} takes {', '.join(option.choices)}, not '{text}'.")
+    if hint is bool:
+        if text.lower() not in YES + NO:
+            raise BlemishError(f"--{option.name} takes yes or no, not '{text}'.")
+        return text.lower() in YES
+    if hint in (int, float):
+        try:
+            number = hint(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            what = "a whole number" if hint is int else "a number"
+            raise BlemishError(f"--{option.name} takes {what}, not '{text}'.")
+        return number
+    return Path(text) if hint is Path else text
+
+
+def check(config: Any) -> None:
+    """Raises `BlemishError` where a setting lies outside its range or is none of its choices."""
+    for option in options(type(config)):
+        value = getattr(config, option.field)
+        if option.choices and value is not None and value not in option.choices:
+            raise BlemishError(f"--{option.name} takes {', '.join(option.choices)}, not '{value}'.")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        low, high = option.low, option.high
+        if not (low is None or value >= low) or not (high is None or value <= high):
+            bounds = f"from {low:g} to {high:g}" if low is not None and high is not None else ""
+            bounds = bounds or (f"of at least {low:g}" if low is not None else f"of at most {high:g}")
+            raise BlemishError(f"--{option.name} takes a number {bounds}, not {value:g}.")
+
+
+def as_json(config: Any, *, machine: bool = False) -> dict[str, Any]:
+    """The settings as a card holds them: what the result depends on, and with `machine` the rest of the options too."""
+    internal = ("checkpoint", "resume")
+    values = {
+        one.name: getattr(config, one.name)
+        for one in fields(config)
+        if one.name not in internal and (machine or not one.metadata.get("machine"))
+    }
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def words(option: Option, value: Any) -> list[str]:
+    """The command line's words for a value; none where there is nothing to say."""
+    if value is None or value == [] or value == () or value == "":
+        return []
+    if isinstance(value, bool):
+        return [f"--{option.name}" if value else f"--no-{option.name}"]
+    if isinstance(value, list | tuple):
+        return [f"--{option.name}", ",".join(map(str, value))]
+    return [] if isinstance(value, Mapping) else [f"--{option.name}", str(value)]

@@ -1,0 +1,184 @@
+"""What a training is asked, and what comes of it. Light: torch is not loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from blemish.detectors.interface import DetectorConfig
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.detectors.registry import config_of, names, settings_for
+from blemish.options import check, options, read, setting
+from blemish.types import BlemishError
+
+SMALLEST_SIDE = 32
+DATA, GUARANTEE, IMAGES, OUTPUT = "Data", "Guarantee", "How images are seen", "Output"
+
+
+def share(text: str) -> float | None:
+    """`5%` or `0.05` -> 0.05; "" -> None."""
+    try:
+        return (float(text[:-1]) / 100 if text.endswith("%") else float(text)) if text else None
+    except ValueError:
+        raise BlemishError(f"'{text}' is not a rate; write it as 5% or 0.05.") from None
+
+
+def size(text: str) -> tuple[int, int] | None:
+    """`auto` -> None, `256` -> (256, 256), `192x320` -> (192, 320): height, width."""
+    if text == "auto":
+        return None
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+        height, width = sides if len(sides) == 2 else (sides[0], sides[0])
+    except ValueError:
+        raise BlemishError(f"'{text}' is not an image size; write auto, 256, or HEIGHTxWIDTH.") from None
+    if min(height, width) < SMALLEST_SIDE or len(sides) > 2:
+        raise BlemishError(f"'{text}' is not an image size: both sides must be at least {SMALLEST_SIDE} pixels.")
+    return height, width
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """How scores are to become verdicts. With `decide` "class", of a classifier, an anomaly is what it finds likelier
+    than good, and no false-alarm rate is guaranteed."""
+
+    false_alarms: float = 0.05
+    review: float | None = None  # a larger rate: of good parts that are flagged or put aside for a person
+    confidence: float | None = None  # with which the guarantee holds for this calibration set; None = on average
+    decide: Literal["guarantee", "class"] = "guarantee"
+    boxes: Literal["regions", "one"] = "regions"
+    min_area: float = 0.0002  # of a region, as a share of the image
+
+    @property
+    def guaranteed(self) -> bool:
+        return self.decide == "guarantee"
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How a folder's images are divided; shares are of good images."""
+
+    test: float = 0.2
+    calibration: float = 0.2  # of what is left by the test
+    calibrate: Literal["auto", "split", "leave-one-out"] = "auto"
+    pooled: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FrameRule:
+    """How an image is to be brought before the detector, see `inference.framing`."""
+
+    tile: int = 0
+    overlap: int = 64
+    roi: Path | None = None
+    align: bool = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is a frame at all."""
+        return bool(self.tile or self.roi or self.align)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `blemish train` was asked. `settings` is the detector's own config; `image_size` (height, width) goes into
+    it, and is chosen from the images where it is None."""
+
+    data: Path
+    out: Path
+    settings: DetectorConfig = field(default_factory=PatchCoreConfig)
+    layout: str = setting("auto", "Read the folder as this layout.", panel=DATA)
+    test: float = setting(0.2, "Share of good images for the test, if the folder has no test.", low=0, panel=DATA)
+    calibration: float = setting(0.2, "Share of good images held out for the threshold.", low=0, panel=DATA)
+    # "Both sides together": the published case study splits all images anew.
+    pooled: bool = setting(False, "Forget the folder's own train and test, and split anew.", panel=DATA)
+    seed: int = setting(0, "Same seed, same split, same detector.", panel=DATA)
+    false_alarms: float = setting(
+        0.05, "Share of good parts that may be flagged: 5% or 0.05.", parse=share, panel=GUARANTEE
+    )
+    review: float | None = setting(
+        None, "Share of good parts flagged or put aside for a person: 10%.", parse=share, panel=GUARANTEE
+    )
+    confidence: float | None = setting(
+        None, "Of the guarantee, over calibration sets: 95%.", parse=share, panel=GUARANTEE
+    )
+    # Leave-one-out: every good image is learned from, and scored without its own item. Auto: that, where one of the
+    # few highest held-out scores would set the threshold.
+    calibrate: Literal["auto", "split", "leave-one-out"] = setting(
+        "auto", "Where the threshold comes from: auto, split, or leave-one-out.", panel=GUARANTEE
+    )
+    decide: Literal["guarantee", "class"] = setting(
+        "guarantee", "guarantee: keep --false-alarms; class: the likelier one.", panel=GUARANTEE
+    )
+    image_size: tuple[int, int] | None = setting(None, "auto, 256, or HEIGHTxWIDTH.", parse=size, panel=IMAGES)
+    tile: int = setting(0, "See images in tiles of so many pixels, as 512; 0 = as a whole.", low=0, panel=IMAGES)
+    overlap: int = setting(64, "Pixels that tiles overlap by.", low=0, panel=IMAGES)
+    roi: Path | None = setting(None, "Where images count: a mask, or .json with polygons.", panel=IMAGES)
+    align: bool = setting(False, "Bring shifted and turned parts to lie alike.", panel=IMAGES)
+    boxes: Literal["regions", "one"] = setting(
+        "regions", "regions around the map's peaks, or one: the published single box.", panel=OUTPUT
+    )
+    min_area: float = setting(0.0002, "Smallest region, as a share of the image.", low=0, panel=OUTPUT)
+    overlays: int = setting(300, "Draw at most so many test images.", low=0, panel=OUTPUT)
+    evidence: bool = setting(True, "The bundle carries images that normal patches come from.", panel=OUTPUT)
+    evidence_size: float = setting(8.0, "MB of good images in the bundle at most.", low=0, panel=OUTPUT)
+    overwrite: bool = setting(False, "Replace the folder if it exists.", panel=OUTPUT)
+    resume: bool = setting(False, "Resume a killed training.", panel=OUTPUT)
+    folds: int = setting(0, "Cross-validate the classifier in so many folds.", low=0, panel="Classifier (CAM)")
+    repeats: int = setting(1, "Repeat the cross-validation so many times.", low=1, panel="Classifier (CAM)")
+
+    @property
+    def detector(self) -> str:
+        """Its name in the registry."""
+        return self.settings.traits.name
+
+    @property
+    def decision_rule(self) -> DecisionRule:
+        return DecisionRule(self.false_alarms, self.review, self.confidence, self.decide, self.boxes, self.min_area)
+
+    @property
+    def split_rule(self) -> SplitRule:
+        return SplitRule(self.test, self.calibration, self.calibrate, self.pooled, self.seed)
+
+    @property
+    def frame_rule(self) -> FrameRule:
+        return FrameRule(self.tile, self.overlap, self.roi, self.align)
+
+
+def configure(data: Path | str, out: Path | str, *, detector: str = "", recipe: str = "", **asked: Any) -> TrainConfig:
+    """A `TrainConfig` from its options and the detector's, by field name: values, or text as on the command line; None
+    = was not asked. `detector` is a name in the registry (patchcore where neither it nor a recipe is given).
+
+    Raises `BlemishError` for an unknown detector, recipe or option, and for a value that is none.
+    """
+    if not detector and recipe:
+        detector = next((name for name in names() if recipe in config_of(name).traits.recipes), "")
+    detector = detector or PatchCoreConfig.traits.name
+    ours = {option.field: option for option in options(TrainConfig)}
+    settings = settings_for(detector, {name: value for name, value in asked.items() if name not in ours}, recipe)
+    given = {name: read(ours[name], value) for name, value in asked.items() if name in ours and value is not None}
+    changed = dict(settings.traits.recipes[recipe].training) if recipe else {}
+    config = TrainConfig(Path(data), Path(out), settings=settings, **{**changed, **given})
+    check(config)
+    return replace(config, settings=replace(settings, seed=config.seed))  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a training, for people and programs; `metrics` is what `metrics.json` holds."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def bundle(self) -> Path:
+        """What `Inspector` takes."""
+        return self.folder / "bundle"
+
+    def __repr__(self) -> str:
+        auroc = self.metrics.get("detection", {}).get("auroc", {}).get("value")
+        measured = "not tested" if auroc is None else f"image AUROC {auroc:.3f}"
+        return f"Run({str(self.folder)!r}, {self.metrics['product']}, {self.metrics['detector']}, {measured})"

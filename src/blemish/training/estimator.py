@@ -1,0 +1,226 @@
+"""Detectors from Python, as one uses scikit-learn: fit, predict, calibrate, export.
+
+    detector = PatchCore(coreset=0.1).fit(Folder("tiles").good)
+    prediction = detector.predict(["new/1.png", "new/2.png"])
+    detector.calibrate(Folder("held-out").good, false_alarms=0.05).export("bundle")
+
+`blemish.train` is the whole pipeline instead: it splits, calibrates, tests and reports.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, ParamSpec
+
+import numpy as np
+import numpy.typing as npt
+
+from blemish.detectors.attention.config import AttentionConfig
+from blemish.detectors.cam.config import CamConfig
+from blemish.detectors.interface import Detector, DetectorConfig
+from blemish.detectors.nn.provenance import write_evidence
+from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.files import replacing
+from blemish.inference import bundle, calibration
+from blemish.training import card as cards
+from blemish.training.config import DecisionRule, Run, configure
+from blemish.training.export import Parity, export, in_onnxruntime, in_torch, predict, prove_parity
+from blemish.training.framing import Seen
+from blemish.types import BlemishError, Prediction, Progress, Sample, silent
+
+P = ParamSpec("P")
+# What the methods take: samples of a `Folder`, paths, or RGB arrays uint8 (H, W, 3); or one array (N, H, W, 3).
+Images = Sequence[Sample | Path | str | npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What `calibrate` found: how scores become verdicts, and that the exported graph says what the fitted one says."""
+
+    decision: bundle.Decision
+    parity: Parity
+    images: tuple[Sample, ...]
+
+
+class Estimator:
+    """A detector with its settings, fitted or not. Made by `PatchCore`, `Cam` and `Attention`."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        self.config = config
+        self._detector: Detector | None = None
+        self._learned: tuple[Sample, ...] = ()
+        self._calibrated: Calibrated | None = None
+
+    def fit(
+        self, images: Images, labels: Sequence[Literal["good", "anomaly"]] | None = None, progress: Progress = silent
+    ) -> Estimator:
+        """Learns from images. `labels` are for images that carry none (paths, arrays); without, they count as good.
+
+        Raises `BlemishError` where there is no image, or one that cannot be read, and ValueError for arrays of another
+        shape or type.
+        """
+        samples = as_samples(images, labels)
+        self._calibrated = None
+        self._detector, self._learned = self.config.build().fit(samples, progress), tuple(samples)
+        return self
+
+    def predict(self, images: Images, progress: Progress = silent) -> Prediction:
+        """Raw scores (N,) and anomaly maps (N, H, W), float32, higher = more anomalous, and what else the detector has;
+        see `Prediction`. Images may differ in size. Raises `BlemishError` before `fit` and as `fit` does."""
+        return predict(in_torch(self._fitted().graph()), as_samples(images), progress)
+
+    def calibrate(
+        self,
+        images: Images,
+        *,
+        false_alarms: float = 0.05,
+        review: float | None = None,
+        confidence: float | None = None,
+        progress: Progress = silent,
+    ) -> Estimator:
+        """Sets the threshold by good images that were not learned from, so that at most `false_alarms` of good parts
+        are flagged (docs/guarantee.md). Measured on the exported graph, which has to agree with the fitted one.
+
+        Raises `BlemishError` where the images are too few for that rate, among those learned from, or not good.
+        """
+        samples = as_samples(images)
+        if any(sample.label == "anomaly" for sample in samples):
+            raise BlemishError("The threshold comes from good images alone; leave the defective ones out of calibrate.")
+        if known := {sample.path for sample in self._learned if sample.pixels is None} & {s.path for s in samples}:
+            raise BlemishError(f"{min(known)} was learned from, so it cannot calibrate; hold good images out.")
+        items = [sample.group or sample.name for sample in samples]
+        calibration.guarantee(  # refuses before the work
+            len(items), false_alarms, confidence=confidence, items=len(set(items)), review=review
+        )
+        graph = self._fitted().graph()
+        with tempfile.TemporaryDirectory(prefix="blemish-") as folder:
+            export(graph, Path(folder) / bundle.MODEL)
+            onnx = predict(in_onnxruntime(Path(folder) / bundle.MODEL), samples, progress, "calibration")
+        torch = predict(in_torch(graph), samples, progress, "parity")
+        parity = prove_parity(torch, onnx, [sample.name for sample in samples], gated=graph.gated)
+        rule = DecisionRule(false_alarms, review, confidence)
+        self._calibrated = Calibrated(cards.decision(rule, onnx, items, "split"), parity, tuple(samples))
+        return self
+
+    def export(self, folder: Path | str, *, product: str = "", evidence_size: float = 8.0) -> Path:
+        """Writes the bundle that `Inspector` and `blemish inspect` run; returns its folder. `evidence_size`: MB of good
+        images that it carries at most, as evidence; 0 = none.
+
+        Raises `BlemishError` before `calibrate`, and where the folder exists.
+        """
+        folder, detector = Path(folder), self._fitted()
+        if self._calibrated is None:
+            raise BlemishError(
+                "A bundle needs a threshold; call calibrate with good images that were not learned from."
+            )
+        if folder.exists():
+            raise BlemishError(f"{folder} exists; choose another folder.")
+        data = bundle.Data(
+            source=product or folder.resolve().parent.name,
+            layout="python",
+            train=len(self._learned),
+            calibration=len(self._calibrated.images),
+            test=0,
+            anomalies=sum(sample.label == "anomaly" for sample in self._learned),
+            seed=self.config.seed,
+            sha256=cards.digest(self._learned),
+        )
+        with replacing(folder) as partial:
+            partial.mkdir(parents=True)
+            export(detector.graph(), partial / bundle.MODEL)
+            sources = detector.sources() if evidence_size else None
+            if sources is not None:
+                write_evidence(sources, self.config.image_size, partial / bundle.EVIDENCE, evidence_size)
+            card = cards.card(
+                detector,
+                self.config,
+                Seen(self.config.image_size).frame,
+                data,
+                self._calibrated.decision,
+                self._calibrated.parity,
+            )
+            bundle.write(partial, card)
+        return folder
+
+    def _fitted(self) -> Detector:
+        if self._detector is None:
+            raise BlemishError(f"{self.config.traits.title} has learned nothing yet; call fit first.")
+        return self._detector
+
+    def __repr__(self) -> str:
+        default = type(self.config)()
+        changed = [
+            f"{one.name}={getattr(self.config, one.name)!r}"
+            for one in fields(self.config)  # type: ignore[arg-type]
+            if getattr(self.config, one.name) != getattr(default, one.name)
+        ]
+        state = "not fitted"
+        if self._detector is not None:
+            state = f"fitted on {len(self._learned)} images"
+        if self._calibrated is not None:
+            state += f", threshold {self._calibrated.decision.threshold:.4g}"
+        name = type(self.config).__name__.removesuffix("Config")
+        return f"{name}({', '.join(changed)}): {state}"
+
+
+def estimator(config: Callable[P, DetectorConfig]) -> Callable[P, Estimator]:
+    """From a detector's config class to what users call, with the same typed settings."""
+
+    @wraps(config)
+    def build(*settings: P.args, **named: P.kwargs) -> Estimator:
+        return Estimator(config(*settings, **named))
+
+    return build
+
+
+PatchCore = estimator(PatchCoreConfig)
+Cam = estimator(CamConfig)
+Attention = estimator(AttentionConfig)
+
+
+def as_samples(images: Images, labels: Sequence[Literal["good", "anomaly"]] | None = None) -> list[Sample]:
+    """Samples of whatever the methods take. Raises ValueError for arrays that are no RGB images, and where labels and
+    images differ in number."""
+    found = [_sample(image, number) for number, image in enumerate(images)]
+    if labels is None:
+        return found
+    if len(labels) != len(found):
+        raise ValueError(f"expected a label for each of {len(found)} images; got {len(labels)}")
+    return [replace(sample, label=label) for sample, label in zip(found, labels, strict=True)]
+
+
+def _sample(image: Any, number: int) -> Sample:
+    if isinstance(image, Sample):
+        return image
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"expected RGB images uint8 (H, W, 3); got {image.dtype} {image.shape}")
+        name = f"array-{number:06}"
+        return Sample(Path(name), name, pixels=image)
+    if not isinstance(image, str | Path):
+        raise ValueError(f"expected samples, paths or RGB arrays; got {type(image).__name__}")
+    return Sample(Path(image), Path(image).as_posix())
+
+
+def train(
+    data: Path | str,
+    out: Path | str,
+    *,
+    detector: str = "patchcore",
+    recipe: str = "",
+    progress: Progress = silent,
+    **options: Any,
+) -> Run:
+    """The whole pipeline, as `blemish train`: learns from a folder of images, calibrates, tests, and writes the run to
+    `out`. `options` are the command's, by name with underscores: `false_alarms=0.05`, `image_size=(256, 256)`,
+    `coreset=0.1`; see `blemish train --help`.
+
+    Raises `BlemishError` for an unknown option, and where the images cannot support what was asked.
+    """
+    from blemish.training import pipeline
+
+    return pipeline.train(configure(data, out, detector=detector, recipe=recipe, **options), progress)

@@ -1,0 +1,114 @@
+"""What a run's folder holds besides its bundle: figures of the test images, their verdicts, overlays and the report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blemish.evaluation.evaluate import evaluate
+from blemish.evaluation.reliability import draw_reliability, from_json
+from blemish.images import load_image, read_size
+from blemish.inference import evidence, results
+from blemish.inference.framing import Framing
+from blemish.inference.inspector import Inspection, Inspector
+from blemish.reporting.report import report
+from blemish.training.crossval import CrossValidation
+from blemish.types import Prediction, Progress, Sample, Verdict
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The test images with their verdicts, the figures, and of what was drawn each image's evidence by its name."""
+
+    samples: Sequence[Sample] = ()
+    verdicts: Sequence[Verdict] = ()
+    metrics: dict[str, Any] = field(default_factory=dict)
+    drawn: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def evaluate_test(
+    folder: Path,
+    samples: Sequence[Sample],
+    prediction: Prediction | None,
+    framing: Framing | None,
+    overlays: int,
+    progress: Progress,
+) -> Evaluated:
+    """Judges the test images with the bundle in `folder`, measures, and draws at most so many of them."""
+    if prediction is None:
+        return Evaluated()
+    inspector = Inspector(folder / "bundle")
+    card = inspector.card
+    verdicts = [inspector.judge(prediction[i], read_size(sample.path), sample.name) for i, sample in enumerate(samples)]
+    figures = evaluate(samples, prediction, verdicts, card.classes, balanced=card.balanced, framing=framing)
+    drawn = draw(folder, samples, prediction, verdicts, inspector, overlays, progress)
+    return Evaluated(samples, verdicts, figures, drawn)
+
+
+def draw(
+    folder: Path,
+    samples: Sequence[Sample],
+    prediction: Prediction,
+    verdicts: Sequence[Verdict],
+    inspector: Inspector,
+    most: int,
+    progress: Progress,
+) -> dict[str, dict[str, Any]]:
+    """What `inference.results.draw` draws of at most so many test images, under the images' own names; gives the
+    figures of each image's evidence by its name."""
+    order = _in_turn(samples, verdicts)[:most]
+    store = evidence.open_store(inspector)
+    drawn: dict[str, dict[str, Any]] = {}
+    for i in progress(order, "overlays", len(order)):
+        inspection = Inspection(verdicts[i], load_image(samples[i].path), prediction[i])
+        shown = evidence.gather(inspector, store, inspection)
+        files = results.draw(folder, samples[i].name, inspection, inspector.card.decision.color_range, shown)
+        drawn[samples[i].name] = {kind: files[kind] for kind in ("evidence", "counterfactual")}
+    return drawn
+
+
+def _in_turn(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> list[int]:
+    """The first by name of each label and verdict, the misjudged before the others, then the second of each, ..."""
+    before: Counter[tuple[str | None, str]] = Counter()
+    turns = []
+    for i in sorted(range(len(samples)), key=lambda i: samples[i].name):
+        label, decision = samples[i].label, verdicts[i].decision
+        turns.append((before[label, decision], decision == (label or decision), i))
+        before[label, decision] += 1
+    return [i for _, _, i in sorted(turns)]
+
+
+def write_run(
+    folder: Path,
+    metrics: dict[str, Any],
+    evaluated: Evaluated,
+    crossed: CrossValidation | None,
+    seconds: Mapping[str, float],
+    progress: Progress,
+) -> None:
+    """Writes `metrics.json` (and completes `metrics`), `verdicts.jsonl`, `reliability.svg` and `out_of_fold.jsonl` of a
+    classifier, and the report."""
+    if "reliability" in metrics:
+        draw_reliability(from_json(metrics["reliability"]), folder / "reliability.svg", metrics["product"])
+    if crossed:
+        metrics["cross_validation"] = crossed.metrics
+        _write_lines(folder / "out_of_fold.jsonl", crossed.rows)
+    metrics["seconds"] = dict(seconds)
+    nothing: dict[str, Any] = {"evidence": [], "counterfactual": None}
+    rows = [
+        {**verdict.to_json(), "said": verdict.defect, "label": sample.label, "defect": sample.defect}
+        | evaluated.drawn.get(sample.name, nothing)
+        for sample, verdict in zip(evaluated.samples, evaluated.verdicts, strict=True)
+    ]
+    _write_lines(folder / "verdicts.jsonl", rows)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    if rows:
+        report(folder, folder / "report.html", samples=evaluated.samples, progress=progress)
+
+
+def _write_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""A detector of another package, for the tests and for docs/write-your-own-detector.md."""
