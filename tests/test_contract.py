@@ -29,13 +29,13 @@ def fitted(
 ) -> tuple[Detector, list[Sample], list[Sample]]:
     build = DETECTORS[request.param][1]
     samples = read(product).samples
-    train = [s for s in samples if s.part == "train"][:20]
+    train = [s for s in samples if s.split == "train"][:20]
     if request.param == "cam":  # learns from both kinds
         folder = tmp_path_factory.mktemp("defective")
         for i in range(16):
             image, _ = tile(400 + i, (3 * i, (37 * i) % 68))
             train.append(Sample(write_image(folder / f"{i:02}.png", image), f"bad/{i:02}.png", "anomaly", "spot"))
-    test = [s for s in samples if s.part == "test"]
+    test = [s for s in samples if s.split == "test"]
     return build(config_of(request.param)).fit(train), train, test
 
 

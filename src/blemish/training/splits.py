@@ -44,7 +44,7 @@ def divide(config: TrainConfig, progress: Progress = silent) -> Divided:
     checked = audit(dataset, progress)
     samples, groups = usable(dataset, checked)
     if config.pooled:
-        samples = [replace(sample, part="") for sample in samples]
+        samples = [replace(sample, split="") for sample in samples]
     named = items(samples, groups)
 
     def divided(calibrating: float, least: int) -> Split:
