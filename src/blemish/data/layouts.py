@@ -15,12 +15,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from blemish.images import list_images, natural
+from blemish.images import DEPTH, list_images, natural
 from blemish.types import BlemishError, Label, Sample, SplitName
 
 GOOD = frozenset({"good", "ok", "normal"})  # folder names, in any case
 MASKS = frozenset({"ground_truth", "masks"})
-DEPTH = 8  # folders below a class folder that are searched
 GAP = 200  # fewest frames of the film between two magnetic tiles; docs/data.md says how well that groups them
 
 
