@@ -32,13 +32,13 @@ def fitted(
 ) -> tuple[Detector, list[Sample], list[Sample]]:
     config = config_of(request.param)
     samples = read(product).samples
-    train = [s for s in samples if s.part == "train"][:20]
+    train = [s for s in samples if s.split == "train"][:20]
     if config.traits.learns_from_defects:
         folder = tmp_path_factory.mktemp("defective")
         for i in range(16):
             image, _ = tile(400 + i, (3 * i, (37 * i) % 68))
             train.append(Sample(write_image(folder / f"{i:02}.png", image), f"bad/{i:02}.png", "anomaly", "spot"))
-    test = [s for s in samples if s.part == "test"]
+    test = [s for s in samples if s.split == "test"]
     return config.build().fit(train), train, test
 
 

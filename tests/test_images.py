@@ -1,4 +1,4 @@
-"""Every format, bit depth and refusal, on images of a few pixels whose values are known by hand."""
+"""Every format and bit depth, on images of a few pixels whose values are worked out by hand."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_lossless_formats_keep_every_value(tmp_path: Path, name: str, options: d
         assert read_size(path) == (3, 2)
 
 
-def test_jpeg_is_close_and_its_arrays_are_ours(tmp_path: Path) -> None:
+def test_jpeg_is_close_and_its_array_is_writable(tmp_path: Path) -> None:
     flat = np.full((16, 24, 3), (200, 100, 50), np.uint8)
     loaded = load_image(save(tmp_path / "a.jpg", Image.fromarray(flat), quality=95))
     assert np.abs(loaded.astype(int) - flat).max() <= 2
-    loaded[0, 0] = 0  # writable: no view into a decoder's buffer
+    loaded[0, 0] = 0  # not a view of a decoder's buffer
 
 
-def test_one_bit_and_palette(tmp_path: Path) -> None:
+def test_one_bit_and_palette_images(tmp_path: Path) -> None:
     bits = np.array([[True, False, True], [False, False, True]])
     for name in ("a.png", "a.bmp", "a.tif"):
         np.testing.assert_array_equal(load_image(save(tmp_path / name, Image.fromarray(bits))), grey(bits * 255))
@@ -89,7 +89,7 @@ def test_premultiplied_tiff_is_divided_by_its_alpha(tmp_path: Path) -> None:
     assert loaded[0, 1].tolist() == [100, 0, 0]
 
 
-def test_cmyk_without_and_with_adobe_inversion(tmp_path: Path) -> None:
+def test_cmyk_with_and_without_adobe_inversion(tmp_path: Path) -> None:
     inks = Image.new("CMYK", (16, 16), (255, 0, 0, 0))  # full cyan
     np.testing.assert_array_equal(load_image(save(tmp_path / "a.tif", inks))[0, 0], [0, 255, 255])
     path = save(tmp_path / "a.jpg", inks, quality=95)
@@ -101,7 +101,7 @@ SIXTEEN = np.array([[0, 128, 129, 257], [32767, 32768, 65407, 65535]])
 ROUNDED = [[0, 0, 1, 1], [127, 128, 255, 255]]  # value / 257, rounded: 128 -> .498, 129 -> .502, 65407 -> 254.502
 
 
-def test_16_bit_grey_is_rounded_not_cut(tmp_path: Path) -> None:
+def test_16_bit_grey_is_rounded_not_truncated(tmp_path: Path) -> None:
     files = {"a.png": png(SIXTEEN, 0, 16)}
     for order in "<>":
         data = SIXTEEN.astype(f"{order}u2").tobytes()
@@ -133,13 +133,13 @@ def test_16_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_image(put(tmp_path / "la.png", grey_alpha)), grey([[128, 255]]))
 
 
-def test_12_bits_that_the_header_tells_are_scaled_by_4095(tmp_path: Path) -> None:
+def test_12_bit_values_are_scaled_by_4095_where_the_header_says_12_bits(tmp_path: Path) -> None:
     packed = bytes([0x00, 0x08, 0x00, 0xFF, 0xF0, 0x10])  # 12-bit values 0, 2048, 4095, 16
     loaded = load_image(put(tmp_path / "a.tif", tiff(packed, (4, 1), [12], 1)))
     np.testing.assert_array_equal(loaded, grey([[0, 128, 255, 1]]))  # 2048 * 255 / 4095 = 127.53
 
 
-def test_12_bit_data_at_the_wrong_end_of_16_bits_is_refused(tmp_path: Path) -> None:
+def test_12_bit_values_in_the_low_bits_of_16_are_refused(tmp_path: Path) -> None:
     for name, data in {
         "a.png": png([[0, 4095]], 0, 16),
         "rgb.png": png([[0, 1, 4095]], 2, 16),
@@ -157,7 +157,7 @@ def test_the_same_value_is_the_same_pixel_in_every_image(tmp_path: Path) -> None
     assert dim[0, 0].tolist() == bright[0, 0].tolist() == [39, 39, 39]  # 10000 / 257 = 38.9
 
 
-def test_float_tiff_holds_0_to_1_or_is_refused(tmp_path: Path) -> None:
+def test_float_tiff_with_values_outside_0_to_1_is_refused(tmp_path: Path) -> None:
     def write(values: Sequence[float], photometric: int = 1) -> Path:
         data = np.array(values, "<f4").tobytes()
         return put(tmp_path / "f.tif", tiff(data, (len(values), 1), [32], photometric, sample_format=3))
@@ -168,11 +168,11 @@ def test_float_tiff_holds_0_to_1_or_is_refused(tmp_path: Path) -> None:
     refusal(write([0, 1], photometric=0))
 
 
-def test_numbers_and_colours_without_a_white_are_refused(tmp_path: Path) -> None:
+def test_integers_and_colours_without_a_defined_white_are_refused(tmp_path: Path) -> None:
     whole = np.array([1, 2], "<i4").tobytes()
-    assert "whole numbers" in refusal(put(tmp_path / "i.tif", tiff(whole, (2, 1), [32], 1, sample_format=2)))
+    assert "signed integers" in refusal(put(tmp_path / "i.tif", tiff(whole, (2, 1), [32], 1, sample_format=2)))
     signed = np.array([1, -2], "<i2").tobytes()
-    assert "whole numbers" in refusal(put(tmp_path / "s.tif", tiff(signed, (2, 1), [16], 1, sample_format=2)))
+    assert "signed integers" in refusal(put(tmp_path / "s.tif", tiff(signed, (2, 1), [16], 1, sample_format=2)))
     assert "LAB" in refusal(put(tmp_path / "lab.tif", tiff(bytes(6), (2, 1), (8, 8, 8), 8)))
     key = (b"tRNS", struct.pack(">H", 7))
     assert "transparent" in refusal(put(tmp_path / "key.png", png([[7, 65535]], 0, 16, [key])))
@@ -212,7 +212,7 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("block", [b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0rubbish", b"Exif\0\0"])
-def test_a_broken_exif_block_is_no_reason_to_refuse(tmp_path: Path, block: bytes) -> None:
+def test_an_image_with_a_broken_exif_block_is_read(tmp_path: Path, block: bytes) -> None:
     path = save(tmp_path / "a.jpg", Image.fromarray(GREYS), exif=block)
     assert load_image(path).shape == (2, 3, 3)
 
@@ -226,7 +226,7 @@ def test_the_first_frame_is_read(tmp_path: Path) -> None:
         assert load_image(path)[0, 0].tolist() == [0, 0, 255], name
 
 
-def test_phones_write_jpeg_with_a_second_image_behind(tmp_path: Path) -> None:
+def test_of_a_phones_jpeg_with_a_second_image_the_first_is_read(tmp_path: Path) -> None:
     first, second = Image.new("RGB", (16, 16), (0, 0, 255)), Image.new("RGB", (8, 8), (255, 0, 0))
     path = save(tmp_path / "a.jpg", first, format="MPO", save_all=True, append_images=[second])
     assert load_image(path).shape == (16, 16, 3)
@@ -236,7 +236,7 @@ def test_phones_write_jpeg_with_a_second_image_behind(tmp_path: Path) -> None:
 # -- masks ---------------------------------------------------------------------------------------------------------
 
 
-def test_mask_values(tmp_path: Path) -> None:
+def test_which_mask_values_are_defective(tmp_path: Path) -> None:
     def mask(values: list[int]) -> list[bool]:
         path = write_image(tmp_path / "m.png", [values])
         result = load_mask(path, (1, len(values)))
@@ -245,11 +245,11 @@ def test_mask_values(tmp_path: Path) -> None:
 
     assert mask([0, 255, 255]) == [False, True, True]
     assert mask([0, 1, 3, 127]) == [False, True, True, True]  # defects numbered 1, 2, 3: everything but 0
-    assert mask([3, 100, 127, 128, 252]) == [False, False, False, True, True]  # soft edges: the nearer side
+    assert mask([3, 100, 127, 128, 252]) == [False, False, False, True, True]  # soft edges are rounded
     assert mask([0, 0]) == [False, False]
 
 
-def test_masks_of_every_kind(tmp_path: Path) -> None:
+def test_masks_of_every_mode(tmp_path: Path) -> None:
     expected = [[False, True, True]]
     files = {
         "one-bit.png": Image.fromarray(np.array([[False, True, True]])),
@@ -257,7 +257,7 @@ def test_masks_of_every_kind(tmp_path: Path) -> None:
         "alpha.png": Image.fromarray(np.array([[[255, 0, 0, 0], [255, 0, 0, 255], [0, 255, 0, 255]]], np.uint8)),
     }
     indexed = Image.fromarray(np.array([[2, 0, 1]], np.uint8)).convert("P")
-    indexed.putpalette([128, 0, 0, 0, 128, 0, 0, 0, 0])  # background is number 2: colours count, not numbers
+    indexed.putpalette([128, 0, 0, 0, 128, 0, 0, 0, 0])  # the background is number 2: colours count, not numbers
     files["palette.png"] = indexed
     for name, image in files.items():
         np.testing.assert_array_equal(load_mask(save(tmp_path / name, image), (1, 3)), expected, err_msg=name)
@@ -271,7 +271,7 @@ def test_masks_of_every_kind(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load_mask(put(tmp_path / name, data), (1, 3)), expected, err_msg=name)
 
 
-def test_jpeg_mask_is_cut_at_half(tmp_path: Path) -> None:
+def test_a_jpeg_mask_is_cut_at_half(tmp_path: Path) -> None:
     values = np.zeros((40, 40), np.uint8)
     values[10:25, 8:30] = 255
     path = save(tmp_path / "m.jpg", Image.fromarray(values), quality=50)
@@ -279,7 +279,7 @@ def test_jpeg_mask_is_cut_at_half(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_mask(path, (40, 40)), values > 0)
 
 
-def test_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     path = write_image(tmp_path / "m.png", np.zeros((4, 6)))
     with pytest.raises(ImageError, match=r"6 × 4 pixels, image of 4 × 6"):
         load_mask(path, (6, 4))
@@ -304,7 +304,7 @@ def test_find_images_sorts_naturally_and_skips_hidden(tmp_path: Path) -> None:
         find_images(tmp_path / "none")
 
 
-def test_a_circle_of_links_ends(tmp_path: Path) -> None:
+def test_a_link_cycle_ends(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
     assert 1 <= len(find_images(tmp_path, recursive=True)) <= 10

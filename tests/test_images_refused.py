@@ -1,4 +1,4 @@
-"""What is refused, with one sentence and no warning: damage, bombs, and whatever is no image."""
+"""What is refused, with one sentence and no warning: damaged files, bombs, and files that are no images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [0, 
 GREYS = np.array([[0, 1, 127], [128, 200, 255]], np.uint8)
 
 
-def test_not_there_folder_empty_device_text(tmp_path: Path) -> None:
+def test_missing_empty_and_special_files_are_refused(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "nothing.png")
     assert "no such file" in refusal(tmp_path / "no-folder" / "nothing.png")
     assert "folder" in refusal(tmp_path)
@@ -39,15 +39,15 @@ def test_not_there_folder_empty_device_text(tmp_path: Path) -> None:
         assert "pipe" in refusal(tmp_path / "pipe.png")
 
 
-def test_a_broken_link_and_a_name_with_a_null(tmp_path: Path) -> None:
+def test_a_broken_link_and_a_name_with_a_null_byte_are_refused(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
     assert "no such file" in refusal(tmp_path / "link.png")
     refusal(tmp_path / "null\0.png")
 
 
-def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image(tmp_path / "a.png", GREYS)
-    if os.geteuid() == 0:  # root reads everything: refuse in its place
+    if os.geteuid() == 0:  # root may read every file, so the refusal is simulated
 
         def refuse(self: Path, *args: object) -> None:
             raise PermissionError(13, "Permission denied", str(self))
@@ -58,8 +58,8 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "Permission denied" in refusal(path)
 
 
-def test_formats_that_are_not_ours_are_not_tried(tmp_path: Path) -> None:
-    Image.init()  # somebody else in the process may have loaded every decoder
+def test_other_formats_of_pillow_are_not_tried(tmp_path: Path) -> None:
+    Image.init()  # other code in the process may have loaded every decoder
     for name, kind in (("a.png", "PPM"), ("b.png", "TGA"), ("c.png", "ICO"), ("d.png", "PCX")):
         assert "is not an image" in refusal(save(tmp_path / name, Image.fromarray(COLOURS), format=kind))
 
@@ -88,7 +88,7 @@ def _encoded(kind: str, **options: object) -> bytes:
         ("TIFF", {"compression": "jpeg"}),
     ],
 )
-def test_a_file_cut_anywhere_is_whole_or_refused(tmp_path: Path, kind: str, options: dict[str, object]) -> None:
+def test_a_truncated_file_is_read_whole_or_refused(tmp_path: Path, kind: str, options: dict[str, object]) -> None:
     data = _encoded(kind, **options)
     whole = load_image(put(tmp_path / "whole", data))
     path, survivors = tmp_path / "cut", []
@@ -99,11 +99,11 @@ def test_a_file_cut_anywhere_is_whole_or_refused(tmp_path: Path, kind: str, opti
             survivors.append(length)
         except ImageError:
             pass
-    assert all(length > len(data) - 30 for length in survivors)  # nothing but the end mark was missing
+    assert all(length > len(data) - 30 for length in survivors)  # only the end mark is missing
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF"])
-def test_a_damaged_byte_gives_a_image_or_an_image_error(tmp_path: Path, kind: str) -> None:
+def test_a_damaged_byte_gives_an_image_or_an_image_error(tmp_path: Path, kind: str) -> None:
     data = bytearray(_encoded(kind))
     rng = np.random.default_rng(1)
     path = tmp_path / "damaged"
@@ -137,7 +137,7 @@ def test_the_limit_of_pixels_is_a_setting(tmp_path: Path, monkeypatch: pytest.Mo
     assert "1,200" in text
     assert "max_pixels" in text
     assert load_image(path, max_pixels=1200).shape == (30, 40, 3)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow would refuse this: ours is the limit that counts
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow would refuse this, but only our limit counts
     assert load_image(path).shape == (30, 40, 3)
     assert read_size(path) == (40, 30)
 
@@ -153,10 +153,10 @@ def test_a_bomb_is_refused_from_its_header_without_a_warning(tmp_path: Path) -> 
 
 
 def test_no_warning_escapes_and_none_is_silenced_for_others(tmp_path: Path) -> None:
-    entry = struct.pack("<HHII", 0x010E, 2, 100, 5000)  # a text that would lie outside the block
+    entry = struct.pack("<HHII", 0x010E, 2, 100, 5000)  # a text outside the block
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 1) + entry + bytes(4)
     path = save(tmp_path / "a.jpg", Image.fromarray(GREYS), exif=exif)
-    with pytest.warns(UserWarning, match="EXIF|Tag data"), Image.open(path) as image:  # Pillow does warn of it
+    with pytest.warns(UserWarning, match="EXIF|Tag data"), Image.open(path) as image:  # Pillow warns of it
         image.getexif()
     before = list(warnings.filters)
     with warnings.catch_warnings(record=True) as caught:
@@ -164,8 +164,8 @@ def test_no_warning_escapes_and_none_is_silenced_for_others(tmp_path: Path) -> N
         assert load_image(path).shape == (2, 3, 3)
         assert caught == []
         with images._quiet():
-            warnings.warn("somebody else's", UserWarning, stacklevel=1)
-    assert [str(w.message) for w in caught] == ["somebody else's"]
+            warnings.warn("another's", UserWarning, stacklevel=1)
+    assert [str(w.message) for w in caught] == ["another's"]
     assert list(warnings.filters) == before
 
 

@@ -1,16 +1,16 @@
 """Any image file -> `uint8 (H, W, 3)` RGB, or a refusal in one sentence.
 
-The same numbers in a file always become the same pixels: nothing is stretched to the image's own darkest
-and brightest value, because a part must look the same in every image. The rules, and what is refused:
+The same values in a file always become the same pixels: contrast is never stretched to the image's own range,
+because a part must look the same in every image. The rules, and what is refused:
 
 - Transparent pixels are composited on white. Of animated and multi-page files the first frame is read.
 - EXIF orientation is applied. Colour profiles are not; CMYK is converted without one, as Pillow does it.
 - 16-bit grey: round(value * 255 / 65535); a TIFF whose header says 12 bits: round(value * 255 / 4095).
 - 16-bit colour: the high byte, value // 256 (Pillow keeps no more), at most one level from the rounded value.
-- A 16-bit image with no value above 4095 that is not all black is refused: it is 10- or 12-bit data at the
-  wrong end, and would be left with 16 grey levels.
+- A 16-bit image with no value above 4095 that is not all black is refused: it holds 10- or 12-bit values in
+  the low bits, of which only 16 grey levels would remain.
 - Float TIFF: round(value * 255) where every value lies in 0..1. Anything else is refused, and so are 32-bit
-  and signed whole numbers and Lab colour: nothing in such a file says what white is.
+  and signed integers and Lab colour: nothing in such a file says which value is white.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from blemish.types import BlemishError, Sample
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# Imported because that registers them in Image.OPEN; no other of Pillow's decoders is ever tried.
+# Importing them registers them in Image.OPEN; none of Pillow's other decoders is ever tried.
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, BmpImagePlugin, TiffImagePlugin, WebPImagePlugin, GifImagePlugin)
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".png", ".apng", ".bmp", ".tif", ".tiff", ".webp", ".gif"])
 MAX_PIXELS = 100_000_000
-DEPTH = 8  # folders below a folder that are looked into
+DEPTH = 8  # levels of folders that are searched
 
-_ORIENTATION = 0x0112  # EXIF 2.3, 4.6.4 A: 1 upright ... 8 turned a quarter
-_PHOTOMETRIC = 262  # TIFF 6.0, section 3: 0 = white is zero
+_ORIENTATION = 0x0112  # EXIF 2.3, 4.6.4 A: 1 upright ... 8 rotated by a quarter
+_PHOTOMETRIC = 262  # TIFF 6.0, section 3: 0 means that white is zero
 _BITS = 258
 _TWELVE_BITS = 4095
 
@@ -59,7 +59,7 @@ _D = TypeVar("_D", bound=np.generic)
 
 
 class ImageError(BlemishError):
-    """An image that cannot be read as it is: the sentence names file, cause and remedy."""
+    """An image that cannot be read; the sentence names file, cause and remedy."""
 
 
 def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
@@ -69,9 +69,9 @@ def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
     """
     path = Path(path)
     with _opened(path, max_pixels) as image:
-        deep = ";16" in str(image.tile)  # 16 bits a channel; known only before decoding
+        sixteen_bits = ";16" in str(image.tile)  # per channel; known only before decoding
         image.load()
-        pixels = _upright(_rgb(image, path, deep), image)
+        pixels = _upright(_rgb(image, path, sixteen_bits), image)
         return np.require(pixels, requirements=["C", "W"])  # not a view into Pillow's buffer
 
 
@@ -81,20 +81,20 @@ def decode(sample: Sample) -> npt.NDArray[np.uint8]:
 
 
 def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The defect mask as `bool (H, W)`; `size` is its image's upright (height, width).
+    """The defect mask as `bool (H, W)`; `size` is the (height, width) of its upright image.
 
-    A pixel's value is its largest colour channel, on black where transparent. Where any value is above half
-    of white, the defect is what is above half (edges softened by resizing or JPEG go to the nearer side);
-    otherwise, as in masks that number their defects 1, 2, 3, it is everything above 0.
+    A pixel's value is its largest colour channel, on black where transparent. Where any value is above half of
+    white, a pixel is defective if it is above half (so edges softened by resizing or JPEG are rounded); otherwise,
+    as in masks that number their defects 1, 2, 3, if it is above 0.
     Raises ImageError as `load_image` does, and for another size.
     """
     path = Path(path)
     height, width = size
     with _opened(path, max(MAX_PIXELS, height * width)) as image:
-        found = _upright_size(image)
-        if found != (width, height):
+        actual = _upright_size(image)
+        if actual != (width, height):
             raise ImageError(
-                f"{_shown(path)}: mask of {found[0]} × {found[1]} pixels, image of {width} × {height}; "
+                f"{_shown(path)}: mask of {actual[0]} × {actual[1]} pixels, image of {width} × {height}; "
                 "a mask must have its image's size: make it again, or remove it."
             )
         image.load()
@@ -110,7 +110,7 @@ def read_size(path: Path | str) -> tuple[int, int]:
 
 
 def find_images(folder: Path | str, *, recursive: bool = False) -> list[Path]:
-    """The images in `folder`, told by their endings, in natural order (2 before 10); hidden ones left out.
+    """The images in `folder`, recognised by their endings, in natural order (2 before 10), without hidden ones.
 
     The order is the same on every machine. Links are followed. Raises ImageError if it cannot be listed.
     """
@@ -118,7 +118,7 @@ def find_images(folder: Path | str, *, recursive: bool = False) -> list[Path]:
 
 
 def list_images(folder: Path, depth: int) -> list[str]:
-    """Names relative to `folder`, with forward slashes, at most `depth` folders down (so link cycles end)."""
+    """Names of images relative to `folder`, with forward slashes, at most `depth` folders down (so link cycles end)."""
     names, folders = [], []
     try:
         with os.scandir(folder) as entries:
@@ -143,14 +143,14 @@ def has_suffix(name: str) -> bool:
 
 
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key: runs of digits count as numbers, case only decides between equals."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
-    return [(0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts], name
+    """Sort key: runs of digits count as numbers, and case matters only between names that are equal otherwise."""
+    runs = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
+    return [(0, int(run), "") if run[0] in "0123456789" else (1, 0, run) for run in runs], name
 
 
 @contextmanager
 def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]:
-    """The file's image, header read and size checked; whatever goes wrong inside becomes an ImageError."""
+    """The file's image, with its header read and its size checked; errors in the block become an ImageError."""
     shown = _shown(path)
     try:
         kind = path.stat()
@@ -174,7 +174,7 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
                 if max_pixels is not None and width * height > max_pixels:
                     raise ImageError(
                         f"{shown} has {width} × {height} = {width * height:,} pixels, more than the limit of "
-                        f"{max_pixels:,}; make it smaller, or raise max_pixels if it is meant to be so large."
+                        f"{max_pixels:,}; make it smaller, or raise max_pixels if that size is intended."
                     )
                 yield image
         except ImageError:
@@ -182,14 +182,14 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
         except UnidentifiedImageError:
             raise ImageError(
                 f"{shown} is not an image that blemish reads (JPEG, PNG, BMP, TIFF, WebP, GIF), "
-                "whatever its name says; convert it, or take it out."
+                "whatever its name says; convert it, or remove it."
             ) from None
         except Exception as error:  # Pillow's decoders raise almost anything on damaged files
             raise ImageError(f"{shown} is damaged or cut short ({_cause(error)}); write or copy it again.") from error
 
 
 def _decoder(file: IO[bytes]) -> ImageFile.ImageFile:
-    """What Image.open does for our formats, without its own size limit, which no argument could raise."""
+    """Like Image.open for our formats, but without its size limit, which no argument raises."""
     start = file.read(16)
     for name in _FORMATS:
         factory, accepts = Image.OPEN[name]
@@ -200,7 +200,7 @@ def _decoder(file: IO[bytes]) -> ImageFile.ImageFile:
     raise UnidentifiedImageError
 
 
-def _rgb(image: Image.Image, path: Path, deep: bool) -> npt.NDArray[np.uint8]:
+def _rgb(image: Image.Image, path: Path, sixteen_bits: bool) -> npt.NDArray[np.uint8]:
     mode = image.mode
     if mode.startswith("I;16"):
         return _from_16_bits(image, path)
@@ -208,15 +208,15 @@ def _rgb(image: Image.Image, path: Path, deep: bool) -> npt.NDArray[np.uint8]:
         values = np.asarray(image)
         if _white_is_zero(image) or not (values.min() >= 0 and values.max() <= 1):  # NaN fails too
             raise ImageError(
-                f"{_shown(path)} holds floating-point values outside 0..1, so nothing says what white is; "
+                f"{_shown(path)} holds floating-point values outside 0..1, so nothing says which value is white; "
                 "save it as an 8-bit or 16-bit image."
             )
         return _grey(np.rint(values * np.float32(255)).astype(np.uint8))
     if mode in {"I", "LAB", "HSV"}:
-        what = "32-bit or signed whole numbers" if mode == "I" else f"{mode} colour"
+        what = "32-bit or signed integers" if mode == "I" else f"{mode} colour"
         raise ImageError(f"{_shown(path)} holds {what}, which is not read; save it as 8-bit RGB or grey.")
     pixels = _on(image, background=255)
-    if deep and 0 < pixels.max() <= _TWELVE_BITS >> 8:
+    if sixteen_bits and 0 < pixels.max() <= _TWELVE_BITS >> 8:
         raise _too_dark(path)
     return pixels
 
@@ -225,7 +225,7 @@ def _from_16_bits(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
     values = np.asarray(image).astype(np.uint32)
     bits = getattr(image, "tag_v2", {}).get(_BITS, (16,))
     white = _TWELVE_BITS if bits == (12,) else 65535
-    if _white_is_zero(image):  # Pillow inverts 8 bits, not 16
+    if _white_is_zero(image):  # Pillow inverts 8-bit images, but not 16-bit ones
         values = white - values
     if white == 65535 and 0 < values.max() <= _TWELVE_BITS:
         raise _too_dark(path)
@@ -249,7 +249,7 @@ def _values(image: Image.Image) -> tuple[npt.NDArray[Any], float]:
 def _too_dark(path: Path) -> ImageError:
     return ImageError(
         f"{_shown(path)} is a 16-bit image with no value above {_TWELVE_BITS} of 65535, "
-        "as 10- and 12-bit cameras write them; shift the values to the full 16 bits "
+        "as 10- and 12-bit cameras write them; scale the values to the full 16 bits "
         "(12-bit values times 16), or save it with 8 bits."
     )
 
@@ -258,7 +258,7 @@ def _on(image: Image.Image, background: int) -> npt.NDArray[np.uint8]:
     """`uint8 (H, W, 3)`, composited on the background's grey where it is transparent."""
     if not image.has_transparency_data and image.mode not in {"La", "RGBa"}:
         return np.asarray(image.convert("RGB"))
-    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)  # alpha already multiplied in
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)  # their colours are multiplied by alpha
     rgba = np.asarray((image.convert(straight) if straight else image).convert("RGBA"))
     alpha = rgba[..., 3:].astype(np.uint16)
     mixed = rgba[..., :3] * alpha + np.uint16(background) * (255 - alpha)  # at most 255 * 255: fits 16 bits
@@ -274,7 +274,7 @@ def _white_is_zero(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format == "TIFF":  # Pillow turns these itself, size and all
+    if image.format == "TIFF":  # Pillow rotates these itself, and their size
         return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
@@ -306,9 +306,9 @@ _filters: warnings.catch_warnings[None] | None = None
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Pillow's own warnings off while any thread reads an image; everybody else's stay on.
+    """Turns Pillow's own warnings off while any thread reads an image, and no others.
 
-    One catch_warnings is shared by all readers: nested across threads, it would leave them off for good.
+    One catch_warnings is shared by all readers: nested across threads, it would leave them off for ever.
     """
     global _reading, _filters
     with _lock:
@@ -333,4 +333,4 @@ def _cause(error: BaseException) -> str:
 
 
 def _shown(path: Path) -> str:
-    return str(path).encode("utf-8", "replace").decode()  # names that are not valid UTF-8 stay printable
+    return str(path).encode("utf-8", "replace").decode()  # also names that are not valid UTF-8

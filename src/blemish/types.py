@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Label = Literal["good", "anomaly"]
 Decision = Literal["good", "review", "anomaly", "error"]
+SplitName = Literal["", "train", "test"]
 
 
 class BlemishError(Exception):
@@ -40,8 +41,8 @@ class Sample:
     """One image of a data set, not yet decoded.
 
     `name` is its path relative to the data set's root, with forward slashes: unique, and the same on every machine.
-    `label` is None where nobody said. `defect` is the defect type ("" for good or unlabelled images).
-    `part` is the side that the data set itself put the image on ("" where it says nothing).
+    `label` is None where the image is unlabelled. `defect` is the defect type ("" for good or unlabelled images).
+    `split` is the data set's own split that the image is in ("" where it has none).
     `group` names the item shown: images of one item never land on both sides of a split ("" = an item of its own).
     `pixels` are the image itself, RGB (H, W, 3), where there is no file; `images.decode` gives them either way.
     """
@@ -51,7 +52,7 @@ class Sample:
     label: Label | None = None
     defect: str = ""
     mask: Path | None = None
-    part: Literal["", "train", "test"] = ""
+    split: SplitName = ""
     group: str = ""
     pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 

@@ -1,4 +1,4 @@
-"""Every kind of problem on a small set that has it, and the real sets' known copies."""
+"""Every kind of problem on a small data set that has it, and the known copies of the real data sets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def only(result: Audit, kind: str) -> Problem:
     return problem
 
 
-def test_nothing_wrong(tmp_path: Path) -> None:
+def test_a_sound_data_set_has_no_problems(tmp_path: Path) -> None:
     result = audit(read(folders(tmp_path)))
     assert result.problems == ()
     assert result.groups == ()
@@ -52,10 +52,10 @@ def test_nothing_wrong(tmp_path: Path) -> None:
         Row("", "good", "", 40, (48, 64), (48, 64), 0),
     )
     assert result.layout == "folders"
-    assert "Nothing wrong was found" in rendered(result)
+    assert "No problems found" in rendered(result)
 
 
-def test_rows_by_part_with_their_sizes(tmp_path: Path) -> None:
+def test_rows_by_split_with_their_sizes(tmp_path: Path) -> None:
     for i in range(3):
         write_image(tmp_path / "train" / "good" / f"{i}.png", np.zeros((10 + i, 20)))
     write_image(tmp_path / "test" / "good" / "a.png", np.ones((5, 30)))
@@ -92,7 +92,7 @@ def test_unreadable_images_and_bad_masks(tmp_path: Path) -> None:
     assert [row.masks for row in result.rows] == [2, 0]
 
 
-def test_the_same_pixels_in_another_file_format(tmp_path: Path) -> None:
+def test_the_same_pixels_in_another_file_format_are_a_copy(tmp_path: Path) -> None:
     root = folders(tmp_path)
     write_image(root / "good" / "copy.bmp", texture(3))
     result = audit(read(root))
@@ -103,7 +103,7 @@ def test_the_same_pixels_in_another_file_format(tmp_path: Path) -> None:
     assert [[samples[i].name for i in group] for group in result.groups] == [["good/3.png", "good/copy.bmp"]]
 
 
-def test_a_copy_encoded_again(tmp_path: Path) -> None:
+def test_a_copy_that_was_encoded_again_is_a_near_duplicate(tmp_path: Path) -> None:
     root = folders(tmp_path)
     big = np.kron(texture(77), np.ones((4, 4, 1), np.uint8))
     write_image(root / "good" / "a.png", big)
@@ -114,19 +114,19 @@ def test_a_copy_encoded_again(tmp_path: Path) -> None:
     assert "show the same thing" in problem.sentence
 
 
-def test_copies_across_labels_parts_and_items(tmp_path: Path) -> None:
+def test_copies_across_labels_splits_and_items(tmp_path: Path) -> None:
     root = folders(tmp_path / "labels")
     write_image(root / "dent" / "0.png", texture(3))
     problem = only(audit(read(root)), "copies-across-labels")
     assert (problem.severity, problem.names) == ("warning", ("dent/0.png", "good/3.png"))
     assert "dent and good" in problem.sentence
 
-    root = tmp_path / "parts"
+    root = tmp_path / "splits"
     for i in range(40):
         write_image(root / "train" / "good" / f"{i}.png", texture(i))
     write_image(root / "test" / "good" / "0.png", texture(5))
     problem = audit(read(root)).problems[0]
-    assert (problem.kind, problem.severity) == ("copies-across-parts", "error")
+    assert (problem.kind, problem.severity) == ("copies-across-splits", "error")
     assert problem.names == ("test/good/0.png", "train/good/5.png")
 
     root = tmp_path / "items"
@@ -139,16 +139,16 @@ def test_copies_across_labels_parts_and_items(tmp_path: Path) -> None:
     assert "(k0, k7)" in problem.sentence
 
 
-def test_an_item_in_both_parts(tmp_path: Path) -> None:
+def test_an_item_in_both_splits(tmp_path: Path) -> None:
     for i in range(40):
         write_image(tmp_path / "train" / "good" / f"k{i}_Part1.png", texture(i))
     write_image(tmp_path / "test" / "good" / "k5_Part2.png", texture(100))
-    problem = only(audit(read(tmp_path)), "item-across-parts")
+    problem = only(audit(read(tmp_path)), "item-across-splits")
     assert problem.names == ("test/good/k5_Part2.png", "train/good/k5_Part1.png")
     assert "Item k5" in problem.sentence
 
 
-def test_too_few_and_unbalanced(tmp_path: Path) -> None:
+def test_too_few_images_and_unbalanced_labels(tmp_path: Path) -> None:
     few = audit(read(folders(tmp_path / "few", good=37, dents=1)))
     assert [(p.kind, p.severity) for p in few.problems] == [
         ("few-good", "warning"),
@@ -160,12 +160,12 @@ def test_too_few_and_unbalanced(tmp_path: Path) -> None:
     assert [p.kind for p in alone.problems] == ["no-defects"]
 
 
-def test_19_calibration_images_are_the_fewest_for_5_percent() -> None:
+def test_5_percent_false_alarms_need_at_least_19_calibration_images() -> None:
     fewest = next(n for n in range(1, 100) if 1 / (n + 1) <= 0.05)
     assert module.ENOUGH_GOOD == 2 * fewest == 38
 
 
-def test_a_crowd_of_look_alikes_is_not_tied_into_one_unit(tmp_path: Path) -> None:
+def test_a_crowd_of_similar_images_is_not_joined_into_one_group(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(30):  # two thirds are frames of one still scene
         frame = texture(0) + rng.normal(0, 1, (64, 48, 3)) if i % 3 else texture(i + 1)
@@ -177,7 +177,7 @@ def test_a_crowd_of_look_alikes_is_not_tied_into_one_unit(tmp_path: Path) -> Non
     assert split(read(tmp_path).samples, groups=result.groups).train
 
 
-def test_each_image_is_decoded_once_and_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_decoded_once_and_progress_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folders(tmp_path)
     decoded: list[Path] = []
 
@@ -185,7 +185,7 @@ def test_each_image_is_decoded_once_and_progress_is_told(tmp_path: Path, monkeyp
         decoded.append(path)
         return load_image(path)
 
-    monkeypatch.setattr("blemish.data.audit.load", counted)
+    monkeypatch.setattr("blemish.data.audit.load_image", counted)
     steps: list[tuple[str, int]] = []
 
     def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
@@ -199,7 +199,7 @@ def test_each_image_is_decoded_once_and_progress_is_told(tmp_path: Path, monkeyp
     assert steps == [("images", 45)] * 45
 
 
-def test_threads_change_nothing(tmp_path: Path) -> None:
+def test_the_number_of_threads_does_not_change_the_result(tmp_path: Path) -> None:
     root = folders(tmp_path)
     write_image(root / "good" / "copy.bmp", texture(3))
     assert audit(read(root), threads=1) == audit(read(root), threads=4)
@@ -211,10 +211,10 @@ def rendered(result: Audit) -> str:
     return buffer.getvalue()
 
 
-def test_json_and_text(tmp_path: Path) -> None:
+def test_the_audit_as_json_and_as_text(tmp_path: Path) -> None:
     root = folders(tmp_path, dents=5)
     for i in range(12):
-        (root / "good" / f"[red]{i}.png").write_bytes(b"x")  # no markup: names are written as they are
+        (root / "good" / f"[red]{i}.png").write_bytes(b"x")  # file names are printed as they are, not as markup
     result = audit(read(root))
     text = rendered(result)
     assert text.count("is not an image") == 8
@@ -225,7 +225,7 @@ def test_json_and_text(tmp_path: Path) -> None:
     assert set(back) == {"layout", "why", "rows", "problems", "groups"}
     assert len(back["problems"]) == 12
     assert back["rows"][0] == {
-        "part": "",
+        "split": "",
         "label": "anomaly",
         "defect": "dent",
         "count": 5,
@@ -242,7 +242,7 @@ def test_kolektor_shows_its_copied_items() -> None:
     pairs = Counter(tuple(sorted({dataset.samples[i].group for i in group})) for group in result.groups)
     assert pairs == {("kos01", "kos26"): 8, ("kos27", "kos34"): 8, ("kos38", "kos39"): 8}
     exact = [p for p in result.problems if "the same image" in p.sentence]
-    assert len(exact) == 16  # the two that are known; the third was photographed twice
+    assert len(exact) == 16  # two items are copies of files; the third was photographed twice
     sides = split(dataset.samples, groups=result.groups)
     items = [{s.group for s in side} for side in (sides.train, sides.calibration, sides.test)]
     for one, other in pairs:

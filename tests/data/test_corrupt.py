@@ -1,4 +1,4 @@
-"""One corrupted image: what changed, where, what it was made of, how the choice is spread, and how fast."""
+"""One corrupted image: what changed, where, from which source, how kinds and areas are distributed, and how fast."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def colourful(seed: int, height: int = 64, width: int = 80) -> Pixels:
-    """Noise: no two places are alike, so a pasted piece can be found again."""
+    """Noise: no two places are alike, so the source of a pasted piece can be found."""
     return np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
 
 
@@ -29,7 +29,7 @@ def ramp(height: int = 128, width: int = 128) -> Pixels:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(28, 28), (128, 128), (200, 61), (3, 90)])
-def test_it_changes_the_mask_visibly_and_nothing_else(kind: str, shape: tuple[int, int]) -> None:
+def test_pixels_change_visibly_inside_the_mask_and_not_outside(kind: str, shape: tuple[int, int]) -> None:
     image, other = colourful(1, *shape), colourful(2, 20, 33)
     kept = image.copy()
     for seed in range(60):
@@ -43,14 +43,14 @@ def test_it_changes_the_mask_visibly_and_nothing_else(kind: str, shape: tuple[in
         assert (change[made.mask] >= VISIBLE).mean() >= SEEN
         assert made.mask.sum() >= FEWEST
         largest = max(AREA[1] * made.mask.size, FEWEST)
-        assert made.mask.sum() <= 1.25 * largest + 4  # whole pixels
+        assert made.mask.sum() <= 1.25 * largest + 4  # rounded to whole pixels
     assert (image == kept).all()
 
 
-def test_areas_fill_the_range_evenly_in_ratio() -> None:
+def test_areas_are_log_uniform() -> None:
     image = colourful(3, 200, 200)
     shares = [corrupt(image, np.random.default_rng(seed), kinds=["rectangle"]).mask.mean() for seed in range(400)]
-    assert 0.0016 < min(shares) < 0.0024  # the faintest of soft edges is cut off
+    assert 0.0016 < min(shares) < 0.0024  # the faintest pixels of a soft edge are not part of the mask
     assert 0.026 < max(shares) < 0.032
     middle = np.sqrt(AREA[0] * AREA[1])  # 0.77 %: half of the draws lie below
     assert np.mean(np.array(shares) < middle) == pytest.approx(0.5, abs=0.08)
@@ -66,17 +66,17 @@ def test_an_opaque_rectangle_has_one_colour() -> None:
         colours = np.unique(made.image[made.mask], axis=0)
         single += len(colours) == 1
         blended += len(colours) > made.mask.sum() / 2
-    # Hard-edged and opaque: a half of a half; translucent: half. The rest has a soft edge around one colour.
+    # A quarter is hard-edged and opaque, half is translucent, and the rest has a soft edge around one colour.
     assert 0.15 < single / 200 < 0.45
     assert 0.35 < blended / 200 < 0.75
 
 
 @pytest.mark.parametrize("kind", ["crop", "foreign"])
-def test_a_piece_is_found_again_where_it_came_from(kind: str) -> None:
+def test_a_piece_is_a_rotated_copy_of_its_source(kind: str) -> None:
     image, other = colourful(5), colourful(6, 50, 50)
     source = other if kind == "foreign" else image
     known = {tuple(pixel) for pixel in source.reshape(-1, 3).tolist()}  # 24-bit noise: hardly a colour occurs twice
-    turned, hard = Counter[tuple[int, ...]](), 0
+    directions, hard = Counter[tuple[int, ...]](), 0
     for seed in range(60):
         made = corrupt(image, np.random.default_rng(seed), others=[other], kinds=[kind])
         pasted = [tuple(pixel) for pixel in made.image[made.mask].tolist()]
@@ -90,9 +90,9 @@ def test_a_piece_is_found_again_where_it_came_from(kind: str) -> None:
         (first,), (second,) = (np.argwhere((source == made.image[y, x - d]).all(axis=2)) for d in (1, 0))
         step = tuple(second - first)
         assert step in {(0, 1), (1, 0), (0, -1), (-1, 0)}
-        turned[step] += 1
+        directions[step] += 1
     assert hard > 15
-    assert len(turned) == 4
+    assert len(directions) == 4
 
 
 def test_a_grey_image_stays_grey_and_a_colour_image_does_not() -> None:
@@ -117,7 +117,7 @@ def test_kinds_are_equally_likely_and_seeds_repeat() -> None:
     assert (first.mask == again.mask).all()
 
 
-def test_without_others_there_is_nothing_foreign() -> None:
+def test_without_other_images_there_are_no_foreign_pieces() -> None:
     image = colourful(9)
     kinds = {corrupt(image, np.random.default_rng(seed)).kind for seed in range(40)}
     assert kinds == {"rectangle", "crop"}
@@ -125,21 +125,21 @@ def test_without_others_there_is_nothing_foreign() -> None:
         corrupt(image, np.random.default_rng(0), kinds=["foreign"])
 
 
-def test_an_even_image_gets_what_can_be_seen() -> None:
-    even = np.full((40, 40, 3), 90, np.uint8)
-    assert {corrupt(even, np.random.default_rng(seed)).kind for seed in range(20)} == {"rectangle"}
-    with pytest.raises(BlemishError, match="kind crop can be seen"):
-        corrupt(even, np.random.default_rng(0), kinds=["crop"])
+def test_a_uniform_image_gets_a_kind_that_is_visible() -> None:
+    uniform = np.full((40, 40, 3), 90, np.uint8)
+    assert {corrupt(uniform, np.random.default_rng(seed)).kind for seed in range(20)} == {"rectangle"}
+    with pytest.raises(BlemishError, match="kind crop is visible"):
+        corrupt(uniform, np.random.default_rng(0), kinds=["crop"])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (2, 3), (3, 3)])
-def test_tiny_images(shape: tuple[int, int]) -> None:
+def test_tiny_images_can_be_corrupted(shape: tuple[int, int]) -> None:
     image = np.zeros((*shape, 3), np.uint8)
     made = corrupt(image, np.random.default_rng(0), others=[image + np.uint8(200)])
     assert made.mask.sum() >= min(FEWEST, image.shape[0] * image.shape[1])
 
 
-def test_what_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     image, rng = colourful(10), np.random.default_rng(0)
     with pytest.raises(BlemishError, match="no kind of defect 'dent'; choose from rectangle, crop, foreign"):
         corrupt(image, rng, kinds=["crop", "dent"])
@@ -152,7 +152,7 @@ def test_what_is_refused() -> None:
         corrupt(image[..., 0], rng)
 
 
-def test_it_is_quick_enough_for_a_training_loop() -> None:
+def test_corrupting_is_fast_enough_for_a_training_loop() -> None:
     images, rng = [ramp(), ramp()[::-1].copy()], np.random.default_rng(0)
     corrupt(images[0], rng, others=images)
     times = []
@@ -160,15 +160,15 @@ def test_it_is_quick_enough_for_a_training_loop() -> None:
         start = time.perf_counter()
         corrupt(images[0], rng, others=images)
         times.append(time.perf_counter() - start)
-    assert np.median(times) < 0.002  # 0.3 ms where it was written; the machine may be busy
+    assert np.median(times) < 0.002  # 0.3 ms when written; the machine may be busy
 
 
 @pytest.mark.real
 def test_real_digits_can_be_corrupted_in_every_kind() -> None:
-    from blemish.data.idx import read_part
+    from blemish.data.idx import read_split
 
-    part = read_part(shared_folder("data/mnist-idx"), "test")
-    fives = [grey(image) for image in part.images[part.labels == 5]]
+    digits = read_split(shared_folder("data/mnist-idx"), "test")
+    fives = [grey(image) for image in digits.images[digits.labels == 5]]
     for kind in KINDS:
         made = [corrupt(p, np.random.default_rng(i), others=fives, kinds=[kind]) for i, p in enumerate(fives)]
         assert all(m.kind == kind for m in made)

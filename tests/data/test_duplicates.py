@@ -1,4 +1,4 @@
-"""Copies are found, parts that merely look alike are not."""
+"""Copies are detected; images of different parts that merely look alike are not taken for copies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def textures(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 
 def regular_parts(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """The same round part in the same place; light (gain and a gradient) and sensor noise are all that differs."""
+    """The same round part in the same place, under different light (gain and a gradient) and with sensor noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:320, :320] - 159.5
     part = 120 + 60 * np.exp(-(x**2 + y**2) / 9000) + 40 * (np.hypot(x, y) < 100) - 30 * (np.hypot(x, y) < 33)
@@ -59,23 +59,23 @@ def test_regular_parts_under_changing_light_are_no_copies() -> None:
     plain = thumbnails.reshape(120, -1).astype(float)
     plain -= plain.mean(axis=0)
     correlations = np.corrcoef(plain)[np.triu_indices(120, 1)]
-    assert (correlations > ALIKE).sum() > 20  # what comparing the thumbnails as they are would have said
+    assert (correlations > ALIKE).sum() > 20  # what plain correlation of the thumbnails would take for copies
     assert near_pairs(thumbnails) == []
 
 
-def test_the_quick_comparison_loses_nothing() -> None:
+def test_the_fast_comparison_misses_no_pair() -> None:
     thumbnails = textures(600, seed=2)  # more than two blocks of 256
     rng = np.random.default_rng(3)
     for i in range(300, 600):  # copies of every degree
         noisy = thumbnails[i - 300] + rng.normal(0, rng.uniform(0, 25), (SIDE, SIDE))
         thumbnails[i] = np.clip(noisy, 0, 255).astype(np.uint8)
-    found = near_pairs(thumbnails)
-    assert found == slow_pairs(thumbnails)
-    assert 50 < len(found) < 300  # both outcomes occur
+    pairs = near_pairs(thumbnails)
+    assert pairs == slow_pairs(thumbnails)
+    assert 50 < len(pairs) < 300  # both outcomes occur
 
 
 def slow_pairs(thumbnails: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """The rule as the module's docstring says it, with scipy, one pair at a time."""
+    """The rule of the module's docstring, with scipy, one pair at a time."""
     features = []
     for image in thumbnails.astype(float):
         high = image - uniform_filter(image, 5, mode="nearest")
@@ -90,7 +90,7 @@ def slow_pairs(thumbnails: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
     return pairs
 
 
-def test_too_few_images_to_know_what_they_share() -> None:
+def test_too_few_images_have_no_mean_to_subtract() -> None:
     thumbnails = textures(FEWEST)
     thumbnails[1] = thumbnails[0]
     assert near_pairs(thumbnails) == [(0, 1)]

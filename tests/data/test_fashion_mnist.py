@@ -1,4 +1,4 @@
-"""Fashion-MNIST from a mirror on this machine, by torchvision's own download; and without any network."""
+"""Fashion-MNIST by torchvision's own download from a mirror on this machine, and without any network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from torchvision import datasets
 
 from blemish.data.fashion_mnist import cache_folder, fashion_mnist
-from blemish.data.idx import read_part
+from blemish.data.idx import read_split
 from blemish.types import BlemishError
 from tests.data.test_synthetic import digits
 
@@ -28,7 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A small set with the real names on a server on this machine, and torchvision told of its MD5 sums."""
+    """A small data set with the real file names on a local server whose MD5 sums torchvision expects."""
     folder = digits(tmp_path / "mirror")
     for plain in folder.glob("*-ubyte"):
         plain.with_name(plain.name + ".gz").write_bytes(gzip.compress(plain.read_bytes()))
@@ -56,7 +56,7 @@ def test_it_is_downloaded_once(cache: Path, mirror: Path) -> None:
     folder = fashion_mnist()
     assert folder == cache / "fashion-mnist"
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == {f.name: f.read_bytes() for f in mirror.iterdir()}
-    assert read_part(folder, "train").labels.tolist() == [0, 3, 7] * 6
+    assert read_split(folder, "train").labels.tolist() == [0, 3, 7] * 6
     for file in mirror.iterdir():
         file.unlink()
     assert fashion_mnist() == folder
@@ -69,13 +69,13 @@ def test_a_damaged_download_is_refused_and_leaves_nothing(cache: Path, mirror: P
     assert not list((cache / "fashion-mnist").iterdir())
 
 
-def test_files_that_were_put_there_are_taken(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_there_already_are_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [])
     digits(cache / "fashion-mnist")  # two of them with .gz, two without
     assert fashion_mnist() == cache / "fashion-mnist"
 
 
-def test_without_a_network_it_says_what_to_put_where(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_names_files_and_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A name that can never be resolved (RFC 2606), so that the test is the same where there is a network.
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://fashion-mnist.invalid/"])
     with pytest.raises(BlemishError) as caught:
@@ -84,4 +84,4 @@ def test_without_a_network_it_says_what_to_put_where(cache: Path, monkeypatch: p
     assert "\n" not in text
     assert str(cache / "fashion-mnist") in text
     assert all(name in text for name, _ in datasets.FashionMNIST.resources)
-    assert "instead of the word fashion-mnist" in text
+    assert "instead of fashion-mnist" in text

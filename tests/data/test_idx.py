@@ -1,4 +1,4 @@
-"""The idx reader: files made by hand, the real ones, and every way of being damaged."""
+"""The idx reader: files made by hand, real ones, and every kind of damage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blemish.data.idx import LARGEST, holds_idx, read_idx, read_part
+from blemish.data.idx import LARGEST, holds_idx, read_idx, read_split
 from blemish.types import BlemishError
 from tests.support import shared_folder
 
@@ -23,14 +23,14 @@ def put(path: Path, content: bytes) -> Path:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_values_by_hand(tmp_path: Path, packed: bool) -> None:
-    # Compression is told by content, so the name does not matter.
+    # Compression is detected by content, so the name does not matter.
     values = read_idx(put(tmp_path / "any-name", gzip.compress(SIX, mtime=0) if packed else SIX))
     assert values.dtype == np.uint8
     assert values.tolist() == [[[1, 2, 3]], [[250, 251, 252]]]
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"", "no idx file"),
         (b"\x89PNG and more", "no idx file"),
@@ -38,27 +38,27 @@ def test_values_by_hand(tmp_path: Path, packed: bool) -> None:
         (b"\0\0\x08\x00", "1 to 3 dimensions"),
         (b"\0\0\x08\x04" + bytes(16), "1 to 3 dimensions"),
         (SIX[:9], "1 to 3 dimensions"),
-        (b"\0\0\x08\x03" + struct.pack(">III", 0, 28, 28), "nothing, or absurd"),
-        (b"\0\0\x08\x03" + struct.pack(">III", *[2**32 - 1] * 3), "nothing, or absurd"),
-        (b"\0\0\x08\x01" + struct.pack(">I", LARGEST + 1), "nothing, or absurd"),
+        (b"\0\0\x08\x03" + struct.pack(">III", 0, 28, 28), "none or too many"),
+        (b"\0\0\x08\x03" + struct.pack(">III", *[2**32 - 1] * 3), "none or too many"),
+        (b"\0\0\x08\x01" + struct.pack(">I", LARGEST + 1), "none or too many"),
         (SIX[:-1], "5 of 6 values"),
-        (SIX + b"\0", "goes on after the 6 values"),
-        # Without the time, which would name the cases otherwise in another process.
+        (SIX + b"\0", "more than the 6 values"),
+        # Without a time stamp, which would give the test cases other names in another process.
         (gzip.compress(SIX, mtime=0)[:-9], "damaged or cut short"),
         (gzip.compress(SIX, mtime=0)[:-8] + bytes(8), "damaged or cut short"),  # checksum
         (b"\x1f\x8b" + bytes(30), "damaged or cut short"),
         (gzip.compress(SIX[:-1], mtime=0), "5 of 6 values"),
     ],
 )
-def test_damaged_files_are_refused_by_name(tmp_path: Path, content: bytes, says: str) -> None:
+def test_damaged_files_are_refused_with_their_name(tmp_path: Path, content: bytes, message: str) -> None:
     path = put(tmp_path / "train-images-idx3-ubyte", content)
-    with pytest.raises(BlemishError, match=says) as caught:
+    with pytest.raises(BlemishError, match=message) as caught:
         read_idx(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gzip_bomb_is_not_decompressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path / "bomb.gz", gzip.compress(SIX + bytes(200_000_000), 1, mtime=0))
     asked: list[int] = []
     plain = gzip.GzipFile.read
@@ -68,41 +68,41 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return plain(file, size)
 
     monkeypatch.setattr(gzip.GzipFile, "read", counted)
-    with pytest.raises(BlemishError, match="goes on"):
+    with pytest.raises(BlemishError, match="more than"):
         read_idx(path)
     assert min(asked) > 0
     assert sum(asked) == 4 + 12 + 6 + 1
 
 
-def test_parts_under_all_their_names(tmp_path: Path) -> None:
+def test_splits_under_all_their_names(tmp_path: Path) -> None:
     assert not holds_idx(tmp_path)
     put(tmp_path / "t10k-images.idx3-ubyte.gz", gzip.compress(SIX, mtime=0))
     assert holds_idx(tmp_path)
     with pytest.raises(BlemishError, match=r"t10k-labels-idx1-ubyte \(or its .gz\) is missing"):
-        read_part(tmp_path, "test")
+        read_split(tmp_path, "test")
     labels = b"\0\0\x08\x01" + struct.pack(">I", 2) + bytes([7, 9])
     put(tmp_path / "t10k-labels-idx1-ubyte", labels)
-    part = read_part(tmp_path, "test")
-    assert part.images.shape == (2, 1, 3)
-    assert part.labels.tolist() == [7, 9]
+    test = read_split(tmp_path, "test")
+    assert test.images.shape == (2, 1, 3)
+    assert test.labels.tolist() == [7, 9]
     put(tmp_path / "t10k-labels-idx1-ubyte", labels[:7] + b"\x01\x07")
     with pytest.raises(BlemishError, match="1 labels for the 2 images"):
-        read_part(tmp_path, "test")
+        read_split(tmp_path, "test")
     put(tmp_path / "t10k-labels-idx1-ubyte", SIX)
-    with pytest.raises(BlemishError, match="3 dimensions where 1 belong"):
-        read_part(tmp_path, "test")
+    with pytest.raises(BlemishError, match="3 dimensions instead of 1"):
+        read_split(tmp_path, "test")
 
 
-def test_a_folder_that_is_not_there_holds_none(tmp_path: Path) -> None:
+def test_a_missing_folder_holds_no_idx_files(tmp_path: Path) -> None:
     assert not holds_idx(tmp_path / "none")
     with pytest.raises(BlemishError, match="cannot be read"):
         read_idx(tmp_path)
 
 
 @pytest.mark.real
-def test_the_real_digits() -> None:
+def test_real_digits() -> None:
     folder = shared_folder("data/mnist-idx")
-    train, test = read_part(folder, "train"), read_part(folder, "test")
+    train, test = read_split(folder, "train"), read_split(folder, "test")
     assert train.images.shape == (8000, 28, 28)
     assert test.images.shape == (1000, 28, 28)
     # Independent of the reader: the bytes behind the headers, counted and summed.

@@ -1,4 +1,4 @@
-"""Folders made of empty names: what each layout makes of them, and which are refused."""
+"""Folders of files that are no images: how each layout reads their names, and which are refused."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from blemish.types import Sample
 from tests.support import shared_folder, touch
 
 
-def told(dataset: Dataset) -> list[tuple[str, str | None, str, str, str]]:
-    """(name, label, defect, part, mask's name) of every sample, in its order."""
+def rows(dataset: Dataset) -> list[tuple[str, str | None, str, str, str]]:
+    """(name, label, defect, split, mask's name) of every sample, in order."""
 
     def mask(sample: Sample) -> str:
         return sample.mask.relative_to(dataset.root).as_posix() if sample.mask else ""
 
     assert all(s.path == dataset.root / s.name for s in dataset.samples)
-    return [(s.name, s.label, s.defect, s.part, mask(s)) for s in dataset.samples]
+    return [(s.name, s.label, s.defect, s.split, mask(s)) for s in dataset.samples]
 
 
 def refusal(path: Path, layout: str = "auto") -> str:
@@ -46,7 +46,7 @@ MVTEC = [
 def test_mvtec(tmp_path: Path) -> None:
     dataset = read(touch(tmp_path, *MVTEC))
     assert (dataset.root, dataset.layout) == (tmp_path, "mvtec")
-    assert told(dataset) == [
+    assert rows(dataset) == [
         ("test/crack/000.png", "anomaly", "crack", "test", "ground_truth/crack/000_mask.png"),
         ("test/crack/2.png", "anomaly", "crack", "test", ""),
         ("test/crack/010.png", "anomaly", "crack", "test", "ground_truth/crack/010_mask.png"),
@@ -58,14 +58,14 @@ def test_mvtec(tmp_path: Path) -> None:
     assert "only layout that fits" in dataset.why
 
 
-def test_masks_that_belong_to_no_image_are_said(tmp_path: Path) -> None:
+def test_masks_that_belong_to_no_image_are_reported(tmp_path: Path) -> None:
     touch(tmp_path, *MVTEC, "ground_truth/crack/2-gt.png", "ground_truth/good/000_mask.png")
     why = read(tmp_path).why
     assert "(1 files beside them belong to no image)" in why
     assert "not read" not in why
 
 
-def test_folders_that_are_not_read_are_said(tmp_path: Path) -> None:
+def test_folders_that_are_not_read_are_reported(tmp_path: Path) -> None:
     assert "; not read: validation." in read(touch(tmp_path, *MVTEC, "validation/good/0.png")).why
 
 
@@ -73,7 +73,7 @@ def test_btad(tmp_path: Path) -> None:
     touch(tmp_path, "train/ok/0.bmp", "test/ok/5.bmp", "test/ko/7.bmp", "test/ko/8.bmp", "ground_truth/ko/7.png")
     dataset = read(tmp_path)
     assert dataset.layout == "btad"
-    assert told(dataset) == [
+    assert rows(dataset) == [
         ("test/ko/7.bmp", "anomaly", "ko", "test", "ground_truth/ko/7.png"),
         ("test/ko/8.bmp", "anomaly", "ko", "test", ""),
         ("test/ok/5.bmp", "good", "", "test", ""),
@@ -81,9 +81,9 @@ def test_btad(tmp_path: Path) -> None:
     ]
 
 
-def test_defects_in_train_are_anomalies_without_the_masks_of_the_test_part(tmp_path: Path) -> None:
+def test_defects_in_train_are_anomalies_without_the_masks_of_the_test_split(tmp_path: Path) -> None:
     dataset = read(touch(tmp_path, *MVTEC, "train/crack/000.png"))
-    assert ("train/crack/000.png", "anomaly", "crack", "train", "") in told(dataset)
+    assert ("train/crack/000.png", "anomaly", "crack", "train", "") in rows(dataset)
     assert len(dataset.samples) == 7
 
 
@@ -107,7 +107,7 @@ def visa(root: Path, table: str = VISA, objects: tuple[str, ...] = ("candle", "p
 def test_visa_object_folder(tmp_path: Path) -> None:
     dataset = read(visa(tmp_path) / "candle")
     assert dataset.layout == "visa"
-    assert told(dataset) == [
+    assert rows(dataset) == [
         ("Data/Images/Anomaly/0.JPG", "anomaly", "anomaly", "test", "Data/Masks/Anomaly/0.png"),
         ("Data/Images/Normal/0.JPG", "good", "", "train", ""),
         ("Data/Images/Normal/1.JPG", "good", "", "test", ""),
@@ -116,7 +116,7 @@ def test_visa_object_folder(tmp_path: Path) -> None:
 
 def test_visa_root_with_one_or_more_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = visa(tmp_path / "one", objects=("candle",))
-    assert told(read(one))[0][0] == "candle/Data/Images/Anomaly/0.JPG"
+    assert rows(read(one))[0][0] == "candle/Data/Images/Anomaly/0.JPG"
     monkeypatch.chdir(one / "candle")
     assert len(read(".").samples) == 3
     text = refusal(visa(tmp_path / "two"))
@@ -137,7 +137,7 @@ def test_visa_names_that_lead_out_are_refused(tmp_path: Path, image: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ("object,label\ncandle,normal\n", "needs the columns"),
         ("", "needs the columns"),
@@ -148,11 +148,11 @@ def test_visa_names_that_lead_out_are_refused(tmp_path: Path, image: str) -> Non
         (VISA.replace("Normal/1.JPG", "Normal/0.JPG"), "twice"),
     ],
 )
-def test_visa_tables_that_are_wrong(tmp_path: Path, table: str, said: str) -> None:
-    assert said in refusal(visa(tmp_path, table) / "candle")
+def test_wrong_visa_tables_are_refused(tmp_path: Path, table: str, message: str) -> None:
+    assert message in refusal(visa(tmp_path, table) / "candle")
 
 
-def test_visa_table_that_is_no_text(tmp_path: Path) -> None:
+def test_a_visa_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     visa(tmp_path)
     (tmp_path / "split_csv" / "1cls.csv").write_bytes(b"\xff\xfe\x00object")
     assert "cannot be read as CSV" in refusal(tmp_path / "candle")
@@ -163,7 +163,7 @@ def test_folders(tmp_path: Path) -> None:
     touch(tmp_path, "ground_truth/scratch/1_mask.png", "masks/Dent/1.png", "masks/2.png")
     dataset = read(tmp_path)
     assert dataset.layout == "folders"
-    assert told(dataset) == [
+    assert rows(dataset) == [
         ("Dent/1.png", "anomaly", "Dent", "", "masks/Dent/1.png"),
         ("good/a.png", "good", "", "", ""),
         ("good/day2/b.png", "good", "", "", ""),
@@ -177,7 +177,7 @@ def test_folders(tmp_path: Path) -> None:
 def test_names_for_good_and_masks_of_one_defect_type(tmp_path: Path, name: str) -> None:
     touch(tmp_path, f"{name}/a.png", "bad/a.png", "masks/a.png")
     assert (
-        told(read(tmp_path))
+        rows(read(tmp_path))
         == [
             ("bad/a.png", "anomaly", "bad", "", "masks/a.png"),
             (f"{name}/a.png", "good", "", "", ""),
@@ -208,14 +208,14 @@ def test_magnetic_tile(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{f}{end}" for f in files for end in (".jpg", ".png")), "MT_Crack/Imgs/3.jpg", "README.md")
     dataset = read(tmp_path)
     assert dataset.layout == "magnetic-tile"
-    assert told(dataset) == [
+    assert rows(dataset) == [
         ("MT_Crack/Imgs/2.jpg", "anomaly", "Crack", "", "MT_Crack/Imgs/2.png"),
         ("MT_Crack/Imgs/3.jpg", "anomaly", "Crack", "", ""),
         ("MT_Free/Imgs/1.jpg", "good", "", "", ""),
     ]
 
 
-def test_magnetic_tiles_are_told_by_the_frames_of_their_film(tmp_path: Path) -> None:
+def test_magnetic_tiles_are_grouped_by_the_frames_of_their_film(tmp_path: Path) -> None:
     """A tile ends where more than 200 frames are without an image, counted over all classes."""
     groups = {
         "MT_Free/Imgs/exp1_num_90.jpg": "tile90",
@@ -234,10 +234,10 @@ def test_magnetic_tiles_are_told_by_the_frames_of_their_film(tmp_path: Path) -> 
 def test_flat(tmp_path: Path) -> None:
     dataset = read(touch(tmp_path, "10.png", "9.png", "A.png", "a.png", ".hidden.png", "empty/readme.txt"))
     assert dataset.layout == "flat"
-    assert told(dataset) == [(name, None, "", "", "") for name in ("9.png", "10.png", "A.png", "a.png")]
+    assert rows(dataset) == [(name, None, "", "", "") for name in ("9.png", "10.png", "A.png", "a.png")]
 
 
-def test_ambiguous_folders_are_refused_until_somebody_says(tmp_path: Path) -> None:
+def test_ambiguous_folders_are_refused_without_layout(tmp_path: Path) -> None:
     touch(tmp_path, "stray.png", "good/a.png", "bad/b.png")
     assert "could be folders or flat; say which with --layout" in refusal(tmp_path)
     assert len(read(tmp_path, "folders").samples) == 2
@@ -259,12 +259,12 @@ def test_a_parent_of_products_is_refused_with_their_names(tmp_path: Path) -> Non
     assert "2 products" in refusal(tmp_path, "mvtec")
 
 
-def test_a_folder_too_high_is_refused_with_the_right_one(tmp_path: Path) -> None:
+def test_a_parent_of_one_product_is_refused_with_its_name(tmp_path: Path) -> None:
     touch(tmp_path / "only", *MVTEC)
     assert f"give {tmp_path / 'only'}" in refusal(tmp_path)
 
 
-def test_unknown_folder_says_what_was_found_and_expected(tmp_path: Path) -> None:
+def test_the_refusal_of_an_unknown_folder_lists_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
     touch(tmp_path, "alpha/x.txt", "beta/y.png")
     text = refusal(tmp_path)
     for words in ("folder alpha and folder beta", "mvtec: no images in train/good", "into a folder good"):
@@ -272,7 +272,7 @@ def test_unknown_folder_says_what_was_found_and_expected(tmp_path: Path) -> None
     assert "no folders" in refusal(touch(tmp_path / "none", "x.txt"))
 
 
-def test_what_is_no_folder_or_no_layout(tmp_path: Path) -> None:
+def test_missing_folders_and_unknown_layouts_are_refused(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "gone")
     assert "is a file" in refusal(touch(tmp_path, "a.png") / "a.png")
     text = refusal(tmp_path, "coco")
@@ -284,10 +284,10 @@ def test_what_is_no_folder_or_no_layout(tmp_path: Path) -> None:
 def test_the_order_of_the_listing_does_not_matter(tmp_path: Path) -> None:
     names = [f"good/{i}.png" for i in range(30)] + [f"bad/{i}.png" for i in range(30)]
     one, two = touch(tmp_path / "one", *names), touch(tmp_path / "two", *reversed(names))
-    assert told(read(one)) == told(read(two))
+    assert rows(read(one)) == rows(read(two))
 
 
-def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:
+def test_links_are_followed_and_link_cycles_end(tmp_path: Path) -> None:
     touch(tmp_path / "store", "a.png")
     root = touch(tmp_path / "set", "good/1.png")
     (root / "bad").symlink_to(tmp_path / "store", target_is_directory=True)
@@ -297,7 +297,7 @@ def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:
     assert len(names) == len(set(names)) < 20
 
 
-def test_many_files_are_only_listed(tmp_path: Path) -> None:
+def test_files_are_listed_but_not_opened(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
     for i in range(2000):
         (tmp_path / "good" / f"{i}.png").touch()  # empty: opening one would fail
@@ -316,7 +316,7 @@ def test_many_files_are_only_listed(tmp_path: Path) -> None:
         ("cookies", "folders", 45, 40, 32),
     ],
 )
-def test_real_sets_have_the_counts_of_their_readme(
+def test_real_data_sets_have_the_counts_of_their_readme(
     name: str, layout: str, good: int, defective: int, masks: int
 ) -> None:
     dataset = read(shared_folder("data") / name)
@@ -327,14 +327,14 @@ def test_real_sets_have_the_counts_of_their_readme(
 
 
 @pytest.mark.real
-def test_kolektor_knows_its_50_items() -> None:
+def test_kolektor_has_50_items() -> None:
     samples = read(shared_folder("data") / "kolektorsdd").samples
     assert {sample.group for sample in samples} == {f"kos{i:02}" for i in range(1, 51)}
 
 
 @pytest.mark.real
-def test_magnetic_tiles_lie_under_six_exposures_each() -> None:
-    """Six exposures of each tile are how the set was filmed; the rule knows nothing of them."""
+def test_magnetic_tiles_have_six_exposures_each() -> None:
+    """Each tile was filmed under six exposures; the grouping rule does not use them."""
     exposures: dict[str, set[str]] = {}
     for sample in read(shared_folder("data") / "magnetic-tile").samples:
         exposures.setdefault(sample.group, set()).add(Path(sample.name).name.partition("_")[0])
@@ -343,5 +343,5 @@ def test_magnetic_tiles_lie_under_six_exposures_each() -> None:
 
 
 @pytest.mark.real
-def test_folder_of_the_real_sets_is_refused_with_their_names() -> None:
+def test_the_parent_of_the_real_data_sets_is_refused_with_their_names() -> None:
     assert "casting, cookies, kolektorsdd and magnetic-tile" in refusal(shared_folder("data"))

@@ -1,4 +1,4 @@
-"""Splits worked out by hand, and the properties that must hold for any data set."""
+"""Splits worked out by hand, and properties that hold for any data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -14,18 +13,16 @@ from hypothesis import strategies as st
 
 from blemish.data.layouts import read
 from blemish.data.split import Split, kfold, split
-from blemish.types import BlemishError, Label, Sample
+from blemish.types import BlemishError, Label, Sample, SplitName
 from tests.support import shared_folder
 
-Part = Literal["", "train", "test"]
+
+def good(name: str, group: str = "", split: SplitName = "") -> Sample:
+    return Sample(Path(name), name, "good", split=split, group=group)
 
 
-def good(name: str, group: str = "", part: Part = "") -> Sample:
-    return Sample(Path(name), name, "good", part=part, group=group)
-
-
-def bad(name: str, defect: str = "dent", group: str = "", part: Part = "") -> Sample:
-    return Sample(Path(name), name, "anomaly", defect, part=part, group=group)
+def bad(name: str, defect: str = "dent", group: str = "", split: SplitName = "") -> Sample:
+    return Sample(Path(name), name, "anomaly", defect, split=split, group=group)
 
 
 def names(samples: tuple[Sample, ...]) -> list[str]:
@@ -47,7 +44,7 @@ def test_shares_of_single_images() -> None:
     assert set(names(result.test)) >= set(names(tuple(DENTS)))
 
 
-def test_the_first_by_hash_are_tested_the_next_calibrate() -> None:
+def test_the_first_by_hash_test_and_the_next_calibrate() -> None:
     def rank(sample: Sample) -> str:
         return hashlib.sha256(f"7:{sample.name}".encode()).hexdigest()
 
@@ -57,26 +54,26 @@ def test_the_first_by_hash_are_tested_the_next_calibrate() -> None:
     assert names(result.calibration) == sorted(names(tuple(ranked[20:36])))
 
 
-def test_known_split_that_every_machine_must_give() -> None:
+def test_the_split_is_the_same_on_every_machine() -> None:
     assert names(split([good(f"{i}.png") for i in range(8)], seed=0).test) == ["1.png", "4.png"]  # sha256sum
 
 
-def test_seed_and_order() -> None:
+def test_the_seed_matters_and_the_order_does_not() -> None:
     shuffled = HUNDRED + DENTS
     random.Random(3).shuffle(shuffled)
     assert split(shuffled, seed=5) == split(HUNDRED + DENTS, seed=5)
     assert split(HUNDRED, seed=5) != split(HUNDRED, seed=6)
 
 
-def test_the_test_part_of_the_data_set_is_kept() -> None:
-    samples = [good(f"train/good/{i}.png", part="train") for i in range(10)]
-    tested = [good("test/good/1.png", part="test"), bad("test/dent/1.png", part="test")]
-    result = split(samples + tested, test=0.5)  # the share is ignored
+def test_the_test_split_of_the_data_set_is_kept() -> None:
+    samples = [good(f"train/good/{i}.png", split="train") for i in range(10)]
+    test = [good("test/good/1.png", split="test"), bad("test/dent/1.png", split="test")]
+    result = split(samples + test, test=0.5)  # the share is ignored
     assert names(result.test) == ["test/dent/1.png", "test/good/1.png"]
     assert sizes(result) == (8, 2, 2, 0)
 
 
-def test_calibration_is_raised_to_half_at_most() -> None:
+def test_calibration_is_raised_to_at_most_half() -> None:
     assert sizes(split(HUNDRED, min_calibration=30)) == (50, 30, 20, 0)
     assert sizes(split(HUNDRED, min_calibration=500)) == (40, 40, 20, 0)
     assert sizes(split(HUNDRED, min_calibration=3)) == (64, 16, 20, 0)  # never lowered
@@ -84,7 +81,7 @@ def test_calibration_is_raised_to_half_at_most() -> None:
     assert sizes(split(HUNDRED, test=0)) == (80, 20, 0, 0)
 
 
-def test_unlabelled_images_teach_and_calibrate_but_test_nothing() -> None:
+def test_unlabelled_images_train_and_calibrate_but_do_not_test() -> None:
     flat = [Sample(Path(f"{i}.png"), f"{i}.png") for i in range(50)]
     assert sizes(split(flat)) == (40, 10, 0, 0)
     mixed = split(flat + HUNDRED)
@@ -92,7 +89,7 @@ def test_unlabelled_images_teach_and_calibrate_but_test_nothing() -> None:
     assert len(mixed.test) == 20
 
 
-def test_items_stay_together_and_their_anomalies_go_with_them() -> None:
+def test_items_stay_together_with_their_anomalies() -> None:
     samples = [good(f"{item}/{view}.png", group=f"k{item}") for item in range(20) for view in range(5)]
     samples += [bad(f"{item}/bad.png", group=f"k{item}") for item in range(10)]
     result = split(samples)
@@ -121,20 +118,20 @@ def test_a_share_of_every_defect_type_for_classifiers() -> None:
     assert Counter(s.defect for s in result.train) == {"": 64, "dent": 5, "scratch": 3, "hole": 1}
     assert Counter(s.defect for s in result.test) == {"": 20, "dent": 5, "scratch": 2}
     assert not any(s.defect for s in result.calibration)
-    given_parts = [good(f"a{i}", part="train") for i in range(4)] + [bad(f"b{i}", part="test") for i in range(4)]
-    moved = split(given_parts, anomalies_in_train=0.25)
+    given_splits = [good(f"a{i}", split="train") for i in range(4)] + [bad(f"b{i}", split="test") for i in range(4)]
+    moved = split(given_splits, anomalies_in_train=0.25)
     assert [len([s for s in side if s.defect]) for side in (moved.train, moved.test)] == [1, 3]
 
 
-def test_anomalies_of_the_training_part_teach_all_or_none() -> None:
-    samples = [good(f"a{i}", part="train") for i in range(10)] + [bad(f"b{i}", part="train") for i in range(3)]
-    samples += [bad(f"c{i}", part="test") for i in range(5)]
+def test_of_the_training_splits_own_anomalies_all_train_or_none() -> None:
+    samples = [good(f"a{i}", split="train") for i in range(10)] + [bad(f"b{i}", split="train") for i in range(3)]
+    samples += [bad(f"c{i}", split="test") for i in range(5)]
     assert sizes(split(samples)) == (8, 2, 5, 3)
     assert sizes(split(samples, anomalies_in_train=0.1)) == (11, 2, 5, 0)
 
 
 @pytest.mark.parametrize(
-    ("samples", "said"),
+    ("samples", "message"),
     [
         ([], "none for training"),
         (DENTS, "none for training"),
@@ -143,18 +140,18 @@ def test_anomalies_of_the_training_part_teach_all_or_none() -> None:
         ([good(f"{i}", group="one") for i in range(50)], "of different items"),
     ],
 )
-def test_too_few_good_images(samples: list[Sample], said: str) -> None:
-    with pytest.raises(BlemishError, match=said):
+def test_too_few_good_images_are_refused(samples: list[Sample], message: str) -> None:
+    with pytest.raises(BlemishError, match=message):
         split(samples)
 
 
 @pytest.mark.parametrize("options", [{"test": 1.0}, {"calibration": -0.1}, {"anomalies_in_train": 1.5}])
-def test_shares_outside_0_to_1(options: dict[str, float]) -> None:
+def test_shares_outside_0_to_1_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(BlemishError, match=next(iter(options))):
         split(HUNDRED, **options)  # type: ignore[arg-type]
 
 
-def test_kfold_tests_everything_once_and_evenly() -> None:
+def test_kfold_tests_every_sample_once_and_spreads_kinds_evenly() -> None:
     samples = HUNDRED[:23] + DENTS + [bad(f"scratch/{i}.png", "scratch") for i in range(7)]
     pairs = kfold(samples, 5, seed=1, repeat=3)
     assert len(pairs) == 15
@@ -179,7 +176,7 @@ def test_kfold_keeps_items_together() -> None:
         assert len({"k0", "k1"} & {s.group for s in test}) != 1
 
 
-def test_kfold_refuses_what_it_cannot_do() -> None:
+def test_kfold_refuses_too_few_folds_or_images() -> None:
     with pytest.raises(BlemishError, match="at least 2 folds"):
         kfold(HUNDRED, 1)
     with pytest.raises(BlemishError, match="3 good images"):
@@ -199,7 +196,7 @@ def data_sets(draw: st.DrawFn) -> list[Sample]:
 
 @settings(max_examples=150, deadline=None)
 @given(data_sets(), st.integers(0, 3), st.floats(0, 0.9), st.floats(0, 0.9), st.sampled_from([0.0, 0.3]), st.data())
-def test_any_split(
+def test_properties_of_any_split(
     samples: list[Sample], seed: int, test: float, calibration: float, anomalies: float, data: st.DataObject
 ) -> None:
     index = st.integers(0, len(samples) - 1)
@@ -235,7 +232,7 @@ def test_any_split(
 
 
 @pytest.mark.real
-def test_kolektor_items_are_never_on_two_sides() -> None:
+def test_kolektor_items_are_never_in_two_splits() -> None:
     samples = read(shared_folder("data") / "kolektorsdd").samples
     result = split(samples)
     sides = [{s.group for s in side} for side in (result.train, result.calibration, result.test)]

@@ -1,4 +1,4 @@
-"""A written data set with synthetic defects: which images go where, nothing twice, nothing half-done."""
+"""A data set with synthetic defects: which images go where, none twice, and nothing is written by half."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def noise(seed: int, height: int = 32, width: int = 40) -> npt.NDArray[np.uint8]
 
 
 def digits(folder: Path, counts: tuple[int, int] = (6, 5)) -> Path:
-    """idx files of three classes, `counts` images of each to learn from and to test on; each image is unlike."""
+    """idx files of three classes, with `counts` different images of each in the training and the test split."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, count, seed in (("train", counts[0], 1), ("t10k", counts[1], 2)):
         labels = np.tile(np.array([0, 3, 7], np.uint8), count)
@@ -41,14 +41,14 @@ def digits(folder: Path, counts: tuple[int, int] = (6, 5)) -> Path:
 
 
 def by_place(out: Path) -> dict[str, list[Sample]]:
-    found: dict[str, list[Sample]] = {}
+    places: dict[str, list[Sample]] = {}
     for sample in read(out).samples:
-        found.setdefault(sample.name.rpartition("/")[0], []).append(sample)
-    return found
+        places.setdefault(sample.name.rpartition("/")[0], []).append(sample)
+    return places
 
 
 def check(out: Path, source: Path, card: dict[str, Any]) -> None:
-    """What must hold of every written folder, checked against the source's pixels."""
+    """What must hold for every written folder, checked against the pixels of the source."""
     assert json.loads((out / "corrupted.json").read_text()) == card
     dataset = read(out)
     assert dataset.layout == "mvtec"
@@ -66,7 +66,7 @@ def check(out: Path, source: Path, card: dict[str, Any]) -> None:
             assert (pixels[mask] != before[mask]).any()
 
 
-def test_parts_of_the_data_set_stay(product: Path, tmp_path: Path) -> None:
+def test_splits_of_the_data_set_are_kept(product: Path, tmp_path: Path) -> None:
     card = write_corrupted(product, tmp_path / "out", seed=3)
     check(tmp_path / "out", product, card)
     places = {name: {s.name for s in samples} for name, samples in by_place(tmp_path / "out").items()}
@@ -84,7 +84,7 @@ def test_parts_of_the_data_set_stay(product: Path, tmp_path: Path) -> None:
     assert card["counts"]["test/good"] == 3
 
 
-def test_the_seed_decides(product: Path, tmp_path: Path) -> None:
+def test_the_seed_determines_every_byte(product: Path, tmp_path: Path) -> None:
     def contents(name: str, seed: int) -> dict[str, bytes]:
         write_corrupted(product, tmp_path / name, seed=seed)
         files = (f for f in (tmp_path / name).rglob("*") if f.is_file())
@@ -95,8 +95,8 @@ def test_the_seed_decides(product: Path, tmp_path: Path) -> None:
     assert contents("c", 1) != first
 
 
-def test_without_parts_a_fifth_is_held_out_and_items_and_copies_stay_together(tmp_path: Path) -> None:
-    data = tmp_path / "parts"
+def test_without_splits_a_fifth_is_held_out_and_items_and_copies_stay_together(tmp_path: Path) -> None:
+    data = tmp_path / "source"
     for i in range(60):
         write_image(data / f"good/it{i // 3}_Part{i % 3}.png", noise(i))
     for i in range(30):  # pairs: the same image under two names
@@ -118,9 +118,9 @@ def test_without_parts_a_fifth_is_held_out_and_items_and_copies_stay_together(tm
             side.setdefault(item, set()).add("train" if place[0] == "train" else str(place[1] == "good"))
         assert len(side) == 35
         assert all(len(places) == 1 for places in side.values())
-        # "copies-across-labels" may be said of twins with two kinds; good and corrupted ones are apart, see above.
+        # Twins corrupted in two ways may be reported as "copies-across-labels"; good and corrupted twins cannot occur.
         problems = {problem.kind for problem in audit(read(out)).problems}
-        assert not problems & {"copies-across-parts", "item-across-parts", "mask-empty", "mask-unusable"}
+        assert not problems & {"copies-across-splits", "item-across-splits", "mask-empty", "mask-unusable"}
 
 
 def test_a_plain_folder_counts_as_good_and_broken_images_are_left_out(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_plain_folder_counts_as_good_and_broken_images_are_left_out(tmp_path: 
     assert card["counts"] == {"test/crop": 1, "test/good": 1, "train/good": 8}
 
 
-def test_the_same_name_in_two_folders(tmp_path: Path) -> None:
+def test_images_of_the_same_name_get_different_names(tmp_path: Path) -> None:
     for i in range(12):
         write_image(tmp_path / f"in/good/day{i}/{'part' if i % 2 else 'Part'}.png", noise(i))
     card = write_corrupted(tmp_path / "in", tmp_path / "out")
@@ -142,7 +142,7 @@ def test_the_same_name_in_two_folders(tmp_path: Path) -> None:
     assert len({name.casefold() for name in card["images"]}) == 12
 
 
-def test_at_most_so_many(product: Path, tmp_path: Path) -> None:
+def test_at_most_as_many_images_as_asked_for(product: Path, tmp_path: Path) -> None:
     card = write_corrupted(product, tmp_path / "out", train=7, test=3)
     check(tmp_path / "out", product, card)
     assert card["counts"]["train/good"] == 7
@@ -150,14 +150,14 @@ def test_at_most_so_many(product: Path, tmp_path: Path) -> None:
     assert sum(n for name, n in card["counts"].items() if name.startswith("test/")) == 3
 
 
-def test_even_images_get_the_kind_that_can_be_seen(tmp_path: Path) -> None:
+def test_uniform_images_get_the_kind_that_is_visible(tmp_path: Path) -> None:
     for i in range(10):
         write_image(tmp_path / f"in/{i}.png", np.full((30, 30), 20 * i))
     card = write_corrupted(tmp_path / "in", tmp_path / "out", kinds=["crop", "rectangle"])
     assert card["counts"] == {"test/good": 1, "test/rectangle": 1, "train/good": 8}
-    with pytest.raises(BlemishError, match=r"\d.png: No defect of kind crop can be seen"):
+    with pytest.raises(BlemishError, match=r"\d.png: No defect of kind crop is visible"):
         write_corrupted(tmp_path / "in", tmp_path / "other", kinds=["crop"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]  # nothing half-done
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]  # nothing is left behind
 
 
 def test_one_class_of_idx_files(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_one_class_of_idx_files(tmp_path: Path) -> None:
     assert tested == {f"t10k/{index}" for index in range(1, 15, 3)}
 
 
-def test_what_idx_files_need(tmp_path: Path, product: Path) -> None:
+def test_requirements_of_idx_files(tmp_path: Path, product: Path) -> None:
     data = digits(tmp_path / "digits")
     with pytest.raises(BlemishError, match="holds the classes 0, 3, 7: say which class is good with --one-class"):
         write_corrupted(data, tmp_path / "out")
@@ -196,7 +196,7 @@ def test_what_idx_files_need(tmp_path: Path, product: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_refused(product: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(product: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(BlemishError, match="does not exist"):
         write_corrupted(tmp_path / "none", out)
@@ -207,7 +207,7 @@ def test_what_is_refused(product: Path, tmp_path: Path) -> None:
     with pytest.raises(BlemishError, match="at least 2"):
         write_corrupted(product, out, test=1)
     for wrong in (product, product / "inside", product.parent):
-        with pytest.raises(BlemishError, match="lie in each other"):
+        with pytest.raises(BlemishError, match="overlap; choose a folder outside"):
             write_corrupted(product, wrong, overwrite=True)
     write_image(tmp_path / "few/good/a.png", noise(0))
     write_image(tmp_path / "few/good/b.png", noise(1))

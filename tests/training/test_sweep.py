@@ -78,7 +78,7 @@ def test_of_equals_the_cheaper_is_chosen_and_what_failed_comes_last() -> None:
 
 
 def test_held_out_images_of_one_item_stay_together() -> None:
-    samples = [Sample(Path(f"{i}.png"), f"{i:02}.png", "good", part="train", group=f"{i // 3}") for i in range(30)]
+    samples = [Sample(Path(f"{i}.png"), f"{i:02}.png", "good", split="train", group=f"{i // 3}") for i in range(30)]
     learning, held = hold_out(samples, 0.3, 0, groups=[["00.png", "29.png", "tested.png"]])
     assert {s.name for s in learning} | {s.name for s in held} == {s.name for s in samples}
     assert not {s.group for s in learning} & {s.group for s in held}

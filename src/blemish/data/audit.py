@@ -1,4 +1,4 @@
-"""What is in a data set and what is wrong with it: every image is decoded once, nothing is changed."""
+"""What a data set holds and what is wrong with it. Every image is decoded once; nothing is changed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from blemish.data.duplicates import near_pairs, thumbnail
+from blemish.data.grouping import connected
 from blemish.data.layouts import Dataset
 from blemish.images import ImageError, load_image, load_mask
 from blemish.types import Progress, Sample, silent
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Severity = Literal["error", "warning", "note"]
-# A conformal p-value of n calibration scores is at least 1 / (n + 1): 19 for 5 %, and they may be half of the good.
+# A conformal p-value of n calibration scores is at least 1 / (n + 1), so 5 % needs 19: half of the good images.
 ENOUGH_GOOD = 38
-IMBALANCE = 20  # times more images of one label than of the other
-SHOWN = 8  # problems of one kind, and names of one problem, that `render` writes out
+IMBALANCE = 20  # times as many images of one label as of the other
+SHOWN = 8  # problems of one kind that `render` prints
 
 
 @dataclass(frozen=True)
 class Row:
-    """One class of images. Sizes are (width, height) by area; None where no image of the class was readable."""
+    """One class of images. Sizes are (width, height), ordered by area; None where no image of the class is readable."""
 
-    part: str
+    split: str
     label: str
     defect: str
     count: int
@@ -45,7 +46,7 @@ class Row:
 class Problem:
     """`kind` is stable for programs, `sentence` is for people, `names` are the samples concerned.
 
-    error: results would be wrong; warning: they would be worse or flattering; note: good to know.
+    error: results would be wrong; warning: they would be worse, or look better than they are; note: good to know.
     """
 
     kind: str
@@ -56,7 +57,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Audit:
-    """`groups` are indices into the data set's samples that show the same thing: hand them to `split`."""
+    """`groups` are indices of the data set's samples that show the same thing, as `split` takes them."""
 
     layout: str
     why: str
@@ -70,7 +71,7 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Decoded:
     """What is kept of a decoded image."""
 
     size: tuple[int, int] | None = None
@@ -82,36 +83,35 @@ class _Look:
 
 
 def audit(dataset: Dataset, progress: Progress = silent, threads: int = 2) -> Audit:
-    """Decode every image and mask once, on `threads` threads, and say what is there and what is wrong.
+    """Decode every image and mask once, on `threads` threads, and report what is there and what is wrong.
 
-    Problems come worst first. Raises nothing for bad images: those are what it is looking for.
+    Problems come worst first. Bad images are reported, not raised.
     """
     samples = dataset.samples
     pool = ThreadPoolExecutor(threads)
     try:
-        looks = list(progress(pool.map(_look, samples), "images", len(samples)))
+        decoded = list(progress(pool.map(_decode, samples), "images", len(samples)))
     finally:
         pool.shutdown(cancel_futures=True)
-    exact = _by(looks[i].digest if looks[i].size else None for i in range(len(samples)))
-    near = _near(looks)
-    groups, crowd = _merged(len(samples), exact, near)
+    exact = _by(image.digest if image.size else None for image in decoded)
+    groups, crowd = _merged(len(samples), exact, _near(decoded))
     problems = [
-        *_unreadable(samples, looks),
+        *_unreadable(samples, decoded),
         *_copies(samples, exact, groups, crowd),
-        *_items_on_both_sides(samples),
-        *_masks(samples, looks),
-        *_counts(samples, looks),
+        *_items_in_both_splits(samples),
+        *_masks(samples, decoded),
+        *_counts(samples, decoded),
     ]
     rank = ("error", "warning", "note")
     problems.sort(key=lambda problem: rank.index(problem.severity))
-    return Audit(dataset.layout, dataset.why, _rows(samples, looks), tuple(problems), groups)
+    return Audit(dataset.layout, dataset.why, _rows(samples, decoded), tuple(problems), groups)
 
 
-def _look(sample: Sample) -> _Look:
+def _decode(sample: Sample) -> _Decoded:
     try:
         pixels = load_image(sample.path)
     except ImageError as error:
-        return _Look(error=str(error))
+        return _Decoded(error=str(error))
     height, width, _ = pixels.shape
     digest = hashlib.sha256(f"{width}x{height}:".encode() + pixels.tobytes()).digest()
     mask_error, mask_empty = "", False
@@ -120,72 +120,63 @@ def _look(sample: Sample) -> _Look:
             mask_empty = not load_mask(sample.mask, (height, width)).any()
         except ImageError as error:
             mask_error = str(error)
-    return _Look((width, height), digest, thumbnail(pixels), "", mask_error, mask_empty)
+    return _Decoded((width, height), digest, thumbnail(pixels), "", mask_error, mask_empty)
 
 
-def _rows(samples: Sequence[Sample], looks: Sequence[_Look]) -> tuple[Row, ...]:
+def _rows(samples: Sequence[Sample], decoded: Sequence[_Decoded]) -> tuple[Row, ...]:
     classes: dict[tuple[str, str, str], list[int]] = {}
     for index, sample in enumerate(samples):
-        key = (sample.part, sample.label or "", sample.defect)
+        key = (sample.split, sample.label or "", sample.defect)
         classes.setdefault(key, []).append(index)
     rows = []
-    for (part, label, defect), members in sorted(classes.items(), key=lambda c: (c[0][0] != "train", *c[0])):
-        sizes = sorted((size for i in members if (size := looks[i].size)), key=lambda s: (s[0] * s[1], s))
-        masks = sum(samples[i].mask is not None and not looks[i].mask_error for i in members)
+    for (split, label, defect), members in sorted(classes.items(), key=lambda c: (c[0][0] != "train", *c[0])):
+        sizes = sorted((size for i in members if (size := decoded[i].size)), key=lambda s: (s[0] * s[1], s))
+        masks = sum(samples[i].mask is not None and not decoded[i].mask_error for i in members)
         smallest, largest = (sizes[0], sizes[-1]) if sizes else (None, None)
-        rows.append(Row(part, label, defect, len(members), smallest, largest, masks))
+        rows.append(Row(split, label, defect, len(members), smallest, largest, masks))
     return tuple(rows)
 
 
 def _by(keys: Iterable[bytes | None]) -> list[list[int]]:
     """Indices with the same key, where there are at least two."""
-    found: dict[bytes, list[int]] = {}
+    members: dict[bytes, list[int]] = {}
     for index, key in enumerate(keys):
         if key is not None:
-            found.setdefault(key, []).append(index)
-    return [group for group in found.values() if len(group) > 1]
+            members.setdefault(key, []).append(index)
+    return [group for group in members.values() if len(group) > 1]
 
 
-def _near(looks: Sequence[_Look]) -> list[tuple[int, int]]:
-    readable = [i for i, look in enumerate(looks) if look.thumbnail is not None]
+def _near(decoded: Sequence[_Decoded]) -> list[tuple[int, int]]:
+    """Index pairs of near duplicates."""
+    readable = [i for i, image in enumerate(decoded) if image.thumbnail is not None]
     if not readable:
         return []
-    thumbnails = np.stack([t for look in looks if (t := look.thumbnail) is not None])
+    thumbnails = np.stack([t for image in decoded if (t := image.thumbnail) is not None])
     return [(readable[first], readable[second]) for first, second in near_pairs(thumbnails)]
 
 
 def _merged(count: int, exact: list[list[int]], near: list[tuple[int, int]]) -> tuple[tuple[tuple[int, ...], ...], int]:
-    """Connected groups, and the size of a crowd: a group of near duplicates that holds more than half of the
-    images says that copies cannot be told from parts here, so only exact copies are grouped then."""
-    groups = _components(count, [*exact, *near])
+    """Connected groups, and the size of a crowd (0 where there is none).
+
+    A crowd is a group of near duplicates that holds more than half of the images. It shows that copies cannot be told
+    from different parts in this data set, so only exact copies are grouped then.
+    """
+    groups = _several(count, [*exact, *near])
     crowd = max((len(group) for group in groups), default=0)
-    if 2 * crowd > count and len(_components(count, exact)) != len(groups):
-        return _components(count, exact), crowd
+    if 2 * crowd > count and len(_several(count, exact)) != len(groups):
+        return _several(count, exact), crowd
     return groups, 0
 
 
-def _components(count: int, links: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    leader = list(range(count))
-
-    def find(i: int) -> int:
-        while leader[i] != i:
-            leader[i] = i = leader[leader[i]]
-        return i
-
-    for link in links:
-        for other in link[1:]:
-            first, second = sorted((find(link[0]), find(other)))
-            leader[second] = first
-    found: dict[int, list[int]] = {}
-    for i in range(count):
-        found.setdefault(find(i), []).append(i)
-    return tuple(tuple(group) for group in found.values() if len(group) > 1)
+def _several(count: int, links: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """The connected components of more than one image."""
+    return tuple(tuple(group) for group in connected(count, links) if len(group) > 1)
 
 
-def _unreadable(samples: Sequence[Sample], looks: Sequence[_Look]) -> Iterable[Problem]:
-    for sample, look in zip(samples, looks, strict=True):
-        if look.error:
-            yield Problem("unreadable", "error", look.error, (sample.name,))
+def _unreadable(samples: Sequence[Sample], decoded: Sequence[_Decoded]) -> Iterable[Problem]:
+    for sample, image in zip(samples, decoded, strict=True):
+        if image.error:
+            yield Problem("unreadable", "error", image.error, (sample.name,))
 
 
 def _copies(
@@ -197,7 +188,7 @@ def _copies(
             "crowd",
             "warning",
             f"{crowd} of {len(samples)} images are so alike that near copies cannot be told from different parts; "
-            "make sure that the test part shows other parts than the training part.",
+            "make sure that the test split shows other parts than the training split.",
         )
     for group in groups:
         members = [samples[i] for i in group]
@@ -206,12 +197,12 @@ def _copies(
         what = f"{names[0]} and {_more(names[1:])} {'are the same image' if same else 'show the same thing'}"
         labels = {(sample.label, sample.defect) for sample in members}
         items = {sample.group for sample in members}
-        if len({sample.part for sample in members}) > 1:
-            text = f"{what} in the training and the test part: what is measured on them flatters."
-            yield Problem("copies-across-parts", "error", text, names)
+        if len({sample.split for sample in members}) > 1:
+            text = f"{what}, in the training and the test split: figures measured on them are too good."
+            yield Problem("copies-across-splits", "error", text, names)
         elif len(labels) > 1:
-            said = " and ".join(sorted({_class(sample) for sample in members}))
-            text = f"{what} with different labels ({said}): at least one label is wrong, or the part was relabelled."
+            classes = " and ".join(sorted({_class(sample) for sample in members}))
+            text = f"{what} with different labels ({classes}): at least one label is wrong, or the part was relabelled."
             yield Problem("copies-across-labels", "warning", text, names)
         elif len(items) > 1 and "" not in items:
             text = f"{what} under the names of different items ({', '.join(sorted(items))}): they stay together."
@@ -220,23 +211,23 @@ def _copies(
             yield Problem("copies", "note", f"{what}: they stay together when the set is split.", names)
 
 
-def _items_on_both_sides(samples: Sequence[Sample]) -> Iterable[Problem]:
-    sides: dict[str, dict[str, str]] = {}
+def _items_in_both_splits(samples: Sequence[Sample]) -> Iterable[Problem]:
+    splits: dict[str, dict[str, str]] = {}  # of each item, the first image in each split
     for sample in samples:
-        if sample.group and sample.part:
-            sides.setdefault(sample.group, {}).setdefault(sample.part, sample.name)
-    for item, parts in sides.items():
-        if len(parts) > 1:
-            text = f"Item {item} is in the training and in the test part: what is measured on it flatters."
-            yield Problem("item-across-parts", "warning", text, tuple(parts.values()))
+        if sample.group and sample.split:
+            splits.setdefault(sample.group, {}).setdefault(sample.split, sample.name)
+    for item, names in splits.items():
+        if len(names) > 1:
+            text = f"Item {item} is in the training and in the test split: figures measured on it are too good."
+            yield Problem("item-across-splits", "warning", text, tuple(names.values()))
 
 
-def _masks(samples: Sequence[Sample], looks: Sequence[_Look]) -> Iterable[Problem]:
+def _masks(samples: Sequence[Sample], decoded: Sequence[_Decoded]) -> Iterable[Problem]:
     without = []
-    for sample, look in zip(samples, looks, strict=True):
-        if look.mask_error:
-            yield Problem("mask-unusable", "error", look.mask_error, (sample.name,))
-        elif look.mask_empty:
+    for sample, image in zip(samples, decoded, strict=True):
+        if image.mask_error:
+            yield Problem("mask-unusable", "error", image.mask_error, (sample.name,))
+        elif image.mask_empty:
             text = f"{sample.mask} marks nothing, but {sample.name} is labelled {sample.defect}; draw it or remove it."
             yield Problem("mask-empty", "warning", text, (sample.name,))
         elif sample.label == "anomaly" and sample.mask is None:
@@ -247,22 +238,22 @@ def _masks(samples: Sequence[Sample], looks: Sequence[_Look]) -> Iterable[Proble
         yield Problem("mask-missing", "note", text, tuple(without))
 
 
-def _counts(samples: Sequence[Sample], looks: Sequence[_Look]) -> Iterable[Problem]:
-    usable = [sample for sample, look in zip(samples, looks, strict=True) if not look.error]
-    learned = sum(sample.label != "anomaly" and sample.part != "test" for sample in usable)
-    if learned < ENOUGH_GOOD:
+def _counts(samples: Sequence[Sample], decoded: Sequence[_Decoded]) -> Iterable[Problem]:
+    usable = [sample for sample, image in zip(samples, decoded, strict=True) if not image.error]
+    to_train = sum(sample.label != "anomaly" and sample.split != "test" for sample in usable)
+    if to_train < ENOUGH_GOOD:
         text = (
-            f"There are {learned} good images to learn from; {ENOUGH_GOOD} are needed so that half of them "
+            f"There are {to_train} good images to learn from; {ENOUGH_GOOD} are needed so that half of them "
             "can calibrate a threshold for 5 % false alarms (19 images): add good images."
         )
-        yield Problem("few-good", "error" if learned < 2 else "warning", text)
+        yield Problem("few-good", "error" if to_train < 2 else "warning", text)
     counts = Counter(sample.label for sample in usable)
     good, bad = counts["good"], counts["anomaly"]
     if not bad:
-        text = "No image is labelled defective: how many defects are found cannot be measured."
+        text = "No image is labelled defective: how many defects are detected cannot be measured."
         yield Problem("no-defects", "note", text)
     elif max(good, bad) > IMBALANCE * max(1, min(good, bad)):
-        text = f"There are {good} good and {bad} defective images: figures for the smaller side are uncertain."
+        text = f"There are {good} good and {bad} defective images: figures for the smaller class are uncertain."
         yield Problem("imbalance", "note", text)
     for defect, count in sorted(Counter(s.defect for s in usable if s.label == "anomaly").items()):
         if count < 5:
@@ -279,31 +270,31 @@ def _more(names: Sequence[str]) -> str:
 
 
 def render(audit: Audit, console: Console) -> None:
-    """Write the audit for people."""
+    """Print the audit as a table and sentences."""
     from rich.table import Table
     from rich.text import Text
 
     console.print(Text(audit.why))
     table = Table()
-    for column in ("part", "label", "defect type", "images", "size", "masks"):
+    for column in ("split", "label", "defect type", "images", "size", "masks"):
         table.add_column(column, justify="right" if column in {"images", "masks"} else "left")
     for row in audit.rows:
-        cells = (row.part, row.label or "unlabelled", row.defect, str(row.count), _sizes(row), str(row.masks or ""))
+        cells = (row.split, row.label or "unlabelled", row.defect, str(row.count), _sizes(row), str(row.masks or ""))
         table.add_row(*map(Text, cells))
     console.print(table)
     colours = {"error": "red", "warning": "yellow", "note": "dim"}
     kinds = Counter(problem.kind for problem in audit.problems)
-    seen: Counter[str] = Counter()
+    printed: Counter[str] = Counter()
     for problem in audit.problems:
-        seen[problem.kind] += 1
-        if seen[problem.kind] <= SHOWN:
+        printed[problem.kind] += 1
+        if printed[problem.kind] <= SHOWN:
             line = Text(f"{problem.severity}: ", colours[problem.severity])
             sentence = problem.sentence.encode("utf-8", "replace").decode()  # file names can be anything
             console.print(line.append(sentence, "default"), soft_wrap=True)
-        elif seen[problem.kind] == kinds[problem.kind]:
+        elif printed[problem.kind] == kinds[problem.kind]:
             console.print(Text(f"  and {kinds[problem.kind] - SHOWN} more like this ({problem.kind})"))
     if not audit.problems:
-        console.print("Nothing wrong was found.")
+        console.print("No problems found.")
 
 
 def _sizes(row: Row) -> str:

@@ -1,7 +1,7 @@
-"""Synthetic defects: a good image with something in it that does not belong there, and the mask of where it is.
+"""Synthetic defects: a good image with one foreign shape drawn into it, and the mask of that shape.
 
 Three kinds: a rectangle of one colour (opaque or translucent), a crop from elsewhere in the same image, and a
-foreign piece from another image. The shapes are upright or turned, their edges hard or soft.
+foreign piece from another image. The shapes are upright or rotated, their edges hard or soft.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy.typing as npt
 from blemish.types import BlemishError
 
 KINDS = ("rectangle", "crop", "foreign")
-AREA = (0.002, 0.03)  # of the image, drawn so that every ratio of sizes is as likely
+AREA = (0.002, 0.03)  # share of the image; log-uniform, so that small and large defects are equally likely
 FEWEST = 9  # pixels of a defect, however small the image
-LONGEST = 3.0  # times longer than wide, at most
-VISIBLE, SEEN = 12, 0.5  # grey levels by which at least this share of the mask's pixels changes, in some channel
-ATTEMPTS = 24  # draws of a kind until one is visible, before the next kind is taken
-TURNED = TRANSLUCENT = SOFT = 0.5  # share of defects that are so
-FAINTEST = 0.1  # opacity below which a soft edge ends
+LONGEST = 3.0  # largest ratio of length to width
+VISIBLE, SEEN = 12, 0.5  # at least the share SEEN of the mask's pixels changes by VISIBLE grey levels in some channel
+ATTEMPTS = 24  # draws of one kind before another kind is tried
+ROTATED = TRANSLUCENT = SOFT = 0.5  # shares of defects
+FAINTEST = 0.1  # opacity at which a soft edge ends
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -44,16 +44,16 @@ def corrupt(
     area: tuple[float, float] = AREA,
     first: str = "",
 ) -> Corrupted:
-    """`image` (uint8 (H, W, 3), left as it is) with one defect: of the kind `first` where that is one of `kinds` and
-    can be seen there, else of one of `kinds` with equal chance.
+    """A copy of `image` (uint8 (H, W, 3)) with one defect: of the kind `first` where that is one of `kinds` and
+    gives a visible defect, else of one of `kinds` at random.
 
-    `others` (uint8 (h, w, 3), of any size) are where foreign pieces come from; without them that kind is left out.
-    `area` is the smallest and the largest share of the image that a defect takes (about: it is made of whole pixels,
-    and of at least FEWEST). A grey image gets grey defects, so that colour does not give them away.
+    Foreign pieces come from `others` (uint8 (h, w, 3), of any size); without them that kind is left out. `area` is the
+    smallest and the largest share of the image that a defect covers (approximately: it consists of whole pixels, and of
+    at least FEWEST). A grey image gets grey defects, so that colour does not reveal them.
 
-    A draw counts as visible where at least SEEN of the mask's pixels differ from the original by VISIBLE grey levels
-    or more in some channel. It is repeated until it is, and after ATTEMPTS draws another of the kinds is taken.
-    Raises BlemishError for unknown kinds, or where no kind gives a visible defect (a crop of an even image).
+    A defect is visible where at least SEEN of the mask's pixels differ from the original by VISIBLE grey levels or
+    more in some channel. It is drawn again until it is, and after ATTEMPTS draws another kind is tried.
+    Raises BlemishError for unknown kinds, or where no kind gives a visible defect (a crop of a uniform image).
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"expected an image uint8 (H, W, 3); got {image.dtype} {image.shape}")
@@ -67,15 +67,15 @@ def corrupt(
             if drawn := _drawn(image, kind, others, area, rng):
                 return drawn
     if not usable:
-        raise BlemishError("Foreign pieces come from other images, and there are none; add images or other kinds.")
+        raise BlemishError("Foreign pieces come from other images, but there are none; add images or other kinds.")
     raise BlemishError(
-        f"No defect of kind {' or '.join(usable)} can be seen in this image: too much of it looks alike; "
-        "take the kind rectangle too."
+        f"No defect of kind {' or '.join(usable)} is visible in this image, because too much of it looks alike; "
+        "allow the kind rectangle too."
     )
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
-    """Raises BlemishError where there are none, or unknown ones."""
+    """Raises BlemishError for no kinds or unknown ones."""
     for kind in kinds or [""]:
         if kind not in KINDS:
             raise BlemishError(f"There is no kind of defect {kind!r}; choose from {', '.join(KINDS)}.")
@@ -84,7 +84,7 @@ def check_kinds(kinds: Sequence[str]) -> None:
 def _drawn(
     image: Pixels, kind: str, others: Sequence[Pixels], area: tuple[float, float], rng: np.random.Generator
 ) -> Corrupted | None:
-    """One draw, or None where it is not visible, or too small because a turned shape falls between the pixels."""
+    """One defect, or None where it is not visible, or too small because a rotated shape misses pixel centres."""
     height, width = image.shape[:2]
     opacity = _shape(height, width, area, rng)
     rows, columns = opacity.shape
@@ -115,15 +115,15 @@ def _drawn(
 
 
 def _shape(height: int, width: int, area: tuple[float, float], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """The opacity (h, w), 0..1, of a rectangle in the box around it, which fits into the image."""
+    """The opacity (h, w), 0..1, of a random rectangle inside its bounding box, which fits into the image."""
     pixels = height * width * math.exp(rng.uniform(math.log(area[0]), math.log(area[1])))
     pixels = min(max(pixels, FEWEST), height * width)
-    longer = math.exp(rng.uniform(-math.log(LONGEST), math.log(LONGEST)))
-    rows = min(max(math.sqrt(pixels / longer), pixels / width), height)
+    aspect = math.exp(rng.uniform(-math.log(LONGEST), math.log(LONGEST)))
+    rows = min(max(math.sqrt(pixels / aspect), pixels / width), height)
     columns = min(pixels / rows, width)
     shorter = min(rows, columns)
     soft = rng.uniform(1, min(shorter / 3, 6)) if shorter > 3 and rng.random() < SOFT else 0.0
-    angle = rng.uniform(0, math.pi / 2) if rng.random() < TURNED else 0.0
+    angle = rng.uniform(0, math.pi / 2) if rng.random() < ROTATED else 0.0
     sine, cosine = math.sin(angle), math.cos(angle)
     box = (math.ceil(rows * cosine + columns * sine), math.ceil(columns * cosine + rows * sine))
     if not angle or box[0] > height or box[1] > width:
@@ -141,7 +141,7 @@ def _shape(height: int, width: int, area: tuple[float, float], rng: np.random.Ge
 
 
 def _piece(source: Pixels, rows: int, columns: int, rng: np.random.Generator) -> Pixels:
-    """`rows` x `columns` pixels from anywhere in `source`, turned by 0 to 3 quarters; enlarged where it is smaller."""
+    """`rows` x `columns` pixels from anywhere in `source`, rotated by 0 to 3 quarters; enlarged where too small."""
     quarters = int(rng.integers(4))
     wanted = (columns, rows) if quarters % 2 else (rows, columns)
     places = []
@@ -152,7 +152,7 @@ def _piece(source: Pixels, rows: int, columns: int, rng: np.random.Generator) ->
 
 
 def _is_grey(image: Pixels) -> bool:
-    """Judged by some thousand pixels of a large image: looking at all would take longer than the defect."""
+    """Judged by some thousand pixels of a large image: checking all would take longer than drawing the defect."""
     step = max(1, min(image.shape[:2]) // 32)
-    seen = image[::step, ::step]
-    return bool((seen == seen[..., :1]).all())
+    sampled = image[::step, ::step]
+    return bool((sampled == sampled[..., :1]).all())

@@ -1,9 +1,9 @@
-"""Images that show the same thing twice: told apart from different parts that merely look alike.
+"""Images that show the same thing twice, told apart from images of different parts that merely look alike.
 
-Parts on a line share almost everything a thumbnail shows, so what *all* images share (their mean) is taken away,
-and so is what light alone changes: the low frequencies and the contrast. What is left is the image's own texture.
-Two images are near duplicates where these textures correlate at SAME or more, or at ALIKE and the grey thumbnails
-differ by no more than re-encoding does. The figures were chosen by looking at real pairs; docs/data.md has them.
+Images of a production line share almost everything a thumbnail shows, so what *all* images share (their mean) is
+subtracted, and so is what light alone changes: the low frequencies and the contrast. What is left is the image's own
+texture. Two images are near duplicates where these textures correlate at SAME or more, or at ALIKE or more while the
+grey thumbnails differ by no more than re-encoding causes. The thresholds were chosen on real pairs; see docs/data.md.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 SIDE = 32  # pixels of a thumbnail's side
 SAME = 0.98  # correlation of textures
 ALIKE, CLOSE = 0.95, 2.0  # correlation, and root mean square difference in grey levels
-FEWEST = 20  # images below which their mean does not yet show what they share
-_HASH = 64  # numbers per image in the first, fast comparison
+FEWEST = 20  # images: the mean of fewer does not show what they share
+_HASH = 64  # numbers per image in the fast first comparison
 _SCREEN = 0.9  # their correlation; four standard deviations (1 - ALIKE**2) / sqrt(_HASH) below ALIKE
 
 
@@ -31,9 +31,9 @@ def thumbnail(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def near_pairs(thumbnails: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """`(N, SIDE, SIDE)` -> index pairs i < j of near duplicates; none for fewer than FEWEST images.
+    """`uint8 (N, SIDE, SIDE)` -> index pairs i < j of near duplicates; none for fewer than FEWEST images.
 
-    Exact up to a first comparison of 64 random projections (seeded), which costs N² * 64 multiplications.
+    Exact but for a first comparison of 64 random projections (seeded), which costs N² * 64 multiplications.
     """
     count = len(thumbnails)
     if count < FEWEST:
@@ -47,9 +47,9 @@ def near_pairs(thumbnails: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
     for start in range(0, count, 256):
         close = hashes[start : start + 256] @ hashes[start:].T >= _SCREEN
         for first, second in np.argwhere(np.triu(close, 1)) + start:
-            alike = float(textures[first] @ textures[second])
-            apart = float(np.sqrt(np.mean((grey[first] - grey[second]) ** 2)))
-            if alike >= SAME or (alike >= ALIKE and apart <= CLOSE):
+            correlation = float(textures[first] @ textures[second])
+            difference = float(np.sqrt(np.mean((grey[first] - grey[second]) ** 2)))
+            if correlation >= SAME or (correlation >= ALIKE and difference <= CLOSE):
                 pairs.append((int(first), int(second)))
     return pairs
 
@@ -62,7 +62,7 @@ def _textures(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     blurred = windows.mean(axis=(3, 4), dtype=np.float32)
     textures = _unit((grey - blurred).reshape(len(grey), -1))
     own = _unit(textures - textures.mean(axis=0))
-    own[~textures.any(axis=1)] = 0  # else a flat image's own texture would be what the others share
+    own[~textures.any(axis=1)] = 0  # else a flat image's texture would be the negative mean of the others
     return own
 
 

@@ -13,9 +13,9 @@ from blemish.types import BlemishError
 
 
 def fashion_mnist() -> Path:
-    """The folder with the four idx files; they are downloaded where it does not hold them yet.
+    """The folder with the four idx files, which are downloaded unless they are there already.
 
-    torchvision checks their MD5 sums. Raises BlemishError, saying what to put where, if they cannot be had.
+    torchvision checks their MD5 sums. Where the download fails, raises BlemishError that says which files to put where.
     """
     from torchvision import datasets  # only this download needs it
 
@@ -28,18 +28,18 @@ def fashion_mnist() -> Path:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as temporary:
             raw = Path(datasets.FashionMNIST(temporary, download=True).raw_folder)
             for name in names:
-                shutil.move(raw / name, folder / name)  # the files as they came, so a killed run leaves whole ones
+                shutil.move(raw / name, folder / name)  # in one step each, so a killed run leaves no partial file
     except (OSError, RuntimeError, HTTPException) as cause:
-        first = next((line for line in reversed(str(cause).splitlines()) if line.strip()), type(cause).__name__)
+        reason = next((line for line in reversed(str(cause).splitlines()) if line.strip()), type(cause).__name__)
         raise BlemishError(
-            f"Fashion-MNIST could not be downloaded ({first.strip()}); fetch {', '.join(names)} on a machine with a "
-            f"net and put them into {folder}, or give the folder that holds them instead of the word fashion-mnist."
+            f"Fashion-MNIST could not be downloaded ({reason.strip()}); fetch {', '.join(names)} on a machine with "
+            f"internet access and put them into {folder}, or give the folder that holds them instead of fashion-mnist."
         ) from cause
     return folder
 
 
 def cache_folder() -> Path:
-    """Where this platform keeps what programs can fetch again."""
+    """blemish's folder in the platform's cache of files that can be downloaded again."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     elif sys.platform == "darwin":

@@ -25,7 +25,7 @@ class Folder:
     @cached_property
     def samples(self) -> list[Sample]:
         """All images, in order of name."""
-        return layouts.read(self.path, self.layout).samples
+        return list(layouts.read(self.path, self.layout).samples)
 
     @property
     def good(self) -> list[Sample]:

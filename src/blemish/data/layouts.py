@@ -1,7 +1,7 @@
 """What a folder means: each layout is one function here and one entry in LAYOUTS.
 
-A reader gets a listing of the folder and answers with its samples and a sentence saying what it saw, or, as a
-`MisfitError`, with what is missing for its layout. Only names are looked at; no image is opened.
+A reader gets a listing of the folder and returns its samples and a sentence that says what was read, or raises a
+`MisfitError` that says what is missing for its layout. Only names are looked at; no image is opened.
 Sources: "mvtec" Bergmann et al. 2019; "btad" Mishra et al. 2021; "visa" Zou et al. 2022; "magnetic-tile"
 Huang et al. 2020; "folders" and "flat" are what people make themselves.
 """
@@ -14,24 +14,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
-from blemish.images import list_images, natural
-from blemish.types import BlemishError, Label, Sample
+from blemish.images import DEPTH, list_images, natural
+from blemish.types import BlemishError, Label, Sample, SplitName
 
 GOOD = frozenset({"good", "ok", "normal"})  # folder names, in any case
 MASKS = frozenset({"ground_truth", "masks"})
-DEPTH = 8  # folders below a class folder that are searched
-GAP = 200  # frames between two magnetic tiles of the film, at least; docs/data.md says how well that groups them
+GAP = 200  # fewest frames of the film between two magnetic tiles; docs/data.md says how well that groups them
 
 
 class LayoutError(BlemishError):
-    """A folder that is no data set, or could be several: says what was found, what was expected, what to do."""
+    """A folder that is no data set, or could be several: says what is there, what is expected and what to do."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The samples of one folder in natural order, and `why` they were read as `layout`."""
+    """The samples of one folder in natural order, and `why` it was read as `layout`."""
 
     root: Path
     layout: str
@@ -40,12 +38,12 @@ class Dataset:
 
 
 class MisfitError(Exception):
-    """A reader's answer that the folder does not have its layout; the text says what is missing."""
+    """Raised by a reader where the folder does not have its layout; the text says what is missing."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A folder as the readers see it: names only, listed when first asked for."""
+    """A folder as the readers see it: names only, listed on first use."""
 
     root: Path
     _known: dict[tuple[str, int], list[str]] = field(default_factory=dict, repr=False)
@@ -60,15 +58,15 @@ class Listing:
     @cached_property
     def folders(self) -> list[str]:
         """The folders directly in the root, hidden ones left out."""
-        found = (entry.name for entry in self.root.iterdir() if entry.is_dir())
-        return sorted((name for name in found if not name.startswith(".")), key=natural)
+        names = (entry.name for entry in self.root.iterdir() if entry.is_dir())
+        return sorted((name for name in names if not name.startswith(".")), key=natural)
 
     def folders_in(self, folder: str) -> list[str]:
         path = self.root / folder
         return Listing(path).folders if path.is_dir() else []
 
 
-Found = tuple[list[Sample], str]
+Reading = tuple[list[Sample], str]  # the samples, and what was read as what
 
 
 def read(path: Path | str, layout: str = "auto") -> Dataset:
@@ -78,60 +76,60 @@ def read(path: Path | str, layout: str = "auto") -> Dataset:
     """
     root = Path(path)
     if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise LayoutError(f"{root} {what}; give the folder that holds the images.")
+        cause = "is a file, not a folder" if root.exists() else "does not exist"
+        raise LayoutError(f"{root} {cause}; give the folder that holds the images.")
     if layout != "auto" and layout not in LAYOUTS:
         raise LayoutError(f"There is no layout {layout!r}; use auto or one of {_and(LAYOUTS)}.")
     listing = Listing(root)
-    found: dict[str, Found] = {}
+    readings: dict[str, Reading] = {}
     missing: dict[str, str] = {}
     for name in LAYOUTS if layout == "auto" else [layout]:
         try:
-            found[name] = LAYOUTS[name](listing)
+            readings[name] = LAYOUTS[name](listing)
         except MisfitError as misfit:
             missing[name] = str(misfit)
-    if not found:
-        raise _nothing(listing, missing)
-    if list(found) == ["flat"] and layout == "auto":
+    if not readings:
+        raise _no_layout(listing, missing)
+    if list(readings) == ["flat"] and layout == "auto":
         _refuse_images_below(listing)
-    if len(found) > 1:
-        raise LayoutError(f"{root} could be {_or(found)}; say which with --layout.")
-    ((name, (samples, saw)),) = found.items()
+    if len(readings) > 1:
+        raise LayoutError(f"{root} could be {_or(readings)}; say which with --layout.")
+    ((name, (samples, what)),) = readings.items()
     chosen = "as asked" if layout != "auto" else "the only layout that fits"
     samples.sort(key=lambda sample: natural(sample.name))
-    return Dataset(root, name, tuple(samples), f"Read as {name} ({chosen}): {saw}.")
+    return Dataset(root, name, tuple(samples), f"Read as {name} ({chosen}): {what}.")
 
 
-def mvtec(folder: Listing) -> Found:
-    """train/good (and train/<defect>), test/<defect>, ground_truth/<defect>/NAME_mask.png of the test part."""
+def mvtec(folder: Listing) -> Reading:
+    """train/good (and train/<defect>), test/<defect>, ground_truth/<defect>/NAME_mask.png of the test split."""
     return _train_and_test(folder, "good")
 
 
-def btad(folder: Listing) -> Found:
+def btad(folder: Listing) -> Reading:
     """train/ok, test/ok, test/ko, ground_truth/ko/NAME.png."""
     return _train_and_test(folder, "ok")
 
 
-def _train_and_test(folder: Listing, good: str) -> Found:
+def _train_and_test(folder: Listing, good: str) -> Reading:
     if not folder.images(f"train/{good}"):
         raise MisfitError(f"no images in train/{good}")
-    tested = folder.folders_in("test")
-    if not tested:
+    kinds = folder.folders_in("test")
+    if not kinds:
         raise MisfitError("no folders in test")
-    samples = _class_folder(folder, f"train/{good}", "good", part="train")
+    samples = _class_folder(folder, f"train/{good}", "good", split="train")
     for defect in folder.folders_in("train"):
-        if defect != good:  # sets for classifiers; masks are numbered as in the test part
-            samples += _class_folder(folder, f"train/{defect}", defect, part="train")
-    for defect in tested:
-        kind = "good" if defect.casefold() in GOOD else defect
-        samples += _class_folder(folder, f"test/{defect}", kind, f"ground_truth/{defect}", part="test")
+        if defect != good:  # data sets for classifiers; ground_truth has the masks of the test split alone
+            samples += _class_folder(folder, f"train/{defect}", defect, split="train")
+    for name in kinds:
+        kind = "good" if name.casefold() in GOOD else name
+        samples += _class_folder(folder, f"test/{name}", kind, f"ground_truth/{name}", split="test")
     places = [f"ground_truth/{defect}" for defect in folder.folders_in("ground_truth") if defect not in GOOD]
     others = [name for name in folder.folders if name not in {"train", "test", "ground_truth"}]
     unread = f"; not read: {_and(others)}" if others else ""
-    return samples, f"train/{good} and test with {_and(tested)}; {_counts(folder, samples, places)}{unread}"
+    return samples, f"train/{good} and test with {_and(kinds)}; {_counts(folder, samples, places)}{unread}"
 
 
-def visa(folder: Listing) -> Found:
+def visa(folder: Listing) -> Reading:
     """split_csv/1cls.csv (object, split, label, image, mask) in the folder or beside it; one object is read."""
     for top in (folder.root, folder.root.resolve().parent):
         table = top / "split_csv" / "1cls.csv"
@@ -176,8 +174,8 @@ def _visa_rows(table: Path) -> list[dict[str, str]]:
 
 def _visa_sample(folder: Listing, table: Path, line: int, row: dict[str, str], inside: str) -> Sample:
     labels: dict[str, Label] = {"normal": "good", "anomaly": "anomaly"}
-    parts: dict[str, Literal["train", "test"]] = {"train": "train", "test": "test"}
-    if row["label"] not in labels or row["split"] not in parts:
+    splits: dict[str, SplitName] = {"train": "train", "test": "test"}
+    if row["label"] not in labels or row["split"] not in splits:
         raise LayoutError(
             f"{table}, line {line}: expected split train or test and label normal or anomaly; "
             f"got {row['split']!r} and {row['label']!r}."
@@ -202,11 +200,11 @@ def _visa_sample(folder: Listing, table: Path, line: int, row: dict[str, str], i
         label=label,
         defect="anomaly" if label == "anomaly" else "",
         mask=folder.root / mask if mask else None,
-        part=parts[row["split"]],
+        split=splits[row["split"]],
     )
 
 
-def folders(folder: Listing) -> Found:
+def folders(folder: Listing) -> Reading:
     """good (or ok, normal) and one folder per defect type; masks in ground_truth/<type> or masks/<type>
     (or directly in these where there is one type)."""
     good = [name for name in folder.folders if name.casefold() in GOOD]
@@ -226,12 +224,12 @@ def folders(folder: Listing) -> Found:
             masks += tops
         samples += _class_folder(folder, defect, defect, *masks, depth=DEPTH)
         places += masks
-    saw = f"{good[0]} is taken for the good images"
-    saw += f" and {_and(defects)} for defect types" if defects else ""
-    return samples, f"{saw}; {_counts(folder, samples, places)}"
+    what = f"{good[0]} is taken for the good images"
+    what += f" and {_and(defects)} for defect types" if defects else ""
+    return samples, f"{what}; {_counts(folder, samples, places)}"
 
 
-def magnetic_tile(folder: Listing) -> Found:
+def magnetic_tile(folder: Listing) -> Reading:
     """MT_Free/Imgs (good) and MT_<defect>/Imgs; the PNG beside a JPEG is its mask. Images `exp<exposure>_num_<frame>`
     are grouped by tile."""
     if not folder.images("MT_Free/Imgs"):
@@ -255,10 +253,10 @@ def magnetic_tile(folder: Listing) -> Found:
 
 
 def _by_tile(samples: list[Sample]) -> list[Sample]:
-    """Names each image's tile, whatever its class, by the tile's first frame: all images are frames of one film, in
-    which each tile lies under several exposures before the next one comes."""
+    """Groups images by tile, whatever their class; a tile has the number of its first frame. All images are frames of
+    one film, in which each tile is filmed under several exposures before the next one."""
     numbered = ((sample, re.search(r"/exp[0-9]+_num_([0-9]+)\.[^.]+$", sample.name)) for sample in samples)
-    frames = {sample.name: int(found[1]) for sample, found in numbered if found}
+    frames = {sample.name: int(match[1]) for sample, match in numbered if match}
     tile: dict[int, str] = {}
     first, before = 0, -GAP - 1
     for frame in sorted(set(frames.values())):
@@ -267,8 +265,8 @@ def _by_tile(samples: list[Sample]) -> list[Sample]:
     return [replace(s, group=tile[frames[s.name]]) if s.name in frames else s for s in samples]
 
 
-def flat(folder: Listing) -> Found:
-    """Images directly in the folder, and nothing said about them."""
+def flat(folder: Listing) -> Reading:
+    """Images directly in the folder, without labels."""
     names = folder.images()
     if not names:
         raise MisfitError("no images directly in it")
@@ -276,7 +274,7 @@ def flat(folder: Listing) -> Found:
     return samples, f"{len(names)} images directly in the folder, none labelled"
 
 
-LAYOUTS: dict[str, Callable[[Listing], Found]] = {
+LAYOUTS: dict[str, Callable[[Listing], Reading]] = {
     "mvtec": mvtec,
     "btad": btad,
     "visa": visa,
@@ -291,7 +289,7 @@ def _class_folder(
     within: str,
     kind: str,
     *masks: str,
-    part: Literal["", "train", "test"] = "",
+    split: SplitName = "",
     depth: int = 0,
 ) -> list[Sample]:
     """The images of one class folder, with the mask NAME_mask.* or NAME.* from the mask folders."""
@@ -303,14 +301,12 @@ def _class_folder(
     for name in folder.images(within, depth):
         stem = _stem(name)
         mask = known.get(f"{stem}_mask") or known.get(stem, "")
-        samples.append(_sample(folder, f"{within}/{name}", kind, mask, part))
+        samples.append(_sample(folder, f"{within}/{name}", kind, mask, split))
     return samples
 
 
-def _sample(
-    folder: Listing, name: str, kind: str = "", mask: str = "", part: Literal["", "train", "test"] = ""
-) -> Sample:
-    """`kind` is "good", a defect type, or "" where nobody said."""
+def _sample(folder: Listing, name: str, kind: str = "", mask: str = "", split: SplitName = "") -> Sample:
+    """`kind` is "good", a defect type, or "" where the image is unlabelled."""
     item = re.fullmatch(r"(.+)_Part[0-9]+", _stem(name).rpartition("/")[2])  # KolektorSDD: several views of one item
     return Sample(
         path=folder.root / name,
@@ -318,7 +314,7 @@ def _sample(
         label=None if not kind else "good" if kind == "good" else "anomaly",
         defect="" if kind == "good" else kind,
         mask=folder.root / mask if mask else None,
-        part=part,
+        split=split,
         group=item[1] if item else "",
     )
 
@@ -328,7 +324,7 @@ def _stem(name: str) -> str:
 
 
 def _refuse_images_below(folder: Listing) -> None:
-    """Images in the folder *and* in its folders: reading the first alone would drop the others unsaid."""
+    """Images in the folder *and* in its folders: reading the first alone would silently drop the others."""
     deeper = [name for name in folder.folders if folder.images(name, DEPTH)]
     if deeper:
         raise LayoutError(
@@ -337,7 +333,8 @@ def _refuse_images_below(folder: Listing) -> None:
         )
 
 
-def _nothing(folder: Listing, missing: dict[str, str]) -> LayoutError:
+def _no_layout(folder: Listing, missing: dict[str, str]) -> LayoutError:
+    """What to say of a folder that fits no layout: often it is one folder too high."""
     products = []
     for name in folder.folders[:100]:
         inside = Listing(folder.root / name)

@@ -1,4 +1,4 @@
-"""Which images teach, which calibrate, which test: the same on every machine, for the same seed and names.
+"""Which images train, which calibrate, which test: the same on every machine, for the same seed and names.
 
 Images are placed in units: those of one item (`Sample.group`) and near duplicates stay together. Units are ranked
 by the SHA-256 of "seed:name", so neither the order of the listing nor a library's random generator matters.
@@ -12,14 +12,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from blemish.data.grouping import connected
 from blemish.types import BlemishError, Sample
+
+Unit = list[Sample]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Each part sorted by name. `train` and `calibration` hold good (or unlabelled) images, unless anomalies were
-    asked for there. `unused` are anomalies that no part may hold, because images of the same item, or near
-    duplicates, are in `train` or `calibration`."""
+    """The samples of each split, sorted by name. `train` and `calibration` hold good (or unlabelled) images, unless
+    anomalies were asked for there. `unused` are anomalies that may be in no split, because images of the same item,
+    or near duplicates, are in `train` or `calibration`."""
 
     train: tuple[Sample, ...]
     calibration: tuple[Sample, ...]
@@ -40,46 +43,47 @@ def split(
 ) -> Split:
     """Divide `samples`; `groups` are indices of samples that must stay together besides those of one item.
 
-    `test` is a share of the labelled good images; it is ignored where the data set says what its test part is,
-    which is kept even where an item is on both of its sides (`audit` says so). All anomalies go to the test part,
-    and units that hold both kinds go there first. `calibration` is a share of the good images outside the test
-    part; `min_calibration` raises it, at most to half of them. A unit is never cut, so parts can be smaller than
-    their share. `anomalies_in_train` moves this share of each defect type, with its unit, to `train`; where the
-    training part of the data set has anomalies of its own, it means all of those. `anomalies_in_calibration` takes this
-    share of each defect type of these on to `calibration`, with its unit.
-    Raises BlemishError for shares outside 0..1 and where a part would be left empty.
+    `test` is a share of the labelled good images. It is ignored where the data set has a test split of its own, which
+    is kept even where an item is in both of its splits (`audit` reports that). All anomalies go to the test split, and
+    units that hold both kinds go there first. `calibration` is a share of the good images outside the test split;
+    `min_calibration` raises it, at most to half of them. A unit is never divided, so splits can be smaller than their
+    share. `anomalies_in_train` moves this share of each defect type, with its units, to `train`; where the training
+    split of the data set has anomalies of its own, it means all of those. `anomalies_in_calibration` moves this share
+    of each defect type of these on to `calibration`, with its units.
+    Raises BlemishError for shares outside 0..1 and where a split would be left empty.
     """
     shares = {"test": test, "calibration": calibration, "anomalies_in_train": anomalies_in_train}
     for what, share in (shares | {"anomalies_in_calibration": anomalies_in_calibration}).items():
         if not 0 <= share < 1:
             raise BlemishError(f"The share {what} is {share}; it must be at least 0 and below 1.")
     units = _units(samples, groups, str(seed))
-    given = any(sample.part == "test" for sample in samples)
-    if own := [u for u in units if any(s.part == "train" and s.label == "anomaly" for s in u)]:
-        teaching = own if anomalies_in_train else []
+    has_test = any(sample.split == "test" for sample in samples)
+    if own := [u for u in units if any(s.split == "train" and s.label == "anomaly" for s in u)]:
+        anomalous = own if anomalies_in_train else []
     else:
-        teaching = _anomalous_units(units, anomalies_in_train)
-    taught = {sample.name for unit in teaching for sample in unit}
-    held_out = {s.name for unit in _anomalous_units(teaching, anomalies_in_calibration) for s in unit}
-    rest = [unit for unit in units if unit[0].name not in taught]
-    if given:
-        tested = {sample.name for unit in rest for sample in unit if sample.part == "test"}
+        anomalous = _anomalous_units(units, anomalies_in_train)
+    in_train = _names(anomalous)
+    held_out = _names(_anomalous_units(anomalous, anomalies_in_calibration))
+    rest = [unit for unit in units if unit[0].name not in in_train]
+    if has_test:
+        in_test = {sample.name for unit in rest for sample in unit if sample.split == "test"}
     else:
         good = sum(sample.label == "good" for sample in samples)
-        tested = {sample.name for unit in _test_units(rest, _share(test, good)) for sample in unit}
+        in_test = _names(_test_units(rest, _share(test, good)))
 
-    pool = [[sample for sample in unit if _may_teach(sample) and sample.name not in tested] for unit in rest]
+    pool = [[sample for sample in unit if _is_good(sample) and sample.name not in in_test] for unit in rest]
     pool = [unit for unit in pool if unit]
     size = sum(map(len, pool))
     wanted = max(_share(calibration, size), min(min_calibration, size // 2))
-    calibrating = {sample.name for unit in _fill(pool, wanted) for sample in unit}
-    taught = (taught | {sample.name for unit in pool for sample in unit}) - calibrating - held_out
-    calibrating |= held_out
+    in_calibration = _names(_fill(pool, wanted))
+    in_train = (in_train | _names(pool)) - in_calibration - held_out
+    in_calibration |= held_out
 
     by_name = sorted(samples, key=lambda sample: sample.name)
-    unused = {sample.name for sample in samples} - taught - calibrating - tested
-    result = Split(*(tuple(s for s in by_name if s.name in names) for names in (taught, calibrating, tested, unused)))
-    _refuse_empty(result, calibration > 0 or min_calibration > 0, test > 0 and not given, len(samples))
+    unused = {sample.name for sample in samples} - in_train - in_calibration - in_test
+    chosen = (in_train, in_calibration, in_test, unused)
+    result = Split(*(tuple(sample for sample in by_name if sample.name in names) for names in chosen))
+    _refuse_empty(result, calibration > 0 or min_calibration > 0, test > 0 and not has_test, len(samples))
     return result
 
 
@@ -94,7 +98,7 @@ def kfold(
     """`repeat` times `folds` pairs (train, test): in each repetition every sample is tested exactly once.
 
     Good images and every defect type are spread evenly (within one image where units are single images).
-    The data set's own parts are ignored. Raises BlemishError for fewer than 2 folds or too few good units.
+    The data set's own splits are ignored. Raises BlemishError for fewer than 2 folds or too few good units.
     """
     if folds < 2 or repeat < 1:
         raise BlemishError(f"Got {folds} folds, {repeat} times; there must be at least 2 folds, at least once.")
@@ -102,49 +106,44 @@ def kfold(
     by_name = sorted(samples, key=lambda sample: sample.name)
     for repetition in range(repeat):
         units = _units(samples, groups, f"{seed}/{repetition}")
-        if (good := sum(any(map(_may_teach, unit)) for unit in units)) < folds:
+        if (good := sum(any(map(_is_good, unit)) for unit in units)) < folds:
             raise BlemishError(
                 f"There are {good} good images (or items) for {folds} folds; add good images or take fewer folds."
             )
-        for tested in _folds(units, folds):
-            train = tuple(sample for sample in by_name if sample.name not in tested)
-            pairs.append((train, tuple(sample for sample in by_name if sample.name in tested)))
+        for in_test in _folds(units, folds):
+            train = tuple(sample for sample in by_name if sample.name not in in_test)
+            pairs.append((train, tuple(sample for sample in by_name if sample.name in in_test)))
     return pairs
 
 
 def items(samples: Sequence[Sample], groups: Sequence[Sequence[int]] = ()) -> dict[str, str]:
-    """Of each sample's name the item that it shows; samples that stay together in a split show one."""
+    """The item of each sample, by the sample's name; samples that stay together in a split have the same item."""
     return {sample.name: unit[0].name for unit in _units(samples, groups, "") for sample in unit}
-
-
-Unit = list[Sample]
 
 
 def _units(samples: Sequence[Sample], groups: Sequence[Sequence[int]], seed: str) -> list[Unit]:
     """Samples that stay together, in the order of their rank: connected components of items and groups."""
     keys = [sample.group or sample.name for sample in samples]
-    leader = {key: key for key in keys}
-
-    def find(key: str) -> str:
-        while leader[key] != key:
-            leader[key] = key = leader[leader[key]]
-        return key
-
-    for group in groups:
-        for index in group[1:]:
-            first, second = sorted((find(keys[group[0]]), find(keys[index])))
-            leader[second] = first  # the smallest name leads, whatever the order
-    units: dict[str, Unit] = {}
-    for key, sample in zip(keys, samples, strict=True):
-        units.setdefault(find(key), []).append(sample)
+    of_item: dict[str, list[int]] = {}
+    for index, key in enumerate(keys):
+        of_item.setdefault(key, []).append(index)
+    # A unit has the smallest of its items' names, whatever the order of the samples.
+    units = {
+        min(keys[i] for i in members): [samples[i] for i in members]
+        for members in connected(len(samples), [*of_item.values(), *groups])
+    }
     return [units[name] for name in sorted(units, key=lambda name: _rank(seed, name))]
+
+
+def _names(units: Iterable[Unit]) -> set[str]:
+    return {sample.name for unit in units for sample in unit}
 
 
 def _rank(seed: str, name: str) -> bytes:
     return hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()
 
 
-def _may_teach(sample: Sample) -> bool:
+def _is_good(sample: Sample) -> bool:
     return sample.label != "anomaly"  # unlabelled images are taken for good
 
 
@@ -166,38 +165,38 @@ def _fill(units: Iterable[Unit], wanted: int) -> list[Unit]:
 
 
 def _anomalous_units(units: list[Unit], share: float) -> list[Unit]:
-    """Units that bring `share` of each defect type's anomalies into the training part."""
+    """Units that together hold `share` of the anomalies of each defect type."""
     chosen: list[Unit] = []
     taken: set[str] = set()
-    totals = Counter(sample.defect for unit in units for sample in unit if not _may_teach(sample))
+    totals = Counter(sample.defect for unit in units for sample in unit if not _is_good(sample))
     for defect in sorted(totals):
         wanted = _share(share, totals[defect])
-        count = sum(_has(unit, defect) for unit in chosen)
+        count = sum(_anomalies(unit, defect) for unit in chosen)
         for unit in units:
-            if unit[0].name not in taken and 0 < _has(unit, defect) <= wanted - count:
+            if unit[0].name not in taken and 0 < _anomalies(unit, defect) <= wanted - count:
                 chosen.append(unit)
                 taken.add(unit[0].name)
-                count += _has(unit, defect)
+                count += _anomalies(unit, defect)
     return chosen
 
 
-def _has(unit: Unit, defect: str) -> int:
-    return sum(not _may_teach(sample) and sample.defect == defect for sample in unit)
+def _anomalies(unit: Unit, defect: str) -> int:
+    return sum(not _is_good(sample) and sample.defect == defect for sample in unit)
 
 
 def _test_units(units: list[Unit], wanted: int) -> list[Unit]:
-    """Units without good images, and `wanted` good ones: first with units that hold anomalies too, so that as
-    few anomalies as possible are lost to items that teach."""
+    """Units without good images, and units with `wanted` good images: first those that hold anomalies too, so that as
+    few anomalies as possible are lost because their item is in `train`."""
     anomalous, good = [], []
     for unit in units:
-        if not any(map(_may_teach, unit)):
+        if not any(map(_is_good, unit)):
             anomalous.append(unit)
-        elif all(sample.label for sample in unit):  # nobody can say whether a verdict on the unlabelled is right
+        elif all(sample.label for sample in unit):  # a verdict on an unlabelled image is neither right nor wrong
             good.append(unit)
-    good.sort(key=lambda unit: all(map(_may_teach, unit)))  # stable: ranks stay
+    good.sort(key=lambda unit: all(map(_is_good, unit)))  # stable: ranks stay
     chosen, count = [], 0
     for unit in good:
-        size = sum(map(_may_teach, unit))
+        size = sum(map(_is_good, unit))
         if count + size <= wanted:
             chosen.append(unit)
             count += size
@@ -209,27 +208,27 @@ def _test_units(units: list[Unit], wanted: int) -> list[Unit]:
 def _folds(units: list[Unit], folds: int) -> list[set[str]]:
     """Large units first, each to the fold that has the smallest share of its kinds so far, then the fewest samples."""
     totals = Counter(sample.defect for unit in units for sample in unit)
-    held = [Counter[str]() for _ in range(folds)]
+    placed = [Counter[str]() for _ in range(folds)]
     names: list[set[str]] = [set() for _ in range(folds)]
     for unit in sorted(units, key=len, reverse=True):
         kinds = Counter(sample.defect for sample in unit)
         fold = min(
             range(folds),
-            key=lambda f: (sum(n * held[f][kind] / totals[kind] for kind, n in kinds.items()), len(names[f])),
+            key=lambda f: (sum(n * placed[f][kind] / totals[kind] for kind, n in kinds.items()), len(names[f])),
         )
-        held[fold] += kinds
-        names[fold] |= {sample.name for sample in unit}
+        placed[fold] += kinds
+        names[fold] |= _names([unit])
     return names
 
 
-def _refuse_empty(parts: Split, calibrated: bool, tested: bool, count: int) -> None:
-    good = sum(map(_may_teach, parts.train + parts.calibration + parts.test))
-    empty = [] if any(map(_may_teach, parts.train)) else ["training"]
-    empty += ["calibration"] if calibrated and not parts.calibration else []
-    labelled = any(sample.label for sample in parts.train + parts.calibration + parts.test)
-    empty += ["test"] if tested and labelled and not any(map(_may_teach, parts.test)) else []
+def _refuse_empty(result: Split, calibrated: bool, tested: bool, count: int) -> None:
+    placed = result.train + result.calibration + result.test
+    empty = [] if any(map(_is_good, result.train)) else ["training"]
+    empty += ["calibration"] if calibrated and not result.calibration else []
+    labelled = any(sample.label for sample in placed)
+    empty += ["test"] if tested and labelled and not any(map(_is_good, result.test)) else []
     if empty:
         raise BlemishError(
-            f"Of {count} images {good} are good, which leaves none for {' and '.join(empty)}; "
+            f"Of {count} images {sum(map(_is_good, placed))} are good, which leaves none for {' and '.join(empty)}; "
             "add good images (of different items, where images are grouped by item)."
         )

@@ -1,9 +1,9 @@
 """A data set with synthetic defects, made from good images alone: `blemish corrupt`.
 
-Held-out good images are divided in two halves, items and near duplicates whole. One half is the good test images,
-untouched; of the other each image is corrupted once. So no image is tested twice, and no corrupted image is a
-near copy of a good one: images count as independent as those of the source did. Foreign pieces come from the
-corrupted half too, and nothing comes from an image that teaches.
+Held-out good images are divided into two halves; items and near duplicates stay together. One half becomes the good
+test images, unchanged; each image of the other half is corrupted once. So no image is tested twice, and no corrupted
+image is a near copy of a good one: the images are as independent as those of the source. Foreign pieces come from the
+corrupted half too, and no test image holds anything of a training image.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from blemish.types import BlemishError, Progress, Sample, silent
 
 CARD = "corrupted.json"
 FORMAT = "blemish corrupted 1"
-HELD_OUT = 0.2  # of the good images, where the data set has no test part of its own
+HELD_OUT = 0.2  # of the good images, where the data set has no test split of its own
 
 Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class _Good:
-    """A good image: `name` in its source, `stem` of the file that it becomes, and how to get its pixels."""
+    """A good image: its `name` in the source, the `stem` of the file it becomes, and how to get its pixels."""
 
     name: str
     stem: str
@@ -45,7 +45,7 @@ class _Good:
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _Division:
     """The good images by what becomes of them; `skipped` are those that cannot be read."""
 
     layout: str
@@ -72,64 +72,51 @@ def write_corrupted(
     """Writes OUT in the MVTec layout: `train/good`, `test/good`, `test/<kind>`, `ground_truth/<kind>/NAME_mask.png`.
 
     `data` is a folder of images in any layout, of which only good (or unlabelled) ones are used, or one with idx
-    files, of which `one_class` is good. Where the data set has a training and a test part these are kept; otherwise a
-    fifth is held out, images of one item and near duplicates together. `train` and `test` are at most so many
-    images, drawn by `seed`; `test` counts good and corrupted ones. Kinds take turns.
+    files, of which `one_class` is good. Where the data set has a training and a test split these are kept; otherwise a
+    fifth is held out, images of one item and near duplicates together. `train` and `test` are the most images of each,
+    drawn by `seed`; `test` counts good and corrupted ones. Kinds take turns.
 
-    Returns what OUT/corrupted.json holds: settings, counts by folder, and which image came from which.
-    Raises BlemishError for anything that cannot be done; OUT is then as it was.
+    Returns what OUT/corrupted.json holds: settings, counts by folder, and the source of each image.
+    Raises BlemishError for anything that cannot be done; OUT is then unchanged.
     """
     data, out = Path(data), Path(out)
     kinds = list(dict.fromkeys(kinds))
     check_kinds(kinds)
-    if train is not None and train < 1:
-        raise BlemishError(f"Asked for {train} training images; there must be at least 1.")
-    if test is not None and test < 2:
-        raise BlemishError(f"Asked for {test} test images; there must be at least 2, a good and a corrupted one.")
-    _may_write(data, out, overwrite)
+    _check_counts(train, test)
+    _check_folders(data, out, overwrite)
     rng = np.random.default_rng([seed, 0])
-    parts = _from_idx(data, layout, one_class, rng) if idx.holds_idx(data) else None
-    if parts is None:
-        if one_class is not None and data.is_dir():
-            raise BlemishError(f"{data} holds no idx files, so it has no class {one_class}; leave --one-class out.")
-        parts = _from_folder(data, layout, seed, progress)
-    if not (parts.train and parts.good and parts.corrupted):
-        raise BlemishError(
-            f"{data} has {len(parts.train)} good images to learn from and "
-            f"{len(parts.good) + len(parts.corrupted)} held out; add good images: at least 1 and 2 are needed."
-        )
-    if kinds == ["foreign"] and len(parts.corrupted) < 2:
-        raise BlemishError(f"{data} has one image to corrupt, so no other to take from; add images or kinds.")
-    teaching = _some(parts.train, train, rng)
-    good = _some(parts.good, None if test is None else (test + 1) // 2, rng)
-    corrupted = _some(parts.corrupted, None if test is None else test // 2, rng)
-    corrupted = [
-        corrupted[i] for i in rng.permutation(len(corrupted))
-    ]  # else the kinds' turns could follow the camera's
+    division = _thinned(_divide(data, layout, one_class, seed, kinds, rng, progress), train, test, rng)
     card: dict[str, Any] = {
         "format": FORMAT,
         "source": str(data),
-        "layout": parts.layout,
+        "layout": division.layout,
         "one_class": one_class,
         "seed": seed,
         "kinds": kinds,
         "area": list(area),
-        "skipped": list(parts.skipped),
+        "skipped": list(division.skipped),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as folder:
-        tasks = _written(folder, teaching, good, corrupted, kinds, area, seed)
-        written = dict(progress(tasks, "writing", len(teaching) + len(good) + len(corrupted)))
+        count = len(division.train) + len(division.good) + len(division.corrupted)
+        written = dict(progress(_write(folder, division, kinds, area, seed), "writing", count))
         card["counts"] = dict(sorted(Counter(name.rpartition("/")[0] for name in written).items()))
         card["images"] = written
         write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
     return card
 
 
-def _may_write(data: Path, out: Path, overwrite: bool) -> None:
+def _check_counts(train: int | None, test: int | None) -> None:
+    if train is not None and train < 1:
+        raise BlemishError(f"Asked for {train} training images; there must be at least 1.")
+    if test is not None and test < 2:
+        raise BlemishError(f"Asked for {test} test images; there must be at least 2, a good and a corrupted one.")
+
+
+def _check_folders(data: Path, out: Path, overwrite: bool) -> None:
     here, there = data.resolve(), out.resolve()
     if here == there or here in there.parents or there in here.parents:
-        raise BlemishError(f"{out} and {data} lie in each other; choose a folder outside with -o.")
+        raise BlemishError(f"{out} and {data} overlap; choose a folder outside {data} with -o.")
     if not out.exists():
         return
     if not overwrite:
@@ -144,44 +131,70 @@ def _may_write(data: Path, out: Path, overwrite: bool) -> None:
         )
 
 
-def _from_folder(data: Path, layout: str, seed: int, progress: Progress) -> _Parts:
+def _divide(
+    data: Path,
+    layout: str,
+    one_class: int | None,
+    seed: int,
+    kinds: Sequence[str],
+    rng: np.random.Generator,
+    progress: Progress,
+) -> _Division:
+    """All good images of the source, divided. Raises BlemishError where there are too few."""
+    if idx.holds_idx(data):
+        division = _from_idx(data, layout, one_class, rng)
+    elif one_class is not None and data.is_dir():
+        raise BlemishError(f"{data} holds no idx files, so it has no class {one_class}; leave --one-class out.")
+    else:
+        division = _from_folder(data, layout, seed, progress)
+    if not (division.train and division.good and division.corrupted):
+        raise BlemishError(
+            f"{data} has {len(division.train)} good images to learn from and "
+            f"{len(division.good) + len(division.corrupted)} held out; add good images: at least 1 and 2 are needed."
+        )
+    if kinds == ["foreign"] and len(division.corrupted) < 2:
+        raise BlemishError(f"{data} has one image to corrupt, so no other to take from; add images or kinds.")
+    return division
+
+
+def _from_folder(data: Path, layout: str, seed: int, progress: Progress) -> _Division:
     dataset = layouts.read(data, layout)
-    named = [sample for sample in dataset.samples if sample.label != "anomaly"]
-    if not named:
-        raise BlemishError(f"{data} has no good images; synthetic defects are put into good ones.")
-    checked = audit(replace(dataset, samples=tuple(named)), progress)
+    candidates = [sample for sample in dataset.samples if sample.label != "anomaly"]
+    if not candidates:
+        raise BlemishError(f"{data} has no good images; synthetic defects are drawn into good ones.")
+    checked = audit(replace(dataset, samples=tuple(candidates)), progress)
     broken = {name for problem in checked.problems if problem.kind == "unreadable" for name in problem.names}
-    copies = [[named[i].name for i in group] for group in checked.groups]
-    # The unlabelled are taken for good, as in learning.
-    samples = [replace(sample, label="good") for sample in named if sample.name not in broken]
-    teaching = [sample for sample in samples if sample.part == "train"]
-    held = [sample for sample in samples if sample.part == "test"]
-    if not (teaching and held):
+    copies = [[candidates[i].name for i in group] for group in checked.groups]
+    # Unlabelled images are taken for good, as in training.
+    samples = [replace(sample, label="good") for sample in candidates if sample.name not in broken]
+    train = [sample for sample in samples if sample.split == "train"]
+    held_out = [sample for sample in samples if sample.split == "test"]
+    if not (train and held_out):
         share = max(HELD_OUT, 2 / max(1, len(samples)))
-        teaching, held = _divided(samples, share, copies, seed, data)
-    corrupted, good = _divided(held, 0.5, copies, seed, data)
-    return _Parts(dataset.layout, _named(teaching), _named(good), _named(corrupted), tuple(sorted(broken)))
+        train, held_out = _divided(samples, share, copies, seed, data)
+    corrupted, good = _divided(held_out, 0.5, copies, seed, data)
+    return _Division(dataset.layout, _named(train), _named(good), _named(corrupted), tuple(sorted(broken)))
 
 
 def _divided(
     samples: Sequence[Sample], share: float, copies: Sequence[Sequence[str]], seed: int, data: Path
 ) -> tuple[list[Sample], list[Sample]]:
-    """The rest, and about `share` of the samples; what shows the same thing stays together."""
+    """The rest, and about `share` of the samples; items and copies stay together."""
     index = {sample.name: i for i, sample in enumerate(samples)}
     groups = [[index[name] for name in group if name in index] for group in copies]
     try:
-        free = [replace(sample, part="") for sample in samples]
-        parts = split(free, seed=seed, test=share, calibration=0.0, groups=[group for group in groups if group])
+        free = [replace(sample, split="") for sample in samples]
+        divided = split(free, seed=seed, test=share, calibration=0.0, groups=[group for group in groups if group])
     except BlemishError:
         raise BlemishError(
-            f"{data} has too few good images of different things: at least 3 are needed, and 2 of them held out."
+            f"{data} has too few good images of different items: at least 3 are needed, and 2 of them held out."
         ) from None
-    return list(parts.train), list(parts.test)
+    return list(divided.train), list(divided.test)
 
 
 def _named(samples: Sequence[Sample]) -> list[_Good]:
-    """With file names that are unique (in any case of letters) and keep the ending `_Part3` that names an item."""
-    found: list[_Good] = []
+    """With file names that are unique (regardless of case) and keep the ending `_Part3` that names an item's view."""
+    named: list[_Good] = []
     taken: set[str] = set()
     for sample in samples:
         stem = plain = Path(sample.name).stem
@@ -190,63 +203,67 @@ def _named(samples: Sequence[Sample]) -> list[_Good]:
             copy += 1
             stem = f"{copy}-{plain}"
         taken.add(stem.casefold())
-        found.append(_Good(sample.name, stem, partial(load_image, sample.path)))
-    return found
+        named.append(_Good(sample.name, stem, partial(load_image, sample.path)))
+    return named
 
 
-def _from_idx(data: Path, layout: str, one_class: int | None, rng: np.random.Generator) -> _Parts:
+def _from_idx(data: Path, layout: str, one_class: int | None, rng: np.random.Generator) -> _Division:
     if layout != "auto":
         raise BlemishError(f"{data} holds idx files, which have no folder layout; leave --layout out.")
-    train, test = idx.read_part(data, "train"), idx.read_part(data, "test")
+    train, test = idx.read_split(data, "train"), idx.read_split(data, "test")
     classes = np.unique(train.labels).tolist()
     if one_class not in classes:
-        said = "say which class is good" if one_class is None else f"there is no class {one_class}; choose another"
-        raise BlemishError(f"{data} holds the classes {', '.join(map(str, classes))}: {said} with --one-class.")
-    held = rng.permutation(np.flatnonzero(test.labels == one_class))
-    half = (len(held) + 1) // 2
-    return _Parts(
+        reason = "say which class is good" if one_class is None else f"there is no class {one_class}; choose another"
+        raise BlemishError(f"{data} holds the classes {', '.join(map(str, classes))}: {reason} with --one-class.")
+    held_out = rng.permutation(np.flatnonzero(test.labels == one_class))
+    half = (len(held_out) + 1) // 2
+    return _Division(
         "idx",
         _of(train, "train", np.flatnonzero(train.labels == one_class)),
-        _of(test, "t10k", np.sort(held[:half])),
-        _of(test, "t10k", np.sort(held[half:])),
+        _of(test, "t10k", np.sort(held_out[:half])),
+        _of(test, "t10k", np.sort(held_out[half:])),
     )
 
 
-def _of(part: idx.Digits, name: str, indices: npt.NDArray[np.intp]) -> list[_Good]:
-    return [_Good(f"{name}/{i}", f"{i:05d}", partial(_rgb, part.images, i)) for i in indices.tolist()]
+def _of(digits: idx.Digits, name: str, indices: npt.NDArray[np.intp]) -> list[_Good]:
+    return [_Good(f"{name}/{i}", f"{i:05d}", partial(_rgb, digits.images, i)) for i in indices.tolist()]
 
 
 def _rgb(images: Pixels, index: int) -> Pixels:
     return np.repeat(images[index][..., None], 3, axis=2)
 
 
+def _thinned(division: _Division, train: int | None, test: int | None, rng: np.random.Generator) -> _Division:
+    """At most `train` and `test` images, drawn at random; those to corrupt in random order."""
+    chosen = _some(division.train, train, rng)
+    good = _some(division.good, None if test is None else (test + 1) // 2, rng)
+    corrupted = _some(division.corrupted, None if test is None else test // 2, rng)
+    order = rng.permutation(len(corrupted))  # else the turns of the kinds could follow those of the camera
+    return replace(division, train=chosen, good=good, corrupted=[corrupted[i] for i in order])
+
+
 def _some(images: list[_Good], count: int | None, rng: np.random.Generator) -> list[_Good]:
-    """At most `count` of them, at random, in their order."""
+    """At most `count` of the images, chosen at random, in their order."""
     chosen = np.sort(rng.permutation(len(images))[:count])
     return [images[i] for i in chosen]
 
 
-def _written(
-    folder: Path,
-    train: list[_Good],
-    good: list[_Good],
-    corrupted: list[_Good],
-    kinds: Sequence[str],
-    area: tuple[float, float],
-    seed: int,
+def _write(
+    folder: Path, division: _Division, kinds: Sequence[str], area: tuple[float, float], seed: int
 ) -> Iterator[tuple[str, str]]:
-    """Writes one image after another and says (name written, name in the source)."""
-    for place, images in (("train/good", train), ("test/good", good)):
+    """Writes one image after another and yields (name written, name in the source)."""
+    for place, images in (("train/good", division.train), ("test/good", division.good)):
         for image in images:
             yield _save(folder, f"{place}/{image.stem}.png", image.pixels()), image.name
-    for number, image in enumerate(corrupted):
+    sources = division.corrupted
+    for number, image in enumerate(sources):
         rng = np.random.default_rng([seed, 1, number])
         others = []
-        if len(corrupted) > 1 and "foreign" in kinds:
-            others = [corrupted[(number + int(rng.integers(1, len(corrupted)))) % len(corrupted)].pixels()]
-        turn = kinds[number % len(kinds)]
+        if len(sources) > 1 and "foreign" in kinds:
+            others = [sources[(number + int(rng.integers(1, len(sources)))) % len(sources)].pixels()]
         try:
-            made = corrupt(image.pixels(), rng, others=others, kinds=kinds, area=area, first=turn)
+            first = kinds[number % len(kinds)]
+            made = corrupt(image.pixels(), rng, others=others, kinds=kinds, area=area, first=first)
         except BlemishError as refusal:
             raise BlemishError(f"{image.name}: {refusal}") from None
         mask = made.mask.astype(np.uint8) * np.uint8(255)

@@ -42,7 +42,7 @@ def labelled(data: Path, layout: str = "auto", tested: Collection[str] = ()) -> 
     kept = set(tested)
     if kept and kept <= {sample.name for sample in samples}:
         chosen, said = [sample for sample in samples if sample.name in kept], "the test images of the run"
-    elif chosen := [sample for sample in samples if sample.part == "test"]:
+    elif chosen := [sample for sample in samples if sample.split == "test"]:
         said = "the test part of the folder"
     else:
         chosen = samples

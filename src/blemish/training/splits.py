@@ -64,7 +64,7 @@ def read_data(folder: Path, layout: str = "auto", progress: Progress = silent, *
     checked = audit(dataset, progress)
     samples, groups = usable(dataset, checked)
     if pooled:
-        samples = [replace(sample, part="") for sample in samples]
+        samples = [replace(sample, split="") for sample in samples]
     warnings = tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
     return Data(dataset.layout, samples, groups, warnings)
 

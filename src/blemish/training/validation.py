@@ -36,7 +36,7 @@ def hold_out(
     place = {sample.name: index for index, sample in enumerate(train)}
     together = [[place[name] for name in group if name in place] for group in groups]
     parts = split(
-        [replace(sample, part="") for sample in train],
+        [replace(sample, split="") for sample in train],
         seed=seed,
         test=0.0,
         calibration=share,
@@ -112,7 +112,7 @@ def digest(samples: Iterable[Sample]) -> str:
     """Of all that an image says: its name, label and bytes, its part and item, and its mask."""
     total = hashlib.sha256()
     for sample in sorted(samples, key=lambda s: s.name):
-        said = [sample.name, sample.label, sample.defect, sample.part, sample.group]
+        said = [sample.name, sample.label, sample.defect, sample.split, sample.group]
         for content in (json.dumps(said).encode(), sample.path.read_bytes(), sample.mask and sample.mask.read_bytes()):
             total.update(hashlib.sha256(content or b"").digest())
     return total.hexdigest()

@@ -199,7 +199,7 @@ def _held_out(samples: Sequence[Sample], config: AttentionConfig) -> tuple[tuple
     items = {sample.group or sample.name for sample in samples}
     if folds < 2 or len(items) < 2 * folds:
         return tuple(samples), ()
-    return kfold([replace(sample, part="") for sample in samples], folds, seed=config.seed)[0]
+    return kfold([replace(sample, split="") for sample in samples], folds, seed=config.seed)[0]
 
 
 def _foreign(kept: Kept, rows: Tensor) -> list[npt.NDArray[np.uint8]]:
