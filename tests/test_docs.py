@@ -15,6 +15,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tools.commands import page
+
 from blemish.cli.app import app
 from tests.conftest import tile
 from tests.support import write_image
@@ -67,6 +69,11 @@ def test_no_option_is_documented_that_does_not_exist(command: str) -> None:
     known = {name for p in COMMANDS[command].params for name in (*p.opts, *p.secondary_opts)}
     named = set(re.findall(r"(?<=`)--?[a-z][a-z-]*", "\n".join(re.findall(r"^\|.*", section(command), re.MULTILINE))))
     assert named <= known
+
+
+def test_the_options_of_train_are_those_of_the_code() -> None:
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    assert page(text) == text, "run python tools/commands.py"
 
 
 def test_every_command_is_documented() -> None:

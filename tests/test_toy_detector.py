@@ -55,7 +55,7 @@ def test_trained_exported_inspected_reported(toy: None, dim: Path, tmp_path: Pat
     assert metrics["detection"]["auroc"]["value"] == 1.0
     assert (run / "report.html").is_file()
     card = Inspector(run).card
-    assert card.settings == {"gain": 1.0, "image_size": card.image_size, "seed": 0}
+    assert card.settings == {"gain": 1.0, "image_size": list(card.image_size), "seed": 0}
     # By hand: the mean absolute distance to the mean of the training images, at the detector's own size.
     image = load_image(dim / "spot/1.png")
     prediction = Inspector(run).predict(image)
@@ -88,6 +88,6 @@ def test_a_detector_that_cannot_load_is_named(monkeypatch: pytest.MonkeyPatch, t
     (broken / "entry_points.txt").write_text("[blemish.detectors]\nbroken = no_such_package:Config\n")
     monkeypatch.syspath_prepend(tmp_path)
     sentence = refused("train", dim, "-o", tmp_path / "r", "--detector", "broken")
-    assert "'broken' cannot load from no_such_package:Config" in sentence
+    assert "'broken' cannot be loaded from no_such_package:Config" in sentence
     with pytest.raises(Exception, match="there is no detector 'other'; choose one of patchcore, cam, attention"):
         config_of("other")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def _typed(option: Option, hint: Any, text: str) -> Any:
     if typing.get_origin(hint) is tuple:
         return tuple(_typed(option, typing.get_args(hint)[0], each.strip()) for each in text.split(",") if each.strip())
     if option.choices and text not in option.choices:
-        raise BlemishError(f"--{option.name} takes {', '.join(option.choices)}, not '{text}'.")
+        raise BlemishError(f"--{option.name} takes {either(option.choices)}, not '{text}'.")
     if hint is bool:
         if text.lower() not in YES + NO:
             raise BlemishError(f"--{option.name} takes yes or no, not '{text}'.")
@@ -120,12 +120,17 @@ def _typed(option: Option, hint: Any, text: str) -> Any:
     return Path(text) if hint is Path else text
 
 
+def either(choices: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
+
+
 def check(config: Any) -> None:
     """Raises `BlemishError` where a setting lies outside its range or is none of its choices."""
     for option in options(type(config)):
         value = getattr(config, option.field)
         if option.choices and value is not None and value not in option.choices:
-            raise BlemishError(f"--{option.name} takes {', '.join(option.choices)}, not '{value}'.")
+            raise BlemishError(f"--{option.name} takes {either(option.choices)}, not '{value}'.")
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         low, high = option.low, option.high

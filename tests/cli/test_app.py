@@ -215,7 +215,7 @@ def test_the_case_study_by_one_command(labelled: Path, tmp_path: Path) -> None:
 def test_an_autoencoder_from_the_command_line(product: Path, folder: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     options = ("--detector", "attention", "--epochs", 2, "--model", "autoencoder", "--width", 4, "--latent", 4)
-    attended = ("--attention-loss", "mean", "--layer", "encoder.11", "--map", "combined")
+    attended = ("--attention-loss", "mean", "--layers", "encoder.11", "--map", "combined")
     blemish("train", product, "-o", run, *options, *attended, "--image-size", "32x48", "--overlays", 2)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert [{*record} for record in metrics["training"]] == [{"loss", "reconstruction", "attention"}] * 2
@@ -247,6 +247,6 @@ def test_an_autoencoder_from_the_command_line(product: Path, folder: Path, tmp_p
         "--coreset is not an option"
         in blemish("train", product, "-o", tmp_path / "x", "--detector", "attention", "--coreset", "0.1", code=2).stderr
     )
-    refused = blemish("train", product, "-o", tmp_path / "x", "--detector", "attention", "--layer", "21a", code=2)
+    refused = blemish("train", product, "-o", tmp_path / "x", "--detector", "attention", "--layers", "21a", code=2)
     assert "there is no layer '21a'" in refused.stderr
     assert not (tmp_path / "x").exists()

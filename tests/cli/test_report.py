@@ -31,7 +31,7 @@ def printed(*arguments: object) -> Any:
         ("--review 3%", r"The review rate, 3\.00%, must be larger than the rate of false alarms, 5\.00%"),
         ("--review many", "'many' is not a rate"),
         ("--false-alarms 1%", r"^40 good images cannot guarantee 1\.00% .* add 59 more"),
-        ("--calibrate twice", "--calibrate takes auto or split or leave-one-out, not 'twice'"),
+        ("--calibrate twice", "--calibrate takes auto, split or leave-one-out, not 'twice'"),
         ("--calibrate leave-one-out --confidence 90%", "without --confidence"),
         ("--calibrate leave-one-out --detector attention", "is for --detector patchcore"),
         ("--detector cam --decide class --review 10%", "--decide class guarantees nothing"),

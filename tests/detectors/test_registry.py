@@ -63,7 +63,7 @@ def test_the_autoencoders_options_and_recipe() -> None:
         ("attention", {"coreset": 0.1}, "--coreset is not an option of --detector attention"),
         ("cam", {"attention_loss": "mean"}, "--attention-loss is not an option of --detector cam"),
         ("cam", {"classes": "three"}, "--classes takes binary or types"),
-        ("cam", {"pool": "max"}, "--pool takes mean, moments, deviations"),
+        ("cam", {"pool": "max"}, "--pool takes mean, moments or deviations"),
         ("cam", {"head_weights": "a,b"}, "a number for each class"),
     ],
 )
@@ -75,6 +75,6 @@ def test_refusals(detector: str, asked: dict[str, object], said: str) -> None:
 def test_the_recipe_belongs_to_detectors_that_were_published() -> None:
     with pytest.raises(
         BlemishError,
-        match="patchcore has no recipe 'case-study'; there is case-study of --detector cam",
+        match="there is no recipe 'case-study' of --detector patchcore; there is case-study of --detector cam",
     ):
         settings_for("patchcore", {}, recipe="case-study")

@@ -29,7 +29,10 @@ def test_a_value_with_commas_stands_in_parentheses() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("num_neighbours", "'neighbours' in the grid is not name=value,value; write it like neighbours=1,9;seed=0,1"),
+        (
+            "num_neighbours",
+            "'num_neighbours' in the grid is not name=value,value; write it like num_neighbours=1,9;seed=0,1",
+        ),
         ("=1", "'=1' in the grid is not name=value"),
         ("image-size=64;image_size=96", "image-size is in the grid twice"),
         ("seed=0,,1", "seed has an empty value"),

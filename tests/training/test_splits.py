@@ -102,5 +102,5 @@ def test_a_threshold_that_hangs_on_one_part_is_said(product: Path) -> None:
 
     assert said() == []  # 5 % of 41 is two
     (warning,) = said(calibrate="split")
-    assert warning.startswith("The oddest of 19 good parts alone sets the threshold")
+    assert warning.startswith("The highest score of 19 good parts alone sets the threshold")
     assert said(calibrate="split", false_alarms=0.3) == []

@@ -206,9 +206,9 @@ def test_a_killed_sweep_goes_on_where_it_was(
     assert sweep(asked(product, out)).metrics == swept.metrics
     assert len(done) == 4
     # A larger grid adds its cells; the same settings in other words do not.
-    sweep(asked(product, out, "coreset=0.20,0.3;neighbours=9", test=False))
+    sweep(asked(product, out, "coreset=0.20,0.3;num_neighbours=9", test=False))
     assert [c.coreset for c in done[4:]] == [0.3]
-    assert [(r["coreset"], r["neighbours"]) for r in table(out)[3:]] == [("0.2", ""), ("0.3", "9")]
+    assert [(r["coreset"], r["num_neighbours"]) for r in table(out)[3:]] == [("0.2", ""), ("0.3", "9")]
 
 
 def test_a_cell_that_fails_is_a_row_and_is_tried_again(

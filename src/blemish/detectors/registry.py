@@ -55,7 +55,7 @@ def settings_for(name: str, asked: Mapping[str, Any], recipe: str = "") -> Detec
     if recipe:
         if recipe not in kind.traits.recipes:
             known = [f"{one} of --detector {each}" for each in names() for one in config_of(each).traits.recipes]
-            raise BlemishError(f"{name} has no recipe '{recipe}'; there is {', '.join(known)}.")
+            raise BlemishError(f"there is no recipe '{recipe}' of --detector {name}; there is {', '.join(known)}.")
         config = kind.traits.recipes[recipe].settings(config)
     known_options = {option.field: option for option in options(kind)}
     changes: dict[str, Any] = {}

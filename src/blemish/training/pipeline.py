@@ -12,8 +12,10 @@ from typing import cast
 
 from blemish.detectors.interface import Detector, DetectorConfig, Graph, LeavesOneOut
 from blemish.detectors.nn.provenance import write_evidence
+from blemish.detectors.registry import config_of, names
 from blemish.files import replacing
 from blemish.inference import bundle
+from blemish.options import either
 from blemish.training import card as cards
 from blemish.training.config import Run, TrainConfig
 from blemish.training.crossval import CrossValidated, CrossValidation, cross_validate
@@ -93,15 +95,18 @@ def refuse(config: TrainConfig) -> None:
         raise BlemishError(
             "--review and --confidence belong to a guarantee, and --decide class guarantees nothing; omit them."
         )
-    if config.calibrate == "leave-one-out" and (not traits.leaves_one_out or config.confidence):
+    if config.calibrate == "leave-one-out" and not traits.leaves_one_out:
+        able = [each for each in names() if config_of(each).traits.leaves_one_out]
         raise BlemishError(
-            f"Leaving one out is not for --detector {name} or with --confidence: most detectors would have to be "
-            "learned once more for each image, and what it can guarantee holds on average; take --calibrate split."
+            f"Leaving one out is for --detector {either(able)}: {name} would have to be learned once more for each "
+            "image; take --calibrate split."
+        )
+    if config.calibrate == "leave-one-out" and config.confidence:
+        raise BlemishError(
+            "What leaving one out can guarantee holds on average; take it without --confidence, or --calibrate split."
         )
     if config.folds and not traits.cross_validates:
-        raise BlemishError(
-            f"{name} learns from good images alone; --folds is for a classifier, such as --detector cam."
-        )
+        raise BlemishError(f"{name} learns from good images alone; --folds is for --detector cam.")
     if config.folds and config.frame_rule.asked:
         raise BlemishError("--folds knows neither --tile nor --roi nor --align; omit it, or those.")
     check_frame(config.frame_rule, traits)

@@ -174,7 +174,7 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
 
 
 def shown(candidate: Candidate) -> str:
-    """`coreset=0.1, neighbours=9`, as people read it; of a grid of seeds alone, the defaults."""
+    """`coreset=0.1, num-neighbours=9`, as people read it; of a grid of seeds alone, the defaults."""
     return ", ".join(f"{name.replace('_', '-')}={value}" for name, value in candidate.options.items()) or "the defaults"
 
 
