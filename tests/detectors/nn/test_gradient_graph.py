@@ -76,14 +76,14 @@ def small() -> Chain:
         nn.Conv2d(4, 8, 3, padding=1),
         nn.BatchNorm2d(8),
         nn.ReLU6(inplace=True),
-        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),  # leaves no row over at 15, one at 16
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),  # at 15 it reaches every row, at 16 all but one
         nn.MaxPool2d(2),
         *head(8),
     )
 
 
 def overlapping() -> Chain:
-    """Windows that share their maximum, that hang over the edge, and that see many equal values (after a ReLU)."""
+    """Windows that share their maximum, that cross the edge, and that contain many equal values (after a ReLU)."""
     return Chain(
         nn.ReLU(),
         nn.MaxPool2d(3, 2, 1),
@@ -144,7 +144,7 @@ def mobilenet(first_block: int, **options: str) -> Chain:
 
 
 def vgg() -> Chain:
-    with torch.device("meta"):  # the dense layers, half a gigabyte, are not wanted
+    with torch.device("meta"):  # without the dense layers, half a gigabyte
         net = torchvision.models.vgg16(weights=None, init_weights=False)
     block = net.features[24:].to_empty(device="cpu")
     for layer in block:
@@ -180,7 +180,7 @@ KNOWN: list[tuple[Build, tuple[int, ...]]] = [
 
 
 def prepared(build: Build, shape: tuple[int, ...]) -> tuple[nn.Module, Tensor]:
-    """A random network in eval mode whose norms do something, and three different activations."""
+    """A random network in eval mode whose norms are not the identity, and three different activations."""
     torch.manual_seed(1)
     tail = build()
     for module in tail.modules():
@@ -202,7 +202,7 @@ def by_autograd(tail: nn.Module, activations: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def apart(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference, as a share of the largest value."""
+    """Largest difference, relative to the largest value."""
     assert found.shape == wanted.shape
     return float((found - wanted).abs().max() / wanted.abs().max())
 
@@ -244,7 +244,7 @@ def test_equals_autograd_for_any_number_of_images(build: Build, shape: tuple[int
 
 # Not `small`: a MobileNet's last block, below, has all its layers but one, which `overlapping` has.
 @pytest.mark.parametrize(("build", "shape"), [*[(build, (4, 16, 15)) for build in BY_HAND[1:]], *KNOWN[:2]])
-def test_onnxruntime_says_the_same(build: Build, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_onnxruntime_agrees(build: Build, shape: tuple[int, ...], tmp_path: Path) -> None:
     tail, activations = prepared(build, shape)
     session = to_onnx(with_gradient(tail, activations), activations[:2], tmp_path / "graph.onnx")
     for some in (activations[1:2], activations):
@@ -255,7 +255,7 @@ def test_onnxruntime_says_the_same(build: Build, shape: tuple[int, ...], tmp_pat
 
 
 def test_a_tail_that_torch_export_cut_out(tmp_path: Path) -> None:
-    """Its operations are ATen's already; its parameters are shared, and in the file only once."""
+    """Its operations are already ATen's; its parameters are shared, and stand in the file once."""
     tail, activations = prepared(lambda: mobilenet(6), (160, 4, 5))
     cut = torch.export.export(tail, (activations,), dynamic_shapes=FREE).module()
     assert isinstance(cut, fx.GraphModule)
@@ -353,6 +353,6 @@ class Constant(nn.Module):
         (Constant(), "no gradient at this layer"),
     ],
 )
-def test_what_cannot_be_written_so_is_named(tail: nn.Module, words: str) -> None:
+def test_an_operation_without_a_gradient_is_named(tail: nn.Module, words: str) -> None:
     with pytest.raises(BlemishError, match=words):
         with_gradient(tail, torch.randn(2, 3, 4, 4))

@@ -1,19 +1,21 @@
-"""A network cut in two says what it said in one piece, and its pieces are the network's own."""
+"""A network cut in two computes the same as in one piece, and its pieces share its parameters."""
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from blemish.detectors.nn import graph_cut
-from blemish.detectors.nn.backbones import Backbone, load_backbone
+from blemish.detectors.nn.backbones import Backbone, Tap, load_backbone
 from blemish.types import BlemishError
 
 
 class Traced:
-    """A backbone with random weights, its graph, and the graph's node of each layer."""
+    """A backbone with random weights, its graph, and the graph's node for each layer."""
 
     def __init__(self, name: str, size: tuple[int, int], layers: tuple[str, ...]) -> None:
         self.backbone: Backbone = load_backbone(name, layers=layers, image_size=size, random=True)
@@ -23,7 +25,7 @@ class Traced:
         self.images = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(2)) * 255
 
     def pieces(self, at: Node, *layers: str) -> tuple[GraphModule, GraphModule, list[Node]]:
-        """Trunk, tail, and what goes from one to the other."""
+        """Trunk, tail, and the nodes between them."""
         targets = [self.nodes[layer] for layer in layers]
         between = graph_cut.frontier(at, targets)
         trunk = graph_cut.piece(self.graph, [graph_cut.source(self.graph)], between)
@@ -54,10 +56,10 @@ def vit() -> Traced:
     ("at", "layers", "between"),
     [
         ("1", ("2", "3"), [(24, 16, 24)]),
-        ("2", ("2", "3"), [(32, 8, 12)]),  # the cut is one of what is wanted
-        ("2", ("1", "3"), [(32, 8, 12), (24, 16, 24)]),  # one lies before the cut: it is kept as well
-        ("3", ("2", "3"), [(96, 4, 6), (32, 8, 12)]),  # nothing is left to the tail
-        ("", ("2", "3"), [(3, 64, 96)]),  # everything is
+        ("2", ("2", "3"), [(32, 8, 12)]),  # the cut is one of the targets
+        ("2", ("1", "3"), [(32, 8, 12), (24, 16, 24)]),  # one target lies before the cut: it is cached as well
+        ("3", ("2", "3"), [(96, 4, 6), (32, 8, 12)]),  # the tail is empty
+        ("", ("2", "3"), [(3, 64, 96)]),  # the trunk is
     ],
 )
 def test_trunk_then_tail_is_the_backbone(
@@ -85,7 +87,7 @@ def test_a_residual_network() -> None:
     assert graph_cut.past_pooling(traced.nodes["layer2"]) is traced.nodes["layer2"]  # a block and its shortcut follow
 
 
-def test_of_a_transformer_the_tokens_are_kept_with_their_class_token(vit: Traced) -> None:
+def test_a_transformers_tokens_are_cached_with_the_class_token(vit: Traced) -> None:
     trunk, tail, frontier = vit.pieces(vit.nodes["5"], "8", "11")
     assert shapes(frontier) == [(17, 192)]  # not the map (192, 4, 4), which lacks one token
     with torch.no_grad():
@@ -95,13 +97,13 @@ def test_of_a_transformer_the_tokens_are_kept_with_their_class_token(vit: Traced
         assert_same(tensor, wanted)
 
 
-def test_what_is_not_made_from_a_map_alone_is_refused(vit: Traced) -> None:
+def test_a_cut_at_a_transformers_map_is_refused(vit: Traced) -> None:
     with pytest.raises(BlemishError, match=r"cannot be cut there, .* tokens"):
         graph_cut.piece(vit.graph, [vit.nodes["8"]], [vit.nodes["11"]])
 
 
 def test_a_cut_moves_past_pooling_and_no_further() -> None:
-    """VGG's stages end before their pooling, which makes a quarter of the map; a convolution comes after that."""
+    """VGG's stages end before their pooling, which keeps a quarter of the map; a convolution comes after that."""
     traced = Traced("torchvision/vgg11", (32, 48), ("features.14", "features.19"))
     before = traced.nodes["features.14"]
     after = graph_cut.past_pooling(before)
@@ -116,7 +118,7 @@ def test_a_cut_moves_past_pooling_and_no_further() -> None:
     assert len(list(tail.parameters())) == 4  # two convolutions' weights and biases
 
 
-def test_a_cut_stays_where_what_follows_learns(bundled: Traced) -> None:
+def test_a_cut_stays_before_a_layer_with_parameters(bundled: Traced) -> None:
     assert graph_cut.past_pooling(bundled.nodes["1"]) is bundled.nodes["1"]
 
 
@@ -133,7 +135,88 @@ def test_training_the_tail_trains_the_network(bundled: Traced) -> None:
         before = bundled.graph(bundled.images)
         for parameter in tail.parameters():
             parameter.mul_(1.1)
-        now = bundled.graph(bundled.images)
+        after = bundled.graph(bundled.images)
     tail.load_state_dict(start)
-    for layer, (found, then) in enumerate(zip(now, before, strict=True)):
-        assert bool((found - then).abs().max() > 1e-3 * then.abs().max()) is (layer > 1)
+    for layer, (new, old) in enumerate(zip(after, before, strict=True)):
+        assert bool((new - old).abs().max() > 1e-3 * old.abs().max()) is (layer > 1)
+
+
+class Norms(nn.Module):
+    """Convolutions of every kind before batch norms of every kind; the last one's output is needed without its norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6, eps=0.1))
+        self.biased = nn.Sequential(nn.Conv2d(6, 8, 3, stride=2), nn.BatchNorm2d(8, affine=False))
+        self.depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8))
+        self.shared, self.norm = nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        first = self.biased(self.plain(images).relu())
+        shared = self.shared(self.depthwise(first))
+        return [first, shared, self.norm(shared)]
+
+
+def norms_of(graph: GraphModule) -> int:
+    return sum(node.target is graph_cut.BATCH_NORM for node in graph.graph.nodes)
+
+
+def backbone_of(net: nn.Module, taps: int) -> Backbone:
+    """A network as a backbone that takes images as they are."""
+    return Backbone(
+        net, [Tap(str(i), 1, 1) for i in range(taps)], mean=(0,) * 3, std=(1 / 255,) * 3, licence="", source=""
+    )
+
+
+def test_folded_norms_equal_the_network_in_float64() -> None:
+    torch.manual_seed(0)
+    net = Norms()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.1, 3)
+            if module.affine:
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+    images = torch.randn(2, 3, 12, 13)
+    graph = graph_cut.trace(backbone_of(net, 3), (12, 13))
+    assert norms_of(graph) == 1  # that of the shared convolution
+    with torch.no_grad():
+        wanted = deepcopy(net).double()(images.double())
+        for found, exact in zip(graph(images), wanted, strict=True):
+            assert float((found - exact).abs().max()) < 1e-6 * float(exact.abs().max())
+
+
+def test_a_folded_norm_by_hand() -> None:
+    """W = 2, b = 1, gamma = 3, beta = -1, mean = 5, variance + eps = 4: s = 1.5, so W' = 3 and b' = -4 * 1.5 - 1."""
+    conv, norm = nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1, eps=1.0)
+    assert conv.bias is not None
+    for tensor, value in (
+        (conv.weight, 2.0),
+        (conv.bias, 1.0),
+        (norm.weight, 3.0),
+        (norm.bias, -1.0),
+        (norm.running_mean, 5.0),
+        (norm.running_var, 3.0),
+    ):
+        assert tensor is not None
+        nn.init.constant_(tensor, value)
+    graph = graph_cut.trace(backbone_of(Listed(conv, norm), 1), (4, 4))
+    assert norms_of(graph) == 0
+    (weight,) = [value for name, value in graph.named_parameters() if name.endswith("conv2d_weight")]
+    (bias,) = [value for name, value in graph.named_parameters() if name.endswith("conv2d_bias")]
+    assert weight.flatten().tolist() == [3, 3, 3]
+    assert bias.tolist() == [-7]
+
+
+class Listed(nn.Module):
+    """A convolution and a norm, with the one output in a list, as backbones return theirs."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, norm
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [self.norm(self.conv(images))]

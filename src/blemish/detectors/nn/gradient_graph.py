@@ -1,4 +1,4 @@
-"""The gradient of a score, written as a forward pass: what Grad-CAM and its kin need on a line without autograd."""
+"""The gradient of a score as forward operations, so that Grad-CAM and similar maps need no autograd in inference."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ aten = torch.ops.aten
 
 
 @torch.inference_mode(False)
-@torch.enable_grad()  # whatever the caller is about
+@torch.enable_grad()  # whatever mode the caller is in
 @sdpa_kernel(SDPBackend.MATH)  # the backward of fused attention is opaque
 def with_gradient(tail: nn.Module, example: Tensor) -> fx.GraphModule:
-    """Activations -> (scores, gradient of each image's own score at its activations), in plain operations.
+    """A module of forward operations alone: activations -> (scores, each image's gradient of its own score).
 
-    `tail`: float32 activations `(N, K, h, w)` -> scores `(N,)`, in eval mode, images independent of each other; of
-    an output with more axes (a latent code, say) the gradient is that of its sum. `example`: activations of any N;
-    N stays free in the result, K, h and w do not. The result shares its parameters with `tail`, holds constants
-    otherwise, and goes through `torch.inference_mode`, `torch.export` and the ONNX exporter.
-    Raises `BlemishError` naming the operation whose gradient cannot be written so.
+    `tail`: float32 activations `(N, K, h, w)` -> scores `(N,)`, in eval mode, images independent of each other; where
+    its output has more axes (a latent code, say), the gradient is that of their sum. `example`: activations of any N;
+    N stays free in the result, K, h and w are fixed. The result shares its parameters with `tail`, and works in
+    `torch.inference_mode`, `torch.export` and the ONNX exporter.
+    Raises `BlemishError` naming the operation whose gradient has no such form.
     """
 
     def both(activations: Tensor) -> tuple[Tensor, Tensor]:
-        scores = tail(activations.clone())  # which may begin with an operation in place
+        scores = tail(activations.clone())  # the tail may begin with an in-place operation
         if not scores.requires_grad:
             raise BlemishError(f"this network's score has no gradient at this layer (a rounding?); {_REMEDY}")
         (gradient,) = torch.autograd.grad(scores.sum(), activations)
         return scores.detach(), gradient
 
-    # Traced on a tensor without content whose N is a symbol: equal to no other size, so none is mistaken for it.
+    # Traced on a tensor without content whose N is a symbol. Its value equals no other size, so that no constant of the
+    # network is taken for N.
     batch = max(example.shape) + 1
     symbols: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext(
         dynamic_sizes=[DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (example.ndim - 1)
@@ -51,8 +52,8 @@ def with_gradient(tail: nn.Module, example: Tensor) -> fx.GraphModule:
     trace = make_fx(both, decomposition_table=_table(), tracing_mode="symbolic", _allow_non_fake_inputs=True)
     try:
         graph = trace(activations)
-    # All that torch's refusals have in common: a missing derivative, a choice by value, a tensor changed in place. The
-    # tail itself has run before, so no other mistake is taken for one.
+    # torch's refusals have only this type in common: a missing derivative, a branch on values, a tensor changed in
+    # place. The tail itself has run before, so other errors do not end up here.
     except RuntimeError as cause:
         operation = getattr(cause, "func", None) or str(cause).splitlines()[0][:160]
         raise BlemishError(f"this network has no gradient as plain operations: {operation}; {_REMEDY}") from cause
@@ -71,11 +72,10 @@ _REMEDY = "take a later layer, or a map that needs no gradient."
 
 @cache
 def _table() -> dict[Any, Callable[..., Any]]:
-    """What each backward operation is made of: torch's own list, and ours where torch has none."""
+    """Backward operations by what they are decomposed into: torch's own list, and ours where torch has none."""
     default = torch.export.default_decompositions()
-    theirs = {op: default[op] for op in default if "backward" in str(op)}
     return {
-        **theirs,
+        **{operation: default[operation] for operation in default if "backward" in str(operation)},
         aten.convolution_backward.default: _convolution,
         aten.max_pool2d_with_indices_backward.default: _max_pool,
         aten.avg_pool2d_backward.default: _avg_pool,
@@ -101,17 +101,19 @@ def _convolution(
     _output_mask: object,
 ) -> tuple[Tensor, None, None]:
     """A convolution's gradient is the transposed convolution with the same weight, and the other way round."""
-    extra = [0] * len(stride)
-    if not transposed:  # the last rows that a stride did not reach
-        extra = [
+    output_padding = [0] * len(stride)
+    if not transposed:  # the last rows that the stride did not reach
+        output_padding = [
             size - ((out - 1) * s - 2 * p + d * (k - 1) + 1)
             for size, out, s, p, d, k in zip(
                 x.shape[2:], grad.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
             )
         ]
-    # Both signs turned: OpenVINO takes weights that a convolution and its transpose share for one and the same.
-    back = -aten.convolution.default(grad, -weight, None, stride, padding, dilation, not transposed, extra, groups)
-    return back, None, None
+    # Both signs are turned because OpenVINO confuses a convolution and its transpose that share one weight.
+    flipped = aten.convolution.default(
+        grad, -weight, None, stride, padding, dilation, not transposed, output_padding, groups
+    )
+    return -flipped, None, None
 
 
 def _max_pool(
@@ -124,18 +126,18 @@ def _max_pool(
     _ceil_mode: object,
     indices: Tensor,
 ) -> Tensor:
-    """Every maximum's gradient goes to the place it came from; places may be shared by overlapping windows."""
-    nothing = torch.zeros_like(x).flatten(2)
-    return nothing.scatter_add(2, indices.flatten(2), grad.flatten(2)).reshape(x.shape)
+    """Each maximum's gradient is added at the place of the maximum; overlapping windows may share one."""
+    zeros = torch.zeros_like(x).flatten(2)
+    return zeros.scatter_add(2, indices.flatten(2), grad.flatten(2)).reshape(x.shape)
 
 
 def _separable(grad: Tensor, size: Sequence[int], resample: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """Gradient of a map resampled linearly along rows and columns, y = R x C: R' g C', whatever the resampling is.
+    """Gradient of a map x resampled linearly along rows and columns: of y = R x C it is R' grad C'.
 
-    `size`: of x; `resample`: takes `(1, L, L)` and does along its last axis what is done along axis 0 (down) or 1
-    (across) of a map. Applied to the identity it yields its own matrix.
+    `size`: of x; `resample(values, axis)`: resamples `(1, L, L)` along its last axis as the map is along axis 0 (down)
+    or 1 (across). Applied to the identity it yields the matrix R' or C.
     """
-    with _disable_current_modes():  # values, not traces
+    with _disable_current_modes():  # computed now, not traced
         identities = (torch.eye(length, dtype=grad.dtype, device=grad.device)[None] for length in size[-2:])
         rows, columns = (resample(identity, axis)[0] for axis, identity in enumerate(identities))
         columns = columns.T.contiguous()

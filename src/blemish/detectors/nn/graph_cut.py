@@ -1,13 +1,14 @@
-"""A network cut in two: the trunk, which stays as it is and is run once an image, and the tail, which is trained.
+"""Cuts a network in two: the trunk, which stays frozen and runs once per image, and the tail, which is trained.
 
-A backbone is traced to a graph of ATen operations (`torch.export`), and such a graph can be cut anywhere, whatever the
-network's author called its parts. Pieces share their parameters with the graph: a trained tail is trained in all.
+A backbone is traced to a graph of ATen operations (`torch.export`), which can be cut at any node, whatever modules the
+network consists of. Pieces share their parameters with the graph, so training the tail trains the whole network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,78 +24,101 @@ BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 
 
 def trace(backbone: Backbone, image_size: tuple[int, int]) -> GraphModule:
-    """float32 images `(N, 3, *image_size)` in 0..255 -> one map per tap, as a graph without in-place operations."""
+    """float32 images `(N, 3, *image_size)` in 0..255 -> one map per tap, as a graph without in-place operations, its
+    batch norms folded into the convolutions before them."""
     example = torch.zeros(2, 3, *image_size)
     program = torch.export.export(backbone, (example,), dynamic_shapes=({0: Dim.DYNAMIC},))
     graph: GraphModule = program.run_decompositions({}).module()
-    _fold_norms(graph)
-    return graph
-
-
-def _fold_norms(graph: GraphModule) -> None:
-    """Every batch norm after a convolution goes into its weight and bias: their statistics stay fixed in fine-tuning
-    (batches are small), so they say nothing of their own, and cost a quarter of a step on the CPU."""
-    for node in list(graph.graph.nodes):
-        if node.target is not BATCH_NORM or node.args[0].target is not CONV or len(node.args[0].users) > 1:
-            continue
-        conv, (result,) = node.args[0], node.users
-        gain, offset, mean, variance = (n and attrgetter(n.target)(graph).detach() for n in node.args[1:5])
-        weight, bias = (n and attrgetter(n.target)(graph).detach() for n in (*conv.args[1:3], None)[:2])
-        scale = (variance + node.args[6]).rsqrt() * (1 if gain is None else gain)
-        new = {
-            "weight": weight * scale[:, None, None, None],
-            "bias": ((0 if bias is None else bias) - mean) * scale + (0 if offset is None else offset),
-        }
-        with graph.graph.inserting_before(conv):
-            nodes = []
-            for what, tensor in new.items():
-                name = f"{conv.name}_{what}"
-                graph.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
-                nodes.append(graph.graph.get_attr(name))
-        conv.args = (conv.args[0], *nodes, *conv.args[3:])
-        conv.meta["val"] = result.meta["val"]
-        result.replace_all_uses_with(conv)
-        graph.graph.erase_node(result)
-        graph.graph.erase_node(node)
+    for norm in [node for node in graph.graph.nodes if node.target is BATCH_NORM]:
+        conv = norm.args[0]
+        if conv.target is CONV and list(conv.users) == [norm]:
+            _fold_norm(graph, conv, norm)
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     graph.recompile()
+    return graph
+
+
+def _fold_norm(graph: GraphModule, conv: Node, norm: Node) -> None:
+    """Replaces a convolution and the batch norm after it by one convolution. With s = gamma / sqrt(variance + eps),
+
+        gamma (W * x + b - mean) / sqrt(variance + eps) + beta = (s W) * x + (b - mean) s + beta.
+
+    The norms' statistics stay fixed in fine-tuning, as batches are small, so a norm of its own would only cost time: a
+    quarter of a training step on the CPU.
+    """
+    gamma, beta, mean, variance = (_value(graph, argument) for argument in norm.args[1:5])
+    weight, bias = (_value(graph, argument) for argument in (*conv.args[1:3], None)[:2])
+    assert weight is not None
+    assert mean is not None
+    assert variance is not None
+    eps: Any = norm.args[6]
+    scale = (variance + eps).rsqrt()
+    if gamma is not None:
+        scale = scale * gamma
+    folded_weight = weight * scale[:, None, None, None]
+    folded_bias = (torch.zeros_like(mean) if bias is None else bias) - mean
+    folded_bias = folded_bias * scale
+    if beta is not None:
+        folded_bias = folded_bias + beta
+    with graph.graph.inserting_before(conv):
+        folded = (
+            _new_parameter(graph, f"{conv.name}_weight", folded_weight),
+            _new_parameter(graph, f"{conv.name}_bias", folded_bias),
+        )
+    conv.args = (conv.args[0], *folded, *conv.args[3:])
+    (result,) = norm.users  # a batch norm gives a tuple; the node that takes its first entry
+    conv.meta["val"] = result.meta["val"]
+    result.replace_all_uses_with(conv)
+    graph.graph.erase_node(result)
+    graph.graph.erase_node(norm)
+
+
+def _value(graph: GraphModule, node: Any) -> Tensor | None:
+    """The parameter or buffer that a `get_attr` node stands for."""
+    return attrgetter(node.target)(graph).detach() if node is not None else None
+
+
+def _new_parameter(graph: GraphModule, name: str, value: Tensor) -> Node:
+    graph.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    return graph.graph.get_attr(name)
 
 
 def outputs(graph: GraphModule) -> list[Node]:
-    """What a traced graph gives, one node per tap."""
-    found: list[Node] = list(graph.graph.output_node().args[0])  # type: ignore[arg-type]
-    return found
+    """A traced graph's outputs, one node per tap."""
+    taps: list[Node] = list(graph.graph.output_node().args[0])  # type: ignore[arg-type]
+    return taps
 
 
 def source(graph: GraphModule) -> Node:
-    """The images that a traced graph takes."""
-    found: Node = next(node for node in graph.graph.nodes if node.op == "placeholder")
-    return found
+    """A traced graph's input, the images."""
+    images: Node = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    return images
 
 
 def frontier(cut: Node, targets: Sequence[Node]) -> list[Node]:
-    """What has to be kept of the part up to `cut` so that `targets` can be computed from it: `cut` itself (or, where
-    the map there was only made for us from tokens, the tokens), and those targets that lie before it."""
+    """The nodes whose values have to be cached so that `targets` can be computed without the graph up to `cut`: `cut`
+    itself (the tokens, where `cut` is a map made from a transformer's tokens), and the targets that lie before it."""
     before = {cut, *_needed([cut], [])}
     return [node for node in _needed(targets, list(before)) if node in before and _is_batch(node)]
 
 
 def past_pooling(cut: Node) -> Node:
-    """The cut, moved down as long as what follows has no parameters and makes less of it: less to keep."""
+    """The cut, moved down as long as the next operation has no parameters and a smaller output: less to cache."""
     while len(users := [node for node in cut.users if node.op != "output"]) == 1:  # a tap is an output too
-        after = users[0]
-        now, then = cut.meta.get("val"), after.meta.get("val")
-        if after.all_input_nodes != [cut] or not isinstance(now, Tensor) or not isinstance(then, Tensor):
+        following = users[0]
+        before, after = cut.meta.get("val"), following.meta.get("val")
+        if following.all_input_nodes != [cut] or not isinstance(before, Tensor) or not isinstance(after, Tensor):
             break
-        if then[0].numel() >= now[0].numel():
+        if after[0].numel() >= before[0].numel():
             break
-        cut = after
+        cut = following
     return cut
 
 
 def piece(graph: GraphModule, inputs: Sequence[Node], targets: Sequence[Node]) -> GraphModule:
-    """The part of a traced graph from `inputs` to `targets`: a module of as many tensors, giving a tuple of tensors."""
+    """The part of a traced graph from `inputs` to `targets`: a module that takes a tensor for each of `inputs` and
+    returns a tuple with one for each of `targets`. Raises `BlemishError` where `targets` need more than `inputs`."""
     new = Graph()
     copied: dict[Node, Node] = {node: new.placeholder(node.name) for node in inputs}
     needed = set(_needed(targets, inputs))
@@ -103,8 +127,8 @@ def piece(graph: GraphModule, inputs: Sequence[Node], targets: Sequence[Node]) -
             continue
         if node.op == "placeholder":
             raise BlemishError(
-                "this network cannot be cut there, as what follows is not made from that map alone (a transformer's "
-                "tokens); take the last pooled layer."
+                "this network cannot be cut there, as what follows needs more than that map (a transformer's tokens); "
+                "take the last pooled layer."
             )
         if node.target is SYM_SIZE and node.args[1] == 0:
             copied[node] = new.call_function(SYM_SIZE, (copied[inputs[0]], 0))
@@ -115,7 +139,7 @@ def piece(graph: GraphModule, inputs: Sequence[Node], targets: Sequence[Node]) -
 
 
 def _needed(targets: Sequence[Node], stop: Sequence[Node]) -> list[Node]:
-    """All nodes that `targets` are computed from, themselves included; nothing above `stop`."""
+    """All nodes that `targets` are computed from, themselves and those of `stop` included; nothing above `stop`."""
     seen: dict[Node, None] = {}
     waiting = list(targets)
     border = set(stop)
@@ -130,6 +154,6 @@ def _needed(targets: Sequence[Node], stop: Sequence[Node]) -> list[Node]:
 
 
 def _is_batch(node: Node) -> bool:
-    """Whether a node is a tensor with one row an image, and no constant and no number."""
+    """Whether a node is a tensor with one row per image, so neither a constant nor a number."""
     value = node.meta.get("val")
     return node.op != "get_attr" and isinstance(value, Tensor) and value.ndim > 1
