@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner
-
 from tools.commands import page
+from typer.testing import CliRunner
 
 from blemish.cli.app import app
 from tests.conftest import tile

@@ -90,7 +90,8 @@ def test_ends_of_ranges_belong_to_them() -> None:
 
 def test_the_card_holds_what_the_result_depends_on() -> None:
     config = Config(file=Path("w.bin"), checkpoint=Path("x"), device="cuda")
-    wanted = {"kind": "a", "count": 3, "rate": None, "scales": (), "file": "w.bin", "on": True, "special": "x", "seed": 0}
+    wanted = {"kind": "a", "count": 3, "rate": None, "scales": (), "file": "w.bin", "on": True, "special": "x"}
+    wanted |= {"seed": 0}
     assert as_json(config) == wanted
     assert as_json(config, machine=True) == wanted | {"device": "cuda"}
 

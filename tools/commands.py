@@ -1,6 +1,6 @@
-"""Writes the options of `blemish train` into docs/commands.md, from the fields where they stand: python tools/commands.py
+"""Writes the options of `blemish train` into docs/commands.md, from the fields where they stand.
 
-A test says when the page is behind.
+Run it with `python tools/commands.py`; a test says when the page is behind.
 """
 
 from __future__ import annotations

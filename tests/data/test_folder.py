@@ -20,5 +20,5 @@ def test_without_a_test_of_its_own(labelled: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BlemishError, match="no such"):
+    with pytest.raises(BlemishError, match="does not exist; give the folder"):
         Folder(tmp_path / "nothing").samples  # noqa: B018
