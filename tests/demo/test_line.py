@@ -65,7 +65,7 @@ def test_seed_number_and_part_each_give_another_good_part(product: str) -> None:
         draw(product, 0, size=192)[0],
         draw(product, 1, size=192)[0],
         draw(product, 0, size=192, seed=1)[0],
-        draw(product, 0, size=192, part="test/good")[0],
+        draw(product, 0, size=192, place="test/good")[0],
     ]
     smooth = [image.reshape(48, 4, 48, 4, 3).mean(axis=(1, 3)) for image in drawn]
     for n, one in enumerate(smooth):
@@ -139,9 +139,9 @@ def test_written_images_are_the_drawn_ones_whatever_else_is_written(tmp_path: Pa
     write_line(tmp_path, products=["cloth"], train=3, good=1, defective=1, size=96, workers=1, seed=5)
     for n in range(3):
         with Image.open(tmp_path / "cloth" / "train" / "good" / f"{n:03d}.png") as image:
-            assert np.array_equal(np.asarray(image), draw("cloth", n, seed=5, size=96, part="train/good")[0])
+            assert np.array_equal(np.asarray(image), draw("cloth", n, seed=5, size=96, place="train/good")[0])
     with Image.open(tmp_path / "cloth" / "ground_truth" / "stain" / "000_mask.png") as mask:
-        drawn = draw("cloth", 0, seed=5, size=96, part="test/stain", defects=["stain"])[1]
+        drawn = draw("cloth", 0, seed=5, size=96, place="test/stain", defects=["stain"])[1]
         assert np.array_equal(np.asarray(mask) > 0, drawn)
 
 
