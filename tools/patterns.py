@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-Field = npt.NDArray[np.floating[Any]]  # (H, W), or (H, W, 3) where it is coloured; 0..1 unless said otherwise
+Field = npt.NDArray[np.floating[Any]]  # (H, W), or (H, W, 3) where it is coloured; 0..1 unless stated otherwise
 Random = np.random.Generator
 
 LETTERS = "ABCDEFGHKLMNPRSTUVXYZabcdefghkmnpqrstuvz0123456789+-/.:#%&"
