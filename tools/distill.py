@@ -1,15 +1,15 @@
 """Makes `src/blemish/detectors/nn/bundled.safetensors`: a MobileNetV2 that has never seen a photograph.
 
-    python -m tools.distill mobilenetv2_100_tf.safetensors            # resumes where it was cut
+    python -m tools.distill mobilenetv2_100_tf.safetensors            # resumes where it was interrupted
 
-A student with random weights learns to answer as its teacher, an ImageNet MobileNetV2, does to the drawn images of
-`procedural.py`. Both have the same 13 inverted residual blocks (Sandler et al. 2018, table 2, up to stride 16), so
+A student with random weights learns to give the features of its teacher, an ImageNet MobileNetV2, on the drawn images
+of `procedural.py`. Both have the same 13 inverted residual blocks (Sandler et al. 2018, table 2, up to stride 16), so
 every block has a target of its own: the teacher's output there, standardised per channel. No weight is copied.
 
-It goes in phases (Hinton-style matching of features, Romero et al. 2015, shallow parts first): the three blocks on
-fine grids, which cost two thirds of the time and learn fast, then the ten on coarse grids behind the frozen first
-three, then all of them together. Within a phase the batch norms settle: from then on their statistics stand still, as
-they do in use, for statistics of few and very unlike crops are a noise that the teacher does not have.
+Training has phases (features are matched as by Romero et al. 2015, shallow blocks first): the three blocks on fine
+grids, which take two thirds of the time and learn fast, then the ten on coarse grids behind the frozen first three,
+then all together. From some step of a phase on the statistics of the batch norms are frozen, as in inference, because
+statistics of few and very different crops are a noise that the teacher does not have.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from blemish.files import replacing
 from tools import procedural
 
 SHARD = 500  # images per file
@@ -43,7 +44,7 @@ BUNDLED = Path(__file__).parents[1] / "src/blemish/detectors/nn/bundled.safetens
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Trains blocks first <= b < last (with the stem where first is 0) for so many steps of AdamW, cosine rate."""
+    """Trains blocks first <= b < last (with the stem where first is 0) for `steps` steps of AdamW, cosine schedule."""
 
     name: str
     first: int
@@ -51,11 +52,11 @@ class Phase:
     images: int
     steps: int
     batch: int
-    rate: float
-    settled: float  # the share of the steps after which batch norm statistics stand still
-    size: int = 128  # pixels of a crop
-    end: float = 1.0  # weight in the loss of a stage's end that is no tap; the two taps have 1
-    inner: float = 0.25  # and of the other blocks
+    rate: float  # learning rate
+    settled: float  # share of the steps after which batch norm statistics are frozen
+    size: int = 128  # side of a crop in pixels
+    end: float = 1.0  # loss weight of the end of a stage without a tap; the two taps have 1
+    inner: float = 0.25  # loss weight of the other blocks
 
 
 PHASES = (
@@ -70,7 +71,8 @@ PHASES = (
 
 
 def mobilenet() -> Any:
-    """Random weights; blocks behind the second tap are not part of it. uint8 images go in as (x - 127) / 127.5."""
+    """A network with random weights, without the blocks behind the second tap; its input is (x - 127) / 127.5 of uint8
+    images."""
     net = timm.create_model(
         "mobilenetv2_100", pretrained=False, features_only=True, out_indices=(2, 3), pad_type="same"
     )
@@ -95,7 +97,7 @@ def walk(net: Any, x: Tensor, first: int, last: int) -> list[Tensor]:
     return outputs
 
 
-def parts(net: Any, phase: Phase) -> nn.ModuleList:
+def trained_modules(net: Any, phase: Phase) -> nn.ModuleList:
     """The modules that a phase trains."""
     blocks = [block for stage in net.blocks for block in stage][phase.first : phase.last]
     return nn.ModuleList([*([net.conv_stem, net.bn1] if phase.first == 0 else []), *blocks])
@@ -105,15 +107,14 @@ def parts(net: Any, phase: Phase) -> nn.ModuleList:
 
 
 def shard(folder: Path, index: int, processes: int) -> npt.NDArray[np.uint8]:
-    """Images index * SHARD and following, drawn if the folder does not have them. (SHARD, 192, 192, 3)"""
+    """Images from index * SHARD on, drawn unless the folder has them. uint8 (SHARD, 192, 192, 3)"""
     path = folder / f"images-{index:03d}.npy"
     if not path.exists():
         seeds = range(index * SHARD, (index + 1) * SHARD)
         with Pool(processes) as pool:
             drawn = np.stack(pool.map(procedural.image, seeds, chunksize=8))
-        unfinished = path.with_suffix(".part.npy")
-        np.save(unfinished, drawn)
-        unfinished.replace(path)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, drawn)
     return np.asarray(np.load(path, allow_pickle=False), dtype=np.uint8)
 
 
@@ -131,7 +132,7 @@ def to_input(images: Tensor) -> Tensor:
 
 
 def crops(images: npt.NDArray[np.uint8], rng: np.random.Generator, batch: int, size: int) -> Tensor:
-    """A batch as it is trained on: cut out at several scales, turned, and recoloured. float (batch, 3, size, size)"""
+    """A training batch: crops of several scales, rotated and recoloured. float (batch, 3, size, size)"""
     cut = min(int(size * rng.choice([0.75, 1.0, 1.0, 1.25, 1.5])), images.shape[1])
     chosen = []
     for index in rng.integers(len(images), size=batch):
@@ -167,14 +168,14 @@ class Scale:
 
 
 def answers(teacher: nn.Module, x: Tensor, last: int) -> list[Tensor]:
-    """bfloat16 inside: its rounding is far below what a student can follow."""
+    """The teacher's outputs, in bfloat16: its rounding is far below the student's error."""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         return walk(teacher, x, 0, last)
 
 
 def measure_scale(teacher: nn.Module, images: npt.NDArray[np.uint8], size: int) -> Scale:
-    """Mean and deviation of each stage's end, used for all blocks of the stage: they add up along one residual stream,
-    which only a common scale leaves a sum."""
+    """Mean and standard deviation at each stage's end, used for all blocks of the stage: they add up along one residual
+    stream, which remains a sum only on a common scale."""
     rng = np.random.default_rng(0)
     batches = [answers(teacher, crops(images, rng, 32, size), sum(STAGES)) for _ in range(24)]
     mean, std, end = [], [], 0
@@ -220,13 +221,12 @@ def save(path: Path, student: nn.Module, optimiser: torch.optim.Optimizer, step:
     tensors = {f"net.{name}": value.contiguous() for name, value in student.state_dict().items()}
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"opt.{i}.{key}": value.contiguous() for key, value in state.items()}
-    unfinished = path.with_suffix(".part")
-    save_file(tensors, unfinished, {"step": str(step), "phase": json.dumps(asdict(phase))})
-    unfinished.replace(path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"step": str(step), "phase": json.dumps(asdict(phase))})
 
 
 def restore(path: Path, student: nn.Module, optimiser: torch.optim.Optimizer, phase: Phase) -> int:
-    """Loads a checkpoint of this very phase and returns the steps it has behind it."""
+    """Loads a checkpoint of the same phase and returns the number of steps it was trained for."""
     with safe_open(path, "pt") as file:
         if json.loads(file.metadata()["phase"]) != asdict(phase):
             raise SystemExit(f"{path} belongs to another recipe: remove it, or choose another --work folder.")
@@ -252,8 +252,8 @@ def train(
     stop: int | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Runs a phase from its checkpoint, or from its start; yields (steps done, loss). Each step draws its own random
-    numbers, so a resumed run does what an uncut one does. `stop` cuts it short."""
-    trained = parts(student, phase)
+    numbers, so a resumed run gives the same result. `stop` ends it early."""
+    trained = trained_modules(student, phase)
     parameters = list(trained.parameters())
     optimiser = torch.optim.AdamW(parameters, phase.rate, weight_decay=1e-4)
     done = restore(checkpoint, student, optimiser, phase) if checkpoint.exists() else 0
@@ -282,7 +282,8 @@ def train(
 def distill(
     work: Path, teacher: nn.Module, phases: tuple[Phase, ...], processes: int, say: Callable[[str], None]
 ) -> tuple[nn.Module, list[float]]:
-    """All phases; returns the student and how much of the teacher it explains on held-out images, stage by stage."""
+    """Runs all phases; returns the student and the share of the teacher's variance that it explains on held-out images,
+    by stage."""
     held_out = np.stack([procedural.image(HELD_OUT + i) for i in range(128)])
     torch.manual_seed(0)
     student = mobilenet()
@@ -291,11 +292,11 @@ def distill(
     for phase in phases:
         images = pool_of(work, phase.images, processes)
         scale = scale or measure_scale(teacher, images[: 2 * SHARD], phase.size)
-        start, seen = time.monotonic(), 0.0
+        start, smoothed = time.monotonic(), 0.0
         for step, loss in train(student, teacher, scale, images, phase, work / f"{phase.name}.safetensors"):
-            seen = loss if seen == 0 else 0.98 * seen + 0.02 * loss
+            smoothed = loss if smoothed == 0 else 0.98 * smoothed + 0.02 * loss
             if step % 100 == 0 or step == phase.steps:
-                say(f"{phase.name} {step}/{phase.steps} loss {seen:.4f} {time.monotonic() - start:.0f} s")
+                say(f"{phase.name} {step}/{phase.steps} loss {smoothed:.4f} {time.monotonic() - start:.0f} s")
             if step % 500 == 0 or step == phase.steps:
                 score = explained(student, teacher, scale, held_out)
                 say(f"explained variance by stage: {score}")
@@ -303,7 +304,7 @@ def distill(
 
 
 def export(student: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Writes float16: half the size; the test of it bounds by how much the rounding moves features."""
+    """Writes float16, for half the size; a test bounds the change of the features by rounding."""
     tensors = {n: v.half() if v.is_floating_point() else v for n, v in student.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({n: v.contiguous() for n, v in tensors.items()}, path, metadata)

@@ -1,5 +1,5 @@
-"""Draws what a run of `blemish train --detector attention` made of some test images, a row each, for the docs:
-image, inpainted image, heat and boxes, these of other runs on the same images, mask.
+"""Draws the results of a run of `blemish train --detector attention` on some test images, a row each, for the docs:
+image, reconstruction, heat and boxes, heat and boxes of other runs on the same images, mask.
 
     python tools/panel.py RUN DATA test/crack/003.png ... --also OTHER-RUN -o docs/attention.jpg
 """
@@ -19,8 +19,8 @@ SIDE, GAP = 256, 6  # of a cell and between cells, in pixels
 
 
 def panel(run: Path, data: Path, names: list[str], also: list[Path]) -> Image.Image:
-    """A row for each of `names` (as in `verdicts.jsonl`); where there is no mask its cell is white."""
-    drawn = [run / "inpainted", run / "overlays", *(other / "overlays" for other in also)]
+    """A row for each of `names` (as in `verdicts.jsonl`); without a mask its cell is white."""
+    drawn = [run / "reconstruction", run / "overlays", *(other / "overlays" for other in also)]
     columns = 2 + len(drawn)
     samples = {sample.name: sample for sample in layouts.read(data).samples}
     sheet = Image.new("RGB", (columns * (SIDE + GAP) - GAP, len(names) * (SIDE + GAP) - GAP), "white")

@@ -1,4 +1,4 @@
-"""Patterns: grey fields (size, size) in 0..1 from random numbers alone; `procedural.py` makes images of them."""
+"""Patterns: grey fields (size, size) in 0..1 from random numbers alone; `procedural.py` makes images from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-Field = npt.NDArray[np.floating[Any]]  # (H, W), or (H, W, 3) where it is coloured; 0..1 unless said otherwise
+Field = npt.NDArray[np.floating[Any]]  # (H, W), or (H, W, 3) where it is coloured; 0..1 unless stated otherwise
 Random = np.random.Generator
 
 LETTERS = "ABCDEFGHKLMNPRSTUVXYZabcdefghkmnpqrstuvz0123456789+-/.:#%&"
@@ -27,7 +27,7 @@ def stretch(field: Field) -> Field:
 
 
 def noise(rng: Random, size: int, slope: float, stretched: float = 1.0, angle: float = 0.0) -> Field:
-    """Gaussian noise, amplitude ~ frequency ** -slope; `stretched` > 1 draws it out along `angle` (radians)."""
+    """Gaussian noise, amplitude ~ frequency ** -slope; `stretched` > 1 stretches it along `angle` (radians)."""
     fy = np.fft.fftfreq(size)[:, None]
     fx = np.fft.rfftfreq(size)[None, :]
     along = (fx * np.cos(angle) + fy * np.sin(angle)) * stretched
@@ -77,7 +77,7 @@ def wave(phase: Field, rng: Random) -> Field:
 
 
 def ink(rng: Random, size: int, draw: Callable[[ImageDraw.ImageDraw, int], None]) -> Field:
-    """What `draw` paints on a black canvas of twice the size, brought down so that edges are smooth."""
+    """What `draw` paints on a black canvas of twice the size, reduced so that edges are smooth."""
     canvas = Image.new("L", (2 * size, 2 * size), 0)
     draw(ImageDraw.Draw(canvas), 2 * size)
     if rng.random() < 0.3:
@@ -167,7 +167,7 @@ def julia(rng: Random, size: int) -> Field:
 
 
 def tiles(rng: Random, size: int) -> Field:
-    """Bricks, checks and tiles with joints, each with a shade of its own."""
+    """Bricks, checks and tiles with joints, each of its own shade."""
     u, v = plane(rng, size)
     u, v = u * np.float32(10 ** rng.uniform(0.2, 1.2)), v * np.float32(10 ** rng.uniform(0.2, 1.2))
     row = np.floor(v)
@@ -193,7 +193,7 @@ def weave(rng: Random, size: int) -> Field:
 
 
 def leaves(rng: Random, size: int) -> Field:
-    """Dead leaves: shapes of power-law size that cover each other, as things in the world do."""
+    """Dead leaves: shapes of power-law size that cover each other, like objects in the world."""
 
     def draw(canvas: ImageDraw.ImageDraw, side: int) -> None:
         kind = rng.integers(4)
@@ -209,7 +209,7 @@ def leaves(rng: Random, size: int) -> Field:
 
 
 def polygon(rng: Random, x: float, y: float, radius: float, corners: int) -> list[tuple[float, float]]:
-    """Corners round (x, y): an ellipse where there are many, else slightly irregular."""
+    """Corners around (x, y): an ellipse where there are many, else slightly irregular."""
     turn = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(corners) / corners
     reach = radius * (1 if corners > 12 else rng.uniform(0.7, 1.2, corners))
     squeeze, tilt = rng.uniform(0.35, 1), rng.uniform(0, np.pi)
@@ -273,7 +273,7 @@ def gradient(rng: Random, size: int) -> Field:
 
 
 def domes(rng: Random, size: int) -> Field:
-    """Heights of balls, pills, cones and pits on a floor; `lit` turns them into solid things."""
+    """Heights of balls, pills, cones and pits on a floor; `lit` makes them look solid."""
     v, u = np.meshgrid(*(np.arange(size, dtype=np.float32),) * 2, indexing="ij")
     height = np.zeros((size, size), np.float32)
     radius = size * 10 ** rng.uniform(-1.5, -0.4)

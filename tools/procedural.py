@@ -1,8 +1,8 @@
-"""Draws images out of nothing but random numbers: what `distill.py` shows to its teacher instead of photographs.
+"""Draws images from random numbers alone: `distill.py` trains on them instead of photographs.
 
 An image is a background and a few shapes, each filled with a pattern of `patterns.py`, coloured through a palette,
-lit as if it had relief, and then corrupted as a camera would corruption it. Everything follows from one seed:
-`image(seed, size)` is the same array on every run of one numpy and Pillow.
+lit as if it had relief, and then degraded as by a camera. Everything follows from one seed: `image(seed, size)` is
+the same array on every run with the same numpy and Pillow.
 
     python -m tools.procedural sheet.png        # a contact sheet to look at
 """
@@ -38,7 +38,7 @@ def pattern(rng: Random, size: int) -> Field:
 
 
 def coloured(rng: Random, field: Field) -> Field:
-    """(H, W) -> (H, W, 3) through a palette of 2 to 5 colours: free ones, shades of one, or greys."""
+    """(H, W) -> (H, W, 3) through a palette of 2 to 5 colours: random ones, shades of one, or greys."""
     stops = int(rng.integers(2, 6))
     kind = rng.random()
     if kind < 0.35:
@@ -49,7 +49,7 @@ def coloured(rng: Random, field: Field) -> Field:
         )
     else:
         colours = rng.random((stops, 3))
-    if rng.random() < 0.4:  # low contrast: most industrial surfaces
+    if rng.random() < 0.4:  # low contrast, as of most industrial surfaces
         colours = colours.mean(axis=0) + (colours - colours.mean(axis=0)) * rng.uniform(0.1, 0.5)
     positions = np.linspace(0, 1, stops)
     return np.stack([np.interp(field, positions, colours[:, c]) for c in range(3)], axis=-1).astype(np.float32)
@@ -87,7 +87,7 @@ def surface(rng: Random, size: int) -> Field:
 
 
 def outline(rng: Random, size: int) -> Field:
-    """Where a thing lies: an ellipse, a polygon, a plate with holes, a ring, or a blob; 1 inside."""
+    """The mask of an object: an ellipse, a polygon, a plate with holes, a ring, or a blob; 1 inside."""
     kind = rng.integers(5)
     if kind == 4:
         return soft_step(noise(rng, size, rng.uniform(1.8, 3)), rng.uniform(0.4, 0.7), 10 ** rng.uniform(-1.7, -1))
@@ -109,7 +109,7 @@ def outline(rng: Random, size: int) -> Field:
 
 
 def photographed(rng: Random, image: Field) -> Field:
-    """Uneven light, gamma, blur or sharpening, coarse resolution, noise: what lies between a thing and its pixels."""
+    """What a camera does to an image: uneven light, gamma, blur or sharpening, coarse resolution, noise."""
     size = image.shape[0]
     if rng.random() < 0.35:
         image = image * (1 - np.float32(rng.uniform(0.1, 0.7)) * gradient(rng, size)[..., None])

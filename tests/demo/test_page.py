@@ -21,7 +21,7 @@ ODD = "test/good/a #1 & <b>50%.png"
 
 
 class Elements(HTMLParser):
-    """Every start tag of a page with its attributes, and its text."""
+    """All start tags of a page with their attributes, and its text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def demo(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run and its data as `blemish demo` lays them out, one image with a name that HTML and URLs mistake."""
+    """A run and its data as `blemish demo` writes them, one image with a name that HTML and URLs must escape."""
     out = tmp_path_factory.mktemp("demo")
     shutil.copytree(run, out / "tiles")
     shutil.copytree(product, out / "data/tiles")
@@ -70,11 +70,11 @@ def test_every_test_image_is_shown_once(demo: Path, page: Elements) -> None:
     assert len(shown) == 12
 
 
-def test_nothing_is_fetched_from_elsewhere_and_all_links_lead_somewhere(demo: Path, page: Elements) -> None:
-    identities = {a["id"] for _, a in page.tags if "id" in a}
+def test_nothing_is_loaded_from_elsewhere_and_all_links_have_targets(demo: Path, page: Elements) -> None:
+    ids = {a["id"] for _, a in page.tags if "id" in a}
     for address in addresses(page):
         if address.startswith("#"):
-            assert address[1:] in identities
+            assert address[1:] in ids
         elif not address.startswith("data:image/svg+xml,"):
             assert ":" not in address
             assert (demo / unquote(address)).is_file(), address
@@ -82,9 +82,9 @@ def test_nothing_is_fetched_from_elsewhere_and_all_links_lead_somewhere(demo: Pa
     assert not re.search(r"@import|url\(|<link(?! rel=\"icon\")|<script[^>]*src", text)
 
 
-def test_identities_are_unique_and_images_have_texts(page: Elements) -> None:
-    identities = [a["id"] for _, a in page.tags if "id" in a]
-    assert len(identities) == len(set(identities))
+def test_ids_are_unique_and_images_have_alternative_texts(page: Elements) -> None:
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
     for image in page.all("img") + page.all("img", "outline"):
         decoration = image.get("class") == "outline" or "src" not in image  # the dialog's are filled by its script
         assert (image["alt"] == "") == decoration
@@ -96,7 +96,7 @@ def test_mistakes_come_first(page: Elements) -> None:
     assert {"found", "passed"} <= set(order)
 
 
-def test_outcomes_are_what_the_verdicts_say(demo: Path, tmp_path: Path) -> None:
+def test_outcomes_follow_from_the_verdicts(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(demo, out)
     verdicts = [json.loads(line) for line in (out / "tiles/verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -127,12 +127,12 @@ def test_thumbnails_show_the_image(demo: Path) -> None:
         Image.open(demo / "page/tiles/test-spot-002.png.jpg") as small,
         Image.open(demo / "data/tiles/test/spot/002.png") as large,
     ):
-        assert small.size == large.size  # smaller than a thumbnail may be: never enlarged
+        assert small.size == large.size  # smaller than a thumbnail: not enlarged
         difference = np.asarray(small, np.float64) - np.asarray(large.convert("RGB"), np.float64)
     assert np.abs(difference).mean() < 6
 
 
-def test_a_repaired_image_is_shown_beside_its_own_and_only_there(demo: Path, tmp_path: Path) -> None:
+def test_a_reconstruction_is_shown_beside_its_image_and_only_in_its_run(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(demo, out)
     shutil.copytree(out / "tiles", out / "tiles-attention")
@@ -145,22 +145,22 @@ def test_a_repaired_image_is_shown_beside_its_own_and_only_there(demo: Path, tmp
     page = Elements((out / "index.html").read_text(encoding="utf-8"))
     shown = {unquote(a["data-reconstruction"]) for a in page.all("a", "pair")}
     assert shown == {"", *(f"tiles-attention/reconstruction/test/spot/{i:03}.png.jpg" for i in range(6))}
-    painted = [a for a in page.all("img") if a["alt"] == "Repaired: how it would look if it were good"]
-    assert len(painted) == 6
-    for image in painted:
+    thumbnails = [a for a in page.all("img") if a["alt"] == "Reconstruction: how it would look if it were good"]
+    assert len(thumbnails) == 6
+    for image in thumbnails:
         with Image.open(out / unquote(image["src"])) as thumbnail:
             i = int(re.findall(r"spot-(\d+)", image["src"])[0])
             assert abs(np.asarray(thumbnail, np.float64).mean() - 40 * i) < 2
     for address in addresses(page):
         assert address.startswith(("#", "data:")) or (out / unquote(address)).is_file(), address
     text = (out / "index.html").read_text(encoding="utf-8")
-    assert text.count("This detector, an autoencoder,") == 1  # in the section of that run alone
+    assert text.count("This detector, an autoencoder,") == 1  # only in the section of that run
     plain, attending = text.split('<section class="product" id="tiles-attention"')
     assert "reconstruction" not in plain.partition("<main")[2].lower().replace('data-reconstruction=""', "")
     assert "This detector, an autoencoder," in attending
 
 
-def test_the_headline_says_which_were_shown_defective_parts(
+def test_the_headline_says_which_detectors_learned_from_defective_parts(
     demo: Path, labelled: Path, classified: Path, tmp_path: Path
 ) -> None:
     alone = (demo / "index.html").read_text(encoding="utf-8").partition("</header>")[0]
@@ -171,9 +171,9 @@ def test_the_headline_says_which_were_shown_defective_parts(
     shutil.copytree(classified, out / "labelled")
     shutil.copytree(labelled, out / "data/labelled")
     write_page(out, ["tiles", "labelled"])
-    said = " ".join((out / "index.html").read_text(encoding="utf-8").partition("</header>")[0].split())
-    assert "Most saw only good parts." in said
-    lead = said.partition('class="lead"')[2]
+    header = " ".join((out / "index.html").read_text(encoding="utf-8").partition("</header>")[0].split())
+    assert "Most saw only good parts." in header
+    lead = header.partition('class="lead"')[2]
     assert (
         lead.index("good parts alone")
         < lead.index("#tiles")
@@ -182,7 +182,7 @@ def test_the_headline_says_which_were_shown_defective_parts(
     )
 
 
-def test_written() -> None:
+def test_figures_are_written_with_their_interval() -> None:
     assert written({"value": 0.95349, "low": 0.9, "high": 1.0}) == "0.953 (0.900–1.000)"
     assert written({"value": 0.042, "low": 0.0, "high": 0.126}, percent=True) == "4 % (0–13)"
     assert written({"value": 1.0, "low": None, "high": None}) == "1.000"
@@ -191,7 +191,7 @@ def test_written() -> None:
 
 
 @pytest.mark.parametrize(("value", "text"), [(15.0, "15.0"), (1234.5, "1.23e+03"), (123.4, "123"), (0.5, "0.500")])
-def test_number(value: float, text: str) -> None:
+def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 
@@ -215,16 +215,16 @@ def test_outline_keeps_a_hairline_that_the_reduction_would_lose() -> None:
     assert np.flatnonzero(found.any(axis=0)).mean() == pytest.approx(1503 * 288 / 3000, abs=1)
 
 
-def test_refusals(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_are_refused(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BlemishError, match="no such bundle"):
         write_page(demo, ["gears"])
     out = tmp_path / "out"
     shutil.copytree(demo, out)
     (out / "data/tiles/test/spot/003.png").unlink()
-    with pytest.raises(BlemishError, match=r"judges test/spot/003\.png, which is not in .*draw and train again"):
+    with pytest.raises(BlemishError, match=r"inspected test/spot/003\.png, which is not in .*draw and train again"):
         write_page(out, ["tiles"])
     (out / "tiles/metrics.json").unlink()
-    with pytest.raises(BlemishError, match=r"metrics\.json: cannot be read \(No such file"):
+    with pytest.raises(BlemishError, match=r"metrics\.json cannot be read \(No such file"):
         write_page(out, ["tiles"])
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(BlemishError, match=r"needs jinja2.*blemish\[learn\]"):

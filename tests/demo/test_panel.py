@@ -13,10 +13,10 @@ from tests.support import blemish, refused
 SMALL = (800, 600)
 
 
-def test_the_same_plate_every_time_and_its_defects_are_what_changed() -> None:
-    good, nothing = draw(3, size=SMALL)
+def test_a_plate_is_reproducible_and_its_mask_is_what_the_defects_changed() -> None:
+    good, no_mask = draw(3, size=SMALL)
     assert good.shape == (600, 800, 3)
-    assert not nothing.any()
+    assert not no_mask.any()
     np.testing.assert_array_equal(good, draw(3, size=SMALL)[0])
     assert (good != draw(4, size=SMALL)[0]).any()
     for kind in DEFECTS:
@@ -32,12 +32,12 @@ def test_the_same_plate_every_time_and_its_defects_are_what_changed() -> None:
         assert components(mask)[1] <= 12
 
 
-def test_it_is_written_once_and_read_as_mvtec(tmp_path: Path) -> None:
+def test_plates_are_drawn_once_and_read_as_mvtec(tmp_path: Path) -> None:
     folder = write_panel(tmp_path, train=2, good=1, defective=1, size=SMALL)
-    found = read(folder)
-    assert found.layout == "mvtec"
-    assert len(found.samples) == 3 + len(DEFECTS)
-    for sample in found.samples:
+    dataset = read(folder)
+    assert dataset.layout == "mvtec"
+    assert len(dataset.samples) == 3 + len(DEFECTS)
+    for sample in dataset.samples:
         if sample.label == "anomaly":
             assert sample.mask
             assert np.asarray(Image.open(sample.mask)).max() == 255
@@ -52,9 +52,9 @@ def test_it_is_written_once_and_read_as_mvtec(tmp_path: Path) -> None:
         draw(0, defects=("dent",), size=SMALL)
 
 
-def test_the_command_draws_one_product_alone(tmp_path: Path) -> None:
-    said = blemish("demo", "--draw", "panel", "--quick", "-o", tmp_path / "demo")
+def test_the_command_draws_one_product(tmp_path: Path) -> None:
+    printed = blemish("demo", "--draw", "panel", "--quick", "-o", tmp_path / "demo")
     assert len(list((tmp_path / "demo/data/panel/train/good").iterdir())) == 20
-    assert "Next: blemish train" in said.stdout
+    assert "Next: blemish train" in printed.stdout
     assert sorted(file.name for file in (tmp_path / "demo").iterdir()) == ["data"]
     assert "--draw takes flange or cloth or board or panel" in refused("demo", "--draw", "x", "-o", tmp_path / "demo")

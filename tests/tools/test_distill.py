@@ -1,4 +1,4 @@
-"""The recipe of the bundled weights, on a teacher of random weights and images of 48 pixels."""
+"""The recipe of the bundled weights, with a teacher of random weights and images of 48 pixels."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ def images() -> Images:
 def teacher() -> Any:
     torch.manual_seed(1)
     net = distill.mobilenet()
-    with torch.no_grad():  # random networks in inference mode put out next to nothing: let batch norm measure it
+    with torch.no_grad():  # the outputs of a random network are tiny unless batch norm has seen some
         net.train()
         for _ in range(30):
             distill.walk(net, torch.randn(8, 3, 32, 32), 0, 13)
@@ -59,7 +59,7 @@ def run(
     return net, losses
 
 
-def test_walk_agrees_with_the_network_itself() -> None:
+def test_walk_gives_the_outputs_of_the_network() -> None:
     net, x = student().eval(), torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         stride8, stride16 = net(x)
@@ -86,7 +86,7 @@ def test_training_lowers_the_loss(teacher: nn.Module, scale: distill.Scale, imag
     assert np.mean(losses[-3:]) < 0.85 * np.mean(losses[:3])
 
 
-def test_a_resumed_run_ends_as_an_uncut_one(
+def test_a_resumed_run_gives_the_same_result(
     teacher: nn.Module, scale: distill.Scale, images: Images, tmp_path: Path
 ) -> None:
     whole, losses = run(teacher, scale, images, SMALL, tmp_path / "whole.safetensors")
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(
         run(teacher, scale, images, other, checkpoint)
 
 
-def test_the_deep_phase_leaves_the_front_and_its_statistics_alone(
+def test_the_deep_phase_does_not_change_the_front_or_its_statistics(
     teacher: nn.Module, scale: distill.Scale, images: Images, tmp_path: Path
 ) -> None:
     before = {k: v.clone() for k, v in student().state_dict().items()}
@@ -120,7 +120,7 @@ def test_the_deep_phase_leaves_the_front_and_its_statistics_alone(
             assert torch.equal(value, before[name]) == (not trained), name
 
 
-def test_statistics_stand_still_once_settled(
+def test_batch_norm_statistics_are_frozen_once_settled(
     teacher: nn.Module, scale: distill.Scale, images: Images, tmp_path: Path
 ) -> None:
     phase = distill.Phase("front", 0, 3, 8, 2, 4, 3e-3, 0.0, 32)
@@ -160,7 +160,7 @@ def test_exported_weights_fit_the_network_of_the_library(tmp_path: Path) -> None
             assert (ours - theirs).abs().max() < 2e-2 * ours.std()
 
 
-def test_the_bundled_file_says_what_it_is() -> None:
+def test_the_bundled_file_has_its_metadata() -> None:
     file = distill.BUNDLED
     assert file.stat().st_size < 4_000_000
     with safe_open(file, "pt") as opened:

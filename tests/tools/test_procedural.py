@@ -1,4 +1,4 @@
-"""The drawn images: the same on every run, each unlike the others, and what each pattern claims to be."""
+"""The drawn images: reproducible and varied, with patterns that have the properties they claim."""
 
 import hashlib
 import sys
@@ -46,13 +46,13 @@ def test_a_pattern_stays_in_its_range_and_depends_on_the_random_numbers(
     assert len({f.tobytes() for f in fields}) >= 5
 
 
-def test_noise_is_drawn_out_along_its_angle() -> None:
+def test_noise_is_stretched_along_its_angle() -> None:
     field = patterns.noise(np.random.default_rng(0), 64, 1.5, stretched=30, angle=0.0)
     along, across = np.abs(np.diff(field, axis=1)).mean(), np.abs(np.diff(field, axis=0)).mean()
     assert across > 3 * along
 
 
-def test_noise_has_the_spectrum_it_was_asked_for() -> None:
+def test_noise_has_the_requested_spectrum() -> None:
     field = patterns.noise(np.random.default_rng(1), 256, 1.5)
     power = np.abs(np.fft.rfft2(field - field.mean()))
     frequency = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(256)[None, :])
@@ -62,7 +62,7 @@ def test_noise_has_the_spectrum_it_was_asked_for() -> None:
 
 
 def test_relief_is_brighter_on_the_side_of_the_lamp() -> None:
-    """A dome under a lamp: some side is lit, the opposite one dark; a flat relief leaves a flat image."""
+    """A dome under a lamp is bright on one side and dark on the other; a flat relief leaves a uniform image."""
     dome = np.clip(1 - np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]) ** 2, 0, 1).astype(np.float32)
     paint = np.full((64, 64, 3), 0.5, np.float32)
     lit = procedural.lit(np.random.default_rng(0), paint, dome)[..., 0]
@@ -73,5 +73,5 @@ def test_relief_is_brighter_on_the_side_of_the_lamp() -> None:
 
 
 @pytest.mark.parametrize(("field", "expected"), [([2.0, 4.0, 6.0], [0.0, 0.5, 1.0]), ([3.0, 3.0], [0.5, 0.5])])
-def test_stretch(field: list[float], expected: list[float]) -> None:
+def test_stretch_maps_to_0_to_1(field: list[float], expected: list[float]) -> None:
     assert patterns.stretch(np.array(field, np.float32)).tolist() == expected

@@ -35,7 +35,7 @@ class Digits:
 
 
 def holds_idx(folder: Path) -> bool:
-    """Whether a folder holds any of the four files under one of their usual names."""
+    """Whether a folder holds any of the four files under one of their common names."""
     return any(_find(folder, split, what) for split in _SPLITS for what in ("images", "labels"))
 
 

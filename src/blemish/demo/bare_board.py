@@ -1,4 +1,4 @@
-"""The demo's bare circuit board: where parts sit, which traces join them, and the artwork drawn from that.
+"""The demo's bare circuit board: where components sit, which traces connect them, and the artwork drawn from that.
 
 Millimetres from the board's upper left corner; angles in degrees clockwise as seen.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -16,14 +16,15 @@ from PIL import Image, ImageDraw, ImageFont
 from blemish.demo.drawing import Array, blur, box_distance, generator, grid, slopes, smoothstep
 
 BOARD = 36.0  # the board's side
-FILL = 0.87  # of the image's side that the board takes
+FILL = 0.87  # of the image's side that the board covers
+ZOOM = 4  # times as large as its layer is a sheet drawn, for smooth edges
 Point = tuple[float, float]
-Pad = tuple[float, float, float, float]  # centre x, y in the part's frame, width, height
+Pad = tuple[float, float, float, float]  # centre x, y in the component's frame, width, height
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One component: its kind, place, and what is printed on it."""
+class Component:
+    """One component: its kind, position, and what is printed on it."""
 
     name: str
     kind: str
@@ -35,48 +36,47 @@ class Part:
     pins: tuple[int, int] = (0, 0)  # per side: left and right, top and bottom
     pitch: float = 0.0
     lettering: float = 0.8
-    lines: int = 1
 
 
-PARTS: tuple[Part, ...] = (
-    Part("U1", "chip", 15.0, 16.4, 0, "BLM32|F208C8", (7.0, 7.0), (8, 8), 0.8, 1.05, 2),
-    Part("U2", "chip", 28.6, 24.0, 0, "24C64", (3.9, 4.9), (4, 0), 1.27, 0.95),
-    Part("U3", "chip", 30.4, 11.2, 0, "", (1.6, 2.9), (3, 0), 0.95, 0.55),
-    Part("C9", "can", 7.0, 27.6, 90),
-    Part("Y1", "crystal", 15.6, 26.6, 0, "16.000"),
-    Part("R1", "resistor", 24.0, 6.6, 0, "103"),
-    Part("R2", "resistor", 24.0, 9.0, 0, "103"),
-    Part("R3", "resistor", 24.0, 11.4, 0, "472"),
-    Part("R4", "resistor", 19.4, 31.4, 90, "331"),
-    Part("R5", "resistor", 22.0, 31.4, 90, "220"),
-    Part("R6", "resistor", 26.8, 29.0, 0, "102"),
-    Part("C1", "capacitor", 6.0, 11.8, 90),
-    Part("C2", "capacitor", 6.0, 16.4, 90),
-    Part("C3", "capacitor", 6.0, 21.0, 90),
-    Part("C4", "capacitor", 12.4, 8.4, 0),
-    Part("C5", "capacitor", 17.6, 8.4, 0),
-    Part("C6", "capacitor", 23.6, 16.6, 90),
-    Part("C7", "capacitor", 28.6, 18.4, 0),
-    Part("C8", "capacitor", 14.2, 31.2, 0),
-    Part("D1", "led", 31.2, 29.0, 0),
+COMPONENTS: tuple[Component, ...] = (
+    Component("U1", "chip", 15.0, 16.4, 0, "BLM32|F208C8", (7.0, 7.0), (8, 8), 0.8, 1.05),
+    Component("U2", "chip", 28.6, 24.0, 0, "24C64", (3.9, 4.9), (4, 0), 1.27, 0.95),
+    Component("U3", "chip", 30.4, 11.2, 0, "", (1.6, 2.9), (3, 0), 0.95, 0.55),
+    Component("C9", "can", 7.0, 27.6, 90),
+    Component("Y1", "crystal", 15.6, 26.6, 0, "16.000"),
+    Component("R1", "resistor", 24.0, 6.6, 0, "103"),
+    Component("R2", "resistor", 24.0, 9.0, 0, "103"),
+    Component("R3", "resistor", 24.0, 11.4, 0, "472"),
+    Component("R4", "resistor", 19.4, 31.4, 90, "331"),
+    Component("R5", "resistor", 22.0, 31.4, 90, "220"),
+    Component("R6", "resistor", 26.8, 29.0, 0, "102"),
+    Component("C1", "capacitor", 6.0, 11.8, 90),
+    Component("C2", "capacitor", 6.0, 16.4, 90),
+    Component("C3", "capacitor", 6.0, 21.0, 90),
+    Component("C4", "capacitor", 12.4, 8.4, 0),
+    Component("C5", "capacitor", 17.6, 8.4, 0),
+    Component("C6", "capacitor", 23.6, 16.6, 90),
+    Component("C7", "capacitor", 28.6, 18.4, 0),
+    Component("C8", "capacitor", 14.2, 31.2, 0),
+    Component("D1", "led", 31.2, 29.0, 0),
 )
 
 
-def pads_of(part: Part) -> list[Pad]:
-    """The part's solder pads in its own frame."""
-    if part.kind in ("resistor", "capacitor", "led"):
+def pads_of(component: Component) -> list[Pad]:
+    """The component's solder pads in its own frame."""
+    if component.kind in ("resistor", "capacitor", "led"):
         return [(side * 1.0, 0.0, 0.95, 1.36) for side in (-1.0, 1.0)]
-    if part.kind == "can":
+    if component.kind == "can":
         return [(side * 3.05, 0.0, 2.6, 1.5) for side in (-1.0, 1.0)]
-    if part.kind == "crystal":
+    if component.kind == "crystal":
         return [(side * 2.35, 0.0, 1.9, 2.2) for side in (-1.0, 1.0)]
-    width, height = part.body
-    sides, ends = part.pins
-    wide = 0.56 * part.pitch + 0.02
+    width, height = component.body
+    sides, ends = component.pins
+    wide = 0.56 * component.pitch + 0.02
     pads: list[Pad] = []
     for side in (-1.0, 1.0):
-        pads += [(side * (width / 2 + 0.80), (n - (sides - 1) / 2) * part.pitch, 1.50, wide) for n in range(sides)]
-        pads += [((n - (ends - 1) / 2) * part.pitch, side * (height / 2 + 0.80), wide, 1.50) for n in range(ends)]
+        pads += [(side * (width / 2 + 0.80), (n - (sides - 1) / 2) * component.pitch, 1.50, wide) for n in range(sides)]
+        pads += [((n - (ends - 1) / 2) * component.pitch, side * (height / 2 + 0.80), wide, 1.50) for n in range(ends)]
     return pads
 
 
@@ -117,7 +117,7 @@ _ROUTES: tuple[tuple[Point, ...], ...] = (
 
 
 def _free_spots() -> tuple[tuple[float, float, float], ...]:
-    """Places (x, y, direction) in the middle of straight trace runs where neither part nor pad hides the trace."""
+    """Places (x, y, direction) on straight runs of traces that neither a component nor a pad hides."""
     spots = []
     for route in _ROUTES:
         for (x0, y0), (x1, y1) in pairwise(route):
@@ -125,23 +125,23 @@ def _free_spots() -> tuple[tuple[float, float, float], ...]:
             for n in range(1, int(length / 0.5)):
                 t = n * 0.5 / length
                 x, y = x0 + t * (x1 - x0), y0 + t * (y1 - y0)
-                if 0.55 < t * length < length - 0.55 and all(_clear(part, x, y) for part in PARTS):
+                if 0.55 < t * length < length - 0.55 and all(_clear(component, x, y) for component in COMPONENTS):
                     spots.append((x, y, math.atan2(y1 - y0, x1 - x0)))
     return tuple(spots)
 
 
-def _clear(part: Part, x: float, y: float) -> bool:
-    half_w = max([part.body[0] / 2, *(abs(u) + w / 2 for u, _, w, _ in pads_of(part))]) + 0.75
-    half_h = max([part.body[1] / 2, *(abs(v) + h / 2 for _, v, _, h in pads_of(part))]) + 0.75
-    if part.kind == "can":
+def _clear(component: Component, x: float, y: float) -> bool:
+    half_w = max([component.body[0] / 2, *(abs(u) + w / 2 for u, _, w, _ in pads_of(component))]) + 0.75
+    half_h = max([component.body[1] / 2, *(abs(v) + h / 2 for _, v, _, h in pads_of(component))]) + 0.75
+    if component.kind == "can":
         half_w, half_h = 5.0, 4.2
-    if part.angle:
+    if component.angle:
         half_w, half_h = half_h, half_w
-    return abs(x - part.x) > half_w or abs(y - part.y) > half_h
+    return abs(x - component.x) > half_w or abs(y - component.y) > half_h
 
 
-TRACE_SPOTS = _free_spots()  # where a break can be seen
-_NAMES: dict[str, Point] = {  # where the print sits beside the part, where not above it
+TRACE_SPOTS = _free_spots()  # where a broken trace is visible
+_NAMES: dict[str, Point] = {  # offset of a designator from its component, unless it is above it
     "U1": (-6.6, -5.3), "U2": (0.0, -3.4), "U3": (0.0, -2.4), "C9": (-2.6, -4.5), "Y1": (0.0, -2.3),
     "R1": (-2.7, 0.0), "R2": (-2.7, 0.0), "R3": (-2.7, 0.0), "D1": (0.0, 1.6), "R6": (0.0, 1.6),
     "C1": (-1.8, 0.0), "C2": (-1.8, 0.0), "C3": (-1.8, 0.0), "C6": (1.8, 0.0), "R4": (-1.7, 0.0), "R5": (1.7, 0.0),
@@ -151,15 +151,15 @@ _PRINTS: tuple[tuple[str, float, float, float], ...] = (  # text, centre, height
     ("DEMO  REV C", 27.3, 4.5, 0.9),
     ("J1", 6.5, 6.0, 0.95),
     *(
-        (part.name, part.x + dx, part.y + dy, 0.95)
-        for part, (dx, dy) in ((part, _NAMES.get(part.name, (0.0, -1.5))) for part in PARTS)
+        (component.name, component.x + dx, component.y + dy, 0.95)
+        for component, (dx, dy) in ((component, _NAMES.get(component.name, (0.0, -1.5))) for component in COMPONENTS)
     ),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Artwork:
-    """The bare board's layers `(W, W)`, coverage 0..1, on a canvas a little wider than the image."""
+    """The bare board's layers `(W, W)`, coverage 0..1, on a canvas slightly larger than the image."""
 
     inside: Array
     copper: Array
@@ -174,6 +174,47 @@ class Artwork:
     origin: tuple[float, float]
 
 
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """A layer that is drawn ZOOM times as large, in the board's millimetres."""
+
+    image: Image.Image
+    pen: ImageDraw.ImageDraw
+    scale: float  # pixels of the layer per millimetre
+    corner: float  # pixels from the layer's corner to the board's, both ways
+
+    @classmethod
+    def blank(cls, wide: int, scale: float) -> _Sheet:
+        image = Image.new("L", (wide * ZOOM, wide * ZOOM), 0)
+        return cls(image, ImageDraw.Draw(image), scale, (wide - BOARD * scale) / 2)
+
+    def at(self, x: float, y: float) -> Point:
+        return (self.corner + x * self.scale) * ZOOM, (self.corner + y * self.scale) * ZOOM
+
+    def disc(self, centre: Point, radius: float, fill: int) -> None:
+        x, y = self.at(*centre)
+        r = radius * self.scale * ZOOM
+        self.pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+
+    def pad(self, component: Component, pad: Pad, grow: float, fill: int) -> None:
+        a = math.radians(component.angle)
+        c, s = math.cos(a), math.sin(a)
+        corners = []
+        for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1)):
+            u, v = pad[0] + i * (pad[2] / 2 + grow), pad[1] + j * (pad[3] / 2 + grow)
+            corners.append(self.at(component.x + u * c - v * s, component.y + u * s + v * c))
+        self.pen.polygon(corners, fill=fill)
+
+    def trace(self, route: tuple[Point, ...], width: float, fill: int) -> None:
+        points = [self.at(*point) for point in route]
+        self.pen.line(points, fill=fill, width=round(width * self.scale * ZOOM), joint="curve")
+        for point in route:
+            self.disc(point, width / 2, fill)
+
+    def layer(self) -> Array:
+        return np.asarray(self.image.reduce(ZOOM), dtype=np.float32) / np.float32(255)
+
+
 def scale_of(size: int) -> float:
     """Pixels per millimetre in an image of that size."""
     return size * FILL / BOARD
@@ -182,92 +223,80 @@ def scale_of(size: int) -> float:
 @lru_cache(maxsize=4)
 def artwork(size: int) -> Artwork:
     """Draws the bare board for images of `size` pixels."""
-    zoom = 4
-    wide = round(size * 1.08)
-    scale = scale_of(size)
-    corner = (wide - BOARD * scale) / 2
-
-    def sheet() -> tuple[Image.Image, ImageDraw.ImageDraw]:
-        image = Image.new("L", (wide * zoom, wide * zoom), 0)
-        return image, ImageDraw.Draw(image)
-
-    def px(x: float, y: float) -> Point:
-        return (corner + x * scale) * zoom, (corner + y * scale) * zoom
-
-    def disc(pen: ImageDraw.ImageDraw, at: Point, radius: float, fill: int) -> None:
-        x, y = px(*at)
-        r = radius * scale * zoom
-        pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
-
-    def box(pen: ImageDraw.ImageDraw, part: Part, pad: Pad, grow: float, fill: int) -> None:
-        a = math.radians(part.angle)
-        c, s = math.cos(a), math.sin(a)
-        corners = []
-        for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1)):
-            u, v = pad[0] + i * (pad[2] / 2 + grow), pad[1] + j * (pad[3] / 2 + grow)
-            corners.append(px(part.x + u * c - v * s, part.y + u * s + v * c))
-        pen.polygon(corners, fill=fill)
-
-    def path(pen: ImageDraw.ImageDraw, route: tuple[Point, ...], width: float, fill: int) -> None:
-        pen.line([px(*p) for p in route], fill=fill, width=round(width * scale * zoom), joint="curve")
-        for p in route:
-            disc(pen, p, width / 2, fill)
-
-    def layer(image: Image.Image) -> Array:
-        return np.asarray(image.reduce(zoom), dtype=np.float32) / np.float32(255)
-
+    wide, scale = round(size * 1.08), scale_of(size)
+    blank = partial(_Sheet.blank, wide, scale)
     vias = _vias()
-    copper, pen = sheet()
-    pen.rectangle((*px(0.6, 0.6), *px(BOARD - 0.6, BOARD - 0.6)), fill=255)
-    for part in PARTS:
-        for pad in pads_of(part):
-            box(pen, part, pad, 0.30, 0)
-    for route in _ROUTES:
-        path(pen, route, 0.36 + 0.5, 0)
-    for route in _ROUTES:
-        path(pen, route, 0.36, 255)
-    for at in vias:
-        disc(pen, at, 0.42, 255)
-    for at in (*_HOLES, *_HEADER):
-        disc(pen, at, 2.3 if at in _HOLES else 1.25, 0)
-    for at in _FIDUCIALS:
-        disc(pen, at, 1.0, 0)
-
-    pads, pads_pen = sheet()
-    for part in PARTS:
-        for pad in pads_of(part):
-            box(pads_pen, part, pad, 0.04, 255)
-    gold, gold_pen = sheet()
-    holes, holes_pen = sheet()
-    for at in _HOLES:
-        disc(gold_pen, at, 1.95, 255)
-        disc(holes_pen, at, 1.25, 255)
-    for at in _HEADER:
-        disc(gold_pen, at, 0.92, 255)
-        disc(holes_pen, at, 0.50, 255)
-    for at in vias:
-        disc(holes_pen, at, 0.17, 170)
-    for at in _FIDUCIALS:
-        disc(gold_pen, at, 0.5, 255)
-
+    copper = _copper(blank(), vias)
+    pads = _pads(blank())
+    gold, holes = _gold(blank()), _holes(blank(), vias)
+    silk = _silkscreen(blank())
     inside = _outline(wide, scale)
-    copper_layer, gold_layer, holes_layer = layer(copper), layer(gold), layer(holes)
-    silk = _silkscreen(wide, zoom, scale, corner)
-    rings, rings_pen = sheet()
-    for at in vias:
-        disc(rings_pen, at, 0.34, 255)
-    height = (
-        0.30 * blur(layer(rings), 0.6 * scale / 12)
-        + 0.42 * blur(copper_layer, 0.7 * scale / 12)
-        - 1.1 * blur(holes_layer, 0.6)
-    )
-    height += 0.35 * blur(gold_layer, 0.6) + 1.5 * blur(inside, 0.8 * scale / 12)
-    sx, sy = slopes(height)
+    sx, sy = slopes(_relief(copper, gold, holes, inside, _rings(blank(), vias), scale))
     cast = np.roll(inside, (round(0.9 * scale), round(0.7 * scale)), (0, 1))
     shadow = np.maximum(blur(cast, 0.55 * scale), 0.9 * blur(inside, 0.35 * scale))
-    return Artwork(
-        inside, copper_layer, layer(pads), gold_layer, holes_layer, silk, shadow, sx, sy, scale, (corner, corner)
-    )
+    corner = (wide - BOARD * scale) / 2
+    return Artwork(inside, copper, pads, gold, holes, silk, shadow, sx, sy, scale, (corner, corner))
+
+
+def _copper(sheet: _Sheet, vias: list[Point]) -> Array:
+    """A copper plane, with traces and vias isolated from it and clear of pads and holes."""
+    sheet.pen.rectangle((*sheet.at(0.6, 0.6), *sheet.at(BOARD - 0.6, BOARD - 0.6)), fill=255)
+    for component in COMPONENTS:
+        for pad in pads_of(component):
+            sheet.pad(component, pad, 0.30, 0)
+    for route in _ROUTES:
+        sheet.trace(route, 0.36 + 0.5, 0)
+    for route in _ROUTES:
+        sheet.trace(route, 0.36, 255)
+    for at in vias:
+        sheet.disc(at, 0.42, 255)
+    for at in (*_HOLES, *_HEADER):
+        sheet.disc(at, 2.3 if at in _HOLES else 1.25, 0)
+    for at in _FIDUCIALS:
+        sheet.disc(at, 1.0, 0)
+    return sheet.layer()
+
+
+def _pads(sheet: _Sheet) -> Array:
+    for component in COMPONENTS:
+        for pad in pads_of(component):
+            sheet.pad(component, pad, 0.04, 255)
+    return sheet.layer()
+
+
+def _gold(sheet: _Sheet) -> Array:
+    """Gilded rings of holes, and fiducials."""
+    for at in _HOLES:
+        sheet.disc(at, 1.95, 255)
+    for at in _HEADER:
+        sheet.disc(at, 0.92, 255)
+    for at in _FIDUCIALS:
+        sheet.disc(at, 0.5, 255)
+    return sheet.layer()
+
+
+def _holes(sheet: _Sheet, vias: list[Point]) -> Array:
+    for at in _HOLES:
+        sheet.disc(at, 1.25, 255)
+    for at in _HEADER:
+        sheet.disc(at, 0.50, 255)
+    for at in vias:
+        sheet.disc(at, 0.17, 170)
+    return sheet.layer()
+
+
+def _rings(sheet: _Sheet, vias: list[Point]) -> Array:
+    for at in vias:
+        sheet.disc(at, 0.34, 255)
+    return sheet.layer()
+
+
+def _relief(copper: Array, gold: Array, holes: Array, inside: Array, rings: Array, scale: float) -> Array:
+    """The board's height: raised where there is copper under the mask, sunk in holes."""
+    height: Array
+    height = 0.30 * blur(rings, 0.6 * scale / 12) + 0.42 * blur(copper, 0.7 * scale / 12) - 1.1 * blur(holes, 0.6)
+    height += 0.35 * blur(gold, 0.6) + 1.5 * blur(inside, 0.8 * scale / 12)
+    return height
 
 
 def _outline(wide: int, scale: float) -> Array:
@@ -277,50 +306,47 @@ def _outline(wide: int, scale: float) -> Array:
 
 
 def _vias() -> list[Point]:
-    """Stitching vias scattered over the copper, clear of parts, pads and traces; always the same."""
+    """Stitching vias scattered over the copper, clear of components, pads and traces; always the same."""
     rng = generator("vias")
     taken: list[Point] = [*_HOLES, *_HEADER, *_FIDUCIALS, *((x, y) for _, x, y, *_ in _PRINTS), CODE]
     for route in _ROUTES:
         for (x0, y0), (x1, y1) in pairwise(route):
             steps = max(1, round(math.dist((x0, y0), (x1, y1)) / 0.4))
             taken += [(x0 + (x1 - x0) * t / steps, y0 + (y1 - y0) * t / steps) for t in range(steps + 1)]
-    found: list[Point] = []
+    reach = {"chip": 0.0, "can": 4.6, "crystal": 3.4}
+    vias: list[Point] = []
     for _ in range(900):
         x, y = rng.uniform(1.8, BOARD - 1.8, 2).round(1).tolist()
-        reach = {"chip": 0.0, "can": 4.6, "crystal": 3.4}
-        near = any(math.dist((x, y), (p.x, p.y)) < (reach.get(p.kind, 2.3) or max(p.body) / 2 + 2.6) for p in PARTS)
+        near = any(
+            math.dist((x, y), (c.x, c.y)) < (reach.get(c.kind, 2.3) or max(c.body) / 2 + 2.6) for c in COMPONENTS
+        )
         if near or any(math.dist((x, y), t) < 1.1 for t in taken):
             continue
-        if all(math.dist((x, y), v) > 1.7 for v in found):
-            found.append((x, y))
-    return found
+        if all(math.dist((x, y), v) > 1.7 for v in vias):
+            vias.append((x, y))
+    return vias
 
 
-def _silkscreen(wide: int, zoom: int, scale: float, corner: float) -> Array:
+def _silkscreen(sheet: _Sheet) -> Array:
     """White print: designators, outlines, name."""
-    image = Image.new("L", (wide * zoom, wide * zoom), 0)
-    pen = ImageDraw.Draw(image)
-    thin = max(1, round(0.13 * scale * zoom))
-
-    def px(x: float, y: float) -> Point:
-        return (corner + x * scale) * zoom, (corner + y * scale) * zoom
-
+    pen, scale = sheet.pen, sheet.scale
+    thin = max(1, round(0.13 * scale * ZOOM))
     for text, x, y, size in _PRINTS:
-        font = ImageFont.load_default(size=size * scale * zoom)
-        pen.text(px(x, y), text, fill=255, font=font, anchor="mm")
-    for part in PARTS:
-        if part.kind == "chip" and min(part.body) > 2:
-            half_w, half_h = part.body[0] / 2 + 1.75, part.body[1] / 2 + (1.75 if part.pins[1] else 0.25)
-            x, y = px(part.x - half_w, part.y - half_h)
-            r = 0.22 * scale * zoom
-            pen.ellipse((x - r, y - r, x + r, y + r), fill=255)
-        if part.kind in ("resistor", "capacitor", "led"):
-            long, short = (1.9, 0.95) if part.angle == 0 else (0.95, 1.9)
-            pen.rectangle(
-                (*px(part.x - long, part.y - short), *px(part.x + long, part.y + short)), outline=235, width=thin
-            )
-        if part.kind == "can":
-            x, y = px(part.x, part.y)
-            pen.rectangle((*px(part.x - 3.7, part.y - 3.7), *px(part.x + 3.7, part.y + 3.7)), outline=235, width=thin)
-    pen.rectangle((*px(6.0, 2.2), *px(21.5, 5.0)), outline=235, width=thin)
-    return np.asarray(image.reduce(zoom), dtype=np.float32) / np.float32(255)
+        font = ImageFont.load_default(size=size * scale * ZOOM)
+        pen.text(sheet.at(x, y), text, fill=255, font=font, anchor="mm")
+
+    def frame(left: float, top: float, right: float, bottom: float) -> None:
+        pen.rectangle((*sheet.at(left, top), *sheet.at(right, bottom)), outline=235, width=thin)
+
+    for component in COMPONENTS:
+        x, y = component.x, component.y
+        if component.kind == "chip" and min(component.body) > 2:  # a dot at pin 1
+            half_w, half_h = component.body[0] / 2 + 1.75, component.body[1] / 2 + (1.75 if component.pins[1] else 0.25)
+            sheet.disc((x - half_w, y - half_h), 0.22, 255)
+        if component.kind in ("resistor", "capacitor", "led"):
+            half_w, half_h = (1.9, 0.95) if component.angle == 0 else (0.95, 1.9)
+            frame(x - half_w, y - half_h, x + half_w, y + half_h)
+        if component.kind == "can":
+            frame(x - 3.7, y - 3.7, x + 3.7, y + 3.7)
+    frame(6.0, 2.2, 21.5, 5.0)
+    return sheet.layer()

@@ -1,7 +1,7 @@
 """A small populated circuit board under a ring lamp: copper, solder mask, silkscreen, chips, solder.
 
-The bare board (`demo_bare_board`) never changes; parts are placed on it with the small errors of a placing machine.
-Everything is drawn in the board's frame and turned into its pose at the end. Positions are millimetres.
+The bare board (`bare_board`) is always the same; components are placed on it with a placement machine's small errors.
+Everything is drawn in the board's frame and rotated into its pose at the end. Positions are in millimetres.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from blemish.demo.bare_board import BOARD, CODE, PARTS, TRACE_SPOTS, artwork, pads_of
+from blemish.demo.bare_board import BOARD, CODE, COMPONENTS, TRACE_SPOTS, artwork, pads_of
 from blemish.demo.components import BUILDERS, GOLD, TIN, Canvas, Placed, solder
 from blemish.demo.drawing import (
     FAR,
@@ -49,17 +49,7 @@ def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
     film = noise(rng, wide, wide, size / 5, 3)
     _serial(canvas, rng)
     lot = f"{rng.integers(2230, 2460)}{'ABCDEFGH'[int(rng.integers(8))]}"
-    missing, moved = _chosen(flaws)
-    for part in PARTS:
-        own = generator(*key, part.name)
-        x, y = part.x + own.normal(0, 0.035), part.y + own.normal(0, 0.035)
-        angle = math.radians(part.angle + own.normal(0, 0.7))
-        if part.name in moved:
-            dx, dy, turn = moved[part.name]
-            x, y, angle = x + dx, y + dy, angle + turn
-        solder(canvas, part, own)
-        if part.name not in missing:
-            BUILDERS[part.kind](canvas, Placed(part, (x, y, angle), own, grain, lot))
+    _populate(canvas, key, flaws, grain, lot)
     for flaw in flaws:
         if flaw.kind == "solder_bridge":
             _solder_bridge(canvas, flaw)
@@ -77,6 +67,21 @@ def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
     return np.stack([affine(plane, size, size, matrix) for plane in light])
 
 
+def _populate(canvas: Canvas, key: Sequence[int | str], flaws: Sequence[Flaw], grain: Array, lot: str) -> None:
+    """Solders every component with the placement machine's small errors, but for those that flaws take or displace."""
+    missing, moved = _displaced(flaws)
+    for component in COMPONENTS:
+        own = generator(*key, component.name)
+        x, y = component.x + own.normal(0, 0.035), component.y + own.normal(0, 0.035)
+        angle = math.radians(component.angle + own.normal(0, 0.7))
+        if component.name in moved:
+            dx, dy, turn = moved[component.name]
+            x, y, angle = x + dx, y + dy, angle + turn
+        solder(canvas, component, own)
+        if component.name not in missing:
+            BUILDERS[component.kind](canvas, Placed(component, (x, y, angle), own, grain, lot))
+
+
 @lru_cache(maxsize=4)
 def _grain(size: int) -> Array:
     """The roughness of moulded bodies."""
@@ -86,14 +91,14 @@ def _grain(size: int) -> Array:
 
 @lru_cache(maxsize=4)
 def _weave(size: int) -> Array:
-    """Glass cloth showing through the laminate."""
+    """The glass cloth that shows through the laminate."""
     rng, wide = generator("weave", size), int(size * 1.6)
     return np.asarray(0.05 * noise(rng, wide, wide, 2.0))
 
 
 @lru_cache(maxsize=4)
 def _metal_paint(size: int) -> tuple[Array, Array]:
-    """How much of mask and print is seen beside pads and holes (0 off the board), and the colour of those."""
+    """Coverage by mask and print, 0 on pads and holes and off the board, and the colour of pads and holes."""
     art = artwork(size)
     metal = np.zeros((3, *art.pads.shape), np.float32)
     for colour, cover in ((TIN, art.pads), (GOLD, art.gold), ((0.016, 0.018, 0.018), art.holes)):
@@ -110,7 +115,7 @@ def _table(size: int) -> Array:
 
 
 def _bare(rng: np.random.Generator, size: int, flaws: Sequence[Flaw]) -> Canvas:
-    """The board before parts: table, laminate, copper, mask, print; colours drift from batch to batch."""
+    """The board without components: table, laminate, copper, mask, print; colours drift from batch to batch."""
     art = artwork(size)
     wide = art.copper.shape[0]
     copper = art.copper
@@ -136,7 +141,7 @@ def _bare(rng: np.random.Generator, size: int, flaws: Sequence[Flaw]) -> Canvas:
         rgb[k] = base
     step = copper - art.copper
     sx, sy = art.sx.copy(), art.sy.copy()
-    if copper is not art.copper:  # its edge has moved with the break
+    if copper is not art.copper:  # a break adds edges
         ex, ey = slopes(step)
         sx += 0.5 * ex
         sy += 0.5 * ey
@@ -148,7 +153,7 @@ def _bare(rng: np.random.Generator, size: int, flaws: Sequence[Flaw]) -> Canvas:
 
 
 def _serial(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A printed square code that is another on every board: a solid border on two sides, cells within."""
+    """A printed square code that differs between boards: a solid border on two sides, and cells."""
     cells = rng.random((12, 12)) < 0.5
     cells[:, 0], cells[-1, :] = True, True
     cells[0, :], cells[:, -1] = np.arange(12) % 2 == 0, np.arange(12) % 2 == 1
@@ -163,14 +168,14 @@ def _serial(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _light(canvas: Canvas, film: Array) -> Array:
-    """Diffuse light, the ring lamp's mirror image in metal, and its faint image in the clear mask."""
+    """Diffuse light, the ring lamp's reflection in metal, and its faint reflection in the clear mask."""
     sx, sy = canvas.sx, canvas.sy
     x, y = grid(*sx.shape)
     px, py = (x / sx.shape[1] - 0.5), (y / sx.shape[0] - 0.5)
     facing = (0.80 - 0.36 * sx - 0.44 * sy) / np.sqrt(1 + sx * sx + sy * sy)
     diffuse = (0.42 + 0.92 * np.maximum(facing, 0)) * (0.30 + 0.70 * canvas.shadow)
     diffuse *= 1.0 - 0.16 * (px + py) + 0.01 * film
-    # the lamp is near: its image drifts over the board
+    # The lamp is near, so its reflection drifts over the board.
     tx, ty = sx + 0.16 * px, sy + 0.16 * py
     ring = np.sqrt(tx * tx + ty * ty)
     mirror = 0.10 + 0.22 * glint(tx, ty, (0.05, 0.08), 0.10)
@@ -183,31 +188,31 @@ def _light(canvas: Canvas, film: Array) -> Array:
     return np.stack([plane * lit + clear for plane in canvas.rgb])
 
 
-def _chosen(flaws: Sequence[Flaw]) -> tuple[set[str], dict[str, tuple[float, float, float]]]:
-    """Which parts are missing, and which are moved by how much (mm, mm, radians)."""
+def _displaced(flaws: Sequence[Flaw]) -> tuple[set[str], dict[str, tuple[float, float, float]]]:
+    """The components that are missing, and by how much others are displaced (mm, mm, radians)."""
     missing: set[str] = set()
     moved: dict[str, tuple[float, float, float]] = {}
-    small = [part for part in PARTS if part.kind in ("resistor", "capacitor", "led")]
+    small = [component for component in COMPONENTS if component.kind in ("resistor", "capacitor", "led")]
     for flaw in flaws:
         rng = generator(*flaw.key)
         if flaw.kind == "missing_component":
-            large = [part for part in PARTS if part.kind in ("crystal", "chip")]
+            large = [component for component in COMPONENTS if component.kind in ("crystal", "chip")]
             choice = large if flaw.severity > 0.9 else small
             missing.add(choice[int(rng.integers(len(choice)))].name)
         elif flaw.kind == "misplaced_component":
-            part = small[int(rng.integers(len(small)))]
+            component = small[int(rng.integers(len(small)))]
             reach, heading = 0.04 + 0.72 * flaw.severity**2, rng.uniform(0, 2 * math.pi)
             turn = math.radians(1.5 + 36 * flaw.severity**2) * float(rng.choice([-1.0, 1.0]))
-            moved[part.name] = (reach * math.cos(heading), reach * math.sin(heading), turn)
+            moved[component.name] = (reach * math.cos(heading), reach * math.sin(heading), turn)
     return missing, moved
 
 
 def _solder_bridge(canvas: Canvas, flaw: Flaw) -> None:
-    """Solder that flowed together between two neighbouring leads."""
+    """Solder that joins two neighbouring leads."""
     rng = generator(*flaw.key)
-    chips = [part for part in PARTS if part.kind == "chip" and len(pads_of(part)) >= 8]
-    part = chips[int(rng.integers(len(chips)))]
-    pads = pads_of(part)
+    chips = [component for component in COMPONENTS if component.kind == "chip" and len(pads_of(component)) >= 8]
+    component = chips[int(rng.integers(len(chips)))]
+    pads = pads_of(component)
     pairs = [
         (a, b)
         for n, a in enumerate(pads)
@@ -224,12 +229,12 @@ def _solder_bridge(canvas: Canvas, flaw: Flaw) -> None:
         piece = (x + math.copysign(along, x), y, thick, gap + 0.15 + 0.3 * flaw.severity)
     else:
         piece = (x, y + math.copysign(along, y), gap + 0.15 + 0.3 * flaw.severity, thick)
-    pose = (part.x, part.y, math.radians(part.angle + rng.normal(0, 5)))
+    pose = (component.x, component.y, math.radians(component.angle + rng.normal(0, 5)))
     canvas.place(pose, piece, TIN, metal=1.0, corner=thick / 2, bevel=0.25, tilt=0.10, dome=0.36, lift=0.03)
 
 
 def _broken_trace(copper: Array, origin: tuple[float, float], scale: float, flaw: Flaw) -> Array:
-    """A gap etched through one trace under the mask."""
+    """A gap in one trace under the mask."""
     rng = generator(*flaw.key)
     x, y, angle = TRACE_SPOTS[int(rng.integers(len(TRACE_SPOTS)))]
     x, y = origin[0] + x * scale, origin[1] + y * scale
@@ -243,7 +248,7 @@ def _broken_trace(copper: Array, origin: tuple[float, float], scale: float, flaw
 
 
 def _scratch(canvas: Canvas, flaw: Flaw) -> None:
-    """The mask scraped to a pale line, and to bright copper where the tool bit deeper."""
+    """The mask scraped to a pale line, and down to bright copper where the tool went deeper."""
     rng = generator(*flaw.key)
     x, y = canvas.at(rng.uniform(6, BOARD - 6), rng.uniform(6, BOARD - 6))
     length = (3.5 + 9.5 * flaw.severity) * canvas.scale
@@ -259,7 +264,7 @@ def _scratch(canvas: Canvas, flaw: Flaw) -> None:
         press = 0.75 + 0.3 * noise(rng, *shape, 10.0 * scale)
         cover = line_cover(across, (0.35 + 0.75 * flaw.severity) * scale * taper, 0.6) * np.minimum(1, 2 * taper)
         cover = np.clip(cover * press * (0.45 + 0.55 * flaw.severity), 0, 1)
-        cover *= 0.35 + 0.65 * canvas.bare  # parts are harder than the mask
+        cover *= 0.35 + 0.65 * canvas.bare  # components are harder than the mask
         for k, value in enumerate((0.42, 0.50, 0.40)):
             canvas.rgb[k] = mix(canvas.rgb[k], value, cover * 0.7)
         deep = smoothstep(0.62, 0.85, cover) * canvas.bare
@@ -270,13 +275,14 @@ def _scratch(canvas: Canvas, flaw: Flaw) -> None:
 
 
 def _flux(canvas: Canvas, flaw: Flaw, light: Array) -> None:
-    """Flux that boiled out of a joint and dried: a yellowish film with a pale crust at its edge."""
+    """Flux that came out of a joint and dried: a yellowish film with a pale crust at its edge."""
     rng = generator(*flaw.key)
-    part = PARTS[int(rng.integers(len(PARTS)))]
-    pads = pads_of(part)
+    component = COMPONENTS[int(rng.integers(len(COMPONENTS)))]
+    pads = pads_of(component)
     px, py, *_ = pads[int(rng.integers(len(pads)))]
-    a = math.radians(part.angle)
-    centre = canvas.at(part.x + px * math.cos(a) - py * math.sin(a), part.y + px * math.sin(a) + py * math.cos(a))
+    a = math.radians(component.angle)
+    c, s = math.cos(a), math.sin(a)
+    centre = canvas.at(component.x + px * c - py * s, component.y + px * s + py * c)
     shape = canvas.sx.shape[0], canvas.sx.shape[1]
     radius = (1.0 + 1.5 * flaw.severity) * canvas.scale
     pool = blot(rng, *shape, centre, radius, 0.20)

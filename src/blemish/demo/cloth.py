@@ -1,7 +1,7 @@
 """Herringbone cloth under a raking lamp: ecru weft over an indigo warp with pinstripes.
 
-The weave is computed thread by thread. `u` counts warp threads across the image, `v` weft threads down it; each
-thread is a cylinder that rises where the pattern says it passes over, and the higher of the two is seen.
+The weave is computed thread by thread. `u` counts warp threads across the image, `v` weft threads down it. Each
+thread is a cylinder that rises where it passes over another by the pattern; the higher of the two is visible.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ LAMP = (-0.46, -0.52, 0.72)
 
 @dataclass
 class _Cloth:
-    """What flaws may change before the threads are drawn."""
+    """The geometry of the threads before they are drawn; flaws change it."""
 
     u: Array  # thread coordinates of every pixel
     v: Array
     over: npt.NDArray[np.float32]  # (warps, wefts): +1 where the warp passes over, -1 where under
-    warp_gone: Array  # above 0 where the warp is absent
+    warp_gone: Array  # above 0 where the warp thread is absent
     weft_gone: Array
     warp_width: Array  # half-widths in threads
     weft_width: Array
     x: Array
     y: Array
     pitch: float
-    hairs: list[tuple[Array, Array, float, Colour, float]] = field(default_factory=list)
+    hairs: list[tuple[Array, Array, float, Colour, float]] = field(default_factory=list)  # arguments of `_lay`
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -118,7 +118,7 @@ def scene(key: Sequence[int | str], size: int, flaws: Sequence[Flaw]) -> Array:
 
 @lru_cache(maxsize=8)
 def _fibre_field(size: int, lean: float) -> Array:
-    """Fine streaks of twisted fibres, leaning from the vertical; wider than an image, which takes some part of it."""
+    """Fine streaks of twisted fibres, at an angle to the vertical; larger than an image, which shows a window of it."""
     rng, pitch = generator("fibres", size, f"{lean:.3f}"), size / THREADS
     wide, field = int(size * 2.2), int(size * 1.5)
     streaks = noise(rng, wide, wide, (pitch * 0.8, 1.05)) + 0.5 * noise(rng, wide, wide, (pitch * 0.4, 1.0))
@@ -139,7 +139,7 @@ def _fuzz(rng: np.random.Generator, size: int) -> Array:
 
 
 def _weave(cloth: _Cloth, uneven: list[Array], shades: list[Array], fibres: list[Array], patchy: list[Array]) -> Array:
-    """Draws the threads: for each pixel both threads' heights, slopes and colours, then the higher one."""
+    """Draws the threads: for each pixel the heights, slopes and colours of both threads, then the higher one."""
     count = cloth.over.shape[0]
     column, row = np.clip(np.floor(cloth.u), 1, count - 2), np.clip(np.floor(cloth.v), 1, count - 2)
     i, j = column.astype(np.intp), row.astype(np.intp)
@@ -166,18 +166,18 @@ def _weave(cloth: _Cloth, uneven: list[Array], shades: list[Array], fibres: list
     warp_rise, warp_tilt = rise(along_warp, 1)
     weft_rise, weft_tilt = rise(along_weft, count)
     warp_height, weft_height = thread(warp_rise, a, cloth.warp_gone), thread(-weft_rise, b, cloth.weft_gone)
-    # the nearer thread covers the other; where they are almost level the pixel shows some of both
+    # The higher thread covers the other; where they are almost level the pixel shows some of both.
     warp = np.clip((warp_height - weft_height) * 2.0 + 0.5, 0.0, 1.0)
     height = np.maximum(warp_height, weft_height)
     seen = smoothstep(-2.4, -1.2, height)
 
     lit = _lit(mix(0.42 * weft_tilt, 0.85 * a, warp), mix(0.85 * b, -0.42 * warp_tilt, warp))
-    # light reaches the valleys between threads less: a cheap ambient occlusion from height
+    # Less light reaches the valleys between threads: a cheap ambient occlusion from height.
     lit *= 0.22 + 0.78 * smoothstep(-0.6, 1.15, height)
     lit *= 1.0 + 0.15 * np.clip(mix(fibres[1], fibres[0], warp), -2.2, 2.2)
     strength = mix(shades[1].take(j) * patchy[1], shades[0].take(i) * patchy[0], warp) * lit * seen
     stripe = np.where(np.arange(count) % STRIPE < 2, np.float32(1), np.float32(0)).take(i)
-    sheen = 0.035 * lit * lit * seen  # a little white light glances off the fibres' tops
+    sheen = 0.035 * lit * lit * seen  # the tops of fibres reflect a little white light
     image = np.empty((3, *cloth.shape), np.float32)
     for k in range(3):
         colour = mix(np.full_like(stripe, WARP[k]), PINSTRIPE[k], stripe)
@@ -187,7 +187,7 @@ def _weave(cloth: _Cloth, uneven: list[Array], shades: list[Array], fibres: list
 
 
 def _lit(sx: Array, sy: Array) -> Array:
-    """Lambert's light on a surface of slopes (-dh/dx, -dh/dy), softened as fibres soften it."""
+    """Lambert's light on a surface of slopes (-dh/dx, -dh/dy), softened as by fibres."""
     facing = (LAMP[2] + LAMP[0] * sx + LAMP[1] * sy) / np.sqrt(1 + sx * sx + sy * sy)
     return 0.30 + 0.95 * np.maximum(facing, 0.0)
 
@@ -203,7 +203,7 @@ def _thread_at(cloth: _Cloth, x: float, y: float) -> tuple[int, int]:
 
 
 def _hole(cloth: _Cloth, flaw: Flaw) -> None:
-    """Torn threads: each ends somewhere else, and a few ends hang into the hole."""
+    """Torn threads: each ends at another place, and a few ends hang into the hole."""
     rng = generator(*flaw.key)
     x, y = _place(rng, cloth)
     radius = (0.7 + 2.3 * flaw.severity) * cloth.pitch
@@ -213,7 +213,7 @@ def _hole(cloth: _Cloth, flaw: Flaw) -> None:
     i, j = np.clip(cloth.u, 0, count - 1).astype(np.int32), np.clip(cloth.v, 0, count - 1).astype(np.int32)
     np.maximum(cloth.warp_gone, np.where(gap > -1, gap + ends[0][i], -1), out=cloth.warp_gone)
     np.maximum(cloth.weft_gone, np.where(gap > -1, gap + ends[1][j], -1), out=cloth.weft_gone)
-    # the threads around gave way a little
+    # The threads around are pushed aside slightly.
     dx, dy = cloth.x - x, cloth.y - y
     push = 0.5 * flaw.severity * bump(np.sqrt(dx * dx + dy * dy) / (1.9 * radius)) / radius
     cloth.u -= push * dx
@@ -235,14 +235,14 @@ def _missing_weft(cloth: _Cloth, flaw: Flaw) -> None:
     end = np.maximum(np.abs(cloth.x - x) - reach, 0.0) / cloth.pitch
     near = bell(end / 1.2)
     band = np.floor(cloth.v) == j
-    # its neighbours close up
+    # The neighbouring threads close up.
     off = cloth.v - (j + 0.5)
     cloth.v += 0.16 * np.sign(off) * bump(off / 2.6) * near * (np.abs(off) > 0.5)
     np.maximum(cloth.weft_gone, np.where(band & (end <= 0), 1.0, -1.0), out=cloth.weft_gone)
 
 
 def _pulled_thread(cloth: _Cloth, flaw: Flaw) -> None:
-    """A snag: one weft drawn out into a loop, the cloth puckered along it."""
+    """A snag: one weft thread pulled out into a loop, the cloth puckered along it."""
     rng = generator(*flaw.key)
     x, y = _place(rng, cloth)
     dx, dy = (cloth.x - x) / cloth.pitch, (cloth.y - y) / cloth.pitch
@@ -287,7 +287,7 @@ def _hair(
 
 
 def _lay(cloth: _Cloth, image: Array, across: Array, along: Array, radius: float, colour: Colour, lift: float) -> None:
-    """Lays a loose thread on the cloth: its shadow first, then a lit cylinder."""
+    """Draws a loose thread on the cloth: its shadow first, then a lit cylinder."""
     near = np.abs(across) < FAR
     drop = max(1, round(lift))
     shadow = np.roll(line_cover(across, radius, 1.2 + 0.5 * lift) * near, (drop, drop), (0, 1))
@@ -316,7 +316,7 @@ def _slub(cloth: _Cloth, flaw: Flaw) -> None:
 
 
 def _wrong_draw(cloth: _Cloth, flaw: Flaw) -> None:
-    """One warp end drawn through the wrong heddle: for a stretch it crosses where its neighbours do not."""
+    """One warp thread in the wrong heddle: along a stretch it crosses where its neighbours do not."""
     rng = generator(*flaw.key)
     x, y = _place(rng, cloth)
     i, j = _thread_at(cloth, x, y)
@@ -327,7 +327,7 @@ def _wrong_draw(cloth: _Cloth, flaw: Flaw) -> None:
 
 
 def _stain(cloth: _Cloth, flaw: Flaw, image: Array) -> None:
-    """A spill that soaked in: darker towards its edge, and blotchy as threads wick."""
+    """A spill that soaked in: darker towards its edge, and blotchy because threads wick."""
     rng = generator(*flaw.key)
     x, y = _place(rng, cloth)
     radius = (2.0 + 4.5 * flaw.severity) * cloth.pitch

@@ -1,4 +1,4 @@
-"""The parts of the demo's circuit board, and the canvas they are laid on layer by layer."""
+"""The components of the demo's circuit board, and the canvas on which they are laid layer by layer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blemish.demo.bare_board import BOARD, Part, pads_of
-from blemish.demo.drawing import Array, Colour, bell, box_distance, grid, mix, smoothstep, write
+from blemish.demo.bare_board import BOARD, Component, pads_of
+from blemish.demo.drawing import Array, Colour, bell, box_distance, grid, mix, smoothstep, window, write
 
 TIN: Colour = (0.78, 0.79, 0.80)
 GOLD: Colour = (0.95, 0.66, 0.26)
@@ -17,7 +17,7 @@ EPOXY: Colour = (0.013, 0.013, 0.0145)
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """The layers of the board's surface, in the board's frame; the names below are views of one array."""
+    """The layers of the board's surface, in the board's frame; the properties are views of one array."""
 
     layers: Array  # (9, H, W)
     scale: float  # pixels per millimetre
@@ -54,7 +54,7 @@ class Canvas:
 
     @property
     def bare(self) -> Array:
-        """1 where the board itself is seen, 0 where a part stands on it."""
+        """1 where the board itself is visible, 0 under components."""
         return np.asarray(self.layers[8])
 
     def place(
@@ -74,7 +74,7 @@ class Canvas:
     ) -> None:
         """Lays one box `(u, v, width, height)`, mm in the frame of `pose` (x, y mm, angle), with bevelled edges.
 
-        `dome` bulges the whole face as molten solder does; `lift` (mm) casts a shadow of that length.
+        `dome` curves the whole face like molten solder; `lift` (mm) casts a shadow of that length.
         """
         u0, v0, width, height = piece
         c, s = math.cos(pose[2]), math.sin(pose[2])
@@ -120,10 +120,9 @@ class Canvas:
         """Prints one line of text about the pose, `size` mm high, with the ink's opacity."""
         cx, cy = self.origin[0] + pose[0] * self.scale, self.origin[1] + pose[1] * self.scale
         reach = size * self.scale * (0.4 * len(text) + 1)
-        top, left = max(0, int(cy - reach)), max(0, int(cx - reach))
-        rows, columns = slice(top, int(cy + reach) + 1), slice(left, int(cx + reach) + 1)
+        rows, columns = window(self.sx.shape, cx, cy, reach)
         height, width = self.sx[rows, columns].shape
-        cover = ink * write(height, width, text, (cx - left, cy - top), size * self.scale, pose[2])
+        cover = ink * write(height, width, text, (cx - columns.start, cy - rows.start), size * self.scale, pose[2])
         for k in range(3):
             self.rgb[k][rows, columns] = mix(self.rgb[k][rows, columns], colour[k], cover)
 
@@ -134,26 +133,26 @@ class Canvas:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A part where the placing machine put it: pose (x, y mm, angle), its random numbers, its body's grain, its lot."""
+    """A placed component: its pose (x, y mm, angle), its random numbers, the grain of its body, its lot."""
 
-    part: Part
+    component: Component
     pose: tuple[float, float, float]
     rng: np.random.Generator
     grain: Array
     lot: str
 
 
-def solder(canvas: Canvas, part: Part, rng: np.random.Generator) -> None:
-    """Solder on each of the part's pads; no two joints carry quite the same amount."""
-    for px, py, width, height in pads_of(part):
+def solder(canvas: Canvas, component: Component, rng: np.random.Generator) -> None:
+    """Solder on each of the component's pads, in slightly different amounts."""
+    for px, py, width, height in pads_of(component):
         amount = rng.normal(1.0, 0.10)
-        pose = (part.x, part.y, math.radians(part.angle))
+        pose = (component.x, component.y, math.radians(component.angle))
         piece = (px, py, width * 0.97, height * 0.97)
         canvas.place(pose, piece, TIN, metal=0.97, corner=0.16, bevel=0.22, tilt=0.34 * amount, dome=0.20 * amount)
 
 
-def _chip(canvas: Canvas, here: Placed) -> None:
-    """A resistor or capacitor: a small brick between two metal caps."""
+def _passive(canvas: Canvas, here: Placed) -> None:
+    """A resistor or capacitor: a small block between two metal caps."""
     length, width = 2.0, 1.25
     for side in (-1, 1):
         canvas.place(
@@ -166,7 +165,7 @@ def _chip(canvas: Canvas, here: Placed) -> None:
             bevel=0.16,
             tilt=0.45,
         )
-    if here.part.kind == "resistor":
+    if here.component.kind == "resistor":
         canvas.place(
             here.pose,
             (0, 0, length - 0.62, width * 0.97),
@@ -175,7 +174,7 @@ def _chip(canvas: Canvas, here: Placed) -> None:
             corner=0.04,
             grain=here.grain,
         )
-        canvas.letter(here.pose, here.part.label, 0.78, (0.80, 0.80, 0.78), 0.9)
+        canvas.letter(here.pose, here.component.label, 0.78, (0.80, 0.80, 0.78), 0.9)
     else:
         tone = 1.0 + here.rng.normal(0, 0.05)
         body = (0.30 * tone, 0.195 * tone, 0.105 * tone)
@@ -203,8 +202,8 @@ def _led(canvas: Canvas, here: Placed) -> None:
 
 def _package(canvas: Canvas, here: Placed) -> None:
     """A moulded chip: gull-wing leads, epoxy body with chamfered edges, laser marking, a dimple at pin 1."""
-    width, height = here.part.body
-    for px, py, wide, high in pads_of(here.part):
+    width, height = here.component.body
+    for px, py, wide, high in pads_of(here.component):
         if wide > high:
             lead = (px - math.copysign(0.30, px), py, wide * 0.95, high * 0.68)
             foot = (px + math.copysign(0.22, px), py, wide * 0.35, high * 0.70)
@@ -231,8 +230,8 @@ def _package(canvas: Canvas, here: Placed) -> None:
         canvas.place(
             here.pose, (du, dv, 0.62, 0.62), (0.014, 0.014, 0.015), gloss=0.06, corner=0.31, bevel=0.2, tilt=-0.4
         )
-    lines = [here.part.label, here.lot] if here.part.lines == 1 else [*here.part.label.split("|"), here.lot]
-    size = here.part.lettering
+    lines = [*here.component.label.split("|"), here.lot]
+    size = here.component.lettering
     turned = angle + (math.pi / 2 if height > width * 1.2 else 0.0)
     c, s = math.cos(turned), math.sin(turned)
     for n, text in enumerate(lines):
@@ -243,11 +242,11 @@ def _package(canvas: Canvas, here: Placed) -> None:
 
 
 def _can(canvas: Canvas, here: Placed) -> None:
-    """An electrolytic capacitor: aluminium can on a black base, with its black polarity segment and value."""
+    """An electrolytic capacitor: an aluminium can on a black base, with its black polarity mark and value."""
     canvas.place(
         here.pose, (0, 0, 6.6, 6.6), (0.028, 0.028, 0.030), lift=0.25, corner=0.7, gloss=0.05, grain=here.grain
     )
-    # the can is tall, so the camera sees its top farther from the image's centre than its foot, and its side between
+    # The can is tall, so the camera sees its top farther from the centre than its foot, and its side between them.
     lean_x, lean_y = 0.04 * (here.pose[0] - BOARD / 2), 0.04 * (here.pose[1] - BOARD / 2)
     for n in range(7):
         x, y = here.pose[0] + lean_x * n / 6, here.pose[1] + lean_y * n / 6
@@ -265,8 +264,7 @@ def _can(canvas: Canvas, here: Placed) -> None:
     angle = here.pose[2]
     cx, cy = canvas.at(x, y)
     radius = 3.1 * canvas.scale
-    rows = slice(max(0, int(cy - radius - 2)), int(cy + radius + 3))
-    columns = slice(max(0, int(cx - radius - 2)), int(cx + radius + 3))
+    rows, columns = window(canvas.sx.shape, cx, cy, radius + 2)
     px, py = grid(rows.stop - rows.start, columns.stop - columns.start, rows.start, columns.start)
     dx, dy = px - cx, py - cy
     d = np.sqrt(dx * dx + dy * dy) + np.float32(1e-3)
@@ -298,12 +296,12 @@ def _crystal(canvas: Canvas, here: Placed) -> None:
         tilt=0.32,
         grain=0.5 * here.grain,
     )
-    canvas.letter(here.pose, here.part.label, 0.95, (0.16, 0.15, 0.14), 0.8)
+    canvas.letter(here.pose, here.component.label, 0.95, (0.16, 0.15, 0.14), 0.8)
 
 
 BUILDERS = {
-    "resistor": _chip,
-    "capacitor": _chip,
+    "resistor": _passive,
+    "capacitor": _passive,
     "led": _led,
     "chip": _package,
     "can": _can,

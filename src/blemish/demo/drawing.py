@@ -1,4 +1,4 @@
-"""Primitives that the drawn images are made of: noise, strokes, blots, light, blur, compositing, a camera.
+"""Primitives of the drawn images: noise, strokes, blots, light, blur, compositing, a camera.
 
 Pure functions of their arguments. Layers are float32 `(H, W)`; colour scenes are planar float32 `(3, H, W)` in linear
 light, about 0..1 where a white sheet is 0.9 and highlights may exceed 1. Lengths are pixels. A surface is described by
@@ -12,23 +12,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-Array = npt.NDArray[np.floating[Any]]  # float32, though numpy's type stubs often cannot tell
+Array = npt.NDArray[np.floating[Any]]  # float32, which numpy's type stubs often cannot infer
 Mask = npt.NDArray[np.bool_]
 Colour = tuple[float, float, float]
+_D = TypeVar("_D", bound=np.generic)
 
-NOISE = 1.35  # deviation of the camera's noise, grey levels
-FAR = 1e6  # what `stroke` answers where the stroke is out of reach
+NOISE = 1.35  # standard deviation of the camera's noise, grey levels
+FAR = 1e6  # the distance that `stroke` gives where the stroke is out of reach
 
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """One defect to draw: its type, how strong it is (0.25 subtle .. 1 obvious), and the key of its random numbers."""
+    """One defect to draw: its type, its severity (0.25 subtle .. 1 obvious), and the key of its random numbers."""
 
     kind: str
     severity: float
@@ -36,7 +37,7 @@ class Flaw:
 
 
 def generator(*key: int | str) -> np.random.Generator:
-    """A random generator that depends on nothing but the key, so that no image changes another."""
+    """A random generator that depends on the key alone, so that no image influences another."""
     digest = hashlib.sha256("/".join(str(k) for k in key).encode()).digest()
     return np.random.Generator(np.random.SFC64(int.from_bytes(digest[:16], "little")))
 
@@ -46,6 +47,12 @@ def grid(height: int, width: int, top: int = 0, left: int = 0) -> tuple[Array, A
     x = np.arange(left, left + width, dtype=np.float32)[None, :] + np.float32(0.5)
     y = np.arange(top, top + height, dtype=np.float32)[:, None] + np.float32(0.5)
     return x, y
+
+
+def window(shape: tuple[int, ...], x: float, y: float, reach: float) -> tuple[slice, slice]:
+    """Rows and columns of a layer of `shape` (H, W) within `reach` of a point."""
+    rows = slice(max(0, int(y - reach)), max(0, min(shape[0], int(y + reach) + 1)))
+    return rows, slice(max(0, int(x - reach)), max(0, min(shape[1], int(x + reach) + 1)))
 
 
 def smoothstep(low: float, high: float, x: Array) -> Array:
@@ -60,7 +67,7 @@ def bell(x: Array) -> Array:
 
 
 def bump(x: Array) -> Array:
-    """A bell that is exactly 0 beyond 1 and -1: what it bends stays where it was outside."""
+    """A bell that is exactly 0 beyond -1 and 1, so that what it displaces stays in place outside."""
     return np.asarray(np.maximum(1.0 - x * x, 0.0) ** 2)
 
 
@@ -75,11 +82,6 @@ def paint(scene: Array, colour: Colour, alpha: Array) -> None:
         plane += (value - plane) * alpha
 
 
-def tinted(colour: Colour, light: Array) -> Array:
-    """A planar scene `(3, H, W)`: the colour under a light layer `(H, W)`."""
-    return np.stack([light * channel for channel in colour])
-
-
 def resize(layer: Array, height: int, width: int, box: tuple[float, float, float, float] | None = None) -> Array:
     """A layer `(h, w)` resampled bicubically to `(height, width)`; `box` is the source window, in source pixels."""
     image = Image.fromarray(np.ascontiguousarray(layer, dtype=np.float32))
@@ -89,7 +91,7 @@ def resize(layer: Array, height: int, width: int, box: tuple[float, float, float
 def noise(
     rng: np.random.Generator, height: int, width: int, scale: float | tuple[float, float], octaves: int = 1
 ) -> Array:
-    """Smooth random layer, mean 0 and deviation near 1; features about `scale` pixels wide (or `(down, across)`).
+    """Smooth random layer, mean 0, deviation about 1; features about `scale` pixels wide (or `(down, across)`).
 
     Each further octave has half the scale and half the strength.
     """
@@ -104,12 +106,12 @@ def noise(
         total += strength * resize(coarse, height, width, (x, y, x + width / across, y + height / down))
         power += strength * strength
         strength, down, across = strength / 2, down / 2, across / 2
-    total *= 1.25 / math.sqrt(power)  # 1.25: bicubic interpolation shrinks the deviation to about 0.8
+    total *= 1.25 / math.sqrt(power)  # bicubic interpolation reduces the deviation to about 0.8
     return total
 
 
 def crop(rng: np.random.Generator, layer: Array, size: int) -> Array:
-    """A random `(size, size)` window of a wider square layer: an old texture made new for next to nothing."""
+    """A random `(size, size)` window of a larger square layer: a cheap way to vary a texture."""
     top, left = rng.integers(0, layer.shape[0] - size + 1, 2).tolist()
     return layer[top : top + size, left : left + size]
 
@@ -129,22 +131,22 @@ def blur(layer: Array, sigma: float) -> Array:
     taps = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(reach + 1)]
     norm = taps[0] + 2 * sum(taps[1:])
     for axis in (-2, -1):
-        width = layer.shape[axis]
-        pad = [(0, 0)] * layer.ndim
-        pad[axis] = (reach, reach)
-        padded = np.pad(layer, pad, mode="edge")
-        swept = [slice(None)] * layer.ndim
-
-        def shifted(k: int, axis: int = axis, width: int = width, padded: Array = padded) -> Array:
-            swept[axis] = slice(reach + k, reach + k + width)  # noqa: B023
-            return padded[tuple(swept)]  # noqa: B023
-
-        layer = shifted(0) * (taps[0] / norm)
+        shifted = _shifted(layer, axis, reach, "edge")
+        layer = shifted[reach] * (taps[0] / norm)
         for k in range(1, reach + 1):
-            pair = shifted(-k) + shifted(k)
+            pair = shifted[reach - k] + shifted[reach + k]
             pair *= taps[k] / norm
             layer += pair
     return layer
+
+
+def _shifted(layer: npt.NDArray[_D], axis: int, reach: int, mode: Literal["edge", "constant"]) -> list[npt.NDArray[_D]]:
+    """The layer shifted along `axis` by -reach .. reach pixels, padded with its edge or with zeros."""
+    widths = [(0, 0)] * layer.ndim
+    widths[axis] = (reach, reach)
+    padded = np.moveaxis(np.pad(layer, widths, mode=mode), axis, 0)
+    count = layer.shape[axis]
+    return [np.moveaxis(padded[k : k + count], 0, axis) for k in range(2 * reach + 1)]
 
 
 def slopes(height: Array) -> tuple[Array, Array]:
@@ -158,7 +160,7 @@ def slopes(height: Array) -> tuple[Array, Array]:
 
 
 def glint(sx: Array, sy: Array, towards: tuple[float, float], spread: float) -> Array:
-    """Light that a rough mirror throws to the camera from a lamp whose half-way slope is `towards`, 0..1."""
+    """Light that a rough mirror reflects into the camera from a lamp whose half-way slope is `towards`, 0..1."""
     dx, dy = sx - towards[0], sy - towards[1]
     return np.asarray(np.exp((dx * dx + dy * dy) * (-0.5 / (spread * spread))))
 
@@ -166,7 +168,8 @@ def glint(sx: Array, sy: Array, towards: tuple[float, float], spread: float) -> 
 def wander(
     rng: np.random.Generator, start: tuple[float, float], angle: float, length: float, curl: float, steps: int = 24
 ) -> npt.NDArray[np.float64]:
-    """A path `(steps + 1, 2)` of x, y that keeps turning a little: `curl` is the total turn's deviation, radians."""
+    """A path `(steps + 1, 2)` of x, y that keeps turning slightly; `curl` is the standard deviation of its total turn,
+    in radians."""
     turn = np.cumsum(rng.normal(0.0, curl / math.sqrt(steps), steps))
     turn = np.convolve(np.pad(turn, 2, mode="edge"), np.ones(5) / 5, mode="valid") + angle
     step = length / steps
@@ -175,7 +178,7 @@ def wander(
 
 
 def stroke(height: int, width: int, points: npt.ArrayLike, reach: float) -> tuple[Array, Array]:
-    """Signed distance to a polyline, and the place along it (0 start .. 1 end), each `(H, W)`.
+    """Signed distance to a polyline, and the position along it (0 start .. 1 end), each `(H, W)`.
 
     Pixels farther than `reach` get the distance `FAR`. Positive distances lie to the right of the direction of travel
     as seen on screen (y down).
@@ -215,7 +218,7 @@ def line_cover(across: Array, radius: Array | float, soft: float = 0.6) -> Array
 def blot(
     rng: np.random.Generator, height: int, width: int, centre: tuple[float, float], radius: float, ragged: float = 0.3
 ) -> Array:
-    """An irregular blob: about 1 at its heart, 0 on its outline, negative outside; `ragged` 0 gives a plain circle."""
+    """An irregular blob: about 1 at its centre, 0 on its outline, negative outside; `ragged` 0 gives an ellipse."""
     x, y = grid(height, width)
     stretch, turn = rng.uniform(0.75, 1.33), rng.uniform(0.0, math.pi)
     c, s = math.cos(turn), math.sin(turn)
@@ -226,7 +229,7 @@ def blot(
 
 
 def box_distance(u: Array, v: Array, half_width: float, half_height: float, corner: float = 0.0) -> Array:
-    """Signed distance (negative inside) to a box about the origin with rounded corners."""
+    """Signed distance (negative inside) to a box around the origin with rounded corners."""
     du = np.abs(u) - (half_width - corner)
     dv = np.abs(v) - (half_height - corner)
     inside = np.minimum(np.maximum(du, dv), 0.0) - corner
@@ -244,8 +247,8 @@ def _lettering(text: str, pixels: int) -> Array:
 
 
 def write(height: int, width: int, text: str, centre: tuple[float, float], size: float, angle: float = 0.0) -> Array:
-    """Coverage `(H, W)` of one line of text about a centre; `size` is the font's height, `angle` turns clockwise."""
-    pixels = 48  # drawn large once, then shrunk by the resampler
+    """Coverage `(H, W)` of one line of text around a centre; `size` is the font's height, `angle` turns clockwise."""
+    pixels = 48  # drawn large once, then reduced by resampling
     sheet = _lettering(text, pixels)
     scale = pixels / size
     smooth = blur(sheet, 0.4 * scale) if scale > 1.2 else sheet
@@ -273,10 +276,10 @@ class Camera:
 
 
 def camera(rng: np.random.Generator, size: int) -> Camera:
-    """An industrial camera on an ordinary day: a little blur, vignetting, noise, drift of exposure and balance."""
+    """A random exposure of an industrial camera: slight blur, vignetting, noise, drift of exposure and balance."""
     exposure = rng.normal(1.0, 0.025)
     red, blue = rng.normal(0.0, 0.008, 2).tolist()
-    # the sum of three bytes is close enough to a normal number, and ten times as quick to come by
+    # The sum of three bytes is close enough to a normal distribution, and ten times as fast.
     dice = rng.integers(0, 256, (3, size, size, 3), dtype=np.uint8)
     grain = dice[0].astype(np.float32)
     grain += dice[1]
@@ -301,7 +304,7 @@ def _tone_curve() -> Array:
 
 
 def expose(scene: Array, settings: Camera) -> Array:
-    """The image `(H, W, 3)` in grey levels 0..255 that this camera takes of a planar scene, before its noise."""
+    """The camera's image `(H, W, 3)` of a planar scene, in grey levels 0..255, without its noise."""
     planes = blur(scene, settings.softness)
     size = planes.shape[-1]
     x, y = grid(planes.shape[-2], size)
@@ -320,19 +323,16 @@ def digitise(image: Array, settings: Camera) -> npt.NDArray[np.uint8]:
 
 
 def grow(mask: Mask, radius: int) -> Mask:
-    """The mask widened by a square of that radius."""
+    """The mask dilated by a square: every pixel within `radius` rows and columns of it."""
     for axis in (0, 1):
-        wide = np.pad(mask, [(radius, radius) if a == axis else (0, 0) for a in (0, 1)])
-        count = mask.shape[axis]
-        parts = [wide.take(range(k, k + count), axis=axis) for k in range(2 * radius + 1)]
-        mask = np.logical_or.reduce(parts)
+        mask = np.logical_or.reduce(_shifted(mask, axis, radius, "constant"))
     return mask
 
 
 def changed(before: Array, after: Array, levels: float = 4.0, close: int = 2) -> Mask:
     """Pixels `(H, W)` where two images `(H, W, 3)` differ by more than `levels` grey levels in some channel.
 
-    Gaps up to `2 * close` pixels wide inside the change are filled: there it happens to look as before.
+    Gaps of up to `2 * close` pixels inside the changed area are filled: pixels there happen to look the same.
     """
     mask = np.asarray(np.abs(after - before).max(axis=2) > levels)
     if close and mask.any():

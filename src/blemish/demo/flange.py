@@ -33,6 +33,7 @@ from blemish.demo.drawing import (
     smoothstep,
     stroke,
     wander,
+    window,
     write,
 )
 
@@ -41,7 +42,7 @@ DEFECTS = ("scratch", "dent", "rust", "crack", "chipped_edge", "stain")
 BORE, HUB, GROOVE, RIM = 0.20, 0.43, (0.505, 0.535), 0.945
 BOLTS, BOLT_CIRCLE, BOLT_RADIUS, SINK_RADIUS = 6, 0.735, 0.068, 0.098
 STEPS, REACH = 6000, 1.5  # the radial tables' resolution and the largest radius they hold
-# half-way slope, colour and strength, radial and angular spread of each lamp
+# The half-way slope, colour and strength, radial and angular spread of each lamp.
 LAMPS: tuple[tuple[tuple[float, float], Colour, float, float], ...] = (
     ((-0.22, -0.30), (1.12, 1.10, 1.045), 0.50, 0.105),
     ((0.34, -0.10), (0.42, 0.46, 0.52), 0.42, 0.085),
@@ -51,14 +52,14 @@ LAMPS: tuple[tuple[tuple[float, float], Colour, float, float], ...] = (
 
 @dataclass
 class _Part:
-    """What flaws may change before the light falls on it."""
+    """The flange's surface before it is lit; flaws change it."""
 
     sx: Array  # slopes beyond the turned profile
     sy: Array
-    cover: Array  # where the part is, 0..1
-    matte: Array  # where the surface scatters light evenly, 0..1
-    bare: Array  # where the lathe left no marks, 0..1
-    shade: Array  # what blocks light: cracks, holes
+    cover: Array  # coverage by the part, 0..1
+    matte: Array  # share of the light that is scattered evenly, 0..1
+    bare: Array  # absence of tool marks, 0..1
+    shade: Array  # light that cracks and holes let pass, 0..1
     x: Array
     y: Array
     r: Array  # radius in part units
@@ -71,7 +72,7 @@ class _Part:
         return self.r.shape[0], self.r.shape[1]
 
     def at(self, radius: float, angle: float) -> tuple[float, float]:
-        """Pixel position of a point of the part given in polar coordinates."""
+        """Pixel position of a point of the part, given in polar coordinates."""
         angle += self.turn
         return (
             self.centre[0] + radius * self.unit * math.cos(angle),
@@ -102,7 +103,7 @@ def _profile(unit: int) -> tuple[Array, Array]:
 
 
 def _tool_marks(rng: np.random.Generator, unit: float) -> tuple[Array, Array]:
-    """This part's own tool marks along the radius: slope noise and brightness noise."""
+    """The part's own tool marks along the radius: variation of slope and of brightness."""
     per_pixel = STEPS / (REACH * unit)
     feed = rng.uniform(2.1, 2.6) * unit / 205 * per_pixel
     fine = noise(rng, 1, STEPS, (1.0, 1.1 * per_pixel))[0]
@@ -114,7 +115,7 @@ def _tool_marks(rng: np.random.Generator, unit: float) -> tuple[Array, Array]:
 
 @lru_cache(maxsize=8)
 def _belt(size: int) -> Array:
-    """A stretch of woven black belt, brightness about 1, wider than the image so that it can move."""
+    """A piece of woven black belt, brightness about 1, larger than the image so that it can be shifted."""
     rng = generator("belt", size)
     wide = int(size * 1.25)
     x, y = grid(wide, wide)
@@ -130,8 +131,8 @@ def _belt(size: int) -> Array:
 def scene(
     key: Sequence[int | str], size: int, flaws: Sequence[Flaw], moved: tuple[float, float, float] = (0, 0, 0)
 ) -> Array:
-    """The scene `(3, size, size)` in linear light; the same key gives the same part with or without flaws. `moved` lays
-    it elsewhere under the same lamps: to the right and down, in shares of the size, and turned by degrees."""
+    """The scene `(3, size, size)` in linear light; the same key gives the same part with or without flaws. `moved`
+    shifts it to the right and down, in shares of the size, and turns it by degrees, under the same lamps."""
     rng = generator(*key, "part")
     unit = size * 0.405 * rng.normal(1.0, 0.0015)
     centre = (
@@ -154,7 +155,7 @@ def scene(
     marks, flecks = _tool_marks(rng, unit)
     wobble = noise(rng, size, size, size / 5) * (0.35 / unit)
     grain = noise(rng, size, size, 1.3)
-    film = noise(rng, size, size, size / 4, 3)  # handling leaves the faintest film
+    film = noise(rng, size, size, size / 4, 3)  # the faint film that handling leaves
     warmth = rng.normal(0, 0.012)
     for flaw in flaws:
         if flaw.kind in _SHAPES:
@@ -179,13 +180,13 @@ def scene(
 
 
 def _light(sx: Array, sy: Array, ux: Array, uy: Array, dx: Array, dy: Array, groove: Array, matte: Array) -> Array:
-    """Reflected light `(3, H, W)`: an elliptical lobe per lamp over the dim light of the room."""
+    """Reflected light `(3, H, W)`: an elliptical lobe for each lamp, and the dim light of the room."""
     room = 0.115 + 0.05 * smoothstep(1.0, -1.0, dy) * np.ones_like(sx) + 0.12 * matte
     room *= 1.0 - np.clip(sx * 0.5 + sy * 0.8, -0.5, 0.75)
     metal = np.stack([room * 0.96, room, room * 1.05])
     wider = 1.0 + 1.4 * matte
     for (lx, ly), colour, along, around in LAMPS:
-        # the lamps are near: the half-way slope drifts across the part
+        # The lamps are near, so the half-way slope drifts across the part.
         ax, ay = lx - sx - 0.10 * dx, ly - sy - 0.10 * dy
         radial = (ax * ux + ay * uy + groove) * (1.0 / along)
         tangential = (ay * ux - ax * uy) * (1.0 / around) / wider
@@ -218,43 +219,35 @@ def _shadow(belt: Array, part: _Part) -> None:
 
 
 def _drill(part: _Part, rng: np.random.Generator) -> None:
-    """Six countersunk bolt holes, each drilled a hair off its place."""
+    """Six countersunk bolt holes, each slightly off its nominal position."""
     for n in range(BOLTS):
         jitter = rng.normal(0, 0.0012, 2).tolist()
         cx, cy = part.at(BOLT_CIRCLE + jitter[0], n * 2 * math.pi / BOLTS + jitter[1])
-        reach = 0.13 * part.unit
-        window = _window(part.shape, cx, cy, reach)
-        dx, dy = (part.x[:, window[1]] - cx) / part.unit, (part.y[window[0]] - cy) / part.unit
+        near = rows, columns = window(part.shape, cx, cy, 0.13 * part.unit)
+        dx, dy = (part.x[:, columns] - cx) / part.unit, (part.y[rows] - cy) / part.unit
         d = np.sqrt(dx * dx + dy * dy) + np.float32(1e-6)
         pixel = 1.0 / part.unit
         sink = smoothstep(SINK_RADIUS + pixel, SINK_RADIUS - pixel, d)
-        part.sx[window] -= 0.55 * sink * dx / d
-        part.sy[window] -= 0.55 * sink * dy / d
-        part.matte[window] = np.maximum(part.matte[window], 0.25 * sink)
-        part.bare[window] = np.maximum(part.bare[window], 0.92 * sink)
+        part.sx[near] -= 0.55 * sink * dx / d
+        part.sy[near] -= 0.55 * sink * dy / d
+        part.matte[near] = np.maximum(part.matte[near], 0.25 * sink)
+        part.bare[near] = np.maximum(part.bare[near], 0.92 * sink)
         hole = smoothstep(BOLT_RADIUS + pixel, BOLT_RADIUS - pixel, d)
         wall = bell((d - BOLT_RADIUS + 0.012) / 0.010) * np.clip((dx * 0.55 + dy * 0.8) / BOLT_RADIUS, 0, 1)
-        part.shade[window] *= 1.0 - hole * (0.955 - 0.35 * wall)
-        part.matte[window] *= 1.0 - 0.6 * hole
-
-
-def _window(shape: tuple[int, int], cx: float, cy: float, reach: float) -> tuple[slice, slice]:
-    rows = slice(max(0, int(cy - reach)), max(0, min(shape[0], int(cy + reach) + 2)))
-    columns = slice(max(0, int(cx - reach)), max(0, min(shape[1], int(cx + reach) + 2)))
-    return rows, columns
+        part.shade[near] *= 1.0 - hole * (0.955 - 0.35 * wall)
+        part.matte[near] *= 1.0 - 0.6 * hole
 
 
 def _engrave(part: _Part, rng: np.random.Generator) -> None:
-    """Laser engraving: a type that never changes and a serial number that always does."""
+    """Laser engraving: a constant type designation and a serial number that differs between parts."""
     serial = f"{rng.integers(0, 10000):04d}"
     for text, radius, size in (("BL-208", 0.685, 0.105), (f"316L  {serial}", 0.80, 0.075)):
         cx, cy = part.at(radius, math.pi / 2)
-        window = _window(part.shape, cx, cy, 0.30 * part.unit)
-        height, width = part.shade[window].shape
-        place = (cx - window[1].start, cy - window[0].start)
-        ink = write(height, width, text, place, size * part.unit, part.turn)
-        part.matte[window] = np.maximum(part.matte[window], 0.04 * ink)
-        part.shade[window] *= 1.0 - 0.60 * ink
+        near = rows, columns = window(part.shape, cx, cy, 0.30 * part.unit)
+        height, width = part.shade[near].shape
+        ink = write(height, width, text, (cx - columns.start, cy - rows.start), size * part.unit, part.turn)
+        part.matte[near] = np.maximum(part.matte[near], 0.04 * ink)
+        part.shade[near] *= 1.0 - 0.60 * ink
 
 
 def _scratch(part: _Part, flaw: Flaw, metal: Array) -> None:
@@ -277,7 +270,7 @@ def _scratch(part: _Part, flaw: Flaw, metal: Array) -> None:
 def _furrow(
     part: _Part, metal: Array, path: npt.NDArray[np.float64], width: float, opacity: float, pressure: Array
 ) -> None:
-    """A groove with two burnished flanks, one that catches the lamps and one that does not."""
+    """A groove with two burnished flanks that face different ways, so that only one reflects the lamps."""
     across, along = stroke(*part.shape, path, 3 * width + 3)
     near = (np.abs(across) < FAR) * smoothstep(0.0, 0.12, part.r - BORE) * part.shade
     taper = np.clip(np.minimum(along, 1.0 - along) * 6.0, 0.0, 1.0)
@@ -312,7 +305,7 @@ def _dent(part: _Part, flaw: Flaw) -> None:
 
 
 def _crack(part: _Part, flaw: Flaw) -> None:
-    """Runs from a bolt hole, thins out, and forks."""
+    """A crack that starts at a bolt hole, thins out, and forks."""
     rng = generator(*flaw.key)
     n = int(rng.integers(BOLTS))
     outward = rng.uniform(0, 2 * math.pi)
@@ -341,7 +334,7 @@ def _crack(part: _Part, flaw: Flaw) -> None:
 
 
 def _chip(part: _Part, flaw: Flaw) -> None:
-    """A bite out of the outer edge: coarse broken facets where the chamfer was."""
+    """A piece broken out of the outer edge: coarse facets where the chamfer was."""
     rng = generator(*flaw.key)
     size = (0.050 + 0.085 * flaw.severity) * part.unit
     centre = part.at(1.0 + 0.018 * (1 - flaw.severity), rng.uniform(0, 2 * math.pi))

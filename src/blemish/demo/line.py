@@ -1,7 +1,7 @@
 """A drawn production line: turned metal flanges, woven cloth and circuit boards, good and defective, without downloads.
 
-Every image is drawn from its own seed, so drawing more of them changes none. The mask of a defective part is what
-its defects changed: the part is drawn twice, with and without them, and photographed by the same camera.
+Every image is drawn from a seed of its own, so that drawing more of them changes none. The mask of a defective part is
+what its defects changed: the part is drawn twice, with and without them, and photographed by the same camera.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from blemish.demo import board, cloth, flange
-from blemish.demo.drawing import Array, Flaw, camera, changed, digitise, expose, generator
+from blemish.demo.drawing import Array, Flaw, Mask, camera, changed, digitise, expose, generator
+from blemish.files import replacing, write_text
 from blemish.types import BlemishError, Progress, silent
 
 VERSION = 1  # of the drawings: raised when the same seed no longer gives the same images
 COMBINED = "combined"  # the folder of parts with two defects, as in MVTec AD
-LEAST = 1e-4  # of the image that a defect must change: 26 pixels of 512 x 512
-VISIBLE = 4.0  # grey levels that a pixel must change by to count as defective
+LEAST = 1e-4  # share of the image that a defect must change: 26 pixels of 512 x 512
+VISIBLE = 4.0  # a pixel that changes by more grey levels than that is defective
 
 
 class DemoError(BlemishError):
@@ -35,10 +37,10 @@ class DemoError(BlemishError):
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Something the line makes: what it is, which defects it can have, and the function that draws its scene.
+    """A product of the line: its title, the defects it can have, and the function that draws its scene.
 
-    A mask fills gaps in what changed up to twice `fill` pixels wide (in an image of 512): there the part happens to
-    look as before, as between the threads that a snag has moved.
+    In masks, gaps of up to twice `fill` pixels (in an image of 512) between changed pixels are filled: there the part
+    happens to look unchanged, for example between the threads that a snag has moved.
     """
 
     title: str
@@ -57,12 +59,12 @@ PRODUCTS: Mapping[str, Product] = MappingProxyType(
 
 
 def draw(
-    product: str, number: int, *, seed: int = 0, defects: Sequence[str] = (), size: int = 512, part: str = "train"
+    product: str, number: int, *, seed: int = 0, defects: Sequence[str] = (), size: int = 512, place: str = "train"
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Draws one part: the image `uint8 (size, size, 3)` RGB, and the mask `bool (size, size)` of what is defective.
+    """Draws one part: the image `uint8 (size, size, 3)` RGB, and the mask `bool (size, size)` of its defects.
 
-    `part` and `number` name the part; with the same seed they give the same part, good or with `defects` (names from
-    `PRODUCTS[product].defects`, one may occur twice). Severity follows the number, from obvious to subtle.
+    `place` (its folder in the layout) and `number` identify the part: with the same seed they give the same part, good
+    or with `defects` (names from `PRODUCTS[product].defects`, one may occur twice). The number sets the severity.
 
     Raises DemoError for an unknown product or defect, or a size below 64.
     """
@@ -72,24 +74,27 @@ def draw(
             raise DemoError(f"{product!r} has no defect {defect!r}: choose from {', '.join(made.defects)}.")
     if size < 64:
         raise DemoError(f"A demo image of {size} pixels is too small to draw: ask for at least 64.")
-    key = (seed, product, part, number)
+    key = (seed, product, place, number)
     fill = max(1, round(made.fill * size / 512))
     settings = camera(generator(*key, "camera"), size)
     before = expose(made.scene(key, size, ()), settings)
     if not defects:
         return digitise(before, settings), np.zeros((size, size), np.bool_)
+
+    def with_flaws(flaws: Sequence[Flaw]) -> tuple[Array, Mask]:
+        after = expose(made.scene(key, size, flaws), settings)
+        return after, changed(before, after, VISIBLE, fill)
+
     flaws: list[Flaw] = []
     for n, kind in enumerate(defects):
-        for attempt in range(6):  # where chance hid the defect (behind a part, in a hole), it is drawn elsewhere
+        for attempt in range(6):  # a defect that is hidden (behind a component, in a hole) is drawn elsewhere
             flaw = Flaw(kind, min(1.0, _severity(number + n) + 0.1 * attempt), (*key, kind, n, attempt))
-            after = expose(made.scene(key, size, [flaw]), settings)
-            mask = changed(before, after, VISIBLE, fill)
+            after, mask = with_flaws([flaw])
             if mask.mean() >= LEAST:
                 break
         flaws.append(flaw)
     if len(flaws) > 1:
-        after = expose(made.scene(key, size, flaws), settings)
-        mask = changed(before, after, VISIBLE, fill)
+        after, mask = with_flaws(flaws)
     return digitise(after, settings), mask
 
 
@@ -106,10 +111,10 @@ def _product(name: str) -> Product:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One image to draw, and where it and its mask go."""
+    """One image to draw, and the files that it and its mask are written to."""
 
     product: str
-    part: str
+    place: str
     number: int
     defects: tuple[str, ...]
     image: Path
@@ -118,20 +123,25 @@ class _Task:
     size: int
 
     def run(self) -> None:
-        """Draws and writes; the mask first, so that an image never stands without it."""
+        """Draws and writes; the mask first, so that there is never an image without its mask."""
         pixels, mask = draw(
-            self.product, self.number, seed=self.seed, defects=self.defects, size=self.size, part=self.part
+            self.product, self.number, seed=self.seed, defects=self.defects, size=self.size, place=self.place
         )
         if self.mask is not None:
-            _save(Image.fromarray(mask.astype(np.uint8) * np.uint8(255)), self.mask)
-        _save(Image.fromarray(pixels), self.image)
+            save(mask_image(mask), self.mask, format="PNG", compress_level=2)
+        save(Image.fromarray(pixels), self.image, format="PNG", compress_level=2)
 
 
-def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    image.save(temporary, format="PNG", compress_level=2)
-    temporary.replace(path)
+def save(image: Image.Image, file: Path, **options: Any) -> None:
+    """Writes an image whole or not at all, with Pillow's `options`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        image.save(temporary, **options)
+
+
+def mask_image(mask: Mask) -> Image.Image:
+    """A mask as a grey image of 0 and 255."""
+    return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
 
 
 def write_line(
@@ -150,9 +160,9 @@ def write_line(
 
     `OUT/<product>/train/good`, `test/good`, `test/<defect>` (`defective` images of each type, and as many with two
     defects in `combined`), `ground_truth/<defect>/000_mask.png`. `OUT/<product>/demo.json` holds the settings: a rerun
-    with the same ones draws only what is missing.
+    with the same settings draws only what is missing.
 
-    Raises DemoError for an unknown product, a folder that was drawn with other settings, or one it cannot write to.
+    Raises DemoError for an unknown product, a folder that was drawn with other settings, or one that is not writable.
     """
     out = Path(out)
     names = list(PRODUCTS) if products is None else list(dict.fromkeys(products))
@@ -173,31 +183,29 @@ def write_line(
 
 
 def claim(folder: Path, seed: int, size: int | list[int]) -> None:
-    """Writes the settings into a new folder, or checks that an old one has the same. Raises DemoError."""
+    """Writes the settings into a new folder, or checks that an existing one has the same. Raises DemoError."""
     settings = {"drawings": VERSION, "seed": seed, "size": size}
     card = folder / "demo.json"
     folder.mkdir(parents=True, exist_ok=True)
     if card.exists():
         try:
-            found = json.loads(card.read_text(encoding="utf-8"))
+            existing = json.loads(card.read_text(encoding="utf-8"))
         except ValueError:
-            found = None
-        if found != settings:
+            existing = None
+        if existing != settings:
             raise DemoError(
-                f"{folder} holds a demo line drawn with {found}, not {settings}: choose another folder or remove it."
+                f"{folder} holds a demo line drawn with {existing}, not {settings}: choose another folder or remove it."
             )
         return
     if any(folder.iterdir()):
         raise DemoError(f"{folder} already holds other files: choose another folder for the demo line.")
-    temporary = card.with_suffix(".tmp")
-    temporary.write_text(json.dumps(settings), encoding="utf-8")
-    temporary.replace(card)
+    write_text(card, json.dumps(settings))
 
 
 def _tasks(folder: Path, name: str, train: int, good: int, defective: int, seed: int, size: int) -> Iterator[_Task]:
-    for part, count in (("train", train), ("test", good)):
+    for split, count in (("train", train), ("test", good)):
         for n in range(count):
-            yield _Task(name, f"{part}/good", n, (), folder / part / "good" / f"{n:03d}.png", None, seed, size)
+            yield _Task(name, f"{split}/good", n, (), folder / split / "good" / f"{n:03d}.png", None, seed, size)
     kinds = PRODUCTS[name].defects
     for kind in (*kinds, COMBINED):
         for n in range(defective):
@@ -209,10 +217,10 @@ def _tasks(folder: Path, name: str, train: int, good: int, defective: int, seed:
 
 
 def _perform(tasks: Sequence[_Task], workers: int) -> Iterator[None]:
-    """Draws all tasks, yielding once for each that is done; with several workers in processes of their own.
+    """Draws all tasks and yields once after each; several workers are processes of their own.
 
-    Plain subprocesses rather than multiprocessing: they neither copy the caller's threads (torch, BLAS) half-way, as a
-    fork does, nor run the caller's script a second time, as a spawned process does.
+    Plain subprocesses rather than multiprocessing: they neither copy the state of the caller's threads (torch, BLAS),
+    as a fork does, nor run the caller's script a second time, as a spawned process does.
     """
     if workers < 2 or len(tasks) < 8:
         for task in tasks:
@@ -220,22 +228,11 @@ def _perform(tasks: Sequence[_Task], workers: int) -> Iterator[None]:
             yield
         return
     done, tick = os.pipe()
-    code = "from blemish.demo.line import _serve; _serve()"
-    paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
     helpers: list[subprocess.Popen[bytes]] = []
     try:
         for n in range(workers):
-            helper = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.PIPE,
-                stdout=tick,
-                stderr=subprocess.PIPE,
-                env={**os.environ, **paths},
-            )
-            helpers.append(helper)
-            assert helper.stdin is not None
-            helper.stdin.write(json.dumps([asdict(task) for task in tasks[n::workers]], default=str).encode())
-            helper.stdin.close()
+            helpers.append(_helper(tick))
+            _hand_over(helpers[-1], tasks[n::workers])
         os.close(tick)
         tick = -1
         while os.read(done, 1):  # each helper writes one byte per image; the pipe ends with the last helper
@@ -256,8 +253,26 @@ def _perform(tasks: Sequence[_Task], workers: int) -> Iterator[None]:
                 helper.stderr.close()
 
 
+def _helper(tick: int) -> subprocess.Popen[bytes]:
+    """A process that draws, and writes to the pipe `tick`."""
+    paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", "from blemish.demo.line import _serve; _serve()"],
+        stdin=subprocess.PIPE,
+        stdout=tick,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **paths},
+    )
+
+
+def _hand_over(helper: subprocess.Popen[bytes], tasks: Sequence[_Task]) -> None:
+    assert helper.stdin is not None
+    helper.stdin.write(json.dumps([asdict(task) for task in tasks], default=str).encode())
+    helper.stdin.close()
+
+
 def _serve() -> None:
-    """Draws the tasks that stand on standard input as JSON, and writes one byte to standard output after each."""
+    """In a helper: draws the tasks on standard input (JSON), and writes one byte to standard output after each."""
     for item in json.load(sys.stdin):
         mask = Path(item["mask"]) if item["mask"] else None
         task = _Task(**{**item, "defects": tuple(item["defects"]), "image": Path(item["image"]), "mask": mask})

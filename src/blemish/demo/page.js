@@ -1,4 +1,4 @@
-// Without this script every image is shown, and a click opens it. With it, people can filter and leaf through.
+// Without this script every image is shown, and a click opens it. With it, images can be filtered and browsed.
 
 for (const form of document.querySelectorAll("form.filters")) {
   const gallery = document.getElementById(form.dataset.for);
@@ -21,7 +21,7 @@ for (const form of document.querySelectorAll("form.filters")) {
   show();
 }
 
-// A link to a card that a filter hides takes the filter off first.
+// A link to a card that a filter hides resets the filter first.
 addEventListener("click", (event) => {
   const link = event.target.closest("a[href^='#']");
   const card = link && document.getElementById(decodeURIComponent(link.hash.slice(1)));
@@ -49,9 +49,9 @@ function open(card) {
   heat.alt = "The same with heat and boxes";
   reconstruction.hidden = !pair.dataset.reconstruction;
   if (!reconstruction.hidden) reconstruction.src = pair.dataset.reconstruction;
-  reconstruction.alt = reconstruction.title = "Repaired: how it would look if it were good";
+  reconstruction.alt = reconstruction.title = "Reconstruction: how it would look if it were good";
   sides.classList.toggle("three", !reconstruction.hidden);
-  const words = [".chip", ".title", ".numbers"].map((part) => card.querySelector(part).textContent.trim());
+  const words = [".chip", ".title", ".numbers"].map((name) => card.querySelector(name).textContent.trim());
   dialog.querySelector("p").textContent = words.join(" · ");
   if (!dialog.open) dialog.showModal();
 }

@@ -1,6 +1,6 @@
-"""The page that a demo ends with: `index.html` beside the runs, with images of its own and no need of a network.
+"""The demo's page: `index.html` beside the runs, with images of its own; it needs no network.
 
-It reads only what `blemish train` wrote, so that the page cannot say anything that the run did not measure.
+It reads only what `blemish train` wrote, so that it shows nothing that the run did not measure.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError, Progress, Sample, silent
 
 IMAGES = "page"  # the folder beside index.html that holds the page's images
-SIDE = 384  # of a thumbnail: sharp at the 190 to 380 pixels at which the page shows it
+SIDE = 384  # longest side of a thumbnail: sharp at the 190 to 380 pixels at which the page shows it
 
-# What an image is, and what was said of it; in the order of the gallery.
+# The outcomes of a verdict and their labels, in the order of the gallery.
 OUTCOMES = {"missed": "missed", "false-alarm": "false alarm", "found": "found", "passed": "good"}
 
-HOW = {"attention": "an autoencoder"}  # what a detector is called beside the same product's other runs
+KINDS = {"attention": "an autoencoder"}  # names of detectors beside the same product's other runs
 IN_SHORT = ("auroc", "pixel_auroc", "aupro", "defects_hit", "miss_rate", "false_alarm_rate")
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One test image as the page shows it. Addresses are relative to `index.html`, and quoted."""
+    """One test image as the page shows it. Addresses are relative to `index.html` and quoted."""
 
     key: str  # its anchor
     name: str
@@ -48,18 +48,18 @@ class Shot:
     p_value: float
     probability: float | None  # of a classifier
     boxes: int
-    at: float  # where its score lies on the product's axis, 0..100
-    size: tuple[int, int]  # width, height of the thumbnails, so that nothing jumps while they load
+    at: float  # position of its score on the product's axis, 0..100
+    size: tuple[int, int]  # width, height of the thumbnails, so that the layout is stable while they load
     image: str
-    heat: str | None  # None where no overlay was drawn
+    heat: str | None  # the overlay; None where none was drawn
     outline: str | None  # None where there is no mask
     full: str  # the original
     full_heat: str | None
-    reconstruction: str | None = None  # of an autoencoder: how it would look if it were good
+    reconstruction: str | None = None  # by an autoencoder: how it would look if it were good
     full_reconstruction: str | None = None
 
     @property
-    def said(self) -> str:
+    def label(self) -> str:
         return OUTCOMES[self.outcome]
 
     @property
@@ -69,41 +69,41 @@ class Shot:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the plot of scores: a defect type, say, and where its images lie."""
+    """One row of the plot of scores, such as a defect type, and the images in it."""
 
     title: str
     note: str
     kind: str  # held-out, good, defective
     shots: tuple[Shot, ...] = ()
-    marks: tuple[float, ...] = ()  # places without an image on this page
+    marks: tuple[float, ...] = ()  # positions of scores whose images the page does not show
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """All that the page shows of one product."""
+    """All that the page shows of one run."""
 
     name: str
     title: str
     card: bundle.Card
     metrics: Mapping[str, Any]
-    threshold: float  # where the threshold lies on the axis, 0..100
+    threshold: float  # position of the threshold on the axis, 0..100
     shots: tuple[Shot, ...]
     strip: tuple[Shot, ...]
     rows: tuple[Row, ...]
     errors: tuple[str, ...]
-    repairs: bool  # an autoencoder painted every image anew
+    reconstructs: bool  # an autoencoder reconstructed every image
 
     def count(self, outcome: str) -> int:
         return sum(shot.outcome == outcome for shot in self.shots)
 
     @property
     def star(self) -> Shot | None:
-        """The image that stands for the product at the top of the page: its clearest find."""
+        """The image at the top of the page: the defective one with the highest score."""
         return max((s for s in self.shots if s.outcome == "found" and s.heat), key=lambda s: s.score, default=None)
 
     @property
-    def learned(self) -> str:
-        """What the detector was shown."""
+    def training_samples(self) -> str:
+        """How many parts the detector was trained on."""
         defective = self.metrics["counts"]["train_anomaly"]
         good = self.metrics["counts"]["train"] - defective
         return f"{good} good" + (f" and {defective} defective" if defective else "")
@@ -119,14 +119,13 @@ class Exhibit:
 def write_page(out: Path, products: Sequence[str], progress: Progress = silent) -> Path:
     """Writes `out/index.html` and its images in `out/page/`, and returns the former.
 
-    For each of `products`, `out/<name>` is the run that `blemish train` wrote; the images that it was made from are
-    in `out/data/<folder>`, whose name the run's card knows. Raises `BlemishError` where one of them is missing, or
-    jinja2 is.
+    For each of `products`, `out/<name>` is the run that `blemish train` wrote; its images are in `out/data/<folder>`,
+    whose name is in the run's card. Raises `BlemishError` where one of them, or jinja2, is missing.
     """
     try:
         import jinja2
     except ImportError:
-        raise BlemishError("the page needs jinja2, which is not installed; run: pip install 'blemish[learn]'") from None
+        raise BlemishError("The page needs jinja2, which is not installed; run: pip install 'blemish[learn]'") from None
     out = Path(out)
     exhibits = [_exhibit(out, name, progress) for name in products]
     environment = jinja2.Environment(
@@ -174,57 +173,53 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
     verdicts = [json.loads(line) for line in _text(run / "verdicts.jsonl").splitlines()]
     data = out / "data" / card.data.source
     samples = {sample.name: sample for sample in layouts.read(data, card.data.layout).samples}
-    judged = [verdict for verdict in verdicts if verdict["score"] is not None and verdict["label"]]
-    for verdict in judged:
+    labelled = [verdict for verdict in verdicts if verdict["score"] is not None and verdict["label"]]
+    for verdict in labelled:
         if verdict["path"] not in samples:
-            raise BlemishError(f"{run}: judges {verdict['path']}, which is not in {data}; draw and train again.")
-    everything: list[float] = [
-        *card.decision.scores,
-        *(verdict["score"] for verdict in judged),
-        card.decision.threshold,
-    ]
-    low, high = min(everything), max(everything)
+            raise BlemishError(f"{run}: inspected {verdict['path']}, which is not in {data}; draw and train again.")
+    scores: list[float] = [*card.decision.scores, *(verdict["score"] for verdict in labelled), card.decision.threshold]
+    low, high = min(scores), max(scores)
 
-    def place(score: float) -> float:
-        """2..98, so that the outermost marks are whole."""
+    def position(score: float) -> float:
+        """2..98, so that the outermost marks are visible as a whole."""
         return round(2 + 96 * (score - low) / ((high - low) or 1.0), 2)
 
-    repairs = card.detector == "attention"  # the repairs of others, of flagged places only, are in the report
-    shutil.rmtree(out / IMAGES / name, ignore_errors=True)  # of an earlier run, perhaps with other images
+    reconstructs = card.detector == "attention"  # inpainted images of other detectors are in the report
+    shutil.rmtree(out / IMAGES / name, ignore_errors=True)  # an earlier run may have had other images
     shots = [
-        _shot(out, data, run, repairs, samples[verdict["path"]], verdict, place(verdict["score"]))
-        for verdict in progress(judged, "page", len(judged))
+        _shot(out, data, run, reconstructs, samples[verdict["path"]], verdict, position(verdict["score"]))
+        for verdict in progress(labelled, "page", len(labelled))
     ]
     shots.sort(key=lambda s: (list(OUTCOMES).index(s.outcome), s.defect, natural(s.name)))
     title = PRODUCTS[card.data.source].title if card.data.source in PRODUCTS else name
-    by = "a classifier" if card.classes else HOW.get(card.detector)
+    by = "a classifier" if card.classes else KINDS.get(card.detector)
     return Exhibit(
         name=name,
         title=f"{title}, by {by}" if by else title,
         card=card,
         metrics=metrics,
-        threshold=place(card.decision.threshold),
+        threshold=position(card.decision.threshold),
         shots=tuple(shots),
         strip=tuple(_strip(shots)),
-        rows=tuple(_rows(shots, [place(score) for score in card.decision.scores])),
+        rows=tuple(_rows(shots, [position(score) for score in card.decision.scores])),
         errors=tuple(verdict["error"] for verdict in verdicts if verdict["error"]),
-        repairs=repairs,
+        reconstructs=reconstructs,
     )
 
 
 def _shot(
-    out: Path, data: Path, run: Path, repairs: bool, sample: Sample, verdict: Mapping[str, Any], at: float
+    out: Path, data: Path, run: Path, reconstructs: bool, sample: Sample, verdict: Mapping[str, Any], at: float
 ) -> Shot:
-    """Draws the thumbnails of one test image."""
+    """One test image; writes its thumbnails."""
     folder = out / IMAGES / run.name
     stem = sample.name.replace("/", "-")
     pixels = load_image(sample.path)
     image = _thumbnail(Image.fromarray(pixels))
     _save(image, folder / f"{stem}.jpg")
-    kinds = {"heat": "overlays"} | ({"reconstruction": "reconstruction"} if repairs else {})
+    kinds = {"heat": "overlays"} | ({"reconstruction": "reconstruction"} if reconstructs else {})
     full, small = {}, {}
-    for kind, drawn in kinds.items():
-        file = run / drawn / f"{sample.name}.jpg"
+    for kind, source in kinds.items():
+        file = run / source / f"{sample.name}.jpg"
         if file.exists():
             full[kind], small[kind] = file, folder / f"{stem}-{kind}.jpg"
             with Image.open(file) as image:
@@ -236,7 +231,7 @@ def _shot(
     def address(path: Path) -> str:
         return quote(path.relative_to(out).as_posix())
 
-    def perhaps(path: Path | None) -> str | None:
+    def optional(path: Path | None) -> str | None:
         return address(path) if path else None
 
     defective, flagged = sample.label == "anomaly", verdict["decision"] == "anomaly"
@@ -252,12 +247,12 @@ def _shot(
         at=at,
         size=image.size,
         image=address(folder / f"{stem}.jpg"),
-        heat=perhaps(small.get("heat")),
-        outline=perhaps(folder / f"{stem}-outline.png" if sample.mask else None),
+        heat=optional(small.get("heat")),
+        outline=optional(folder / f"{stem}-outline.png" if sample.mask else None),
         full=address(data / sample.name),
-        full_heat=perhaps(full.get("heat")),
-        reconstruction=perhaps(small.get("reconstruction")),
-        full_reconstruction=perhaps(full.get("reconstruction")),
+        full_heat=optional(full.get("heat")),
+        reconstruction=optional(small.get("reconstruction")),
+        full_reconstruction=optional(full.get("reconstruction")),
     )
 
 
@@ -277,15 +272,15 @@ def _rows(shots: Sequence[Shot], held_out: Sequence[float]) -> list[Row]:
     ]
     for defect in sorted({shot.defect for shot in shots if shot.defect}):
         of_type = tuple(shot for shot in shots if shot.defect == defect)
-        found = sum(shot.outcome == "found" for shot in of_type)
-        rows.append(Row(of_type[0].title, f"{found} of {len(of_type)} found", "defective", of_type))
+        detected = sum(shot.outcome == "found" for shot in of_type)
+        rows.append(Row(of_type[0].title, f"{detected} of {len(of_type)} found", "defective", of_type))
     return rows
 
 
 def _thumbnail(image: Image.Image) -> Image.Image:
-    factor = min(1.0, SIDE / max(image.size))
-    width, height = (max(1, round(side * factor)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
+    small = image.copy()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=None)
+    return small
 
 
 def _save(image: Image.Image, path: Path) -> None:
@@ -297,4 +292,4 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as cause:
-        raise BlemishError(f"{path}: cannot be read ({cause.strerror}); run blemish demo again.") from None
+        raise BlemishError(f"{path} cannot be read ({cause.strerror}); run blemish demo again.") from None

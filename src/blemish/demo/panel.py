@@ -1,7 +1,7 @@
 """A large demo product: a drilled and engraved plate of brushed steel in images of 4000 x 3000 pixels, with defects
-of about 12 to 40. Not part of the demo line: `blemish demo --draw panel` writes it.
+of about 12 to 40 pixels. It is not in the demo line: `blemish demo --draw panel` writes it.
 
-An image is the plate's brightness, drawn in single precision; defects change windows of it, and the mask is what they
+An image is the plate's brightness, drawn in single precision. Defects change windows of it, and the mask is what they
 changed.
 """
 
@@ -29,32 +29,32 @@ from blemish.demo.drawing import (
     smoothstep,
     stroke,
     wander,
+    window,
     write,
 )
-from blemish.demo.line import VISIBLE, DemoError, claim
+from blemish.demo.line import VISIBLE, DemoError, claim, mask_image, save
 from blemish.types import Progress, silent
 
 SIZE = (4000, 3000)  # width, height
 ACROSS, DOWN = 10, 7  # holes
-HOLE = 0.011  # their radius, a share of the width
+HOLE = 0.011  # radius of a hole, as a share of the width
 QUALITY = 92  # of the JPEGs
-LEAST, MOST = 12, 40  # pixels that a defect is long
+LEAST, MOST = 12, 40  # length of a defect in pixels
 
 
 def draw(
-    number: int, *, seed: int = 0, defects: tuple[str, ...] = (), size: tuple[int, int] = SIZE, part: str = "train"
+    number: int, *, seed: int = 0, defects: tuple[str, ...] = (), size: tuple[int, int] = SIZE, place: str = "train"
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """One plate: the image uint8 (H, W, 3), and the mask bool (H, W) of what is defective. The same seed, part and
-    number give the same plate, good or with `defects` (names from DEFECTS). Raises DemoError for another."""
+    """One plate: the image uint8 (H, W, 3), and the mask bool (H, W) of its defects. The same seed, place and number
+    give the same plate, good or with `defects` (names from DEFECTS). Raises DemoError for an unknown defect."""
     if unknown := set(defects) - set(DEFECTS):
         raise DemoError(f"'panel' has no defect {sorted(unknown)[0]!r}: choose from {', '.join(DEFECTS)}.")
-    rng = generator(seed, "panel", part, number)
+    rng = generator(seed, "panel", place, number)
     light = _plate(rng, size)
     mask = np.zeros(light.shape, np.bool_)
-    for place, kind in enumerate(defects):
-        own = generator(seed, "panel", part, number, kind, place)
-        _spoil(light, mask, kind, own)
-    # Two sums of bytes are close enough to a normal number, and quick to come by.
+    for n, kind in enumerate(defects):
+        _damage(light, mask, kind, generator(seed, "panel", place, number, kind, n))
+    # The sum of two bytes is close enough to a normal distribution, and fast.
     grain = rng.integers(0, 256, (2, *light.shape), dtype=np.uint8).astype(np.float32).sum(0) - 255
     light += grain * (NOISE / 104)
     warmth = 1 + rng.normal(0, 0.008)
@@ -73,27 +73,22 @@ def write_panel(
     progress: Progress = silent,
 ) -> Path:
     """Writes `out/panel` in the MVTec AD layout, JPEG images and PNG masks, `defective` plates of each type; draws
-    only what is missing, and returns the folder. Raises DemoError as `demo.write_line`."""
+    only what is missing, and returns the folder. Raises DemoError as `line.write_line` does."""
     folder = out / "panel"
     tasks: list[tuple[str, str, int]] = [("train", "good", n) for n in range(train)]
     tasks += [("test", "good", n) for n in range(good)]
     tasks += [("test", kind, n) for kind in DEFECTS for n in range(defective)]
     try:
         claim(folder, seed, list(size))
-        for part, kind, number in progress(tasks, "drawing", len(tasks)):
-            file = folder / part / kind / f"{number:03d}.jpg"
+        for split, kind, number in progress(tasks, "drawing", len(tasks)):
+            file = folder / split / kind / f"{number:03d}.jpg"
             if file.exists():
                 continue
-            file.parent.mkdir(parents=True, exist_ok=True)
             defects = () if kind == "good" else (kind,)
-            image, mask = draw(number, seed=seed, defects=defects, size=size, part=f"{part}/{kind}")
+            image, mask = draw(number, seed=seed, defects=defects, size=size, place=f"{split}/{kind}")
             if defects:
-                drawn = folder / "ground_truth" / kind / f"{number:03d}_mask.png"
-                drawn.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(drawn)
-            temporary = file.with_name(f".{file.name}.tmp")
-            Image.fromarray(image).save(temporary, "JPEG", quality=QUALITY, subsampling=0)
-            temporary.replace(file)
+                save(mask_image(mask), folder / "ground_truth" / kind / f"{number:03d}_mask.png", format="PNG")
+            save(Image.fromarray(image), file, format="JPEG", quality=QUALITY, subsampling=0)
     except OSError as error:
         raise DemoError(
             f"Cannot write the demo panel to {folder}: {error.strerror or error}. Choose another folder."
@@ -102,7 +97,7 @@ def write_panel(
 
 
 def _plate(rng: np.random.Generator, size: tuple[int, int]) -> Array:
-    """Grey levels (H, W) of a good plate: brushed along x, lit from one side, holes a hair off their places."""
+    """Grey levels (H, W) of a good plate: brushed along x, lit from one side, its holes slightly off their places."""
     width, height = size
     brushed = noise(rng, height, width, (1.2, 90.0)) * 6.0
     brushed += noise(rng, height, width, (3.0, 400.0)) * 5.0
@@ -129,38 +124,32 @@ def holes(size: tuple[int, int]) -> list[tuple[float, float]]:
     ]
 
 
-def _window(shape: tuple[int, ...], x: float, y: float, reach: float) -> tuple[slice, slice]:
-    rows = slice(max(0, int(y - reach)), max(0, min(shape[0], int(y + reach) + 1)))
-    return rows, slice(max(0, int(x - reach)), max(0, min(shape[1], int(x + reach) + 1)))
-
-
-def _shape(part: Array) -> tuple[int, int]:
-    return part.shape[0], part.shape[1]
+def _shape(view: Array) -> tuple[int, int]:
+    return view.shape[0], view.shape[1]
 
 
 def _drill(light: Array, x: float, y: float, radius: float) -> None:
     """A countersunk hole: dark inside, with a ring that the lamp lights on one side."""
-    window = _window(light.shape, x, y, 1.8 * radius + 2)
-    part = light[window]
-    across, down = grid(*_shape(part), window[0].start, window[1].start)
+    near = rows, columns = window(light.shape, x, y, 1.8 * radius + 2)
+    view = light[near]
+    across, down = grid(*_shape(view), rows.start, columns.start)
     dx, dy = across - x, down - y
     distance = np.sqrt(dx * dx + dy * dy)
     sink = smoothstep(1.5 * radius + 1, 1.5 * radius - 1, distance)
-    part += sink * (45 * (dx * 0.5 + dy * 0.8) / np.maximum(distance, 1) - 8)
+    view += sink * (45 * (dx * 0.5 + dy * 0.8) / np.maximum(distance, 1) - 8)
     inside = smoothstep(radius + 1, radius - 1, distance)
-    part += (22 + 10 * bell((distance - 0.85 * radius) / (0.1 * radius)) - part) * inside
+    view += (22 + 10 * bell((distance - 0.85 * radius) / (0.1 * radius)) - view) * inside
 
 
 def _engrave(light: Array, text: str, centre: tuple[float, float], height: float) -> None:
-    window = _window(light.shape, *centre, 12 * height)
+    _, columns = window(light.shape, *centre, 12 * height)
     rows = slice(max(0, int(centre[1] - height)), min(light.shape[0], int(centre[1] + height)))
-    part = light[rows, window[1]]
-    place = centre[0] - window[1].start, centre[1] - rows.start
-    part *= 1 - 0.45 * write(*_shape(part), text, place, height)
+    view = light[rows, columns]
+    view *= 1 - 0.45 * write(*_shape(view), text, (centre[0] - columns.start, centre[1] - rows.start), height)
 
 
-def _spoil(light: Array, mask: npt.NDArray[np.bool_], kind: str, rng: np.random.Generator) -> None:
-    """Draws one defect, and again elsewhere where the plate hides it."""
+def _damage(light: Array, mask: npt.NDArray[np.bool_], kind: str, rng: np.random.Generator) -> None:
+    """Draws one defect, and again elsewhere if it is not visible there."""
     height, width = light.shape
     reach = min(2 * MOST, width // 2 - 1, height // 2 - 1)
     for _ in range(8):
@@ -169,43 +158,42 @@ def _spoil(light: Array, mask: npt.NDArray[np.bool_], kind: str, rng: np.random.
             places = holes((width, height))
             turn, (at_x, at_y) = rng.uniform(0, 2 * math.pi), places[int(rng.integers(len(places)))]
             x, y = at_x + 1.5 * HOLE * width * math.cos(turn), at_y + 1.5 * HOLE * width * math.sin(turn)
-        window = _window(light.shape, x, y, reach)
-        before = light[window].copy()
+        near = rows, columns = window(light.shape, x, y, reach)
+        before = light[near].copy()
         after = before.copy()
-        centre = x - window[1].start, y - window[0].start
-        DEFECTS[kind](after, centre, rng.uniform(LEAST, MOST), rng)
-        found = changed(np.repeat(before[..., None], 3, 2), np.repeat(after[..., None], 3, 2), VISIBLE, 1)
-        if found.sum() >= LEAST:
-            light[window] = after
-            mask[window] |= found
+        DEFECTS[kind](after, (x - columns.start, y - rows.start), rng.uniform(LEAST, MOST), rng)
+        visible = changed(np.repeat(before[..., None], 3, 2), np.repeat(after[..., None], 3, 2), VISIBLE, 1)
+        if visible.sum() >= LEAST:
+            light[near] = after
+            mask[near] |= visible
             return
 
 
-def _scratch(part: Array, centre: tuple[float, float], length: float, rng: np.random.Generator) -> None:
-    turn = rng.uniform(0.3, math.pi - 0.3)  # across the brushing, or nobody would see it
+def _scratch(view: Array, centre: tuple[float, float], length: float, rng: np.random.Generator) -> None:
+    turn = rng.uniform(0.3, math.pi - 0.3)  # across the brushing, where it is visible
     start = centre[0] - length / 2 * math.cos(turn), centre[1] - length / 2 * math.sin(turn)
-    across, along = stroke(*_shape(part), wander(rng, start, turn, length, 0.3), 6)
+    across, along = stroke(*_shape(view), wander(rng, start, turn, length, 0.3), 6)
     taper = np.clip(np.minimum(along, 1 - along) * 6, 0, 1)
-    part += 75 * line_cover(across, 1.3 * taper, 0.7) * taper - 40 * line_cover(across - 2.2, 0.9 * taper, 0.7) * taper
+    view += 75 * line_cover(across, 1.3 * taper, 0.7) * taper - 40 * line_cover(across - 2.2, 0.9 * taper, 0.7) * taper
 
 
-def _pit(part: Array, centre: tuple[float, float], length: float, rng: np.random.Generator) -> None:
-    hole = smoothstep(0.0, 0.35, blot(rng, *_shape(part), centre, length / 2, 0.2))
-    lip = smoothstep(0.0, 0.35, blot(rng, *_shape(part), (centre[0] + 2, centre[1] + 3), length / 2, 0.2))
-    part += 30 * np.clip(lip - hole, 0, 1) - 70 * hole
+def _pit(view: Array, centre: tuple[float, float], length: float, rng: np.random.Generator) -> None:
+    hole = smoothstep(0.0, 0.35, blot(rng, *_shape(view), centre, length / 2, 0.2))
+    lip = smoothstep(0.0, 0.35, blot(rng, *_shape(view), (centre[0] + 2, centre[1] + 3), length / 2, 0.2))
+    view += 30 * np.clip(lip - hole, 0, 1) - 70 * hole
 
 
-def _stain(part: Array, centre: tuple[float, float], length: float, rng: np.random.Generator) -> None:
-    drop = blot(rng, *_shape(part), centre, length / 2, 0.15)
-    part *= 1 - 0.22 * smoothstep(-0.05, 0.15, drop) - 0.12 * bell((drop - 0.05) / 0.08)
+def _stain(view: Array, centre: tuple[float, float], length: float, rng: np.random.Generator) -> None:
+    drop = blot(rng, *_shape(view), centre, length / 2, 0.15)
+    view *= 1 - 0.22 * smoothstep(-0.05, 0.15, drop) - 0.12 * bell((drop - 0.05) / 0.08)
 
 
-def _burr(part: Array, centre: tuple[float, float], length: float, rng: np.random.Generator) -> None:
-    u, v = (np.asarray(axis) - at for axis, at in zip(grid(*_shape(part)), centre, strict=True))
+def _burr(view: Array, centre: tuple[float, float], length: float, rng: np.random.Generator) -> None:
+    u, v = (np.asarray(axis) - at for axis, at in zip(grid(*_shape(view)), centre, strict=True))
     turn = rng.uniform(0, math.pi)
     c, s = math.cos(turn), math.sin(turn)
     chip = box_distance(u * c + v * s, v * c - u * s, length / 2, length / 6, length / 8)
-    part += (190 + 25 * noise(rng, *_shape(part), 3.0) - part) * smoothstep(1.0, -1.0, chip)
+    view += (190 + 25 * noise(rng, *_shape(view), 3.0) - view) * smoothstep(1.0, -1.0, chip)
 
 
 DEFECTS: dict[str, Callable[[Array, tuple[float, float], float, np.random.Generator], None]] = {

@@ -1,4 +1,4 @@
-"""`blemish demo`: draw the production line, learn each product, inspect its test part, show it all on one page."""
+"""`blemish demo`: draw the production line, train on each product, inspect its test split, show it all on one page."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from blemish.training.config import TrainConfig
 from blemish.training.pipeline import train
 from blemish.types import Progress, silent
 
-ATTENDED = "cloth"  # learned once more by the autoencoder
-CLASSIFIED = "flange"  # and by the classifier, which is shown defective parts too
-# Of the autoencoder, smaller and shorter than its defaults, so that the demo takes minutes.
+RECONSTRUCTED = "cloth"  # also by the autoencoder
+CLASSIFIED = "flange"  # also by the classifier, which learns from defective parts too
+# The autoencoder is smaller than by default and trained for less long, so that the demo takes minutes.
 SHORT = AttentionConfig(image_size=(96, 96), epochs=14)
 SHORTEST = AttentionConfig(image_size=(64, 64), epochs=5)
 
 
-class Lesson(NamedTuple):
-    """One run: a product, and what it is learned by."""
+class Plan(NamedTuple):
+    """One run to come: a product, and the detector that is trained on it."""
 
     product: str
-    suffix: str  # of the run's folder, beside the product's own
+    suffix: str  # of the run's folder, "" for the product's first run
     settings: DetectorConfig
 
     @property
@@ -38,37 +38,37 @@ class Lesson(NamedTuple):
         return f"{self.product}\n({self.suffix})" if self.suffix else self.product
 
 
-def lessons(*, quick: bool = False) -> list[Lesson]:
-    """What the demo learns, in the order of its page."""
-    classifies = CamConfig(pool="deviations", unfreeze=0)  # parts that lie still, and few of them
+def plans(*, quick: bool = False) -> list[Plan]:
+    """The runs of the demo, in the order of its page."""
+    classifier = CamConfig(pool="deviations", unfreeze=0)  # for aligned parts, and few of them
     return [
-        *(Lesson(product, "", PatchCoreConfig()) for product in PRODUCTS),
-        Lesson(ATTENDED, "attention", SHORTEST if quick else SHORT),
-        Lesson(CLASSIFIED, "cam", classifies),
+        *(Plan(product, "", PatchCoreConfig()) for product in PRODUCTS),
+        Plan(RECONSTRUCTED, "attention", SHORTEST if quick else SHORT),
+        Plan(CLASSIFIED, "cam", classifier),
     ]
 
 
 def run_demo(out: Path, *, quick: bool = False, progress: Progress = silent) -> list[dict[str, Any]]:
-    """Writes `out/data/<product>` (images and masks), `out/<product>` (a run each), one product learned once more by
-    the autoencoder in `out/<product>-attention` and by the classifier in `out/<product>-cam`, and `out/index.html`.
+    """Writes `out/data/<product>` (images and masks), `out/<product>` (a run each), a second run by the autoencoder in
+    `out/<product>-attention` and one by the classifier in `out/<product>-cam`, and `out/index.html`.
 
-    Returns each run's metrics. A rerun redraws only what is missing and learns again.
+    Returns each run's metrics. A rerun draws only what is missing and trains again.
     """
     if quick:
         write_line(out / "data", train=30, good=8, defective=2, size=256, progress=progress)
     else:
         write_line(out / "data", train=80, good=20, defective=6, progress=progress)
-    planned = lessons(quick=quick)
+    planned = plans(quick=quick)
     metrics = []
-    for lesson in planned:
+    for plan in planned:
         config = TrainConfig(
-            out / "data" / lesson.product,
-            out / lesson.run,
-            settings=lesson.settings,
-            # Of 30 images some detectors hold 15 out for the threshold, which can guarantee 10 % and no less.
+            out / "data" / plan.product,
+            out / plan.run,
+            settings=plan.settings,
+            # Of 30 images some detectors hold out 15 for the threshold, which guarantee 10 % but no less.
             false_alarms=0.1 if quick else 0.05,
             overwrite=True,
         )
-        metrics.append({**train(config, progress).metrics, "product": lesson.title})
-    write_page(out, [lesson.run for lesson in planned], progress)
+        metrics.append({**train(config, progress).metrics, "product": plan.title})
+    write_page(out, [plan.run for plan in planned], progress)
     return metrics
