@@ -55,7 +55,7 @@ def cross_validate(
     """
     index = {sample.name: i for i, sample in enumerate(samples)}
     pairs = kfold(samples, folds, seed=seed, repeat=repeats, groups=groups)
-    detector.keep(samples, progress)
+    detector.cache(samples, progress)
     sizes = [read_size(sample.path) for sample in samples]
     labels = np.array([sample.label == "anomaly" for sample in samples])
     balanced = detector.config.head_weights == "auto"

@@ -194,10 +194,10 @@ def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
             )
             clock.lap("cross-validate")
         else:
-            detector.keep(training_samples_of([*parts.train, *parts.calibration]), progress)
+            detector.cache(training_samples_of([*parts.train, *parts.calibration]), progress)
     detector.fit(training_samples_of(parts.train), progress)
     if isinstance(detector, Cam) and parts.calibration:
-        detector.calibrate(training_samples_of(parts.calibration), progress)
+        detector.scale_temperature(training_samples_of(parts.calibration), progress)
     graph = detector.graph()
     clock.lap("fit")
 
