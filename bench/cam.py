@@ -122,7 +122,7 @@ def side_by_side(folder: Path, name: str, shared: Path, folds: int) -> dict[str,
     methods = MAPS[name.partition("-")[0]]
     earlier = next(layer for method, layer in methods if method == "layercam" and layer)
     detector = Cam(replace(configured(name, shared), map="layercam", map_layer=earlier))
-    detector.keep(samples, progress)
+    detector.cache(samples, progress)
     chosen = [s for i, s in enumerate(samples) if s.mask or (s.label == "good" and i % 4 == 0)]
     maps: dict[str, dict[str, np.ndarray]] = {f"{m} {layer}".strip(): {} for m, layer in methods}
     for fold, (train, test) in enumerate(kfold(samples, folds, groups=groups)):

@@ -51,7 +51,7 @@ def plain(detector: Cam, samples: list[Sample], epochs: int) -> float:
 
 def kept(detector: Cam, samples: list[Sample]) -> float:
     begun = time.perf_counter()
-    detector.keep(samples)
+    detector.cache(samples)
     detector.fit(samples)
     return time.perf_counter() - begun
 

@@ -78,7 +78,7 @@ def test_normal_patches_are_the_nearest_and_come_from_where_it_says(
     assert set(sources.names) <= names
     assert len(sources.names) >= 0.8 * len(names)  # the autoencoder holds some out
     paths = {sample.name: sample.path for sample in train}
-    assert sources.paths == tuple(paths[name] for name in sources.names)
+    assert tuple(sample.path for sample in sources.samples) == tuple(paths[name] for name in sources.names)
     assert sources.table.dtype == np.int32
     assert sources.table.shape[1] == 3
     (bank,) = [buffer for name, buffer in graph.named_buffers() if name.endswith("nearest.bank")]
@@ -86,7 +86,7 @@ def test_normal_patches_are_the_nearest_and_come_from_where_it_says(
     names_of = graph.outputs
     number = int(np.bincount(sources.table[:, 0]).argmax())
     with torch.inference_mode():
-        found = dict(zip(names_of, graph(torch.tensor(load_image(sources.paths[number]))[None]), strict=True))
+        found = dict(zip(names_of, graph(torch.tensor(load_image(sources.samples[number].path))[None]), strict=True))
         other = dict(zip(names_of, graph(torch.tensor(tile(500, (30, 8))[0])[None]), strict=True))
     neighbours, distances = found["neighbours"][0], found["distances"][0]
     assert (neighbours.dtype, distances.dtype) == (torch.int32, torch.float32)

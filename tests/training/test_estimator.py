@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,8 @@ def test_a_classifier_takes_labels(labelled: Path) -> None:
     assert found.probabilities is not None
     assert found.probabilities[0, 0] > 0.5 > found.probabilities[1, 0]
     arrays = [tile(i)[0] for i in range(12)] + [tile(i, (9, 9))[0] for i in range(12, 24)]
-    told = Cam(image_size=SIZE, unfreeze=0).fit(arrays, ["good"] * 12 + ["anomaly"] * 12)
+    labels: list[Literal["good", "anomaly"]] = ["good" if i < 12 else "anomaly" for i in range(24)]
+    told = Cam(image_size=SIZE, unfreeze=0).fit(arrays, labels)
     assert told.predict([tile(50)[0], tile(51, (9, 9))[0]]).scores.argmax() == 1
 
 

@@ -57,7 +57,7 @@ class CrossValidated(Protocol):
 
     @property
     def config(self) -> CrossValidationConfig: ...
-    def keep(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
+    def cache(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
         """Computes what does not depend on who is learned from, once for all samples."""
 
     def fit(self, samples: Sequence[Sample], progress: Progress = silent, *, run: str = "") -> Any:
@@ -87,7 +87,7 @@ def cross_validate(
     """
     index = {sample.name: i for i, sample in enumerate(samples)}
     pairs = kfold(samples, folds, seed=seed, repeat=repeats, groups=groups)
-    detector.keep(samples, progress)
+    detector.cache(samples, progress)
     sizes = [read_size(sample.path) for sample in samples]
     labels = np.array([sample.label == "anomaly" for sample in samples])
     balanced = detector.config.head_weights == "auto"

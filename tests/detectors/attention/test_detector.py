@@ -77,7 +77,7 @@ def test_what_an_epoch_records_by_hand(samples: list[Sample]) -> None:
     np.testing.assert_allclose(detector._learner.mean.flatten(), mean, rtol=1e-5)
     np.testing.assert_allclose(detector._learner.std.flatten(), std, rtol=1e-4)
     net = build("autoencoder", (32, 48), width=4, latent=4, seed=0)
-    net.paint(torch.tensor(mean).float())
+    net.start_from(torch.tensor(mean).float())
     standard = (images - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
     code, said, _ = net.encode(standard.float(), (8, 11))
     off = ((net.decode(code, []) - images) ** 2).mean((1, 2, 3)).detach()
@@ -176,12 +176,11 @@ def test_the_score_is_chosen_on_images_that_were_not_learned_from(samples: list[
     assert len(learned | held_out) == 16
     assert not learned & held_out
     assert len(held_out) == pytest.approx(0.15 * 16, abs=1.5)
-    images = detector._kept.tensors[0]
+    images = detector._cache.tensors[0]
     mean = images[sorted(learned)].double().mean((0, 2, 3))
     np.testing.assert_allclose(detector._learner.mean.flatten(), mean, rtol=1e-5)
-    both = detector._kept._rows
     for item in ("item 6", "item 7"):  # whole items are on one side
-        rows = {both[sample.name] for sample in samples if sample.group == item}
+        rows = set(detector._cache.rows([sample for sample in samples if sample.group == item]).tolist())
         assert rows <= learned or rows <= held_out
     # Again, with scikit-learn.
     graph = detector.graph()
@@ -239,7 +238,7 @@ def test_read_otherwise_without_training_again(samples: list[Sample]) -> None:
     assert same(before, weights_of(other))
     assert (detector.config.map, detector.graph().share) == ("residual", share)
     assert (other.config.map, other.validation) == ("attention", {})
-    with pytest.raises(ValueError, match="corruption is not a way"):
+    with pytest.raises(ValueError, match="corruption cannot be changed without training again"):
         detector.shown_as(corruption="none")
     with pytest.raises(BlemishError, match="--map takes residual, attention, combined, not 'all'"):
         detector.shown_as(map="all")
@@ -258,10 +257,10 @@ def test_the_published_study(samples: list[Sample]) -> None:
         0,
         {},
     )
-    mean = detector._kept.tensors[0][detector._rows].mean(0)
+    mean = detector._cache.tensors[0][detector._rows].mean(0)
     torch.testing.assert_close(graph.get_buffer("average"), mean, rtol=1e-4, atol=1e-6)
     with torch.inference_mode():
-        maps = graph.maps(detector._kept.tensors[0][detector._rows])[0].double()
+        maps = graph.maps(detector._cache.tensors[0][detector._rows])[0].double()
     assert float(maps.mean()) == pytest.approx(0, abs=1e-2)
     assert float(maps.std(correction=0)) == pytest.approx(1, abs=1e-2)
 
@@ -304,7 +303,7 @@ def test_before_and_without_images() -> None:
         ({"pretrained": True}, "--pretrained is for --model resnet; autoencoder learns"),
         ({"layers": ("encoder.99",)}, "there is no layer 'encoder.99'"),
         ({"loss": "rmse"}, "has a term 'rmse'"),
-        ({"may": ("melt",)}, "but not 'melt'"),
+        ({"augmentations": ("melt",)}, "--augmentations takes .* not 'melt'"),
         ({"image_size": (33, 48)}, "33x48 does not fit"),
         ({"log": "paper"}, "paper"),
         pytest.param(

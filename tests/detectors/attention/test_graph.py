@@ -246,7 +246,7 @@ def graph_of(config: AttentionConfig) -> AttentionGraph:
     graph = AttentionGraph(config, Resize(*config.image_size), learner).eval()
     good = [random_images(4, config.image_size, seed).sigmoid() for seed in (5, 6)]
     with torch.inference_mode():
-        graph.refer_to(lambda _what: iter(good))
+        graph.fit_reference(lambda _what: iter(good))
     return graph
 
 

@@ -14,10 +14,10 @@ from blemish.detectors.nn.resampling import Resize
 
 
 class Given(nn.Module):
-    """A tail that hands on what it is given."""
+    """A tail that returns its inputs."""
 
-    def forward(self, *kept: Tensor) -> tuple[Tensor, ...]:
-        return kept
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return inputs
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -25,7 +25,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def classifier(channels: tuple[int, ...], classes: int = 2, outputs: int = 2, moments: int = 1) -> Classifier:
-    """With a head, and with means and deviations, that are anything."""
+    """With a random head, and random means and deviations."""
     made = Classifier(Given(), channels, classes, outputs, moments).requires_grad_(False)
     made.head.weight.copy_(draw(*made.head.weight.shape, seed=1))
     made.head.bias.copy_(draw(*made.head.bias.shape, seed=2))
@@ -81,6 +81,15 @@ def test_pooled_and_logits_by_hand() -> None:
     assert plain.head.weight.shape == (2, 2)
 
 
+def test_squared_deviations_by_hand() -> None:
+    """Of two good images the two cells have means 2 and 5 and spreads 1 and 0; half the mean spread is added."""
+    made = Classifier(Given(), [1], 2, 2, 2, [(1, 2)]).requires_grad_(False)
+    assert made.head.in_features == 1  # without further moments
+    made.fit_reference([[torch.tensor([[[[1.0, 5.0]]], [[[3.0, 5.0]]]])]])
+    (found,) = made.features(torch.tensor([[[[4.5, 5.5]]]]))
+    assert found.flatten().tolist() == pytest.approx([(2.5 / 1.25) ** 2, (0.5 / 0.25) ** 2], rel=1e-4)
+
+
 SIZES = [((8, 12),), ((8, 12), (4, 6)), ((6, 6), (3, 3), (1, 1)), ((9, 7), (5, 4)), ((25, 13), (13, 7))]
 
 
@@ -102,7 +111,7 @@ def test_the_mean_of_the_cells_is_the_logits(
 
 
 def test_coarser_cells_are_enlarged_bilinearly() -> None:
-    """Halved: torch's own interpolation is the oracle; each layer speaks by its own part of the weight."""
+    """Halved: torch's own interpolation is the oracle; each layer has its own part of the weight."""
     made = classifier((3, 4), outputs=1)
     fine, coarse = draw(2, 3, 8, 12, seed=5), draw(2, 4, 4, 6, seed=6)
     weight, bias = made.linear()
@@ -127,7 +136,7 @@ def test_the_published_map_is_the_weighted_sum_of_features() -> None:
 
 
 @pytest.mark.parametrize("moments", [1, 2])
-def test_one_output_says_what_two_of_opposite_rows_say(moments: int) -> None:
+def test_one_output_equals_two_of_opposite_rows(moments: int) -> None:
     one, two = classifier((4,), outputs=1, moments=moments), classifier((4,), moments=moments)
     two.head.weight.copy_(torch.cat([-one.head.weight, one.head.weight]) / 2)
     two.head.bias.copy_(torch.cat([-one.head.bias, one.head.bias]) / 2)
@@ -140,7 +149,7 @@ def test_one_output_says_what_two_of_opposite_rows_say(moments: int) -> None:
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("moments", [1, 2])
 def test_the_scores_gradient_is_that_of_the_log_odds(outputs: int, moments: int) -> None:
-    """At the second of three pooled layers, from which the third is made too; the first one is a constant to it."""
+    """At the second of three pooled layers, from which the third is computed too; the first is a constant."""
 
     class Rest(nn.Module):
         def forward(self, activations: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +168,7 @@ def test_the_scores_gradient_is_that_of_the_log_odds(outputs: int, moments: int)
 
 
 class Split(nn.Module):
-    """Resized images -> activations of the map's layer, and of the pooled layer, which is the same."""
+    """Resized images -> activations of the map's layer, and of the pooled layer, which is the same one."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         found = F.avg_pool2d(images, 4) / 100

@@ -1,4 +1,4 @@
-"""The classifier as a whole: against a plain loop over the whole network, and the published formula."""
+"""The whole classifier against a plain loop over the whole network, and against the published formula."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VGG = replace(
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """Eight good tiles, four with a bright and three with a dark square."""
     root = tmp_path_factory.mktemp("tiles")
-    found = []
+    tiles = []
     for i in range(15):
         kind = "good" if i < 8 else "bright" if i < 12 else "dark"
         pixels, mask = tile(i, None if kind == "good" else (4 + 5 * (i - 8), 60 - 7 * (i - 8)))
@@ -48,19 +48,19 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
             pixels[mask > 0] = 5
         path = write_image(root / f"{kind}/{i}.png", pixels)
         name = f"{kind}/{i}.png"
-        found.append(Sample(path, name, "good") if kind == "good" else Sample(path, name, "anomaly", kind))
-    return found
+        tiles.append(Sample(path, name, "good") if kind == "good" else Sample(path, name, "anomaly", kind))
+    return tiles
 
 
 BUILT: dict[str, Cam] = {}
 
 
 def cam(config: CamConfig) -> Cam:
-    """Each network is traced once; what a fit needs of the config may change."""
+    """Each network is traced once; fields of the config that only a fit needs may differ."""
     free = (
         "epochs",
         "batch",
-        "rate",
+        "learning_rate",
         "stop_at",
         "head_weights",
         "types",
@@ -101,18 +101,18 @@ def plain_loop(config: CamConfig, samples: Sequence[Sample], trained: tuple[str,
     assert len(learned) == 4  # two convolutions
     optimiser = torch.optim.AdamW([p.requires_grad_() for p in [*learned, *head.parameters()]], config.learning_rate)
     resized = Resize(*config.image_size)(images(samples))
-    ways = variants(config.augmentations, config.image_size)
+    turns = variants(config.augmentations, config.image_size)
     targets = torch.tensor([int(sample.label == "anomaly") for sample in samples])
     balance = torch.tensor([15 / (2 * 8), 15 / (2 * 7)])
 
-    def logits(seen: Tensor) -> Tensor:
-        found: Tensor = head(torch.cat([f.pow(p).mean((2, 3)) for f in backbone(seen) for p in (1, 2)], 1))
-        return found
+    def logits_of(inputs: Tensor) -> Tensor:
+        logits: Tensor = head(torch.cat([f.pow(p).mean((2, 3)) for f in backbone(inputs) for p in (1, 2)], 1))
+        return logits
 
     losses = []
     for epoch in range(config.epochs):
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        way = torch.randint(len(ways), (15,), generator=random)
+        turned = torch.randint(len(turns), (15,), generator=random)
         order = torch.randperm(15, generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch))
         total = torch.zeros(2)
         for step, chosen in enumerate(order.tensor_split(4)):
@@ -120,25 +120,27 @@ def plain_loop(config: CamConfig, samples: Sequence[Sample], trained: tuple[str,
             bend = share / 0.2 if share < 0.2 else 1 + (share - 0.2) / 0.8
             optimiser.param_groups[0]["lr"] = config.learning_rate * (0.01 + 0.99 * (1 - np.cos(np.pi * bend)) / 2)
             optimiser.zero_grad()
-            seen = torch.cat([turn(resized[i], ways[way[i]])[None] for i in chosen.tolist()])
-            loss = F.cross_entropy(logits(seen), targets[chosen], balance)
+            batch = torch.cat([turn(resized[i], turns[turned[i]])[None] for i in chosen.tolist()])
+            loss = F.cross_entropy(logits_of(batch), targets[chosen], balance)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             weight = balance[targets[chosen]].sum()
             total += torch.stack([loss.detach() * weight, weight])
         losses.append(float(total[0] / total[1]))
     with torch.no_grad():
-        return losses, logits(resized)
+        return losses, logits_of(resized)
 
 
-@pytest.mark.parametrize("may", [(), ("flip",)])
-def test_kept_features_train_as_the_whole_network_does(augmentations: tuple[str, ...], samples: list[Sample]) -> None:
+@pytest.mark.parametrize("augmentations", [(), ("flip",)])
+def test_training_on_cached_features_equals_training_the_whole_network(
+    augmentations: tuple[str, ...], samples: list[Sample]
+) -> None:
     config = replace(VGG, augmentations=augmentations)
     losses, logits = plain_loop(config, samples, ("net.features.16.", "net.features.18."))
     detector = cam(config).fit(samples)
     found = [record["loss"] for record in detector.records]
     assert found == pytest.approx(losses, rel=1e-5, abs=1e-5)
-    assert losses[0] - losses[-1] > 0.01  # it did learn
+    assert losses[0] - losses[-1] > 0.01
     np.testing.assert_allclose(detector.cells(samples)[0], logits, rtol=1e-3, atol=1e-3)
 
 
@@ -156,7 +158,22 @@ def test_fitting_twice_is_fitting_once_and_the_trunk_stays(samples: list[Sample]
     assert len(changed) == len(list(detector._tail.parameters()))
 
 
-def test_the_graph_says_what_cells_say_and_its_map_is_the_score(samples: list[Sample]) -> None:
+def test_another_folder_with_the_same_names_is_learned_anew(samples: list[Sample], tmp_path: Path) -> None:
+    """The cache does not serve features of the first folder's images."""
+    others = []
+    for sample in samples:
+        path = write_image(tmp_path / sample.name, 255 - load_image(sample.path))
+        others.append(replace(sample, path=path))
+    detector = cam(SMALL).fit(samples)
+    logits = detector.cells(samples)[0]
+    again = weights_of(detector.fit(others))
+    assert same(again, weights_of(Cam(SMALL).fit(others)))
+    detector.fit(samples)
+    np.testing.assert_array_equal(detector.cells(samples)[0], logits)
+    assert np.abs(detector.cells(others)[0] - logits).max() > 0.1
+
+
+def test_graph_and_cells_agree_and_the_maps_mean_is_the_score(samples: list[Sample]) -> None:
     detector = cam(SMALL).fit(samples)
     logits, maps = detector.cells(samples)
     with torch.inference_mode():
@@ -171,17 +188,17 @@ def test_the_graph_says_what_cells_say_and_its_map_is_the_score(samples: list[Sa
     assert scores[8:].min() > scores[:8].max()  # a bright or dark square on stripes, and these were learned from
 
 
-def test_calibration_changes_probabilities_only(samples: list[Sample]) -> None:
+def test_the_temperature_changes_probabilities_only(samples: list[Sample]) -> None:
     detector = cam(SMALL).fit(samples)
     with torch.inference_mode():
         before = detector.graph()(images(samples))
-        temperature = detector.calibrate(samples)
+        temperature = detector.scale_temperature(samples)
         after = detector.graph()(images(samples))
     assert abs(temperature - 1) > 0.05
     assert torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
     torch.testing.assert_close(after[2][:, 1], (before[0] / temperature).sigmoid())
-    assert detector.fit(samples).calibrate(samples[:8]) == 1.0  # good ones only
+    assert detector.fit(samples).scale_temperature(samples[:8]) == 1.0  # good ones only
 
 
 def test_types(samples: list[Sample]) -> None:
@@ -189,7 +206,7 @@ def test_types(samples: list[Sample]) -> None:
     assert detector.classes == ("good", "bright", "dark")
     logits, maps = detector.cells(samples)
     assert logits.shape == (15, 3)
-    for kind, rows in enumerate((slice(0, 8), slice(8, 12), slice(12, 15))):  # most where they belong
+    for kind, rows in enumerate((slice(0, 8), slice(8, 12), slice(12, 15))):  # each class on its own images
         own = logits[rows, kind].mean() - logits[rows].mean()
         assert own > 0.1
     with torch.inference_mode():
@@ -202,7 +219,8 @@ def test_types(samples: list[Sample]) -> None:
     np.testing.assert_allclose(each.mean((2, 3)), odds, rtol=1e-3, atol=1e-3 * np.abs(odds).max())
     np.testing.assert_allclose(large.mean((1, 2)), maps.mean((1, 2)), rtol=1e-3, atol=1e-2)
     other = replace(samples[14], defect="scratch")
-    assert detector.calibrate([*samples, other]) == detector.calibrate(samples)  # of no known type: left out
+    # An image of an unknown type is left out.
+    assert detector.scale_temperature([*samples, other]) == detector.scale_temperature(samples)
 
 
 class StoppedError(Exception):
@@ -248,7 +266,7 @@ def test_two_processes_learn_what_one_does(samples: list[Sample], capfd: pytest.
     start, _ = learned(replace(config, epochs=1, learning_rate=0.0))
     wanted, records = learned(config)
     weights, again = learned(replace(config, processes=2))
-    # As a whole: where a gradient is nearly zero, Adam makes a step of what rounding left of it.
+    # All weights together: where a gradient is nearly zero, Adam makes a full step of its rounding error.
     assert float((weights - wanted).norm()) < 0.03 * float((wanted - start).norm())
     for found, record in zip(again, records, strict=True):
         assert found["loss"] == pytest.approx(record["loss"], rel=1e-4)
@@ -256,8 +274,8 @@ def test_two_processes_learn_what_one_does(samples: list[Sample], capfd: pytest.
     assert capfd.readouterr() == ("", "")
 
 
-def test_endless_changes_are_reproducible(samples: list[Sample]) -> None:
-    """The images are kept, and seen otherwise in each epoch."""
+def test_random_changes_are_reproducible(samples: list[Sample]) -> None:
+    """The images are cached, and changed anew in each epoch."""
     config = replace(SMALL, augmentations=("shift", "brighten"))
     detector = cam(config).fit(samples)
     first, records = weights_of(detector), detector.records
@@ -270,7 +288,7 @@ def test_endless_changes_are_reproducible(samples: list[Sample]) -> None:
     np.testing.assert_allclose(scores, log_odds(torch.tensor(detector.cells(samples)[0])), rtol=1e-3, atol=1e-3)
 
 
-def test_nothing_unfrozen_is_the_head_alone(samples: list[Sample]) -> None:
+def test_with_unfreeze_0_the_head_is_trained_alone(samples: list[Sample]) -> None:
     detector = Cam(replace(SMALL, unfreeze=0)).fit(samples)
     assert detector.records == []
     assert list(detector._tail.parameters()) == []
@@ -278,7 +296,7 @@ def test_nothing_unfrozen_is_the_head_alone(samples: list[Sample]) -> None:
     np.testing.assert_allclose(detector.cells(samples)[0], trained.cells(samples)[0], rtol=1e-4, atol=1e-4)
 
 
-def test_more_stages_than_there_are_is_all_of_them(samples: list[Sample]) -> None:
+def test_unfreeze_beyond_the_first_stage_trains_all_of_them(samples: list[Sample]) -> None:
     detector = Cam(replace(SMALL, unfreeze=99, epochs=1)).fit(samples)
     assert list(detector.trunk.parameters()) == []
     after = weights_of(detector)
@@ -295,7 +313,7 @@ def test_a_gradients_map_at_the_pooled_layer_is_the_class_activation_map(samples
     plain = cam(MAPS).fit(samples)
     logits, wanted = plain.cells(samples)
     bias = (logits[:, 1] - logits[:, 0])[:, None, None] - wanted.mean((1, 2), keepdims=True)
-    np.testing.assert_allclose(bias, 0, atol=1e-3)  # the plain map has it
+    np.testing.assert_allclose(bias, 0, atol=1e-3)  # the plain map includes it
     for method in ("gradcam", "hirescam"):
         detector = plain.with_map(method)
         found_logits, found = detector.cells(samples)
@@ -320,7 +338,7 @@ class Odds(nn.Module):
 
     def forward(self, resized: Tensor) -> Tensor:
         activations = self.at(self.early(resized)[0])
-        return log_odds(self.classifier.logits(self.classifier.pooled_of(self.late(activations))))[:, None]
+        return log_odds(self.classifier.logits(self.classifier.to_pool(self.late(activations))))[:, None]
 
 
 def test_layercam_at_an_earlier_layer_is_finer_and_pytorch_grad_cams(samples: list[Sample]) -> None:
@@ -350,15 +368,15 @@ def test_layercam_at_an_earlier_layer_is_finer_and_pytorch_grad_cams(samples: li
         ({"map": "gradcam", "map_layer": "9"}, "bundled has no stage 9"),
         ({"map_layer": "1"}, "take --map layercam"),
         ({"map": "layercam", "layers": ("2",), "map_layer": "3"}, "--map-layer 3 comes after the last pooled layer, 2"),
-        ({"may": ("stretch",)}, "but not 'stretch'"),
+        ({"augmentations": ("stretch",)}, "--augmentations takes .* not 'stretch'"),
     ],
 )
-def test_what_is_not_known_is_refused(change: dict[str, Any], words: str) -> None:
+def test_unknown_settings_are_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(BlemishError, match=words):
         Cam(replace(SMALL, **change))
 
 
-def test_images_and_weights_that_do_not_do_are_refused(samples: list[Sample]) -> None:
+def test_missing_classes_and_wrong_weights_are_refused(samples: list[Sample]) -> None:
     with pytest.raises(BlemishError, match=r"among 8 there is no defective one; .* patchcore"):
         cam(SMALL).fit(samples[:8])
     with pytest.raises(BlemishError, match="among 7 there is no good one"):
@@ -382,7 +400,7 @@ class Study:
         self.detector = Cam(self.config)
         self.before = {n: p.clone() for n, p in self.detector._net.named_parameters() if "features" in n}
         self.head = {n: p.clone() for n, p in self.detector.classifier(2).head.named_parameters()}
-        self.detector.keep(samples)
+        self.detector.cache(samples)
         self.detector.fit(samples)
 
 

@@ -1,4 +1,4 @@
-"""What a part may do, by hand."""
+"""Augmentations by hand."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from blemish.types import BlemishError
 SQUARE, OBLONG = (4, 4), (4, 6)
 
 
-def seen(augmentations: tuple[str, ...], size: tuple[int, int]) -> list[list[float]]:
-    """An image of which no two pixels are alike, in all variants."""
+def all_variants(augmentations: tuple[str, ...], size: tuple[int, int]) -> list[list[float]]:
+    """An image without two equal pixels, in all variants."""
     image = torch.arange(size[0] * size[1], dtype=torch.float32).reshape(1, *size)
-    found = [turn(image, variant) for variant in variants(augmentations, size)]
-    assert all(one.shape == image.shape for one in found)
-    assert torch.equal(found[0], image)
-    return [one.flatten().tolist() for one in found]
+    turned = [turn(image, variant) for variant in variants(augmentations, size)]
+    assert all(other.shape == image.shape for other in turned)
+    assert torch.equal(turned[0], image)
+    return [other.flatten().tolist() for other in turned]
 
 
 @pytest.mark.parametrize(
-    ("may", "size", "count"),
+    ("augmentations", "size", "count"),
     [
         ((), SQUARE, 1),
         (("shift", "brighten"), SQUARE, 1),
@@ -35,19 +35,19 @@ def seen(augmentations: tuple[str, ...], size: tuple[int, int]) -> list[list[flo
         (("flip", "rotate"), OBLONG, 4),
     ],
 )
-def test_how_many_ways_a_image_is_seen_in(augmentations: tuple[str, ...], size: tuple[int, int], count: int) -> None:
-    found = seen(augmentations, size)
-    assert len(found) == count
-    assert len({tuple(one) for one in found}) == count  # no way twice
-    for one in found:  # whatever may be done once may be done again
-        for change in variants(augmentations, size):
-            assert turn(torch.tensor(one).reshape(1, *size), change).flatten().tolist() in found
+def test_variants_are_distinct_and_closed(augmentations: tuple[str, ...], size: tuple[int, int], count: int) -> None:
+    turned = all_variants(augmentations, size)
+    assert len(turned) == count
+    assert len({tuple(pixels) for pixels in turned}) == count
+    for pixels in turned:  # a variant of a variant is one of them
+        for variant in variants(augmentations, size):
+            assert turn(torch.tensor(pixels).reshape(1, *size), variant).flatten().tolist() in turned
 
 
 def test_both_mirrors_are_flips() -> None:
     image = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
-    found = [turn(image, variant)[0].tolist() for variant in variants(("flip",), SQUARE)]
-    assert found == [[[1, 2], [3, 4]], [[2, 1], [4, 3]], [[3, 4], [1, 2]], [[4, 3], [2, 1]]]
+    turned = [turn(image, variant)[0].tolist() for variant in variants(("flip",), SQUARE)]
+    assert turned == [[[1, 2], [3, 4]], [[2, 1], [4, 3]], [[3, 4], [1, 2]], [[4, 3], [2, 1]]]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_shift_and_brighten_together_and_none() -> None:
     assert torch.equal(jitter(images, ("rotate", "flip"), random), images)
 
 
-def test_an_unknown_change_is_refused() -> None:
+def test_an_unknown_augmentation_is_refused() -> None:
     check(("rotate", "flip", "shift", "brighten"))
-    with pytest.raises(BlemishError, match="may rotate, flip, shift, brighten, but not 'stretch'"):
+    with pytest.raises(BlemishError, match="--augmentations takes rotate, flip, shift, brighten, not 'stretch'"):
         check(("flip", "stretch"))

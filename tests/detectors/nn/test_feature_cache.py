@@ -1,9 +1,11 @@
-"""What is kept of each image, against running the trunk by hand."""
+"""Cached features against running the trunk by hand."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,10 @@ import torch
 from torch import Tensor
 
 from blemish.detectors.nn.augment import turn, variants
-from blemish.detectors.nn.feature_cache import keep
+from blemish.detectors.nn.feature_cache import cache_features
 from blemish.detectors.nn.resampling import Resize
-from blemish.images import ImageError
-from blemish.types import Sample
+from blemish.images import ImageError, load_image
+from blemish.types import BlemishError, Sample
 from tests.support import write_image
 
 SIZE = (6, 8)
@@ -37,46 +39,44 @@ def samples(tmp_path: Path) -> list[Sample]:
 @pytest.fixture
 def mapped(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, int]]:
     """Every file that was mapped to memory, and how many values it has."""
-    asked: list[tuple[Path, int]] = []
+    mapped: list[tuple[Path, int]] = []
     real = torch.from_file
 
-    def noted(name: str, *, shared: bool, size: int) -> Tensor:
-        asked.append((Path(name), size))
+    def recording(name: str, *, shared: bool, size: int) -> Tensor:
+        mapped.append((Path(name), size))
         return real(name, shared=shared, size=size)
 
-    monkeypatch.setattr(torch, "from_file", noted)
-    return asked
+    monkeypatch.setattr(torch, "from_file", recording)
+    return mapped
 
 
 def by_hand(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     """Row by row: each image in each of its variants. The images are read as they are, which `Resize` keeps."""
-    from blemish.images import load_image
-
     images = [torch.tensor(load_image(sample.path)).permute(2, 0, 1).float()[None] for sample in samples]
-    found = [trunk(turn(image, variant)) for image in images for variant in AUGMENTATIONS]
-    return torch.cat([one for one, _ in found]), torch.cat([other for _, other in found])
+    outputs = [trunk(turn(image, variant)) for image in images for variant in AUGMENTATIONS]
+    return torch.cat([first for first, _ in outputs]), torch.cat([second for _, second in outputs])
 
 
 @pytest.mark.parametrize("batch", [2, 5, 100])
 @pytest.mark.parametrize("memory", [1.0, 0.0])
 def test_rows_are_the_trunks_outputs(samples: list[Sample], batch: int, memory: float) -> None:
-    kept = keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=memory, batch=batch)
-    assert kept.variants == 4
-    for found, wanted in zip(kept.tensors, by_hand(samples), strict=True):
+    cache = cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=memory, batch=batch)
+    assert cache.variants == 4
+    for found, wanted in zip(cache.tensors, by_hand(samples), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-4)
         assert found.shape == wanted.shape
-    assert kept.tensors[0].shape == (20, 3, 6, 8)
+    assert cache.tensors[0].shape == (20, 3, 6, 8)
 
 
-def test_in_a_file_it_is_the_same_and_the_file_is_gone(
+def test_rows_in_a_file_are_the_same_and_the_file_is_removed(
     samples: list[Sample], mapped: list[tuple[Path, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    inside = keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0)
+    inside = cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0)
     assert not mapped
-    outside = keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=0.0)
+    outside = cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=0.0)
     assert len(mapped) == 2
     assert all(file.parent == folder for file, _ in mapped)
     assert not list(folder.iterdir())
@@ -86,21 +86,46 @@ def test_in_a_file_it_is_the_same_and_the_file_is_gone(
 
 def test_only_what_is_too_large_goes_to_the_file(samples: list[Sample], mapped: list[tuple[Path, int]]) -> None:
     """Of float32, 20 x 3 x 6 x 8 values are 11,520 bytes and 20 x 2 x 8 are 1,280; each output has half of `memory`."""
-    keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=2 * 11_520 / 2**30)
+    cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=2 * 11_520 / 2**30)
     assert mapped == []
-    keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=2 * 11_519 / 2**30)
+    cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=2 * 11_519 / 2**30)
     assert [size for _, size in mapped] == [20 * 3 * 6 * 8]
 
 
-def test_rows_by_name_in_any_order(samples: list[Sample], tmp_path: Path) -> None:
-    kept = keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0, batch=2)
+def test_rows_in_any_order(samples: list[Sample], tmp_path: Path) -> None:
+    cache = cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0, batch=2)
     some = [samples[3], samples[0], samples[3]]
-    rows = kept.rows(some)
+    rows = cache.rows(some)
     assert rows.tolist() == [12, 0, 12]
     wanted = by_hand(some)[0][::4]
-    torch.testing.assert_close(kept.tensors[0][rows], wanted, rtol=1e-6, atol=1e-4)
-    assert samples[4] in kept
-    assert Sample(tmp_path / "f.png", "f.png") not in kept
+    torch.testing.assert_close(cache.tensors[0][rows], wanted, rtol=1e-6, atol=1e-4)
+    assert samples[4] in cache
+    assert Sample(tmp_path / "f.png", "f.png") not in cache
+
+
+def test_another_file_of_the_same_name_is_not_in_the_cache(samples: list[Sample], tmp_path: Path) -> None:
+    cache = cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0)
+    first = samples[0]
+    (tmp_path / "other").mkdir()
+    copied = replace(first, path=write_image(tmp_path / "other" / first.path.name, load_image(first.path)))
+    assert copied not in cache
+    with pytest.raises(BlemishError, match=r"other.c\.png was changed or moved during training; .* train again"):
+        cache.rows([first, copied])
+    (tmp_path / "link").symlink_to(tmp_path)
+    relative = replace(first, path=tmp_path / "link" / "other" / ".." / first.path.name, name="another name")
+    assert relative in cache  # the same file by another path
+
+
+def test_a_file_that_changed_is_not_in_the_cache(samples: list[Sample]) -> None:
+    cache = cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0)
+    before = samples[0].path.stat()
+    os.utime(samples[0].path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert samples[0] not in cache
+    os.utime(samples[0].path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert samples[0] in cache
+    samples[0].path.unlink()
+    assert samples[0] not in cache
+    assert samples[1] in cache
 
 
 def test_progress_counts_batches(samples: list[Sample]) -> None:
@@ -111,11 +136,11 @@ def test_progress_counts_batches(samples: list[Sample]) -> None:
         seen.append((what, total, len(items)))
         return iter(items)
 
-    keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0, batch=2, progress=progress)
+    cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0, batch=2, progress=progress)
     assert seen == [("features", 3, 3)]
 
 
-def test_a_image_that_cannot_be_read(samples: list[Sample]) -> None:
+def test_an_image_that_cannot_be_read(samples: list[Sample]) -> None:
     samples[3].path.write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"e\.png is not an image"):
-        keep(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0, batch=2)
+        cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0, batch=2)

@@ -76,7 +76,7 @@ def small() -> Chain:
         nn.Conv2d(4, 8, 3, padding=1),
         nn.BatchNorm2d(8),
         nn.ReLU6(inplace=True),
-        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),  # at 15 it reaches every row, at 16 all but one
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),  # leaves no padded row over at 15, one at 16
         nn.MaxPool2d(2),
         *head(8),
     )

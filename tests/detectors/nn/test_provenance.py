@@ -19,7 +19,7 @@ TABLE = np.array([[2, 0, 1], [0, 3, 4], [2, 5, 5], [3, 1, 1], [2, 2, 2], [3, 0, 
 @pytest.fixture
 def sources(tmp_path: Path) -> Sources:
     samples = [Sample(write_image(tmp_path / f"{i}.png", tile(i)[0]), f"good/{i}ü.png") for i in range(4)]
-    return Sources.of(samples, TABLE)
+    return Sources(tuple(samples), TABLE)
 
 
 def test_images_with_most_patches_come_first(sources: Sources, tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_images_with_most_patches_come_first(sources: Sources, tmp_path: Path) -
     assert memory.table.tolist() == [[0, 0, 1], [2, 3, 4], [0, 5, 5], [1, 1, 1], [0, 2, 2], [1, 0, 0]]
     assert memory.table.dtype == np.int32
     assert memory.origin(1) == (2, 3, 4)
-    wanted = np.asarray(Image.open(sources.paths[2]).resize((64, 48), Image.Resampling.BILINEAR), np.float32)
+    wanted = np.asarray(Image.open(sources.samples[2].path).resize((64, 48), Image.Resampling.BILINEAR), np.float32)
     assert np.abs(memory.image(0).astype(np.float32) - wanted).mean() < 3  # but for JPEG
     with zipfile.ZipFile(tmp_path / "e.zip") as archive:
         assert archive.namelist() == ["sources.npy", "names.json", "000.jpg", "001.jpg", "002.jpg"]

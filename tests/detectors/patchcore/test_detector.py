@@ -102,12 +102,12 @@ def test_neighbours_and_their_sources(tmp_path: Path) -> None:
         assert torch.equal(found["neighbours"].flatten(1).long(), wanted.argmin(2))
         torch.testing.assert_close(found["distances"].flatten(1).double(), wanted.min(2).values, rtol=1e-4, atol=1e-5)
         assert sources.names == tuple(sample.name for sample in samples)
-        assert sources.paths == tuple(sample.path for sample in samples)
+        assert sources.samples == tuple(samples)
         assert sources.table.dtype == np.int32
         assert sources.table.shape == (40, 3)
         assert len({tuple(row) for row in sources.table}) == 40
         for entry, (image, row, column) in zip(graph.bank, sources.table, strict=True):
-            pixels = torch.tensor(np.asarray(Image.open(sources.paths[image])))[None]
+            pixels = torch.tensor(np.asarray(Image.open(sources.samples[image].path)))[None]
             with torch.inference_mode():
                 at = graph.features(graph.features.resize(pixels)).unflatten(1, graph.features.grid)[0, row, column]
             torch.testing.assert_close(at, entry, rtol=1e-3, atol=1e-3)

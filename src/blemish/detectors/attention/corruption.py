@@ -1,8 +1,8 @@
-"""Corrupted images for an autoencoder to reconstruct: what it only has to copy, it learns to copy, defects included.
+"""Corrupted images for an autoencoder to reconstruct. From uncorrupted ones it would learn to copy, defects included.
 
-`blur` holds in inspection too: every image loses its detail, and the network has to know the normal one. The others
-are done in training alone: `noise` on all pixels, `mask` (squares made grey, as in He et al. 2022), `patches`
-(synthetic defects, as in Zavrtanik et al. 2021 and Li et al. 2021).
+`noise` on all pixels, `mask` (grey squares, as in He et al. 2022) and `patches` (synthetic defects, as in Zavrtanik et
+al. 2021 and Li et al. 2021) are applied in training alone. `blur` is applied in inspection too: it removes detail,
+which the network has to restore as in normal images.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor
 from blemish.data.corrupt import corrupt
 
 CORRUPTIONS = ("patches", "mask", "noise", "blur", "none")
-NOISE = 0.15  # deviation, of the range of pixels
-SIDE, MASKED = 16, 0.25  # a grid of SIDE x SIDE squares, of which this share is grey
-SPARED = 0.2  # of the images get no patches
-AREA = (0.002, 0.08)  # of a patch
+NOISE = 0.15  # standard deviation, as a share of the range of pixels
+SIDE, MASKED = 16, 0.25  # a grid of SIDE x SIDE squares, and the share of grey ones
+SPARED = 0.2  # share of the images that get no patches
+AREA = (0.002, 0.08)  # of a patch, as a share of the image
 
 
 def corrupted_images(
     images: Tensor, how: str, keys: Sequence[tuple[int, ...]], others: Sequence[npt.NDArray[np.uint8]]
 ) -> tuple[Tensor, Tensor]:
-    """float32 `(N, 3, H, W)` in 0..1 -> the same corrupted, and `(N, 1, H, W)` that is 1 where nothing was replaced.
+    """float32 `(N, 3, H, W)` in 0..1 -> the same corrupted, and `(N, 1, H, W)`: 1 where nothing was replaced, else 0.
 
-    Each image's randomness follows from its key alone. `others`: images (h, w, 3) that foreign patches are cut
-    from. `blur` is part of the detector's graph and does nothing here.
+    Each image's randomness follows from its key alone. `others`: images (h, w, 3) that foreign patches are cut from.
+    `blur` is a part of the detector's graph and changes nothing here.
     """
     corrupted, spared = images.clone(), torch.ones_like(images[:, :1])
     if how in ("none", "blur"):
@@ -48,14 +48,14 @@ def corrupted_images(
         elif how == "patches" and rng.random() >= SPARED:
             pixels = pixels_of(images[i])
             for _ in range(int(rng.integers(1, 4))):
-                found = corrupt(pixels, rng, others=others, area=AREA)
-                pixels = found.image
-                spared[i][:, torch.from_numpy(found.mask).to(spared.device)] = 0
+                defect = corrupt(pixels, rng, others=others, area=AREA)
+                pixels = defect.image
+                spared[i][:, torch.from_numpy(defect.mask).to(spared.device)] = 0
             corrupted[i] = torch.from_numpy(pixels).permute(2, 0, 1).to(corrupted) / 255
     return corrupted.clamp(0, 1), spared
 
 
 def pixels_of(image: Tensor) -> npt.NDArray[np.uint8]:
     """`(3, H, W)` in 0..1 -> uint8 `(H, W, 3)`."""
-    found: npt.NDArray[np.uint8] = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return found
+    pixels: npt.NDArray[np.uint8] = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return pixels

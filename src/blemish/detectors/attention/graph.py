@@ -1,5 +1,6 @@
-"""Gradient attention: what an encoder's latent code responds to, as a map; in training by autograd, in the exported
-graph in closed form (backward.py). Liu et al. 2020, Eq. 3 to 5; Jiang, Xue & Zou 2023, section III."""
+"""Gradient attention: how much each cell of an encoder contributes to the latent code, as a map (Liu et al. 2020, Eq. 3
+to 5; Jiang, Xue & Zou 2023, section III). The gradient is autograd's in training, and a forward operation in the
+exported graph (nn/gradient_graph.py)."""
 
 from __future__ import annotations
 
@@ -15,9 +16,10 @@ from blemish.detectors.attention.losses import Residual
 from blemish.detectors.attention.models import Autoencoder
 from blemish.detectors.nn.gradient_graph import with_gradient
 from blemish.detectors.nn.memory_bank import NormalPatches
+from blemish.detectors.nn.moments import mean_and_spread
 from blemish.detectors.nn.resampling import Enlarge, Resize
 
-BLUR = 3.0  # deviation in pixels, of --corruption blur
+BLUR = 3.0  # standard deviation in pixels, of --corruption blur
 Images = Callable[[str], Iterator[Tensor]]
 
 
@@ -26,7 +28,7 @@ def attention(features: Tensor, gradient: Tensor) -> Tensor:
 
     `features` A: `(N, K, h, w)`; `gradient` G of the latent code's sum, the same size; or `(N, D, K, h, w)`, of each
     latent number by itself, whose D maps are averaged. G is normalised by each image's own root mean square (Liu et
-    al. take the batch's), so that an image's map does not depend on its neighbours.
+    al. take the batch's), so that an image's map does not depend on the rest of its batch.
     """
     size = gradient.square().mean((-3, -2, -1), keepdim=True)
     weights = (gradient / (size + 1e-12).sqrt()).mean((-2, -1), keepdim=True)  # the derivative of sqrt(0) is infinite
@@ -35,31 +37,31 @@ def attention(features: Tensor, gradient: Tensor) -> Tensor:
     return (weights * features).abs().mean(1)
 
 
-def attention_loss(found: Tensor, spared: Tensor, kind: str) -> Tensor:
-    """Maps `(N, h, w)` -> `(N,)`: the mean over the cells that show good content, `spared` `(N, h, w)` being each
-    cell's share of it; "mean-std" takes half their standard deviation off, so that peaks are let be."""
+def attention_loss(maps: Tensor, spared: Tensor, kind: str) -> Tensor:
+    """Maps `(N, h, w)` -> `(N,)`: the mean over the cells, weighted by `spared` `(N, h, w)`, each cell's share of
+    uncorrupted content; "mean-std" subtracts half their standard deviation, which tolerates peaks."""
     total = spared.sum((1, 2)).clamp(min=1e-6)
-    mean = (found * spared).sum((1, 2)) / total
+    mean = (maps * spared).sum((1, 2)) / total
     if kind == "mean":
         return mean
-    variance = ((found - mean[:, None, None]).square() * spared).sum((1, 2)) / total
+    variance = ((maps - mean[:, None, None]).square() * spared).sum((1, 2)) / total
     return mean - (variance + 1e-12).sqrt() / 2
 
 
 def gradients(latent: Tensor, features: Sequence[Tensor], *, each: bool) -> Sequence[Tensor]:
-    """Of the code `(N, D)` at each of `features`, differentiable in turn: of its sum, the size of the features, or of
-    `each` of its numbers, `(N, D, K, h, w)`."""
+    """Gradients of the code `(N, D)` at each of `features`, themselves differentiable: of the code's sum, in the size
+    of the features, or of `each` of its numbers, `(N, D, K, h, w)`."""
     if not each:
         return torch.autograd.grad(latent.sum(), list(features), create_graph=True)
     one = torch.eye(latent.shape[1], dtype=latent.dtype, device=latent.device)
     outward = one[:, None].expand(-1, len(latent), -1)  # (D, N, D)
-    found = torch.autograd.grad(latent, list(features), outward, create_graph=True, is_grads_batched=True)
-    return [gradient.transpose(0, 1) for gradient in found]
+    by_number = torch.autograd.grad(latent, list(features), outward, create_graph=True, is_grads_batched=True)
+    return [gradient.transpose(0, 1) for gradient in by_number]
 
 
 class Learner(nn.Module):
-    """What is trained: images `(N, 3, H, W)` in 0..1, noise `(N, D)` -> the reconstructions, the code's divergence
-    `(N,)`, and where `attend` the attention `(N, h, w)` at each of `layers`."""
+    """The trained module: images `(N, 3, H, W)` in 0..1, noise `(N, D)` -> the reconstructions, the code's divergence
+    `(N,)`, and with `attend` the attention `(N, h, w)` at each of `layers`."""
 
     mean: Tensor
     std: Tensor
@@ -71,24 +73,24 @@ class Learner(nn.Module):
         self.register_buffer("std", torch.ones(1, 3, 1, 1))
 
     def forward(self, images: Tensor, noise: Tensor, attend: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
-        code, said, skipped = self.net.encode(self.standard(images), self.layers)
+        code, features, skipped = self.net.encode(self.standard(images), self.layers)
         latent, divergence = self.net.sampled(code, noise)
-        found: list[Tensor] = []
+        attentions: list[Tensor] = []
         if attend:
-            slopes = gradients(self.net.latent(code), said, each=self.net.variational)
-            found = [attention(features, slope) for features, slope in zip(said, slopes, strict=True)]
-        return self.net.decode(latent, skipped), divergence, found
+            slopes = gradients(self.net.latent(code), features, each=self.net.variational)
+            attentions = [attention(*pair) for pair in zip(features, slopes, strict=True)]
+        return self.net.decode(latent, skipped), divergence, attentions
 
     def standard(self, images: Tensor) -> Tensor:
-        """What the encoder takes."""
-        seen: Tensor = images if self.blur is None else self.blur(images)
-        return (seen - self.mean) / self.std
+        """The encoder's input: the images, blurred with --corruption blur, in good images' standard deviations."""
+        blurred: Tensor = images if self.blur is None else self.blur(images)
+        return (blurred - self.mean) / self.std
 
 
 class LayerAttention(nn.Module):
     """Features `(N, K, h, w)` of a layer -> attention `(N, h, w)`, in forward operations alone.
 
-    `shape`: of the features. Raises `BlemishError` where the gradient cannot be written so (see `with_gradient`).
+    `shape`: of the features. Raises `BlemishError` where the gradient has no such form (see `with_gradient`).
     """
 
     def __init__(self, net: Autoencoder, layer: int, shape: Sequence[int], latent: int) -> None:
@@ -124,7 +126,7 @@ class Each(nn.Module):
 
 class AttentionGraph(nn.Module):
     """The fitted detector as one module: uint8 `(N, H, W, 3)` of any size -> scores, maps, reconstructions, and with
-    `normal`, patches of what layer `patch_layer` says of good images, neighbours and distances."""
+    `normal`, the memory bank of layer `patch_layer`, neighbours and distances."""
 
     def __init__(
         self,
@@ -143,8 +145,8 @@ class AttentionGraph(nn.Module):
         self.normal = normal
         self.patch_layer = patch_layer(learner.net, (resize.height, resize.width))
         self.kind, self.input, self.whole = config.map, config.input, config.standardise == "whole"
-        self.gated = self.kind != "residual"  # made of a gradient, see export.prove_parity
-        self.share = 0.0  # of the map's pixels whose mean is the score; 0 = the highest alone
+        self.gated = self.kind != "residual"  # the map is made from a gradient, see export.prove_parity
+        self.share = 0.0  # the score is the mean of this share of the map's highest pixels; 0 = its maximum
         size = (resize.height, resize.width)
         self.resize, self.learner = resize, learner
         self.residual = Residual(config.residual, size)
@@ -153,12 +155,12 @@ class AttentionGraph(nn.Module):
         self.attentions, self.enlarge = nn.ModuleList(), nn.ModuleList()
         if self.gated:
             with torch.no_grad():
-                code, said, _ = learner.net.encode(torch.zeros(1, 3, *size), learner.layers)
+                code, outputs, _ = learner.net.encode(torch.zeros(1, 3, *size), learner.layers)
             latent = learner.net.latent(code).shape[1]
-            for layer, features in zip(learner.layers, said, strict=True):
+            for layer, features in zip(learner.layers, outputs, strict=True):
                 self.attentions.append(LayerAttention(learner.net, layer, features.shape, latent))
                 self.enlarge.append(Enlarge(features.shape[2:], size, config.sigma))
-        self.register_buffer("average", torch.zeros(3, *size))  # good image
+        self.register_buffer("average", torch.zeros(3, *size))  # of good images
         self.register_buffer("probe_mean", torch.zeros(3, 1, 1))
         self.register_buffer("probe_std", torch.ones(3, 1, 1))
         for name in ("attention", "residual"):
@@ -167,47 +169,45 @@ class AttentionGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         maps, reconstruction, features = self.maps(self.resize(images) / 255)
-        painted = (reconstruction * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        return self.scores(maps, self.share), maps, painted, *(self.normal(features) if self.normal else ())
+        pixels = (reconstruction * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return self.scores(maps, self.share), maps, pixels, *(self.normal(features) if self.normal else ())
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images `(N, 3, H, W)` in 0..1 -> maps `(N, H, W)` in good images' standard deviations (of the combined
         one: the product of two), the reconstructions like `images`, and the features of `patch_layer`."""
-        found, reconstruction, features = self.raw(images)
+        raw, reconstruction, features = self.raw(images)
         standard = {
             name: (values - self.get_buffer(f"typical_{name}")) / self.get_buffer(f"spread_{name}")
-            for name, values in found.items()
+            for name, values in raw.items()
         }
         if self.kind != "combined":
             return standard[self.kind], reconstruction, features
-        # Softened at zero, so that what is usual in one map damps the other and does not turn its sign.
+        # Softplus keeps both factors positive: a typical value in one map damps the other and does not turn its sign.
         return F.softplus(standard["attention"]) * F.softplus(standard["residual"]), reconstruction, features
 
     def raw(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The maps `(N, H, W)` that are needed, before they are standardised, the reconstructions, and the features
+        """The maps `(N, H, W)` that `kind` needs, before they are standardised, the reconstructions, and the features
         of `patch_layer`."""
-        net, found = self.learner.net, {}
+        net, maps = self.learner.net, {}
         layers = (*self.learner.layers, self.patch_layer)
-        code, (*said, features), skipped = net.encode(self.learner.standard(images), layers)
+        code, (*attended, features), skipped = net.encode(self.learner.standard(images), layers)
         reconstruction = net.decode(net.latent(code), skipped)
         if self.gated:
             if self.input != "image":
-                probe = (self.probe(images, reconstruction) - self.get_buffer("probe_mean")) / self.get_buffer(
-                    "probe_std"
-                )
-                said = net.encode(probe, self.learner.layers)[1]
-            each = [
-                enlarge(attend(features))
-                for attend, enlarge, features in zip(self.attentions, self.enlarge, said, strict=True)
+                probe = self.probe(images, reconstruction) - self.get_buffer("probe_mean")
+                attended = net.encode(probe / self.get_buffer("probe_std"), self.learner.layers)[1]
+            by_layer = [
+                enlarge(attention_of(activations))
+                for attention_of, enlarge, activations in zip(self.attentions, self.enlarge, attended, strict=True)
             ]
-            found["attention"] = torch.stack(each).mean(0)
+            maps["attention"] = torch.stack(by_layer).mean(0)
         if self.kind != "attention":
-            found["residual"] = self.smooth(self.residual(reconstruction, images))
-        return found, reconstruction, features
+            maps["residual"] = self.smooth(self.residual(reconstruction, images))
+        return maps, reconstruction, features
 
     def probe(self, images: Tensor, reconstruction: Tensor) -> Tensor:
-        """What the encoder attends to instead of the image, before it is standardised: as published a feature of the
-        difference to the average good image, or what the repair took away."""
+        """The encoder's input for the attention, where that is not the image, before it is standardised: as published
+        a function of the difference to the average good image, or the difference to the reconstruction."""
         if self.input == "difference":
             return ((self.get_buffer("average") - images) ** 3).exp()
         return images - reconstruction
@@ -219,51 +219,51 @@ class AttentionGraph(nn.Module):
             return flat.amax(1)
         return flat.topk(max(1, round(share * flat.shape[1])), 1, sorted=False).values.mean(1)
 
-    def refer_to(self, good: Images) -> None:
-        """Sets the average image and the standards; `good(what)` goes through all good images, in batches."""
+    def fit_reference(self, good: Images) -> None:
+        """Sets the average image and the maps' mean and spread; `good(what)` iterates over all good images in batches,
+        `what` being shown as progress."""
         if self.gated and self.input == "difference":
             self.get_buffer("average").copy_(_moments(good("average image"))[0])
         if self.gated and self.input != "image":
-            learner = self.learner
-            code = ((*learner.net.encode(learner.standard(p)), p) for p in good("input"))
-            probes = (self.probe(p, learner.net.decode(learner.net.latent(c), skipped)) for c, _, skipped, p in code)
-            level, spread = channels(probes)
-            self.get_buffer("probe_mean").copy_(level)
+            mean, spread = channels(self._probe(images) for images in good("input"))
+            self.get_buffer("probe_mean").copy_(mean)
             self.get_buffer("probe_std").copy_(spread.clamp(min=1e-6))
         names = [name for name in ("attention", "residual") if self.kind in (name, "combined")]
-        mean, spread = _moments(torch.stack([self.raw(p)[0][name] for name in names], 1) for p in good("standards"))
-        for name, typical, here in zip(names, mean, spread, strict=True):
+        maps = (self.raw(images)[0] for images in good("standards"))
+        means, spreads = _moments(torch.stack([of_images[name] for name in names], 1) for of_images in maps)
+        for name, mean, spread in zip(names, means, spreads, strict=True):
             if self.whole:
-                overall = (here.square().mean() + typical.var(correction=0)).sqrt()
-                typical, here = typical.mean().expand_as(typical), overall.expand_as(here)
-            else:  # softened by the usual spread: a few images can agree on a place by chance
-                here = self.spread_smooth(here)
-                here = here + here.mean() / 2
-            self.get_buffer(f"typical_{name}").copy_(typical)
-            self.get_buffer(f"spread_{name}").copy_(here + 1e-9)
+                overall = (spread.square().mean() + mean.var(correction=0)).sqrt()
+                mean, spread = mean.mean().expand_as(mean), overall.expand_as(spread)
+            else:  # half the mean spread is added: a few images can agree at a place by chance
+                spread = self.spread_smooth(spread)
+                spread = spread + spread.mean() / 2
+            self.get_buffer(f"typical_{name}").copy_(mean)
+            self.get_buffer(f"spread_{name}").copy_(spread + 1e-9)
+
+    def _probe(self, images: Tensor) -> Tensor:
+        """`probe` of images that are not reconstructed yet."""
+        net = self.learner.net
+        code, _, skipped = net.encode(self.learner.standard(images))
+        return self.probe(images, net.decode(net.latent(code), skipped))
 
 
 def patch_layer(net: Autoencoder, size: tuple[int, int]) -> int:
     """The last of the encoder's layers whose stride is nearest to 8, for images of `size` (height, width)."""
     with torch.no_grad():
-        said = net.encode(torch.zeros(1, 3, *size), range(len(net.encoder)))[1]
-    strides = [size[0] / features.shape[2] for features in said]
+        outputs = net.encode(torch.zeros(1, 3, *size), range(len(net.encoder)))[1]
+    strides = [size[0] / features.shape[2] for features in outputs]
     return min(reversed(range(len(strides))), key=lambda layer: abs(math.log(strides[layer] / 8)))
 
 
 def channels(images: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-    """Each channel's mean and deviation over all places of all images, `(C, 1, 1)` each."""
+    """Each channel's mean and standard deviation over all pixels of all images, `(C, 1, 1)` each."""
     mean, spread = _moments(images)
-    level = mean.mean((1, 2), keepdim=True)
-    return level, (spread.square() + (mean - level).square()).mean((1, 2), keepdim=True).sqrt()
+    overall = mean.mean((1, 2), keepdim=True)
+    return overall, (spread.square() + (mean - overall).square()).mean((1, 2), keepdim=True).sqrt()
 
 
 def _moments(batches: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation over the first axis of all batches, in float64."""
-    count, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
-    for batch in batches:
-        count += len(batch)
-        total = total + batch.double().sum(0)
-        squares = squares + batch.double().square().sum(0)
-    mean = total / count
-    return mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()
+    """Mean and standard deviation over the first axis of all batches, in float32."""
+    ((mean, spread),) = mean_and_spread((batch,) for batch in batches)
+    return mean.float(), spread.float()

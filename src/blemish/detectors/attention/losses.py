@@ -1,6 +1,6 @@
-"""How far a reconstruction is from its image: losses that an autoencoder learns by, and maps of where it failed.
+"""How far a reconstruction is from its image: losses for training, and residual maps.
 
-Images are float32 `(N, 3, H, W)` in 0..1, and so are reconstructions, which a sigmoid keeps there.
+Images and reconstructions are float32 `(N, 3, H, W)` in 0..1.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blemish.detectors.nn.resampling import blur_weights, gaussian
 from blemish.types import BlemishError
 
 LOSSES = ("mse", "l1", "bce", "ssim")
@@ -25,7 +26,7 @@ Terms = Sequence[tuple[float, str]]
 
 
 def parse(text: str) -> tuple[tuple[float, str], ...]:
-    """`"mse"` -> ((1.0, "mse"),), `"0.8*mse+0.2*ssim"` -> ((0.8, "mse"), (0.2, "ssim")): weights and names of losses.
+    """Weights and names of losses: `"mse"` -> ((1.0, "mse"),), `"0.8*mse+0.2*ssim"` -> ((0.8, "mse"), (0.2, "ssim")).
 
     Raises `BlemishError` for an unknown or repeated name, and for a weight that is no number above 0.
     """
@@ -55,17 +56,17 @@ def _number(text: str) -> float:
 def loss(terms: Terms, reconstruction: Tensor, images: Tensor) -> Tensor:
     """Weighted sum of losses, `(N,)`: one value per image, each a mean over its pixels and channels.
 
-    `bce` is the binary cross-entropy, its logarithms no lower than -100, so finite at 0 and 1; it is not 0 where the
-    two are equal, but least. `ssim` is the mean of the residual map below: 1 - SSIM.
+    `bce` is the binary cross-entropy, its logarithms no lower than -100, so finite at 0 and 1. Where the two are equal
+    it is least, but not 0. `ssim` is the mean of the residual map below: 1 - SSIM.
     """
-    return torch.stack([weight * _one(name, reconstruction, images) for weight, name in terms]).sum(0)
+    return torch.stack([weight * _term(name, reconstruction, images) for weight, name in terms]).sum(0)
 
 
-def _one(name: str, reconstruction: Tensor, images: Tensor) -> Tensor:
+def _term(name: str, reconstruction: Tensor, images: Tensor) -> Tensor:
     if name == "ssim":
         height, width = images.shape[2:]
-        found: Tensor = _ssim(height, width).to(images.device)(reconstruction, images)
-        return found.mean((1, 2))
+        residual: Tensor = _ssim(height, width).to(images.device)(reconstruction, images)
+        return residual.mean((1, 2))
     if name == "mse":
         by_pixel = F.mse_loss(reconstruction, images, reduction="none")
     elif name == "l1":
@@ -91,16 +92,16 @@ class Residual(nn.Module):
         if kind not in RESIDUALS:
             raise BlemishError(f"There is no residual map '{kind}'; take one of {', '.join(RESIDUALS)}.")
         self.kind = kind
-        # Two matrix products: several times faster than a convolution with one channel in PyTorch.
-        self.register_buffer("rows", _blur(size[0]))
-        self.register_buffer("columns", _blur(size[1]).T.contiguous())
+        # Two matrix products: in PyTorch several times faster than a convolution with one channel.
+        self.register_buffer("rows", _window_means(size[0]))
+        self.register_buffer("columns", _window_means(size[1]).T.contiguous())
 
     def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
         difference = reconstruction - images
         if self.kind == "l1":
             return difference.abs().mean(1)
         # Eq. 13 in terms of the difference d = x - y: as 2 cov(x, y) = var(x) + var(y) - var(d), SSIM is
-        # (1 - luminance) (1 - structure) below. Nothing cancels where the two are alike, as it would in 1 - SSIM.
+        # (1 - luminance) (1 - structure) below. So nothing cancels where x and y are alike, as it would in 1 - SSIM.
         mean_x, mean_y, mean_d = self._mean(reconstruction), self._mean(images), self._mean(difference)
         variances = self._mean(reconstruction**2 + images**2) - mean_x**2 - mean_y**2
         variance_d = self._mean(difference**2) - mean_d**2
@@ -110,22 +111,18 @@ class Residual(nn.Module):
 
     def _mean(self, values: Tensor) -> Tensor:
         """Gaussian mean over each pixel's window, like `values` `(N, C, H, W)`."""
-        found: Tensor = self.rows @ values @ self.columns
-        return found
+        means: Tensor = self.rows @ values @ self.columns
+        return means
 
 
-def _blur(length: int) -> Tensor:
-    """`(length, length)`: the mean over SSIM's window at each place of a line, mirrored at its ends."""
+def _window_means(length: int) -> Tensor:
+    """`(length, length)`: the mean over SSIM's window around each pixel of a row or column, mirrored at its ends."""
     if length <= WINDOW // 2:
         raise BlemishError(f"SSIM needs images of at least {WINDOW // 2 + 1} pixels a side, not {length}.")
-    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-    window = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
-    lines = F.pad(torch.eye(length, dtype=torch.float64)[None], (WINDOW // 2, WINDOW // 2), mode="reflect")[0]
-    blurred = F.conv1d(lines[:, None], (window / window.sum()).view(1, 1, -1))[:, 0]  # row i: what pixel i gives
-    return blurred.T.float().contiguous()
+    return blur_weights(length, gaussian(WINDOW // 2, SIGMA, torch.float64), repeat_edge=False).float()
 
 
 @cache
-@torch.inference_mode(False)  # whatever the first caller is about: the next one may learn
+@torch.inference_mode(False)  # whatever mode the first caller is in: the next one may train
 def _ssim(height: int, width: int) -> Residual:
     return Residual("ssim", (height, width))

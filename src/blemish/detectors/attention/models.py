@@ -1,9 +1,8 @@
-"""The autoencoders whose encoders attend: U-Net, convolutional, variational, residual.
+"""The autoencoders: U-Net, convolutional, variational, residual.
 
-Each is an encoder of numbered layers, a code that sums up what it saw, and a decoder. `encoder.21` names the output of
-layer 21, so all before it is a prefix of the encoder and all after it a suffix: attention needs no hooks.
-Normalisation is by group or by channel and image, never over the batch: what one image is told does not depend on
-its neighbours, in training neither.
+Each is an encoder of numbered layers, a latent code, and a decoder. `encoder.21` names the output of layer 21: the
+layers up to it are a prefix of the encoder and those after it a suffix, so attention needs no hooks. Normalisation is
+by group, or by channel and image, never over the batch: an image's result does not depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ NETWORK = "resnet18"
 
 
 class Autoencoder(nn.Module):
-    """`encoder`: standardised images `(N, 3, H, W)` -> features; `code`: features -> latent code `(N, D)`, of a
-    variational autoencoder mean and log variance, `(N, 2 D)`; `start`: the code -> the decoder's first features;
-    `decoder`: from there, and for each of `skips` (layers of the encoder, deepest first) joined by what that layer
-    said, to logits `(N, 3, H, W)` of the image in 0..1."""
+    """`encoder`: standardised images `(N, 3, H, W)` -> features. `code`: features -> latent code `(N, D)`; of a
+    variational autoencoder mean and log variance, `(N, 2 D)`. `start`: the code -> the decoder's first features.
+    `decoder`: from there to logits `(N, 3, H, W)` of the image in 0..1; after its first blocks the outputs of `skips`
+    (layers of the encoder, deepest first) are concatenated."""
 
     def __init__(
         self,
@@ -42,15 +41,15 @@ class Autoencoder(nn.Module):
         self.skips, self.variational = tuple(skips), variational
 
     def encode(self, images: Tensor, layers: Sequence[int] = ()) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The code, what each of `layers` said, and what the decoder takes from the encoder's layers."""
-        wanted = {*layers, *self.skips}
-        said: dict[int, Tensor] = {}
+        """The code, the outputs of `layers`, and those of the skips, which the decoder takes."""
+        needed = {*layers, *self.skips}
+        outputs: dict[int, Tensor] = {}
         features = images
         for number, layer in enumerate(self.encoder):
             features = layer(features)
-            if number in wanted:
-                said[number] = features
-        return self.code(features), [said[layer] for layer in layers], [said[layer] for layer in self.skips]
+            if number in needed:
+                outputs[number] = features
+        return self.code(features), [outputs[layer] for layer in layers], [outputs[layer] for layer in self.skips]
 
     def decode(self, latent: Tensor, skipped: Sequence[Tensor]) -> Tensor:
         """Latent code `(N, D)` -> the image in 0..1, `(N, 3, H, W)`."""
@@ -62,8 +61,9 @@ class Autoencoder(nn.Module):
         return features.sigmoid()
 
     @torch.no_grad()
-    def paint(self, colour: Tensor) -> None:
-        """The colour `(3,)`, in 0..1, of what an untrained decoder paints: good images' mean spares it the search."""
+    def start_from(self, colour: Tensor) -> None:
+        """Sets the last layer's bias so that an untrained decoder's output is about `colour` `(3,)`, in 0..1. Training
+        is faster from good images' mean."""
         last = [layer for layer in self.decoder.modules() if isinstance(layer, nn.Conv2d)][-1]
         assert last.bias is not None
         last.bias.copy_(colour.clamp(0.01, 0.99).logit())
@@ -73,8 +73,8 @@ class Autoencoder(nn.Module):
         return code.chunk(2, 1)[0] if self.variational else code
 
     def sampled(self, code: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The latent code to decode in training, and each image's KL divergence `(N,)` from the unit Gaussian
-        (Kingma & Welling 2014, appendix B), zero where the code is no distribution. `noise`: `(N, D)`."""
+        """The latent code to decode in training, drawn with `noise` `(N, D)`, and each image's KL divergence `(N,)`
+        from the unit Gaussian (Kingma & Welling 2014, appendix B), zero where the code is no distribution."""
         if not self.variational:
             return code, code.new_zeros(len(code))
         mean, log_variance = code.chunk(2, 1)
@@ -88,7 +88,7 @@ class Autoencoder(nn.Module):
         return nn.Sequential(*rest, Half()) if self.variational else nn.Sequential(*rest)
 
     def index(self, name: str) -> int:
-        """`encoder.21` or `21` -> 21. Raises `BlemishError` where there is no such layer with cells to attend to."""
+        """`encoder.21` or `21` -> 21. Raises `BlemishError` where the encoder has no such layer."""
         number = name.removeprefix("encoder.")
         if not number.isdecimal() or int(number) >= len(self.encoder):
             raise BlemishError(
@@ -119,7 +119,8 @@ def build(
 
     `width`: channels of the first layers, doubled at every halving of the grid. `latent`: numbers in the code; the
     U-Net's is its flattened bottleneck. `pretrained`: the residual encoder starts from ImageNet's weights, those of
-    torchvision or of the .safetensors file `weights`. Raises `BlemishError` for what does not fit together.
+    torchvision or of the .safetensors file `weights`. Raises `BlemishError` for an unknown model, for `pretrained`
+    weights of another one, and for a size that it cannot halve often enough.
     """
     if name not in MODELS:
         raise BlemishError(f"there is no model '{name}'; take one of {', '.join(MODELS)}.")
@@ -146,7 +147,7 @@ def _convolved(inward: int, outward: int) -> list[nn.Module]:
 
 
 def _unet(size: tuple[int, int], width: int) -> Autoencoder:
-    """Ronneberger et al. 2015, padded, with four levels: seven layers each (two convolutions with norm and ReLU, then
+    """Ronneberger et al. 2015, padded, with four levels of seven layers each (two convolutions with norm and ReLU, then
     pooling), so that encoder.21 is the last level's first convolution."""
     widths = [width * 2**level for level in range(4)]
     layers: list[nn.Module] = []
@@ -156,7 +157,7 @@ def _unet(size: tuple[int, int], width: int) -> Autoencoder:
     upward: list[nn.Module] = []
     inward = widths[-1]
     for outward in reversed(widths):
-        # What comes from below is enlarged and brought to the level's width; the skip then doubles it.
+        # The features from below are enlarged and brought to the level's width; the skip then doubles the width.
         enlarged = [*_convolved(inward, outward), nn.Upsample(scale_factor=2), *_convolved(outward, outward)]
         upward.append(nn.Sequential(*enlarged))
         inward = 2 * outward
@@ -167,7 +168,7 @@ def _unet(size: tuple[int, int], width: int) -> Autoencoder:
 
 
 def _plain(size: tuple[int, int], width: int, latent: int, *, variational: bool) -> Autoencoder:
-    """Four strided convolutions with instance norm and ReLU, a dense code, and the same back up."""
+    """Four strided convolutions with instance norm and ReLU, a dense code, and a decoder of as many steps."""
     widths = [width * 2**level for level in range(4)]
     layers: list[nn.Module] = []
     for inward, outward in zip([3, *widths], widths, strict=False):
@@ -179,7 +180,7 @@ def _plain(size: tuple[int, int], width: int, latent: int, *, variational: bool)
 def _dense(
     channels: int, grid: tuple[int, int], latent: int, variational: bool = False
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """From the code to the decoder's first features, and from the encoder's last to the code."""
+    """The dense layers from the code to the decoder's first features, and from the encoder's last to the code."""
     cells = channels * grid[0] * grid[1]
     code = nn.Sequential(nn.Flatten(), nn.Linear(cells, latent * (2 if variational else 1)))
     return nn.Sequential(nn.Linear(latent, cells), nn.Unflatten(1, (channels, *grid)), nn.ReLU()), code
@@ -197,20 +198,20 @@ def _upward(channels: int, width: int, halvings: int) -> list[nn.Module]:
 
 def _resnet(size: tuple[int, int], width: int, latent: int, pretrained: bool, weights: Path | None) -> Autoencoder:
     """torchvision's ResNet-18 (He et al. 2016) as the encoder, its residual blocks as layers. From scratch it
-    normalises by groups; ImageNet's weights come with batch norm, whose figures stay as they are."""
+    normalises by groups; ImageNet's weights come with batch norm, whose statistics stay fixed."""
     from torchvision import models
     from torchvision.ops import FrozenBatchNorm2d
 
     net = models.resnet18(weights=None, norm_layer=FrozenBatchNorm2d if pretrained else _norm)
     if pretrained:
-        found = load_backbone(f"torchvision/{NETWORK}", layers=("layer4",), image_size=size, weights=weights)
+        backbone = load_backbone(f"torchvision/{NETWORK}", layers=("layer4",), image_size=size, weights=weights)
         net.fc = nn.Identity()
-        net.load_state_dict(found.net.state_dict())
+        net.load_state_dict(backbone.net.state_dict())
     stages = [net.layer1, net.layer2, net.layer3, net.layer4]
     layers = [net.conv1, net.bn1, nn.ReLU(), net.maxpool, *(block for stage in stages for block in stage)]
     for layer in layers:
-        for part in layer.modules():
-            if isinstance(part, nn.ReLU):
-                part.inplace = False  # it would overwrite what a skip or the attention was given
+        for module in layer.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # it would overwrite the input of a skip or of the attention
     start, code = _dense(512, (size[0] // 32, size[1] // 32), latent)
     return Autoencoder(nn.Sequential(*layers), code, start, _upward(512, width, 5))

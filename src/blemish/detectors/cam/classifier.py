@@ -1,5 +1,5 @@
-"""Global average pooling and one dense layer (Zhou et al. 2016, section 2): the module that is trained, the fit of its
-head alone, and the graph that it becomes."""
+"""Global average pooling and one dense layer (Zhou et al. 2016, section 2): the trained module, the fit of its head
+alone, and the graph that is exported."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.detectors.nn.memory_bank import NormalPatches
+from blemish.detectors.nn.moments import mean_and_spread
 from blemish.detectors.nn.resampling import Enlarge, Resize, resize_weights
 
 
 class Classifier(nn.Module):
-    """What the trunk kept of N images -> logits `(N, classes)`; class 0 is good.
+    """The trunk's outputs for N images -> logits `(N, classes)`; class 0 is good.
 
     The study pools one layer's features. Here several layers may be pooled, and with `moments` = 2 their squares too
-    (a small defect hardly moves a feature's mean, but the mean of its square): logits stay a mean over cells of
-    something linear, so each cell's share of them is exact. With one output good's logit is always 0, so that both
-    kinds of head give logits, and their softmax, alike.
+    (a small defect hardly changes a feature's mean, but the mean of its square). Logits are then still a mean of linear
+    functions of the cells, so each cell's share of them is exact. With one output the logit of good is always 0, so
+    that both kinds of head give `(N, classes)`.
 
-    With `grids`, (h, w) of each layer, pooled is how far a cell departs from the good images at the same place,
-    squared and in units of their spread there (the diagonal of PaDiM's distance, Defard et al. 2021): for parts that
-    lie still, of which every cell has a look of its own.
+    With `grids`, (h, w) of each layer, squared deviations are pooled: how far a cell is from the mean of good images at
+    the same place, in units of their spread there (the diagonal of PaDiM's distance, Defard et al. 2021). That is for
+    parts that always lie alike.
     """
 
     mean: Tensor
@@ -47,66 +48,59 @@ class Classifier(nn.Module):
             self.register_buffer(f"spread_{layer}", torch.ones(channels[layer], *grid))
         self.widths = [moments * count for count in channels]
         self.head = nn.Linear(sum(self.widths), 1 if classes == 2 and outputs == 1 else classes)
-        self.register_buffer("mean", torch.zeros(sum(self.widths)))  # of what is pooled, over the training images
+        self.register_buffer("mean", torch.zeros(sum(self.widths)))  # of the pooled features of the training images
         self.register_buffer("std", torch.ones(sum(self.widths)))
 
-    def forward(self, *kept: Tensor) -> Tensor:
-        return self.logits(self.features(*kept))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.logits(self.features(*inputs))
 
-    def features(self, *kept: Tensor) -> list[Tensor]:
-        """A map `(N, K, h, w)` for each pooled layer, of which the head sees the mean."""
-        return self.pooled_of(self.tail(*kept))
+    def features(self, *inputs: Tensor) -> list[Tensor]:
+        """A map `(N, K, h, w)` for each pooled layer, whose mean the head is given."""
+        return self.to_pool(self.tail(*inputs))
 
-    def pooled_of(self, layers: Sequence[Tensor]) -> list[Tensor]:
-        """What is pooled of the last `len(layers)` layers, cell by cell."""
+    def to_pool(self, layers: Sequence[Tensor]) -> list[Tensor]:
+        """The last `len(layers)` layers' outputs -> the maps that are pooled: the outputs themselves, with their
+        squares, or their squared deviations."""
         first = len(self.widths) - len(layers)
-        return [self._pooled_of(found, first + number) for number, found in enumerate(layers)]
+        return [self._to_pool(features, layer) for layer, features in enumerate(layers, first)]
 
-    def _pooled_of(self, features: Tensor, layer: int) -> Tensor:
+    def _to_pool(self, features: Tensor, layer: int) -> Tensor:
         if self.deviations:
             typical, spread = self.get_buffer(f"typical_{layer}"), self.get_buffer(f"spread_{layer}")
             return ((features - typical) / spread).square()
         return torch.cat([features, features.square()], 1) if self.moments == 2 else features
 
-    def refer_to(self, good: Iterable[Sequence[Tensor]]) -> None:
-        """Takes the typical look and its spread, cell by cell, from batches of good images' layers."""
-        count, sums, squares = 0, *([torch.zeros(())] * len(self.widths) for _ in range(2))
-        for layers in good:
-            count += len(layers[0])
-            for number, found in enumerate(layers):
-                sums[number] = sums[number] + found.double().sum(0)
-                squares[number] = squares[number] + found.double().square().sum(0)
-        for layer, (total, square) in enumerate(zip(sums, squares, strict=True)):
-            mean = total / count
-            spread = (square / count - mean**2).clamp(min=0).sqrt()
-            # Softened by the channel's usual spread: a few images can agree on a place by chance.
+    def fit_reference(self, good: Iterable[Sequence[Tensor]]) -> None:
+        """Sets each cell's mean and spread over good images, from batches of their layers' outputs."""
+        for layer, (mean, spread) in enumerate(mean_and_spread(good)):
+            # Half the channel's mean spread is added: a few images can agree at a place by chance.
             spread = spread + 0.5 * spread.mean((1, 2), keepdim=True) + 1e-6
             self.get_buffer(f"typical_{layer}").copy_(mean)
             self.get_buffer(f"spread_{layer}").copy_(spread)
 
     def pooled(self, features: Sequence[Tensor]) -> Tensor:
         """Global average pooling: `(N, sum of K)`."""
-        return torch.cat([found.mean((2, 3)) for found in features], 1)
+        return torch.cat([maps.mean((2, 3)) for maps in features], 1)
 
     def logits(self, features: Sequence[Tensor]) -> Tensor:
         """`(N, classes)`."""
-        found: Tensor = self.head((self.pooled(features) - self.mean) / self.std)
-        return F.pad(found, (1, 0)) if self.head.out_features == 1 else found
+        return with_good(self.head((self.pooled(features) - self.mean) / self.std))
 
     def cells(self, features: Sequence[Tensor]) -> Tensor:
-        """Each cell's own logits, `(N, classes, h, w)` on the first layer's grid (coarser ones are enlarged
-        bilinearly): the class activation maps (Eq. 2), bias included, so that their means are the image's logits."""
+        """Each cell's own logits, `(N, classes, h, w)`: the class activation maps (Eq. 2), bias included, so that their
+        means are the image's logits. They are on the first layer's grid, to which coarser layers are enlarged."""
         weight, bias = self.linear()
         grid = features[0].shape[2:]
         total: Tensor = bias[:, None, None]
-        for found, part in zip(features, weight.split(self.widths, 1), strict=True):  # type: ignore[no-untyped-call]
-            spoken = F.conv2d(found, part[:, :, None, None])
-            if spoken.shape[2:] != grid:
-                down, across = (resize_weights(spoken.shape[2 + axis], grid[axis]).to(spoken) for axis in (0, 1))
-                enlarged = down @ spoken @ across.T
-                # Where a grid is no multiple of the other, the borders' cells would count for more.
-                spoken = enlarged + (spoken.mean((2, 3), keepdim=True) - enlarged.mean((2, 3), keepdim=True))
-            total = total + spoken
+        weights = weight.split(self.widths, 1)  # type: ignore[no-untyped-call]
+        for maps, own in zip(features, weights, strict=True):
+            share = F.conv2d(maps, own[:, :, None, None])
+            if share.shape[2:] != grid:
+                down, across = (resize_weights(share.shape[2 + axis], grid[axis]).to(share) for axis in (0, 1))
+                enlarged = down @ share @ across.T
+                # The mean is restored: where one grid is no multiple of the other, cells at the border weigh more.
+                share = enlarged + (share.mean((2, 3), keepdim=True) - enlarged.mean((2, 3), keepdim=True))
+            total = total + share
         return F.pad(total, (0, 0, 0, 0, 1, 0)) if self.head.out_features == 1 else total
 
     def linear(self) -> tuple[Tensor, Tensor]:
@@ -115,12 +109,17 @@ class Classifier(nn.Module):
         return weight, self.head.bias - weight @ self.mean
 
     def log_odds_cells(self, features: Sequence[Tensor], contrast: bool) -> Tensor:
-        """The map `(N, h, w)`: each cell's log-odds of "not good"; without `contrast` the anomaly's row alone and no
-        bias, as published."""
+        """The map `(N, h, w)`: each cell's log-odds of "not good"; without `contrast` its logit of the last class less
+        the bias, as published."""
         cells = self.cells(features)
         if contrast:
             return log_odds(cells.permute(0, 2, 3, 1))
         return cells[:, -1] - self.linear()[1][-1]
+
+
+def with_good(logits: Tensor) -> Tensor:
+    """Logits `(N, outputs)` of the head -> `(N, classes)`: with one output, the anomaly's, good has the logit 0."""
+    return F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits
 
 
 def log_odds(logits: Tensor) -> Tensor:
@@ -131,9 +130,10 @@ def log_odds(logits: Tensor) -> Tensor:
 
 
 class Score(nn.Module):
-    """Activations of a layer -> what they and all that follows from them say of the log-odds: differentiated by the
-    gradient's maps. `rest`: activations -> the pooled layers from this one on; two classes, whose log-odds are linear
-    in what is pooled, so that layers before it are a constant."""
+    """Activations of a layer -> the part `(N,)` of the log-odds that depends on them, for maps by gradient.
+
+    `rest`: activations -> outputs of the pooled layers from this one on, `layers` in number. Only for two classes:
+    their log-odds are linear in the pooled features, so the layers before this one only add a constant."""
 
     weight: Tensor
 
@@ -145,8 +145,7 @@ class Score(nn.Module):
         self.register_buffer("weight", row[-sum(classifier.widths[-layers:]) :].detach())
 
     def forward(self, activations: Tensor) -> Tensor:
-        found = [features.mean((2, 3)) for features in self.classifier.pooled_of(self.rest(activations))]
-        return torch.cat(found, 1) @ self.weight
+        return self.classifier.pooled(self.classifier.to_pool(self.rest(activations))) @ self.weight
 
 
 def fit_head(
@@ -167,8 +166,7 @@ def fit_head(
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        logits = standard @ weight.T + bias
-        logits = F.pad(logits, (1, 0)) if outputs == 1 else logits
+        logits = with_good(standard @ weight.T + bias)
         loss = F.cross_entropy(logits, targets, weights, reduction="sum") + penalty / 2 * weight.square().sum()
         loss = loss / len(targets)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -182,8 +180,8 @@ class CamGraph(nn.Module):
     """The fitted detector as one module: uint8 `(N, H, W, 3)` of any size -> the tensors named in `outputs`.
 
     `whole`: resized images -> activations of the map's layer, then of each pooled layer. `fine`: activations ->
-    (scores, maps `(N, h, w)`), or None for a plain CAM. `grid`: (h, w) of the map's layer. `normal`: patches of good
-    images' last layer, for `neighbours` and `distances`.
+    (scores, maps `(N, h, w)`), or None for a plain CAM. `grid`: (h, w) of the map's layer. `normal`: memory bank of the
+    last pooled layer, for the outputs `neighbours` and `distances`.
     """
 
     def __init__(
@@ -204,23 +202,23 @@ class CamGraph(nn.Module):
         self.normal = normal
         self.resize, self.whole, self.classifier, self.fine = resize, whole, classifier, fine
         self.contrast, self.temperature, self.types = contrast, temperature, types
-        self.gated = fine is not None  # the map is a gradient's, see export.prove_parity
+        self.gated = fine is not None  # the map is made from a gradient, see export.prove_parity
         more = [*(["class_maps"] if types else []), *(["neighbours", "distances"] if normal else [])]
         self.outputs: Sequence[str] = ("scores", "maps", "probabilities", *more)
         self.enlarge = Enlarge(grid, (resize.height, resize.width), sigma)  # bilinear, as published; then smoothed
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         logits, cells, features, last = self.cells(self.resize(images))
-        found = [log_odds(logits), self.enlarge(cells), (logits / self.temperature).softmax(1)]
+        outputs = [log_odds(logits), self.enlarge(cells), (logits / self.temperature).softmax(1)]
         if self.types:
-            each = self.classifier.cells(features)
-            found.append(self.enlarge(each[:, 1:] - each[:, :1]))
-        return (*found, *(self.normal(last) if self.normal else ()))
+            by_class = self.classifier.cells(features)
+            outputs.append(self.enlarge(by_class[:, 1:] - by_class[:, :1]))
+        return (*outputs, *(self.normal(last) if self.normal else ()))
 
     def cells(self, resized: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor], Tensor]:
-        """Resized images -> logits, the map before it is enlarged, the features that were pooled, the last layer."""
+        """Resized images -> logits, the map before it is enlarged, the pooled features, the last layer's output."""
         activations, *layers = self.whole(resized)
-        features = self.classifier.pooled_of(layers)
+        features = self.classifier.to_pool(layers)
         logits = self.classifier.logits(features)
         if self.fine is None:
             return logits, self.classifier.log_odds_cells(features, self.contrast), features, layers[-1]

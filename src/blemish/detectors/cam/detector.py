@@ -1,9 +1,9 @@
-"""The classifier that shows where it looked (Zhou et al. 2016, "Learning Deep Features for Discriminative
+"""A classifier with class activation maps (Zhou et al. 2016, "Learning Deep Features for Discriminative
 Localization").
 
-A pretrained network ends in global average pooling and one dense layer, and learns from images that are only called
-good or anomaly. The dense layer's weights, applied to every cell before the pooling, then say how much each place
-spoke for the anomaly: the class activation map (Eq. 2), whose mean is the image's score.
+A pretrained network ends in global average pooling and one dense layer, and learns from images labelled good or
+anomaly, without masks. The dense layer's weights, applied to every cell before the pooling, give each cell's share of
+the score: the class activation map (Eq. 2), whose mean is the image's score.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +25,9 @@ from blemish.detectors.cam.training import Job, train
 from blemish.detectors.interface import Origin
 from blemish.detectors.nn import augment, graph_cut
 from blemish.detectors.nn.backbones import Backbone, load_backbone, stages
-from blemish.detectors.nn.feature_cache import Kept, keep
+from blemish.detectors.nn.feature_cache import FeatureCache, cache_features
 from blemish.detectors.nn.loggers import check
-from blemish.detectors.nn.loop import (
-    Records,
-    fabric_on,
-    in_processes,
-)
+from blemish.detectors.nn.loop import Records, fabric_on, in_processes
 from blemish.detectors.nn.memory_bank import NormalPatches, some
 from blemish.detectors.nn.provenance import Sources
 from blemish.detectors.nn.resampling import Resize, batches, check_device
@@ -47,37 +43,32 @@ State = dict[str, npt.NDArray[np.float32]]
 GOOD = "good"
 
 
+class _Layers(NamedTuple):
+    """Stages of the backbone, by name."""
+
+    order: tuple[str, ...]  # all stages, first to last
+    pooled: tuple[str, ...]
+    map: str
+    frozen: str  # the last stage that is not trained; "" = all are
+
+    def loaded(self) -> tuple[str, ...]:
+        """Those whose outputs the backbone has to give."""
+        return tuple(dict.fromkeys(filter(None, (self.frozen, self.map, *self.pooled))))
+
+
 class Cam:
-    """The detector. Trunk outputs are kept by sample, so that fitting again, on other samples, costs the tail alone."""
+    """The detector. The trunk's outputs are cached, so that fitting again, on other samples, costs the tail alone."""
 
     def __init__(self, config: CamConfig | None = None) -> None:
         self.config = config = config or CamConfig()
         check_settings(config)
         augment.check(config.augmentations)
         check(config.log, config.checkpoint)
-        if config.map not in METHODS:
-            raise BlemishError(f"there is no map called '{config.map}'; take one of {', '.join(METHODS)}.")
         check_device(config.device)
-        found = stages(config.backbone, config.image_size)
-        names = [tap.layer for tap in found]
-        layers = config.layers or pooled_by_default(found)
-        if unknown := [layer for layer in (*layers, config.map_layer) if layer and layer not in names]:
-            raise BlemishError(f"{config.backbone} has no stage {unknown[0]}; its stages are {', '.join(names)}.")
-        layers = tuple(sorted(layers, key=names.index))
-        last = names.index(layers[-1])
-        map_layer = layers[0] if config.map == "cam" else config.map_layer or layers[-1]
-        if names.index(map_layer) > last:
-            raise BlemishError(
-                f"--map-layer {map_layer} comes after the last pooled layer, {layers[-1]}; see --layers."
-            )
-        if config.map_layer and config.map == "cam":
-            raise BlemishError(
-                "a plain CAM shows the pooled layers, see --layers; for --map-layer take --map layercam."
-            )
-        frozen = names[last - config.unfreeze] if config.unfreeze <= last else ""
+        chosen = _chosen_layers(config)
         self.backbone: Backbone = load_backbone(
             config.backbone,
-            layers=tuple(dict.fromkeys(filter(None, (frozen, map_layer, *layers)))),
+            layers=chosen.loaded(),
             image_size=config.image_size,
             weights=config.weights,
             random=config.random_weights,
@@ -86,37 +77,42 @@ class Cam:
         self.resize = Resize(*config.image_size)
         self._net = graph_cut.trace(self.backbone, config.image_size)
         nodes = dict(zip((tap.layer for tap in self.backbone.taps), graph_cut.outputs(self._net), strict=True))
-        self._nodes = {layer: nodes[layer] for layer in sorted(nodes, key=names.index)}
-        self._layers = {layer: nodes[layer] for layer in layers}
-        self._channels = [tap.channels for layer in layers for tap in self.backbone.taps if tap.layer == layer]
+        self._nodes = {layer: nodes[layer] for layer in sorted(nodes, key=chosen.order.index)}
+        self._layers = {layer: nodes[layer] for layer in chosen.pooled}
+        self._channels = [tap.channels for layer in chosen.pooled for tap in self.backbone.taps if tap.layer == layer]
         self._grids = [tuple(node.meta["val"].shape[2:]) for node in self._layers.values()]
-        # Where images change without end, the images themselves are kept, and the trunk runs every time.
-        self._endless = bool(set(config.augmentations) - set(augment.FINITE))
-        first = graph_cut.source(self._net)
-        border = nodes[frozen] if frozen else first
-        inputs = graph_cut.frontier(
-            border if frozen in layers else graph_cut.past_pooling(border), list(self._layers.values())
-        )
-        self.trunk = graph_cut.piece(self._net, [first], inputs).requires_grad_(False)
-        self._tail = graph_cut.piece(self._net, inputs, list(self._layers.values())).requires_grad_(True)
-        if config.unfreeze and not any(True for _ in self._tail.parameters()):
-            raise BlemishError(f"{config.backbone} learns nothing in its last stages; unfreeze more of them.")
-        self._start = {key: value.clone() for key, value in self._tail.state_dict().items()}
-        self._kept: Kept | None = None
+        self._cut(chosen)
+        # Where images change at random, the images themselves are cached, and the trunk runs every time.
+        self._caches_images = bool(set(config.augmentations) - set(augment.FINITE))
+        self._cache: FeatureCache | None = None
         self._temperature = 1.0
         self.classes: tuple[str, ...] = ()
         self.records: Records = []  # of the training, one an epoch
         self._classifier: Classifier | None = None
         self._normal: NormalPatches | None = None
 
-    def keep(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
-        """Runs the frozen trunk over `samples`, once; `fit`, `calibrate` and `cells` then need no image of these."""
+    def _cut(self, chosen: _Layers) -> None:
+        """Cuts the network after the last frozen stage, or before the first: `trunk`, and the tail that is trained."""
+        images = graph_cut.source(self._net)
+        border = self._nodes[chosen.frozen] if chosen.frozen else images
+        if chosen.frozen not in chosen.pooled:
+            border = graph_cut.past_pooling(border)
+        pooled = list(self._layers.values())
+        inputs = graph_cut.frontier(border, pooled)
+        self.trunk = graph_cut.piece(self._net, [images], inputs).requires_grad_(False)
+        self._tail = graph_cut.piece(self._net, inputs, pooled).requires_grad_(True)
+        if self.config.unfreeze and not any(True for _ in self._tail.parameters()):
+            raise BlemishError(f"{self.config.backbone} learns nothing in its last stages; unfreeze more of them.")
+        self._start = {key: value.clone() for key, value in self._tail.state_dict().items()}
+
+    def cache(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
+        """Runs the frozen trunk over `samples`, so that `fit`, `scale_temperature` and `cells` need not read them."""
         config = self.config
         trunk = self.trunk.to(config.device)
-        self._kept = keep(
+        self._cache = cache_features(
             samples,
             self.resize,
-            (lambda images: (images,)) if self._endless else trunk,
+            (lambda images: (images,)) if self._caches_images else trunk,
             augment.variants(config.augmentations, config.image_size),
             memory=config.memory,
             device=config.device,
@@ -125,10 +121,12 @@ class Cam:
 
     @property
     def origin(self) -> Origin:
+        """Of the backbone's weights."""
         return Origin(self.config.backbone, self.backbone.source, self.backbone.licence)
 
     @property
     def metrics(self) -> dict[str, Any]:
+        """For metrics.json."""
         return {"training": self.records}
 
     def fit(
@@ -139,51 +137,57 @@ class Cam:
         held_out: Sequence[Sample] = (),
         run: str = "classifier",
     ) -> Self:
-        """Learns from images called good or anomaly, from the pretrained weights on each time. `run` names its
-        checkpoint among others in the folder. Raises `BlemishError` where good or defective images are missing."""
+        """Learns from images called good or anomaly, each time from the pretrained weights. `run` names its checkpoint
+        and its log; the temperature is scaled on `held_out`. Raises `BlemishError` where good or defective images are
+        missing."""
         config = self.config
         self.classes = self._classes(samples)
         targets = torch.from_numpy(class_of(samples, self.classes))
         weights = self._weights(targets)
-        kept = self._seen([*samples, *held_out], progress)
-        rows = kept.rows(samples)
+        cache = self._cached([*samples, *held_out], progress)
+        rows = cache.rows(samples)
         self._tail.load_state_dict(self._start)
         self._classifier = classifier = self.classifier(len(self.classes))
         if config.deviations:
             good = torch.split(rows[targets == 0], 32)
             with torch.inference_mode():
-                classifier.refer_to(self._tail(*self.inputs(kept, some)) for some in good)
+                classifier.fit_reference(self._tail(*self.inputs(cache, chunk)) for chunk in good)
         if config.head_first or not config.unfreeze:
-            pooled = self._pooled(classifier, kept, rows)
-            classifier.mean.copy_(pooled.mean(0))
-            classifier.std.copy_(pooled.std(0, correction=0).clamp(min=1e-6))
-            pooled = (pooled - classifier.mean) / classifier.std
-            weight, bias = fit_head(pooled, targets, weights, outputs=classifier.head.out_features)
-            classifier.head.load_state_dict({"weight": weight, "bias": bias})
+            self._fit_head(classifier, self._pooled(classifier, cache, rows), targets, weights)
         self.records, self._temperature, self._normal = [], 1.0, None
         self._good = [sample for sample in samples if self._kind(sample) == GOOD]
         if config.unfreeze:
             classifier.requires_grad_(True)
             names = tuple(sample.name for sample in samples)
-            job = Job(config, kept, names, rows, targets, weights, run)
-            if config.processes > 1:
-                start = {key: value.cpu().numpy() for key, value in classifier.state_dict().items()}
-                self.records, state = in_processes(
-                    _in_process, job, start, device=config.device, processes=config.processes
-                )
-                classifier.load_state_dict(state)
-            else:
-                self.records = train(fabric_on(config.device), self, classifier, job, progress)
+            self._train(classifier, Job(config, cache, names, rows, targets, weights, run), progress)
         classifier.requires_grad_(False)
         if held_out:
-            self.calibrate(held_out, progress)
+            self.scale_temperature(held_out, progress)
         return self
+
+    def _fit_head(self, classifier: Classifier, pooled: Tensor, targets: Tensor, weights: Tensor) -> None:
+        """Fits the head alone to the pooled features `(n, K)`, standardised."""
+        classifier.mean.copy_(pooled.mean(0))
+        classifier.std.copy_(pooled.std(0, correction=0).clamp(min=1e-6))
+        pooled = (pooled - classifier.mean) / classifier.std
+        weight, bias = fit_head(pooled, targets, weights, outputs=classifier.head.out_features)
+        classifier.head.load_state_dict({"weight": weight, "bias": bias})
+
+    def _train(self, classifier: Classifier, job: Job, progress: Progress) -> None:
+        """Trains head and tail, here or in several processes."""
+        device, processes = self.config.device, self.config.processes
+        if processes > 1:
+            start = {key: value.cpu().numpy() for key, value in classifier.state_dict().items()}
+            self.records, state = in_processes(_in_process, job, start, device=device, processes=processes)
+            classifier.load_state_dict(state)
+        else:
+            self.records = train(fabric_on(device), self, classifier, job, progress)
 
     def classifier(self, classes: int) -> Classifier:
         """The tail with an untrained head, drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            found = Classifier(
+            classifier = Classifier(
                 self._tail,
                 self._channels,
                 classes,
@@ -191,13 +195,11 @@ class Cam:
                 self.config.moments,
                 self._grids if self.config.deviations else (),
             )
-        return found.to(self.config.device).eval()
+        return classifier.to(self.config.device).eval()
 
-    def calibrate(self, samples: Sequence[Sample], progress: Progress = silent) -> float:
-        """Temperature scaling on images that were not learned from (Guo et al. 2017); returns the temperature.
-
-        It stays 1 where a class is missing among them.
-        """
+    def scale_temperature(self, samples: Sequence[Sample], progress: Progress = silent) -> float:
+        """Temperature scaling of the probabilities on images that were not learned from (Guo et al. 2017). Returns the
+        temperature, which stays 1 where a class is missing among them."""
         samples = [sample for sample in samples if self._kind(sample) in self.classes]
         targets = class_of(samples, self.classes)
         counts = np.bincount(targets, minlength=len(self.classes))
@@ -210,24 +212,24 @@ class Cam:
     def cells(
         self, samples: Sequence[Sample], progress: Progress = silent
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Logits `(n, classes)` and maps `(n, h, w)` before they are enlarged. A plain CAM takes what was kept."""
+        """Logits `(n, classes)` and maps `(n, h, w)` before they are enlarged. A plain CAM reads the cache."""
         classifier = self._fitted()
         logits: list[Tensor] = []
         maps: list[Tensor] = []
         with torch.inference_mode():
             if self.config.map == "cam":
                 classifier.to(self.config.device)  # `graph` takes it to the CPU
-                kept = self._seen(samples, progress)
-                for rows in torch.split(kept.rows(samples), 32):
-                    features = classifier.features(*self.inputs(kept, rows))
+                cache = self._cached(samples, progress)
+                for rows in torch.split(cache.rows(samples), 32):
+                    features = classifier.features(*self.inputs(cache, rows))
                     logits.append(classifier.logits(features).cpu())
                     maps.append(classifier.log_odds_cells(features, self.config.contrast).cpu())
             else:
                 graph = self._graph(None)
                 for images in progress(batches(samples, self.resize, 8), "maps", -(-len(samples) // 8)):
-                    found = graph.cells(images)
-                    logits.append(found[0])
-                    maps.append(found[1])
+                    logits_of, maps_of, *_ = graph.cells(images)
+                    logits.append(logits_of)
+                    maps.append(maps_of)
         return torch.cat(logits).numpy(), torch.cat(maps).numpy()
 
     def graph(self) -> CamGraph:
@@ -237,41 +239,34 @@ class Cam:
 
         Raises `RuntimeError` before `fit`, `BlemishError` where the map's gradient cannot be had at its layer.
         """
-        return self._graph(self._remembered())
+        return self._graph(self._normal_patches())
 
     def sources(self) -> Sources:
         """Where each of the normal patches comes from. Raises `RuntimeError` before `fit`."""
-        return Sources.of(self._good, self._remembered().table)
+        table = self._normal_patches().table
+        return Sources(tuple(self._good), table)
 
-    def _remembered(self) -> NormalPatches:
-        """Patches of the good images that were learned from, chosen when first asked for."""
+    def _normal_patches(self) -> NormalPatches:
+        """The memory bank of the good images that were learned from, chosen at the first call."""
         if self._normal is None:
-            classifier, kept = self._fitted().to(self.config.device), self._seen(self._good, silent)
+            classifier, cache = self._fitted().to(self.config.device), self._cached(self._good, silent)
             chosen = some(len(self._good))
             with torch.inference_mode(False), torch.no_grad():
-                rows = torch.split(kept.rows(self._good)[chosen], 8)
-                features = (classifier.tail(*self.inputs(kept, few))[-1] for few in rows)
+                chunks = torch.split(cache.rows(self._good)[chosen], 8)
+                features = (classifier.tail(*self.inputs(cache, rows))[-1] for rows in chunks)
                 self._normal = NormalPatches.of(features, chosen, seed=self.config.seed)
         return self._normal
 
-    @torch.inference_mode(False)  # whatever the caller is about: a gradient's map is differentiated
+    @torch.inference_mode(False)  # whatever mode the caller is in: a map by gradient is differentiated
     def _graph(self, normal: NormalPatches | None) -> CamGraph:
         classifier = self._fitted().cpu()
         pooled = list(self._layers)
         layer = pooled[0] if self.config.map == "cam" else self.config.map_layer or pooled[-1]
-        wanted = [self._nodes[layer], *self._layers.values()]
-        whole = graph_cut.piece(self._net, [graph_cut.source(self._net)], wanted).cpu().requires_grad_(False)
+        targets = [self._nodes[layer], *self._layers.values()]
+        whole = graph_cut.piece(self._net, [graph_cut.source(self._net)], targets).cpu().requires_grad_(False)
         with torch.inference_mode():
             activations = whole(torch.zeros(2, 3, *self.config.image_size))[0]
-        fine = None
-        if self.config.map != "cam":
-            if len(self.classes) > 2:
-                raise BlemishError("a gradient's map needs two classes; with --classes types take --map cam.")
-            order = list(self._nodes)
-            after = [node for name, node in self._layers.items() if order.index(name) >= order.index(layer)]
-            rest = graph_cut.piece(self._net, [self._nodes[layer]], after).cpu().requires_grad_(False)
-            score = Score(rest, classifier.requires_grad_(False), len(after))
-            fine = GradientMap(score, torch.zeros(activations.shape), self.config.map)
+        fine = None if self.config.map == "cam" else self._gradient_map(classifier, layer, activations.shape)
         return CamGraph(
             self.resize,
             whole,
@@ -285,40 +280,52 @@ class Cam:
             normal=normal,
         ).eval()
 
+    def _gradient_map(self, classifier: Classifier, layer: str, shape: torch.Size) -> GradientMap:
+        """The map by gradient at `layer`, whose activations have this shape, of the pooled layers from there on."""
+        if len(self.classes) > 2:
+            raise BlemishError("a gradient's map needs two classes; with --classes types take --map cam.")
+        order = list(self._nodes)
+        after = [node for name, node in self._layers.items() if order.index(name) >= order.index(layer)]
+        rest = graph_cut.piece(self._net, [self._nodes[layer]], after).cpu().requires_grad_(False)
+        score = Score(rest, classifier.requires_grad_(False), len(after))
+        return GradientMap(score, torch.zeros(shape), self.config.map)
+
     def with_map(self, method: str, layer: str = "") -> Cam:
-        """The same fitted classifier, showing another map: of a layer that this one was built with."""
+        """The same fitted classifier with another kind of map; `layer` is one that this one was built with."""
         other = copy(self)
         other.config = replace(self.config, map=method, map_layer=layer)
         return other
 
     def _fitted(self) -> Classifier:
         if self._classifier is None:
-            raise RuntimeError("fit the detector before asking it")
+            raise RuntimeError("fit the detector first")
         return self._classifier
 
-    def _seen(self, samples: Sequence[Sample], progress: Progress) -> Kept:
-        if self._kept is None or not all(sample in self._kept for sample in samples):
-            self.keep(samples, progress)
-        assert self._kept is not None
-        return self._kept
+    def _cached(self, samples: Sequence[Sample], progress: Progress) -> FeatureCache:
+        """The cache, made anew where one of `samples` is not in it."""
+        if self._cache is None or not all(sample in self._cache for sample in samples):
+            self.cache(samples, progress)
+        assert self._cache is not None
+        return self._cache
 
-    def inputs(self, kept: Kept, rows: Tensor, change: Callable[[Tensor], Tensor] = lambda x: x) -> Sequence[Tensor]:
-        """What the tail takes of these rows: what was kept, or, of kept images, what the trunk makes of them after
+    def inputs(
+        self, cache: FeatureCache, rows: Tensor, change: Callable[[Tensor], Tensor] = lambda images: images
+    ) -> Sequence[Tensor]:
+        """The tail's inputs for these rows: from the cache or, where images are cached, from the trunk after
         `change`."""
-        found = [tensor[rows].to(self.config.device) for tensor in kept.tensors]
-        if not self._endless:
-            return found
+        cached = [tensor[rows].to(self.config.device) for tensor in cache.tensors]
+        if not self._caches_images:
+            return cached
         with torch.no_grad():
-            inputs: Sequence[Tensor] = self.trunk.to(self.config.device)(change(found[0]))
+            inputs: Sequence[Tensor] = self.trunk.to(self.config.device)(change(cached[0]))
         return inputs
 
-    def _pooled(self, classifier: Classifier, kept: Kept, rows: Tensor) -> Tensor:
-        """`(n, K)` of each image as it is."""
+    def _pooled(self, classifier: Classifier, cache: FeatureCache, rows: Tensor) -> Tensor:
+        """The pooled features `(n, K)` of the unchanged images."""
         with torch.inference_mode():
-            parts = [
-                classifier.pooled(classifier.features(*self.inputs(kept, chosen))) for chosen in torch.split(rows, 32)
-            ]
-        return torch.cat(parts).cpu().clone()
+            chunks = (self.inputs(cache, chosen) for chosen in torch.split(rows, 32))
+            pooled = [classifier.pooled(classifier.features(*inputs)) for inputs in chunks]
+        return torch.cat(pooled).cpu().clone()
 
     def _kind(self, sample: Sample) -> str:
         """The name of its class; images without a label count as good."""
@@ -327,7 +334,7 @@ class Cam:
         return (sample.defect or "anomaly") if self.config.classes == "types" else "anomaly"
 
     def _classes(self, samples: Sequence[Sample]) -> tuple[str, ...]:
-        """Their names, good first."""
+        """The classes' names, good first. Raises `BlemishError` where there is only one."""
         kinds = {self._kind(sample) for sample in samples}
         if GOOD not in kinds or len(kinds) < 2:
             lacking = "good" if GOOD not in kinds else "defective"
@@ -338,7 +345,7 @@ class Cam:
         return (GOOD, *sorted(kinds - {GOOD}))
 
     def _weights(self, targets: Tensor) -> Tensor:
-        """Of each class in the loss `(classes,)` float32."""
+        """The classes' weights in the loss, `(classes,)` float32."""
         given = self.config.head_weights
         counts = np.bincount(targets, minlength=len(self.classes))
         if isinstance(given, str):
@@ -351,8 +358,29 @@ class Cam:
         return torch.tensor(given, dtype=torch.float32)
 
 
+def _chosen_layers(config: CamConfig) -> _Layers:
+    """The backbone's stages that the config names or implies. Raises `BlemishError` for a map or stages that there are
+    not, or that do not fit together."""
+    if config.map not in METHODS:
+        raise BlemishError(f"there is no map called '{config.map}'; take one of {', '.join(METHODS)}.")
+    taps = stages(config.backbone, config.image_size)
+    order = tuple(tap.layer for tap in taps)
+    pooled = config.layers or pooled_by_default(taps)
+    if unknown := [layer for layer in (*pooled, config.map_layer) if layer and layer not in order]:
+        raise BlemishError(f"{config.backbone} has no stage {unknown[0]}; its stages are {', '.join(order)}.")
+    pooled = tuple(sorted(pooled, key=order.index))
+    last = order.index(pooled[-1])
+    map_layer = pooled[0] if config.map == "cam" else config.map_layer or pooled[-1]
+    if order.index(map_layer) > last:
+        raise BlemishError(f"--map-layer {map_layer} comes after the last pooled layer, {pooled[-1]}; see --layers.")
+    if config.map_layer and config.map == "cam":
+        raise BlemishError("a plain CAM shows the pooled layers, see --layers; for --map-layer take --map layercam.")
+    frozen = order[last - config.unfreeze] if config.unfreeze <= last else ""
+    return _Layers(order, pooled, map_layer, frozen)
+
+
 def _in_process(fabric: Fabric, job: Job, start: State) -> tuple[Records, dict[str, Tensor]]:
-    """What each of several processes runs: a traced network does not travel between them, so each builds its own."""
+    """One of several training processes. It builds a detector of its own, as a traced network cannot be pickled."""
     detector = Cam(job.config)
     classifier = detector.classifier(len(job.weights))
     classifier.load_state_dict({key: torch.from_numpy(value) for key, value in start.items()})

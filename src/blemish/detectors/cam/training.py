@@ -1,10 +1,9 @@
-"""How the classifier is trained by gradient: one process's share, on what the frozen trunk made of the images."""
+"""Trains the classifier by gradient, on the cached outputs of the frozen trunk: one process's share of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from blemish.detectors.cam.classifier import Classifier
 from blemish.detectors.cam.config import CamConfig
 from blemish.detectors.nn import augment
-from blemish.detectors.nn.feature_cache import Kept
-from blemish.detectors.nn.loggers import logger
-from blemish.detectors.nn.loop import Log, Plan, Records, Step, Terms, descend, identity, unlogged
+from blemish.detectors.nn.feature_cache import FeatureCache
+from blemish.detectors.nn.loop import Plan, Records, Step, Terms
+from blemish.detectors.nn.runs import descend_run
 from blemish.types import Progress, silent
 
 if TYPE_CHECKING:
@@ -24,9 +23,11 @@ if TYPE_CHECKING:
 
 
 class Inputs(Protocol):
-    """What the training asks of the detector."""
+    """The detector, as far as the training needs it."""
 
-    def inputs(self, kept: Kept, rows: Tensor, change: Callable[[Tensor], Tensor] = ...) -> Sequence[Tensor]: ...
+    def inputs(
+        self, cache: FeatureCache, rows: Tensor, change: Callable[[Tensor], Tensor] = ...
+    ) -> Sequence[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -34,35 +35,27 @@ class Job:
     """What a training process is given."""
 
     config: CamConfig
-    kept: Kept
+    cache: FeatureCache
     names: tuple[str, ...]  # of the samples
-    rows: Tensor  # (n,) into what was kept
+    rows: Tensor  # (n,) of the cache
     targets: Tensor  # (n,)
     weights: Tensor  # (classes,)
     run: str
 
-    @property
-    def checkpoint(self) -> Path | None:
-        return self.config.checkpoint / f"{self.run}.safetensors" if self.config.checkpoint else None
-
-    def log(self) -> Log:
-        folder = self.config.checkpoint
-        return logger(self.config.log, folder / "log" / self.run, self.run) if folder else unlogged
-
 
 def train(fabric: Fabric, detector: Inputs, classifier: Classifier, job: Job, progress: Progress = silent) -> Records:
-    """One process's share of the training: every process has the whole classifier, and a part of each batch."""
+    """Trains `classifier` in place. Every process has the whole classifier and a share of each batch."""
     config = job.config
-    augmentations = tuple(set(config.augmentations) - set(augment.FINITE))
+    random_changes = tuple(set(config.augmentations) - set(augment.FINITE))
 
     def loss(model: nn.Module, chosen: Tensor, epoch: int) -> Terms:
-        # Drawn for all samples at once, so that a sample's change depends on seed and epoch, not on who sees it.
+        # Drawn for all samples at once, so that a sample's change depends on seed and epoch, not on who has it.
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        variant = torch.randint(job.kept.variants, (len(job.rows),), generator=random)
-        moved = torch.rand(len(job.rows), 3, generator=random) * 2 - 1
+        variant = torch.randint(job.cache.variants, (len(job.rows),), generator=random)
+        jitter = torch.rand(len(job.rows), 3, generator=random) * 2 - 1
         chosen = chosen.cpu()
         rows = job.rows[chosen] + variant[chosen]
-        inputs = detector.inputs(job.kept, rows, lambda images: augment.jitter(images, augmentations, moved[chosen]))
+        inputs = detector.inputs(job.cache, rows, lambda images: augment.jitter(images, random_changes, jitter[chosen]))
         targets = job.targets[chosen].to(fabric.device)
         logits = model(*inputs)
         weights = job.weights.to(fabric.device)
@@ -73,8 +66,11 @@ def train(fabric: Fabric, detector: Inputs, classifier: Classifier, job: Job, pr
         )
 
     adam = torch.optim.AdamW if config.decay else torch.optim.Adam
-    classifier.train(False)  # a batch is too small to estimate its norms; those of the pretraining stay
-    return descend(
+    classifier.train(False)  # batches are too small to estimate the norms' statistics, so the pretrained ones are used
+    return descend_run(
+        job.run,
+        config,
+        (job.names, job.targets.tolist(), job.weights.tolist()),
         classifier,
         [Step(adam(classifier.parameters(), lr=config.learning_rate, weight_decay=config.decay), loss)],
         len(job.rows),
@@ -86,9 +82,5 @@ def train(fabric: Fabric, detector: Inputs, classifier: Classifier, job: Job, pr
             stop=lambda record: record["right"] >= config.stop_at,
         ),
         fabric=fabric,
-        checkpoint=job.checkpoint,
-        resume=config.resume,
-        identity=identity(config, job.names, job.targets.tolist(), job.weights.tolist()),
-        log=job.log() if fabric.is_global_zero else unlogged,
         progress=progress,
     )

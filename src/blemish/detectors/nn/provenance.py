@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from blemish.images import load_image
+from blemish.images import decode
 from blemish.inference.evidence_store import NAMES, NO_IMAGE, TABLE, image_name
 from blemish.types import BlemishError, Sample
 
@@ -23,16 +22,15 @@ _HEADER = 92  # bytes that a .zip adds to a file, its name twice included
 
 @dataclass(frozen=True)
 class Sources:
-    """Of a bank of normal patches: the images' `names` and `paths`, and int32 `table` `(M, 3)`, of each entry the
-    image (a place among these), and the row and column of the grid."""
+    """Of a bank of normal patches: the images, and int32 `table` `(M, 3)`, of each entry the image (a place among
+    these), and the row and column of the grid."""
 
-    names: tuple[str, ...]
-    paths: tuple[Path, ...]
+    samples: tuple[Sample, ...]
     table: npt.NDArray[np.int32]
 
-    @classmethod
-    def of(cls, samples: Sequence[Sample], table: npt.NDArray[np.int32]) -> Sources:
-        return cls(tuple(sample.name for sample in samples), tuple(sample.path for sample in samples), table)
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sample.name for sample in self.samples)
 
 
 def write_evidence(sources: Sources, image_size: tuple[int, int], file: Path, megabytes: float) -> int:
@@ -43,7 +41,7 @@ def write_evidence(sources: Sources, image_size: tuple[int, int], file: Path, me
     """
     if megabytes < 0:
         raise BlemishError(f"--evidence-size is a number of megabytes, not {megabytes:g}; leave it all out with 0.")
-    entries = np.bincount(sources.table[:, 0], minlength=len(sources.names))
+    entries = np.bincount(sources.table[:, 0], minlength=len(sources.samples))
     order = np.argsort(-entries, kind="stable")[: int((entries > 0).sum())]
     content = io.BytesIO()
     np.save(content, sources.table, allow_pickle=False)  # its size is that of the final table
@@ -51,13 +49,13 @@ def write_evidence(sources: Sources, image_size: tuple[int, int], file: Path, me
     kept: list[bytes] = []
     names: list[str] = []
     for index in order:
-        jpeg, name = _jpeg(sources.paths[index], image_size), sources.names[index]
+        jpeg, name = _jpeg(sources.samples[index], image_size), sources.samples[index].name
         left -= len(jpeg) + _HEADER + len(json.dumps(name)) + 2
         if left < 0:
             break
         kept.append(jpeg)
         names.append(name)
-    new = np.full(len(sources.names), NO_IMAGE, np.int32)
+    new = np.full(len(sources.samples), NO_IMAGE, np.int32)
     new[order[: len(kept)]] = np.arange(len(kept))
     table = sources.table.copy()
     table[:, 0] = new[table[:, 0]]
@@ -71,10 +69,10 @@ def write_evidence(sources: Sources, image_size: tuple[int, int], file: Path, me
     return len(kept)
 
 
-def _jpeg(path: Path, image_size: tuple[int, int]) -> bytes:
+def _jpeg(sample: Sample, image_size: tuple[int, int]) -> bytes:
     """The image as the detector saw it, but for the JPEG: the same triangle filter as in the graph."""
     height, width = image_size
-    image = Image.fromarray(load_image(path)).resize((width, height), Image.Resampling.BILINEAR)
+    image = Image.fromarray(decode(sample)).resize((width, height), Image.Resampling.BILINEAR)
     content = io.BytesIO()
     image.save(content, "JPEG", quality=QUALITY)
     return content.getvalue()

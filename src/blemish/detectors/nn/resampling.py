@@ -1,7 +1,7 @@
-"""From raw pixels to the network's input, inside the graph, so that every runtime sees the same pixels.
+"""From raw pixels to the network's input, and from its cells to maps, inside the graph.
 
-Both resamplings here are linear and separable, so each is two matrix products: nothing depends on how a runtime
-happens to implement "resize", and torch, onnxruntime or a browser agree to rounding.
+Resizing, enlarging and blurring are linear and separable, so each is two matrix products. Nothing depends on how a
+runtime implements "resize": torch, onnxruntime and a browser agree to rounding.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blemish.images import load_image
+from blemish.images import decode
 from blemish.types import BlemishError, Sample
 
 
 def check_device(device: str) -> None:
-    """Raises `BlemishError` where PyTorch cannot compute on it."""
+    """Raises `BlemishError` where PyTorch cannot compute on `device`."""
     if device != "cpu" and not torch.cuda.is_available():
         raise BlemishError(f"PyTorch finds no CUDA card here, so --device {device} cannot be had; use cpu.")
 
@@ -53,16 +53,24 @@ class Resize(nn.Module):
 def enlarge_weights(size: int, target: int, sigma: float) -> Tensor:
     """`(target, size)`: linear enlargement followed by a Gaussian of `sigma` target pixels, with mirrored borders."""
     linear = resize_weights(size, target)
-    if sigma <= 0:
-        return linear
-    radius = int(4 * sigma + 0.5)
-    offsets = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel /= kernel.sum()
-    positions = (torch.arange(target)[:, None] + offsets) % (2 * target)  # "d c b a | a b c d | d c b a"
-    positions = torch.minimum(positions, 2 * target - 1 - positions)
-    blur = torch.zeros(target, target).scatter_add_(1, positions, kernel.expand(target, -1))
-    return blur @ linear
+    return blur_weights(target, gaussian(int(4 * sigma + 0.5), sigma)) @ linear if sigma > 0 else linear
+
+
+def gaussian(radius: int, sigma: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`(2 radius + 1,)`: a Gaussian window of standard deviation `sigma`, in cells, that sums to 1."""
+    offsets = torch.arange(-radius, radius + 1, dtype=dtype)
+    window = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    return window / window.sum()
+
+
+def blur_weights(size: int, window: Tensor, *, repeat_edge: bool = True) -> Tensor:
+    """`(size, size)`: the mean weighted by `window` `(2 radius + 1,)` around each cell, borders mirrored: with
+    `repeat_edge` as "c b a | a b c", else as "c b | a b c"."""
+    radius, edge = len(window) // 2, 1 if repeat_edge else 2
+    positions = torch.arange(size)[:, None] + torch.arange(-radius, radius + 1)
+    positions = positions % (2 * size - 2 * (edge - 1))
+    positions = torch.minimum(positions, 2 * size - edge - positions)
+    return torch.zeros(size, size, dtype=window.dtype).scatter_add_(1, positions, window.expand(size, -1))
 
 
 class Enlarge(nn.Module):
@@ -81,11 +89,11 @@ class Enlarge(nn.Module):
 
 
 def batches(samples: Sequence[Sample], resize: nn.Module, batch: int, device: str = "cpu") -> Iterator[Tensor]:
-    """Resized images `(<= batch, 3, H, W)`; files are decoded by threads a little ahead of the network."""
+    """Resized images `(<= batch, 3, H, W)`; two threads decode files one or two batches ahead of the network."""
 
     def read(sample: Sample) -> Tensor:
         with torch.inference_mode():
-            resized: Tensor = resize(torch.tensor(load_image(sample.path)).to(device)[None])
+            resized: Tensor = resize(torch.tensor(decode(sample)).to(device)[None])
         return resized[0].cpu()
 
     with ThreadPoolExecutor(2) as pool:

@@ -88,7 +88,7 @@ class PatchCore:
             patches.to(config.device), size, projection=config.projection, seed=config.seed, progress=progress
         )
         self._bank = patches[kept.cpu()]
-        self._sources = Sources.of(samples, places(kept, origins, features.grid[1]))
+        self._sources = Sources(tuple(samples), places(kept, origins, features.grid[1]))
         return self
 
     def sources(self) -> Sources:
