@@ -25,7 +25,7 @@ from accuracy import SETS  # type: ignore[import-not-found]  # beside this file
 from blemish import Inspector, __version__
 from blemish.cli.console import progress
 from blemish.evaluation.evaluate_bundle import heatmaps, labelled
-from blemish.evaluation.faithfulness import MEASURES
+from blemish.reporting.figures import MEASURES
 from blemish.reporting.run import FAITHFUL, names_tested
 from blemish.training.pipeline import TrainConfig, train
 from blemish.training.settings import settings_for

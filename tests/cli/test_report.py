@@ -65,9 +65,9 @@ def test_all_good_images_teach_and_calibrate(all_teach: Path, product: Path) -> 
 def test_evaluate_prints_what_it_measures(run: Path, product: Path) -> None:
     said = blemish("evaluate", run, product, "--costs", "1,50,2%").stdout
     assert "tested on 6 good and 6 defective" in said
-    assert "auroc" in said
+    assert "Image AUROC" in said
     assert "Measured on the test images of the run." in said
-    assert "Missed 0 of 6 spot: 0.0%, of defects like these between 0.0% and 45.9%." in said  # 1 - 0.025^(1/6)
+    assert "Missed 0 of 6 spot: 0 %; of all defects like these, 0 to 46 %." in said  # 1 - 0.025^(1/6)
     assert "At the guaranteed threshold, " in said
     assert "estimate on the low side" in said
     found = printed("evaluate", run / "bundle", product, "--costs", "1,50,2%")
@@ -90,7 +90,7 @@ def test_evaluate_refuses_in_a_sentence(run: Path, product: Path, options: list[
     assert re.search(said, refused("evaluate", run, product, *options))
 
 
-def test_a_image_that_cannot_be_read_is_named(run: Path, product: Path, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_named(run: Path, product: Path, tmp_path: Path) -> None:
     data = shutil.copytree(product / "test", tmp_path / "some")
     (data / "spot/001.png").write_bytes(b"x")
     said = blemish("evaluate", run, data).stdout
@@ -113,9 +113,9 @@ def test_tested_heatmaps_stand_in_the_report(all_teach: Path, product: Path, tmp
     assert said["sentences"] == found["sentences"]
     assert [row["measure"] for row in said["rows"]][:2] == ["Deletion", "Insertion"]
     blemish("report", run, "-o", tmp_path / "page.html")
-    assert "Repair rate" in (tmp_path / "page.html").read_text("utf-8")
+    assert "Inpainting rate" in (tmp_path / "page.html").read_text("utf-8")
     text = blemish("evaluate", run / "bundle", product, "--faithfulness", "--most", 1).stdout
-    assert "Are the heatmaps true?" in text
+    assert "Are the heatmaps faithful?" in text
     assert found == json.loads((run / "faithfulness.json").read_text("utf-8"))  # a bundle alone keeps nothing
 
 

@@ -19,12 +19,6 @@ def mean_of(values: Floats) -> Any:
     return lambda weights: weights @ values / weights.sum(1)
 
 
-def test_an_interval_reads_as_people_write_it() -> None:
-    assert str(Interval(0.95312, 0.9214, 0.9776)) == "0.953 [0.921, 0.978]"
-    assert str(Interval(1.0)) == "1.000 [no interval]"
-    assert str(Interval(None)) == "undefined"
-
-
 def test_the_interval_of_a_mean_is_that_of_the_normal_law() -> None:
     values = np.random.default_rng(1).normal(5, 2, 400)
     found = bootstrap(mean_of(values), 400, resamples=4000)

@@ -11,9 +11,13 @@ from sklearn import metrics
 from blemish.evaluation.bootstrap import Interval
 from blemish.evaluation.detection import (
     Confusion,
+    Ranking,
+    area_under_roc,
     auroc,
     average_precision,
+    average_precision_of,
     best_f1,
+    best_f1_of,
     confusion,
     detection_metrics,
     recall_by_defect,
@@ -79,12 +83,10 @@ def test_figures_are_those_of_scikit_learn(seed: int) -> None:
 
 def test_weights_are_repetitions() -> None:
     """What the bootstrap computes from weights is what scikit-learn computes from the images drawn."""
-    from blemish.evaluation.detection import _Ranking, area_under_roc, average_precision_of, best_f1_of
-
     scores, labels, _ = images(5, 80)
     drawn = np.random.default_rng(0).integers(0, 80, (6, 80))
     weights = np.stack([np.bincount(row, minlength=80) for row in drawn]).astype(np.float64)
-    counts = _Ranking.of(scores, labels).counts(weights)
+    counts = Ranking.of(scores, labels).counts(weights)
     for i, row in enumerate(drawn):
         assert area_under_roc(*counts)[i] == pytest.approx(metrics.roc_auc_score(labels[row], scores[row]))
         expected = metrics.average_precision_score(labels[row], scores[row])

@@ -14,7 +14,7 @@ import pytest
 
 from blemish import Inspector
 from blemish.evaluation.bootstrap import clopper_pearson
-from blemish.evaluation.cost import Prices, at
+from blemish.evaluation.cost import Prices, cost_at
 from blemish.evaluation.evaluate_bundle import imputer_of, measure
 from blemish.evaluation.evaluate_bundle import labelled as chosen_of
 from blemish.evaluation.imputation import inpaint
@@ -67,15 +67,15 @@ def test_images_that_a_run_learned_from_do_not_test_it(
     kept = {json.loads(row)["path"] for row in rows}
     assert 0 < len(kept) < 61
     for given in (classified, classified / "bundle"):
-        samples, said = chosen_of(labelled, tested=names_tested(given))
+        samples, description = chosen_of(labelled, tested=names_tested(given))
         assert {sample.name for sample in samples} == kept
-        assert said == "the test images of the run"
-    assert chosen_of(product, tested=names_tested(classified)).said == "the test part of the folder"
+        assert description == "the test images of the run"
+    assert chosen_of(product, tested=names_tested(classified)).description == "the test split of the folder"
     elsewhere = shutil.copytree(classified / "bundle", tmp_path / "somewhere")  # without its run
-    samples, said = chosen_of(labelled, tested=names_tested(elsewhere))
+    samples, description = chosen_of(labelled, tested=names_tested(elsewhere))
     assert len(samples) == 61
-    assert "if it was learned from some of them" in said
-    assert chosen_of(product, tested=names_tested(run)).said == "the test images of the run"
+    assert "if some of them were trained on" in description
+    assert chosen_of(product, tested=names_tested(run)).description == "the test images of the run"
 
 
 def test_the_figures_are_those_of_the_run(run: Path, product: Path, inspector: Inspector) -> None:
@@ -124,7 +124,7 @@ def test_costs_are_of_the_cards_good_and_these_defective_images(product: Path, i
     good = np.array(inspector.card.decision.scores)
     defective = np.array([inspector.inspect(s.path).score for s in samples if s.label == "anomaly"])
     weights = item_weights([str(item) for item in items])
-    wanted = at(other.card.decision.threshold, good, defective, prices, weights)
+    wanted = cost_at(other.card.decision.threshold, good, defective, prices, weights)
     assert found["guaranteed"]["cost"] == pytest.approx(wanted.cost)
     alarmed = sum(w for w, s in zip(weights, good, strict=True) if s > other.card.decision.threshold) / 10
     assert found["guaranteed"]["false_alarms"] == pytest.approx(alarmed)
@@ -132,7 +132,7 @@ def test_costs_are_of_the_cards_good_and_these_defective_images(product: Path, i
     assert found["guaranteed"]["cost"] == pytest.approx(900 * 2 * alarmed)
     assert found["cheapest"]["cost"] == 0  # every defect scores higher than every good one
     assert found["cheapest"]["threshold"] >= good.max()
-    with pytest.raises(BlemishError, match="--costs needs the scores of good images"):
+    with pytest.raises(BlemishError, match="--costs needs calibration scores"):
         measure(by_rule(inspector, scores=()), samples, prices=prices)
 
 
@@ -153,7 +153,7 @@ def test_a_repair_comes_from_the_best_that_there_is(inspector: Inspector) -> Non
 
     bare = copy.copy(inspector)
     bare.evidence = None
-    assert imputer_of(bare) == (inpaint, "what surrounds it")
+    assert imputer_of(bare) == (inpaint, "the surrounding pixels")
 
     painted = np.full((60, 80, 3), 77, np.uint8)
     paints = SimpleNamespace(reconstructs=True, reconstruct=lambda _: painted, evidence=inspector.evidence)

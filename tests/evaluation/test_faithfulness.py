@@ -84,9 +84,6 @@ def test_a_true_map_wins_every_measure_against_every_control(true: Faithfulness)
         assert all(one.beats.values())
         expected = {"a random map", "a centre blob", "an edge detector", "randomised weights"}
         assert set(one.beats) == expected | ({"the same region moved"} if one.name == "inpainting" else set())
-    assert true.measures[0].sentence.startswith("Deletion: the heatmaps explain the verdicts; 0.0")
-    assert true.measures[4].sentence.startswith("Pointing game: the heatmaps point at the defects; 1.0")
-    assert "by 6 of 6 measures" in true.sentences[0]
 
 
 def test_figures_can_be_counted(true: Faithfulness) -> None:
@@ -99,8 +96,8 @@ def test_figures_can_be_counted(true: Faithfulness) -> None:
     assert value["inpainting"] == pytest.approx(4 / 5)  # all areas but 1 %: 45 of 64 are above half
     assert value["pointing"] == 1
     assert value["energy"] == pytest.approx(1)
-    assert [rate.hottest.value for rate in true.impute] == [0, 1, 1, 1, 1]
-    assert true.impute[1].hottest.low == pytest.approx(0.676, abs=0.001)  # Wilson, 8 of 8
+    assert [rate.hottest.value for rate in true.inpainting] == [0, 1, 1, 1, 1]
+    assert true.inpainting[1].hottest.low == pytest.approx(0.676, abs=0.001)  # Wilson, 8 of 8
     assert true.curves["deletion"]["detector"][:4] == pytest.approx((1, 45 / 64, 26 / 64, 0))
     assert true.areas == (0, *AREAS, 1)
     assert true.replaced.value == 0
@@ -111,8 +108,8 @@ def test_a_moved_region_repairs_as_often_as_it_covers_half_of_the_block(samples:
     # The hottest 5 % are the block and 32 pixels scattered elsewhere; the block moved by (dy, dx) covers
     # (8 - |dy|) (8 - |dx|) of itself, of which more than half must be, less the scattered ones' 1.7 %.
     overlap = (8 - np.abs(np.arange(-7, 8)))[:, None] * (8 - np.abs(np.arange(-7, 8)))
-    assert found.impute[2].moved.value == pytest.approx((overlap >= 32).sum() / 1920, abs=0.02)
-    assert found.impute[2].difference.value == pytest.approx(1 - (found.impute[2].moved.value or 0))
+    assert found.inpainting[2].moved.value == pytest.approx((overlap >= 32).sum() / 1920, abs=0.02)
+    assert found.inpainting[2].difference.value == pytest.approx(1 - (found.inpainting[2].moved.value or 0))
 
 
 def test_calls_are_counted(true: Faithfulness, samples: Sequence[Sample]) -> None:
@@ -125,12 +122,10 @@ def test_a_wrong_map_is_said_not_to_explain(samples: Sequence[Sample]) -> None:
     found = faithfulness(samples, wrong, 0.5, 0.0, impute=blank, most=6, draws=1)
     assert not any(one.explains for one in found.measures)
     assert all(one.explains is False for one in found.measures)
-    assert all("the heatmaps do not explain the verdicts" in sentence for sentence in found.sentences[1:5])
-    assert all("the heatmaps do not point at the defects" in sentence for sentence in found.sentences[5:])
     # A random map is no better at pointing at so small a block; and of the energy nothing is above the median.
     behind = [one.name for one in found.measures if (one.advantage["a random map"].value or 0) < 0]
     assert set(behind) >= {"deletion", "insertion", "road"}
-    assert [rate.hottest.value for rate in found.impute] == [0, 0, 0, 0, 0]
+    assert [rate.hottest.value for rate in found.inpainting] == [0, 0, 0, 0, 0]
 
 
 def test_an_edge_map_does_not_beat_the_edge_detector(samples: Sequence[Sample]) -> None:
@@ -153,8 +148,6 @@ def test_a_repair_that_is_itself_an_anomaly_gives_no_verdict(tmp_path: Path) -> 
         "energy": True,
     }
     assert found.replaced.value == pytest.approx(255 / 128)
-    assert "itself an anomaly" in found.sentences[1]
-    assert "by 3 of 3 measures" in found.sentences[0]
 
 
 def test_equal_seeds_give_equal_figures(samples: Sequence[Sample]) -> None:
@@ -173,7 +166,6 @@ def test_too_few_images_or_masks_give_no_verdict(tmp_path: Path) -> None:
     assert all(one.explains is None for one in found.measures)
     assert [one.images for one in found.measures] == [5, 5, 5, 5, 0, 0]
     assert found.measures[4].value == Interval(None)
-    assert "measured on 0 images" in found.sentences[5]
     json.dumps(to_json(found), allow_nan=False)
 
 

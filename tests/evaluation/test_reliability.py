@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +14,6 @@ from blemish.evaluation.bootstrap import Interval, to_json, wilson
 from blemish.evaluation.reliability import (
     balanced_weights,
     class_weights,
-    draw_reliability,
     expected_calibration_error,
     reliability,
     temperature,
@@ -261,31 +257,3 @@ def test_equal_seeds_give_equal_json() -> None:
     found = json.loads(one)
     assert set(found) == {"images", "weighted", "bins", "ece", "ece_if_calibrated", "brier", "log_loss"}
     assert set(found["bins"][0]) == {"low", "high", "images", "share", "probability", "anomalies"}
-
-
-def test_the_diagram_is_the_same_svg_every_time(tmp_path: Path) -> None:
-    mpl = pytest.importorskip("matplotlib", reason="matplotlib is part of the extra learn")
-    p, labels = drawn(2, 200, overconfident=2)
-    found = reliability(p, labels, weights=balanced_weights(labels), resamples=100)
-    before = {name: mpl.rcParams[name] for name in mpl.rcParams if name != "backend"}
-    draw_reliability(found, tmp_path / "a.svg", r"Costs $\5$ & <more>, " * 6)
-    assert {name: mpl.rcParams[name] for name in before} == before
-    with mpl.rc_context({"lines.linewidth": 9, "axes.facecolor": "red", "backend": "svg"}):  # somebody's own style
-        draw_reliability(found, tmp_path / "b.svg", r"Costs $\5$ & <more>, " * 6)
-        assert mpl.rcParams["backend"] == "svg"
-    text = (tmp_path / "a.svg").read_text("utf-8")
-    assert text == (tmp_path / "b.svg").read_text("utf-8")
-    root = ElementTree.fromstring(text)
-    assert root.tag.endswith("svg")
-    assert not re.search(r"dc:date|\b20\d\d-\d\d-\d\d", text)
-    # One marker per bin with images.
-    used = sum(b.images > 0 for b in found.bins)
-    (markers,) = [m for m in re.findall(r'<g clip-path[^>]*>(?:\s*<use[^>]*/>)+|<g>(?:\s*<use[^>]*/>){2,}', text)
-                  if "#0a6a60" in m] or [""]  # fmt: skip
-    assert markers.count("<use") == used
-
-
-def test_a_diagram_of_nothing_is_still_a_diagram(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is part of the extra learn")
-    draw_reliability(reliability(np.zeros(0), np.zeros(0, bool)), tmp_path / "none.svg", "Nothing")
-    assert (tmp_path / "none.svg").stat().st_size > 1000

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from blemish.reporting.compare import compare, mcnemar, sentences, table
 from blemish.types import BlemishError
-from tests.reporting.recording import said, write_run
+from tests.reporting.recording import verdict, write_run
 
 
 def scored(seed: int, worth: float, good: int = 20, bad: int = 25) -> list[dict[str, object]]:
@@ -19,7 +19,7 @@ def scored(seed: int, worth: float, good: int = 20, bad: int = 25) -> list[dict[
     noise = np.random.default_rng(seed).normal(0, 0.1, good + bad)
     scores = 1.5 + easy + noise + worth * (np.arange(good + bad) >= good)
     return [
-        said(f"test/{i}.png", "anomaly" if i >= good else "good", float(scores[i]), "dent" if i >= good else "")
+        verdict(f"test/{i}.png", "anomaly" if i >= good else "good", float(scores[i]), "dent" if i >= good else "")
         for i in range(good + bad)
     ]
 
@@ -101,11 +101,11 @@ def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
 
 
 def test_only_images_in_common_count(tmp_path: Path) -> None:
-    both = [said("a.png", "good", 1.0), said("b.png", "anomaly", 3.0, "dent"), said("c.png", None, 1.0)]
-    first = write_run(tmp_path / "first", [*both, said("only.png", "good", 1.0), said("d.png", "good", 1.0)])
-    other = [said("a.png", "good", 1.2), said("b.png", "anomaly", 1.1, "dent"), said("c.png", None, 5.0)]
-    relabelled = said("d.png", "anomaly", 1.0)
-    broken = said("e.png", "good", None, decision="error", error="e.png is broken")
+    both = [verdict("a.png", "good", 1.0), verdict("b.png", "anomaly", 3.0, "dent"), verdict("c.png", None, 1.0)]
+    first = write_run(tmp_path / "first", [*both, verdict("only.png", "good", 1.0), verdict("d.png", "good", 1.0)])
+    other = [verdict("a.png", "good", 1.2), verdict("b.png", "anomaly", 1.1, "dent"), verdict("c.png", None, 5.0)]
+    relabelled = verdict("d.png", "anomaly", 1.0)
+    broken = verdict("e.png", "good", None, decision="error", error="e.png is broken")
     second = write_run(tmp_path / "second", [*other, relabelled, broken], product="other [b]")
     found = compare([first, second])
     assert found["images"] == 3
@@ -124,8 +124,10 @@ def test_only_images_in_common_count(tmp_path: Path) -> None:
 
 
 def test_review_counts_as_not_flagged(tmp_path: Path) -> None:
-    first = write_run(tmp_path / "a", [said("a.png", "good", 1.0), said("b.png", "anomaly", 3.0)])
-    second = write_run(tmp_path / "b", [said("a.png", "good", 1.0), said("b.png", "anomaly", 1.85, decision="review")])
+    first = write_run(tmp_path / "a", [verdict("a.png", "good", 1.0), verdict("b.png", "anomaly", 3.0)])
+    second = write_run(
+        tmp_path / "b", [verdict("a.png", "good", 1.0), verdict("b.png", "anomaly", 1.85, decision="review")]
+    )
     found = compare([first, second])
     assert [run["review"] for run in found["runs"]] == [0, 1]
     assert found["differences"][0]["recall"]["value"] == -1
@@ -133,9 +135,9 @@ def test_review_counts_as_not_flagged(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_compared_is_refused_in_words(tmp_path: Path) -> None:
-    first = write_run(tmp_path / "first", [said("a.png", "good", 1.0)])
-    second = write_run(tmp_path / "second", [said("b.png", "good", 1.0)])
-    third = write_run(tmp_path / "third", [said("a.png", "anomaly", 1.0)])
+    first = write_run(tmp_path / "first", [verdict("a.png", "good", 1.0)])
+    second = write_run(tmp_path / "second", [verdict("b.png", "good", 1.0)])
+    third = write_run(tmp_path / "third", [verdict("a.png", "anomaly", 1.0)])
     with pytest.raises(BlemishError, match=r"no test image in common \(none has the same name\)"):
         compare([first, second])
     with pytest.raises(BlemishError, match="other labels or sizes"):

@@ -1,4 +1,5 @@
-"""How a run can be had again: the command, as far as the card knows it, and what proves that it is the same."""
+"""How to repeat a run: the command, as far as the card knows it, and the hashes by which to tell that it is the
+same."""
 
 from __future__ import annotations
 
@@ -8,14 +9,14 @@ from typing import Any
 
 from blemish.inference.bundle import EVIDENCE, ROI, Card
 
-# Settings that no option sets, those that are the machine's and not the detector's, and those that are said otherwise.
+# Settings that no option sets, those of the machine instead of the detector, and those that other options set.
 NO_OPTION = ("projection", "sigma", "decay", "one_cycle", "head_first", "contrast", "validation")
 LEFT_OUT = ("device", "processes", "log")
 OTHERWISE = ("image_size", "seed", "types", "moments", "deviations")
 
 
 def repeat(card: Card) -> dict[str, Any]:
-    """`command`, `settings` that no option of it says, `seed`, `versions`, and hashes of data, files and card."""
+    """`command`, the `settings` that no option of it sets, `seed`, `versions`, and `sha256` of data, files and card."""
     settings, rule, data = card.settings, card.decision, card.data
     words = ["blemish", "train", data.source, "-o", "again", "--detector", card.detector]
     words += ["--layout", data.layout, "--seed", str(data.seed), "--image-size", "x".join(map(str, card.image_size))]
@@ -27,8 +28,8 @@ def repeat(card: Card) -> dict[str, Any]:
     words += ["--calibrate", rule.calibrated_by] if card.detector == "patchcore" else []
     words += [] if EVIDENCE in card.files else ["--no-evidence"]
     for name, value in settings.items():
-        by_itself = name == "epochs" and not value  # chosen from the number of images
-        words += [] if by_itself or name in (*NO_OPTION, *LEFT_OUT, *OTHERWISE) else _option(name, value)
+        automatic = name == "epochs" and not value  # chosen from the number of images
+        words += [] if automatic or name in (*NO_OPTION, *LEFT_OUT, *OTHERWISE) else _option(name, value)
     if "types" in settings:
         words += ["--classes", "types" if settings["types"] else "binary"]
         pool = "deviations" if settings["deviations"] else "moments" if settings["moments"] == 2 else "mean"
@@ -47,7 +48,7 @@ def repeat(card: Card) -> dict[str, Any]:
 
 
 def _least_area(card: Card) -> float:
-    """As it was asked for: with tiles, a share of one of them."""
+    """As the option takes it: with tiles, as a share of one tile."""
     frame = card.frame
     if frame is None or frame.tile is None:
         return card.decision.min_area

@@ -21,11 +21,11 @@ from blemish.detectors.cam.detector import Cam
 from blemish.detectors.nn.provenance import Sources, write_evidence
 from blemish.detectors.patchcore.detector import PatchCore, PatchCoreConfig
 from blemish.evaluation.evaluate import evaluate
-from blemish.evaluation.reliability import draw_reliability, from_json
 from blemish.files import replacing
 from blemish.images import load_image, read_size
 from blemish.inference import bundle, evidence, results
 from blemish.inference.inspector import Inspection, Inspector
+from blemish.reporting.curves import draw_reliability
 from blemish.reporting.report import report
 from blemish.training import card as card_of
 from blemish.training.crossval import cross_validate
@@ -284,13 +284,13 @@ def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
         if isinstance(detector, Attention):
             metrics["score"] = {"share": detector.graph().share, "validation": detector.validation}
         if "reliability" in metrics:
-            draw_reliability(from_json(metrics["reliability"]), folder / "reliability.svg", card.product)
+            draw_reliability(metrics["reliability"], folder / "reliability.svg", card.product)
         if crossed:
             metrics["cross_validation"] = crossed.metrics
             _write_lines(folder / "out_of_fold.jsonl", crossed.rows)
         metrics["seconds"] = clock.laps
         said = [
-            {**verdict.to_json(), "said": verdict.defect, "label": sample.label, "defect": sample.defect}
+            {**verdict.to_json(), "predicted_defect": verdict.defect, "label": sample.label, "defect": sample.defect}
             | shown.get(sample.name, {"evidence": [], "counterfactual": None})
             for sample, verdict in zip(parts.test, verdicts, strict=True)
         ]
