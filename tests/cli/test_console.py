@@ -41,9 +41,12 @@ def test_the_table_of_products_fits_80_columns() -> None:
     assert [cell.strip() for cell in lines[row].strip("│").split("│")] == [
         *("washer", "0.952", "0.985", "–", "80 %", "21 %", "0 %"),
     ]
-    assert ".898-.989" in lines[row + 1]
-    assert ".900-1 " in lines[row + 1]
-    assert "70-90" in lines[row + 1]
+    assert ".898–.989" in lines[row + 1]
+    assert ".900–1 " in lines[row + 1]
+    assert "70–90" in lines[row + 1]
+    long = page(products_table([{**METRICS, "product": "a-name-of-26-letters-in-all"}]))
+    assert max(map(len, long.splitlines())) <= 80
+    assert "…" not in long
 
 
 def test_the_table_of_figures_leaves_out_what_is_undefined() -> None:

@@ -40,7 +40,7 @@ def test_which_boxes_hit() -> None:
 def test_boxes_of_large_defects() -> None:
     stain = np.zeros((100, 100), bool)
     stain[5:85, 5:85] = True
-    # Larger than a quarter of the image, but alike; and a place well inside.
+    # Larger than a quarter of the image, but with a high IoU; and a box well inside the defect.
     assert judge_boxes(stain, [region(0, 0, 100, 100)], (100, 100)) == BoxStatistics(1, 1, 1, 1)
     assert judge_boxes(stain, [region(30, 30, 40, 40)], (100, 100)) == BoxStatistics(1, 0, 1, 1)
 
@@ -62,7 +62,7 @@ def test_a_large_box_that_fits_a_large_defect_shows_the_small_one_within() -> No
     ],
 )
 def test_the_box_rule_on_real_defects(folder: str, pattern: str, least: float) -> None:
-    """A map that marks just the cells with a defect must score near 1; a box around everything must not."""
+    """A map that marks exactly the cells with a defect must score near 1; a box around the image must not."""
     counts = {"exact": np.zeros(4), "everything": np.zeros(4), "elsewhere": np.zeros(4)}
     for path in sorted(shared_folder(folder).glob(pattern)):
         with Image.open(path) as image:
@@ -84,7 +84,7 @@ def test_the_box_rule_on_real_defects(folder: str, pattern: str, least: float) -
     assert shares["elsewhere"][0] <= 0.4
 
 
-def test_boxes_are_in_pixels_of_the_image_whatever_the_masks_size() -> None:
+def test_boxes_are_in_pixels_of_the_image_whatever_the_size_of_the_mask() -> None:
     mask = np.zeros((50, 50), bool)
     mask[10:20, 20:30] = True
     assert judge_boxes(mask, [region(200, 100, 300, 200)], (500, 500)) == BoxStatistics(1, 1, 1, 1)

@@ -12,7 +12,7 @@ from blemish.types import BlemishError
 def test_costs_by_hand() -> None:
     good, defective = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.5, 5.0])
     prices = Prices(false_alarm=2, miss=30, defective=0.1)
-    # per 1000 parts 900 good: each quarter of them costs 450; 100 defective: each half of them costs 1500
+    # Of 1000 parts 900 are good: each quarter of them costs 450. 100 are defective: each half of them costs 1500.
     assert cost_at(2.0, good, defective, prices) == ThresholdCost(2.0, 0.5, 0.0, 900.0)
     assert cost_at(2.5, good, defective, prices) == ThresholdCost(2.5, 0.5, 0.5, 2400.0)
     assert cost_at(4.0, good, defective, prices) == ThresholdCost(4.0, 0.0, 0.5, 1500.0)
@@ -27,13 +27,13 @@ def test_of_equal_costs_the_fewest_alarms() -> None:
     assert cheapest(good, defective, Prices(2, 18, 0.1)) == ThresholdCost(4.0, 0.0, 0.5, 900.0)
 
 
-def test_everything_an_anomaly_where_misses_cost_most() -> None:
+def test_all_are_anomalies_where_misses_cost_most() -> None:
     found = cheapest(np.array([1.0, 2.0]), np.array([0.5, 3.0]), Prices(1, 1e6, 0.5))
     assert (found.false_alarms, found.missed, found.cost) == (1.0, 0.0, 500.0)
     assert found.threshold < 0.5
 
 
-def test_the_cheapest_is_cheapest_of_a_fine_grid() -> None:
+def test_the_cheapest_threshold_is_that_of_a_fine_grid() -> None:
     random = np.random.default_rng(0)
     good, defective = random.normal(size=80).round(1), random.normal(1.5, 1, size=30).round(1)
     weights = item_weights([str(i // 3) for i in range(80)])
@@ -53,7 +53,7 @@ def test_the_miss_rate_is_exact() -> None:
     assert miss_rate(2, 40) == clopper_pearson(2, 40)
 
 
-def test_what_has_no_cost_is_refused() -> None:
+def test_invalid_prices_are_refused() -> None:
     for prices in ((0, 1, 0.1), (1, -1, 0.1), (1, float("inf"), 0.1)):
         with pytest.raises(BlemishError, match="must each cost more than 0"):
             Prices(*prices)
@@ -70,7 +70,7 @@ def test_the_guaranteed_threshold_beside_the_cheapest() -> None:
 
 
 @pytest.mark.parametrize("text", ["1,50,2%", " 1 , 50.0,0.02"])
-def test_prices_as_a_person_writes_them(text: str) -> None:
+def test_prices_are_parsed(text: str) -> None:
     assert parse_prices(text) == Prices(1, 50, 0.02)
 
 
@@ -86,6 +86,6 @@ def test_prices_as_a_person_writes_them(text: str) -> None:
         ("1,50,200%", "share of defective parts"),
     ],
 )
-def test_what_is_no_price_list_is_refused(text: str, message: str) -> None:
+def test_other_texts_are_refused(text: str, message: str) -> None:
     with pytest.raises(BlemishError, match=message):
         parse_prices(text)

@@ -27,7 +27,7 @@ PIXEL_FIGURES = ("pixel_auroc", "aupro", "pixel_average_precision", "best_iou", 
 
 
 def scene(seed: int, count: int = 24, side: int = 64, strength: float = 2.0) -> tuple[Map, list[Mask | None]]:
-    """Smooth noise; every other image has one or two blobs of defect that the map sees more or less."""
+    """Maps of smooth noise; every other image has one or two defects to which the map responds more or less."""
     random = np.random.default_rng(seed)
     maps, masks = [], list[Mask | None]()
     for i in range(count):
@@ -44,7 +44,7 @@ def scene(seed: int, count: int = 24, side: int = 64, strength: float = 2.0) -> 
 
 
 def exact(maps: Map, masks: list[Mask | None]) -> dict[str, float]:
-    """The same figures from all pooled pixels and every distinct value as a threshold."""
+    """The same figures from all pooled pixels, with every distinct value as a threshold."""
     full = [np.zeros(m.shape, bool) if mask is None else mask for m, mask in zip(maps, masks, strict=True)]
     truth, values = np.concatenate([m.ravel() for m in full]), maps.ravel()
     order = np.argsort(-values, kind="stable")
@@ -58,7 +58,7 @@ def exact(maps: Map, masks: list[Mask | None]) -> dict[str, float]:
             overlaps.append(1 - np.searchsorted(inside, values[order][last], side="left") / len(inside))
     rate, pro = np.r_[0, alarms / alarms[-1]], np.r_[0, np.mean(overlaps, axis=0)]
     grid = np.unique(np.r_[rate[rate < 0.3], 0.3])
-    # at equal rates the curve jumps: integrate with the jump's both ends
+    # At equal rates the curve jumps: integrate with both ends of the jump.
     below = rate <= 0.3
     x, y = np.r_[rate[below], 0.3], np.r_[pro[below], np.interp(0.3, rate, pro)]
     assert len(grid) <= len(x)
@@ -110,7 +110,7 @@ def test_aupro_worked_out_by_hand() -> None:
     rate, overlap = np.array([[0.0, 0.6, 1.0]]), np.array([[0.5, 1.0, 1.0]])
     assert area_under_pro(overlap, rate)[0] == pytest.approx((0.5 + 0.75) / 2)
     assert area_under_pro(overlap, rate, limit=1.0)[0] == pytest.approx(0.6 * 0.75 + 0.4)
-    # All regions found with no false positive; and a map that tells nothing, whose curve is the diagonal.
+    # All regions found without a false positive; and a map without information, whose curve is the diagonal.
     assert area_under_pro(np.array([[1.0, 1.0]]), np.array([[0.0, 1.0]]))[0] == pytest.approx(1)
     assert area_under_pro(np.array([[1.0]]), np.array([[1.0]]))[0] == pytest.approx(0.15)
 

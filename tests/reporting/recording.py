@@ -52,7 +52,7 @@ def write_run(
     decision: Mapping[str, Any] | None = None,
     **card: Any,
 ) -> Path:
-    """A run with these verdicts; its figures are measured, its graph is no graph. `more` goes into metrics.json."""
+    """A run with these verdicts, their figures measured, and a file that is no graph. `more` goes into metrics.json."""
     (folder / "bundle").mkdir(parents=True)
     (folder / "bundle" / bundle.MODEL).write_bytes(b"no graph")
     known = [v for v in verdicts if v["label"] and v["score"] is not None]
@@ -119,7 +119,7 @@ def write_run(
 
 
 def draw(file: Path, seed: int, size: tuple[int, int] = (40, 30), noise: int = 20) -> Path:
-    """An image of `size` (width, height) that no compression makes small if `noise` is large."""
+    """An image of `size` (width, height) of noise, which compresses badly where `noise` is large."""
     file.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     pixels = 128 + random.normal(0, noise, (size[1], size[0], 3))
@@ -128,7 +128,7 @@ def draw(file: Path, seed: int, size: tuple[int, int] = (40, 30), noise: int = 2
 
 
 class Elements(HTMLParser):
-    """Every start tag of a page with its attributes, its text, and what was open around each image."""
+    """Every start tag of a page with its attributes, and its text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ def scores_and_labels(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_roc_points_are_scikit_learns(seed: int, ties: bool) -> None:
+def test_roc_points_agree_with_scikit_learn(seed: int, ties: bool) -> None:
     scores, labels = scores_and_labels(seed, ties)
     x, y = roc_points(scores, labels)
     expected_x, expected_y, _ = roc_curve(labels, scores, drop_intermediate=False)
@@ -43,13 +43,13 @@ def test_roc_points_are_scikit_learns(seed: int, ties: bool) -> None:
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_precision_and_recall_are_scikit_learns(seed: int, ties: bool) -> None:
+def test_precision_and_recall_agree_with_scikit_learn(seed: int, ties: bool) -> None:
     scores, labels = scores_and_labels(seed, ties)
     recall, precision = pr_points(scores, labels)
     expected_precision, expected_recall, _ = precision_recall_curve(labels, scores)
     np.testing.assert_allclose(recall, expected_recall[:-1][::-1])  # theirs ends in a point of its own, (0, 1)
     np.testing.assert_allclose(precision, expected_precision[:-1][::-1])
-    # What is drawn, precision held from the recall before, has the average precision as its area.
+    # Drawn as steps, with precision held from the previous recall on, the area is the average precision.
     assert (np.diff(recall, prepend=0) * precision).sum() == pytest.approx(average_precision_score(labels, scores))
 
 
@@ -72,9 +72,9 @@ def test_the_curve_of_overlap_has_aupro_as_its_area() -> None:
     assert 'aria-label="PRO"' in pro_svg(pixels, "PRO")
 
 
-def histogram(says: str = "Scores") -> str:
+def histogram(label: str = "Scores") -> str:
     good, defective = np.array([1.0, 1.1, 1.5]), np.array([2.0, 3.0])
-    return histogram_svg(good, defective, np.array([1.0, 1.2]), {"threshold": 1.7}, says)
+    return histogram_svg(good, defective, np.array([1.0, 1.2]), {"threshold": 1.7}, label)
 
 
 class Ids(HTMLParser):
@@ -87,7 +87,7 @@ class Ids(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_figures_go_into_a_page_as_they_are() -> None:
+def test_figures_can_be_inlined_in_a_page() -> None:
     scores, labels = scores_and_labels(0, ties=False)
     drawn = [
         histogram(),

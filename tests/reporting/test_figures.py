@@ -59,7 +59,11 @@ def test_shares_have_tenths_of_a_percent_where_the_interval_is_narrow() -> None:
     assert with_interval(wide, percent=True) == "0 % [0, 5]"
     assert with_interval(narrow, percent=True) == "0.4 % [0.2, 0.8]"
     assert interval_of(narrow, percent=True) == "0.2 to 0.8 %"
-    assert stacked(narrow, percent=True, narrow=True) == "0.4 %\n0.2-0.8"
+    assert stacked(narrow, percent=True, narrow=True) == "0.4 %\n0.2–0.8"
+
+
+def test_narrow_intervals_lose_only_a_leading_zero() -> None:
+    assert stacked(to_json(Interval(10.0, -0.5, 20.25)), narrow=True) == "10.000\n-.500–20.250"
 
 
 def test_differences_have_a_sign() -> None:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from blemish import reporting
 from blemish.evaluation.bootstrap import wilson
 from blemish.reporting.figures import with_interval
 from blemish.reporting.gallery import BYTES, gallery
@@ -18,6 +19,7 @@ from blemish.reporting.run import OUTCOMES, read_run
 from blemish.types import BlemishError
 from tests.reporting.recording import GOOD, THRESHOLD, Elements, draw, verdict, write_run
 
+REPORTING = Path(reporting.__file__).parent
 ODD = 'test/x/<script>alert("1")</script>\'é\u2028#50%.png'
 EVIL = "=1+<img src=x onerror=alert(1)>"
 
@@ -68,7 +70,7 @@ FAITHFUL = {
 
 @pytest.fixture(scope="module")
 def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with everything that a run can have, written by hand."""
+    """A run with everything that a run can have."""
     folder = tmp_path_factory.mktemp("plates") / "run"
     verdicts = [dict(line) for line in VERDICTS]
     place, normal = draw(folder / "evidence/a.jpg", 1), draw(folder / "evidence/b.jpg", 2)
@@ -108,7 +110,7 @@ def page(written: Path) -> Elements:
     return Elements((written / "sub/report.html").read_text(encoding="utf-8"))
 
 
-def test_the_page_needs_nothing_else(written: Path, page: Elements) -> None:
+def test_the_page_is_self_contained(written: Path, page: Elements) -> None:
     text = (written / "sub/report.html").read_text(encoding="utf-8")
     assert "http" not in text.lower()
     assert not page.all("link", "stylesheet")
@@ -123,17 +125,17 @@ def test_the_page_needs_nothing_else(written: Path, page: Elements) -> None:
     assert labels <= set(ids)
 
 
-def test_every_image_is_there_once_and_what_matters_comes_first(page: Elements) -> None:
+def test_every_image_is_there_once_and_mistakes_come_first(page: Elements) -> None:
     cards = page.all("li", "card")
     assert [card["data-name"] for card in cards] == ORDER
     outcomes = [card["data-outcome"] or "" for card in cards]
     assert outcomes == sorted(outcomes, key=list(OUTCOMES).index)
-    assert len(page.all("img", "heat")) == len(VERDICTS) - 1  # but for the one that could not be read
+    assert len(page.all("img", "heatmap")) == len(VERDICTS) - 1  # but for the one that could not be read
     assert len(page.all("img", "inpainted")) == 1
     assert [a.get("value") for a in page.all("input") if a.get("name") == "show"] == ["", *dict.fromkeys(outcomes)]
 
 
-def test_people_who_do_not_see_or_point_can_use_it(page: Elements) -> None:
+def test_the_page_is_accessible(page: Elements) -> None:
     assert page.tags[0] == ("html", {"lang": "en"})
     assert all(image.get("alt") for image in page.all("img"))
     assert all(svg.get("aria-label") or svg.get("aria-hidden") for svg in page.all("svg"))
@@ -145,6 +147,17 @@ def test_people_who_do_not_see_or_point_can_use_it(page: Elements) -> None:
     form = page.all("form", "filters")[0]
     assert "hidden" in form  # useless without the script, which shows it
     assert "width=device-width" in str(page.all("meta"))
+
+
+def test_the_style_has_a_rule_for_every_view_and_a_value_for_every_variable(page: Elements) -> None:
+    styles = {name: (REPORTING / f"{name}.css").read_text("utf-8") for name in ("base", "report")}
+    views = {a["value"] for a in page.all("input") if (a.get("name") or "").startswith("v") and a["name"] != "view"}
+    assert views == {"heatmap", "inpainted"}
+    for view in (*views, "image", "reconstruction"):
+        assert f"[value={view}]:checked ~ .stack > .{view}" in styles["report"]
+    pages = [REPORTING / "report.html.jinja", *(REPORTING.parent / "demo").glob("*.html*")]
+    text = "".join([*styles.values(), *(file.read_text("utf-8") for file in pages)])
+    assert set(re.findall(r"var\(--([\w-]+)", text)) <= set(re.findall(r"--([\w-]+): ?", text))
 
 
 def luminance(colour: str) -> float:
@@ -160,7 +173,7 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_letters_stand_out_by_day_and_by_night(written: Path) -> None:
+def test_text_has_contrast_in_light_and_dark_mode(written: Path) -> None:
     text = (written / "sub/report.html").read_text(encoding="utf-8")
     assert contrast("#fff", "#000000") == pytest.approx(21)
     schemes = re.findall(r":root \{(.*?)\}", text, flags=re.DOTALL)[:2]
@@ -235,7 +248,7 @@ def test_observed_false_alarms_at_each_rate(plates: Path) -> None:
     assert rows[0.2]["found"] == wilson_json(4, 6)
 
 
-def test_json_holds_what_the_page_says(plates: Path, tmp_path: Path) -> None:
+def test_json_holds_the_facts_of_the_page(plates: Path, tmp_path: Path) -> None:
     known = report(plates, None)
     assert json.loads(json.dumps(known)) == known
     assert [image["name"] for image in known["images"]] == ORDER
@@ -253,7 +266,7 @@ def test_json_holds_what_the_page_says(plates: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_junit_says_which_images_fail(written: Path) -> None:
+def test_junit_has_the_failures(written: Path) -> None:
     root = ElementTree.parse(written / "junit.xml").getroot()
     suite = root[0]
     for element in (root, suite):
@@ -284,7 +297,7 @@ def test_csv_has_a_row_for_each_image_and_runs_no_formula(written: Path) -> None
     assert by_name["test/torn.png"]["error"] == "test/torn.png is <no> image"
 
 
-def test_names_that_no_text_can_hold_are_written_all_the_same(tmp_path: Path) -> None:
+def test_names_that_are_no_unicode_are_written_too(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [verdict("a\udcff\x01.png", "good", 1.0)], images=False)
     report(run, tmp_path / "r.html", junit=tmp_path / "r.xml", csv=tmp_path / "r.csv")
     root = ElementTree.parse(tmp_path / "r.xml").getroot()
@@ -294,7 +307,7 @@ def test_names_that_no_text_can_hold_are_written_all_the_same(tmp_path: Path) ->
 
 
 def test_five_hundred_images_stay_under_fifteen_megabytes(tmp_path: Path) -> None:
-    """Images of noise, which no compression makes small, each with an overlay and an inpainted image."""
+    """Images of noise, which compress badly, each with an overlay and an inpainted image."""
     verdicts = [verdict(f"test/dent/{i}.png", "anomaly", 2 + i / 100, "dent") for i in range(500)]
     run = write_run(tmp_path / "run", verdicts, images=False)
     one = draw(tmp_path / "noise.jpg", 0, (200, 150), noise=60)
@@ -388,7 +401,7 @@ def test_a_damaged_overlay_leaves_the_old_report(tmp_path: Path) -> None:
         report(run, None, csv=tmp_path / "run")
 
 
-def test_reading_runs_loads_nothing_of_learning() -> None:
+def test_reading_runs_loads_no_training_libraries() -> None:
     code = "import sys, blemish.reporting.report, blemish.reporting.compare, blemish.cli.report; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {name.partition(".")[0] for name in loaded} & {"torch", "matplotlib", "jinja2", "sklearn", "scipy"}

@@ -28,7 +28,7 @@ from tests.reporting.recording import draw, verdict, write_run
         ("bundle/card.json", "{}", "card"),
     ],
 )
-def test_what_is_no_run_is_refused_in_words(tmp_path: Path, file: str, text: str | None, says: str) -> None:
+def test_what_is_no_run_is_refused(tmp_path: Path, file: str, text: str | None, says: str) -> None:
     run = write_run(tmp_path / "run", [verdict("a.png", "good", 1.0)])
     if text in ("twice", "perhaps"):
         line = (run / file).read_text()
@@ -58,9 +58,9 @@ def test_the_predicted_defect_of_older_runs_is_called_said(tmp_path: Path) -> No
 def test_older_runs_have_one_folder_for_both_kinds_of_painted_image(tmp_path: Path, detector: str, view: str) -> None:
     folder = write_run(tmp_path / "run", [verdict("a.png", "anomaly", 3.0, "dent")], detector=detector)
     draw(folder / "repaired/a.png.jpg", 1)
-    assert list(gallery(read_run(folder), None).cards[0].views) == ["heat", view]
+    assert list(gallery(read_run(folder), None).cards[0].views) == ["heatmap", view]
     draw(folder / f"{view}/a.png.jpg", 2)  # a newer one comes first
-    assert list(gallery(read_run(folder), None).cards[0].views) == ["heat", view]
+    assert list(gallery(read_run(folder), None).cards[0].views) == ["heatmap", view]
 
 
 def test_faithfulness_that_was_measured_later_and_by_an_older_version(tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def figures_table(metrics: Mapping[str, Any], *, crossed: bool = False) -> Table
 def _folds(metrics: Mapping[str, Any]) -> str:
     spread = metrics["by_fold"]["balanced_accuracy"]
     mean, std = (value_of({"value": spread[name]}) for name in ("mean", "std"))
-    return f"{metrics['folds']} folds, {metrics['repeats']} times; balanced accuracy by fold {mean} ± {std}"
+    times = "" if metrics["repeats"] == 1 else f", {metrics['repeats']} times"
+    return f"{metrics['folds']} folds{times}; balanced accuracy by fold {mean} ± {std}"
 
 
 def _counts(metrics: Mapping[str, Any]) -> str:
@@ -88,7 +89,7 @@ def faithfulness_table(measured: Mapping[str, Any]) -> Table:
     columns = list(dict.fromkeys(name for measure in measured["measures"] for name in measure["controls"]))
     table = Table(title="Are the heatmaps faithful?", title_justify="left", show_lines=True)
     for name in ("Measure", "this map", *columns):
-        table.add_column(name, justify="left" if name == "Measure" else "right")
+        table.add_column(name, justify="left" if name == "Measure" else "right", overflow="fold")
     for measure in measured["measures"]:
         better = "lower is better" if measure["lower_is_better"] else "higher is better"
         figures = [measure["value"], *(measure["controls"].get(name) for name in columns)]
@@ -139,9 +140,9 @@ def suspected(crossed: Mapping[str, Any], most: int = 20) -> list[str]:
 def products_table(runs: Iterable[Mapping[str, Any]], title: str = "") -> Table:
     """The main figures of runs, a row for each; intervals stand below the figures, so that 80 columns are enough."""
     table = Table(title=title, title_justify="left", show_lines=True)
-    table.add_column("Product")
+    table.add_column("Product", overflow="fold")
     for figure in SHORT:
-        table.add_column(figure.title, justify="right")
+        table.add_column(figure.title.replace(" ", "\n"), justify="right", no_wrap=True)
     for metrics in runs:
         measured = [(metrics.get(figure.group, {}).get(figure.name), figure.percent) for figure in SHORT]
         table.add_row(metrics["product"], *(stacked(one, percent=percent, narrow=True) for one, percent in measured))

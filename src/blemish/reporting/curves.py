@@ -91,8 +91,8 @@ def _cumulated(counts: Floats) -> Floats:
     return np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
 
 
-def roc_svg(scores: Floats, labels: Bools, at: tuple[float, float] | None, says: str) -> str:
-    """The ROC curve; `at` marks the threshold in use (false-alarm rate, recall); `says` is the text for screen
+def roc_svg(scores: Floats, labels: Bools, at: tuple[float, float] | None, label: str) -> str:
+    """The ROC curve; `at` marks the threshold in use (false-alarm rate, recall); `label` is the text for screen
     readers."""
     x, y = roc_points(scores, labels)
 
@@ -102,10 +102,10 @@ def roc_svg(scores: Floats, labels: Bools, at: tuple[float, float] | None, says:
         _mark(axes, at)
         axes.set(xlabel="good images flagged", ylabel="defective images found", xlim=(0, 1), ylim=(0, 1))
 
-    return _svg(draw, says)
+    return _svg(draw, label)
 
 
-def pr_svg(scores: Floats, labels: Bools, at: tuple[float, float] | None, says: str) -> str:
+def pr_svg(scores: Floats, labels: Bools, at: tuple[float, float] | None, label: str) -> str:
     """The precision-recall curve; `at` marks the threshold in use (recall, precision)."""
     x, y = pr_points(scores, labels)
 
@@ -114,13 +114,13 @@ def pr_svg(scores: Floats, labels: Bools, at: tuple[float, float] | None, says: 
         # steps-pre: a precision holds from the previous recall on, as in the average precision.
         axes.plot([0, *x], [y[0], *y], color=TEAL, linewidth=2, drawstyle="steps-pre", clip_on=False)
         _mark(axes, at)
-        axes.set(xlabel="defective images found (recall)", ylabel="flagged images that are defective (precision)")
+        axes.set(xlabel="defective images found (recall)", ylabel="flagged rightly (precision)")
         axes.set(xlim=(0, 1), ylim=(0, 1))
 
-    return _svg(draw, says)
+    return _svg(draw, label)
 
 
-def pro_svg(pixels: PixelStatistics, says: str) -> str:
+def pro_svg(pixels: PixelStatistics, label: str) -> str:
     """The per-region overlap over the share of good pixels flagged, up to the limit of AUPRO."""
     x, y = pro_points(pixels)
 
@@ -130,11 +130,11 @@ def pro_svg(pixels: PixelStatistics, says: str) -> str:
         axes.set(xlabel="good pixels flagged", ylabel="area of each defect flagged")
         axes.set(xlim=(0, FALSE_POSITIVE_LIMIT), ylim=(0, 1))
 
-    return _svg(draw, says)
+    return _svg(draw, label)
 
 
 def histogram_svg(
-    good: Floats, defective: Floats, held_out: Floats, thresholds: Mapping[str, float], says: str, bins: int = 30
+    good: Floats, defective: Floats, held_out: Floats, thresholds: Mapping[str, float], label: str, bins: int = 30
 ) -> str:
     """Histogram of scores: defective test images above the axis, good ones below, the held-out good ones as strokes on
     it, and each of `thresholds` as a line with its name. Two thresholds enclose a shaded band."""
@@ -163,7 +163,7 @@ def histogram_svg(
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return _svg(draw, says, (5.2, 3.2))
+    return _svg(draw, label, (5.2, 3.2))
 
 
 def _draw_thresholds(axes: Axes, thresholds: Mapping[str, float], middle: float, top: float) -> None:
@@ -227,12 +227,12 @@ def _diagram(reliability: Mapping[str, Any], title: str) -> Figure:
     return figure
 
 
-def _svg(draw: Callable[[Axes], None], says: str, size: tuple[float, float] = SIZE) -> str:
-    """An `<svg>` element for inlining: no prolog, no namespaces, no size of its own, `says` as its label."""
+def _svg(draw: Callable[[Axes], None], label: str, size: tuple[float, float] = SIZE) -> str:
+    """An `<svg>` element for inlining: no prolog, no namespaces, no size of its own, `label` as its label."""
     from matplotlib.figure import Figure
 
     # The salt makes the ids of two figures on one page differ; text stays text.
-    with _style(says, {"svg.fonttype": "none"}):
+    with _style(label, {"svg.fonttype": "none"}):
         figure = Figure(figsize=size, layout="constrained", facecolor="none")
         axes = figure.subplots()
         axes.set_facecolor("none")
@@ -240,8 +240,8 @@ def _svg(draw: Callable[[Axes], None], says: str, size: tuple[float, float] = SI
         axes.set_axisbelow(True)
         draw(axes)
         _plain(axes, FONT)
-        for label in (axes.xaxis.label, axes.yaxis.label):
-            label.set_fontsize(FONT)
+        for title in (axes.xaxis.label, axes.yaxis.label):
+            title.set_fontsize(FONT)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata=NO_METADATA)
     text = file.getvalue()
@@ -251,7 +251,7 @@ def _svg(draw: Callable[[Axes], None], says: str, size: tuple[float, float] = SI
     for ours, theirs in COLOURS.items():
         text = text.replace(ours, theirs)
     box = re.search(r'viewBox="[^"]*"', text)
-    opening = f'<svg {box[0] if box else ""} role="img" aria-label="{html.escape(says)}">'
+    opening = f'<svg {box[0] if box else ""} role="img" aria-label="{html.escape(label)}">'
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)
 
 

@@ -8,6 +8,7 @@ there is no interval.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard
 
@@ -172,9 +173,11 @@ def stacked(measured: Measured, *, percent: bool = False, sign: str = "", narrow
     >>> stacked({"value": 0.9531, "low": 0.9214, "high": 1.0})
     '0.953\\n0.921 to 1.000'
     >>> stacked({"value": 0.9531, "low": 0.9214, "high": 1.0}, narrow=True)
-    '0.953\\n.921-1'
+    '0.953\\n.921–1'
+    >>> stacked({"value": -0.1, "low": -0.25, "high": 0.0}, narrow=True)
+    '-0.100\\n-.250–.000'
     >>> stacked({"value": 0.04, "low": 0.01, "high": 0.08}, percent=True, narrow=True)
-    '4 %\\n1-8'
+    '4 %\\n1–8'
     """
     written = value_of(measured, percent=percent, sign=sign)
     if not _bounded(measured):
@@ -183,8 +186,8 @@ def stacked(measured: Measured, *, percent: bool = False, sign: str = "", narrow
         return f"{written}\n{interval_of(measured, percent=percent, sign=sign)}"
     low, high = (_digits(measured, end, percent, "") for end in ("low", "high"))
     if not percent:
-        low, high = ("1" if end == "1.000" else end.removeprefix("0") for end in (low, high))
-    return f"{written}\n{low}-{high}"
+        low, high = ("1" if end == "1.000" else re.sub(r"^(-?)0\.", r"\1.", end) for end in (low, high))
+    return f"{written}\n{low}–{high}"
 
 
 def _bounded(measured: Measured) -> TypeGuard[Mapping[str, Any]]:

@@ -136,7 +136,7 @@ def _files(
     older = inside(run.folder, f"repaired/{image.name}.jpg")
     autoencoder = run.card.detector == "attention"
     views = {
-        "heat": inside(run.folder, f"overlays/{image.name}.jpg"),
+        "heatmap": inside(run.folder, f"overlays/{image.name}.jpg"),
         "image": samples[image.name].path if image.name in samples else None,
         "inpainted": inside(run.folder, f"inpainted/{image.name}.jpg") or (None if autoencoder else older),
         "reconstruction": inside(run.folder, f"reconstruction/{image.name}.jpg") or (older if autoencoder else None),

@@ -1,6 +1,6 @@
 """One page on a run: what it was trained on, how good it is, every test image, and how to repeat it.
 
-`facts` holds everything that the page says, for programs; the page adds images and curves. Both read only what
+`facts` holds everything that the page label, for programs; the page adds images and curves. Both read only what
 `blemish train` wrote (and, where given, the data), so that nothing is claimed that was not measured.
 """
 
@@ -197,6 +197,7 @@ def _page(run: Recorded, known: Mapping[str, Any], shown: Gallery) -> str:
         gallery=shown,
         outcomes=OUTCOMES,
         defects=sorted({p.defect for p in run.images if p.defect}),
+        views=list(dict.fromkeys(name for card in shown.cards for name in card.views)),
         drawn=_drawn(run, known, shown.pixels),
         reliability=_reliability(run),
     )
@@ -214,13 +215,13 @@ def _drawn(run: Recorded, known: Mapping[str, Any], pixels: PixelStatistics | No
         if known["review"]:
             thresholds = {"review from": known["review"][0], "anomaly above": known["review"][1]}
         tested = f"{len(good)} good and {len(defective)} defective test images"
-        says = f"Scores of {tested}, threshold {number(known['threshold'])}"
-        drawn["histogram"] = curves.histogram_svg(good, defective, held_out, thresholds, says)
+        label = f"Scores of {tested}, threshold {number(known['threshold'])}"
+        drawn["histogram"] = curves.histogram_svg(good, defective, held_out, thresholds, label)
     if len(good) and len(defective) and len(judged) == len(good) + len(defective):
         at = _values(detection, "false_alarm_rate", "recall")
         drawn["roc"] = curves.roc_svg(scores, labels, at, f"ROC curve, area {with_interval(detection.get('auroc'))}")
-        says = f"Precision-recall curve, average precision {with_interval(detection.get('average_precision'))}"
-        drawn["pr"] = curves.pr_svg(scores, labels, _values(detection, "recall", "precision"), says)
+        label = f"Precision-recall curve, average precision {with_interval(detection.get('average_precision'))}"
+        drawn["pr"] = curves.pr_svg(scores, labels, _values(detection, "recall", "precision"), label)
     if pixels is not None:
         aupro = run.metrics.get("localisation", {}).get("aupro")
         drawn["pro"] = curves.pro_svg(pixels, f"Per-region overlap, AUPRO {with_interval(aupro)}")
