@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from blemish import __version__
-from blemish.cli.console import progress, short
+from blemish.cli.console import progress
+from blemish.reporting.figures import with_interval
 from blemish.training.config import TrainConfig
 from blemish.training.pipeline import train
 
@@ -49,12 +50,12 @@ def row(metrics: dict[str, Any]) -> str:
         metrics["product"],
         f"{counts['train']}" if left_out else f"{counts['train']} + {counts['calibration']}",
         f"{counts['test_good']} / {counts['test_anomaly']}",
-        short(detection["auroc"]),
-        short(places["pixel_auroc"]),
-        short(places["aupro"]),
-        short(places["defects_hit"], percent=True),
-        short(detection["recall"], percent=True),
-        f"{short(detection['false_alarm_rate'], percent=True)} of {metrics['decision']['false_alarms']:.0%}",
+        with_interval(detection["auroc"]),
+        with_interval(places["pixel_auroc"]),
+        with_interval(places["aupro"]),
+        with_interval(places["defects_hit"], percent=True),
+        with_interval(detection["recall"], percent=True),
+        f"{with_interval(detection['false_alarm_rate'], percent=True)} of {metrics['decision']['false_alarms']:.0%}",
     ]
     return f"| {' | '.join(cells)} |"
 

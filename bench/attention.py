@@ -27,7 +27,7 @@ import torch
 
 from baselines import DEMO, SETS, parts_of  # type: ignore[import-not-found]  # beside this file
 from blemish import __version__
-from blemish.cli.console import progress, short
+from blemish.cli.console import progress
 from blemish.data.split import Split
 from blemish.detectors.attention.config import AttentionConfig, case_study
 from blemish.detectors.attention.detector import Attention
@@ -38,6 +38,7 @@ from blemish.evaluation.bootstrap import to_json
 from blemish.evaluation.detection import detection_metrics
 from blemish.evaluation.localisation import localisation_metrics
 from blemish.images import load_mask, read_size
+from blemish.reporting.figures import with_interval
 from blemish.training.export import in_torch, predict
 from blemish.training.splits import auto_size
 from blemish.types import Sample
@@ -151,12 +152,12 @@ def table(results: Sequence[dict[str, Any]], baselines: Path) -> str:
             height, width = found["image_size"]
             for row in found["rows"]:
                 called = "bundled" if found["config"] == "patchcore" else CONFIGS[found["config"]][1]
-                cells = [f"{row['reading']}, {called}, {height}x{width}", *(short(row[key]) for key in FIGURES)]
+                cells = [f"{row['reading']}, {called}, {height}x{width}", *(with_interval(row[key]) for key in FIGURES)]
                 cells += [score_of(row.get("share")), dashed(row.get("validation"))]
                 cells += [f"{found['seconds']:.0f}", dashed(found["epochs"])]
                 lines.append(f"| {' | '.join(cells)} |")
         for row in baseline_rows(baselines, first):
-            cells = [row["baseline"], *(short(row.get(key)) for key in FIGURES), *"––––"]
+            cells = [row["baseline"], *(with_interval(row.get(key)) for key in FIGURES), *"––––"]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
@@ -170,10 +171,10 @@ def beside(results: Sequence[dict[str, Any]], baselines: Path) -> str:
         for found in results:
             for row in found["rows"]:
                 more = "" if found["config"] == "patchcore" else f", {CONFIGS[found['config']][1]}"
-                cells.setdefault(f"{row['reading']}{more}", {})[found["set"]] = short(row[figure])
+                cells.setdefault(f"{row['reading']}{more}", {})[found["set"]] = with_interval(row[figure])
         for found in results if figure == "auroc" else []:  # the classical ones last
             for row in baseline_rows(baselines, found):
-                cells.setdefault(row["baseline"], {})[found["set"]] = short(row[figure])
+                cells.setdefault(row["baseline"], {})[found["set"]] = with_interval(row[figure])
         sets = [name for name in NAMES if any(name in row for row in cells.values())]
         lines += [f"| {' | '.join([title, *sets])} |", f"|{'---|' * (1 + len(sets))}"]
         lines += [f"| {' | '.join([name, *(row.get(each, '–') for each in sets)])} |" for name, row in cells.items()]

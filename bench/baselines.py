@@ -32,12 +32,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
 from blemish import __version__
-from blemish.cli.console import progress, short
+from blemish.cli.console import progress
 from blemish.data.split import Split
 from blemish.detectors.nn.backbones import Backbone, load_backbone
 from blemish.detectors.nn.resampling import Resize, batches
 from blemish.evaluation.bootstrap import to_json
 from blemish.evaluation.detection import detection_metrics
+from blemish.reporting.figures import with_interval
 from blemish.training.config import TrainConfig
 from blemish.training.splits import auto_size, divide, read_data
 from blemish.types import Progress, Sample, silent
@@ -139,7 +140,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     for row in rows:
         cells = [row["set"], row["backbone"].partition("?")[0], row["baseline"], str(row["train"])]
-        cells += [f"{row['test_good']} / {row['test_anomaly']}", short(row["auroc"]), short(row["average_precision"])]
+        cells += [
+            f"{row['test_good']} / {row['test_anomaly']}",
+            with_interval(row["auroc"]),
+            with_interval(row["average_precision"]),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

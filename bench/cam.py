@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from blemish import __version__
-from blemish.cli.console import progress, short
+from blemish.cli.console import progress
 from blemish.data import layouts
 from blemish.data.audit import audit
 from blemish.data.split import kfold
@@ -37,6 +37,7 @@ from blemish.evaluation.bootstrap import intervals, to_json
 from blemish.evaluation.detection import auroc
 from blemish.evaluation.localisation import localisation_metrics
 from blemish.images import load_mask, read_size
+from blemish.reporting.figures import with_interval
 from blemish.training.crossval import cross_validate, of_fold, spread
 from blemish.training.splits import usable
 from blemish.types import Sample, silent
@@ -168,13 +169,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         cells = [
             f"{row['set']}",
             row["config"],
-            short(detection["balanced_accuracy"]),
+            with_interval(detection["balanced_accuracy"]),
             f"{100 * spread['mean']:.1f} ± {100 * spread['std']:.1f} %",
             f"{by_fold['auroc']['mean']:.3f}",
-            short(places.get("defects_hit"), percent=True),
-            short(places.get("pixel_auroc")),
-            short(places.get("pointing_game"), percent=True),
-            short(row.get("reliability", {}).get("ece")),
+            with_interval(places.get("defects_hit"), percent=True),
+            with_interval(places.get("pixel_auroc")),
+            with_interval(places.get("pointing_game"), percent=True),
+            with_interval(row.get("reliability", {}).get("ece")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for row in rows:
@@ -182,8 +183,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             lines += ["", f"Maps of {row['config'].removesuffix('-maps')} on {row['set']}:", ""]
             lines += ["| map, layer | pixel AUROC | AUPRO | best IoU | pointing game |", "|---|---|---|---|---|"]
             for key, m in row["maps"].items():
-                figures = (short(m[k]) for k in ("pixel_auroc", "aupro", "best_iou"))
-                lines.append(f"| {key} | {' | '.join(figures)} | {short(m['pointing_game'], percent=True)} |")
+                figures = (with_interval(m[k]) for k in ("pixel_auroc", "aupro", "best_iou"))
+                lines.append(f"| {key} | {' | '.join(figures)} | {with_interval(m['pointing_game'], percent=True)} |")
     return "\n".join(lines) + "\n"
 
 

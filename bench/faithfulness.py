@@ -26,7 +26,7 @@ from blemish import Inspector, __version__
 from blemish.cli.console import progress
 from blemish.detectors.registry import settings_for
 from blemish.evaluation.evaluate_bundle import heatmaps, labelled
-from blemish.evaluation.faithfulness import MEASURES
+from blemish.reporting.figures import MEASURES
 from blemish.reporting.run import FAITHFUL, names_tested
 from blemish.training.config import TrainConfig
 from blemish.training.pipeline import train

@@ -97,11 +97,11 @@ def test_the_card_holds_what_the_result_depends_on() -> None:
 
 
 def test_words_of_the_command_line() -> None:
-    assert words(OPTIONS["scales"], [0.5, 2]) == ["--scales", "0.5,2"]
-    assert words(OPTIONS["on"], False) == ["--no-on"]
-    assert words(OPTIONS["on"], True) == ["--on"]
-    assert words(OPTIONS["rate"], None) == []
-    assert words(OPTIONS["count"], 4) == ["--count", "4"]
+    assert words("many_scales", [0.5, 2]) == ["--many-scales", "0.5,2"]
+    assert words("on", False) == ["--no-on"]
+    assert words("on", True) == ["--on"]
+    assert words("rate", None) == words("scales", ()) == words("log", "") == []
+    assert words("count", 0) == ["--count", "0"]
 
 
 def test_either() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -151,12 +151,11 @@ def as_json(config: Any, *, machine: bool = False) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
-def words(option: Option, value: Any) -> list[str]:
-    """The command line's words for a value; none where there is nothing to say."""
+def words(field: str, value: Any) -> list[str]:
+    """The command line's words for a field's value; none where there is nothing to say."""
+    name = field.replace("_", "-")
     if value is None or value == [] or value == () or value == "":
         return []
     if isinstance(value, bool):
-        return [f"--{option.name}" if value else f"--no-{option.name}"]
-    if isinstance(value, list | tuple):
-        return [f"--{option.name}", ",".join(map(str, value))]
-    return [] if isinstance(value, Mapping) else [f"--{option.name}", str(value)]
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]

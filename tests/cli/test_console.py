@@ -1,7 +1,7 @@
 import pytest
 from rich.console import Console
 
-from blemish.cli.console import figures_table, products_table, progress, short, sweep_table
+from blemish.cli.console import figures_table, products_table, progress, suspected, sweep_table
 
 
 def figure(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
@@ -34,35 +34,54 @@ def page(table: object) -> str:
     return captured.get()
 
 
-def test_short() -> None:
-    assert short(figure(0.9525, 0.8984, 0.9891)) == "0.953 [0.898, 0.989]"
-    assert short(figure(0.214, 0.12, 0.36), percent=True) == "21% [12, 36]"
-    assert short(figure(1.0)) == "1.000"
-    assert short(figure(None)) == short(None) == "–"
-
-
 def test_the_table_of_products_fits_80_columns() -> None:
     lines = page(products_table([METRICS])).splitlines()
     assert max(map(len, lines)) <= 80
     row = next(i for i, line in enumerate(lines) if "washer" in line)
     assert [cell.strip() for cell in lines[row].strip("│").split("│")] == [
-        *("washer", "0.952", "0.985", "–", "80%", "21%", "0%"),
+        *("washer", "0.952", "0.985", "–", "80 %", "21 %", "0 %"),
     ]
-    assert ".898-.989" in lines[row + 1]
-    assert ".900-1 " in lines[row + 1]
-    assert "70-90" in lines[row + 1]
+    assert ".898–.989" in lines[row + 1]
+    assert ".900–1 " in lines[row + 1]
+    assert "70–90" in lines[row + 1]
+    long = page(products_table([{**METRICS, "product": "a-name-of-26-letters-in-all"}]))
+    assert max(map(len, long.splitlines())) <= 80
+    assert "…" not in long
 
 
 def test_the_table_of_figures_leaves_out_what_is_undefined() -> None:
     text = page(figures_table(METRICS))
     assert "0.898 to 0.989" in text
-    assert "pixel auroc" in text
-    assert "aupro" not in text
-    assert "confusion" not in text
+    assert "12 to 36 %" in text
+    assert "Pixel AUROC" in text
+    assert "AUPRO" not in text
+    assert "onfusion" not in text
     assert "61 good" in text
 
 
-def test_progress_in_a_log_says_what_how_many_and_how_long(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cross_validation_has_its_folds_below_the_table() -> None:
+    crossed = {**METRICS, "folds": 5, "repeats": 2, "by_fold": {"balanced_accuracy": {"mean": 0.9, "std": 0.012}}}
+    text = page(figures_table(crossed, crossed=True))
+    assert "out of" in text
+    assert "5 folds, 2 times" in text
+    assert "0.900 ± 0.012" in text
+
+
+def test_suspects_are_named_up_to_a_number() -> None:
+    names = ["a.png", "b.png", "c.png"]
+    suspects = [{"name": name, "given": "good", "likely": "dent", "sure": 0.1} for name in names]
+    assert suspected({"suspects": []}) == ["No image looks mislabelled."]
+    assert suspected({"suspects": suspects[:1]}) == [
+        "This image is probably mislabelled; look again:",
+        "  a.png: labelled good, looks like dent",
+    ]
+    assert suspected({"suspects": suspects}, most=1)[::2] == [
+        "These 3 images are probably mislabelled; look again:",
+        "  and 2 more, see metrics.json",
+    ]
+
+
+def test_progress_in_a_log_has_a_line_with_number_and_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress(range(3), "features", 3)) == [0, 1, 2]
     assert capsys.readouterr().err.startswith("features: 3 in ")
 
@@ -75,7 +94,7 @@ def test_the_table_of_a_sweep() -> None:
 
     given = [candidate("0.1", 0.85, 0.02), candidate("0.2", 0.84, None), candidate("0.3", 0, None, "no [memory]")]
     text = page(sweep_table(given))
-    assert "On the validation part, max_bank [50]" in text
+    assert "On the validation split, max_bank [50]" in text
     assert "0.850 ± 0.020 │ 0.900 │ 0.800 │ 0.700 │     1 │ 12" in text
     assert "0.2     │         0.840 │" in text
     assert "failed" in text

@@ -20,12 +20,12 @@ from tests.support import blemish, refused
 
 
 def printed(*arguments: object) -> Any:
-    """What `--json` prints, without the progress."""
+    """The output of `--json`."""
     return json.loads(blemish(*arguments, "--json").stdout)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ("--review 10% --confidence 95%", r"20 held-out good images .* 5\.00% .* with 95% confidence: that takes 59"),
         ("--review 3%", r"The review rate, 3\.00%, must be larger than the rate of false alarms, 5\.00%"),
@@ -38,12 +38,12 @@ def printed(*arguments: object) -> Any:
         ("--detector cam --decide class --confidence 90%", "--decide class guarantees nothing"),
     ],
 )
-def test_guarantees_that_cannot_be_kept_are_refused(product: Path, tmp_path: Path, options: str, said: str) -> None:
-    assert re.search(said, refused("train", product, "-o", tmp_path / "run", *options.split()))
+def test_guarantees_that_cannot_be_kept_are_refused(product: Path, tmp_path: Path, options: str, message: str) -> None:
+    assert re.search(message, refused("train", product, "-o", tmp_path / "run", *options.split()))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_good_images_teach_and_calibrate(all_teach: Path, product: Path) -> None:
+def test_all_good_images_train_and_calibrate(all_teach: Path, product: Path) -> None:
     card = bundle.read(all_teach).card
     rule = card.decision
     assert (card.data.train, card.data.calibration, len(rule.scores)) == (40, 0, 40)
@@ -63,13 +63,13 @@ def test_all_good_images_teach_and_calibrate(all_teach: Path, product: Path) -> 
 
 
 def test_evaluate_prints_what_it_measures(run: Path, product: Path) -> None:
-    said = blemish("evaluate", run, product, "--costs", "1,50,2%").stdout
-    assert "tested on 6 good and 6 defective" in said
-    assert "auroc" in said
-    assert "Measured on the test images of the run." in said
-    assert "Missed 0 of 6 spot: 0.0%, of defects like these between 0.0% and 45.9%." in said  # 1 - 0.025^(1/6)
-    assert "At the guaranteed threshold, " in said
-    assert "estimate on the low side" in said
+    output = blemish("evaluate", run, product, "--costs", "1,50,2%").stdout
+    assert "tested on 6 good and 6 defective" in output
+    assert "Image AUROC" in output
+    assert "Measured on the test images of the run." in output
+    assert "Missed 0 of 6 spot: 0 %; of all defects like these, 0 to 46 %." in output  # 1 - 0.025^(1/6)
+    assert "At the guaranteed threshold, " in output
+    assert "estimate on the low side" in output
     found = printed("evaluate", run / "bundle", product, "--costs", "1,50,2%")
     wanted = measure(Inspector(run), labelled(product).samples)
     assert found["detection"]["auroc"] == wanted["detection"]["auroc"]
@@ -79,26 +79,26 @@ def test_evaluate_prints_what_it_measures(run: Path, product: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--costs", "1,50"], "--costs takes FALSE_ALARM,MISS,SHARE"),
         (["--randomised", "x"], "--randomised is a control for --faithfulness"),
         (["--layout", "visa"], "visa"),
     ],
 )
-def test_evaluate_refuses_in_a_sentence(run: Path, product: Path, options: list[str], said: str) -> None:
-    assert re.search(said, refused("evaluate", run, product, *options))
+def test_evaluate_refuses_in_a_sentence(run: Path, product: Path, options: list[str], message: str) -> None:
+    assert re.search(message, refused("evaluate", run, product, *options))
 
 
-def test_a_image_that_cannot_be_read_is_named(run: Path, product: Path, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_named(run: Path, product: Path, tmp_path: Path) -> None:
     data = shutil.copytree(product / "test", tmp_path / "some")
     (data / "spot/001.png").write_bytes(b"x")
-    said = blemish("evaluate", run, data).stdout
-    assert "Left out, because unreadable: spot/001.png." in said
-    assert "tested on 6 good and 5 defective" in said
+    output = blemish("evaluate", run, data).stdout
+    assert "Left out, because unreadable: spot/001.png." in output
+    assert "tested on 6 good and 5 defective" in output
 
 
-def test_tested_heatmaps_stand_in_the_report(all_teach: Path, product: Path, tmp_path: Path) -> None:
+def test_measured_faithfulness_is_in_the_report(all_teach: Path, product: Path, tmp_path: Path) -> None:
     run = shutil.copytree(all_teach, tmp_path / "run")
     assert printed("report", run)["faithfulness"] is None
     options = ("--faithfulness", "--most", 2, "--randomised", all_teach)
@@ -109,13 +109,13 @@ def test_tested_heatmaps_stand_in_the_report(all_teach: Path, product: Path, tmp
     assert all(measure["explains"] is None for measure in found["measures"])  # two are too few for a verdict
     randomised = [n for m in found["measures"] for n in m["controls"] if "random" in n and n != "a random map"]
     assert randomised
-    said = printed("report", run)["faithfulness"]
-    assert said["sentences"] == found["sentences"]
-    assert [row["measure"] for row in said["rows"]][:2] == ["Deletion", "Insertion"]
+    reported = printed("report", run)["faithfulness"]
+    assert reported["sentences"] == found["sentences"]
+    assert [row["measure"] for row in reported["rows"]][:2] == ["Deletion", "Insertion"]
     blemish("report", run, "-o", tmp_path / "page.html")
-    assert "Repair rate" in (tmp_path / "page.html").read_text("utf-8")
+    assert "Inpainting rate" in (tmp_path / "page.html").read_text("utf-8")
     text = blemish("evaluate", run / "bundle", product, "--faithfulness", "--most", 1).stdout
-    assert "Are the heatmaps true?" in text
+    assert "Are the heatmaps faithful?" in text
     assert found == json.loads((run / "faithfulness.json").read_text("utf-8"))  # a bundle alone keeps nothing
 
 
@@ -123,9 +123,9 @@ def test_report_writes_what_it_is_asked_for(
     run: Path, product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = printed("report", run)
+    facts = printed("report", run)
     assert list(tmp_path.iterdir()) == []  # facts alone, no page
-    assert blemish("report", run).stdout.startswith(said["verdict"])
+    assert blemish("report", run).stdout.startswith(facts["verdict"])
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     blemish("report", run, "-o", "page.html", "--data", product, "--junit", "out.xml", "--csv", "out.csv")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.csv", "out.xml", "page.html", "report.html"]
@@ -135,7 +135,7 @@ def test_report_writes_what_it_is_asked_for(
     assert "is no run" in refused("report", run / "bundle")
 
 
-def test_compare_says_what_changed(run: Path, all_teach: Path) -> None:
+def test_compare_prints_what_changed(run: Path, all_teach: Path) -> None:
     found = printed("compare", run, all_teach, "--resamples", 100)
     assert len(found["runs"]) == 2
     assert "12" in blemish("compare", run, all_teach, "--resamples", 100).stdout
@@ -144,7 +144,7 @@ def test_compare_says_what_changed(run: Path, all_teach: Path) -> None:
 
 @pytest.fixture(scope="module")
 def moved(all_teach: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose calibration scores are all lower than what it says of any image: a line that has changed."""
+    """A bundle whose calibration scores are all lower than the score of any image, as after a change of the line."""
     path = tmp_path_factory.mktemp("moved") / "bundle"
     shutil.copytree(all_teach / "bundle", path)
     card = bundle.read(path).card
@@ -159,18 +159,18 @@ def goods(product: Path, numbers: Iterable[int]) -> list[Path]:
     return [product / f"train/good/{i:03}.png" for i in numbers]
 
 
-def test_drift_is_noticed_and_the_test_goes_on(moved: Path, product: Path, tmp_path: Path) -> None:
+def test_drift_is_noticed_and_the_test_continues(moved: Path, product: Path, tmp_path: Path) -> None:
     file = tmp_path / "drift.json"
     inspector = Inspector(moved, threads=1)
     by_hand = Drift(inspector.card.decision.scores, threshold=1e6)
     for image in goods(product, range(30)):
         by_hand.see(inspector.inspect(image).score or 0)
     assert 8 < (by_hand.state.since or 0) < 30
-    said = blemish("inspect", moved, *goods(product, range(8)), "--drift", file).stderr
-    assert "No drift: good parts look like the calibration set (8 parts seen, 0 anomalies left out" in said
-    said = blemish("inspect", moved, *goods(product, range(8, 30)), "--drift", file).stderr
-    assert f"Drift since part {by_hand.state.since}: scores of good parts have become higher (30 parts seen" in said
-    assert "learn again" in said
+    output = blemish("inspect", moved, *goods(product, range(8)), "--drift", file).stderr
+    assert "No drift: good parts look like the calibration set (8 parts seen, 0 anomalies left out" in output
+    output = blemish("inspect", moved, *goods(product, range(8, 30)), "--drift", file).stderr
+    assert f"Drift since part {by_hand.state.since}: scores of good parts have become higher (30 parts seen" in output
+    assert "learn again" in output
     assert file.read_text("utf-8") == by_hand.to_json() + "\n"
     assert "Drift since" in blemish("inspect", moved, *goods(product, [31]), "--drift", file).stderr  # once is for ever
 
@@ -186,12 +186,12 @@ def test_anomalies_are_no_drift_and_errors_are_not_seen(run: Path, product: Path
     assert re.search(r"No drift: .* \(2 parts seen, 6 anomalies left out", blemish(*arguments, code=3).stderr)
     state = Drift.from_json(file.read_text("utf-8")).state
     assert (state.seen, state.left_out) == (2, 6)
-    said = blemish(*arguments, "--json", code=3)
-    assert len(said.stdout.splitlines()) == 9
-    assert "No drift: " in said.stderr
+    output = blemish(*arguments, "--json", code=3)
+    assert len(output.stdout.splitlines()) == 9
+    assert "No drift: " in output.stderr
 
 
-def test_drift_is_refused_where_it_would_say_nothing(
+def test_drift_is_refused_where_it_has_no_meaning(
     run: Path, moved: Path, all_teach: Path, product: Path, tmp_path: Path
 ) -> None:
     file, image = tmp_path / "drift.json", goods(product, [0])[0]
@@ -211,5 +211,5 @@ def test_drift_is_refused_where_it_would_say_nothing(
     )
     assert "there is no folder" in refused("inspect", run, image, "--drift", tmp_path / "none/drift.json")
     assert "cannot be read" in refused("inspect", run, image, "--drift", tmp_path)
-    said = blemish("inspect", all_teach, image, "--drift", tmp_path / "left-out.json").stderr
-    assert "false alarms ever: about 1%" in said
+    output = blemish("inspect", all_teach, image, "--drift", tmp_path / "left-out.json").stderr
+    assert "false alarms ever: about 1%" in output

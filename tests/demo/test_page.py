@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from blemish.demo.page import OUTCOMES, number, write_page, written
+from blemish.demo.page import OUTCOMES, write_page
 from blemish.inference import bundle
+from blemish.reporting.figures import number
 from blemish.reporting.thumbnails import OUTLINE, outline
 from blemish.types import BlemishError
 from tests.support import write_image
@@ -180,19 +181,6 @@ def test_the_headline_says_which_detectors_learned_from_defective_parts(
         < lead.index("defective ones too")
         < lead.index("#labelled")
     )
-
-
-def test_figures_are_written_with_their_interval() -> None:
-    assert written({"value": 0.95349, "low": 0.9, "high": 1.0}) == "0.953 (0.900–1.000)"
-    assert written({"value": 0.042, "low": 0.0, "high": 0.126}, percent=True) == "4 % (0–13)"
-    assert written({"value": 1.0, "low": None, "high": None}) == "1.000"
-    assert written({"value": None, "low": None, "high": None}) == "–"
-    assert written(None) == "–"
-
-
-@pytest.mark.parametrize(("value", "text"), [(15.0, "15.0"), (1234.5, "1.23e+03"), (123.4, "123"), (0.5, "0.500")])
-def test_numbers_have_three_digits(value: float, text: str) -> None:
-    assert number(value) == text
 
 
 def test_outline_surrounds_the_defect_and_covers_none_of_it() -> None:

@@ -11,9 +11,13 @@ from sklearn import metrics
 from blemish.evaluation.bootstrap import Interval
 from blemish.evaluation.detection import (
     Confusion,
+    Ranking,
+    area_under_roc,
     auroc,
     average_precision,
+    average_precision_of,
     best_f1,
+    best_f1_of,
     confusion,
     detection_metrics,
     recall_by_defect,
@@ -54,7 +58,7 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_figures_are_those_of_scikit_learn(seed: int) -> None:
+def test_figures_agree_with_scikit_learn(seed: int) -> None:
     scores, labels, flagged = images(seed, steps=[5, 25, 10**6][seed % 3])
     found = detection_metrics(scores, labels, flagged, resamples=10)
     precision, recall, _ = metrics.precision_recall_curve(labels, scores)
@@ -78,13 +82,11 @@ def test_figures_are_those_of_scikit_learn(seed: int) -> None:
 
 
 def test_weights_are_repetitions() -> None:
-    """What the bootstrap computes from weights is what scikit-learn computes from the images drawn."""
-    from blemish.evaluation.detection import _Ranking, area_under_roc, average_precision_of, best_f1_of
-
+    """The figures of weights are those that scikit-learn computes of images repeated so often."""
     scores, labels, _ = images(5, 80)
     drawn = np.random.default_rng(0).integers(0, 80, (6, 80))
     weights = np.stack([np.bincount(row, minlength=80) for row in drawn]).astype(np.float64)
-    counts = _Ranking.of(scores, labels).counts(weights)
+    counts = Ranking.of(scores, labels).counts(weights)
     for i, row in enumerate(drawn):
         assert area_under_roc(*counts)[i] == pytest.approx(metrics.roc_auc_score(labels[row], scores[row]))
         expected = metrics.average_precision_score(labels[row], scores[row])
@@ -107,7 +109,7 @@ def test_intervals_surround_their_values_and_narrow_with_more_images() -> None:
         assert b.high - b.low < (a.high - a.low) / 2
 
 
-def test_undefined_is_said_and_not_guessed() -> None:
+def test_undefined_figures_have_no_value() -> None:
     scores = np.array([1, 2, 3, 4], np.float32)
     for labels in (np.zeros(4, bool), np.ones(4, bool)):
         found = detection_metrics(scores, labels, np.zeros(4, bool))
@@ -117,7 +119,7 @@ def test_undefined_is_said_and_not_guessed() -> None:
     assert nobody["auroc"] == nobody["recall"] == Interval(None)
 
 
-def test_perfect_separation_has_no_bootstrap_interval_but_an_honest_recall() -> None:
+def test_perfect_separation_has_no_bootstrap_interval_but_one_of_recall() -> None:
     labels = np.arange(20) >= 10
     found = detection_metrics(np.arange(20, dtype=np.float32), labels, labels)
     assert found["auroc"] == found["f1"] == Interval(1.0)
@@ -133,7 +135,7 @@ def test_one_anomaly_alone_gives_a_value_but_no_interval() -> None:
     assert found["auroc"] == Interval(pytest.approx(18 / 19))  # type: ignore[arg-type]
 
 
-def test_resamples_never_lose_the_few_anomalies_there_are() -> None:
+def test_no_resample_is_without_the_few_anomalies() -> None:
     labels = np.arange(200) >= 198  # 2 of 200: without strata, 13 % of the resamples would have none
     found = detection_metrics(np.random.default_rng(0).random(200).astype(np.float32), labels, labels)["auroc"]
     assert isinstance(found, Interval)

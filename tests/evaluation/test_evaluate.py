@@ -25,7 +25,7 @@ def test_confusion_matrix_by_hand() -> None:
     assert abs(found["balanced_accuracy"] - (2 / 3 + 0 + 1) / 3) < 1e-12
 
 
-def test_evaluate_puts_all_groups_together(tmp_path: Path) -> None:
+def test_evaluate_gives_all_groups(tmp_path: Path) -> None:
     painted = np.zeros((8, 8), np.uint8)
     painted[:4, :4] = 255
     mask = write_image(tmp_path / "m.png", painted)
@@ -52,6 +52,6 @@ def test_evaluate_puts_all_groups_together(tmp_path: Path) -> None:
     assert figures["classes"]["matrix"] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
 
 
-def test_one_kind_alone_says_nothing() -> None:
+def test_without_anomalies_there_are_no_figures() -> None:
     found = Prediction(np.zeros(1, np.float32), np.zeros((1, 2, 2), np.float32))
     assert evaluate([sample("g", "good")], found, [Verdict("g", "good", size=(2, 2))]) == {}

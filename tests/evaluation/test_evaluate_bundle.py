@@ -1,4 +1,4 @@
-"""A bundle on labelled images again: the run's own figures, misses, costs, and what repairs its images."""
+"""A bundle measured on labelled images: the run's own figures, misses, costs, and the choice of imputer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from blemish import Inspector
 from blemish.evaluation.bootstrap import clopper_pearson
-from blemish.evaluation.cost import Prices, at
+from blemish.evaluation.cost import Prices, cost_at
 from blemish.evaluation.evaluate_bundle import imputer_of, measure
 from blemish.evaluation.evaluate_bundle import labelled as chosen_of
 from blemish.evaluation.imputation import inpaint
@@ -35,7 +35,7 @@ def inspector(run: Path) -> Inspector:
 
 
 def by_rule(inspector: Inspector, **changes: Any) -> Inspector:
-    """The same graph with another rule."""
+    """The same graph with another decision rule."""
     other = copy.copy(inspector)
     rule = inspector.card.decision.model_copy(update=changes)
     other.card = inspector.card.model_copy(update={"decision": rule})
@@ -43,7 +43,7 @@ def by_rule(inspector: Inspector, **changes: Any) -> Inspector:
 
 
 def alike(first: Any, second: Any) -> bool:
-    """Equal but for rounding."""
+    """Equal up to rounding."""
     if isinstance(first, dict):
         return set(first) == set(second) and all(alike(first[key], second[key]) for key in first)
     if isinstance(first, list):
@@ -51,7 +51,7 @@ def alike(first: Any, second: Any) -> bool:
     return bool(first == pytest.approx(second, rel=1e-4, abs=1e-6)) if isinstance(first, float) else first == second
 
 
-def test_the_test_part_or_else_all_that_has_a_label(product: Path, labelled: Path, tmp_path: Path) -> None:
+def test_the_test_split_or_else_all_labelled_images(product: Path, labelled: Path, tmp_path: Path) -> None:
     names = {sample.name for sample in labelled_in(product)}
     assert names == {f"test/{kind}/{i:03}.png" for kind in ("good", "spot") for i in range(6)}
     assert len(labelled_in(labelled)) == 61
@@ -60,22 +60,22 @@ def test_the_test_part_or_else_all_that_has_a_label(product: Path, labelled: Pat
         labelled_in(tmp_path / "only")
 
 
-def test_images_that_a_run_learned_from_do_not_test_it(
+def test_a_run_is_not_tested_on_its_training_images(
     run: Path, classified: Path, labelled: Path, product: Path, tmp_path: Path
 ) -> None:
     rows = (classified / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()
     kept = {json.loads(row)["path"] for row in rows}
     assert 0 < len(kept) < 61
     for given in (classified, classified / "bundle"):
-        samples, said = chosen_of(labelled, tested=names_tested(given))
+        samples, description = chosen_of(labelled, tested=names_tested(given))
         assert {sample.name for sample in samples} == kept
-        assert said == "the test images of the run"
-    assert chosen_of(product, tested=names_tested(classified)).said == "the test part of the folder"
+        assert description == "the test images of the run"
+    assert chosen_of(product, tested=names_tested(classified)).description == "the test split of the folder"
     elsewhere = shutil.copytree(classified / "bundle", tmp_path / "somewhere")  # without its run
-    samples, said = chosen_of(labelled, tested=names_tested(elsewhere))
+    samples, description = chosen_of(labelled, tested=names_tested(elsewhere))
     assert len(samples) == 61
-    assert "if it was learned from some of them" in said
-    assert chosen_of(product, tested=names_tested(run)).said == "the test images of the run"
+    assert "if some of them were trained on" in description
+    assert chosen_of(product, tested=names_tested(run)).description == "the test images of the run"
 
 
 def test_the_figures_are_those_of_the_run(run: Path, product: Path, inspector: Inspector) -> None:
@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_left_out_by_name(product: Path, inspector: Inspe
 
 
 def test_misses_are_defects_called_good(product: Path, inspector: Inspector) -> None:
-    """With the thresholds between the scores of the defective images: two good, two to review, two anomalies."""
+    """With thresholds between the scores of the defective images: two called good, two review, two anomalies."""
     samples = labelled_in(product)
     scores = sorted(inspector.inspect(s.path).score or 0 for s in samples if s.label == "anomaly")
     thresholds = {"review_threshold": (scores[1] + scores[2]) / 2, "threshold": (scores[3] + scores[4]) / 2}
@@ -115,7 +115,7 @@ def test_misses_are_defects_called_good(product: Path, inspector: Inspector) -> 
     assert found["detection"]["miss_rate"]["value"] == pytest.approx(4 / 6)  # not flagged
 
 
-def test_costs_are_of_the_cards_good_and_these_defective_images(product: Path, inspector: Inspector) -> None:
+def test_costs_use_the_calibration_scores_and_these_defective_images(product: Path, inspector: Inspector) -> None:
     samples = labelled_in(product)
     items = tuple(i // 2 for i in range(19))  # nine pairs, and one alone
     other = by_rule(inspector, items=items, threshold=float(np.median(inspector.card.decision.scores)))
@@ -124,7 +124,7 @@ def test_costs_are_of_the_cards_good_and_these_defective_images(product: Path, i
     good = np.array(inspector.card.decision.scores)
     defective = np.array([inspector.inspect(s.path).score for s in samples if s.label == "anomaly"])
     weights = item_weights([str(item) for item in items])
-    wanted = at(other.card.decision.threshold, good, defective, prices, weights)
+    wanted = cost_at(other.card.decision.threshold, good, defective, prices, weights)
     assert found["guaranteed"]["cost"] == pytest.approx(wanted.cost)
     alarmed = sum(w for w, s in zip(weights, good, strict=True) if s > other.card.decision.threshold) / 10
     assert found["guaranteed"]["false_alarms"] == pytest.approx(alarmed)
@@ -132,7 +132,7 @@ def test_costs_are_of_the_cards_good_and_these_defective_images(product: Path, i
     assert found["guaranteed"]["cost"] == pytest.approx(900 * 2 * alarmed)
     assert found["cheapest"]["cost"] == 0  # every defect scores higher than every good one
     assert found["cheapest"]["threshold"] >= good.max()
-    with pytest.raises(BlemishError, match="--costs needs the scores of good images"):
+    with pytest.raises(BlemishError, match="--costs needs calibration scores"):
         measure(by_rule(inspector, scores=()), samples, prices=prices)
 
 
@@ -143,7 +143,7 @@ def test_a_classifiers_probabilities_are_measured_too(classified: Path, labelled
     assert 0 <= found["reliability"]["brier"]["value"] <= 1
 
 
-def test_a_repair_comes_from_the_best_that_there_is(inspector: Inspector) -> None:
+def test_the_imputer_is_the_best_that_the_bundle_allows(inspector: Inspector) -> None:
     image, mask = tile(700, (20, 30))
     impute, by = imputer_of(inspector)
     assert by == "the most similar good image of the bundle"
@@ -153,7 +153,7 @@ def test_a_repair_comes_from_the_best_that_there_is(inspector: Inspector) -> Non
 
     bare = copy.copy(inspector)
     bare.evidence = None
-    assert imputer_of(bare) == (inpaint, "what surrounds it")
+    assert imputer_of(bare) == (inpaint, "the surrounding pixels")
 
     painted = np.full((60, 80, 3), 77, np.uint8)
     paints = SimpleNamespace(reconstructs=True, reconstruct=lambda _: painted, evidence=inspector.evidence)

@@ -1,4 +1,4 @@
-"""Imputation against grad-cam's ROAD, by hand, and blending by hand."""
+"""Imputation against grad-cam's ROAD and by hand, blending by hand."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def holes(kind: str, height: int = 40, width: int = 53) -> npt.NDArray[np.bool_]
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")  # numpy's, of grad-cam's own code
 @pytest.mark.parametrize("kind", ["scattered", "block", "corner", "most", "pixel", "none"])
-def test_imputation_is_what_grad_cam_solves_for(kind: str) -> None:
+def test_imputation_agrees_with_grad_cam(kind: str) -> None:
     image, mask = drawn(3), holes(kind)
     found = impute(image, mask, tolerance=1e-4)
     known = torch.from_numpy(~mask).float()
@@ -48,7 +48,7 @@ def test_imputation_is_what_grad_cam_solves_for(kind: str) -> None:
     assert (found[~mask] == image[~mask]).all()
 
 
-def test_the_tolerance_asked_for_by_default_is_a_few_grey_levels() -> None:
+def test_the_default_tolerance_is_below_the_noise() -> None:
     y, x = np.mgrid[:120, :120]
     image = np.repeat((127 + 100 * np.sin(x / 19) * np.cos(y / 23))[..., None], 3, axis=2)
     mask = np.zeros((120, 120), bool)
@@ -57,7 +57,7 @@ def test_the_tolerance_asked_for_by_default_is_a_few_grey_levels() -> None:
     assert np.sqrt((difference[mask] ** 2).mean()) < 2.55  # ROAD's own noise
 
 
-def test_a_lone_pixel_is_the_weighted_mean_of_its_neighbours() -> None:
+def test_a_single_pixel_is_the_weighted_mean_of_its_neighbours() -> None:
     image = np.zeros((3, 3, 1))
     image[..., 0] = [[12, 24, 36], [48, 200, 60], [72, 84, 96]]
     mask = np.zeros((3, 3), bool)
@@ -74,7 +74,7 @@ def test_with_nothing_known_all_is_the_mean() -> None:
     assert (filled == np.round(image.mean((0, 1))).astype(np.uint8)).all()
 
 
-def test_the_noise_is_of_the_size_asked_for_and_only_where_pixels_were_taken_out() -> None:
+def test_the_noise_has_its_size_and_lies_in_the_mask() -> None:
     image = np.full((60, 60, 3), 100, np.uint8)
     mask = holes("block", 60, 60)
     found = noisy(image, mask, np.random.default_rng(0), 0.02)
@@ -84,7 +84,7 @@ def test_the_noise_is_of_the_size_asked_for_and_only_where_pixels_were_taken_out
     assert (found != noisy(image, mask, np.random.default_rng(1), 0.02)).any()
 
 
-def test_blending_replaces_the_mask_wholly_and_feathers_outside() -> None:
+def test_blending_replaces_the_mask_entirely_and_is_soft_outside() -> None:
     image, normal = np.full((200, 200, 3), 200, np.uint8), np.full((200, 200, 3), 100, np.uint8)
     mask = np.zeros((200, 200), bool)
     mask[80:120, 80:120] = True
@@ -103,7 +103,7 @@ def test_a_normal_image_of_another_size_is_enlarged() -> None:
     assert found[0, :, 0].tolist() == [0, 25, 75, 100]
 
 
-def test_the_normal_image_is_asked_for_once_a_image() -> None:
+def test_the_normal_image_is_computed_once_for_each_image() -> None:
     asked = []
 
     def normal(image: Pixels) -> Pixels:

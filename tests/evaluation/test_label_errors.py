@@ -35,7 +35,7 @@ def labelled(seed: int, counts: tuple[int, ...], distance: float, flipped: float
 
 
 def slowly(p: Floats, given: Ints, false_share: float) -> set[int]:
-    """The rule once more, image by image, for probabilities whose sums are the counts already."""
+    """The rule in a slow version, image by image, for probabilities that already sum to the counts."""
     classes = range(p.shape[1])
     mean_own = {c: float(np.mean([p[i, c] for i in range(len(p)) if given[i] == c])) for c in classes if c in given}
     found = []
@@ -69,7 +69,7 @@ def test_suspects_worked_out_by_hand() -> None:
     assert suspects(p, given, false_share=0.015) == ()
 
 
-def test_who_is_likelier_what_he_is_called_is_no_suspect() -> None:
+def test_an_image_likelier_of_its_own_label_is_no_suspect() -> None:
     # Image 0 is as much 1 as those labelled 1 are (0.45 >= 0.4), and less 0 than those labelled 0 (0.55 < 0.625).
     p = np.array([[0.55, 0.45], [0.7, 0.3], [0.6, 0.4], [0.6, 0.4]])
     assert suspects(p, np.array([0, 0, 1, 1]), false_share=math.inf) == ()
@@ -102,8 +102,8 @@ def test_the_rule_is_that_of_a_slow_version(count: int, false_share: float) -> N
     assert sizes > 0
 
 
-def test_class_weights_in_learning_make_no_difference() -> None:
-    """Probabilities meant for equal odds are brought back to the counts, here 9 : 1, before anything is expected."""
+def test_class_weights_in_training_make_no_difference() -> None:
+    """Probabilities for equal odds are first matched to the counts, here 9 : 1."""
     named, plain = 0, 0
     for seed in range(4):
         random = np.random.default_rng(seed)
@@ -123,7 +123,7 @@ def test_class_weights_in_learning_make_no_difference() -> None:
 
 @pytest.mark.parametrize("counts", [(200, 60), (150, 60, 40)])
 def test_right_labels_are_seldom_suspected(counts: tuple[int, ...]) -> None:
-    """Where classes overlap, plain confident learning cries over one image in 20 to 5; this over one in 200."""
+    """Where classes overlap, plain confident learning suspects 1 image in 20 to 1 in 5; this 1 in 200."""
     draws = range(12)
     for distance, plain_share in ((1.0, 0.15), (2.0, 0.04)):
         found, plain = 0, 0
@@ -147,7 +147,7 @@ def test_planted_flips_are_found() -> None:
         assert right >= recall * planted
 
 
-def test_no_images_no_suspects_and_absent_classes_are_nobodys() -> None:
+def test_no_images_have_no_suspects_and_absent_classes_are_never_likely() -> None:
     assert suspects(np.zeros((0, 2)), np.zeros(0, int)) == ()
     p = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     assert suspects(p, np.array([0, 0, 1]), false_share=math.inf) == ()  # looks like 2, of which there are none
@@ -157,7 +157,7 @@ def test_no_images_no_suspects_and_absent_classes_are_nobodys() -> None:
     assert suspects(certain, given) == (Suspect(3, 1, 0, 0.0, -1.0),)
 
 
-def test_unsound_input_is_refused() -> None:
+def test_invalid_input_is_refused() -> None:
     p, given = np.full((4, 2), 0.5), np.array([0, 1, 0, 1])
     with pytest.raises(ValueError, match="int labels"):
         suspects(p, given[:3])

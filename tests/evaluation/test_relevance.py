@@ -1,4 +1,4 @@
-"""Each measure of one map, worked out by hand, and what chance gives."""
+"""Each measure of one map, worked out by hand and for random maps."""
 
 from __future__ import annotations
 

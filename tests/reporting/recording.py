@@ -1,4 +1,4 @@
-"""Run folders as `blemish train` writes them, in a moment: for tests of what reads runs."""
+"""Run folders as `blemish train` writes them, without training: for tests of what reads runs."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from blemish.evaluation.detection import detection_metrics, recall_by_defect
 from blemish.inference import bundle, calibration
 
 GOOD = tuple(1 + i / 20 for i in range(19))  # of calibration: 1.00 to 1.90
-LIMIT = calibration.threshold(np.array(GOOD), 0.05)
+THRESHOLD = calibration.threshold(np.array(GOOD), 0.05)
 
 
-def said(
+def verdict(
     name: str, label: str | None, score: float | None, defect: str = "", decision: str = "", **more: Any
 ) -> dict[str, Any]:
-    """A line of `verdicts.jsonl`; an anomaly above LIMIT unless `decision` says otherwise."""
-    decision = decision or ("anomaly" if score is not None and score > LIMIT else "good")
+    """A line of `verdicts.jsonl`; an anomaly above THRESHOLD unless `decision` says otherwise."""
+    decision = decision or ("anomaly" if score is not None and score > THRESHOLD else "good")
     box = {"box": [2, 3, 10, 9], "area": 40.0, "peak": 3.0}
     return {
         "path": name,
         "decision": decision,
         "score": score,
-        "threshold": LIMIT,
+        "threshold": THRESHOLD,
         "p_value": None if score is None else float(calibration.p_values(np.array(GOOD), np.array([score]))[0]),
         "size": None if score is None else [40, 30],
         "regions": [box] if decision == "anomaly" else [],
         "error": None,
         "probability": None,
-        "said": "",
+        "predicted_defect": "",
         "label": label,
         "defect": defect,
         **more,
@@ -52,7 +52,7 @@ def write_run(
     decision: Mapping[str, Any] | None = None,
     **card: Any,
 ) -> Path:
-    """A run with these verdicts; its figures are measured, its graph is no graph. `more` goes into metrics.json."""
+    """A run with these verdicts, their figures measured, and a file that is no graph. `more` goes into metrics.json."""
     (folder / "bundle").mkdir(parents=True)
     (folder / "bundle" / bundle.MODEL).write_bytes(b"no graph")
     known = [v for v in verdicts if v["label"] and v["score"] is not None]
@@ -61,7 +61,7 @@ def write_run(
     rule: dict[str, Any] = {
         "false_alarms": 0.05,
         "guarantee": calibration.guarantee(len(GOOD), 0.05),
-        "threshold": LIMIT,
+        "threshold": THRESHOLD,
         "pixel_threshold": 2.0,
         "normal_median": 1.0,
         "min_area": 0.0002,
@@ -110,16 +110,16 @@ def write_run(
         metrics["detection"] = to_json(detection_metrics(scores, labels, flagged))
         metrics["recall_by_defect"] = to_json(recall_by_defect([v["defect"] for v in known], labels, flagged))
     (folder / "metrics.json").write_text(json.dumps({**metrics, **(more or {})}), encoding="utf-8")
-    lines = "".join(json.dumps(verdict) + "\n" for verdict in verdicts)
+    lines = "".join(json.dumps(line) + "\n" for line in verdicts)
     (folder / "verdicts.jsonl").write_text(lines, encoding="utf-8")
-    for number, verdict in enumerate(verdicts if images else []):
-        if verdict["size"]:
-            draw(folder / f"overlays/{verdict['path']}.jpg", number)
+    for number, line in enumerate(verdicts if images else []):
+        if line["size"]:
+            draw(folder / f"overlays/{line['path']}.jpg", number)
     return folder
 
 
 def draw(file: Path, seed: int, size: tuple[int, int] = (40, 30), noise: int = 20) -> Path:
-    """An image of `size` (width, height) that no compression makes small if `noise` is large."""
+    """An image of `size` (width, height) of noise, which compresses badly where `noise` is large."""
     file.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     pixels = 128 + random.normal(0, noise, (size[1], size[0], 3))
@@ -128,7 +128,7 @@ def draw(file: Path, seed: int, size: tuple[int, int] = (40, 30), noise: int = 2
 
 
 class Elements(HTMLParser):
-    """Every start tag of a page with its attributes, its text, and what was open around each image."""
+    """Every start tag of a page with its attributes, and its text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

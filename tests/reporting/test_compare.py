@@ -10,16 +10,16 @@ from sklearn.metrics import roc_auc_score
 
 from blemish.reporting.compare import compare, mcnemar, sentences, table
 from blemish.types import BlemishError
-from tests.reporting.recording import said, write_run
+from tests.reporting.recording import verdict, write_run
 
 
 def scored(seed: int, worth: float, good: int = 20, bad: int = 25) -> list[dict[str, object]]:
-    """Verdicts on the same images; the higher `worth`, the further apart."""
-    easy = np.random.default_rng(0).normal(0, 0.3, good + bad)  # what is hard is so for every run
+    """Verdicts on the same images; the higher `worth`, the better good and defective ones are separated."""
+    easy = np.random.default_rng(0).normal(0, 0.3, good + bad)  # hard images are hard for every run
     noise = np.random.default_rng(seed).normal(0, 0.1, good + bad)
     scores = 1.5 + easy + noise + worth * (np.arange(good + bad) >= good)
     return [
-        said(f"test/{i}.png", "anomaly" if i >= good else "good", float(scores[i]), "dent" if i >= good else "")
+        verdict(f"test/{i}.png", "anomaly" if i >= good else "good", float(scores[i]), "dent" if i >= good else "")
         for i in range(good + bad)
     ]
 
@@ -34,7 +34,7 @@ def read(run: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (run / "verdicts.jsonl").read_text().splitlines()]
 
 
-def test_figures_are_those_of_the_oracles(runs: list[Path]) -> None:
+def test_figures_agree_with_scikit_learn_and_scipy(runs: list[Path]) -> None:
     found = compare(runs)
     assert (found["images"], found["good"], found["anomalies"]) == (45, 20, 25)
     labels = np.array([v["label"] == "anomaly" for v in read(runs[0])])
@@ -62,7 +62,7 @@ def slow_auroc(scores: np.ndarray, good: np.ndarray, bad: np.ndarray) -> float:
 
 
 def test_the_interval_is_that_of_a_paired_bootstrap(runs: list[Path]) -> None:
-    """A slow bootstrap with draws of its own: the ends agree, and are far nearer than unpaired ones would be."""
+    """A slow bootstrap with other draws: the ends agree, and the interval is far narrower than an unpaired one."""
     found = compare([runs[0], runs[2]], resamples=4000)["differences"][0]["auroc"]
     scores = np.array([[v["score"] for v in read(run)] for run in (runs[0], runs[2])])
     labels = np.array([v["label"] == "anomaly" for v in read(runs[0])])
@@ -101,11 +101,11 @@ def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
 
 
 def test_only_images_in_common_count(tmp_path: Path) -> None:
-    both = [said("a.png", "good", 1.0), said("b.png", "anomaly", 3.0, "dent"), said("c.png", None, 1.0)]
-    first = write_run(tmp_path / "first", [*both, said("only.png", "good", 1.0), said("d.png", "good", 1.0)])
-    other = [said("a.png", "good", 1.2), said("b.png", "anomaly", 1.1, "dent"), said("c.png", None, 5.0)]
-    relabelled = said("d.png", "anomaly", 1.0)
-    broken = said("e.png", "good", None, decision="error", error="e.png is broken")
+    both = [verdict("a.png", "good", 1.0), verdict("b.png", "anomaly", 3.0, "dent"), verdict("c.png", None, 1.0)]
+    first = write_run(tmp_path / "first", [*both, verdict("only.png", "good", 1.0), verdict("d.png", "good", 1.0)])
+    other = [verdict("a.png", "good", 1.2), verdict("b.png", "anomaly", 1.1, "dent"), verdict("c.png", None, 5.0)]
+    relabelled = verdict("d.png", "anomaly", 1.0)
+    broken = verdict("e.png", "good", None, decision="error", error="e.png is broken")
     second = write_run(tmp_path / "second", [*other, relabelled, broken], product="other [b]")
     found = compare([first, second])
     assert found["images"] == 3
@@ -124,18 +124,20 @@ def test_only_images_in_common_count(tmp_path: Path) -> None:
 
 
 def test_review_counts_as_not_flagged(tmp_path: Path) -> None:
-    first = write_run(tmp_path / "a", [said("a.png", "good", 1.0), said("b.png", "anomaly", 3.0)])
-    second = write_run(tmp_path / "b", [said("a.png", "good", 1.0), said("b.png", "anomaly", 1.85, decision="review")])
+    first = write_run(tmp_path / "a", [verdict("a.png", "good", 1.0), verdict("b.png", "anomaly", 3.0)])
+    second = write_run(
+        tmp_path / "b", [verdict("a.png", "good", 1.0), verdict("b.png", "anomaly", 1.85, decision="review")]
+    )
     found = compare([first, second])
     assert [run["review"] for run in found["runs"]] == [0, 1]
     assert found["differences"][0]["recall"]["value"] == -1
     assert found["changed"][0]["decisions"] == ["anomaly", "review"]
 
 
-def test_what_cannot_be_compared_is_refused_in_words(tmp_path: Path) -> None:
-    first = write_run(tmp_path / "first", [said("a.png", "good", 1.0)])
-    second = write_run(tmp_path / "second", [said("b.png", "good", 1.0)])
-    third = write_run(tmp_path / "third", [said("a.png", "anomaly", 1.0)])
+def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", [verdict("a.png", "good", 1.0)])
+    second = write_run(tmp_path / "second", [verdict("b.png", "good", 1.0)])
+    third = write_run(tmp_path / "third", [verdict("a.png", "anomaly", 1.0)])
     with pytest.raises(BlemishError, match=r"no test image in common \(none has the same name\)"):
         compare([first, second])
     with pytest.raises(BlemishError, match="other labels or sizes"):
@@ -146,7 +148,7 @@ def test_what_cannot_be_compared_is_refused_in_words(tmp_path: Path) -> None:
         compare([first, tmp_path])
 
 
-def test_the_table_shows_names_as_they_are(runs: list[Path], tmp_path: Path) -> None:
+def test_the_table_shows_names_unchanged(runs: list[Path], tmp_path: Path) -> None:
     odd = write_run(tmp_path / "[red]odd", scored(4, 0.4), images=False)
     console = Console(record=True, width=160, file=io.StringIO())
     console.print(table(compare([runs[0], odd])))

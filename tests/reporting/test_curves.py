@@ -1,13 +1,18 @@
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from blemish.evaluation.bootstrap import to_json
 from blemish.evaluation.localisation import collect, localisation_metrics, pixel_figures, thresholds_for
+from blemish.evaluation.reliability import balanced_weights, reliability
 from blemish.reporting.curves import (
+    draw_reliability,
     histogram_svg,
     pr_points,
     pr_svg,
@@ -27,7 +32,7 @@ def scores_and_labels(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_roc_points_are_scikit_learns(seed: int, ties: bool) -> None:
+def test_roc_points_agree_with_scikit_learn(seed: int, ties: bool) -> None:
     scores, labels = scores_and_labels(seed, ties)
     x, y = roc_points(scores, labels)
     expected_x, expected_y, _ = roc_curve(labels, scores, drop_intermediate=False)
@@ -38,13 +43,13 @@ def test_roc_points_are_scikit_learns(seed: int, ties: bool) -> None:
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_precision_and_recall_are_scikit_learns(seed: int, ties: bool) -> None:
+def test_precision_and_recall_agree_with_scikit_learn(seed: int, ties: bool) -> None:
     scores, labels = scores_and_labels(seed, ties)
     recall, precision = pr_points(scores, labels)
     expected_precision, expected_recall, _ = precision_recall_curve(labels, scores)
     np.testing.assert_allclose(recall, expected_recall[:-1][::-1])  # theirs ends in a point of its own, (0, 1)
     np.testing.assert_allclose(precision, expected_precision[:-1][::-1])
-    # What is drawn, precision held from the recall before, has the average precision as its area.
+    # Drawn as steps, with precision held from the previous recall on, the area is the average precision.
     assert (np.diff(recall, prepend=0) * precision).sum() == pytest.approx(average_precision_score(labels, scores))
 
 
@@ -67,9 +72,9 @@ def test_the_curve_of_overlap_has_aupro_as_its_area() -> None:
     assert 'aria-label="PRO"' in pro_svg(pixels, "PRO")
 
 
-def histogram(says: str = "Scores") -> str:
+def histogram(label: str = "Scores") -> str:
     good, defective = np.array([1.0, 1.1, 1.5]), np.array([2.0, 3.0])
-    return histogram_svg(good, defective, np.array([1.0, 1.2]), {"limit": 1.7}, says)
+    return histogram_svg(good, defective, np.array([1.0, 1.2]), {"threshold": 1.7}, label)
 
 
 class Ids(HTMLParser):
@@ -82,7 +87,7 @@ class Ids(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_figures_go_into_a_page_as_they_are() -> None:
+def test_figures_can_be_inlined_in_a_page() -> None:
     scores, labels = scores_and_labels(0, ties=False)
     drawn = [
         histogram(),
@@ -107,16 +112,44 @@ def test_figures_go_into_a_page_as_they_are() -> None:
     assert histogram() == histogram()
 
 
-def test_a_histogram_shows_every_limit_by_its_name() -> None:
+def test_a_histogram_shows_every_threshold_by_its_name() -> None:
     plain = histogram()
-    assert "limit" in plain
+    assert "threshold" in plain
     good = np.array([1.0, 1.0])
     band = histogram_svg(good, good, good[:0], {"review from": 1.0, "anomaly above": 2.0}, "Scores")
     assert "review from" in band
     assert "anomaly above" in band
-    assert "set the limit" not in band  # no held-out scores, no key to them
+    assert "calibration" not in band  # no held-out scores, no key to them
 
 
 def test_equal_scores_can_be_drawn() -> None:
     one = np.ones(3)
-    assert histogram_svg(one, one, one, {"limit": 1.0}, "Scores").startswith("<svg")
+    assert histogram_svg(one, one, one, {"threshold": 1.0}, "Scores").startswith("<svg")
+
+
+def test_the_diagram_is_the_same_svg_every_time(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    p = random.random(200)
+    labels = random.random(200) < p
+    measured = reliability(p, labels, weights=balanced_weights(labels), resamples=100)
+    before = {name: mpl.rcParams[name] for name in mpl.rcParams if name != "backend"}
+    draw_reliability(to_json(measured), tmp_path / "a.svg", r"Costs $\5$ & <more>, " * 6)
+    assert {name: mpl.rcParams[name] for name in before} == before
+    with mpl.rc_context({"lines.linewidth": 9, "axes.facecolor": "red", "backend": "svg"}):  # somebody's own style
+        draw_reliability(to_json(measured), tmp_path / "b.svg", r"Costs $\5$ & <more>, " * 6)
+        assert mpl.rcParams["backend"] == "svg"
+    text = (tmp_path / "a.svg").read_text("utf-8")
+    assert text == (tmp_path / "b.svg").read_text("utf-8")
+    root = ElementTree.fromstring(text)
+    assert root.tag.endswith("svg")
+    assert not re.search(r"dc:date|\b20\d\d-\d\d-\d\d", text)
+    # One marker per bin with images.
+    used = sum(b.images > 0 for b in measured.bins)
+    (markers,) = [m for m in re.findall(r'<g clip-path[^>]*>(?:\s*<use[^>]*/>)+|<g>(?:\s*<use[^>]*/>){2,}', text)
+                  if "#0a6a60" in m] or [""]  # fmt: skip
+    assert markers.count("<use") == used
+
+
+def test_a_diagram_of_nothing_is_still_a_diagram(tmp_path: Path) -> None:
+    draw_reliability(to_json(reliability(np.zeros(0), np.zeros(0, bool))), tmp_path / "none.svg", "Nothing")
+    assert (tmp_path / "none.svg").stat().st_size > 1000

@@ -13,8 +13,9 @@ from PIL import Image
 
 from blemish.options import as_json
 from blemish.reporting.curves import pro_points
+from blemish.reporting.figures import with_interval
 from blemish.reporting.gallery import Gallery, gallery
-from blemish.reporting.report import plain, report
+from blemish.reporting.report import report
 from blemish.reporting.rerun import repeat
 from blemish.reporting.run import read_run
 from blemish.training.config import TrainConfig
@@ -25,7 +26,7 @@ from tests.support import refused, write_image
 
 @pytest.fixture(scope="module")
 def beside(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Elements, Gallery]:
-    """A run that training wrote, reported on beside its data: the page, and what it shows of the images."""
+    """The report of a trained run with its data: the page and its gallery."""
     out = tmp_path_factory.mktemp("beside") / "r.html"
     shown: list[Gallery] = []
 
@@ -39,13 +40,13 @@ def beside(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -
     return Elements(out.read_text(encoding="utf-8")), shown[0]
 
 
-def test_a_run_beside_its_data(run: Path, beside: tuple[Elements, Gallery]) -> None:
-    """Images, drawn outlines, boxes, and the curve of AUPRO, from what the bundle says when it looks again."""
+def test_a_run_with_its_data(run: Path, beside: tuple[Elements, Gallery]) -> None:
+    """Images, drawn outlines, boxes, and the curve of AUPRO, from inspecting the images again."""
     page, shown = beside
     assert len(page.all("img", "image")) == len(shown.cards) == 12
     assert len(page.all("img", "outline")) == 6
     reported = json.loads((run / "metrics.json").read_text())["localisation"]["aupro"]
-    assert f"Per-region overlap, AUPRO {plain(reported)}" in [a.get("aria-label") for a in page.all("svg")]
+    assert f"Per-region overlap, AUPRO {with_interval(reported)}" in [a.get("aria-label") for a in page.all("svg")]
     assert shown.pixels is not None
     x, y = pro_points(shown.pixels)
     assert np.trapezoid(y, x) / 0.3 == pytest.approx(reported["value"], abs=1e-4)
@@ -84,7 +85,7 @@ def test_other_data_is_refused(run: Path, product: Path, tmp_path: Path) -> None
         ("attention", {"model": "vae", "map": "combined", "layers": ("encoder.11",), "alternate": True}, {}),
     ],
 )
-def test_the_command_asks_for_what_the_card_says(
+def test_the_command_repeats_the_configuration_of_the_card(
     run: Path, monkeypatch: pytest.MonkeyPatch, product: Path, detector: str, changes: Any, rule: Any
 ) -> None:
     """The command that the page gives, read by the command line itself, is the training that the run was."""
@@ -120,7 +121,7 @@ def test_the_command_asks_for_what_the_card_says(
     assert (config.test, config.calibration, config.evidence) == (0.5, 0.3, False)
     wanted = (decision.false_alarms, decision.review, decision.confidence)
     assert (config.false_alarms, config.review, config.confidence) == wanted
-    assert config.calibrate == (decision.calibrated_by if detector == "patchcore" else "auto")
+    assert config.calibrate == decision.calibrated_by
     seen: Any = config.settings
     assert as_json(replace(seen, image_size=card.image_size)) == card.settings
 

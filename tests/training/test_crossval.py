@@ -33,7 +33,7 @@ def test_every_image_is_judged_out_of_fold(classified: Path) -> None:
     assert metrics["folds"] == 2
     # The figures are those of these very rows.
     given = np.array([row["label"] == "anomaly" for row in rows])
-    said = np.array([row["said"] != "good" for row in rows])
+    said = np.array([row["predicted_defect"] != "good" for row in rows])
     anomaly = np.array([1 - row["probabilities"]["good"] for row in rows])
     pairs = anomaly[given][:, None] - anomaly[~given]
     assert metrics["detection"]["auroc"]["value"] == pytest.approx(((pairs > 0) + (pairs == 0) / 2).mean(), abs=0.02)

@@ -1,24 +1,27 @@
-"""The commands that look back at runs: one short function each, registered by `cli`."""
+"""The commands `evaluate`, `report` and `compare`, registered by `app`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blemish.types import BlemishError
+from blemish.types import BlemishError, Sample
+
+if TYPE_CHECKING:
+    from blemish.inference.inspector import Inspector
 
 
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="What `blemish train` wrote: the folder, its bundle, or a .zip.")],
     data: Annotated[Path, typer.Argument(help="A folder of good and defective images.")],
     costs: Annotated[str, typer.Option(help="FALSE_ALARM,MISS,SHARE of parts defective: 1,50,2%.")] = "",
-    faithfulness: Annotated[bool, typer.Option("--faithfulness", help="Test the heatmaps too; minutes.")] = False,
+    faithfulness: Annotated[bool, typer.Option("--faithfulness", help="Test the heatmaps too; takes minutes.")] = False,
     randomised: Annotated[
-        Path | None, typer.Option(help="A bundle learned alike with --random-weights, as one more control.")
+        Path | None, typer.Option(help="A bundle trained the same way with --random-weights, as one more control.")
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="Anomalies whose heatmaps are tested, at most.")] = 50,
     layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
@@ -26,52 +29,71 @@ def evaluate(
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Measure a bundle on labelled images, and whether its heatmaps are true."""
-    from blemish.cli.console import faithfulness_table, figures_table, progress
-    from blemish.cli.console import out as page
-    from blemish.evaluation.cost import prices_of
-    from blemish.evaluation.evaluate_bundle import heatmaps, labelled, measure
-    from blemish.files import write_text
+    """Measure a bundle on labelled images, and the faithfulness of its heatmaps."""
+    from blemish.cli.console import progress
+    from blemish.evaluation.cost import parse_prices
+    from blemish.evaluation.evaluate_bundle import labelled, measure
     from blemish.inference.inspector import Inspector
-    from blemish.reporting.run import FAITHFUL, names_tested
+    from blemish.reporting.run import names_tested
+    from blemish.reporting.sentences import of_costs
 
     if randomised and not faithfulness:
         raise BlemishError("--randomised is a control for --faithfulness; give both, or neither.")
-    prices = prices_of(costs) if costs else None
+    prices = parse_prices(costs) if costs else None
     inspector = Inspector(bundle, threads=threads)
-    samples, said = labelled(data, layout, names_tested(bundle))
-    found = {"tested_on": said, **measure(inspector, samples, progress, prices=prices)}
+    samples, tested_on = labelled(data, layout, names_tested(bundle))
+    result = {"tested_on": tested_on, **measure(inspector, samples, progress, prices=prices)}
+    if prices:
+        result["costs"]["sentences"] = of_costs(result["costs"])
     if faithfulness:
-        normal_median = inspector.card.decision.scores
-        found["faithfulness"] = heatmaps(
-            inspector,
-            samples,
-            median(normal_median) if normal_median else found["median_good_score"],
-            randomised=None if randomised is None else Inspector(randomised, threads=threads),
-            most=most,
-            seed=seed,
-            progress=progress,
-        )
-        if (bundle / "metrics.json").is_file():
-            write_text(bundle / FAITHFUL, json.dumps(found["faithfulness"], indent=1) + "\n")
+        other = None if randomised is None else Inspector(randomised, threads=threads)
+        good_score = median(inspector.card.decision.scores or [result["median_good_score"]])
+        result["faithfulness"] = _heatmaps(bundle, inspector, samples, good_score, other, most, seed)
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
-        return
-    page.print(figures_table({"product": data.name, "detector": inspector.card.detector, **found}))
-    typer.echo(f"Measured on {said}.")
-    for defect, missed in found["misses"]["by_defect"].items():
-        typer.echo(
-            f"Missed {missed['missed']} of {missed['defects']} {defect or 'defective'}: {missed['value']:.1%}, of "
-            f"defects like these between {missed['low']:.1%} and {missed['high']:.1%}."
-        )
-    for sentence in found["costs"]["sentences"] if prices else ():
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        _print({"product": data.name, "detector": inspector.card.detector, **result})
+
+
+def _heatmaps(
+    bundle: Path,
+    inspector: Inspector,
+    samples: list[Sample],
+    good_score: float,
+    randomised: Inspector | None,
+    most: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The faithfulness of the heatmaps, which is kept in the run's folder, if that was given."""
+    from blemish.cli.console import progress
+    from blemish.evaluation.evaluate_bundle import heatmaps
+    from blemish.files import write_text
+    from blemish.reporting.run import FAITHFUL
+    from blemish.reporting.sentences import of_faithfulness
+
+    options: dict[str, Any] = {"randomised": randomised, "most": most, "seed": seed, "progress": progress}
+    measured = heatmaps(inspector, samples, good_score, **options)
+    measured["sentences"] = of_faithfulness(measured)
+    if (bundle / "metrics.json").is_file():
+        write_text(bundle / FAITHFUL, json.dumps(measured, indent=1) + "\n")
+    return measured
+
+
+def _print(result: dict[str, Any]) -> None:
+    """The result of `evaluate` for people."""
+    from blemish.cli.console import faithfulness_table, figures_table, out
+    from blemish.reporting.sentences import of_misses
+
+    out.print(figures_table(result))
+    typer.echo(f"Measured on {result['tested_on']}.")
+    for sentence in (*of_misses(result["misses"]), *result.get("costs", {}).get("sentences", ())):
         typer.echo(sentence)
-    if found["unreadable"]:
-        typer.echo(f"Left out, because unreadable: {', '.join(found['unreadable'])}.")
-    if faithfulness:
-        page.print(faithfulness_table(found["faithfulness"]))
-        for sentence in found["faithfulness"]["sentences"]:
-            page.print(sentence, soft_wrap=True, markup=False)
+    if result["unreadable"]:
+        typer.echo(f"Left out, because unreadable: {', '.join(result['unreadable'])}.")
+    if "faithfulness" in result:
+        out.print(faithfulness_table(result["faithfulness"]))
+        for sentence in result["faithfulness"]["sentences"]:
+            out.print(sentence, soft_wrap=True, markup=False)
 
 
 def report(
@@ -82,22 +104,22 @@ def report(
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML: missed defects and false alarms fail.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write a row for each test image.")] = None,
 ) -> None:
-    """Write one page on a run: what it is worth, every test image, and how to repeat it."""
+    """Write one page on a run: its figures, every test image, and how to repeat it."""
     from blemish.cli.console import progress
     from blemish.reporting.report import report as write
 
     page = out or (None if as_json else Path("report.html"))
-    said = write(run, page, data=data, junit=junit, csv=csv, progress=progress)
+    facts = write(run, page, data=data, junit=junit, csv=csv, progress=progress)
     if as_json:
-        typer.echo(json.dumps(said, indent=1))
+        typer.echo(json.dumps(facts, indent=1))
         return
-    typer.echo(said["verdict"])
+    typer.echo(facts["verdict"])
     written = ", ".join(str(file) for file in (page, junit, csv) if file)
     typer.echo(f"Written: {written}.")
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that `blemish train` wrote; the first is the standard.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `blemish train` wrote; the first is the reference.")],
     seed: Annotated[int, typer.Option(help="Same seed, same intervals.")] = 0,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -107,10 +129,10 @@ def compare(
     from blemish.reporting.compare import compare as measure
     from blemish.reporting.compare import sentences, table
 
-    found = measure(runs, seed=seed, resamples=resamples)
+    compared = measure(runs, seed=seed, resamples=resamples)
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(compared, indent=1))
         return
-    out.print(table(found))
-    for line in sentences(found):
+    out.print(table(compared))
+    for line in sentences(compared):
         typer.echo(line)

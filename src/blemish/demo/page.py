@@ -22,7 +22,7 @@ from blemish.files import write_text
 from blemish.images import load_image, load_mask, natural
 from blemish.inference import bundle
 from blemish.inference.overlay import colours
-from blemish.reporting.figures import FIGURES, IN_PERCENT
+from blemish.reporting.figures import FILTERS, MAIN, SHORT, Figure
 from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError, Progress, Sample, silent
 
@@ -32,8 +32,7 @@ SIDE = 384  # longest side of a thumbnail: sharp at the 190 to 380 pixels at whi
 # The outcomes of a verdict and their labels, in the order of the gallery.
 OUTCOMES = {"missed": "missed", "false-alarm": "false alarm", "found": "found", "passed": "good"}
 
-KINDS = {"attention": "an autoencoder"}  # names of detectors beside the same product's other runs
-IN_SHORT = ("auroc", "pixel_auroc", "aupro", "defects_hit", "miss_rate", "false_alarm_rate")
+HOW = {"attention": "an autoencoder"}  # what a detector is called beside the same product's other runs
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,10 @@ class Exhibit:
     def defects(self) -> list[str]:
         return sorted({shot.defect for shot in self.shots if shot.defect})
 
-    def figure(self, group: str, name: str) -> str:
-        return written(self.metrics.get(group, {}).get(name), percent=name in IN_PERCENT)
+    def measured(self, figure: Figure) -> Mapping[str, Any] | None:
+        """What `metrics.json` has of it."""
+        measured: Mapping[str, Any] | None = self.metrics.get(figure.group, {}).get(figure.name)
+        return measured
 
 
 def write_page(out: Path, products: Sequence[str], progress: Progress = silent) -> Path:
@@ -135,35 +136,17 @@ def write_page(out: Path, products: Sequence[str], progress: Progress = silent) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
+    environment.filters.update(FILTERS)
     text = environment.get_template("page.html").render(
         exhibits=exhibits,
-        figures=FIGURES,
-        short=[figure for figure in FIGURES if figure[1] in IN_SHORT],
+        figures=MAIN,
+        short=SHORT,
         outcomes=OUTCOMES,
         scale=", ".join("rgb({}, {}, {})".format(*colours()[i]) for i in range(0, 256, 51)),
     )
     page = out / "index.html"
     write_text(page, text)
     return page
-
-
-def written(figure: Mapping[str, Any] | None, *, percent: bool = False) -> str:
-    """`0.953 (0.921–0.978)`, in percent `4 % (1–8)`; a dash where the figure is undefined."""
-    if not figure or figure.get("value") is None:
-        return "–"
-    factor, digits = (100, 0) if percent else (1, 3)
-    value, low, high = (None if v is None else f"{factor * v:.{digits}f}" for v in map(figure.get, _BOUNDS))
-    unit = " %" if percent else ""
-    return f"{value}{unit}" + ("" if low is None else f" ({low}–{high})")
-
-
-_BOUNDS = ("value", "low", "high")
-
-
-def number(score: float) -> str:
-    """Three digits, trailing zeros kept: 15.0 beside 15.7."""
-    return f"{score:#.3g}".removesuffix(".")
 
 
 def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
@@ -192,7 +175,7 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
     ]
     shots.sort(key=lambda s: (list(OUTCOMES).index(s.outcome), s.defect, natural(s.name)))
     title = PRODUCTS[card.data.source].title if card.data.source in PRODUCTS else name
-    by = "a classifier" if card.classes else KINDS.get(card.detector)
+    by = "a classifier" if card.classes else HOW.get(card.detector)
     return Exhibit(
         name=name,
         title=f"{title}, by {by}" if by else title,

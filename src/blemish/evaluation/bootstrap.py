@@ -1,4 +1,4 @@
-"""How far off a figure could be: bootstrap over images, and Wilson's and the exact interval for plain shares."""
+"""Confidence intervals: the bootstrap over images, and Wilson's and the exact interval for plain shares."""
 
 from __future__ import annotations
 
@@ -15,28 +15,21 @@ from blemish.inference.calibration import binomial_tail
 
 Floats = npt.NDArray[np.float64]
 
-CHUNK = 100  # resamples held in memory at once
-DEFINED = 0.95  # share of resamples that must have a value for there to be an interval
+CHUNK = 100  # resamples computed at once
+DEFINED = 0.95  # share of the resamples that must have a value for an interval
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and its confidence interval.
+    """A figure and its confidence interval, all in the figure's own unit.
 
-    `value` is None where the figure is undefined (no masks, one class only); `low` and `high` are None where
-    these images cannot say how far it is off.
+    `value` is None where the figure is undefined (no masks, only one class). `low` and `high` are None where these
+    images do not allow an interval.
     """
 
     value: float | None
     low: float | None = None
     high: float | None = None
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return "undefined"
-        if self.low is None or self.high is None:
-            return f"{self.value:.3f} [no interval]"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def bootstrap(
@@ -47,7 +40,11 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """`intervals` for a single figure: `statistic` turns weights (R, n) into R values."""
+    """`intervals` for a single figure: `statistic` turns weights (R, n) into R values.
+
+    >>> bootstrap(lambda weights: weights @ [1, 1, 4] / weights.sum(1), 3, level=1.0)
+    Interval(value=2.0, low=1.0, high=4.0)
+    """
     several = intervals(lambda weights: {"": statistic(weights)}, strata, resamples=resamples, seed=seed, level=level)
     return several[""]
 
@@ -60,15 +57,15 @@ def intervals(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Interval]:
-    """Percentile bootstrap intervals (Efron 1979) of figures of n images, drawn with replacement.
+    """Percentile bootstrap intervals (Efron 1979) at `level` (0..1) of figures of n images drawn with replacement.
 
-    `strata` is n, or the stratum of each image (n,): each is drawn from apart, so that every resample has
-    as many good and as many defective images as there are. `statistics` takes weights (R, n), how often
-    each image was drawn in each of R resamples, and returns R values for each name, NaN where undefined.
-    Equal seeds give equal intervals.
+    `strata` is n, or the stratum of each image (n,). Each stratum is resampled by itself, so that every resample has
+    as many good and as many defective images as the original. `statistics` takes weights (R, n) float64, how often
+    each image was drawn in each of R resamples, and returns R values for each name, NaN where undefined. Equal seeds
+    give equal intervals.
 
-    There is no interval where it would be a pretence: under 2 images in a stratum, more than 5 % of the
-    resamples without a value, or all with the same one (an AUROC of exactly 1 stays 1 whatever is drawn).
+    There is no interval where it would mislead: with fewer than 2 images in a stratum, with more than 5 % of the
+    resamples undefined, or where all resamples give the same value (an AUROC of exactly 1 stays 1 in each).
     """
     group = np.zeros(strata, np.int64) if isinstance(strata, int) else np.asarray(strata)
     _, group = np.unique(group, return_inverse=True)
@@ -93,8 +90,9 @@ def _weights(group: npt.NDArray[np.int64], resamples: int, seed: int) -> Iterato
     for start in range(0, resamples, CHUNK):
         count = min(CHUNK, resamples - start)
         weights = np.zeros((count, len(group)))
-        for who in members:
-            weights[:, who] = random.multinomial(len(who), np.full(len(who), 1 / len(who)), size=count)
+        for stratum in members:
+            even = np.full(len(stratum), 1 / len(stratum))
+            weights[:, stratum] = random.multinomial(len(stratum), even, size=count)
         yield weights
 
 
@@ -109,9 +107,16 @@ def _percentile(value: float, drawn: Floats, level: float) -> Interval:
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
-    """A share with Wilson's score interval (1927): honest at 0 % and 100 % too, where the bootstrap is not.
+    """The share p = successes / trials with Wilson's score interval (1927), which also holds at 0 % and 100 %.
 
-    Its mean coverage is close to `level`; `clopper_pearson`'s is never below, and wider.
+    With z the normal quantile at (1 + level) / 2 and n trials, its ends are
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n). Its mean coverage is close to `level`;
+    `clopper_pearson` never covers less, and is wider. Undefined for 0 trials; raises ValueError for
+    successes outside 0..trials.
+
+    >>> interval = wilson(0, 4)  # from 0 to z^2 / (n + z^2) = 3.8415 / 7.8415
+    >>> interval.value, interval.low, round(interval.high, 4)
+    (0.0, 0.0, 0.4899)
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"expected 0 <= successes <= trials; got {successes} of {trials}")
@@ -127,10 +132,16 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
 
 
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:
-    """A share with the exact interval (Clopper & Pearson 1934): it holds the true share at least as often as `level`
-    says, whatever that is. Trials must be independent: several images of one item are one trial.
+    """The share successes / trials with the exact interval (Clopper & Pearson 1934), which covers the true share with
+    a probability of at least `level`, whatever that share is. Trials must be independent: several images of one item
+    are one trial.
 
-    Its ends are where the binomial tail at `successes`, above or below, is (1 - level) / 2.
+    Its ends are the shares at which P(Binomial >= successes), or P(Binomial <= successes), is (1 - level) / 2.
+    Undefined for 0 trials; raises ValueError for successes outside 0..trials.
+
+    >>> interval = clopper_pearson(0, 5)  # from 0 to 1 - 0.025^(1/5)
+    >>> interval.value, interval.low, round(interval.high, 4)
+    (0.0, 0.0, 0.5218)
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"expected 0 <= successes <= trials; got {successes} of {trials}")
@@ -145,16 +156,20 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
 
 
 def _share_with_tail(trials: int, successes: int, tail: float) -> float:
-    """The share where P(Binomial(trials, share) >= successes) = tail; it rises with the share."""
+    """The share at which P(Binomial(trials, share) >= successes), which rises with the share, equals `tail`."""
     low, high = 0.0, 1.0
-    while low < (middle := (low + high) / 2) < high:  # until floats end
+    while low < (middle := (low + high) / 2) < high:  # until no float lies between
         below = binomial_tail(trials, successes, middle) < tail
         low, high = (middle, high) if below else (low, middle)
     return middle
 
 
 def to_json(value: Any) -> Any:
-    """`value` in what JSON knows: dataclasses become objects, arrays lists, NaN and infinity null."""
+    """`value` as JSON types: dataclasses become objects, arrays and tuples lists, NaN and infinity null.
+
+    >>> to_json({"auroc": Interval(0.5), "map": np.zeros((1, 2)), "ece": float("nan")})
+    {'auroc': {'value': 0.5, 'low': None, 'high': None}, 'map': [[0.0, 0.0]], 'ece': None}
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return to_json(asdict(value))
     if isinstance(value, Mapping):

@@ -1,8 +1,9 @@
-"""Does the detector tell good parts from defective ones? Pure functions of scores, labels and decisions.
+"""Image-level figures: does the detector tell good parts from defective ones? Pure functions.
 
-Throughout, `scores` (N,) are raw and higher means more anomalous, `labels` (N,) bool are True for anomalies
-and `flagged` (N,) bool for images that the calibrated detector calls anomalous. A figure that the images
-leave undefined (one class only, say) is NaN, and None once it is an `Interval`.
+Throughout, `scores` (N,) float are raw, higher meaning more anomalous; `labels` (N,) bool are True for anomalies;
+`flagged` (N,) bool are True for images that the calibrated detector calls anomalies. All figures are shares in 0..1. A
+figure that these images leave undefined (only one class, say) is NaN, and None once it is an `Interval`. Arrays of
+other shapes or types raise ValueError.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Images by what they are and what was said: caught and missed are anomalies, the others are good."""
+    """Numbers of images by label and decision: anomalies are caught or missed, good ones are false alarms or passed."""
 
     caught: int
     missed: int
@@ -31,33 +32,47 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class DefectRecall:
-    """How many images of one defect type were flagged, with Wilson's interval of that share."""
+    """Of the `of` images of one defect type, how many were flagged (`caught`), and that share with Wilson's
+    interval."""
 
     recall: Interval
     caught: int
     of: int
 
 
-# Figures of counts: anomalies and good ones per distinct score, highest score first, shape (..., K). They serve
-# images (below) and pixels (localisation.py), weighted by whatever a bootstrap drew.
+# The next three take counts of anomalies and of good ones per distinct score, highest score first, shape (..., K). They
+# serve images (below) and pixels (localisation.py), weighted by what a bootstrap drew.
 
 
 def area_under_roc(anomalies: Floats, good: Floats) -> Floats:
-    """Chance that an anomaly scores above a good one, ties counting half (Mann & Whitney 1947): (...,)."""
+    """P(score of an anomaly > score of a good one) + P(both equal) / 2 (Mann & Whitney 1947): (...,) in 0..1.
+
+    >>> float(area_under_roc(np.array([1.0, 1, 0]), np.array([0.0, 1, 1])))  # pairs: 2 + 1.5 of 4
+    0.875
+    """
     above = np.cumsum(anomalies, axis=-1) - anomalies / 2
     return _ratio((good * above).sum(-1), anomalies.sum(-1) * good.sum(-1))
 
 
 def average_precision_of(anomalies: Floats, good: Floats) -> Floats:
-    """Mean precision over the recalls reached, sum of (R_k - R_k-1) P_k, not interpolated: (...,) in 0..1."""
+    """Average precision, sum over k of (R_k - R_k-1) P_k with recall R and precision P at the k-th highest score, not
+    interpolated (as scikit-learn's): (...,) in 0..1.
+
+    >>> float(average_precision_of(np.array([1.0, 0, 1]), np.array([0.0, 2, 0])))  # (1 + 2/4) / 2
+    0.75
+    """
     caught, alarms = np.cumsum(anomalies, axis=-1), np.cumsum(good, axis=-1)
     precision = np.nan_to_num(_ratio(caught, caught + alarms))
-    defined = good.sum(-1) > 0  # with no good ones about, any order at all would be perfect
+    defined = good.sum(-1) > 0  # without good ones, any order would be perfect
     return np.where(defined, _ratio((anomalies * precision).sum(-1), anomalies.sum(-1)), np.nan)
 
 
 def best_f1_of(anomalies: Floats, good: Floats) -> Floats:
-    """Highest F1 over all thresholds: (...,) in 0..1."""
+    """Highest F1, 2 P R / (P + R) (van Rijsbergen 1979), over all thresholds: (...,) in 0..1.
+
+    >>> float(best_f1_of(np.array([1.0, 0, 1]), np.array([0.0, 2, 0])))  # 2/3 after the first and after the last
+    0.6666666666666666
+    """
     caught, alarms = np.cumsum(anomalies, axis=-1), np.cumsum(good, axis=-1)
     total = anomalies.sum(-1, keepdims=True)
     best = np.nan_to_num(_ratio(2 * caught, caught + alarms + total)).max(-1)
@@ -71,15 +86,16 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ranking:
-    """Scores sorted once, so that each resample costs a sum and no sort."""
+class Ranking:
+    """Scores sorted once, so that each resample of a bootstrap costs a sum and no sort."""
 
     order: npt.NDArray[np.intp]  # (N,), highest score first
-    starts: npt.NDArray[np.intp]  # (K,), where each distinct score begins in that order
+    starts: npt.NDArray[np.intp]  # (K,), first place of each distinct score in that order
     anomaly: Floats  # (N,), 1 for anomalies, in that order
 
     @classmethod
-    def of(cls, scores: npt.NDArray[np.floating], labels: Bools) -> _Ranking:
+    def of(cls, scores: npt.NDArray[np.floating], labels: Bools) -> Ranking:
+        """Of finite scores (N,) and labels (N,)."""
         _check(labels, scores=scores)
         if not np.isfinite(scores).all():
             raise ValueError("expected finite scores; got NaN or infinity")
@@ -88,7 +104,7 @@ class _Ranking:
         return cls(order, np.flatnonzero(new), labels[order].astype(np.float64))
 
     def counts(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Anomalies and good ones per distinct score, each (R, K), of weights (R, N)."""
+        """Anomalies and good ones per distinct score, each (R, K), highest score first, for weights (R, N)."""
         if not len(self.order):
             return np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
         ordered = weights[:, self.order]
@@ -97,22 +113,40 @@ class _Ranking:
 
 
 def auroc(scores: npt.NDArray[np.floating], labels: Bools) -> float:
-    """Area under the ROC curve: the chance that an anomaly scores above a good part, ties counting half."""
-    return float(area_under_roc(*_Ranking.of(scores, labels).counts(np.ones((1, len(labels)))))[0])
+    """Area under the ROC curve: the probability that an anomaly scores above a good part, ties counting half.
+
+    0.5 is chance. See `area_under_roc`.
+
+    >>> auroc(np.array([3.0, 1, 2, 0]), np.array([True, True, False, False]))  # 3 of the 4 pairs are in order
+    0.75
+    """
+    return float(area_under_roc(*Ranking.of(scores, labels).counts(np.ones((1, len(labels)))))[0])
 
 
 def average_precision(scores: npt.NDArray[np.floating], labels: Bools) -> float:
-    """Average precision; its floor is the share of anomalies among the images, not 0.5."""
-    return float(average_precision_of(*_Ranking.of(scores, labels).counts(np.ones((1, len(labels)))))[0])
+    """Average precision (`average_precision_of`); chance gets the share of anomalies among the images, not 0.5.
+
+    >>> average_precision(np.array([3.0, 1, 2, 0]), np.array([True, True, False, False]))  # (1 + 2/3) / 2
+    0.8333333333333333
+    """
+    return float(average_precision_of(*Ranking.of(scores, labels).counts(np.ones((1, len(labels)))))[0])
 
 
 def best_f1(scores: npt.NDArray[np.floating], labels: Bools) -> float:
-    """F1 at the threshold that suits these very images best: optimistic, as no line knows it beforehand."""
-    return float(best_f1_of(*_Ranking.of(scores, labels).counts(np.ones((1, len(labels)))))[0])
+    """Highest F1 that any threshold reaches on these images: optimistic, since that threshold is not known beforehand.
+
+    >>> best_f1(np.array([3.0, 1, 2, 0]), np.array([True, True, False, False]))  # 2 caught, 1 false alarm: 4/5
+    0.8
+    """
+    return float(best_f1_of(*Ranking.of(scores, labels).counts(np.ones((1, len(labels)))))[0])
 
 
 def confusion(labels: Bools, flagged: Bools) -> Confusion:
-    """Counts of right and wrong decisions."""
+    """Numbers of right and wrong decisions.
+
+    >>> confusion(np.array([True, True, False]), np.array([True, False, False]))
+    Confusion(caught=1, missed=1, false_alarms=0, passed=1)
+    """
     _check(labels, flagged=flagged)
     return Confusion(
         caught=int((labels & flagged).sum()),
@@ -123,12 +157,20 @@ def confusion(labels: Bools, flagged: Bools) -> Confusion:
 
 
 def f1(caught: Floats, missed: Floats, false_alarms: Floats) -> Floats:
-    """Harmonic mean of precision and recall, 2 caught / (2 caught + missed + false alarms), in 0..1."""
+    """Harmonic mean of precision and recall, 2 caught / (2 caught + missed + false alarms): (...,) in 0..1.
+
+    >>> float(f1(np.array(2.0), np.array(1.0), np.array(1.0)))
+    0.6666666666666666
+    """
     return _ratio(2 * caught, 2 * caught + missed + false_alarms)
 
 
 def balanced_accuracy(caught: Floats, missed: Floats, false_alarms: Floats, passed: Floats) -> Floats:
-    """Mean of the shares of anomalies and of good parts that were decided rightly; 0.5 = a coin."""
+    """(caught / anomalies + passed / good) / 2 (Brodersen et al. 2010): (...,) in 0..1; chance gets 0.5.
+
+    >>> float(balanced_accuracy(np.array(1.0), np.array(1.0), np.array(0.0), np.array(8.0)))  # (1/2 + 1) / 2
+    0.75
+    """
     return (_ratio(caught, caught + missed) + _ratio(passed, passed + false_alarms)) / 2
 
 
@@ -141,13 +183,14 @@ def detection_metrics(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Interval | Confusion]:
-    """Every figure of detection by name (docs/metrics.md explains each), with its interval at `level`.
+    """All image-level figures by name (docs/metrics.md explains each), each with its interval at `level`.
 
-    `auroc`, `average_precision`, `best_f1`, `f1` and `balanced_accuracy` carry bootstrap intervals over
-    images, stratified by label; the plain shares `precision`, `recall`, `miss_rate`, `false_alarm_rate` and
-    `accuracy` carry Wilson's. `confusion` holds the counts.
+    `auroc`, `average_precision`, `best_f1`, `f1` and `balanced_accuracy` have bootstrap intervals over images,
+    stratified by label. The plain shares have Wilson's: `precision` = caught / flagged, `recall` = caught / anomalies,
+    `miss_rate` = missed / anomalies, `false_alarm_rate` = false alarms / good, `accuracy` = right / all. `confusion`
+    holds the numbers.
     """
-    ranking, counts = _Ranking.of(scores, labels), confusion(labels, flagged)
+    ranking, counts = Ranking.of(scores, labels), confusion(labels, flagged)
     decisions = np.stack([labels & flagged, labels & ~flagged, ~labels & flagged, ~labels & ~flagged])
 
     def figures(weights: Floats) -> dict[str, Floats]:
@@ -176,14 +219,14 @@ def detection_metrics(
 def recall_by_defect(
     defects: Sequence[str], labels: Bools, flagged: Bools, *, level: float = 0.95
 ) -> dict[str, DefectRecall]:
-    """Share of each defect type's images that were flagged, by name; "" gathers anomalies without a type."""
+    """Recall of each defect type by name, of `defects` (N,) names; "" holds the anomalies without a type."""
     _check(labels, flagged=flagged, defects=np.asarray(defects, object))
-    found = {}
+    recalls = {}
     for defect in sorted({d for d, anomaly in zip(defects, labels, strict=True) if anomaly}):
-        these = np.array([d == defect for d in defects]) & labels
-        caught, of = int((these & flagged).sum()), int(these.sum())
-        found[defect] = DefectRecall(wilson(caught, of, level), caught, of)
-    return found
+        of_type = np.array([d == defect for d in defects]) & labels
+        caught, of = int((of_type & flagged).sum()), int(of_type.sum())
+        recalls[defect] = DefectRecall(wilson(caught, of, level), caught, of)
+    return recalls
 
 
 def _check(labels: Bools, **others: npt.NDArray[np.generic]) -> None:

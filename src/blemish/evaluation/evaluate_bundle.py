@@ -1,5 +1,5 @@
-"""A bundle on labelled images: the same figures as after learning, of images that it may never have seen, and
-whether its heatmaps are true."""
+"""A bundle on labelled images: the same figures as after training, of images that may be new to it, and the
+faithfulness of its heatmaps."""
 
 from __future__ import annotations
 
@@ -22,71 +22,58 @@ from blemish.inference.evidence import open_store
 from blemish.inference.inspector import Inspector
 from blemish.types import BlemishError, Prediction, Progress, Sample, Verdict, silent
 
-NORMALS = 200  # good images at most that stand in for what is taken out
+NORMALS = 200  # at most so many good images are searched for a replacement
 
 
 class Chosen(NamedTuple):
-    """Images to test with, and which of a folder's they are, in words."""
+    """The images to test with, and in words which images of the folder they are."""
 
     samples: list[Sample]
-    said: str
+    description: str
 
 
 def labelled(data: Path, layout: str = "auto", tested: Collection[str] = ()) -> Chosen:
-    """The labelled images of a folder that may be tested with: where the run was made from this folder, those that it
-    `tested`, by name, as it learned from others; else those of the folder's own test part, or all.
+    """The labelled images of the folder `data` to test a run with.
 
-    Raises `BlemishError` where there are not both good and defective ones.
+    They are those that the run `tested`, by name, where the folder has them all, since it was trained on others; else
+    those of the folder's own test split; else all. Raises `BlemishError` without both good and defective images.
     """
     samples = [sample for sample in layouts.read(data, layout).samples if sample.label]
-    kept = set(tested)
-    if kept and kept <= {sample.name for sample in samples}:
-        chosen, said = [sample for sample in samples if sample.name in kept], "the test images of the run"
+    names = set(tested)
+    if names and names <= {sample.name for sample in samples}:
+        chosen, description = [sample for sample in samples if sample.name in names], "the test images of the run"
     elif chosen := [sample for sample in samples if sample.split == "test"]:
-        said = "the test part of the folder"
+        description = "the test split of the folder"
     else:
         chosen = samples
-        said = "all labelled images of the folder; if it was learned from some of them, the figures are too good"
+        description = "all labelled images of the folder; if some of them were trained on, the figures are too good"
     if len({sample.label for sample in chosen}) < 2:
         raise BlemishError(
             f"{data}: has not both good and defective images to test with; see what is there with blemish data."
         )
-    return Chosen(chosen, said)
+    return Chosen(chosen, description)
 
 
 def measure(
     inspector: Inspector, samples: Sequence[Sample], progress: Progress = silent, *, prices: Prices | None = None
 ) -> dict[str, Any]:
-    """The figures of `blemish train`, JSON-ready; under `misses` the share of defective images that were called good,
-    of `all` and `by_defect`, with exact intervals; under `unreadable` the names of images that were left out; and,
-    with `prices`, under `costs` what the threshold costs, by the card's good and these defective images.
+    """The figures of `evaluate`, JSON-ready, and more: `counts` of images, `misses` (the share of defective images
+    called good, of `all` and `by_defect`, with exact intervals), `unreadable` (names of the images that were left out),
+    `median_good_score`, and with `prices` the `costs` of the threshold, from the card's calibration scores and these
+    defective images.
 
-    Raises `BlemishError` where no good or no defective image can be read, and for costs of a bundle that kept no good
-    images from learning.
+    Raises `BlemishError` where no good or no defective image can be read, and for costs of a bundle without
+    calibration scores.
     """
     card = inspector.card
     if prices and not card.decision.scores:
         raise BlemishError(
-            "--costs needs the scores of good images that had no part in learning, and this bundle has none; train "
-            "with --decide guarantee."
+            "--costs needs calibration scores, of good images that were not trained on, and this bundle has none; "
+            "train with --decide guarantee."
         )
-    seen, unreadable = [], []
-    looks = inspector.look_many([sample.path for sample in samples])
-    for sample, look in zip(samples, progress(looks, "inspecting", len(samples)), strict=True):
-        if look.prediction is None:
-            unreadable.append(sample.name)
-        else:  # the image itself is not kept
-            seen.append((sample, look.verdict, look.prediction))
-    if len({sample.label for sample, _, _ in seen}) < 2:
-        raise BlemishError(
-            f"Of {len(samples)} images {len(unreadable)} cannot be read, which leaves no good or no defective ones."
-        )
-    used = ("scores", "maps", "probabilities", "poses")
-    rows = [{name: value for name, value in p.outputs().items() if name in used} for _, _, p in seen]
-    found = Prediction(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
-    scores = found.scores
-    images, verdicts = [sample for sample, _, _ in seen], [verdict for _, verdict, _ in seen]
-    figures = evaluate(images, found, verdicts, card.classes, balanced=card.balanced, framing=inspector.framing)
+    images, verdicts, prediction, unreadable = _inspected(inspector, samples, progress)
+    scores = prediction.scores
+    figures = evaluate(images, prediction, verdicts, card.classes, balanced=card.balanced, framing=inspector.framing)
     defective = np.array([sample.label == "anomaly" for sample in images])
     figures |= {
         "counts": {"test_good": int((~defective).sum()), "test_anomaly": int(defective.sum())},
@@ -99,17 +86,39 @@ def measure(
     return figures
 
 
-def _misses(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """What was put aside for a person was not missed."""
-    missed = [(s.defect, v.decision == "good") for s, v in zip(samples, verdicts, strict=True) if s.label == "anomaly"]
+def _inspected(
+    inspector: Inspector, samples: Sequence[Sample], progress: Progress
+) -> tuple[list[Sample], list[Verdict], Prediction, list[str]]:
+    """The samples that can be read, their verdicts and predictions, and the names of the others."""
+    images, verdicts, rows, unreadable = list[Sample](), list[Verdict](), [], list[str]()
+    used = ("scores", "maps", "probabilities", "poses")
+    inspections = inspector.look_many([sample.path for sample in samples])
+    for sample, inspection in zip(samples, progress(inspections, "inspecting", len(samples)), strict=True):
+        if inspection.prediction is None:
+            unreadable.append(sample.name)
+            continue
+        images.append(sample)
+        verdicts.append(inspection.verdict)
+        rows.append({name: value for name, value in inspection.prediction.outputs().items() if name in used})
+    if len({sample.label for sample in images}) < 2:
+        raise BlemishError(
+            f"Of {len(samples)} images {len(unreadable)} cannot be read, which leaves no good or no defective ones."
+        )
+    prediction = Prediction(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    return images, verdicts, prediction, unreadable
 
-    def share(of: Sequence[bool]) -> dict[str, Any]:
-        return {"missed": sum(of), "defects": len(of), **to_json(miss_rate(sum(of), len(of)))}
+
+def _misses(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """An image left to a person ("review") is not missed."""
+    calls = [(s.defect, v.decision == "good") for s, v in zip(samples, verdicts, strict=True) if s.label == "anomaly"]
+
+    def share(missed: Sequence[bool]) -> dict[str, Any]:
+        return {"missed": sum(missed), "defects": len(missed), **to_json(miss_rate(sum(missed), len(missed)))}
 
     by_defect = {
-        name: share([hit for other, hit in missed if other == name]) for name in sorted({n for n, _ in missed})
+        name: share([missed for defect, missed in calls if defect == name]) for name in sorted({n for n, _ in calls})
     }
-    return {"all": share([hit for _, hit in missed]), "by_defect": by_defect}
+    return {"all": share([missed for _, missed in calls]), "by_defect": by_defect}
 
 
 def _costs(rule: Decision, defective: npt.NDArray[np.floating], prices: Prices) -> Costs:
@@ -127,12 +136,12 @@ def heatmaps(
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """`faithfulness` of a bundle's maps, JSON-ready; `good_score` is the usual score of good images. What is taken
-    out of an image is replaced by what an autoencoder paints there, or from the bundle's most similar good image,
-    or, where it carries none, by what surrounds it: `replaced_by` says which."""
-    impute, by = imputer_of(inspector)
+    """`faithfulness` of a bundle's maps, JSON-ready; `good_score` is the median score of good images. Pixels that are
+    taken out are replaced from an autoencoder's reconstruction, else from the bundle's most similar good image, else,
+    where it carries none, from the surrounding pixels: `replaced_by` says which."""
+    impute, replaced_by = imputer_of(inspector)
     card = inspector.card
-    found = faithfulness(
+    measured = faithfulness(
         samples,
         scored(inspector),
         card.decision.threshold,
@@ -144,7 +153,7 @@ def heatmaps(
         seed=seed,
         progress=progress,
     )
-    return {**to_json(found), "replaced_by": by}
+    return {**to_json(measured), "replaced_by": replaced_by}
 
 
 def scored(inspector: Inspector) -> Callable[[Pixels], tuple[float, npt.NDArray[np.float32]]]:
@@ -158,12 +167,12 @@ def scored(inspector: Inspector) -> Callable[[Pixels], tuple[float, npt.NDArray[
 
 
 def imputer_of(inspector: Inspector) -> tuple[Imputer, str]:
-    """What stands in for pixels that are taken out of an image, and what to call it."""
+    """What replaces pixels that are taken out of an image, and its name."""
     if inspector.reconstructs:
         return from_normal(inspector.reconstruct), "the autoencoder's reconstruction"
-    # With a frame, what memory holds need not be as large as an image, or lie as it does.
+    # With a frame, the images of the evidence store need not have the size or the position of the inspected one.
     if inspector.card.frame is None and (store := open_store(inspector)):
         goods = [store.image(number) for number in range(min(NORMALS, len(store.jpegs)))]
         if goods:
             return from_normal(nearest(goods)), "the most similar good image of the bundle"
-    return inpaint, "what surrounds it"
+    return inpaint, "the surrounding pixels"

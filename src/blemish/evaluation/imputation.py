@@ -1,6 +1,6 @@
-"""Taking content out of an image: from its neighbours (linear imputation), or from a normal image of the part.
+"""Replacing parts of an image: from the surrounding pixels (linear imputation), or from a normal image.
 
-A repair is any function `(image uint8 (H, W, 3), mask bool (H, W)) -> image` that replaces what the mask marks.
+An imputer is a function `(image uint8 (H, W, 3), mask bool (H, W)) -> image` that replaces what the mask marks.
 """
 
 from __future__ import annotations
@@ -16,26 +16,31 @@ Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating]
 Imputer = Callable[[Pixels, Mask], Pixels]
 
-TOLERANCE = 0.05  # grey levels: of the equations' residual, root mean square
-FEATHER = 0.01  # of the longest side: how softly a normal image is blended in
-THUMBNAIL = 32  # pixels: at which images are compared to find the nearest
+TOLERANCE = 0.05  # grey levels, root mean square of the equations' residual
+FEATHER = 0.01  # of the longest side, standard deviation of the soft edge around a blended region
+THUMBNAIL = 32  # pixels, side at which images are compared to find the nearest
 
 
 def impute(values: Floats | Pixels, missing: Mask, *, tolerance: float = TOLERANCE) -> npt.NDArray[np.float32]:
-    """Values (H, W, C) whose `missing` (H, W) pixels are each the weighted mean of their eight neighbours.
+    """Values (H, W, C) in which each of the `missing` (H, W) pixels is the weighted mean of its eight neighbours.
 
-    Direct neighbours weigh 1/6, diagonal ones 1/12, those outside the image nothing (Rong et al. 2022, "A Consistent
-    and Efficient Evaluation Strategy for Attribution Methods", sec. 4.2): one linear equation for each missing pixel,
-    solved by conjugate gradients from the solution at half the size, until the equations hold to `tolerance`. With no
-    pixel known all become the mean of `values`.
+    Direct neighbours weigh 1/6, diagonal ones 1/12, those outside the image 0 (Rong et al. 2022, "A Consistent and
+    Efficient Evaluation Strategy for Attribution Methods", sec. 4.2). This is one linear equation for each missing
+    pixel; they are solved by conjugate gradients, starting from the solution at half the size, until the root mean
+    square of the residual is below `tolerance`, in the unit of `values`. With no known pixel, all become the mean of
+    `values`.
+
+    >>> row = np.array([[[10.0], [0.0], [40.0]]])
+    >>> round(float(impute(row, np.array([[False, True, False]]))[0, 1, 0]), 3)  # the mean of 10 and 40
+    25.0
     """
     known = values.astype(np.float32)
     if missing.all():
         return np.broadcast_to(known.mean((0, 1)), known.shape).copy()
     rows, columns = np.flatnonzero(missing.any(1)), np.flatnonzero(missing.any(0))
-    if len(rows):  # pixels away from the missing ones are in none of their equations
+    if len(rows):
         window = np.s_[max(0, rows[0] - 1) : rows[-1] + 2, max(0, columns[0] - 1) : columns[-1] + 2]
-        # The frame that is cut off must not count as outside: its pixels are known, and so never solved for.
+        # The window has one more pixel on each side, so that all neighbours of the missing pixels are in it.
         known[window] = _solve(known[window], missing[window], tolerance)
     return known
 
@@ -64,7 +69,7 @@ def _solve(values: npt.NDArray[np.float32], missing: Mask, tolerance: float) -> 
 
 
 def _neighbours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Each pixel's neighbours' weighted sum, nothing outside: [1 2 1] down times [1 2 1] across, less the centre."""
+    """Each pixel's weighted sum of its neighbours, 0 outside: [1 2 1] down times [1 2 1] across, less the centre."""
     down = 2 * values
     down[1:] += values[:-1]
     down[:-1] += values[1:]
@@ -79,7 +84,7 @@ def _neighbours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def _first_guess(
     known: npt.NDArray[np.float32], missing: Mask, tolerance: float, smallest: int = 8
 ) -> npt.NDArray[np.float32]:
-    """The solution at half the size, enlarged, where a block of four is missing if all of it is."""
+    """The solution at half the size, enlarged; a pixel of it is missing where all four of its own are."""
     (height, width), channels = missing.shape, known.shape[2]
     if min(height, width) <= smallest:
         mean: npt.NDArray[np.float32] = known.sum((0, 1)) / max(1, (~missing).sum())
@@ -99,26 +104,27 @@ def resized(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArr
 
 
 def inpaint(image: Pixels, mask: Mask) -> Pixels:
-    """The image with the masked pixels imputed linearly, without noise: needs nothing else, but leaves a smooth
-    patch, which is itself an anomaly on a textured part."""
+    """The image with the masked pixels imputed linearly, without noise. It needs no other image, but leaves a smooth
+    region, which is itself an anomaly on a textured part."""
     return rounded(impute(image, mask))
 
 
 def noisy(image: Pixels, mask: Mask, random: np.random.Generator, noise: float = 0.01) -> Pixels:
-    """`inpaint` with ROAD's Gaussian noise, `noise` of full scale, so that the shape of what was taken out is not to
-    be read from a patch that is too smooth."""
+    """`inpaint` with ROAD's Gaussian noise of standard deviation `noise` (1 = full scale, 255), so that a too smooth
+    region does not give away the shape of the mask."""
     filled = impute(image, mask)
     filled[mask] += random.normal(0, 255 * noise, (int(mask.sum()), image.shape[2])).astype(np.float32)
     return rounded(filled)
 
 
 def rounded(values: Floats) -> Pixels:
+    """Values as uint8, rounded and clipped to 0..255."""
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
 
 
 def blend(image: Pixels, mask: Mask, normal: Pixels) -> Pixels:
-    """The image with `normal`, of any size, inside the mask. Masked pixels are replaced wholly; the seam is feathered
-    outside the mask, so that the cut is no new edge."""
+    """The image with `normal`, of any size, inside the mask. Masked pixels are replaced entirely; the transition lies
+    outside the mask and is soft, so that it is no new edge."""
     height, width = mask.shape
     if normal.shape != image.shape:
         normal = np.asarray(Image.fromarray(normal).resize((width, height), Image.Resampling.BILINEAR))
@@ -128,8 +134,8 @@ def blend(image: Pixels, mask: Mask, normal: Pixels) -> Pixels:
 
 
 def from_normal(normal: Callable[[Pixels], Pixels]) -> Imputer:
-    """A repair that blends in `normal(image)`, a normal image of the same part: an autoencoder's inpainted image
-    or the `nearest` good one. It is asked once for images that come in a row."""
+    """An imputer that blends in `normal(image)`, a normal image of the same part: an autoencoder's reconstruction or
+    the `nearest` good image. For consecutive calls with one image, `normal` is called once."""
     last: list[tuple[Pixels, Pixels]] = []
 
     def impute(image: Pixels, mask: Mask) -> Pixels:
@@ -141,8 +147,8 @@ def from_normal(normal: Callable[[Pixels], Pixels]) -> Imputer:
 
 
 def nearest(goods: Sequence[Pixels]) -> Callable[[Pixels], Pixels]:
-    """Finds among good images the one with the least squared difference at 32 x 32 pixels. Only of use where every
-    part lies alike in its image."""
+    """A function that gives, of these good images, the one with the least squared difference at 32 x 32 pixels. Useful
+    only where all parts have the same position. Raises ValueError without images."""
     if not goods:
         raise ValueError("expected at least one good image")
     known = np.stack([_thumbnail(good) for good in goods])

@@ -1,5 +1,5 @@
-"""Which images may be labelled wrongly? Confident learning (Northcutt, Jiang & Chuang 2021, "Confident Learning:
-Estimating Uncertainty in Dataset Labels"), kept from crying where classes merely overlap.
+"""Which labels may be wrong? Confident learning (Northcutt, Jiang & Chuang 2021, "Confident Learning: Estimating
+Uncertainty in Dataset Labels"), with a limit on false suspects where classes merely overlap.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-FALSE_SHARE = 0.5
-ROUNDS = 100  # of matching probabilities to counts: far more than it takes
+FALSE_SHARE = 0.5  # expected share of false suspects among the suspects, at most
+ROUNDS = 100  # of matching probabilities to counts, far more than are needed
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """An image whose label may be wrong: labelled `given`, it looks as those labelled `likely` do.
+    """An image whose label may be wrong: labelled `given`, it looks like those labelled `likely` (class indices).
 
-    `confidence` is the probability of the given class; `margin` is that less the highest of the others, -1..0 with two
-    classes: the lower, the more suspicious.
+    `confidence` is the probability of the given class (0..1); `margin` is that minus the highest of the others
+    (-1..1, of two classes -1..0): the lower, the more suspicious.
     """
 
     index: int
@@ -33,20 +33,26 @@ class Suspect:
 def suspects(
     probabilities: Floats, given: npt.NDArray[np.integer], *, false_share: float = FALSE_SHARE
 ) -> tuple[Suspect, ...]:
-    """The images to look at again, most suspicious first. Advice for a person, never grounds to relabel unseen.
+    """The images to look at again, most suspicious first: advice for a person, never a reason to relabel unseen.
 
-    `probabilities` (N, C), rows sum to 1, each image's from a classifier that did not learn from it (out of fold),
-    calibrated (`reliability.temperature`); `given` (N,) in 0..C-1. A class without images is nobody's likely one.
+    `probabilities` (N, C), whose rows sum to 1, come from a classifier that was not trained on the image in question
+    (out of fold), and are calibrated (`reliability.temperature`). `given` (N,) are ints in 0..C-1. A class without
+    images is never the likely one.
 
-    An image labelled a is a candidate for b (sec. 3.1) when p_b is at least the mean p_b of those labelled b, b is the
-    likeliest class of which this holds, and p_b > p_a. Where classes overlap, many rightly labelled images are
-    candidates too, and the classifier says how many: by its own probabilities, sum p_ij over all p_ij <= s images
-    would bear a label as unlikely as s. So candidates are taken from the unlikeliest label on for as long as that
-    expected number is at most `false_share` of those taken (Benjamini & Hochberg 1995 with posterior probabilities);
-    infinity leaves all candidates. For it the probabilities, which may be meant for equal odds, are first brought to
-    the labels' counts (Saerens et al. 2002).
+    An image labelled a is a candidate for b (sec. 3.1) when p_b is at least the mean p_b of the images labelled b, b is
+    the likeliest class of which this holds, and p_b > p_a. Where classes overlap, many correctly labelled images are
+    candidates too, and the classifier itself says how many: by its probabilities, the sum of all p_ij <= s is the
+    expected number of images whose correct label is as unlikely as s. So candidates are taken from the unlikeliest
+    label on as long as that number is at most `false_share` of those taken (Benjamini & Hochberg 1995 with posterior
+    probabilities); infinity keeps all candidates. For this, the probabilities, which may be meant for equal odds, are
+    first matched to the labels' counts (Saerens et al. 2002).
 
-    What to expect of it: docs/metrics.md. Labels that are wrong in one and the same way are learned, not suspected.
+    docs/metrics.md says what to expect. Labels that are always wrong in the same way are learned, not suspected.
+    Raises ValueError where shapes, types or ranges are not as above.
+
+    >>> p = np.array([[0.9, 0.1]] * 3 + [[0.1, 0.9]] * 3 + [[0.02, 0.98]])
+    >>> suspects(p, np.array([0, 0, 0, 1, 1, 1, 0]))
+    (Suspect(index=6, given=0, likely=1, confidence=0.02, margin=-0.96),)
     """
     p, given = np.asarray(probabilities, np.float64), np.asarray(given)
     if p.ndim != 2 or given.shape != p.shape[:1] or given.dtype.kind not in "iu":
@@ -73,8 +79,8 @@ def suspects(
     unlikely = matched[each, given]
     candidates = candidates[np.argsort(unlikely[candidates], kind="stable")]
     every = np.sort(matched, axis=None)
-    by_chance = np.concatenate([[0], np.cumsum(every)])[np.searchsorted(every, unlikely[candidates], side="right")]
-    enough = np.flatnonzero(by_chance <= false_share * np.arange(1, len(candidates) + 1))
+    expected = np.concatenate([[0], np.cumsum(every)])[np.searchsorted(every, unlikely[candidates], side="right")]
+    enough = np.flatnonzero(expected <= false_share * np.arange(1, len(candidates) + 1))
     kept = candidates[: enough[-1] + 1] if len(enough) else candidates[:0]
     return tuple(
         Suspect(int(i), int(given[i]), int(likely[i]), float(own[i]), float(margin[i]))
@@ -83,7 +89,7 @@ def suspects(
 
 
 def _matched(p: Floats, count: npt.NDArray[np.integer]) -> Floats:
-    """Probabilities (N, C) with the odds beforehand by which their sums are the counts (C,): Saerens et al. 2002."""
+    """Probabilities (N, C) with the prior odds by which their sums are the counts (C,) (Saerens et al. 2002)."""
     tiny, odds = np.finfo(np.float64).tiny, np.ones(len(count))
     matched = p
     for _ in range(ROUNDS):

@@ -1,12 +1,10 @@
-"""Does the detector point at the defect? Figures of pixels, and of the boxes that people see.
+"""Pixel-level figures: does the map point at the defect?
 
-Each image is boiled down once to histograms of its map over shared thresholds. Every figure follows from
-sums of these, so that a bootstrap over images is a matrix product, and memory does not grow with the
-images' size.
+Each image is reduced once to histograms of its map over shared thresholds. Every figure follows from sums of these, so
+that a bootstrap over images is a matrix product, and the memory needed does not grow with the images' size.
 
-Images are judged at their own size, reduced until no side is over 512 pixels: maps are enlarged bilinearly
-to it, and each defect of a reduced mask keeps its share of the image, so that a hairline crack does not
-vanish.
+Images are judged at their own size, reduced until no side exceeds 512 pixels. Maps are enlarged to it bilinearly, and
+each defect of a reduced mask keeps its share of the image, so that a hairline crack does not vanish.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from blemish.evaluation.bootstrap import Interval, intervals
+from blemish.evaluation.boxes import BoxStatistics, judge_boxes
 from blemish.evaluation.detection import area_under_roc, average_precision_of
 from blemish.inference.framing import touched
 from blemish.inference.regions import components
@@ -29,24 +28,27 @@ Floats = npt.NDArray[np.float64]
 Map = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-LONGEST_SIDE = 512
-FALSE_POSITIVE_LIMIT = 0.3  # up to which AUPRO is integrated (Bergmann et al. 2020)
-SAMPLE = 2_000_000  # values looked at to place the thresholds
-
-# When a box counts (see `judge_boxes`).
-IOU_ENOUGH = 0.3
-HOLDS_ENOUGH = 0.5
-HOLDS_SOME = 0.1
-BOX_LIMIT = 0.25
+LONGEST_SIDE = 512  # pixels
+FALSE_POSITIVE_LIMIT = 0.3  # rate up to which AUPRO is integrated (Bergmann et al. 2020)
+FIGURES = (
+    "pixel_auroc",
+    "aupro",
+    "pixel_average_precision",
+    "best_iou",
+    "pointing_game",
+    "defects_hit",
+    "boxes_right",
+)
+SAMPLE = 2_000_000  # map values used to place the thresholds
 
 
 @dataclass(frozen=True, slots=True)
 class PixelStatistics:
-    """All that the figures of pixels need of n images, over K bins of map values, highest first.
+    """All that the pixel figures need of n images, over K bins of map values, highest first.
 
-    `good` and `defect` (n, K) count pixels. `overlap` (n, K) sums, over an image's `regions` (n,), the share
-    of each region's pixels in the bin. A region is an 8-connected component of the mask. `pointed` (n,) is 1
-    where the centre of the map's highest cell, the first in reading order of equals, lies in a region.
+    `good` and `defect` (n, K) count pixels. `overlap` (n, K) is the sum, over an image's `regions` (n,), of the share
+    of each region's pixels in the bin. A region is an 8-connected component of the mask. `pointed` (n,) is 1 where the
+    centre of the map's highest cell lies in a region; of equal cells the first in reading order counts.
     """
 
     good: Floats
@@ -56,24 +58,23 @@ class PixelStatistics:
     pointed: Floats
 
 
-@dataclass(frozen=True, slots=True)
-class BoxStatistics:
-    """Of one image: its defects and those hit, its boxes and those that are right."""
-
-    defects: int
-    hit: int
-    boxes: int
-    right: int
-
-
 def evaluation_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) at which an image of `size` is judged."""
+    """(width, height) in pixels at which an image of `size` is judged.
+
+    >>> evaluation_size((2048, 1000)), evaluation_size((300, 200))
+    ((512, 250), (300, 200))
+    """
     factor = min(1.0, LONGEST_SIDE / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def resize_map(anomaly_map: Map, size: tuple[int, int]) -> Map:
-    """The map (h, w) at `size` (width, height), bilinear; averaged first where it is larger than that."""
+    """The map (h, w) float32 at `size` (width, height), bilinear; where it is larger, averaged over the pixels that
+    fall together.
+
+    >>> resize_map(np.array([[0, 1]], np.float32), (4, 1)).tolist()
+    [[0.0, 0.25, 0.75, 1.0]]
+    """
     if anomaly_map.shape == (size[1], size[0]):
         return anomaly_map
     field = Image.fromarray(np.ascontiguousarray(anomaly_map, np.float32))
@@ -83,10 +84,9 @@ def resize_map(anomaly_map: Map, size: tuple[int, int]) -> Map:
 def reduce_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     """The mask (H, W) at `size` (width, height), in which no defect vanishes.
 
-    A pixel is defective where a defect covers at least half of it. A defect (8-connected component) that
-    would lose more than half of its area by this, as hairline cracks and dots do, keeps every pixel that it
-    touches: a line cannot be thinner than a pixel, and must not fall into pieces, each of which AUPRO would
-    count as a region.
+    A pixel is defective where a defect covers at least half of it. A defect (8-connected component) that would lose
+    more than half of its area by this, as hairline cracks and dots do, keeps every pixel that it touches: a line cannot
+    be thinner than a pixel, and must not fall into pieces, each of which AUPRO would count as a region.
     """
     if mask.shape == (size[1], size[0]):
         return mask
@@ -114,9 +114,9 @@ def reduce_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 def thresholds_for(maps: Sequence[Map], masks: Sequence[Mask | None], sizes: Sequence[tuple[int, int]]) -> Map:
     """Rising thresholds (at most 2,402) that cut N maps (h, w) finely wherever a curve can bend.
 
-    Quantiles of defective and of good pixels apart, as the former are few; and of the good ones' upper tail
-    once more, on a logarithmic scale, since there precision is decided. `masks` are at the evaluation size,
-    None = good.
+    They are quantiles of defective and of good pixels separately, as the former are few, and of the good pixels' upper
+    tail again on a logarithmic scale, since precision is decided there. `masks` are at the evaluation size, None =
+    good; `sizes` are the images' (width, height).
     """
     each = max(1, SAMPLE // max(1, len(maps)))
     good, defect = [], []
@@ -143,12 +143,12 @@ def _thinned(values: Map, most: int) -> Map:
 
 
 def cut(mask: Mask | None, counts: Mask | None) -> Mask | None:
-    """The mask where pixels count; None of either stands for no mask, and for an image that counts as a whole."""
+    """The mask limited to the pixels that count. A mask of None stays None; `counts` of None means that all count."""
     return mask if mask is None or counts is None else mask & counts
 
 
 def judged(counts: Mask | None, size: tuple[int, int]) -> Mask | None:
-    """Where pixels of an image `size` (width, height) count, at the evaluation size."""
+    """`counts` (H, W), the pixels that count of an image of `size` (width, height), at the evaluation size."""
     width, height = evaluation_size(size)
     return None if counts is None else touched(counts, (height, width))
 
@@ -158,10 +158,11 @@ def collect(
     thresholds: Map,
     inside: Iterable[Mask | None] = repeat(None),
 ) -> PixelStatistics:
-    """Histograms of images, each a map (h, w), a mask at the evaluation size or None, and (width, height).
+    """Histograms of images, each given as a map (h, w), a mask at the evaluation size or None, and (width, height).
 
-    `thresholds` (K - 1,) rise; bin k, counted from the highest, holds the values from one of them up to the
-    next. Of each image only the pixels count that `inside`, at the evaluation size, marks; None = all.
+    `thresholds` (K - 1,) rise; each of the K bins, highest first, holds the values from one of them up to the next.
+    Only the pixels that an image's `inside` marks, at the evaluation size, count; None = all. Raises ValueError for a
+    mask of another size.
     """
     bins = len(thresholds) + 1
     good, defect, overlap = list[Floats](), list[Floats](), list[Floats]()
@@ -186,7 +187,7 @@ def collect(
         share = 1 / np.bincount(region)[region]
         overlap.append(np.bincount(inside, weights=share, minlength=bins).astype(np.float64))
         regions.append(count)
-        # The cell's centre, since enlarged maps are flat between the outermost centres and the edge.
+        # The cell's centre, since an enlarged map is flat between the outermost centres and the edge.
         row, column = divmod(int(anomaly_map.argmax()), anomaly_map.shape[1])
         (height, width), (rows, columns) = mask.shape, anomaly_map.shape
         pointed.append(bool(mask[(2 * row + 1) * height // (2 * rows), (2 * column + 1) * width // (2 * columns)]))
@@ -200,14 +201,18 @@ def collect(
 
 
 def _histogram(values: Map, thresholds: Map) -> Floats:
-    """Counts per bin (K,), highest first. Sorting 512 x 512 pixels took 2 ms, looking each one up 36 ms."""
+    """Counts per bin (K,), highest first. Sorting 512 x 512 pixels took 2 ms, searching for each one 36 ms."""
     at_least = len(values) - np.searchsorted(np.sort(values), thresholds, side="left")
     return np.diff(at_least[::-1], prepend=0, append=len(values)).astype(np.float64)
 
 
 def pixel_figures(pixels: PixelStatistics, weights: Floats) -> dict[str, Floats]:
-    """`pixel_auroc`, `aupro`, `pixel_average_precision`, `best_iou` and `pointing_game`, each (R,), for weights
-    (R, n) of images.
+    """Pixel figures, each (R,) in 0..1 and NaN where undefined, for weights (R, n) of images.
+
+    `pixel_auroc` and `pixel_average_precision` are `area_under_roc` and `average_precision_of` pixels. `aupro` is
+    `area_under_pro`. `best_iou` is the highest defective pixels flagged / (defective + good pixels flagged) over all
+    thresholds (Jaccard 1901). `pointing_game` is the share of images with a mask whose highest map cell lies in it
+    (Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop", without their 15 pixels of tolerance).
     """
     good, defect = weights @ pixels.good, weights @ pixels.defect
     overlap = np.cumsum(weights @ pixels.overlap, axis=1) / _or_nan(weights @ pixels.regions)[:, None]
@@ -218,17 +223,19 @@ def pixel_figures(pixels: PixelStatistics, weights: Floats) -> dict[str, Floats]
         "aupro": area_under_pro(overlap, false_positives / _or_nan(good.sum(1))[:, None]),
         "pixel_average_precision": average_precision_of(defect, good),
         "best_iou": np.where(defect.sum(1) > 0, best_iou, np.nan),
-        # Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop", without their 15 pixels of grace.
         "pointing_game": (weights @ pixels.pointed) / _or_nan(weights @ (pixels.regions > 0)),
     }
 
 
 def area_under_pro(overlap: Floats, rate: Floats, limit: float = FALSE_POSITIVE_LIMIT) -> Floats:
-    """Area under the overlap per region (R, K) over the false-positive rate (R, K) up to `limit`, as a share.
+    """AUPRO (Bergmann et al. 2020): area under the mean overlap per region (R, K) over the false-positive rate (R, K)
+    up to `limit`, divided by `limit`: (R,) in 0..1.
 
-    Both rise with falling threshold and start at nothing flagged, (0, 0). By trapezoids, with the last cut at
-    the limit, after Bergmann et al. 2020: 1 = every region wholly found before a single good pixel is
-    flagged.
+    Both rise with falling threshold; the curve starts at (0, 0), nothing flagged. Integrated by trapezoids, the last of
+    them cut at the limit. 1 = every region is covered before a single good pixel is flagged; chance gets limit / 2.
+
+    >>> float(area_under_pro(np.array([[0.5, 1.0]]), np.array([[0.0, 1.0]]), limit=0.5)[0])  # (0.5 + 0.75) / 2
+    0.625
     """
     start = np.zeros((len(rate), 1))
     x, y = np.hstack([start, rate]), np.hstack([start, overlap])
@@ -244,69 +251,6 @@ def _or_nan(values: Floats) -> Floats:
     return np.where(values > 0, values, np.nan)
 
 
-def judge_boxes(mask: Mask | None, regions: Sequence[Region], size: tuple[int, int]) -> BoxStatistics:
-    """Which defects of `mask` (H, W) are hit, and which boxes, in an image of (width, height), are right.
-
-    A defect is an 8-connected component of the mask. A box is *telling* if it takes up at most a quarter of
-    the image or has an IoU of at least 0.3 with a defect's own box: otherwise a box around the whole
-    image would hit everything and tell nothing.
-
-    A defect is hit if its own box has that IoU with one, or if the telling boxes together hold at least half
-    of its pixels: whoever looks into the boxes then sees it. IoU alone would be unfair to small defects (a
-    map cell is often larger than they are), any overlap at all would be too lax, and a long scratch may well
-    be found in pieces.
-
-    A box is right if it has that IoU with some defect, or if it is telling and holds at least a tenth of some
-    defect's pixels (a piece of a scratch) or is itself at least half defective (a place within a large
-    stain).
-    """
-    if mask is None or not mask.any():
-        return BoxStatistics(0, 0, len(regions), 0)
-    height, width = mask.shape
-    labels, count = components(mask)
-    pixels = np.bincount(labels.ravel(), minlength=count + 1)
-    own = _boxes(labels, count)
-    hit, right = np.zeros(count + 1, bool), 0
-    looked_at = np.zeros(mask.shape, bool)
-    for region in regions:
-        left, top = region.box[0] * width // size[0], region.box[1] * height // size[1]
-        end, bottom = -(-region.box[2] * width // size[0]), -(-region.box[3] * height // size[1])
-        window = labels[top:bottom, left:end]
-        if not window.size:
-            raise ValueError(f"the box {region.box} lies outside its image of {size}")
-        inside = np.bincount(window.ravel(), minlength=count + 1)
-        alike = _iou(np.array([left, top, end, bottom]), own) >= IOU_ENOUGH
-        telling = bool(alike.any()) or window.size <= BOX_LIMIT * mask.size
-        hit[1:] |= alike
-        holds = inside[1:] / pixels[1:]
-        defective = inside[1:].sum() / window.size
-        if telling:
-            looked_at[top:bottom, left:end] = True
-        points_there = holds.max() >= HOLDS_SOME or defective >= HOLDS_ENOUGH
-        right += bool(alike.any() or (telling and points_there))
-    seen = np.bincount(labels[looked_at], minlength=count + 1)
-    hit |= seen >= HOLDS_ENOUGH * pixels
-    return BoxStatistics(count, int(hit[1:].sum()), len(regions), right)
-
-
-def _boxes(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int64]:
-    """Half-open boxes (count, 4) of the components 1..count."""
-    rows, columns = np.nonzero(labels)
-    number = labels[rows, columns] - 1
-    boxes = np.tile(np.array([labels.shape[1], labels.shape[0], 0, 0], np.int64), (count, 1))
-    for side, position in enumerate((columns, rows)):
-        np.minimum.at(boxes[:, side], number, position)
-        np.maximum.at(boxes[:, side + 2], number, position + 1)
-    return boxes
-
-
-def _iou(box: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> Floats:
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    common = sides.clip(0).prod(1)
-    area = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1)
-    return np.asarray(common / (area - common), np.float64)
-
-
 def localisation_metrics(
     maps: Map,
     masks: Sequence[Mask | None],
@@ -320,51 +264,30 @@ def localisation_metrics(
     level: float = 0.95,
     progress: Progress = silent,
 ) -> dict[str, Interval | int]:
-    """Every figure of localisation by name (docs/metrics.md explains each), with bootstrap intervals.
+    """All localisation figures by name (docs/metrics.md explains each), with bootstrap intervals over images: those of
+    `pixel_figures`, `defects_hit` = defects hit / defects and `boxes_right` = right boxes / boxes (`judge_boxes`).
 
-    `maps` (N, h, w) float32; `masks` of N, bool (H, W), True = defect, or None; `labels` (N,) bool, True =
-    anomaly; `regions` and `sizes` (width, height) of the original images. Masks may be loaded lazily: each
-    is asked for once. `inside` of N are the pixels that count, at the evaluation size, or None where all do.
+    `maps` (N, h, w) are finite float32; `masks` are N, each bool (H, W), True = defect, or None; `labels` (N,) bool,
+    True = anomaly; `regions` and `sizes` (width, height) are of the original images. Masks may be loaded lazily: each
+    is requested once. `inside` are N, the pixels that count at the evaluation size, or None where all do.
 
-    An anomaly without a mask, or with an empty one, says nothing about places: it is left out, boxes and all,
-    and counted in `left_out`. All figures are undefined without any mask. `images`, `images_with_mask`,
-    `defects` and `boxes` say how much the figures rest on. Raises ValueError where a good image's mask
-    marks a defect.
+    An anomaly without a mask, or with an empty one, says nothing about places: it is left out, boxes included, and
+    counted in `left_out`. Without any mask all figures are undefined. `images`, `images_with_mask`, `defects` and
+    `boxes` say how much the figures rest on. Raises ValueError where lengths differ, maps are not finite, or a good
+    image's mask marks a defect.
     """
-    count = len(labels)
-    if not len(maps) == len(masks) == len(regions) == len(sizes) == count:
-        raise ValueError(
-            f"expected as many maps, masks, regions and sizes as labels ({count}); "
-            f"got {len(maps)}, {len(masks)}, {len(regions)} and {len(sizes)}"
-        )
-    if maps.ndim != 3 or not np.isfinite(maps).all():
-        raise ValueError(f"expected finite maps (N, h, w); got {maps.shape}")
-    used: list[int] = []
-    reduced: list[Mask | None] = []
-    boxes: list[BoxStatistics] = []
-    for i in progress(range(count), "masks and boxes", count):
-        mask = masks[i]
-        marked = mask is not None and bool(mask.any())
-        if marked and not labels[i]:
-            raise ValueError(f"image {i} is labelled good, but its mask marks a defect")
-        if labels[i] and not marked:
-            continue
-        used.append(i)
-        reduced.append(reduce_mask(mask, evaluation_size(sizes[i])) if mask is not None and marked else None)
-        boxes.append(judge_boxes(mask, regions[i], sizes[i]))
-
+    _check(maps, masks, labels, regions, sizes)
+    used, reduced, boxes = _judged_images(masks, labels, regions, sizes, progress)
     counted = np.array([[b.defects, b.hit, b.boxes, b.right] for b in boxes], np.float64).reshape(-1, 4)
-    defects, _, all_boxes, _ = counted.sum(0)
     totals: dict[str, Interval | int] = {
         "images": len(used),
         "images_with_mask": int((counted[:, 0] > 0).sum()),
-        "left_out": count - len(used),
-        "defects": int(defects),
-        "boxes": int(all_boxes),
+        "left_out": len(labels) - len(used),
+        "defects": sum(b.defects for b in boxes),
+        "boxes": sum(b.boxes for b in boxes),
     }
-    if not defects:
-        pixel_names = ("pixel_auroc", "aupro", "pixel_average_precision", "best_iou", "pointing_game")
-        return {**dict.fromkeys((*pixel_names, "defects_hit", "boxes_right"), Interval(None)), **totals}
+    if not totals["defects"]:
+        return {**dict.fromkeys(FIGURES, Interval(None)), **totals}
 
     thresholds = thresholds_for([maps[i] for i in used], reduced, [sizes[i] for i in used])
     stream = ((maps[i], mask, sizes[i]) for i, mask in zip(used, reduced, strict=True))
@@ -380,3 +303,44 @@ def localisation_metrics(
         }
 
     return {**intervals(figures, labels[used], resamples=resamples, seed=seed, level=level), **totals}
+
+
+def _check(
+    maps: Map,
+    masks: Sequence[Mask | None],
+    labels: npt.NDArray[np.bool_],
+    regions: Sequence[Sequence[Region]],
+    sizes: Sequence[tuple[int, int]],
+) -> None:
+    if not len(maps) == len(masks) == len(regions) == len(sizes) == len(labels):
+        raise ValueError(
+            f"expected as many maps, masks, regions and sizes as labels ({len(labels)}); "
+            f"got {len(maps)}, {len(masks)}, {len(regions)} and {len(sizes)}"
+        )
+    if maps.ndim != 3 or not np.isfinite(maps).all():
+        raise ValueError(f"expected finite maps (N, h, w); got {maps.shape}")
+
+
+def _judged_images(
+    masks: Sequence[Mask | None],
+    labels: npt.NDArray[np.bool_],
+    regions: Sequence[Sequence[Region]],
+    sizes: Sequence[tuple[int, int]],
+    progress: Progress,
+) -> tuple[list[int], list[Mask | None], list[BoxStatistics]]:
+    """The indices of the images that say something about places, their masks at the evaluation size, and their
+    boxes judged."""
+    used: list[int] = []
+    reduced: list[Mask | None] = []
+    boxes: list[BoxStatistics] = []
+    for i in progress(range(len(labels)), "masks and boxes", len(labels)):
+        mask = masks[i]
+        marked = mask is not None and bool(mask.any())
+        if marked and not labels[i]:
+            raise ValueError(f"image {i} is labelled good, but its mask marks a defect")
+        if labels[i] and not marked:
+            continue
+        used.append(i)
+        reduced.append(reduce_mask(mask, evaluation_size(sizes[i])) if mask is not None and marked else None)
+        boxes.append(judge_boxes(mask, regions[i], sizes[i]))
+    return used, reduced, boxes

@@ -1,54 +1,47 @@
-"""Does a probability mean what it says? Temperature scaling, expected calibration error and the reliability diagram.
+"""Are probabilities calibrated? Temperature scaling, expected calibration error, Brier score, log loss.
 
-`probabilities` (N,) are those of "anomaly", `labels` (N,) bool are True for anomalies. `weights` (N,) exist since a
-classifier learned with class weights speaks of equal odds beforehand, "what the image says before one knows how rare
-defects are": judged with `balanced_weights`, each class counts the same.
+`probabilities` (N,) in 0..1 are those of "anomaly", `labels` (N,) bool are True for anomalies. A classifier trained
+with class weights gives probabilities for equal odds of good and defective, whatever the share of defects is; with the
+`weights` (N,) of `balanced_weights` it is judged so, each class counting the same.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from blemish.evaluation.bootstrap import CHUNK, Interval, intervals, wilson
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 AnyFloat = TypeVar("AnyFloat", bound=np.floating[Any])
 
 COLDEST, HOTTEST = 0.05, 20.0  # the range of temperatures
-HALVINGS = 60  # of that range: far below what a float64 can tell apart
-INK, TEAL, GREY = "#15181b", "#0a6a60", "#59616a"  # as in the page; at least 6 : 1 on white
+HALVINGS = 60  # of that range: below the resolution of float64
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """The images with a probability in (low, high]; the first bin holds 0 as well."""
+    """The images with a probability in (low, high]; the first bin includes 0."""
 
     low: float
     high: float
     images: int
-    share: float  # of all weight, 0..1
-    probability: float | None  # mean; None where the bin is empty
-    anomalies: Interval  # share of anomalies among them, by weight
+    share: float  # of the total weight, 0..1
+    probability: float | None  # weighted mean; None for an empty bin
+    anomalies: Interval  # weighted share of anomalies among them, 0..1
 
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """How far predicted probabilities agree with what came true. JSON by `bootstrap.to_json`.
+    """How far predicted probabilities agree with the labels; `bootstrap.to_json` makes JSON of it.
 
-    `ece_if_calibrated` is what the ECE of a perfectly calibrated classifier with these very probabilities stays below
-    in 95 of 100 draws of labels (Bröcker & Smith 2007): an ECE is never 0 on few images, and one below this figure
-    is no sign of bad calibration. None where weights differ within a class.
+    `ece_if_calibrated` is the 95 % quantile of the ECE of a perfectly calibrated classifier with these probabilities,
+    over draws of labels (Bröcker & Smith 2007): an ECE is never 0 on few images, and one below this figure is no sign
+    of bad calibration. None where weights differ within a class.
     """
 
     images: int
@@ -61,27 +54,40 @@ class Reliability:
 
 
 def class_weights(counts: npt.NDArray[np.integer]) -> Floats:
-    """Weights (C,), with mean 1 over all images, by which classes of `counts` (C,) images, none 0, count alike."""
+    """Weights (C,) by which classes of `counts` (C,) images, none 0, count the same; their mean over images is 1.
+
+    >>> class_weights(np.array([3, 1])).tolist()
+    [0.6666666666666666, 2.0]
+    """
     return np.asarray(counts.sum() / (len(counts) * counts), np.float64)
 
 
 def balanced_weights(labels: Bools) -> Floats:
-    """Weights (N,) with mean 1 by which good and defective images count the same; all 1 with one class only."""
+    """Weights (N,) of mean 1 by which good and defective images count the same; all 1 with only one class.
+
+    >>> balanced_weights(np.array([True, False, False, False])).round(3).tolist()
+    [2.0, 0.667, 0.667, 0.667]
+    """
     counts = np.bincount(labels, minlength=2)
     return class_weights(counts)[labels.astype(int)] if counts.all() else np.ones(len(labels))
 
 
 def temperature(logits: Floats, classes: npt.NDArray[np.integer], weights: Floats | None = None) -> float:
-    """T such that softmax(logits / T) has the least mean negative log-likelihood (Guo et al. 2017, sec. 4.2).
+    """The T for which softmax(logits / T) has the least mean negative log-likelihood (Guo et al. 2017, sec. 4.2).
 
-    `logits` (N, C) finite, of images not learned from; `classes` (N,) in 0..C-1; `weights` (C,) count the images of
-    each class so many times. The result lies in 0.05..20; 1 where no row of logits tells the classes apart.
+    `logits` (N, C) finite, of images that were not trained on; `classes` (N,) ints in 0..C-1; `weights` (C,) multiply
+    the images of each class. The result lies in 0.05..20; it is 1 where all logits of each row are equal.
 
-    Targets are Platt's (1999): an image of a class with n counts as of that class by (n + 1) / (n + 2), the rest is
-    spread over the others. Else perfectly separated logits would drive T to the lower end: no error among n images
-    would be taken for no error ever. It is as if one typical image of each class had been labelled wrongly.
+    Targets are Platt's (1999): an image of a class with n images counts with (n + 1) / (n + 2) as of that class, the
+    rest is spread over the other classes. Otherwise perfectly separated logits would drive T to the lower end, as if no
+    error among n images meant no error ever. The loss is convex in 1 / T, so its derivative rises: bisection.
 
-    The loss is convex in 1 / T, its derivative rises: bisection. Raises ValueError with fewer than two classes.
+    Raises ValueError with fewer than two classes, and where shapes or ranges are not as above.
+
+    >>> predicted = np.array([0, 0, 0, 1, 1, 1, 1, 0])  # 3 of 4 right in each class: (3 * 5/6 + 1/6) / 4 = 2/3
+    >>> T = temperature(2 * np.eye(2)[predicted], np.array([0, 0, 0, 0, 1, 1, 1, 1]))
+    >>> round(T, 6) == round(float(2 / np.log(2)), 6)  # softmax of (2 / T, 0) = (2/3, 1/3)
+    True
     """
     z = np.asarray(logits, np.float64)
     if z.ndim != 2 or classes.shape != z.shape[:1] or not np.isfinite(z).all():
@@ -112,7 +118,11 @@ def temperature(logits: Floats, classes: npt.NDArray[np.integer], weights: Float
 
 
 def softmax(z: npt.NDArray[AnyFloat]) -> npt.NDArray[AnyFloat]:
-    """Probabilities (N, C) of logits (N, C), in their own precision."""
+    """Probabilities (N, C) of logits (N, C), of the same dtype: exp(z_c) / sum of exp(z).
+
+    >>> softmax(np.array([[0.0, np.log(3)]])).round(6).tolist()
+    [[0.25, 0.75]]
+    """
     e = np.exp(z - z.max(axis=1, keepdims=True))
     return np.asarray(e / e.sum(axis=1, keepdims=True), z.dtype)
 
@@ -120,9 +130,12 @@ def softmax(z: npt.NDArray[AnyFloat]) -> npt.NDArray[AnyFloat]:
 def expected_calibration_error(
     probabilities: Floats, labels: Bools, *, bins: int = 10, weights: Floats | None = None
 ) -> float:
-    """Sum over equal-width bins of share * |mean label - mean probability| (Guo et al. 2017, eq. 3): 0..1, 0 = perfect.
+    """ECE, the sum over equal-width bins of share * |mean label - mean probability| (Guo et al. 2017, eq. 3).
 
-    NaN without images.
+    In 0..1, 0 = perfect; NaN without images. `weights` (N,), above 0, weigh shares and means.
+
+    >>> expected_calibration_error(np.array([0.25, 0.25, 1.0]), np.array([False, True, True]), bins=2)  # 2/3 * 0.25
+    0.16666666666666666
     """
     p, each = _checked(probabilities, labels, bins, weights)
     return float(_ece(_bin(p, bins), p, labels[None], each[None])[0])
@@ -133,7 +146,7 @@ def _bin(p: Floats, bins: int) -> npt.NDArray[np.intp]:
 
 
 def _ece(number: npt.NDArray[np.intp], p: Floats, labels: Bools | Floats, weights: Floats) -> Floats:
-    """ECE (R,) of bin numbers (N,), labels (R or 1, N) and weights (R, N)."""
+    """ECE (R,) from bin numbers (N,), probabilities (N,), labels (R or 1, N) and weights (R, N)."""
     member = number[:, None] == np.unique(number)
     gap = np.abs((weights * (labels - p)) @ member).sum(1)
     total = weights.sum(1)
@@ -164,12 +177,13 @@ def reliability(
     seed: int = 0,
     level: float = 0.95,
 ) -> Reliability:
-    """Bins of equal width, ECE, Brier score and log loss (nats) with bootstrap intervals over images, by label.
+    """Bins of equal width, ECE, Brier score = mean (p - label)^2 (Brier 1950) and log loss = mean -log p(label) (nats),
+    with bootstrap intervals over images, stratified by label.
 
-    The share of anomalies of a bin carries Wilson's interval; where each class has one weight, as by
-    `balanced_weights`, its ends are carried over to the weighted share, which rises with the plain one. Other weights
-    leave it without. For the log loss, probabilities are kept 2e-16 off 0 and 1, as scikit-learn does: to be wrong for
-    certain costs 36.
+    The share of anomalies of a bin has Wilson's interval. Where each class has one weight, as by `balanced_weights`,
+    its ends are transformed as the share is, which rises with the unweighted one; with other weights there is none. For
+    the log loss, probabilities are kept 2e-16 away from 0 and 1, as in scikit-learn: a certain error costs 36. Raises
+    ValueError where shapes, types or ranges are not as above.
     """
     p, each = _checked(probabilities, labels, bins, weights)
     number, odds = _bin(p, bins), _odds(each, labels)
@@ -183,32 +197,26 @@ def reliability(
         mean = np.divide(drawn @ loss, total, out=np.full((len(drawn), 2), np.nan), where=total > 0)
         return {"ece": _ece(number, p, labels[None], drawn), "brier": mean[:, 0], "log_loss": mean[:, 1]}
 
-    found = intervals(figures, labels, resamples=resamples, seed=seed, level=level)
+    measured = intervals(figures, labels, resamples=resamples, seed=seed, level=level)
     by_chance = None if odds is None else _ece_if_calibrated(number, p, odds, resamples, seed)
     edges = np.linspace(0, 1, bins + 1)
     return Reliability(
         images=len(p),
         weighted=weights is not None,
         bins=tuple(_summary(edges[k : k + 2], number == k, p, labels, each, odds, level) for k in range(bins)),
-        ece=_unbiased(found["ece"], by_chance),
+        ece=_unbiased(measured["ece"], by_chance),
         ece_if_calibrated=by_chance,
-        brier=found["brier"],
-        log_loss=found["log_loss"],
+        brier=measured["brier"],
+        log_loss=measured["log_loss"],
     )
 
 
-def from_json(figures: Mapping[str, Any]) -> Reliability:
-    """What `bootstrap.to_json` made JSON of."""
-    bins = (Bin(**{**each, "anomalies": Interval(**each["anomalies"])}) for each in figures["bins"])
-    several = {name: Interval(**figures[name]) for name in ("ece", "brier", "log_loss")}
-    return Reliability(**{**figures, **several, "bins": tuple(bins)})
-
-
 def _unbiased(ece: Interval, by_chance: float | None) -> Interval:
-    """The interval with the lower end that the true ECE may have.
+    """The interval with a corrected lower end.
 
-    An ECE is an overestimate, and one of resamples twice so: percentiles never held the true one of calibrated
-    probabilities. So the lower end is the basic bootstrap's, 2 value - high, and 0 where chance explains it all.
+    An ECE is biased upwards, and that of a resample twice: percentile intervals never covered the true ECE of
+    calibrated probabilities. So the lower end is the basic bootstrap's, 2 value - high, and 0 where the ECE is no more
+    than chance gives.
     """
     if ece.value is None or ece.high is None:
         return ece
@@ -231,7 +239,7 @@ def _reweighted(share: float, odds: float) -> float:
 def _summary(
     edges: Floats, inside: Bools, p: Floats, labels: Bools, weights: Floats, odds: float | None, level: float
 ) -> Bin:
-    """One bin: of all images, those `inside` (N,) bool."""
+    """The bin of the images `inside` (N,) bool, between `edges` (2,)."""
     count, weight = int(inside.sum()), weights * inside
     anomalies = wilson(int(labels[inside].sum()), count, level)
     if odds is None:
@@ -249,60 +257,12 @@ def _summary(
 
 
 def _ece_if_calibrated(number: npt.NDArray[np.intp], p: Floats, odds: float, draws: int, seed: int) -> float | None:
-    """95 % quantile of the ECE where labels are drawn by the probabilities themselves, undone of the weights' odds."""
+    """95 % quantile of the ECE with labels drawn from the probabilities themselves, the weights' odds removed."""
     if not len(p):
         return None
-    true = p / (p + odds * (1 - p))  # weighted by odds : 1, these images then show p again
-    random, found = np.random.default_rng(seed), list[Floats]()
+    true = p / (p + odds * (1 - p))  # weighted by odds : 1, these images show p again
+    random, errors = np.random.default_rng(seed), list[Floats]()
     for start in range(0, draws, CHUNK):
         labels = random.random((min(CHUNK, draws - start), len(p))) < true
-        found.append(_ece(number, p, labels, np.where(labels, odds, 1.0)))
-    return float(np.quantile(np.concatenate(found), 0.95))
-
-
-def draw_reliability(reliability: Reliability, file: Path, title: str) -> None:
-    """The reliability diagram as SVG: observed share of anomalies against predicted probability, histogram below.
-
-    Equal figures give equal bytes. Takes matplotlib (of the extra `learn`), without pyplot and its global state.
-    """
-    import matplotlib as mpl
-
-    nothing: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    # Not the caller's style; but their backend, which rc_context would not give back.
-    style: Any = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
-    with mpl.rc_context({**style, "svg.hashsalt": "blemish"}):
-        _figure(reliability, title).savefig(file, format="svg", metadata=nothing)
-
-
-def _figure(reliability: Reliability, title: str) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 6), layout="constrained")
-    curve, shares = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
-    curve.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
-    used = [b for b in reliability.bins if b.probability is not None and b.anomalies.value is not None]
-    x, y = [b.probability or 0.0 for b in used], [b.anomalies.value or 0.0 for b in used]
-    for bin_, at in zip(used, x, strict=True):
-        if bin_.anomalies.low is not None and bin_.anomalies.high is not None:
-            curve.plot([at, at], [bin_.anomalies.low, bin_.anomalies.high], color=TEAL, linewidth=1.6)
-    curve.plot(x, y, color=TEAL, marker="o", markersize=6, linewidth=1, clip_on=False, zorder=3)
-    ece = reliability.ece
-    said = f"ECE {ece}"
-    if reliability.ece_if_calibrated is not None:
-        said += f"\ncalibrated: below {reliability.ece_if_calibrated:.3f}"
-    curve.text(0.03, 0.97, said, transform=curve.transAxes, va="top", color=INK, fontsize=10)
-    by_weight = ", classes weighted" if reliability.weighted else ""
-    curve.set_ylabel(f"share of anomalies{by_weight}")
-    curve.set_title(textwrap.fill(title, 56), color=INK, fontsize=12, loc="left", parse_math=False)
-    for bin_ in reliability.bins:
-        shares.bar(bin_.low, bin_.share, bin_.high - bin_.low, align="edge", color=TEAL, edgecolor="white")
-    shares.set_ylabel("share of all")
-    shares.set_xlabel(f"predicted probability of an anomaly ({reliability.images:,} images)")
-    curve.set(xlim=(0, 1), ylim=(0, 1))
-    for axes in (curve, shares):
-        axes.tick_params(colors=INK, labelsize=10)
-        axes.xaxis.label.set_color(INK)
-        axes.yaxis.label.set_color(INK)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(GREY)
-    return figure
+        errors.append(_ece(number, p, labels, np.where(labels, odds, 1.0)))
+    return float(np.quantile(np.concatenate(errors), 0.95))

@@ -145,6 +145,10 @@ def _upgraded(content: Any) -> Any:
         decision |= {key: _VALUES.get(decision[key], decision[key]) for key in ("rule", "boxes") if key in decision}
     if isinstance(settings, dict):
         settings = {_SETTINGS.get(key, key): value for key, value in settings.items()}
+        if "types" in settings:  # a classifier's
+            settings["classes"] = "types" if settings.pop("types") else "binary"
+            pooled = "mean" if settings.pop("moments", 2) == 1 else "moments"
+            settings["pool"] = "deviations" if settings.pop("deviations", False) else pooled
     return {**content, "format": "blemish bundle 2", "decision": decision, "settings": settings}
 
 

@@ -1,7 +1,7 @@
-"""Two or more runs on the same test images: is one better, or would other images have said the opposite?
+"""Two or more runs on the same test images: is one better, or could that be chance?
 
-Every difference is taken image by image, so that what is easy or hard about an image cancels out: the bootstrap
-draws the same images for every run, and McNemar's test looks only at images on which the runs disagree.
+Differences are paired by image, so that what is easy or hard about an image cancels out: the bootstrap draws the same
+images for every run, and McNemar's test counts only images on which the runs disagree.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from blemish.evaluation.bootstrap import Interval, intervals, to_json, wilson
-from blemish.evaluation.detection import _Ranking as Ranking
-from blemish.evaluation.detection import area_under_roc
+from blemish.evaluation.detection import Ranking, area_under_roc
+from blemish.reporting.figures import NAMED, p_value, stacked
 from blemish.reporting.run import JudgedImage, Recorded, read_run
 from blemish.types import BlemishError
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-FIGURES = {"auroc": "image AUROC", "recall": "defects found", "false_alarm_rate": "false alarms"}
+FIGURES = ("auroc", "recall", "false_alarm_rate")
 
 
 def compare(folders: Sequence[Path], *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, Any]:
-    """What the runs say of the test images that all of them judged, ready for JSON.
+    """The figures of the runs on the test images that all of them judged, JSON-ready.
 
-    `runs` holds each run's figures; `differences`, for each but the first, its figures less the first's with paired
-    bootstrap intervals, and McNemar's test on right and wrong verdicts; `changed`, the images whose verdict is not
-    the same in all. "review" counts as not flagged: a person decides. Images without a label only appear among the
-    changed. Raises `BlemishError` where there are fewer than two runs, or no image in common.
+    `runs` holds each run's figures. `differences` holds, for each run but the first, its figures minus the first's with
+    paired bootstrap intervals, and `mcnemar` on right and wrong verdicts. `changed` holds the images whose verdicts
+    differ. "review" counts as not flagged: a person decides. Images without a label only appear among the changed.
+    Raises `BlemishError` with fewer than two runs, or where they have no image in common.
     """
     if len(folders) < 2:
         raise BlemishError("a comparison takes two runs or more; give their folders.")
     runs = [read_run(folder) for folder in folders]
     names, warnings = _common(runs)
-    judged = [{image.name: image for image in run.images} for run in runs]
-    rows = [[images[name] for name in names] for images in judged]
+    by_name = [{image.name: image for image in run.images} for run in runs]
+    rows = [[images[name] for name in names] for images in by_name]
     labelled = [i for i, image in enumerate(rows[0]) if image.label]
     labels = np.array([rows[0][i].label == "anomaly" for i in labelled], bool)
     scores = np.array([[row[i].score for i in labelled] for row in rows], np.float64)
@@ -69,19 +69,25 @@ def compare(folders: Sequence[Path], *, resamples: int = 1000, seed: int = 0, le
         for number in range(1, len(runs))
     ]
     changed = [
-        {"name": name, "label": of[0].label, "defect": of[0].defect, "decisions": [p.decision for p in of]}
-        for name, of in zip(names, zip(*rows, strict=True), strict=True)
-        if len({image.decision for image in of}) > 1
+        {"name": name, "label": judged[0].label, "defect": judged[0].defect, "decisions": [p.decision for p in judged]}
+        for name, judged in zip(names, zip(*rows, strict=True), strict=True)
+        if len({image.decision for image in judged}) > 1
     ]
     counts = {"images": len(names), "good": int((~labels).sum()), "anomalies": int(labels.sum())}
-    found = {**counts, "runs": each, "differences": differences, "changed": changed, "warnings": warnings}
-    return to_json(found)  # type: ignore[no-any-return]
+    result = {**counts, "runs": each, "differences": differences, "changed": changed, "warnings": warnings}
+    return to_json(result)  # type: ignore[no-any-return]
 
 
 def mcnemar(first: Bools, second: Bools) -> dict[str, Any]:
-    """McNemar's exact test of who is right more often, two-sided: `first` and `second` (N,) say which verdicts are
-    right. Only images that one alone gets right count; each would be a coin's throw were the two alike. `p_value` is
-    None where there is no such image."""
+    """McNemar's exact test (1947), two-sided, of which run is right more often; `first` and `second` (N,) bool say
+    which verdicts are right.
+
+    Only the n images that exactly one run gets right count. Were the runs equally good, the number k of them that the
+    first gets right would be Binomial(n, 1/2); `p_value` = min(1, 2 P(<= min(k, n - k))), None for n = 0.
+
+    >>> mcnemar(np.array([True, False, False, False]), np.array([True, True, True, True]))  # 2 / 2^3
+    {'only_first_right': 0, 'only_second_right': 3, 'p_value': 0.25}
+    """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     count = only_first + only_second
     tail = sum(math.comb(count, k) for k in range(min(only_first, only_second) + 1))
@@ -92,36 +98,39 @@ def mcnemar(first: Bools, second: Bools) -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, Any]) -> Table:
-    """The comparison for a terminal: a row a figure, a column a run, then what each has more than the first."""
+def table(compared: dict[str, Any]) -> Table:
+    """The comparison for a terminal: a row for each figure, a column for each run, then the differences to the
+    first."""
     from rich.markup import escape
     from rich.table import Table
 
     shown = Table(
-        title=f"{found['images']} images in common: {found['good']} good, {found['anomalies']} defective",
+        title=f"{compared['images']} images in common: {compared['good']} good, {compared['anomalies']} defective",
         title_justify="left",
         show_lines=True,
     )
     shown.add_column("figure")
-    folders = [Path(run["run"]) for run in found["runs"]]
+    folders = [Path(run["run"]) for run in compared["runs"]]
     short = len({folder.name for folder in folders}) == len(folders)
     for number, folder in enumerate(folders, start=1):
         shown.add_column(escape(f"{number}: {folder.name if short else folder}"), justify="right", overflow="fold")
-    for number, _ in enumerate(found["differences"], start=2):
-        shown.add_column(f"{number} less 1", justify="right")
-    for name, title in FIGURES.items():
-        values = [_stacked(run[name]) for run in found["runs"]]
-        shown.add_row(title, *values, *(_stacked(less[name], "+") for less in found["differences"]))
-    tests = [less["mcnemar"] for less in found["differences"]]
-    alone = [f"{t['only_second_right']} : {t['only_first_right']}\np {_p(t['p_value'])}" for t in tests]
-    shown.add_row("right alone\n(McNemar)", *[""] * len(found["runs"]), *alone)
+    for number, _ in enumerate(compared["differences"], start=2):
+        shown.add_column(f"{number} minus 1", justify="right")
+    for name in FIGURES:
+        percent = NAMED[name].percent
+        values = [stacked(run[name], percent=percent) for run in compared["runs"]]
+        differences = [stacked(less[name], percent=percent, sign="+") for less in compared["differences"]]
+        shown.add_row(NAMED[name].title, *values, *differences)
+    tests = [difference["mcnemar"] for difference in compared["differences"]]
+    alone = [f"{t['only_second_right']} : {t['only_first_right']}\np {p_value(t['p_value'])}" for t in tests]
+    shown.add_row("Right alone\n(McNemar)", *[""] * len(compared["runs"]), *alone)
     return shown
 
 
-def sentences(found: dict[str, Any], most: int = 20) -> list[str]:
-    """What stands below the table: warnings, and the images whose verdict changed."""
-    changed = found["changed"]
-    lines = [*found["warnings"]]
+def sentences(compared: dict[str, Any], most: int = 20) -> list[str]:
+    """The lines below the table: warnings, and the images whose verdict changed, at most so many."""
+    changed = compared["changed"]
+    lines = [*compared["warnings"]]
     if not changed:
         return [*lines, "No verdict changed."]
     lines.append(f"{len(changed)} verdicts changed:" if len(changed) > 1 else "One verdict changed:")
@@ -133,8 +142,8 @@ def sentences(found: dict[str, Any], most: int = 20) -> list[str]:
 
 
 def _common(runs: Sequence[Recorded]) -> tuple[list[str], list[str]]:
-    """Names of the images that every run judged alike labelled and of one size, in the first one's order; and what
-    people should know."""
+    """Names of the images that every run judged, with the same label and size, in the first run's order; and
+    warnings."""
     of_run: list[dict[str, JudgedImage]] = [
         {image.name: image for image in run.images if image.score is not None} for run in runs
     ]
@@ -160,22 +169,20 @@ def _common(runs: Sequence[Recorded]) -> tuple[list[str], list[str]]:
 def _figures(
     scores: Floats, labels: Bools, flagged: Bools, *, resamples: int, seed: int, level: float
 ) -> dict[str, Interval]:
-    """Figures by name and run, "auroc 0", and less the first's, "auroc 1 - 0": all from the same resamples, stratified
-    by label; a run's own shares with Wilson's interval. `scores` and `flagged` are (runs, N)."""
+    """Figures by name and run, "auroc 0", and differences to the first run, "auroc 1 - 0": all from the same resamples,
+    stratified by label; a run's own shares have Wilson's interval. `scores` and `flagged` are (runs, N)."""
     number = range(len(scores))
     rankings = [Ranking.of(of_run, labels) for of_run in scores]
 
     def statistics(weights: Floats) -> dict[str, Floats]:
         anomalies, good = weights @ labels, weights @ ~labels
-        found: dict[str, Floats] = {}
+        own: dict[str, Floats] = {}
         for i in number:
-            found[f"auroc {i}"] = area_under_roc(*rankings[i].counts(weights))
-            found[f"recall {i}"] = _share(weights @ (labels & flagged[i]), anomalies)
-            found[f"false_alarm_rate {i}"] = _share(weights @ (~labels & flagged[i]), good)
-        differences = {
-            f"{name} {i} - 0": found[f"{name} {i}"] - found[f"{name} 0"] for i in number[1:] for name in FIGURES
-        }
-        return {**found, **differences}
+            own[f"auroc {i}"] = area_under_roc(*rankings[i].counts(weights))
+            own[f"recall {i}"] = _share(weights @ (labels & flagged[i]), anomalies)
+            own[f"false_alarm_rate {i}"] = _share(weights @ (~labels & flagged[i]), good)
+        differences = {f"{name} {i} - 0": own[f"{name} {i}"] - own[f"{name} 0"] for i in number[1:] for name in FIGURES}
+        return {**own, **differences}
 
     if not len(labels):
         nothing = [f"{name} {i}" for name in FIGURES for i in number]
@@ -192,15 +199,3 @@ def _share(some: Floats, of: Floats) -> Floats:
     shares: Floats = np.full(len(of), np.nan)
     np.divide(some, of, out=shares, where=of > 0)
     return shares
-
-
-def _stacked(figure: dict[str, Any], sign: str = "") -> str:
-    """A figure over its interval."""
-    if figure["value"] is None:
-        return "–"
-    interval = "" if figure["low"] is None else f"\n{figure['low']:{sign}.3f} to {figure['high']:{sign}.3f}"
-    return f"{figure['value']:{sign}.3f}{interval}"
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"

@@ -8,11 +8,12 @@ import re
 from collections import Counter
 from xml.etree import ElementTree
 
+from blemish.reporting.figures import number
 from blemish.reporting.run import OUTCOMES, JudgedImage, Recorded
 
 # What XML 1.0 cannot hold, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# What a spreadsheet would take for the beginning of a formula.
+# Characters with which a formula of a spreadsheet begins.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 COLUMNS = (
     "image",
@@ -24,15 +25,15 @@ COLUMNS = (
     "threshold",
     "p_value",
     "probability",
-    "said",
+    "predicted_defect",
     "boxes",
     "error",
 )
 
 
 def junit(run: Recorded) -> str:
-    """Each test image as a test case: missed defects and false alarms fail, what could not be read is an error, what
-    is left to a person is skipped."""
+    """JUnit XML with each test image as a test case: missed defects and false alarms are failures, unreadable images
+    errors, images left to a person skipped."""
     outcomes = Counter(image.outcome for image in run.images)
     counts = {
         "tests": str(len(run.images)),
@@ -47,18 +48,18 @@ def junit(run: Recorded) -> str:
         kind = image.defect or image.label or "unlabelled"
         case = {"classname": _xml(f"{run.card.product}.{kind}"), "name": _xml(image.shown), "time": "0"}
         element = ElementTree.SubElement(suite, "testcase", case)
-        says = _xml(_says(image))
+        message = _xml(_message(image))
         if image.outcome in ("missed", "false-alarm"):
-            ElementTree.SubElement(element, "failure", {"type": image.outcome, "message": says}).text = says
+            ElementTree.SubElement(element, "failure", {"type": image.outcome, "message": message}).text = message
         elif image.outcome == "error":
-            ElementTree.SubElement(element, "error", {"type": "unreadable", "message": says}).text = says
+            ElementTree.SubElement(element, "error", {"type": "unreadable", "message": message}).text = message
         elif image.outcome == "review":
-            ElementTree.SubElement(element, "skipped", {"message": says})
+            ElementTree.SubElement(element, "skipped", {"message": message})
     ElementTree.indent(root, " ")
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _says(image: JudgedImage) -> str:
+def _message(image: JudgedImage) -> str:
     if image.outcome == "error":
         return image.error or "could not be read"
     what = {
@@ -66,19 +67,20 @@ def _says(image: JudgedImage) -> str:
         "false-alarm": "good, called an anomaly",
         "review": "left to a person",
     }.get(image.outcome, image.outcome)
-    return f"{what}: score {_figure(image.score)}, threshold {_figure(image.threshold)}"
+    return f"{what}: score {number(image.score)}, threshold {number(image.threshold)}"
 
 
 def table(run: Recorded) -> str:
-    """One row an image under a row of `COLUMNS`. A text that a spreadsheet would run as a formula begins with '."""
+    """CSV with a row for each image under a row of `COLUMNS`. A text that a spreadsheet would run as a formula gets an
+    apostrophe in front."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     for image in run.images:
         texts = (image.shown, image.label or "", image.defect, image.decision, OUTCOMES[image.outcome])
         figures = (image.score, image.threshold, image.p_value, image.probability)
-        numbers = ["" if value is None else repr(value) for value in figures]
-        last = (_cell(image.said), len(image.regions), _cell(image.error or ""))
+        numbers = ["" if value is None else repr(value) for value in figures]  # every digit, for programs
+        last = (_cell(image.predicted_defect), len(image.regions), _cell(image.error or ""))
         writer.writerow([*map(_cell, texts), *numbers, *last])
     return file.getvalue()
 
@@ -90,7 +92,3 @@ def _cell(text: str) -> str:
 
 def _xml(text: str) -> str:
     return _NOT_XML.sub("\ufffd", text)
-
-
-def _figure(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""The images of a report: what each card shows, within bytes that a page can hold."""
+"""The images of a report: what each card shows, within the bytes that a page can hold."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ from blemish.reporting import thumbnails
 from blemish.reporting.run import JudgedImage, Recorded, inside
 from blemish.types import BlemishError, Progress, Sample, silent
 
-BYTES = 9_500_000  # for all images together; a page holds them in base64, by a third longer
-EACH = 40_000  # no more than this for one, however few there are
-LEAST = 2_500  # under this an image shows nothing: rather, the last ones of the gallery go without
-EVIDENCE = 3  # places with their nearest normal piece, at most so many an image
-SAME = 1e-3  # scores of one image may differ by so much between two machines
+BYTES = 9_500_000  # for all images together; a page holds them in base64, a third longer
+EACH = 40_000  # for one image, at most
+LEAST = 2_500  # for one image: smaller ones show nothing, so the last cards of the gallery go without
+EVIDENCE = 3  # regions with their nearest normal patch, at most, for each image
+SAME = 1e-3  # relative difference that the scores of one image may have between two machines
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A place in the image beside what is nearest to it among the good parts. `images` are data addresses: the place
-    and the normal piece, one sheet that shows both, or nothing where the sheet has been shown before."""
+    """A region of an image beside the nearest normal patch. `images` are data URLs: of the region and the patch, of one
+    sheet that shows both, or none where the sheet has been shown before. `source` names the patch's image; `distance`,
+    `typical` (that of good parts) and `p_value` are those of the region, None where the run does not have them."""
 
     images: tuple[str, ...]
     source: str
@@ -48,7 +49,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What the page shows of one image. `views` are by name, in order; all of one size. Addresses are data."""
+    """What the page shows of one image: `views` by name, in order, all of one size, and the `outline` of the drawn
+    defect, as data URLs."""
 
     image: JudgedImage
     views: Mapping[str, str]
@@ -58,7 +60,8 @@ class Card:
 
 
 class Gallery(NamedTuple):
-    """`without` images have no image on the page, as it would be too large; `pixels` are those of masks."""
+    """The cards of all images; the last `without` of them have no views, or the page would be too large. `pixels` are
+    the statistics behind AUPRO."""
 
     cards: tuple[Card, ...]
     without: int
@@ -68,35 +71,37 @@ class Gallery(NamedTuple):
 def gallery(
     run: Recorded, data: Path | None, progress: Progress = silent, *, samples: Sequence[Sample] = ()
 ) -> Gallery:
-    """The cards of a run in its order. `data` is the folder that it was made from, at which the bundle looks once more
-    for `pixels`; `samples` are its test images as they were read, and are not looked at again. Without both, the
-    cards show what the run's folder holds. Raises `BlemishError` where `data` is another folder, or an image is
-    damaged."""
+    """The cards of a run, in its order.
+
+    `data` is the folder that the run was made from; its images are inspected again for `pixels`. `samples` are the
+    run's test images as they were read, which are not inspected again. Without both, the cards show what the run's
+    folder holds. Raises `BlemishError` where `data` is another folder, or an image is damaged.
+    """
     known = _samples(run, data) if data else {sample.name: sample for sample in samples}
     files = [_files(run, known, image) for image in run.images]
-    each, shown = _share([len(found) + sum(len(some) for _, some in evidence) for found, evidence in files])
+    each, shown = _share([len(views) + sum(len(crops) for _, crops in evidence) for views, evidence in files])
     cards = []
-    for number, (image, (found, evidence)) in enumerate(
+    for number, (image, (paths, evidence)) in enumerate(
         progress(zip(run.images, files, strict=True), "report", len(files))
     ):
         if number >= shown:
             cards.append(Card(image, {}, None, (), image.size or (4, 3)))
             continue
         views, size = {}, image.size
-        for name, file in found.items():
+        for name, file in paths.items():
             pixels = load_image(file)
             size = size or (pixels.shape[1], pixels.shape[0])
             views[name] = thumbnails.jpeg(Image.fromarray(pixels), each)
         sample = known.get(image.name)
         outline = thumbnails.outline_png(sample.mask, read_size(sample.path)) if sample and sample.mask else None
-        pieces = tuple(_piece(entry, some, each) for entry, some in evidence)
+        pieces = tuple(_piece(entry, crops, each) for entry, crops in evidence)
         cards.append(Card(image, views, outline, pieces, size or (4, 3)))
     statistics = _pixels(run, known, progress) if data else None
     return Gallery(tuple(cards), max(0, len(cards) - shown), statistics)
 
 
 def _share(wanted: list[int]) -> tuple[int, int]:
-    """Bytes for each image, and how many of the cards, which want so many images each, get theirs."""
+    """Bytes for each image file, and how many of the cards, which want so many files each, get theirs."""
     total = sum(wanted)
     if total * LEAST <= BYTES:
         return min(EACH, BYTES // max(1, total)), len(wanted)
@@ -123,15 +128,18 @@ def _samples(run: Recorded, data: Path) -> dict[str, Sample]:
 def _files(
     run: Recorded, samples: Mapping[str, Sample], image: JudgedImage
 ) -> tuple[dict[str, Path], list[tuple[Mapping[str, Any], list[Path]]]]:
-    """The views of an image that exist, by name, and its evidence, each entry with its files: first the place, then
-    what is normal."""
+    """The existing views of an image by name, and its evidence, each entry with its files: the region, then the normal
+    patch."""
     if image.decision == "error":
         return {}, []
-    found = {
-        "heat": inside(run.folder, f"overlays/{image.name}.jpg"),
+    # Older runs have one folder for both.
+    older = inside(run.folder, f"repaired/{image.name}.jpg")
+    autoencoder = run.card.detector == "attention"
+    views = {
+        "heatmap": inside(run.folder, f"overlays/{image.name}.jpg"),
         "image": samples[image.name].path if image.name in samples else None,
-        "inpainted": inside(run.folder, f"inpainted/{image.name}.jpg"),
-        "reconstruction": inside(run.folder, f"reconstruction/{image.name}.jpg"),
+        "inpainted": inside(run.folder, f"inpainted/{image.name}.jpg") or (None if autoencoder else older),
+        "reconstruction": inside(run.folder, f"reconstruction/{image.name}.jpg") or (older if autoencoder else None),
     }
     shown: set[Path] = set()
     evidence = []
@@ -140,7 +148,7 @@ def _files(
         files = [file for name, file in sorted(named.items(), key=lambda item: "normal" in item[0]) if file]
         evidence.append((entry, [file for file in files if file not in shown]))
         shown |= set(files)
-    return {name: file for name, file in found.items() if file}, evidence
+    return {name: file for name, file in views.items() if file}, evidence
 
 
 def _piece(entry: Mapping[str, Any], files: list[Path], most: int) -> Piece:
@@ -157,19 +165,18 @@ def _float(value: Any) -> float | None:
 
 
 def _pixels(run: Recorded, samples: Mapping[str, Sample], progress: Progress) -> PixelStatistics | None:
-    """What the curve of AUPRO takes: the bundle looks at the labelled images again. None without masks.
+    """The statistics behind the curve of AUPRO, from the labelled images inspected again. None without masks.
 
-    As in `localisation_metrics`, an anomaly without a mask says nothing about places and is left out.
+    As in `localisation_metrics`, an anomaly without a mask, or with an empty one, is left out.
     """
-    answered = [p for p in run.images if p.label and p.score is not None and p.name in samples]
-    masked = [p for p in answered if samples[p.name].mask]
-    if not masked:
+    scored = [p for p in run.images if p.label and p.score is not None and p.name in samples]
+    if not any(samples[p.name].mask for p in scored):
         return None
-    looked = [p for p in answered if p.label == "good" or samples[p.name].mask]
+    used = [p for p in scored if p.label == "good" or samples[p.name].mask]
     inspector = Inspector(run.folder / "bundle")
-    looks = inspector.look_many(samples[p.name].path for p in looked)
+    looks = inspector.look_many(samples[p.name].path for p in used)
     maps, masks, sizes, counting = [], [], [], list[Mask | None]()
-    for image, look in zip(looked, progress(looks, "maps", len(looked)), strict=True):
+    for image, look in zip(used, progress(looks, "maps", len(used)), strict=True):
         score, size = look.verdict.score, look.verdict.size
         if look.map is None or score is None or size is None:
             raise BlemishError(f"{look.verdict.error or image.shown}")
@@ -183,7 +190,7 @@ def _pixels(run: Recorded, samples: Mapping[str, Sample], progress: Progress) ->
         counts = inspector.framing.inside(size, look.pose) if inspector.framing else None
         drawn = cut(drawn, counts)
         if mask and (drawn is None or not drawn.any()):
-            continue  # an empty mask says nothing about places either
+            continue
         maps.append(look.map)
         masks.append(None if drawn is None else reduce_mask(drawn, evaluation_size(size)))
         sizes.append(size)

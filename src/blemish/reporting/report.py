@@ -1,7 +1,7 @@
-"""One page on a run, for people who were not there: what was learned, what it is worth, every image, how to redo it.
+"""One page on a run: what it was trained on, how good it is, every test image, and how to repeat it.
 
-`facts` says everything that the page says, for programs; the page adds images and curves. Both read only what
-`blemish train` wrote (and, where given, the data), so that nothing is said that was not measured.
+`facts` holds everything that the page label, for programs; the page adds images and curves. Both read only what
+`blemish train` wrote (and, where given, the data), so that nothing is claimed that was not measured.
 """
 
 from __future__ import annotations
@@ -9,33 +9,23 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from blemish.evaluation.bootstrap import to_json, wilson
-from blemish.evaluation.faithfulness import MEASURES
 from blemish.evaluation.localisation import PixelStatistics
 from blemish.files import write_text
 from blemish.inference import calibration
-from blemish.reporting import curves, exports
-from blemish.reporting.figures import FIGURES
+from blemish.reporting import curves, exports, sentences
+from blemish.reporting.figures import FILTERS, MEASURES, REPORT, defined, number, percent, with_interval
 from blemish.reporting.gallery import Gallery, gallery
 from blemish.reporting.rerun import repeat
 from blemish.reporting.run import OUTCOMES, Recorded, read_run
 from blemish.types import BlemishError, Progress, Sample, silent
 
-RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of false alarms, asked for and then counted
-MORE = (
-    ("localisation", "pixel_average_precision", "Pixel average precision", "of pixels, ranked by the map"),
-    ("localisation", "pointing_game", "Pointing game", "hottest place lies in a defect"),
-    ("reliability", "ece", "Calibration error", "how far probabilities are off"),
-)
-PERCENT = frozenset(
-    {"miss_rate", "false_alarm_rate", "defects_hit", "boxes_right", "pointing_game", "balanced_accuracy"}
-)
+RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # false-alarm rates for which thresholds are compared
 
 
 def report(
@@ -48,29 +38,29 @@ def report(
     csv: Path | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Writes the page of `run` to `out`, one file that needs nothing else; returns its facts, ready for JSON.
+    """Writes the page of `run` to `out`, one self-contained file, and returns its `facts`.
 
     `data` is the folder that the run was made from: with it the page shows the images themselves, the drawn outlines
-    of defects, and the curve of AUPRO, for which the bundle looks at them once more. `samples` instead are the test
-    images of who has read that folder: all but the curve. `junit` and `csv` are files to write too. Every file is
-    whole or not there. Raises `BlemishError` where `run` or `data` is not what it should be.
+    of defects, and the curve of AUPRO, for which the images are inspected again. `samples`, the run's test images as
+    they were read, give all but the curve. `junit` and `csv` are further files to write. Every file is written whole
+    or not at all. Raises `BlemishError` where `run` or `data` is not what it should be.
     """
     recorded = read_run(run)
-    said = facts(recorded)
+    known = facts(recorded)
     if out:
         shown = gallery(recorded, data, progress, samples=samples)
-        _write(out, _page(recorded, said, shown))
+        _write(out, _page(recorded, known, shown))
     if junit:
         _write(junit, exports.junit(recorded))
     if csv:
         _write(csv, exports.table(recorded))
-    return said
+    return known
 
 
 def facts(run: Recorded) -> dict[str, Any]:
-    """All that the page says of a run, in what JSON knows."""
+    """Everything that the page says of a run, JSON-ready."""
     card, metrics = run.card, run.metrics
-    found = {
+    known = {
         "product": card.product,
         "detector": card.detector,
         "backbone": card.backbone.get("name", ""),
@@ -94,50 +84,30 @@ def facts(run: Recorded) -> dict[str, Any]:
         "repeat": repeat(card),
         "images": [{**to_json(image), "outcome": image.outcome} for image in run.images],
     }
-    return to_json({"verdict": _verdict(run, found), **found})  # type: ignore[no-any-return]
+    return to_json({"verdict": _verdict(run, known), **known})  # type: ignore[no-any-return]
 
 
-def percent(figure: Mapping[str, Any] | None) -> str:
-    """`96 % [91, 99]`; a dash where the figure is undefined."""
-    if not figure or figure.get("value") is None:
-        return "–"
-    interval = "" if figure.get("low") is None else f" [{100 * figure['low']:.0f}, {100 * figure['high']:.0f}]"
-    return f"{100 * figure['value']:.0f} %{interval}"
-
-
-def plain(figure: Mapping[str, Any] | None) -> str:
-    """`0.953 [0.921, 0.978]`; a dash where the figure is undefined."""
-    if not figure or figure.get("value") is None:
-        return "–"
-    interval = "" if figure.get("low") is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
-    return f"{figure['value']:.3f}{interval}"
-
-
-def _verdict(run: Recorded, found: Mapping[str, Any]) -> str:
-    """The run in one line, of nothing but what was measured or is guaranteed."""
+def _verdict(run: Recorded, known: Mapping[str, Any]) -> str:
+    """The run in one line: only what is guaranteed or was measured."""
     detection, places = run.metrics.get("detection", {}), run.metrics.get("localisation", {})
     parts = []
-    if (rate := found["false_alarms_guaranteed"]) is not None:
-        parts.append(f"flags at most {100 * rate:.3g} % of good parts (guaranteed)")
-    if _known(detection.get("false_alarm_rate")):
-        parts.append(f"flagged {percent(detection['false_alarm_rate'])} of good test images")
-    if _known(detection.get("recall")):
-        parts.append(f"finds {percent(detection['recall'])} of defective ones")
-    if found["outcomes"].get("review"):
-        parts.append(f"leaves {found['outcomes']['review']} of {len(run.images)} test images to a person")
-    if _known(places.get("defects_hit")):
-        parts.append(f"points at {percent(places['defects_hit'])} of drawn defects")
-    faithful = found["faithfulness"] or {}
+    if (rate := known["false_alarms_guaranteed"]) is not None:
+        parts.append(f"flags at most {percent(rate)} of good parts (guaranteed)")
+    if defined(figure := detection.get("false_alarm_rate")):
+        parts.append(f"flagged {with_interval(figure, percent=True)} of good test images")
+    if defined(figure := detection.get("recall")):
+        parts.append(f"finds {with_interval(figure, percent=True)} of defective ones")
+    if known["outcomes"].get("review"):
+        parts.append(f"leaves {known['outcomes']['review']} of {len(run.images)} test images to a person")
+    if defined(figure := places.get("defects_hit")):
+        parts.append(f"points at {with_interval(figure, percent=True)} of drawn defects")
+    faithful = known["faithfulness"] or {}
     if faithful.get("of"):
         parts.append(f"heatmaps beat their controls in {faithful['passed']} of {faithful['of']} measures")
     if not parts:
-        return "Nothing was guaranteed, and nothing measured: there is no labelled test part."
+        return "Nothing was guaranteed and nothing measured: there are no labelled test images."
     line = "; ".join(parts)
     return f"{line[0].upper()}{line[1:]}."
-
-
-def _known(figure: Mapping[str, Any] | None) -> bool:
-    return bool(figure) and figure is not None and figure.get("value") is not None
 
 
 def _outcomes(run: Recorded) -> Counter[str]:
@@ -145,11 +115,11 @@ def _outcomes(run: Recorded) -> Counter[str]:
 
 
 def _figures(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The measured figures, each with what it means."""
+    """The measured figures with their titles and meanings."""
     return [
-        {"group": group, "name": name, "title": title, "meaning": meaning, "percent": name in PERCENT, **figure}
-        for group, name, title, meaning in chain(FIGURES, MORE)
-        if _known(figure := metrics.get(group, {}).get(name))
+        {**figure._asdict(), **measured}
+        for figure in REPORT
+        if defined(measured := metrics.get(figure.group, {}).get(figure.name))
     ]
 
 
@@ -160,8 +130,8 @@ def _band(decision: Mapping[str, Any]) -> list[float] | None:
 
 
 def _rates(run: Recorded) -> list[dict[str, Any]]:
-    """Of each rate asked for: the threshold that the calibration scores give, and the shares of good and of defective
-    test images above it. [] where nothing was guaranteed or no image is labelled."""
+    """For each of RATES and the run's own: the threshold that the calibration scores give, and the shares of good and
+    of defective test images above it. [] where nothing was guaranteed or no good test image is labelled."""
     decision = run.card.decision
     held_out = np.array(decision.scores)
     good, defective = _scores(run, "good"), _scores(run, "anomaly")
@@ -188,8 +158,9 @@ def _scores(run: Recorded, label: str) -> curves.Floats:
 
 
 def _faithfulness(measured: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """`columns`, `rows` of a measure and a figure for each column, `sentences`, and in how many measures the detector's
-    maps `passed`, `of` those with a verdict, from `faithfulness.Faithfulness` as JSON. None where nothing was measured.
+    """`faithfulness.Faithfulness` as JSON, as a table: `columns` (the detector and the controls) and `rows` of a
+    measure and a figure for each column; with `sentences`, and the number of measures that the detector's maps
+    `passed`, `of` those with a verdict. None where nothing was measured.
     """
     if measured is None:
         return None
@@ -199,13 +170,13 @@ def _faithfulness(measured: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {
         "columns": columns,
         "rows": [{"measure": name, "figures": [row.get(column) for column in columns]} for name, row in rows],
-        "sentences": list(measured["sentences"]),
+        "sentences": sentences.of_faithfulness(measured),
         "passed": sum(verdicts),
         "of": len(verdicts),
     }
 
 
-def _page(run: Recorded, said: Mapping[str, Any], shown: Gallery) -> str:
+def _page(run: Recorded, known: Mapping[str, Any], shown: Gallery) -> str:
     try:
         import jinja2
     except ImportError:
@@ -219,61 +190,56 @@ def _page(run: Recorded, said: Mapping[str, Any], shown: Gallery) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, plain=plain, number=_number)
+    environment.filters.update(FILTERS)
     return environment.get_template("report.html.jinja").render(
-        said=said,
+        known=known,
         run=run,
         gallery=shown,
         outcomes=OUTCOMES,
         defects=sorted({p.defect for p in run.images if p.defect}),
-        drawn=_drawn(run, said, shown.pixels),
+        views=list(dict.fromkeys(name for card in shown.cards for name in card.views)),
+        drawn=_drawn(run, known, shown.pixels),
         reliability=_reliability(run),
     )
 
 
-def _drawn(run: Recorded, said: Mapping[str, Any], pixels: PixelStatistics | None) -> dict[str, str]:
-    """Each curve that this run allows, as SVG."""
+def _drawn(run: Recorded, known: Mapping[str, Any], pixels: PixelStatistics | None) -> dict[str, str]:
+    """The curves that this run allows, by name, as SVG."""
     judged = [p for p in run.images if p.label and p.score is not None]
     scores, labels = np.array([p.score for p in judged], np.float64), np.array([p.label == "anomaly" for p in judged])
     good, defective, held_out = _scores(run, "good"), _scores(run, "anomaly"), np.array(run.card.decision.scores)
     drawn: dict[str, str] = {}
     detection = run.metrics.get("detection", {})
     if judged:
-        thresholds = {"threshold": said["threshold"]}
-        if said["review"]:
-            thresholds = {"review from": said["review"][0], "anomaly above": said["review"][1]}
-        says = (
-            f"Scores of {len(good)} good and {len(defective)} defective test images, threshold {said['threshold']:.4g}"
-        )
-        drawn["histogram"] = curves.histogram_svg(good, defective, held_out, thresholds, says)
+        thresholds = {"threshold": known["threshold"]}
+        if known["review"]:
+            thresholds = {"review from": known["review"][0], "anomaly above": known["review"][1]}
+        tested = f"{len(good)} good and {len(defective)} defective test images"
+        label = f"Scores of {tested}, threshold {number(known['threshold'])}"
+        drawn["histogram"] = curves.histogram_svg(good, defective, held_out, thresholds, label)
     if len(good) and len(defective) and len(judged) == len(good) + len(defective):
         at = _values(detection, "false_alarm_rate", "recall")
-        drawn["roc"] = curves.roc_svg(scores, labels, at, f"ROC curve, area {plain(detection.get('auroc'))}")
-        says = f"Precision-recall curve, average precision {plain(detection.get('average_precision'))}"
-        drawn["pr"] = curves.pr_svg(scores, labels, _values(detection, "recall", "precision"), says)
+        drawn["roc"] = curves.roc_svg(scores, labels, at, f"ROC curve, area {with_interval(detection.get('auroc'))}")
+        label = f"Precision-recall curve, average precision {with_interval(detection.get('average_precision'))}"
+        drawn["pr"] = curves.pr_svg(scores, labels, _values(detection, "recall", "precision"), label)
     if pixels is not None:
         aupro = run.metrics.get("localisation", {}).get("aupro")
-        drawn["pro"] = curves.pro_svg(pixels, f"Per-region overlap, AUPRO {plain(aupro)}")
+        drawn["pro"] = curves.pro_svg(pixels, f"Per-region overlap, AUPRO {with_interval(aupro)}")
     return drawn
 
 
-def _values(figures: Mapping[str, Any], x: str, y: str) -> tuple[float, float] | None:
-    if not (_known(figures.get(x)) and _known(figures.get(y))):
+def _values(measured: Mapping[str, Any], x: str, y: str) -> tuple[float, float] | None:
+    if not (defined(measured.get(x)) and defined(measured.get(y))):
         return None
-    return figures[x]["value"], figures[y]["value"]
+    return measured[x]["value"], measured[y]["value"]
 
 
 def _reliability(run: Recorded) -> str | None:
-    """A classifier's reliability diagram, as the run drew it. As an image: nothing in it can run."""
+    """A classifier's reliability diagram from the run's folder, as a data URL: no script in an image runs."""
     file = run.folder / "reliability.svg"
     if not file.is_file():
         return None
     return "data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode()
-
-
-def _number(value: float | None) -> str:
-    """Four digits, trailing zeros kept."""
-    return "–" if value is None else f"{value:#.4g}".removesuffix(".")
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,41 +1,40 @@
-"""How a run can be had again: the command, as far as the card knows it, and what proves that it is the same."""
+"""How to repeat a run: the command, as far as the card knows it, and the hashes by which to tell that it is the
+same."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
 from blemish.inference.bundle import EVIDENCE, ROI, Card
+from blemish.options import words
 
-# Settings that no option sets, those that are the machine's and not the detector's, and those that are said otherwise.
-NO_OPTION = ("projection", "sigma", "decay", "one_cycle", "head_first", "contrast", "validation")
-LEFT_OUT = ("device", "processes", "log")
-OTHERWISE = ("image_size", "seed", "types", "moments", "deviations")
+SET_OTHERWISE = ("image_size", "seed")  # settings that options of the training set
 
 
 def repeat(card: Card) -> dict[str, Any]:
-    """`command`, `settings` that no option of it says, `seed`, `versions`, and hashes of data, files and card."""
+    """`command`, `seed`, `versions`, and `sha256` of data, files and card."""
     settings, rule, data = card.settings, card.decision, card.data
-    words = ["blemish", "train", data.source, "-o", "again", "--detector", card.detector]
-    words += ["--layout", data.layout, "--seed", str(data.seed), "--image-size", "x".join(map(str, card.image_size))]
-    words += ["--test", f"{data.test_share:g}", "--calibration", f"{data.calibration_share:g}"]
-    words += ["--decide", rule.rule, "--boxes", rule.boxes, "--min-area", f"{_least_area(card):g}"]
-    words += _framed(card)
-    for name, rate in (("false-alarms", rule.false_alarms), ("review", rule.review), ("confidence", rule.confidence)):
-        words += [f"--{name}", f"{rate:g}"] if rate is not None else []
-    words += ["--calibrate", rule.calibrated_by] if card.detector == "patchcore" else []
-    words += [] if EVIDENCE in card.files else ["--no-evidence"]
-    for name, value in settings.items():
-        by_itself = name == "epochs" and not value  # chosen from the number of images
-        words += [] if by_itself or name in (*NO_OPTION, *LEFT_OUT, *OTHERWISE) else _option(name, value)
-    if "types" in settings:
-        words += ["--classes", "types" if settings["types"] else "binary"]
-        pool = "deviations" if settings["deviations"] else "moments" if settings["moments"] == 2 else "mean"
-        words += ["--pool", pool]
+    command = ["blemish", "train", data.source, "-o", "again", "--detector", card.detector]
+    asked: dict[str, Any] = {
+        "layout": data.layout,
+        "seed": data.seed,
+        "image_size": "x".join(map(str, card.image_size)),
+        "test": f"{data.test_share:g}",
+        "calibration": f"{data.calibration_share:g}",
+        "decide": rule.rule,
+        "boxes": rule.boxes,
+        "min_area": f"{_least_area(card):g}",
+        "false_alarms": rule.false_alarms,
+        "review": rule.review,
+        "confidence": rule.confidence,
+        "calibrate": rule.calibrated_by if rule.rule == "guarantee" else None,
+        "evidence": EVIDENCE in card.files,
+        **{name: value for name, value in settings.items() if name not in SET_OTHERWISE},
+    }
+    command += [*_framed(card), *(word for name, value in asked.items() for word in words(name, value))]
     return {
-        "command": shlex.join(words),
-        "settings": {name: settings[name] for name in NO_OPTION if name in settings},
+        "command": shlex.join(command),
         "seed": card.data.seed,
         "versions": dict(card.versions),
         "sha256": {
@@ -47,7 +46,7 @@ def repeat(card: Card) -> dict[str, Any]:
 
 
 def _least_area(card: Card) -> float:
-    """As it was asked for: with tiles, a share of one of them."""
+    """As the option takes it: with tiles, as a share of one tile."""
     frame = card.frame
     if frame is None or frame.tile is None:
         return card.decision.min_area
@@ -60,14 +59,3 @@ def _framed(card: Card) -> list[str]:
         return []
     tiles = ["--tile", str(max(frame.tile)), "--overlap", str(frame.overlap)] if frame.tile else []
     return [*tiles, *(["--roi", f"bundle/{ROI}"] if frame.roi else []), *(["--align"] if frame.align else [])]
-
-
-def _option(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
-    if value is None or value == [] or value == ():
-        return []
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    if isinstance(value, list | tuple):
-        return [f"--{flag}", ",".join(map(str, value))]
-    return [] if isinstance(value, Mapping) else [f"--{flag}", str(value)]

@@ -1,4 +1,4 @@
-"""What a run's folder says of its test images, read once for reports and comparisons."""
+"""A run's folder, read once for reports and comparisons: its card, its figures, and its verdicts on the test images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blemish.images import natural
 from blemish.inference import bundle
 from blemish.types import BlemishError
 
-# What an image is against what was said of it, in the order in which people should look.
+# An image's label against its verdict, in the order in which people should look at them.
 OUTCOMES = {
     "missed": "missed",
     "false-alarm": "false alarm",
@@ -24,13 +24,17 @@ OUTCOMES = {
 }
 FAITHFUL = "faithfulness.json"  # written by `blemish evaluate --faithfulness`
 DECISIONS = ("good", "anomaly", "review", "error")
-RISING = ("missed", "found")  # what is worst is what scored lowest; elsewhere, what scored highest
+RISING = ("missed", "found")  # the lowest score comes first; elsewhere the highest
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedImage:
-    """One line of `verdicts.jsonl`. `name` is the image's in its data set; `regions` and `evidence` are as written
-    there, boxes in pixels of the original image of `size` (width, height)."""
+    """One line of `verdicts.jsonl`: a test image with its label and its verdict.
+
+    `name` is the image's in its data set, `defect` its labelled and `predicted_defect` its likeliest defect type (of a
+    classifier that knows types, else ""). `regions` and `evidence` are as in that file, boxes in pixels of the original
+    image of `size` (width, height). `counterfactual` is the verdict on the image with its regions inpainted.
+    """
 
     name: str
     label: str | None
@@ -40,11 +44,11 @@ class JudgedImage:
     threshold: float | None
     p_value: float | None
     probability: float | None
-    said: str  # the likeliest defect type, of a classifier that knows types
+    predicted_defect: str
     size: tuple[int, int] | None
     regions: tuple[Mapping[str, Any], ...]
     evidence: tuple[Mapping[str, Any], ...]
-    counterfactual: Mapping[str, Any] | None  # what was said once its regions were inpainted
+    counterfactual: Mapping[str, Any] | None
     error: str | None
 
     @property
@@ -60,14 +64,14 @@ class JudgedImage:
 
     @property
     def shown(self) -> str:
-        """The name as text that every file can hold, whatever bytes the file system had."""
+        """The name as valid Unicode: bytes of the file system that are none become question marks."""
         return self.name.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A run: its folder, its bundle's card (verified), `metrics.json`, and its test images in the order of
-    OUTCOMES, within each the most telling first."""
+    """A run: its folder, its bundle's card (verified), `metrics.json` with `faithfulness.json`, and its test images in
+    the order of OUTCOMES, within each the clearest mistakes first."""
 
     folder: Path
     card: bundle.Card
@@ -79,12 +83,12 @@ def read_run(folder: Path | str) -> Recorded:
     """Reads what `blemish train` wrote. Raises `BlemishError` where that is missing, damaged, or something else."""
     folder = Path(folder)
     if not (folder / "metrics.json").is_file():
-        raise BlemishError(f"{folder}: is no run, it has no metrics.json; give the folder that `blemish train` wrote.")
+        raise BlemishError(f"{folder}: is no run (no metrics.json); give the folder that `blemish train` wrote.")
     card = bundle.read(folder / "bundle").card
     metrics = _json(_text(folder / "metrics.json"), f"{folder / 'metrics.json'}")
     faithful = folder / FAITHFUL
     if faithful.is_file():
-        metrics = {**metrics, "faithfulness": _json(_text(faithful), f"{faithful}")}
+        metrics = {**metrics, "faithfulness": _faithfulness(faithful)}
     file = folder / "verdicts.jsonl"
     images: dict[str, JudgedImage] = {}
     for number, line in enumerate(_text(file).splitlines(), start=1):
@@ -92,7 +96,7 @@ def read_run(folder: Path | str) -> Recorded:
         if image.name in images:
             raise BlemishError(f"{file}: judges {image.shown} twice; train again.")
         images[image.name] = image
-    return Recorded(folder, card, metrics, tuple(sorted(images.values(), key=_telling)))
+    return Recorded(folder, card, metrics, tuple(sorted(images.values(), key=_order)))
 
 
 def names_tested(run: Path) -> set[str]:
@@ -104,7 +108,7 @@ def names_tested(run: Path) -> set[str]:
 
 
 def inside(folder: Path, relative: str) -> Path | None:
-    """The file `relative` within `folder`, or None where there is none, or it lies elsewhere."""
+    """The file `relative` to `folder`, or None where there is none or it lies outside."""
     try:
         file = (folder / relative).resolve()
         return file if file.is_relative_to(folder.resolve()) and file.is_file() else None
@@ -112,7 +116,18 @@ def inside(folder: Path, relative: str) -> Path | None:
         return None
 
 
-def _telling(image: JudgedImage) -> tuple[int, float, Any]:
+def _faithfulness(file: Path) -> Mapping[str, Any]:
+    """The content of FAITHFUL; older files call the inpainting rate "repair"."""
+    content = _json(_text(file), f"{file}")
+    try:
+        names = [{"repair": "inpainting"}.get(measure["name"], measure["name"]) for measure in content["measures"]]
+    except (KeyError, TypeError):
+        raise BlemishError(f"{file}: is damaged; run blemish evaluate --faithfulness again.") from None
+    measures = zip(content["measures"], names, strict=True)
+    return {**content, "measures": [{**measure, "name": name} for measure, name in measures]}
+
+
+def _order(image: JudgedImage) -> tuple[int, float, Any]:
     score = image.score or 0.0
     return (
         list(OUTCOMES).index(image.outcome),
@@ -121,23 +136,23 @@ def _telling(image: JudgedImage) -> tuple[int, float, Any]:
     )
 
 
-def _image(said: Mapping[str, Any], where: str) -> JudgedImage:
+def _image(line: Mapping[str, Any], where: str) -> JudgedImage:
     try:
         image = JudgedImage(
-            name=str(said["path"]),
-            label=said.get("label"),
-            defect=str(said.get("defect") or ""),
-            decision=str(said["decision"]),
-            score=said.get("score"),
-            threshold=said.get("threshold"),
-            p_value=said.get("p_value"),
-            probability=said.get("probability"),
-            said=str(said.get("said") or ""),
-            size=(int(said["size"][0]), int(said["size"][1])) if said.get("size") else None,
-            regions=tuple({**region, "box": [int(side) for side in region["box"]]} for region in said["regions"]),
-            evidence=tuple(said.get("evidence") or ()),
-            counterfactual=said.get("counterfactual") or None,
-            error=said.get("error"),
+            name=str(line["path"]),
+            label=line.get("label"),
+            defect=str(line.get("defect") or ""),
+            decision=str(line["decision"]),
+            score=line.get("score"),
+            threshold=line.get("threshold"),
+            p_value=line.get("p_value"),
+            probability=line.get("probability"),
+            predicted_defect=str(line.get("predicted_defect") or line.get("said") or ""),  # "said": older runs
+            size=(int(line["size"][0]), int(line["size"][1])) if line.get("size") else None,
+            regions=tuple({**region, "box": [int(side) for side in region["box"]]} for region in line["regions"]),
+            evidence=tuple(line.get("evidence") or ()),
+            counterfactual=line.get("counterfactual") or None,
+            error=line.get("error"),
         )
     except (KeyError, TypeError, ValueError, IndexError) as cause:
         raise BlemishError(f"{where}: is not a verdict ({type(cause).__name__}: {cause}); train again.") from None

@@ -1,4 +1,4 @@
-"""Images small enough for a page to hold hundreds: JPEG as data addresses, each within its share of the bytes."""
+"""Images small enough for a page to hold hundreds: JPEG as data URLs, each within its share of the bytes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from PIL import Image
 
 from blemish.images import load_mask
 
-# Longest side and JPEG quality: the first that keeps within the bytes is taken. Size is given up before sharpness.
+# Longest side in pixels and JPEG quality; the first that fits the bytes is taken.
 STEPS = ((640, 80), (384, 80), (320, 76), (256, 74), (224, 70), (192, 68), (160, 64), (128, 58), (96, 50), (32, 30))
 SIDE = 384
-OUTLINE = (124, 255, 0)  # of the drawn defect; not among the heat's colours, nor the boxes'
-CROP, SHEET = 96, 640  # of a piece of evidence, and of several on one sheet
+OUTLINE = (124, 255, 0)  # of the drawn defect; a colour of neither heatmaps nor boxes
+CROP, SHEET = 96, 640  # longest side of a piece of evidence, and of a sheet with several
 
 
 def jpeg(image: Image.Image, most: int, side: int = SIDE) -> str:
-    """`image` as the address of a JPEG of at most `most` bytes (else of the smallest step), no side over `side`."""
+    """`image` as the data URL of a JPEG of at most `most` bytes (else of the smallest step), no side over `side`."""
     encoded, used = b"", 0
     for step, quality in STEPS:
         new = min(step, side, max(image.size))
         last = step == STEPS[-1][0]
-        # Bytes go with the pixels: what would be far too long need not be tried.
+        # Bytes are about proportional to pixels: skip steps that would be far too long.
         if encoded and not last and len(encoded) * (new / used) ** 2 > 1.2 * most:
             continue
         buffer = io.BytesIO()
@@ -37,9 +37,9 @@ def jpeg(image: Image.Image, most: int, side: int = SIDE) -> str:
 
 
 def outline_png(mask: Path, size: tuple[int, int], side: int = 256) -> str:
-    """A line around the defects of the mask of an image of `size` (width, height), transparent elsewhere, as PNG."""
+    """The `outline` of a mask file of an image of `size` (width, height), as the data URL of a PNG."""
     drawn = outline(load_mask(mask, (size[1], size[0])), _fitting(size, side))
-    # Two colours, one of them none: a tenth of the bytes of RGBA.
+    # Two colours, one of them transparent: a tenth of the bytes of RGBA.
     flat = Image.new("P", drawn.size, 0)
     flat.putpalette([0, 0, 0, *OUTLINE])
     flat.paste(1, mask=drawn.getchannel("A"))
@@ -59,10 +59,8 @@ def _reduced(image: Image.Image, side: int) -> Image.Image:
 
 
 def outline(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
-    """A line around the defects of `mask` (H, W), transparent elsewhere, RGBA of `size` (width, height).
-
-    The line lies outside the defect, so that nothing of it is hidden.
-    """
+    """A line around the defects of `mask` (H, W), transparent elsewhere, RGBA of `size` (width, height). The line lies
+    outside the defect, so that it hides nothing of it."""
     # Any defect pixel counts: a hairline crack must not vanish in the reduction.
     reduced = Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).resize(size, Image.Resampling.BOX)
     inside = np.asarray(reduced) > 0
@@ -73,7 +71,7 @@ def outline(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
 
 
 def _grown(mask: npt.NDArray[np.bool_], by: int) -> npt.NDArray[np.bool_]:
-    """Every pixel within `by` steps to a neighbour, diagonals in every second step: nearly round."""
+    """The mask dilated by `by` steps, to direct neighbours and in every second step to diagonal ones: nearly round."""
     for step in range(by):
         padded = np.pad(mask, 1)
         grown = padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]

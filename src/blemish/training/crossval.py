@@ -137,7 +137,7 @@ def cross_validate(
             "label": sample.label,
             "defect": sample.defect,
             "probabilities": dict(zip(names, map(float, mean[i]), strict=True)),
-            "said": names[int(mean[i].argmax())],
+            "predicted_defect": names[int(mean[i].argmax())],
         }
         for i, sample in enumerate(samples)
     ]

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from blemish.evaluation.evaluate import evaluate
-from blemish.evaluation.reliability import draw_reliability, from_json
 from blemish.images import load_image, read_size
 from blemish.inference import evidence, results
 from blemish.inference.framing import Framing
 from blemish.inference.inspector import Inspection, Inspector
+from blemish.reporting.curves import draw_reliability
 from blemish.reporting.report import report
 from blemish.training.crossval import CrossValidation
 from blemish.types import Prediction, Progress, Sample, Verdict
@@ -93,14 +93,14 @@ def write_run(
     """Writes `metrics.json` (and completes `metrics`), `verdicts.jsonl`, `reliability.svg` and `out_of_fold.jsonl` of a
     classifier, and the report."""
     if "reliability" in metrics:
-        draw_reliability(from_json(metrics["reliability"]), folder / "reliability.svg", metrics["product"])
+        draw_reliability(metrics["reliability"], folder / "reliability.svg", metrics["product"])
     if crossed:
         metrics["cross_validation"] = crossed.metrics
         _write_lines(folder / "out_of_fold.jsonl", crossed.rows)
     metrics["seconds"] = dict(seconds)
     nothing: dict[str, Any] = {"evidence": [], "counterfactual": None}
     rows = [
-        {**verdict.to_json(), "said": verdict.defect, "label": sample.label, "defect": sample.defect}
+        {**verdict.to_json(), "predicted_defect": verdict.defect, "label": sample.label, "defect": sample.defect}
         | evaluated.drawn.get(sample.name, nothing)
         for sample, verdict in zip(evaluated.samples, evaluated.verdicts, strict=True)
     ]
