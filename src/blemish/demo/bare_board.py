@@ -6,6 +6,7 @@ Millimetres from the board's upper left corner; angles in degrees clockwise as s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -228,10 +229,12 @@ def artwork(size: int) -> Artwork:
     vias = _vias()
     copper = _copper(blank(), vias)
     pads = _pads(blank())
-    gold, holes = _gold(blank()), _holes(blank(), vias)
+    gold = _discs(blank(), (_HOLES, 1.95, 255), (_HEADER, 0.92, 255), (_FIDUCIALS, 0.5, 255))
+    holes = _discs(blank(), (_HOLES, 1.25, 255), (_HEADER, 0.50, 255), (vias, 0.17, 170))
+    rings = _discs(blank(), (vias, 0.34, 255))
     silk = _silkscreen(blank())
     inside = _outline(wide, scale)
-    sx, sy = slopes(_relief(copper, gold, holes, inside, _rings(blank(), vias), scale))
+    sx, sy = slopes(_relief(copper, gold, holes, inside, rings, scale))
     cast = np.roll(inside, (round(0.9 * scale), round(0.7 * scale)), (0, 1))
     shadow = np.maximum(blur(cast, 0.55 * scale), 0.9 * blur(inside, 0.35 * scale))
     corner = (wide - BOARD * scale) / 2
@@ -264,30 +267,11 @@ def _pads(sheet: _Sheet) -> Array:
     return sheet.layer()
 
 
-def _gold(sheet: _Sheet) -> Array:
-    """Gilded rings of holes, and fiducials."""
-    for at in _HOLES:
-        sheet.disc(at, 1.95, 255)
-    for at in _HEADER:
-        sheet.disc(at, 0.92, 255)
-    for at in _FIDUCIALS:
-        sheet.disc(at, 0.5, 255)
-    return sheet.layer()
-
-
-def _holes(sheet: _Sheet, vias: list[Point]) -> Array:
-    for at in _HOLES:
-        sheet.disc(at, 1.25, 255)
-    for at in _HEADER:
-        sheet.disc(at, 0.50, 255)
-    for at in vias:
-        sheet.disc(at, 0.17, 170)
-    return sheet.layer()
-
-
-def _rings(sheet: _Sheet, vias: list[Point]) -> Array:
-    for at in vias:
-        sheet.disc(at, 0.34, 255)
+def _discs(sheet: _Sheet, *kinds: tuple[Sequence[Point], float, int]) -> Array:
+    """Discs of several kinds: their centres, radius and fill."""
+    for centres, radius, fill in kinds:
+        for centre in centres:
+            sheet.disc(centre, radius, fill)
     return sheet.layer()
 
 
