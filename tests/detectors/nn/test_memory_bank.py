@@ -38,7 +38,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_pooling_by_hand() -> None:
+def test_patches_by_hand() -> None:
     features = torch.arange(12.0).view(1, 1, 3, 4)
     found = aware(features).view(3, 4)
     assert float(found[1, 1]) == 5.0  # the mean of 0 1 2, 4 5 6, 8 9 10
@@ -52,10 +52,10 @@ def test_places_by_hand() -> None:
 
 
 @pytest.mark.parametrize("images", [6, 300])
-def test_a_small_bank_remembers_where_its_patches_come_from(images: int) -> None:
+def test_a_small_bank_knows_where_its_patches_come_from(images: int) -> None:
     maps = random(images, 5, 8, 12) * torch.tensor([1.0, 10, 0.1, 1, 0]).view(1, 5, 1, 1)
-    called = torch.arange(images) * 2
-    normal = NormalPatches.of(torch.split(maps, 4), called, seed=1)
+    numbers = torch.arange(images) * 2
+    normal = NormalPatches.of(torch.split(maps, 4), numbers, seed=1)
     bank = normal.nearest.bank
     assert len(bank) == (6 * 96 if images == 6 else 1024)
     found, distances = normal(maps[:2])
@@ -66,14 +66,14 @@ def test_a_small_bank_remembers_where_its_patches_come_from(images: int) -> None
         torch.testing.assert_close(at, entry)
     spread = averaged.movedim(1, 0).flatten(1).std(1)
     ratio = normal.scale / spread
-    torch.testing.assert_close(ratio[1:2], torch.ones(1), rtol=0.1, atol=0)  # each in its own units,
-    assert float(normal.scale[4]) == pytest.approx(float(normal.scale[:5].sum() / 50), rel=0.5)  # none in zero
-    if images == 6:  # all are remembered
+    torch.testing.assert_close(ratio[1:2], torch.ones(1), rtol=0.1, atol=0)  # each channel in its own units,
+    assert float(normal.scale[4]) == pytest.approx(float(normal.scale[:5].sum() / 50), rel=0.5)  # no unit is zero
+    if images == 6:  # the bank holds all patches
         assert float(distances.max()) < 1e-3
         assert [tuple(normal.table[i]) for i in found[1, 0].tolist()] == [(2, 0, column) for column in range(12)]
 
 
-def test_some_images_are_enough() -> None:
+def test_some_images_evenly_spread() -> None:
     assert some(3).tolist() == [0, 1, 2]
     assert len(some(512)) == 512
     assert some(1000).tolist() == list(range(0, 1000, 2))

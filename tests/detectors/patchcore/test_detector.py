@@ -23,7 +23,7 @@ def images(folder: Path, count: int, size: tuple[int, int] = (50, 70)) -> list[S
     return samples
 
 
-def test_bank_neighbours_by_hand() -> None:
+def test_nearest_entries_of_a_bank_by_hand() -> None:
     bank = torch.tensor([[0.0], [2.0], [2.0], [5.0], [9.0]])
     table = nearest_in_bank(bank, 2).tolist()
     assert table[1:3] == [[1, 2], [2, 1]]  # itself first, also where another entry is identical
@@ -59,7 +59,7 @@ def test_scores_and_maps_equal_a_slow_version(tmp_path: Path) -> None:
         torch.testing.assert_close(anomaly_map.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_patch_features_are_means_over_the_neighbourhood_of_both_taps(tmp_path: Path) -> None:
+def test_patches_are_means_over_cells_of_both_taps(tmp_path: Path) -> None:
     graph, batch = fitted(tmp_path)
     features = graph.features
     with torch.inference_mode():
@@ -74,7 +74,7 @@ def test_patch_features_are_means_over_the_neighbourhood_of_both_taps(tmp_path: 
     assert features.channels == 128
 
 
-def test_a_learned_image_scores_nothing_when_every_patch_is_kept(tmp_path: Path) -> None:
+def test_a_training_image_scores_zero_when_every_patch_is_kept(tmp_path: Path) -> None:
     samples = images(tmp_path, 2)
     config = PatchCoreConfig(**{**SMALL.__dict__, "coreset": 1.0, "max_bank": 10_000})
     graph = PatchCore(config).fit(samples).graph()
@@ -85,7 +85,7 @@ def test_a_learned_image_scores_nothing_when_every_patch_is_kept(tmp_path: Path)
 
 
 def test_neighbours_and_their_sources(tmp_path: Path) -> None:
-    """Each cell's neighbour by brute force; and the bank's entries are what their sources show at their place."""
+    """Each cell's nearest entry by brute force; and the entries are the features at the places that sources names."""
     samples = images(tmp_path, 5)
     patch = 4 * (128 + SMALL.projection)
     for memory in (0.1, 5 * 40 * patch / 2**30):  # all patches, and 40 of each image's 96
@@ -113,7 +113,7 @@ def test_neighbours_and_their_sources(tmp_path: Path) -> None:
             torch.testing.assert_close(at, entry, rtol=1e-3, atol=1e-3)
 
 
-def test_neighbours_1_switches_reweighting_off(tmp_path: Path) -> None:
+def test_one_neighbour_switches_reweighting_off(tmp_path: Path) -> None:
     graph, batch = fitted(tmp_path, neighbours=1, sigma=0.0)
     with torch.inference_mode():
         patches = graph.features(graph.features.resize(batch))
@@ -166,6 +166,6 @@ def test_a_transformers_tokens_serve_as_patches_and_export(tmp_path: Path) -> No
     assert isinstance(graph, PatchCoreGraph)
     assert graph.features.grid == (4, 6)  # 64 x 96 in squares of 16
     export(graph, tmp_path / "g.onnx")
-    ours, line = predict(in_torch(graph), samples), predict(in_onnxruntime(tmp_path / "g.onnx"), samples)
-    assert prove_parity(ours, line, [s.name for s in samples]).maps < 1e-3
+    ours, exported = predict(in_torch(graph), samples), predict(in_onnxruntime(tmp_path / "g.onnx"), samples)
+    assert prove_parity(ours, exported, [s.name for s in samples]).maps < 1e-3
     assert ours.scores[2] > ours.scores[0]

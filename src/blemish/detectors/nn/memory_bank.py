@@ -1,7 +1,7 @@
-"""Banks of normal patches: which are kept, and which of them a new patch is nearest to.
+"""Memory banks of normal patches: which patches they hold, and which of them a new patch is nearest to.
 
-PatchCore's bank is its detector. The others carry a small one beside theirs, so that they too can show the normal patch
-that a place is likest to, and how far it is from it.
+PatchCore's bank is its detector. The other detectors carry a small one as well, so that they too can show the nearest
+normal patch and its distance as evidence.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from blemish.detectors.nn.nearest import Nearest
 from blemish.types import Progress, silent
 
 ENTRIES = 1024  # of a small bank, at most
-IMAGES, PATCHES = 512, 16_384  # that it is chosen from, about
+IMAGES, PATCHES = 512, 16_384  # that it is chosen from: images at most, patches about
 
 
 class NormalPatches(nn.Module):
-    """Feature maps `(N, C, h, w)` -> `neighbours` int32 `(N, h, w)` and `distances` float32 `(N, h, w)`.
+    """A small memory bank: feature maps `(N, C, h, w)` -> `neighbours` int32 `(N, h, w)`, the index of each cell's
+    nearest entry, and `distances` float32 `(N, h, w)` to it.
 
-    A patch is the mean over 3 x 3 cells, each channel in units of its spread over good
-    images. `table` int32 `(M, 3)`: of each entry the image (its place among those given), row and column.
+    A patch is the mean over 3 x 3 cells, each channel in units of its spread over good images. `table` int32 `(M, 3)`:
+    image, row and column that each entry comes from.
     """
 
     mean: Tensor
@@ -41,26 +42,26 @@ class NormalPatches(nn.Module):
 
     @classmethod
     def of(cls, features: Iterable[Tensor], images: Tensor, *, seed: int = 0, progress: Progress = silent) -> Self:
-        """Chooses at most `ENTRIES` from batches of good images' feature maps; `images` `(n,)` says what the table
-        calls each."""
+        """Chooses at most `ENTRIES` patches from batches of good images' feature maps. `images` `(n,)` int64: the
+        number of each image in the table."""
         generator = torch.Generator().manual_seed(seed)
-        found, cells, width = [], [], 1
+        rows, cells, width = [], [], 1
         for batch in features:
             width = batch.shape[3]
-            for patches in as_rows(aware(batch)).cpu():
-                keep = min(len(patches), max(1, PATCHES // len(images)))
-                chosen = torch.randperm(len(patches), generator=generator)[:keep]
-                found.append(patches[chosen])
+            for of_image in as_rows(aware(batch)).cpu():
+                keep = min(len(of_image), max(1, PATCHES // len(images)))
+                chosen = torch.randperm(len(of_image), generator=generator)[:keep]
+                rows.append(of_image[chosen])
                 cells.append(chosen.to(torch.int32))
-        every, at = torch.cat(found), torch.stack(cells)
-        spread = every.std(0, correction=0)
-        # A channel that hardly moves on good images must not outshout all others on a new one.
-        mean, scale = every.mean(0), spread.clamp(min=float(spread.mean()) / 10 + 1e-6)
-        every = (every - mean) / scale
-        kept = greedy_coreset(every, min(ENTRIES, len(every)), seed=seed, progress=progress)
-        table = places(kept, at, width)
+        patches = torch.cat(rows)
+        spread = patches.std(0, correction=0)
+        # A channel that hardly varies over good images must not dominate the distances of a new one.
+        mean, scale = patches.mean(0), spread.clamp(min=float(spread.mean()) / 10 + 1e-6)
+        patches = (patches - mean) / scale
+        kept = greedy_coreset(patches, min(ENTRIES, len(patches)), seed=seed, progress=progress)
+        table = places(kept, torch.stack(cells), width)
         table[:, 0] = images.numpy()[table[:, 0]]
-        return cls(every[kept], mean, scale, table)
+        return cls(patches[kept], mean, scale, table)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         nearest, distances = self.nearest((as_rows(aware(features)) - self.mean) / self.scale)
@@ -71,9 +72,9 @@ class NormalPatches(nn.Module):
 def aware(features: Tensor, patch_size: int = 3) -> Tensor:
     """`(N, C, h, w)` -> the same: the mean over the p x p cells around each (Roth et al. 2022, Eq. 2), p odd.
 
-    Cells beyond the image's edge count as zeros, as in the paper's code and in the network's own convolutions. A
-    mean over the cells that exist, four in a corner, varies more than one over nine: corners would be the places that
-    are farthest from the bank.
+    Cells beyond the image's edge count as zeros, as in the paper's code and in the network's own convolutions. A mean
+    over the existing cells alone, four in a corner, would vary more than one over nine, so that corners would be
+    farthest from the bank.
     """
     return F.avg_pool2d(features, patch_size, stride=1, padding=patch_size // 2)
 
@@ -84,8 +85,8 @@ def as_rows(features: Tensor) -> Tensor:
 
 
 def places(kept: Tensor, cells: Tensor, width: int) -> npt.NDArray[np.int32]:
-    """Where the rows `kept` `(M,)` come from, int32 `(M, 3)`: image, row, column. `cells` `(images, each)` int32
-    are the grid's cells, row by row, that each image contributed in turn; `width` is the grid's."""
+    """Where the rows `kept` `(M,)` come from, int32 `(M, 3)`: image, row, column. `cells` `(images, each)` int32: the
+    cells, counted row by row in a grid of `width` columns, that each image contributed, in the rows' order."""
     index = kept.cpu()
     cell = cells.flatten()[index]
     image = index // cells.shape[1]
@@ -93,7 +94,7 @@ def places(kept: Tensor, cells: Tensor, width: int) -> npt.NDArray[np.int32]:
 
 
 def some(count: int) -> Tensor:
-    """The places of at most `IMAGES` of `count` images, evenly spread, int64."""
+    """Indices of at most `IMAGES` of `count` images, evenly spread, int64."""
     return torch.arange(0, count, -(-count // IMAGES))
 
 
@@ -102,8 +103,8 @@ def greedy_coreset(
 ) -> Tensor:
     """Greedy k-centre selection (Sener & Savarese 2018; Roth et al. 2022, Eq. 5): indices `(size,)` of rows of
     `features (n, d)` such that no row is far from a selected one. Starts at a row drawn from `seed`; each step takes
-    the row farthest from all selected ones. Distances are taken after a Gaussian random projection to `projection`
-    dimensions where that is fewer than d. Costs n * projection multiplications a step.
+    the row farthest from all selected ones. Distances are computed after a Gaussian random projection to `projection`
+    dimensions where that is fewer than d. A step costs n * projection multiplications.
     """
     n, d = features.shape
     generator = torch.Generator().manual_seed(seed)

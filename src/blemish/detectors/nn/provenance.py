@@ -1,4 +1,4 @@
-"""Where the normal patches of a detector come from, and the file that carries their images to the line."""
+"""Where the normal patches of a detector come from, and the file that carries their images into the bundle."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from blemish.inference.evidence_store import NAMES, NO_IMAGE, TABLE, image_name
 from blemish.types import BlemishError, Sample
 
 QUALITY = 85  # of the JPEGs
-_HEADER = 92  # bytes that a .zip adds to a file, its name twice included
+_HEADER = 92  # bytes that a .zip adds to a file, with its name in it twice
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Of a bank of normal patches: the images, and int32 `table` `(M, 3)`, of each entry the image (a place among
-    these), and the row and column of the grid."""
+    """Where the entries of a memory bank come from: the images, and int32 `table` `(M, 3)`, each entry's image (an
+    index into these), row and column of the grid."""
 
     samples: tuple[Sample, ...]
     table: npt.NDArray[np.int32]
@@ -34,18 +34,16 @@ class Sources:
 
 
 def write_evidence(sources: Sources, image_size: tuple[int, int], file: Path, megabytes: float) -> int:
-    """Writes the source images as JPEGs of `image_size` (height, width), those with most entries first, as long as
-    the file stays within `megabytes` (of 10^6 bytes), with the table and their names; returns how many images fit.
+    """Writes the table, and the source images with their names: JPEGs of `image_size` (height, width), those with most
+    entries first, as many as fit into `megabytes` (of 10^6 bytes). Returns how many do.
 
     The same sources give the same bytes. Raises `BlemishError` for a size below zero.
     """
     if megabytes < 0:
-        raise BlemishError(f"--evidence-size is a number of megabytes, not {megabytes:g}; leave it all out with 0.")
+        raise BlemishError(f"--evidence-size is a number of megabytes, not {megabytes:g}; with 0 no images are stored.")
     entries = np.bincount(sources.table[:, 0], minlength=len(sources.samples))
     order = np.argsort(-entries, kind="stable")[: int((entries > 0).sum())]
-    content = io.BytesIO()
-    np.save(content, sources.table, allow_pickle=False)  # its size is that of the final table
-    left = megabytes * 1e6 - len(content.getvalue()) - 3 * _HEADER
+    left = megabytes * 1e6 - len(_npy(sources.table)) - 3 * _HEADER  # the final table has the same size
     kept: list[bytes] = []
     names: list[str] = []
     for index in order:
@@ -59,18 +57,22 @@ def write_evidence(sources: Sources, image_size: tuple[int, int], file: Path, me
     new[order[: len(kept)]] = np.arange(len(kept))
     table = sources.table.copy()
     table[:, 0] = new[table[:, 0]]
-    content = io.BytesIO()
-    np.save(content, table, allow_pickle=False)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # JPEGs do not compress
-        archive.writestr(zipfile.ZipInfo(TABLE), content.getvalue())
+        archive.writestr(zipfile.ZipInfo(TABLE), _npy(table))
         archive.writestr(zipfile.ZipInfo(NAMES), json.dumps(names))
         for number, jpeg in enumerate(kept):
             archive.writestr(zipfile.ZipInfo(image_name(number)), jpeg)
     return len(kept)
 
 
+def _npy(table: npt.NDArray[np.int32]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, table, allow_pickle=False)
+    return content.getvalue()
+
+
 def _jpeg(sample: Sample, image_size: tuple[int, int]) -> bytes:
-    """The image as the detector saw it, but for the JPEG: the same triangle filter as in the graph."""
+    """The image resized as for the detector, by the same triangle filter as in the graph."""
     height, width = image_size
     image = Image.fromarray(decode(sample)).resize((width, height), Image.Resampling.BILINEAR)
     content = io.BytesIO()

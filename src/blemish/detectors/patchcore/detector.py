@@ -1,7 +1,8 @@
-"""PatchCore: a memory of normal patches (Roth et al. 2022, "Towards Total Recall in Industrial Anomaly Detection").
+"""PatchCore: a memory bank of normal patches (Roth et al. 2022, "Towards Total Recall in Industrial Anomaly
+Detection").
 
-A patch is one cell of a pretrained network's feature map together with the cells around it. Normal patches are
-collected, thinned out to a coreset (the memory bank), and a new patch is as anomalous as it is far from the bank.
+A patch is the mean of p x p cells of a pretrained network's feature map. The patches of good images are subsampled to a
+coreset, the memory bank; a new patch is as anomalous as it is far from the bank.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 
 class PatchCore:
-    """The detector. `fit` collects and thins out the patches; `graph` is then the whole detector as one module."""
+    """The detector. `fit` collects patches and selects the coreset; `graph` is then the whole detector in one
+    module."""
 
     classes: tuple[str, ...] = ()
 
@@ -60,46 +62,53 @@ class PatchCore:
             raise BlemishError("PatchCore needs at least one good image to learn from.")
         config = self.config
         check_device(config.device)
-        generator = torch.Generator().manual_seed(config.seed)
-        features = self._features.to(config.device)
-        cells, channels = features.grid[0] * features.grid[1], features.channels
-        # Every image contributes equally, chosen at random where not all of its patches fit.
-        budget = int(config.memory * 2**30) // (4 * (channels + config.projection))
-        keep = min(cells, budget // len(samples))
-        if keep < 1:
-            raise BlemishError(
-                f"{len(samples)} images do not fit into {config.memory} GiB of patch memory; raise --memory."
-            )
-        patches = torch.empty(len(samples) * keep, channels)
-        origins = torch.arange(keep, dtype=torch.int32).repeat(len(samples), 1)  # cells of each image
-        done = 0
-        read = batches(samples, features.resize, config.batch, config.device)
-        for batch in progress(read, "patches", -(-len(samples) // config.batch)):
-            with torch.inference_mode():
-                found = features(batch.to(config.device)).cpu()
-            for image in found:
-                if keep < cells:
-                    chosen = torch.randperm(cells, generator=generator)[:keep]
-                    origins[done], image = chosen, image[chosen]
-                patches[done * keep : (done + 1) * keep] = image
-                done += 1
-        size = max(1, min(config.max_bank, round(config.coreset * len(samples) * cells), len(patches)))
+        patches, cells = self._collect(samples, progress)
+        grid = self._features.grid
+        size = max(1, min(config.max_bank, round(config.coreset * len(samples) * grid[0] * grid[1]), len(patches)))
         kept = greedy_coreset(
             patches.to(config.device), size, projection=config.projection, seed=config.seed, progress=progress
         )
         self._bank = patches[kept.cpu()]
-        self._sources = Sources(tuple(samples), places(kept, origins, features.grid[1]))
+        self._sources = Sources(tuple(samples), places(kept, cells, grid[1]))
         return self
 
+    def _collect(self, samples: Sequence[Sample], progress: Progress) -> tuple[Tensor, Tensor]:
+        """Patches `(images * each, channels)`, and the cells int32 `(images, each)` that they come from. Every image
+        contributes the same number, chosen at random where not all of its patches fit into `config.memory`."""
+        config, features = self.config, self._features.to(self.config.device)
+        generator = torch.Generator().manual_seed(config.seed)
+        cells, channels = features.grid[0] * features.grid[1], features.channels
+        budget = int(config.memory * 2**30) // (4 * (channels + config.projection))
+        each = min(cells, budget // len(samples))
+        if each < 1:
+            raise BlemishError(
+                f"{len(samples)} images do not fit into {config.memory} GiB of patch memory; raise --memory."
+            )
+        patches = torch.empty(len(samples) * each, channels)
+        origins = torch.arange(each, dtype=torch.int32).repeat(len(samples), 1)
+        done = 0
+        images = batches(samples, features.resize, config.batch, config.device)
+        for batch in progress(images, "patches", -(-len(samples) // config.batch)):
+            with torch.inference_mode():
+                by_image = features(batch.to(config.device)).cpu()
+            for rows in by_image:
+                if each < cells:
+                    chosen = torch.randperm(cells, generator=generator)[:each]
+                    origins[done], rows = chosen, rows[chosen]
+                patches[done * each : (done + 1) * each] = rows
+                done += 1
+        return patches, origins
+
     def sources(self) -> Sources:
-        """Where each entry of the bank comes from. Raises `RuntimeError` before `fit`."""
+        """Where each entry of the memory bank comes from. Raises `RuntimeError` before `fit`."""
         if self._sources is None:
             raise RuntimeError("fit the detector before asking for its sources")
         return self._sources
 
     def graph(self) -> PatchCoreGraph:
         """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` and maps `(N, *image_size)`, and for each cell of
-        the feature grid, `(N, gh, gw)`, the nearest of the bank, int32, and the distance to it, float32; on the CPU.
+        the feature grid, `(N, gh, gw)`, the index of the nearest entry of the memory bank (`neighbours`), int32, and
+        the distance to it, float32; on the CPU.
 
         Raises `RuntimeError` before `fit`.
         """
@@ -137,13 +146,13 @@ class Features(nn.Module):
         self.grid: tuple[int, int] = (first.shape[2], first.shape[3])
 
     def forward(self, images: Tensor) -> Tensor:
-        found = []
+        maps = []
         for features in self.backbone(images):
-            known = aware(features, self.patch_size)
-            if known.shape[2:] != self.grid:  # deeper taps are brought to the finest grid (section 3.1)
-                known = F.interpolate(known, self.grid, mode="bilinear", align_corners=False)
-            found.append(known)
-        return as_rows(torch.cat(found, 1))
+            patches = aware(features, self.patch_size)
+            if patches.shape[2:] != self.grid:  # deeper taps are enlarged to the finest grid (section 3.1)
+                patches = F.interpolate(patches, self.grid, mode="bilinear", align_corners=False)
+            maps.append(patches)
+        return as_rows(torch.cat(maps, 1))
 
 
 class PatchCoreGraph(nn.Module):
@@ -174,20 +183,20 @@ class PatchCoreGraph(nn.Module):
         return scores, self.enlarge(grid), nearest.unflatten(1, self.features.grid).to(torch.int32), grid
 
     def reweight(self, patches: Tensor, nearest: Tensor, at: Tensor) -> Tensor:
-        """Eq. 7: a distance counts for less where m* itself is a rare patch, far from its own neighbours."""
+        """Eq. 7: the score is lower where m* itself is a rare patch, far from its `num_neighbours` nearest entries."""
         if self.support.shape[1] < 2:
             return torch.ones_like(at, dtype=patches.dtype)
         test = patches.gather(1, at[:, None, None].expand(-1, 1, patches.shape[2]))  # (N, 1, C)
-        around = self.bank[self.support[nearest.gather(1, at[:, None]).squeeze(1)]]  # (N, b, C), m* first
+        around = self.bank[self.support[nearest.gather(1, at[:, None]).squeeze(1)]]  # (N, num_neighbours, C), m* first
         return 1 - (test - around).square().sum(-1).sqrt().softmax(1)[:, 0]
 
 
-def nearest_in_bank(bank: Tensor, count: int) -> Tensor:
-    """`(M, count)` indices of each bank entry's nearest entries, itself first."""
-    table = torch.empty(len(bank), count, dtype=torch.long)
+def nearest_in_bank(bank: Tensor, num_neighbours: int) -> Tensor:
+    """`(M, num_neighbours)`: N_b of Eq. 7, the indices of each bank entry's nearest entries, itself first."""
+    table = torch.empty(len(bank), num_neighbours, dtype=torch.long)
     for start in range(0, len(bank), 1024):
         distances = torch.cdist(bank[start : start + 1024], bank)
         rows = torch.arange(len(distances))
         distances[rows, rows + start] = -1  # itself first, also among identical entries
-        table[start : start + 1024] = distances.topk(count, largest=False, sorted=True).indices
+        table[start : start + 1024] = distances.topk(num_neighbours, largest=False, sorted=True).indices
     return table
