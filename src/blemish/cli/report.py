@@ -71,8 +71,7 @@ def _heatmaps(
     from blemish.reporting.run import FAITHFUL
     from blemish.reporting.sentences import of_faithfulness
 
-    options: dict[str, Any] = {"randomised": randomised, "most": most, "seed": seed, "progress": progress}
-    measured = heatmaps(inspector, samples, good_score, **options)
+    measured = heatmaps(inspector, samples, good_score, randomised=randomised, most=most, seed=seed, progress=progress)
     measured["sentences"] = of_faithfulness(measured)
     if (bundle / "metrics.json").is_file():
         write_text(bundle / FAITHFUL, json.dumps(measured, indent=1) + "\n")
