@@ -80,5 +80,5 @@ def test_refuses_what_leaves_nothing_and_what_did_not_teach(tmp_path: Path) -> N
     with pytest.raises(RuntimeError, match="fit the detector"):
         leave_one_out(PatchCore(SMALL), samples, ["", "", ""])
     single = PatchCore(replace(SMALL, max_bank=1)).fit(samples)
-    with pytest.raises(BlemishError, match=r"whole memory comes from one item.*--coreset"):
+    with pytest.raises(BlemishError, match=r"whole memory bank comes from one item.*--coreset"):
         leave_one_out(single, samples, ["", "", ""])

@@ -120,7 +120,17 @@ class LeavesOneOut(Protocol):
         that each entry comes from."""
 
 
-class WithoutItem(Graph, Protocol):
-    """A `Graph` of one image at a time, of which one item is left out."""
+class WithoutItem(Protocol):
+    """A `Graph` with further inputs that say which item is left out."""
 
-    def leave_out(self, item: int) -> None: ...
+    @property
+    def outputs(self) -> Sequence[str]: ...
+    @property
+    def inputs(self) -> Sequence[str]:
+        """The names of those inputs."""
+
+    def left_out(self, item: int) -> Sequence[Tensor]:
+        """Their values for one item."""
+
+    def __call__(self, images: Tensor, *left_out: Tensor) -> Sequence[Tensor]: ...
+    def modules(self) -> Iterator[nn.Module]: ...

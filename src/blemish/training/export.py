@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from blemish.detectors.interface import Graph
+from blemish.detectors.interface import Graph, WithoutItem
 from blemish.detectors.nn.nearest import candidates_in_onnx
 from blemish.images import decode
 from blemish.inference.inspector import open_session
@@ -45,9 +45,9 @@ class Parity:
         return asdict(self)
 
 
-def export(graph: Graph, file: Path) -> None:
+def export(graph: Graph | WithoutItem, file: Path, more: Mapping[str, torch.Tensor] | None = None) -> None:
     """Writes `graph` (uint8 `(N, H, W, 3)` -> scores, maps, and what else its `outputs` name) as ONNX; N, H and W stay
-    free."""
+    free. `more` are examples of further inputs, whose shapes are fixed."""
     from torch.export import Dim
 
     names = graph.outputs
@@ -62,12 +62,12 @@ def export(graph: Graph, file: Path) -> None:
         warnings.simplefilter("ignore")  # the exporter warns about its own future
         program = torch.onnx.export(
             cast("nn.Module", graph),
-            (example,),
+            (example, *(more or {}).values()),
             dynamo=True,
             verbose=False,
-            input_names=["images"],
+            input_names=["images", *(more or {})],
             output_names=list(names),
-            dynamic_shapes=(free,),
+            dynamic_shapes=(free, *[None] * len(more or {})),
             opset_version=18,
             custom_translation_table={torch.ops.blemish.candidates.default: candidates_in_onnx},
         )
@@ -75,7 +75,7 @@ def export(graph: Graph, file: Path) -> None:
         raise RuntimeError("the ONNX exporter returned nothing")
     model = program.model
     model.graph.name = "blemish"
-    for value, axes in zip([*model.graph.inputs, *model.graph.outputs], ["NHW", *"N" * len(names)], strict=True):
+    for value, axes in zip([model.graph.inputs[0], *model.graph.outputs], ["NHW", *"N" * len(names)], strict=True):
         assert value.shape is not None
         for index, axis in enumerate(axes):  # names for people, instead of s77
             value.shape[index] = axis

@@ -1,6 +1,7 @@
 """Scores of the very images that were learned from, as if each one's item had not: calibration without holding out.
 
-Each image is judged by the detector without its own item (`detectors.interface.LeavesOneOut`).
+Each image is judged by the detector without its own item (`detectors.interface.LeavesOneOut`), in onnxruntime and
+with the search that inference uses.
 
 It is not quite the detector that would have been learned without the item: the coreset was chosen with it. Where one of
 its patches was kept, similar patches of other items were not, and masking it leaves a hole. So these scores are rather
@@ -9,12 +10,16 @@ too high than too low, and a threshold made from them is rather too high.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from blemish.detectors.interface import LeavesOneOut
-from blemish.training.export import Pixels, in_torch, predict
+from blemish.inference.bundle import MODEL
+from blemish.inference.inspector import open_session
+from blemish.training.export import Pixels, export, predict
 from blemish.training.framing import Seen
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
@@ -50,12 +55,20 @@ def leave_one_out(
         )
     of_source = np.array([number[of_image[of_sample[name]]] for name in sources.names])
     graph = detector.without(of_source[sources.table[:, 0]].tolist())
-    run, turn = in_torch(graph), iter(images)
-    if seen is not None and seen.framing is not None:
-        run = seen.framing.over(run, batch=1)
+    with tempfile.TemporaryDirectory(prefix="blemish-") as folder:
+        export(graph, Path(folder) / MODEL, dict(zip(graph.inputs, graph.left_out(0), strict=True)))
+        session = open_session((Path(folder) / MODEL).read_bytes())
+    turn, feed = iter(images), dict[str, np.ndarray]()
 
-    def without_own(image: Pixels) -> Prediction:
-        graph.leave_out(number[of_image[next(turn).name]])
-        return run(image)
+    def in_onnxruntime(pixels: Pixels) -> Prediction:
+        outputs = session.run(list(graph.outputs), {"images": pixels, **feed})
+        return Prediction.named(dict(zip(graph.outputs, outputs, strict=True)))
+
+    run = seen.over(in_onnxruntime) if seen else in_onnxruntime
+
+    def without_own(pixels: Pixels) -> Prediction:
+        left_out = graph.left_out(number[of_image[next(turn).name]])
+        feed.update(zip(graph.inputs, (tensor.numpy() for tensor in left_out), strict=True))
+        return run(pixels)
 
     return predict(without_own, images, progress, "leave one out")

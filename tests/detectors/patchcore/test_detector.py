@@ -40,7 +40,7 @@ def fitted(tmp_path: Path, **changes: object) -> tuple[PatchCoreGraph, Tensor]:
 
 
 def test_scores_and_maps_equal_a_slow_version(tmp_path: Path) -> None:
-    graph, batch = fitted(tmp_path, neighbours=4, sigma=0.0)
+    graph, batch = fitted(tmp_path, num_neighbours=4, sigma=0.0)
     with torch.inference_mode():
         scores, maps, *_ = graph(batch)
         patches = graph.features(graph.features.resize(batch)).double().numpy()
@@ -114,7 +114,7 @@ def test_neighbours_and_their_sources(tmp_path: Path) -> None:
 
 
 def test_one_neighbour_switches_reweighting_off(tmp_path: Path) -> None:
-    graph, batch = fitted(tmp_path, neighbours=1, sigma=0.0)
+    graph, batch = fitted(tmp_path, num_neighbours=1, sigma=0.0)
     with torch.inference_mode():
         patches = graph.features(graph.features.resize(batch))
         expected = torch.cdist(patches, graph.bank).min(2).values.max(1).values

@@ -90,7 +90,7 @@ class AttentionConfig:
     learning_rate: float = setting(4e-3, "Highest learning rate.", low=0)
     decay: float = setting(1e-4, "Weight decay of AdamW.", low=0)
     validation: float = setting(0.15, "Share of the good images held out to choose the score.", low=0, high=0.5)
-    memory: float = setting(2.0, "GiB for images while learning; more go to a file.", low=0.001, machine=True)
+    memory: float = setting(2.0, "GiB for images while learning; more go to a file.", low=0, machine=True)
     device: str = setting("cpu", "cpu or cuda.", machine=True)
     processes: int = setting(1, "Train in so many processes.", low=1, machine=True)
     log: str = setting("", "tensorboard or wandb: keep the losses of every epoch.", machine=True)

@@ -101,7 +101,7 @@ class CamConfig:
     map_layer: str = setting("", "Layer of a gradient's map; without, the last one. Earlier ones give finer maps.")
     sigma: float = setting(4.0, "Gaussian smoothing of the map, in pixels of the image size; 0 = none.", low=0)
     contrast: bool = setting(True, "The map speaks for the anomaly and against good; else for the anomaly alone.")
-    memory: float = setting(2.0, "GiB for cached features; more go to a file.", low=0.001, machine=True)
+    memory: float = setting(2.0, "GiB for cached features; more go to a file.", low=0, machine=True)
     device: str = setting("cpu", "cpu or cuda.", machine=True)
     processes: int = setting(1, "Train in so many processes.", low=1, machine=True)
     log: str = setting("", "tensorboard or wandb: keep the losses of every epoch.", machine=True)

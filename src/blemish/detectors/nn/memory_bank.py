@@ -6,7 +6,7 @@ normal patch and its distance as evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from blemish.detectors.nn.nearest import Nearest
 from blemish.types import Progress, silent
 
 ENTRIES = 1024  # of a small bank, at most
+ACTIVE, CENTRES = 4096, 64  # rows that a step of the coreset's selection looks at; centres compared at once
 IMAGES, PATCHES = 512, 16_384  # that it is chosen from: images at most, patches about
 
 
@@ -103,23 +104,44 @@ def greedy_coreset(
 ) -> Tensor:
     """Greedy k-centre selection (Sener & Savarese 2018; Roth et al. 2022, Eq. 5): indices `(size,)` of rows of
     `features (n, d)` such that no row is far from a selected one. Starts at a row drawn from `seed`; each step takes
-    the row farthest from all selected ones. Distances are computed after a Gaussian random projection to `projection`
-    dimensions where that is fewer than d. A step costs n * projection multiplications.
+    the row farthest from all selected ones. Distances are taken after a Gaussian random projection to `projection`
+    dimensions where that is fewer than d.
     """
     n, d = features.shape
     generator = torch.Generator().manual_seed(seed)
     if projection < d:
         matrix = torch.randn(d, projection, generator=generator) / projection**0.5
         features = features @ matrix.to(features)
-    selected = torch.empty(size, dtype=torch.long, device=features.device)
-    current = torch.randint(n, (), generator=generator).to(features.device)
+    rows = _farthest_first(features, int(torch.randint(n, (), generator=generator)))
+    return torch.tensor([next(rows) for _ in progress(range(size), "coreset", size)], device=features.device)
+
+
+def _farthest_first(features: Tensor, first: int) -> Iterator[int]:
+    """Rows of `features (n, d)`, each the farthest from all before it.
+
+    A row only ever comes nearer to the selected ones. So while the farthest of the `ACTIVE` farthest rows is farther
+    than all others were, it is the farthest of all, and a step need look at the active rows alone. When that no longer
+    holds, all rows learn of what was selected meanwhile, in one matrix product.
+    """
     norms = features.square().sum(1)
-    farness = torch.full_like(norms, torch.inf)
-    for step in progress(range(size), "coreset", size):
-        selected[step] = current
-        distance = torch.addmv(norms, features, features[current], alpha=-2)  # squared, less a constant:
-        distance += norms[current]
-        torch.minimum(farness, distance, out=farness)
-        farness[current] = -1  # never again, even among identical rows
-        current = farness.argmax()
-    return selected
+    farness = torch.full_like(norms, torch.inf)  # squared distance to the nearest selected row
+    selected = [first]
+    yield first
+    while True:
+        for centres in torch.split(torch.tensor(selected, device=features.device), CENTRES):
+            distances = torch.addmm(norms[:, None], features, features[centres].T, alpha=-2) + norms[centres]
+            torch.minimum(farness, distances.amin(1), out=farness)
+        farness[selected] = -1  # never again, even among identical rows
+        farthest = farness.topk(min(ACTIVE + 1, len(farness)))
+        others = float(farthest.values[-1]) if len(farness) > ACTIVE else -torch.inf
+        active, near = farthest.indices[:ACTIVE], farthest.values[:ACTIVE].clone()
+        rows, row_norms, selected = features[active], norms[active], []
+        while True:
+            value, at = near.max(0)
+            if selected and float(value) < others:
+                break
+            selected.append(int(active[at]))
+            yield selected[-1]
+            distance = torch.addmv(row_norms, rows, rows[at], alpha=-2)
+            torch.minimum(near, distance + row_norms[at], out=near)
+            near[at] = -1

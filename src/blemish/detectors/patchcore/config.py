@@ -36,7 +36,7 @@ class PatchCoreConfig:
     num_neighbours: int = setting(9, "Neighbours that reweight the score (b of Eq. 7); 1 = no reweighting.", low=1)
     projection: int = setting(32, "Dimensions in which the coreset is selected (Johnson & Lindenstrauss 1984).", low=1)
     sigma: float = setting(4.0, "Gaussian smoothing of the map, in pixels of the image size; 0 = none.", low=0)
-    memory: float = setting(0.1, "GiB for patch features while learning; more images give fewer each.", low=0.001)
+    memory: float = setting(0.1, "GiB for patch features while learning; more images give fewer each.", low=0)
     batch: int = setting(8, "Images in a step.", low=1, machine=True)
     device: str = setting("cpu", "cpu or cuda.", machine=True)
     seed: int = 0
