@@ -40,7 +40,7 @@ def evaluate(
     sizes = [v.size or (0, 0) for v in verdicts]
 
     def inside(i: int) -> Mask | None:
-        return framing.inside(sizes[i], None if found.poses is None else found.poses[i]) if framing else None
+        return framing.roi_in_image(sizes[i], None if found.poses is None else found.poses[i]) if framing else None
 
     def mask(i: int) -> Mask | None:
         file, counts = samples[i].mask, inside(i)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from blemish.evaluation.bootstrap import Interval, intervals
 from blemish.evaluation.detection import area_under_roc, average_precision_of
-from blemish.inference.framing import touched
+from blemish.inference.framing import cells_of
 from blemish.inference.regions import components
 from blemish.types import Progress, Region, silent
 
@@ -150,7 +150,7 @@ def cut(mask: Mask | None, counts: Mask | None) -> Mask | None:
 def judged(counts: Mask | None, size: tuple[int, int]) -> Mask | None:
     """Where pixels of an image `size` (width, height) count, at the evaluation size."""
     width, height = evaluation_size(size)
-    return None if counts is None else touched(counts, (height, width))
+    return None if counts is None else cells_of(counts, (height, width))
 
 
 def collect(

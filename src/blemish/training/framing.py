@@ -17,7 +17,9 @@ from PIL import Image, ImageDraw
 from blemish.images import load_image, load_mask, read_size
 from blemish.inference import alignment
 from blemish.inference.bundle import REFERENCE, ROI, Frame
-from blemish.inference.framing import Framing, Mask, map_size, tiles_of
+from blemish.inference.framing import Framing, Mask
+from blemish.inference.resizing import resized
+from blemish.inference.tiling import map_size, tile_corners
 from blemish.training.splits import FROM_BOTH, Divided, shape_for
 from blemish.types import BlemishError, Progress, Sample, silent
 
@@ -48,7 +50,7 @@ class Prepared(NamedTuple):
         folder.mkdir(parents=True, exist_ok=True)
         taught: dict[str, list[Sample]] = {}
         for number, sample in enumerate(progress(samples, "framing", len(samples))):
-            seen, _ = self.framing.bring(load_image(sample.path), self.poses.get(sample.name))
+            seen, _ = self.framing.to_frame(load_image(sample.path), self.poses.get(sample.name))
             tiles = []
             for left, top, right, bottom in self.framing.boxes:
                 file = folder / f"{number:06}-{left}-{top}.png"
@@ -116,7 +118,7 @@ def prepare(config: TrainConfig, divided: Divided, area: int, progress: Progress
         map_size=map_size(size, tile, image_size) if tile else image_size,
         tile=tile,
         overlap=config.overlap if tile else 0,
-        tiles=tiles_of(size, tile, config.overlap, roi) if tile else (),
+        tiles=tile_corners(size, tile, config.overlap, roi) if tile else (),
         roi=roi is not None,
     )
     framing = Framing(frame, roi)
@@ -194,14 +196,14 @@ def _asked(config: TrainConfig) -> bool:
 
 
 def _resized(sample: Sample, size: tuple[int, int]) -> alignment.Pixels:
-    return alignment.resized(load_image(sample.path), size)
+    return resized(load_image(sample.path), size)
 
 
 def _reference(goods: Sequence[Sample], size: tuple[int, int], progress: Progress) -> alignment.Pixels:
     """The good image whose part lies nearest to the median of all, so that little is shifted out of the frame."""
     some = goods[:: -(-len(goods) // COMPARED)]
     small = [alignment.reference_of(_resized(sample, size)) for sample in progress(some, "reference", len(some))]
-    found = [alignment.find(one, small[0]) for one in small]
+    found = [alignment.find_pose(one, small[0]) for one in small]
     # Of each: where the corners of the reference lie in it.
     height, width = small[0].shape[:2]
     corners = np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
@@ -222,7 +224,7 @@ def _aligned(
     """The framing with its reference and the least correlation, all poses, and the names of images below it."""
     every = [*learned, *tested]
     found = {
-        sample.name: alignment.find(_resized(sample, framing.frame.size), reference)
+        sample.name: alignment.find_pose(_resized(sample, framing.frame.size), reference)
         for sample in progress(every, "aligning", len(every))
     }
     normal_median = float(np.median([found[sample.name][1] for sample in learned]))
@@ -242,7 +244,7 @@ def _outside(framing: Framing, samples: Sequence[Sample], poses: Mapping[str, al
             continue
         size = read_size(sample.path)
         mask = load_mask(sample.mask, (size[1], size[0]))
-        inside = framing.inside(size, poses.get(sample.name))
+        inside = framing.roi_in_image(size, poses.get(sample.name))
         if inside is not None and mask.any() and not (mask & inside).any():
             lost.append(sample.name)
     if not lost:

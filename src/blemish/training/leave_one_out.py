@@ -57,7 +57,7 @@ def left_out(
     graph = _WithoutOwn(detector, of_entry)
     torch_says, turn = in_torch(graph), iter(samples)
     if framing is not None:
-        torch_says = framing.over(torch_says, batch=1)
+        torch_says = framing.wrap(torch_says, batch=1)
 
     def run(image: Pixels) -> Prediction:
         graph.leave_out(places[items[next(turn).name]])

@@ -209,7 +209,7 @@ def _train(config: TrainConfig, frames: Path, progress: Progress) -> Run:
         # Everything from here on is measured on what the line will run, not on what was trained.
         line, ours_of = in_onnxruntime(folder / "bundle" / bundle.MODEL), in_torch(graph)
         if framing:
-            line, ours_of = framing.over(line), framing.over(ours_of)
+            line, ours_of = framing.wrap(line), framing.wrap(ours_of)
         # Without a guarantee nothing is held out; good images that were learned from then only set the heat's scale.
         good = good or _some_good(parts.train)
         held_out = None if divided.left_out else predict(line, good, progress, "calibration")
@@ -314,15 +314,15 @@ def draw(
     most: int,
     progress: Progress,
 ) -> dict[str, dict[str, Any]]:
-    """What `results.draw` draws, in `folder`, of at most so many of the test part, under the images' own names; gives
-    the figures of each image's evidence by its name."""
+    """What `results.write_images` writes, in `folder`, of at most so many test images, under the images' own names;
+    gives the figures of each image's evidence by its name."""
     order = _in_turn(samples, verdicts)[:most]
     store = evidence.open_store(inspector)
     shown: dict[str, dict[str, Any]] = {}
     for i in progress(order, "overlays", len(order)):
         look = Inspection(verdicts[i], load_image(samples[i].path), found[i])
         said = evidence.gather(inspector, store, look)
-        drawn = results.draw(folder, samples[i].name, look, inspector.card.decision.color_range, said)
+        drawn = results.write_images(folder, samples[i].name, look, inspector.card.decision.color_range, said)
         shown[samples[i].name] = {kind: drawn[kind] for kind in ("evidence", "counterfactual")}
     return shown
 
