@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -15,7 +15,7 @@ from blemish.cli.verdicts import INCOMPLETE, DriftFile, print_verdict, summary
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
-    from blemish.station.deliveries import Target
+    from blemish.station.deliveries import Outbox, Target
     from blemish.types import Verdict
 
 
@@ -64,19 +64,8 @@ def watch(
         if drift_file:
             drift_file.check_complete(journal.file)
         outboxes = [Outbox(journal, target, _notify) for target in targets]
-
-        def deliver(verdict: Verdict, line: bytes) -> None:
-            for outbox in outboxes:
-                outbox.wake()
-            if as_json:
-                typer.echo(line.decode(), nl=False)
-            else:
-                print_verdict(verdict, False)
-            if drift_file and drift_file.see(verdict.score):
-                _notify(drift_file.save())
-
         try:
-            counts = run(inspector, config, journal, stop, deliver, _notify)
+            counts = run(inspector, config, journal, stop, _to_all(outboxes, as_json, drift_file), _notify)
         finally:
             for outbox in outboxes:
                 outbox.close()
@@ -86,6 +75,24 @@ def watch(
         _notify(drift_file.save())
     if once and counts["error"]:
         raise typer.Exit(INCOMPLETE)
+
+
+def _to_all(
+    outboxes: Sequence[Outbox], as_json: bool, drift_file: DriftFile | None
+) -> Callable[[Verdict, bytes], None]:
+    """A function that gives a verdict and its line to the receivers, the terminal and the drift test."""
+
+    def deliver(verdict: Verdict, line: bytes) -> None:
+        for outbox in outboxes:
+            outbox.wake()
+        if as_json:
+            typer.echo(line.decode(), nl=False)
+        else:
+            print_verdict(verdict, False)
+        if drift_file and drift_file.see(verdict.score):
+            _notify(drift_file.save())
+
+    return deliver
 
 
 def _targets(webhook: str | None, mqtt: str | None, topic: str, tls: bool) -> list[Target]:

@@ -49,30 +49,30 @@ class Inspection:
 
     @property
     def map(self) -> npt.NDArray[np.float32] | None:
-        """(h, w)"""
+        """The anomaly map (h, w)."""
         return None if self.prediction is None else self.prediction.maps[0]
 
     @property
     def reconstruction(self) -> npt.NDArray[np.uint8] | None:
-        """(h, w, 3)"""
-        return self._one("reconstruction")
+        """What an autoencoder made of the image (h, w, 3)."""
+        return self._first("reconstruction")
 
     @property
     def neighbours(self) -> npt.NDArray[np.int32] | None:
-        """(gh, gw) or (tiles, gh, gw)"""
-        return self._one("neighbours")
+        """Entries of the memory bank, (gh, gw) or (tiles, gh, gw)."""
+        return self._first("neighbours")
 
     @property
     def distances(self) -> npt.NDArray[np.float32] | None:
-        """As `neighbours`."""
-        return self._one("distances")
+        """To these entries, of the same shape."""
+        return self._first("distances")
 
     @property
     def pose(self) -> npt.NDArray[np.float64] | None:
-        """(2, 3)"""
-        return self._one("poses")
+        """How the image was aligned (2, 3), see alignment.py."""
+        return self._first("poses")
 
-    def _one(self, name: str) -> npt.NDArray[Any] | None:
+    def _first(self, name: str) -> npt.NDArray[Any] | None:
         rows: npt.NDArray[Any] | None = getattr(self.prediction, name, None)
         return None if rows is None else rows[0]
 

@@ -118,10 +118,8 @@ def find_regions(
     if not runs.total or max_regions < 1:
         return ()
 
-    lengths = runs.ends - runs.starts
-    fraction = np.bincount(runs.number, lengths) / mask.size
-    peak = np.full(runs.total, -np.inf)
-    np.maximum.at(peak, runs.number, np.maximum.reduceat(anomaly_map[mask], np.cumsum(lengths) - lengths))
+    fraction = np.bincount(runs.number, runs.ends - runs.starts) / mask.size
+    peak = _peaks(runs, anomaly_map[mask])
     left, top, right, bottom = _boxes(runs, mask.shape, image_size)
 
     order = np.lexsort((-fraction, -peak))  # by peak, then by area; stable, so reading order breaks ties
@@ -196,6 +194,14 @@ def _around_peaks(
         lengths = above.ends[met] - above.starts[met]
         regions.flat[np.repeat(above.ends[met] - np.cumsum(lengths), lengths) + np.arange(lengths.sum())] = True
     return regions[:, :-1]
+
+
+def _peaks(runs: Runs, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The highest value of each component; `values` are those of all cells in reading order."""
+    lengths = runs.ends - runs.starts
+    peaks = np.full(runs.total, -np.inf)
+    np.maximum.at(peaks, runs.number, np.maximum.reduceat(values, np.cumsum(lengths) - lengths))
+    return peaks
 
 
 def _boxes(runs: Runs, shape: tuple[int, ...], image_size: tuple[int, int]) -> list[npt.NDArray[np.int64]]:

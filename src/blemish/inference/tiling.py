@@ -100,8 +100,8 @@ class Blend:
             self._sum = np.zeros((*self.map_size, *values.shape[2:]), np.float32)
         down = self._axis(box[1], box[3], self.size[1], self.map_size[0], values.shape[0])
         across = self._axis(box[0], box[2], self.size[0], self.map_size[1], values.shape[1])
-        columns = np.tensordot(down.interpolation, values.astype(np.float32), (1, 0))
-        cells = np.tensordot(across.interpolation, columns, (1, 1)).swapaxes(0, 1)
+        rows = np.tensordot(down.interpolation, values.astype(np.float32), (1, 0))  # (cells down, samples across, ...)
+        cells = np.tensordot(across.interpolation, rows, (1, 1)).swapaxes(0, 1)
         weight = down.weight[:, None] * across.weight[None]
         self._sum[down.cells, across.cells] += cells * weight.reshape(*weight.shape, *[1] * (values.ndim - 2))
         self._weights[down.cells, across.cells] += weight
