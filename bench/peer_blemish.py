@@ -63,15 +63,15 @@ def verdicts(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
 
 def overlays(work: Path, bundle: Path, threads: int, *, evidence: bool = False) -> dict[str, Any]:
     """Files in, verdicts and overlays out, as `blemish inspect --out` does it."""
-    from blemish.inference.results import Drawer, Folder
+    from blemish.inference.results import ImageWriter, ResultsFolder
 
     inspector, files = Inspector(bundle, threads=threads), images(work)
     with tempfile.TemporaryDirectory() as out:
         begun = time.perf_counter()
-        drawer = Drawer(Path(out), inspector, evidence=evidence)
-        with Folder(Path(out)) as folder:
-            for done in inspector.each(((file, folder.unique(file.name)) for file in files), drawer.draw):
-                folder.add(done)
+        writer = ImageWriter(Path(out), inspector, evidence=evidence)
+        with ResultsFolder(Path(out)) as folder:
+            for result in inspector.each(((file, folder.unique(file.name)) for file in files), writer.write):
+                folder.add(result)
         seconds = time.perf_counter() - begun
         drawn = len(list(Path(out, "overlays").iterdir()))
     return {"images_per_second": len(files) / seconds, "drawn": drawn}

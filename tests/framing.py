@@ -1,4 +1,5 @@
-"""A tiny product for frames: plates (160, 240) with a hole and a bar, which lie still or anywhere, and bright spots."""
+"""A tiny product for tests of frames: plates (160, 240) with a hole and a bar, in place or each shifted and turned, and
+bright spots as defects."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ Pixels = npt.NDArray[np.uint8]
 def plate(
     number: int, spot: tuple[int, int] | None = None, moved: tuple[float, float, float] = (0, 0, 0)
 ) -> tuple[Pixels, Pixels]:
-    """A plate (160, 240, 3) and its mask; `spot` is the (top, left) of a 12 x 12 defect on the plate, `moved` the
-    pixels right and down, and the degrees, by which it lies elsewhere."""
+    """A plate (160, 240, 3) and its mask; `spot` is the (top, left) of a 12 x 12 defect on the plate. `moved` is by how
+    many pixels the plate is shifted right and down, and by how many degrees it is turned."""
     random = np.random.default_rng(number)
     right, down, turn = moved
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float64)
@@ -32,7 +33,7 @@ def plate(
     if spot:
         inside = (np.abs(x - spot[1] - 6) < 6) & (np.abs(y - spot[0] - 6) < 6)
         pixels[inside], mask[inside] = 245, 255
-    # Broad light and noise, so that no two count as images of one item.
+    # Uneven light and noise, so that no two count as images of one item.
     light = Image.fromarray(random.normal(0, 7, (16, 24)).astype(np.float32))
     pixels += np.asarray(light.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
     pixels += random.normal(0, 5, pixels.shape)
@@ -40,6 +41,7 @@ def plate(
 
 
 def anywhere(number: int) -> tuple[float, float, float]:
+    """A random shift and turn for `plate`, the same for each number."""
     random = np.random.default_rng((number, 1))
     return float(random.uniform(-18, 18)), float(random.uniform(-12, 12)), float(random.uniform(-12, 12))
 
@@ -48,7 +50,7 @@ SPOTS = ((20, 200), (40, 150), (70, 20), (125, 60))
 
 
 def write_product(root: Path, *, moved: bool = False, train: int = 20) -> Path:
-    """MVTec AD layout: good plates to learn from, four good and four defective to test on."""
+    """MVTec AD layout: good plates for training, four good and four defective ones for testing."""
 
     def place(number: int) -> tuple[float, float, float]:
         return anywhere(number) if moved else (0, 0, 0)
@@ -64,7 +66,7 @@ def write_product(root: Path, *, moved: bool = False, train: int = 20) -> Path:
 
 
 def region() -> Pixels:
-    """White where a plate counts: without the right edge, where the first spot is, and a strip at the top."""
+    """A region of interest: white, but black at the right edge, where the first spot is, and in a strip at the top."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[12:, :190] = 255
     return mask

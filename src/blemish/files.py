@@ -10,8 +10,8 @@ from pathlib import Path
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target` that takes its place when the block ends well, and vanishes when it does not.
-    What a killed process left there is removed first."""
+    """A temporary path beside `target`, for a file or a folder: it takes the place of `target` when the block ends, and
+    is removed when the block raises. What a killed process left there is removed first."""
     temporary = target.with_name(f".{target.name}.partial")
     _remove(temporary)
     try:

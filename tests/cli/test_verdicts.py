@@ -1,4 +1,4 @@
-"""Paths on standard input: a stream, in the program as it is run."""
+"""Paths on standard input, as a stream, in a process of its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_no_verdict_waits_for_the_next_path(run: Path, tmp_path: Path) -> None:
     assert process.stdin
     assert process.stdout
     decisions = []
-    for path in paths:  # each is written only when the one before has been judged
+    for path in paths:  # each is written only after the verdict on the one before
         process.stdin.write(f"{path}\n")
         process.stdin.flush()
         decisions.append(json.loads(process.stdout.readline())["decision"])
@@ -40,15 +40,15 @@ def test_no_verdict_waits_for_the_next_path(run: Path, tmp_path: Path) -> None:
 def test_empty_lines_broken_files_and_equal_names(run: Path, tmp_path: Path) -> None:
     paths = [write_image(tmp_path / f"in/{i}/part.png", tile(900 + i)[0]) for i in range(2)]
     paths += [tmp_path / "in", tmp_path / "missing.png"]
-    given = f"\n{paths[0]}\r\n\n{paths[1]}\n{paths[2]}\n{paths[3]}"  # the last without an end
+    stdin = f"\n{paths[0]}\r\n\n{paths[1]}\n{paths[2]}\n{paths[3]}"  # the last without an end
     done = subprocess.run(
-        program(run, "--out", tmp_path / "out"), input=given, capture_output=True, text=True, check=False
+        program(run, "--out", tmp_path / "out"), input=stdin, capture_output=True, text=True, check=False
     )
     assert done.returncode == 3, done.stderr
-    said = done.stdout.splitlines()
-    assert [line.split()[0] for line in said] == ["good", "good", "error", "error", "4"]
-    assert "is a folder" in said[2]
-    assert said[4].startswith("4 images: 2 good, 2 error.")
+    printed = done.stdout.splitlines()
+    assert [line.split()[0] for line in printed] == ["good", "good", "error", "error", "4"]
+    assert "is a folder" in printed[2]
+    assert printed[4].startswith("4 images: 2 good, 2 error.")
     assert "inspecting: 4 in" in done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out/verdicts.jsonl").read_text("utf-8").splitlines()]
     assert [row["path"] for row in rows] == [str(path) for path in paths]
@@ -57,17 +57,17 @@ def test_empty_lines_broken_files_and_equal_names(run: Path, tmp_path: Path) -> 
 
 def test_paths_that_end_with_nul_may_hold_anything(run: Path, tmp_path: Path) -> None:
     path = write_image(tmp_path / "two\nlines.png", tile(900)[0])
-    given = f"{path}\0\0{path}\0"
-    done = subprocess.run(program(run, "--json", "-0"), input=given, capture_output=True, text=True, check=True)
+    stdin = f"{path}\0\0{path}\0"
+    done = subprocess.run(program(run, "--json", "-0"), input=stdin, capture_output=True, text=True, check=True)
     assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == [str(path)] * 2
 
 
-def test_no_paths_at_all_are_no_mistake(run: Path) -> None:
+def test_no_paths_at_all_are_no_error(run: Path) -> None:
     done = subprocess.run(program(run), input="", capture_output=True, text=True, check=True)
     assert done.stdout == "0 images.\n"
 
 
-def test_a_list_of_any_length_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_list_is_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "list"
     file.write_text("".join(f"images/{i}.png\n" for i in range(100_000)))
     assert file.stat().st_size > 20 * CHUNK
@@ -79,7 +79,7 @@ def test_a_list_of_any_length_is_read_piece_by_piece(tmp_path: Path, monkeypatch
         assert sum(path is not None for path in paths) == 99_999
 
 
-def test_the_documents_examples_of_pipes_work(run: Path, tmp_path: Path) -> None:
+def test_the_examples_of_pipes_in_the_docs_work(run: Path, tmp_path: Path) -> None:
     text = (Path(__file__).resolve().parents[2] / "docs/commands.md").read_text("utf-8")
     examples = re.findall(r"^\$ (find .*blemish inspect .*)$", text, re.MULTILINE)
     assert len(examples) == 2
@@ -97,5 +97,5 @@ def test_the_documents_examples_of_pipes_work(run: Path, tmp_path: Path) -> None
     ("arguments", "sentence"),
     [(["-", "a.png"], "- stands alone"), (["a.png", "-"], "- stands alone"), (["a.png", "-0"], "-0 is about")],
 )
-def test_what_does_not_go_together_is_refused(run: Path, arguments: list[str], sentence: str) -> None:
+def test_options_that_exclude_each_other_are_refused(run: Path, arguments: list[str], sentence: str) -> None:
     assert sentence in refused("inspect", run, *arguments)

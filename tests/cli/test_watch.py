@@ -1,4 +1,4 @@
-"""The program as it runs on a line: started, killed, started again."""
+"""The program as it runs in production: started, killed, started again."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FIVE = 5 * 10**9
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is on this machine is asked directly, also where the environment names a proxy."""
+    """Receivers on this machine are contacted directly, also where the environment names a proxy."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """24 images of which the last but one is broken; four are defective, and one good one looks as if it were."""
+    """24 images of which the last but one is broken; four are defective, and one good one is a false alarm."""
     for i in range(24):
         path = write_image(tmp_path / f"in/{i}.png", tile(900 + i, (20, 30) if i % 6 == 1 else None)[0])
         if i == 22:
@@ -41,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def command(run: Path, folder: Path, *more: object) -> list[str]:
-    asked = ["watch", folder, "--bundle", run, "--out", folder.parent / "out", *QUICK, *more]
-    return [sys.executable, "-m", "blemish", *map(str, asked)]
+    arguments = ["watch", folder, "--bundle", run, "--out", folder.parent / "out", *QUICK, *more]
+    return [sys.executable, "-m", "blemish", *map(str, arguments)]
 
 
 def start(run: Path, folder: Path, *more: object) -> subprocess.Popen[str]:
@@ -61,12 +61,12 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    found = Receiver()
-    yield found
-    found.close()
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
 
 
-def test_killed_twice_nothing_is_lost_and_nothing_judged_twice(run: Path, folder: Path, receiver: Receiver) -> None:
+def test_two_kills_lose_nothing_and_repeat_nothing(run: Path, folder: Path, receiver: Receiver) -> None:
     receiver.answers = [503]
     for least in (3, 9):
         process = start(run, folder, "--webhook", receiver.url)
@@ -82,22 +82,21 @@ def test_killed_twice_nothing_is_lost_and_nothing_judged_twice(run: Path, folder
     assert done.returncode == 3, done.stderr  # one was broken
     assert names(folder) == [f"{i}.png" for i in range(24)]
     assert [json.loads(line)["decision"] for line in lines(folder)].count("error") == 1
-    told = receiver.taken
-    assert list(dict.fromkeys(told)) == names(folder)  # at least once, in order
-    assert len(told) <= 24 + 2  # and after each kill one message again, at most
+    assert list(dict.fromkeys(receiver.taken)) == names(folder)  # at least once, in order
+    assert len(receiver.taken) <= 24 + 2  # and after each kill at most one message again
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_after_the_present_image(run: Path, folder: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_it_after_the_images_that_were_begun(run: Path, folder: Path, number: signal.Signals) -> None:
     process = start(run, folder)
     eventually(lambda: len(lines(folder)) >= 2)
     process.send_signal(number)
-    said, complained = process.communicate(timeout=30)
-    assert process.returncode == 0, complained
-    assert "Traceback" not in complained
-    many = len(lines(folder))
-    assert said.splitlines()[-1].startswith(f"{many} images: ")
-    assert names(folder) == [f"{i}.png" for i in range(many)]
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    assert "Traceback" not in stderr
+    count = len(lines(folder))
+    assert stdout.splitlines()[-1].startswith(f"{count} images: ")
+    assert names(folder) == [f"{i}.png" for i in range(count)]
 
 
 def test_a_second_watcher_is_refused_until_the_first_is_killed(run: Path, folder: Path) -> None:
@@ -112,45 +111,45 @@ def test_a_second_watcher_is_refused_until_the_first_is_killed(run: Path, folder
 
 
 def test_once_prints_what_inspect_prints(run: Path, folder: Path, tmp_path: Path) -> None:
-    asked = ["watch", folder, "--bundle", run, "--once", *QUICK, "--out"]
-    said = blemish(*asked, tmp_path / "a", code=3).stdout.splitlines()
+    arguments = ["watch", folder, "--bundle", run, "--once", *QUICK, "--out"]
+    watched = blemish(*arguments, tmp_path / "a", code=3).stdout.splitlines()
     inspected = blemish("inspect", run, *(folder / f"{i}.png" for i in range(24)), code=3).stdout.splitlines()
-    assert said == [*inspected[:-1], f"{inspected[-1]} Verdicts are in {tmp_path}/a/verdicts.jsonl."]
+    assert watched == [*inspected[:-1], f"{inspected[-1]} Verdicts are in {tmp_path}/a/verdicts.jsonl."]
     assert re.fullmatch(r"24 images: \d+ good, \d+ anomaly, 1 error\.", inspected[-1])
     (folder / "22.png").unlink()
-    printed = blemish(*asked, tmp_path / "b", "--json", "--no-evidence").stdout
+    printed = blemish(*arguments, tmp_path / "b", "--json", "--no-evidence").stdout
     assert printed == (tmp_path / "b/verdicts.jsonl").read_text("utf-8")
     assert not (tmp_path / "b/evidence").exists()
-    assert blemish(*asked, tmp_path / "b", "--json").stdout == ""
+    assert blemish(*arguments, tmp_path / "b", "--json").stdout == ""
 
 
-def test_the_drift_test_goes_on_over_a_kill(run: Path, folder: Path, tmp_path: Path) -> None:
+def test_the_drift_test_is_resumed_after_a_kill(run: Path, folder: Path, tmp_path: Path) -> None:
     drift = tmp_path / "drift.json"
     process = start(run, folder, "--drift", drift)
     eventually(lambda: len(lines(folder)) >= 4)
     process.kill()
     process.communicate()
-    asked = ["watch", folder, "--bundle", run, "--once", *QUICK, "--drift"]
-    blemish(*asked, drift, "--out", tmp_path / "out", code=3)
-    seen = drift.read_text("utf-8")
+    arguments = ["watch", folder, "--bundle", run, "--once", *QUICK, "--drift"]
+    blemish(*arguments, drift, "--out", tmp_path / "out", code=3)
+    saved = drift.read_text("utf-8")
     images = [folder / f"{i}.png" for i in range(24)]
     blemish("inspect", run, *images, "--drift", tmp_path / "whole.json", code=3)
-    assert json.loads(seen) == json.loads((tmp_path / "whole.json").read_text("utf-8"))
-    blemish(*asked, drift, "--out", tmp_path / "out")  # there is nothing new, and nothing is counted twice
-    assert drift.read_text("utf-8") == seen
-    assert "has seen 23 parts, and only 0" in refused(*asked, drift, "--out", tmp_path / "other")
+    assert json.loads(saved) == json.loads((tmp_path / "whole.json").read_text("utf-8"))
+    blemish(*arguments, drift, "--out", tmp_path / "out")  # there is nothing new, and nothing is counted twice
+    assert drift.read_text("utf-8") == saved
+    assert "has seen 23 parts, and only 0" in refused(*arguments, drift, "--out", tmp_path / "other")
 
 
 @needs_mosquitto
 def test_mqtt_from_the_command_line(run: Path, folder: Path, tmp_path: Path) -> None:
     broker = Broker(tmp_path, "allow_anonymous true")
     try:
-        with subscribed(broker, "line/1") as heard:
-            asked = ["watch", folder, "--bundle", run, "--once", *QUICK, "--out", tmp_path / "out"]
-            said = blemish(*asked, "--mqtt", broker.address, "--topic", "line/1", code=3)
-            eventually(lambda: len(heard) == 24)
-        assert heard == names(folder)
-        assert said.stderr == ""
+        with subscribed(broker, "line/1") as received:
+            arguments = ["watch", folder, "--bundle", run, "--once", *QUICK, "--out", tmp_path / "out"]
+            printed = blemish(*arguments, "--mqtt", broker.address, "--topic", "line/1", code=3)
+            eventually(lambda: len(received) == 24)
+        assert received == names(folder)
+        assert printed.stderr == ""
     finally:
         broker.kill()
 
@@ -164,12 +163,12 @@ def test_mqtt_from_the_command_line(run: Path, folder: Path, tmp_path: Path) -> 
         (["--settle", "20"], "--give-up"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(run: Path, folder: Path, more: list[Any], sentence: str) -> None:
+def test_impossible_options_are_refused(run: Path, folder: Path, more: list[Any], sentence: str) -> None:
     assert sentence in refused("watch", folder, "--bundle", run, "--out", folder.parent / "out", *more)
     assert not (folder.parent / "out").exists()
 
 
 def test_a_folder_that_is_missing_is_refused_at_the_start(run: Path, tmp_path: Path) -> None:
     begun = time.monotonic()
-    assert "is no folder" in refused("watch", tmp_path / "in", "--bundle", run, "--out", tmp_path / "out")
+    assert "is not a folder" in refused("watch", tmp_path / "in", "--bundle", run, "--out", tmp_path / "out")
     assert time.monotonic() - begun < 10

@@ -11,7 +11,7 @@ CORNERS = np.array([[30, 200, 30, 200], [30, 30, 130, 130], [1, 1, 1, 1]], np.fl
 
 
 def true_pose(moved: tuple[float, float, float]) -> alignment.Pose:
-    """From a plate that lies still to one that `plate` has moved, worked out from its own formula."""
+    """From the plate that was not moved to one that `plate` has moved, by its own formula."""
     right, down, turn = moved
     c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     centre = np.array([WIDTH / 2, HEIGHT / 2])
@@ -23,13 +23,13 @@ def true_pose(moved: tuple[float, float, float]) -> alignment.Pose:
 def test_shift_and_turn_are_found_to_a_pixel_and_half_a_degree(number: int) -> None:
     reference = alignment.reference_of(plate(1000)[0])
     moved = anywhere(number)
-    pose, sure = alignment.find(plate(number, moved=moved)[0], reference)
-    assert sure > 0.5
+    pose, correlation = alignment.find_pose(plate(number, moved=moved)[0], reference)
+    assert correlation > 0.5
     assert np.abs(pose @ CORNERS - true_pose(moved) @ CORNERS).max() < 1
     assert abs(np.degrees(np.arctan2(pose[1, 0], pose[0, 0])) - moved[2]) < 0.5
 
 
-def test_a_large_image_is_found_on_a_small_reference() -> None:
+def test_a_large_image_is_aligned_with_a_small_reference() -> None:
     """The reference has no side over 512; the pose is in the image's own pixels."""
     moved = (10.0, -8.0, 6.0)
 
@@ -38,48 +38,48 @@ def test_a_large_image_is_found_on_a_small_reference() -> None:
 
     reference = alignment.reference_of(enlarged(plate(1000)[0]))
     assert reference.shape == (341, 512, 3)
-    pose, _ = alignment.find(enlarged(plate(3, moved=moved)[0]), reference)
+    pose, _ = alignment.find_pose(enlarged(plate(3, moved=moved)[0]), reference)
     # Pixel (x, y) of the small image has its centre at (4 x + 1.5, 4 y + 1.5) of the large one.
     large = CORNERS * [[4], [4], [1]] + [[1.5], [1.5], [0]]
     expected = (true_pose(moved) @ CORNERS) * 4 + 1.5
     assert np.abs(pose @ large - expected).max() < 4
 
 
-def test_what_is_aligned_goes_back() -> None:
+def test_an_aligned_map_is_warped_back() -> None:
     smooth = np.add.outer(np.arange(HEIGHT), np.arange(WIDTH)).astype(np.float32)
     pose = true_pose((7.0, -5.0, 9.0))
-    turned = alignment.aligned_values(smooth, pose)
-    back = alignment.back(turned, pose, (WIDTH, HEIGHT), -1.0)
+    turned = alignment.warped(smooth, pose)
+    back = alignment.warped_back(turned, pose, (WIDTH, HEIGHT), -1.0)
     middle = np.s_[50:110, 60:180]
     np.testing.assert_allclose(back[middle], smooth[middle], atol=0.1)
     assert back.dtype == np.float32
     assert (back == -1).any()  # what the aligned image does not show
     # At half the resolution it is the same map, coarser.
-    half = alignment.back(turned.reshape(80, 2, 120, 2).mean((1, 3)), pose, (WIDTH, HEIGHT), -1.0)
+    half = alignment.warped_back(turned.reshape(80, 2, 120, 2).mean((1, 3)), pose, (WIDTH, HEIGHT), -1.0)
     coarse = smooth.reshape(80, 2, 120, 2).mean((1, 3))
     np.testing.assert_allclose(half[25:55, 30:90], coarse[25:55, 30:90], atol=0.2)
 
 
-def test_what_a_image_does_not_show_is_filled_from_the_reference_as_bright_as_the_image() -> None:
+def test_what_an_image_does_not_show_is_filled_from_the_reference_at_the_images_brightness() -> None:
     random = np.random.default_rng(0)
     reference = random.integers(60, 120, (40, 60, 3), dtype=np.uint8)
-    pose = np.array([[1.0, 0, 10], [0, 1, 0]])  # the last ten columns of the frame lie right of the image
+    pose = np.array([[1.0, 0, 10], [0, 1, 0]])  # the last ten columns of the frame are right of the image
     image = np.roll(reference, 10, 1) * np.uint8(2)
-    found = alignment.aligned(image, pose, reference)
-    np.testing.assert_array_equal(found[:, :50], image[:, 10:])
-    np.testing.assert_allclose(found[:, 50:], 2.0 * reference[:, 50:], atol=1)
+    filled = alignment.aligned(image, pose, reference)
+    np.testing.assert_array_equal(filled[:, :50], image[:, 10:])
+    np.testing.assert_allclose(filled[:, 50:], 2.0 * reference[:, 50:], atol=1)
     np.testing.assert_array_equal(alignment.aligned(image, pose)[:, 50:], image[:, 59:].repeat(10, 1))
     still = np.eye(3)[:2]
     np.testing.assert_array_equal(alignment.aligned(image, still, reference), image)
 
 
-def test_nothing_is_found_where_nothing_is() -> None:
+def test_other_images_have_no_pose() -> None:
     reference = alignment.reference_of(plate(1000)[0])
-    assert alignment.find(np.zeros((HEIGHT, WIDTH, 3), np.uint8), reference)[1] == -1
+    assert alignment.find_pose(np.zeros((HEIGHT, WIDTH, 3), np.uint8), reference)[1] == -1
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    assert alignment.find(noise, reference)[1] < 0.25
+    assert alignment.find_pose(noise, reference)[1] < 0.25
     far = plate(5, moved=(0, 0, 80))[0]
-    assert alignment.find(far, reference)[1] < 0.6
+    assert alignment.find_pose(far, reference)[1] < 0.6
 
 
 def test_without_opencv_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

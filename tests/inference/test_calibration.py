@@ -34,12 +34,12 @@ def test_items_count_once_however_many_images_they_have() -> None:
     assert weights.tolist() == pytest.approx([1 / 3, 1, 1 / 2, 1 / 3, 1, 1 / 3, 1 / 2])
     good = np.array([3.0, 1.0, 3.0, 5.0, 2.0, 0.0, 4.0])
     # above 3.5: one of three images of a, one of two of b, of four items; below all: every item in full
-    found = calibration.p_values(good, np.array([3.5, -1.0, 9.0]), weights)
-    assert found.tolist() == pytest.approx([(1 + 1 / 3 + 1 / 2) / 5, 1.0, 1 / 5], abs=1e-9)
-    assert found[1] == 1.0
+    p = calibration.p_values(good, np.array([3.5, -1.0, 9.0]), weights)
+    assert p.tolist() == pytest.approx([(1 + 1 / 3 + 1 / 2) / 5, 1.0, 1 / 5], abs=1e-9)
+    assert p[1] == 1.0
 
 
-def test_single_images_are_items_of_their_own() -> None:
+def test_images_without_a_group_are_items_of_their_own() -> None:
     good, scores = np.random.default_rng(0).normal(size=(2, 50)).round(1)
     alone = calibration.item_weights([""] * 50)
     assert calibration.p_values(good, scores, alone).tolist() == calibration.p_values(good, scores).tolist()
@@ -105,7 +105,7 @@ def test_the_guarantee_holds_for_items_with_several_images() -> None:
         new = np.flatnonzero(np.array(groups) == "40")[0]  # one image of the last item; 40 items calibrate
         hits.append(scores[new] > calibration.threshold(scores[:new], rate, groups[:new]))
     assert np.mean(hits) <= rate + three_errors(rate, draws)
-    assert np.mean(hits) >= 0.02  # not for nothing: of 41 items at least 1 may be above, and 1/41 is 2.4 %
+    assert np.mean(hits) >= 0.02  # not needlessly strict: of 41 items at least 1 may be above, and 1/41 is 2.4 %
 
 
 def test_items_counted_as_images_would_break_the_guarantee() -> None:
@@ -158,8 +158,8 @@ def test_the_rank_with_confidence_is_scipys(n: int, rate: float) -> None:
 @pytest.mark.parametrize(("n", "share"), [(1, 0.5), (10, 0.01), (60, 0.1), (300, 0.97), (5000, 0.002)])
 def test_the_binomial_tail_is_scipys(n: int, share: float) -> None:
     ranks = [*range(min(n, 40) + 2), n, n + 1, n + 2]
-    found = [calibration.binomial_tail(n, k, share) for k in ranks]
-    assert found == pytest.approx(stats.binom.sf(np.array(ranks) - 1, n, share), rel=1e-8, abs=1e-14)
+    tails = [calibration.binomial_tail(n, k, share) for k in ranks]
+    assert tails == pytest.approx(stats.binom.sf(np.array(ranks) - 1, n, share), rel=1e-8, abs=1e-14)
 
 
 @pytest.mark.parametrize("confidence", [None, 0.9, 0.95])
@@ -172,7 +172,7 @@ def test_the_fewest_parts_are_the_fewest(rate: float, confidence: float | None) 
         calibration.allowance(needed - 1, rate, confidence)
 
 
-def test_what_can_be_had_can_be_had() -> None:
+def test_the_offered_false_alarm_rate_can_be_guaranteed() -> None:
     for confidence in (None, 0.95):
         for n in range(1, 120):
             with pytest.raises(BlemishError) as refusal:
@@ -182,7 +182,7 @@ def test_what_can_be_had_can_be_had() -> None:
             assert calibration.allowance(n, float(had[1]) / 100, confidence) >= 1
 
 
-def test_too_few_parts_are_refused_with_what_can_be_had() -> None:
+def test_too_few_parts_are_refused_with_what_can_be_guaranteed() -> None:
     with pytest.raises(BlemishError, match=r"9 held-out good images cannot guarantee 5.00% .* takes 19; .* 10%"):
         calibration.threshold(np.arange(9.0), 0.05)
     assert calibration.parts_needed(0.05) == 19
@@ -213,9 +213,9 @@ def test_three_verdicts_from_two_rates() -> None:
     assert thresholds == calibration.Thresholds(review=36.0, anomaly=38.0)
     assert [thresholds.level(score) for score in (36.0, 36.5, 38.0, 38.5)] == ["good", "review", "review", "anomaly"]
     paired = [str(i // 2) for i in range(40)]
-    found = calibration.thresholds(np.arange(40.0), 0.05, 0.1, paired)
-    assert found.anomaly == calibration.threshold(np.arange(40.0), 0.05, paired)
-    assert found.review == calibration.threshold(np.arange(40.0), 0.1, paired)
+    thresholds = calibration.thresholds(np.arange(40.0), 0.05, 0.1, paired)
+    assert thresholds.anomaly == calibration.threshold(np.arange(40.0), 0.05, paired)
+    assert thresholds.review == calibration.threshold(np.arange(40.0), 0.1, paired)
     for review in (0.05, 0.01):
         with pytest.raises(BlemishError, match=r"review rate, .* must be larger than .* 5.00%"):
             calibration.thresholds(good, 0.05, review)
@@ -223,7 +223,7 @@ def test_three_verdicts_from_two_rates() -> None:
 
 @pytest.mark.parametrize(("items", "images"), [(20, 1), (20, 3)])
 def test_leaving_one_item_out_keeps_the_guarantee_for_a_nearest_neighbour_distance(items: int, images: int) -> None:
-    """All images are memory and calibration at once; p is valid, and never below full conformal prediction's."""
+    """All images are in both bank and calibration set; p is valid, and never below full conformal prediction's."""
     random, draws, rate = np.random.default_rng(12), 3000, 0.1
     own = random.normal(size=(draws, items + 1, 1, 2))
     points = own + 0.3 * random.normal(size=(draws, items + 1, images, 2))
@@ -233,16 +233,16 @@ def test_leaving_one_item_out_keeps_the_guarantee_for_a_nearest_neighbour_distan
     weights = calibration.item_weights(names)
     hits = []
     for drawn in points:
-        store, new = drawn[:items].reshape(-1, 2), drawn[items]
-        apart = np.linalg.norm(store[:, None] - store[None], axis=-1)
+        bank, new = drawn[:items].reshape(-1, 2), drawn[items]
+        apart = np.linalg.norm(bank[:, None] - bank[None], axis=-1)
         left_out = np.where(same, np.inf, apart).min(1)
-        to_new = np.linalg.norm(store[:, None] - new[None], axis=-1)  # (memory, images of the new item)
+        to_new = np.linalg.norm(bank[:, None] - new[None], axis=-1)  # (bank, images of the new item)
         score = to_new[:, :1].min(0)
         p = calibration.p_values(left_out, score, weights)
         assert p >= calibration.p_values(np.minimum(left_out, to_new.min(1)), score, weights)
         hits.append(score[0] > calibration.threshold(left_out, rate, names))
     assert np.mean(hits) <= rate + three_errors(rate, draws)
-    assert np.mean(hits) >= 0.03  # not for nothing
+    assert np.mean(hits) >= 0.03  # not needlessly strict
 
 
 GOOD = "as long as new good parts are made and photographed like those"
@@ -264,7 +264,7 @@ def test_the_guarantee_in_words() -> None:
     assert "only approximate here" in calibration.guarantee(60, 0.05, kind="leave-one-out")
 
 
-def test_no_guarantee_in_words_that_cannot_be_kept() -> None:
+def test_a_guarantee_that_cannot_be_kept_is_not_put_in_words() -> None:
     with pytest.raises(BlemishError, match="18 held-out good images cannot guarantee"):
         calibration.guarantee(18, 0.05)
     with pytest.raises(BlemishError, match="18 good items"):
@@ -278,20 +278,20 @@ def test_no_guarantee_in_words_that_cannot_be_kept() -> None:
 PAGE = (Path(__file__).parents[2] / "docs/guarantee.md").read_text(encoding="utf-8")
 
 
-def test_the_page_says_how_many_images_it_takes() -> None:
+def test_the_docs_say_how_many_images_it_takes() -> None:
     for rate in (0.1, 0.05, 0.02, 0.01, 0.005):
         row = f"| {100 * rate:g} % | {calibration.parts_needed(rate)} | {calibration.parts_needed(rate, 0.95)} |"
         assert row in PAGE
 
 
-def test_the_page_says_how_far_one_set_can_be_off() -> None:
+def test_the_docs_say_how_far_one_set_can_be_off() -> None:
     for n in (19, 60, 100, 300, 1000):
         rank = calibration.allowance(n, 0.05)
         low, high = stats.beta.ppf([0.05, 0.95], rank, n + 1 - rank)
         assert f"| {n} | {rank} | {100 * low:.1f} % | {100 * high:.1f} % |" in PAGE
 
 
-def test_the_pages_example_is_so() -> None:
+def test_the_example_in_the_docs_is_right() -> None:
     example = re.sub(r"\s+", " ", PAGE)
     rank, sure = calibration.allowance(100, 0.05), calibration.allowance(100, 0.05, 0.95)
     above = stats.beta.sf(0.05, [rank, sure], [101 - rank, 101 - sure])
@@ -311,7 +311,7 @@ def test_the_pages_example_is_so() -> None:
     assert f"between {missed.low:.1%} and {missed.high:.1%} (exact".replace("%", " %") in example
 
 
-def test_the_pages_code_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_code_in_the_docs_prints_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
     (code, printed) = re.findall(r"^```(?:python|text)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     exec(code, {})
     assert capsys.readouterr().out == printed

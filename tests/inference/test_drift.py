@@ -1,4 +1,4 @@
-"""The running test against a slow one that is written from the definition, and its guarantee over many streams."""
+"""The drift test against a slow one that is written from the definition, and its guarantee over many streams."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def alarmed_at(capital: Floats, rate: float) -> Floats:
     return np.where(reached.any(1), reached.argmax(1) + 1.0, math.inf)
 
 
-def test_it_is_the_definition() -> None:
+def test_it_equals_the_definition() -> None:
     from blemish.inference import drift
 
     random = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def test_it_is_the_definition() -> None:
         ("lower", lambda z: z - 100),
     ],
 )
-def test_it_says_how_scores_have_changed(direction: str, change: Callable[[Any], Any]) -> None:
+def test_it_reports_how_scores_have_changed(direction: str, change: Callable[[Any], Any]) -> None:
     random = np.random.default_rng(1)
     running = Drift(random.normal(size=100))
     states = [running.see(float(score)) for score in change(random.normal(size=120))]
@@ -123,7 +123,7 @@ def test_p_values_are_uniform_and_false_alarms_rare(n: int, ties: bool) -> None:
     assert stats.kstest(p[:, [0, 100, 299]].ravel(), "uniform").pvalue > 0.01
     assert abs(np.corrcoef(p[:, 0], p[:, 1])[0, 1]) < 3 / math.sqrt(1500)
     capital = log_capital(p)
-    early = np.exp(capital[:, 5])  # later its mean hangs on few streams
+    early = np.exp(capital[:, 5])  # later its mean depends on few streams
     assert early.mean() == pytest.approx(1, abs=4 * early.std() / math.sqrt(1500))
     false = np.isfinite(alarmed_at(capital, rate)).mean()
     assert false <= rate + 3 * math.sqrt(rate * (1 - rate) / 1500)
@@ -143,10 +143,10 @@ def test_leaving_anomalies_out_keeps_the_guarantee(ties: bool) -> None:
         good, rest = row[:n][row[:n] < threshold], row[n:][row[n:] < threshold]
         assert len(rest) >= 130
         alike.setdefault(len(good), []).append(np.concatenate([good, rest[:130]]))
-    found = [alarmed_at(capitals(np.array(rows), left, left), rate) for left, rows in alike.items()]
-    false = np.isfinite(np.concatenate(found)).mean()
+    alarms = [alarmed_at(capitals(np.array(rows), left, left), rate) for left, rows in alike.items()]
+    false = np.isfinite(np.concatenate(alarms)).mean()
     assert false <= rate + 3 * math.sqrt(rate * (1 - rate) / streams)
-    assert np.isfinite(alarmed_at(capitals(scores[:200], n), rate)).mean() > 0.3  # left in, the defects raise the alarm
+    assert np.isfinite(alarmed_at(capitals(scores[:200], n), rate)).mean() > 0.3  # with the defects there is an alarm
 
 
 def test_left_out_scores_are_counted_and_change_nothing() -> None:
@@ -166,7 +166,7 @@ def test_left_out_scores_are_counted_and_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("n", "shift", "half", "most"), [(60, 1.0, 25, 70), (60, -1.0, 24, 60), (300, 1.0, 20, 40), (20, 2.0, 16, 28)]
 )
-def test_a_shift_is_noticed(n: int, shift: float, half: int, most: int) -> None:
+def test_a_shift_raises_the_alarm(n: int, shift: float, half: int, most: int) -> None:
     scores = np.random.default_rng(n).normal(size=(400, n + 2 * most))
     scores[:, n:] += shift
     at = alarmed_at(capitals(scores, n), 0.01)
@@ -174,7 +174,7 @@ def test_a_shift_is_noticed(n: int, shift: float, half: int, most: int) -> None:
     assert np.mean(at <= most) >= 0.95
 
 
-def test_a_killed_run_goes_on_with_the_same_numbers() -> None:
+def test_a_resumed_test_gives_the_same_numbers() -> None:
     random = np.random.default_rng(7)
     good, stream = random.normal(size=40), random.normal(size=120) + 0.7
     whole, parts = Drift(good, 0.02, seed=5, threshold=2.0), Drift(good, 0.02, seed=5, threshold=2.0)
@@ -212,7 +212,7 @@ def test_no_single_part_raises_the_alarm() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "other"}', "broken"])
-def test_what_was_not_saved_by_it_is_refused(text: str) -> None:
+def test_text_that_it_did_not_save_is_refused(text: str) -> None:
     with pytest.raises(BlemishError, match="no drift test that blemish saved"):
         Drift.from_json(text)
 
@@ -225,7 +225,7 @@ def test_a_saved_test_that_was_changed_is_refused() -> None:
             Drift.from_json(json.dumps(content | change))
 
 
-def test_what_cannot_be_tested_is_refused_in_words() -> None:
+def test_impossible_arguments_are_refused_in_a_sentence() -> None:
     with pytest.raises(BlemishError, match="between 0 % and 100 %"):
         Drift([1.0], rate=0.0)
     with pytest.raises(BlemishError, match="no calibration scores below the threshold"):
@@ -235,7 +235,7 @@ def test_what_cannot_be_tested_is_refused_in_words() -> None:
 
 
 @pytest.mark.parametrize(("n", "dimensions"), [(40, 8), (80, 32)])
-def test_left_out_scores_seldom_alarm_falsely_and_rising_ones_do(n: int, dimensions: int) -> None:
+def test_leave_one_out_scores_seldom_alarm_falsely_and_rising_ones_do(n: int, dimensions: int) -> None:
     """Distances to the nearest of n normal points, each of these scored without itself, and then new points."""
     streams, rate = 150, 0.05
 
@@ -243,10 +243,10 @@ def test_left_out_scores_seldom_alarm_falsely_and_rising_ones_do(n: int, dimensi
         count = 0
         for seed in range(streams):
             random = np.random.default_rng(seed)
-            store, new = random.normal(size=(n, dimensions)), spread * random.normal(size=(200, dimensions))
-            apart = distance.cdist(store, store)
+            bank, new = random.normal(size=(n, dimensions)), spread * random.normal(size=(200, dimensions))
+            apart = distance.cdist(bank, bank)
             np.fill_diagonal(apart, np.inf)
-            left_out, scores = apart.min(1), distance.cdist(new, store).min(1)
+            left_out, scores = apart.min(1), distance.cdist(new, bank).min(1)
             running = Drift(left_out, rate, threshold=calibration.threshold(left_out, 0.05), upward=True)
             count += [running.see(float(score)) for score in scores][-1].alarm
         return count / streams
@@ -255,7 +255,7 @@ def test_left_out_scores_seldom_alarm_falsely_and_rising_ones_do(n: int, dimensi
     assert alarmed(1.3) > 0.5
 
 
-def test_upward_watches_rising_scores_alone() -> None:
+def test_upward_bets_on_rising_scores_alone() -> None:
     random = np.random.default_rng(0)
     held_out = random.normal(size=100)
     for shift, alarm in ((-3, False), (3, True)):

@@ -15,15 +15,15 @@ SIZE = (16, 24)
 def files(images: int = 2) -> dict[str, bytes]:
     content = io.BytesIO()
     np.save(content, np.array([[0, 1, 2], [-1, 0, 0], [1, 1, 1]], np.int32))
-    found = {
+    contents = {
         "sources.npy": content.getvalue(),
         "names.json": json.dumps([f"{i}.png" for i in range(images)]).encode(),
     }
     for i in range(images):
         jpeg = io.BytesIO()
         Image.new("RGB", (SIZE[1], SIZE[0]), (i, 100, 0)).save(jpeg, "JPEG")
-        found[f"{i:03}.jpg"] = jpeg.getvalue()
-    return found
+        contents[f"{i:03}.jpg"] = jpeg.getvalue()
+    return contents
 
 
 def packed(content: dict[str, bytes]) -> bytes:
@@ -34,7 +34,7 @@ def packed(content: dict[str, bytes]) -> bytes:
     return whole.getvalue()
 
 
-def test_what_is_in_it() -> None:
+def test_a_store_is_read() -> None:
     store = read_store(packed(files()), SIZE)
     assert store.names == ("0.png", "1.png")
     assert [store.origin(i) for i in range(3)] == [(0, 1, 2), None, (1, 1, 1)]
@@ -57,24 +57,24 @@ def npy(array: object) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"sources.npy": None}, "it has no sources.npy"),
         ({"names.json": None}, "it has no names.json"),
         ({"001.jpg": None}, "it has no 001.jpg"),
         ({"names.json": b"{"}, "cannot be read"),
         ({"names.json": b"7"}, "cannot be read"),
-        ({"names.json": b"[1, 2]"}, "names.json is not what it should be"),
+        ({"names.json": b"[1, 2]"}, "names.json has the wrong form"),
         ({"sources.npy": b"no array"}, "cannot be read"),
-        ({"sources.npy": npy([[0, 1]])}, "sources.npy or names.json is not what"),
-        ({"sources.npy": npy(np.zeros((1, 3)))}, "sources.npy or names.json is not what"),
+        ({"sources.npy": npy([[0, 1]])}, "sources.npy or names.json has the wrong form"),
+        ({"sources.npy": npy(np.zeros((1, 3)))}, "sources.npy or names.json has the wrong form"),
         ({"sources.npy": npy([{"a": 1}])}, "cannot be read"),  # a pickle is never opened
-        ({"sources.npy": npy(np.array([[2, 0, 0]], np.int32))}, "speaks of images that are not there"),
+        ({"sources.npy": npy(np.array([[2, 0, 0]], np.int32))}, "names images that are not in it"),
     ],
 )
-def test_what_is_none_is_refused_in_a_sentence(changes: dict[str, bytes | None], said: str) -> None:
+def test_a_wrong_or_damaged_file_is_refused_in_a_sentence(changes: dict[str, bytes | None], message: str) -> None:
     content = files() | changes
-    with pytest.raises(BundleError, match=said) as caught:
+    with pytest.raises(BundleError, match=message) as caught:
         read_store(packed({name: data for name, data in content.items() if data is not None}), SIZE)
     assert "train it again, or inspect with --no-evidence" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -47,7 +47,7 @@ def test_heat_is_transparent_up_to_low_and_full_from_high_on() -> None:
     assert layer[1, 0].tolist() == layer[1, 1].tolist() == [*colours()[255], round(255 * module.OPACITY)]
 
 
-def test_heat_is_on_the_common_scale_not_the_images_own() -> None:
+def test_heat_is_on_the_common_scale_and_not_on_the_images_own() -> None:
     weak, strong = np.array([[0, 1]], np.float32), np.array([[0, 10]], np.float32)
     drawn = [pixels(heat_layer(m, (2, 1), low=0, high=10)) for m in (weak, strong)]
     assert drawn[0][0, 1].tolist()[:3] == colours()[round(25.5)].tolist()
@@ -56,17 +56,17 @@ def test_heat_is_on_the_common_scale_not_the_images_own() -> None:
 
 def test_heat_is_enlarged_bilinearly() -> None:
     layer = pixels(heat_layer(np.array([[0, 1]], np.float32), (4, 1), low=-1, high=1))
-    # pixel centres lie at 0, 1/4, 3/4 and 1 of the way: levels 0.5, 0.625, 0.875, 1
+    # pixel centres are at 0, 1/4, 3/4 and 1 of the way: levels 0.5, 0.625, 0.875, 1
     assert layer[0, :, :3].tolist() == [colours()[i].tolist() for i in (128, 159, 223, 255)]
 
 
-def test_a_good_part_stays_clean() -> None:
+def test_a_good_part_is_drawn_without_heat() -> None:
     cold = np.random.default_rng(0).random((32, 32)).astype(np.float32)
     np.testing.assert_array_equal(pixels(overlay(GREY, cold, [], low=1, high=2)), GREY)
     np.testing.assert_array_equal(pixels(overlay(GREY, None, [], low=1, high=2)), GREY)
 
 
-def test_boxes_surround_their_region_and_leave_it_free() -> None:
+def test_boxes_are_drawn_around_their_region_and_not_over_it() -> None:
     region = Region((200, 150, 300, 250), 10.0, 4.25)
     for shade in (0, 128, 255):
         image = np.full((500, 800, 3), shade, np.uint8)
@@ -100,7 +100,7 @@ def test_each_box_has_its_own_label(monkeypatch: pytest.MonkeyPatch) -> None:
     assert drawn == [("9.00", (6, 6, 23, 23)), ("2.00", (596, 296, 703, 403))]
 
 
-def test_labels_stand_free_of_each_other_and_inside_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_are_inside_the_image_and_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     plates: list[list[tuple[float, float, float, float]]] = []
     original = module._draw_label
 
@@ -123,17 +123,17 @@ def test_labels_stand_free_of_each_other_and_inside_the_image(monkeypatch: pytes
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
 
 
-def test_boxes_follow_when_the_image_is_drawn_smaller_or_larger() -> None:
+def test_boxes_are_scaled_with_the_image() -> None:
     region = Region((1000, 500, 2000, 1000), 1.0, 1.0)
     drawn = overlay(np.zeros((2000, 4000, 3), np.uint8), None, [region], low=0, high=1)
     assert drawn.size == (1600, 800)
-    found = np.argwhere((pixels(drawn) == module.LINE).all(-1))
-    assert found[:, 1].min() in range(390, 400)
-    assert found[:, 1].max() in range(800, 810)
+    line = np.argwhere((pixels(drawn) == module.LINE).all(-1))
+    assert line[:, 1].min() in range(390, 400)
+    assert line[:, 1].max() in range(800, 810)
     tiny = overlay(np.zeros((28, 28, 3), np.uint8), None, [Region((14, 0, 28, 14), 1.0, 1.0)], low=0, high=1)
     assert tiny.size == (28 * 15, 28 * 15)
-    found = np.argwhere((pixels(tiny) == module.LINE).all(-1))
-    assert found[:, 1].min() in range(200, 210)
+    line = np.argwhere((pixels(tiny) == module.LINE).all(-1))
+    assert line[:, 1].min() in range(200, 210)
 
 
 def test_enlarged_images_keep_their_pixels() -> None:
@@ -145,8 +145,8 @@ def test_enlarged_images_keep_their_pixels() -> None:
     assert fit(Image.new("RGB", (300, 100)), max_side=200).size == (200, 67)
 
 
-def test_caption_and_legend_stand_below_the_image_in_full() -> None:
-    words = "anomaly, score 4.1 over the threshold of 1.8. " * 6
+def test_caption_and_legend_are_below_the_image_in_full() -> None:
+    words = "anomaly, score 4.1 above the threshold of 1.8. " * 6
     plain, drawn = (overlay(GREY, None, [], low=0, high=1, caption=c) for c in ("", words))
     np.testing.assert_array_equal(pixels(drawn)[:500], pixels(plain))
     one_line = overlay(GREY, None, [], low=0, high=1, caption="anomaly")
@@ -174,14 +174,14 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert module._number(value) == text
 
 
-def test_captions_are_drawn_in_letters_that_the_font_has() -> None:
+def test_captions_are_drawn_in_characters_that_the_font_has() -> None:
     assert module._legible("Größe ≥ 3 × – señal 磁") == "Grosse >= 3 x - senal ?"
     assert module._legible("kos01_Part5.jpg: 0.25 [a]\nb") == "kos01_Part5.jpg: 0.25 [a]\nb"
 
 
 def test_no_line_of_a_caption_is_cut() -> None:
     font = module._font(14)
-    text = "a/very/long/path/without/any/space/in/it/at/all.jpg is anomalous, said the detector"
+    text = "a/very/long/path/without/any/space/in/it/at/all.jpg is an anomaly for the detector"
     lines = module._wrapped(text, font, 120)
     assert max(font.getlength(line) for line in lines) <= 120
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
@@ -189,7 +189,7 @@ def test_no_line_of_a_caption_is_cut() -> None:
     assert module._wrapped("", font, 120) == [""]
 
 
-def test_side_by_side_shares_a_height() -> None:
+def test_images_side_by_side_have_the_same_height() -> None:
     row = side_by_side([GREY, Image.new("L", (250, 250))], ["left", "right"])
     assert row.mode == "RGB"
     assert row.size[0] == 800 + 500 + max(4, 500 // 60)
@@ -229,7 +229,7 @@ def test_save_writes_whole_files_or_none(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_save_refuses_in_words(tmp_path: Path) -> None:
+def test_save_refuses_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(BlemishError, match=r"end it in \.jpg or \.png"):
         save(Image.new("RGB", (2, 2)), tmp_path / "a.txt")
     save(Image.new("RGB", (2, 2)), tmp_path / "new" / "a.png")

@@ -56,7 +56,7 @@ def test_components_of_shapes_that_take_many_merges() -> None:
     assert components(comb)[1] == components(zigzag)[1] == 1
 
 
-def test_components_take_nothing_but_a_mask() -> None:
+def test_components_of_anything_but_a_mask_are_refused() -> None:
     not_a_mask: Any = np.zeros((3, 3), np.uint8)
     with pytest.raises(ValueError, match="bool mask"):
         components(not_a_mask)
@@ -64,7 +64,7 @@ def test_components_take_nothing_but_a_mask() -> None:
         components(np.zeros((3, 3, 3), bool))
 
 
-def test_a_box_worked_out_by_hand() -> None:
+def test_a_box_by_hand() -> None:
     heat = np.zeros((4, 4), np.float32)
     heat[1, 1:3] = [5, 7]
     # 4 cells over 10 columns and 6 rows: cells 1..2 cover columns 2.5 to 7.5, row 1 covers rows 1.5 to 3.
@@ -87,18 +87,18 @@ def test_a_map_finer_than_the_image_still_gives_boxes() -> None:
     assert region.box == (1, 1, 2, 2)
 
 
-def test_highest_peak_first_then_the_larger() -> None:
+def test_regions_are_ordered_by_peak_and_then_by_area() -> None:
     heat = np.zeros((10, 10), np.float32)
     heat[0, 0] = 3
     heat[5, 5:8] = [2, 9, 2]
     heat[9, 0:2] = 3
-    found = find_regions(heat, 2.0, (10, 10))
-    assert [(r.peak, r.area) for r in found] == [(9.0, 3.0), (3.0, 2.0), (3.0, 1.0)]
-    assert find_regions(heat, 2.0, (10, 10), max_regions=2) == found[:2]
+    regions = find_regions(heat, 2.0, (10, 10))
+    assert [(r.peak, r.area) for r in regions] == [(9.0, 3.0), (3.0, 2.0), (3.0, 1.0)]
+    assert find_regions(heat, 2.0, (10, 10), max_regions=2) == regions[:2]
     assert find_regions(heat, 2.0, (10, 10), max_regions=0) == ()
 
 
-def test_small_regions_go_unless_nothing_else_is_there() -> None:
+def test_small_regions_are_dropped_unless_there_is_no_other() -> None:
     heat = np.zeros((10, 10), np.float32)
     heat[0, 0] = 9
     heat[9, 9] = 8
@@ -132,51 +132,53 @@ def test_a_map_that_is_not_finite_is_refused(bad: float) -> None:
     st.integers(1, 40),
 )
 @settings(max_examples=150, deadline=None)
-def test_boxes_lie_inside_and_cover_every_hot_cell(heat: npt.NDArray[np.float32], width: int, height: int) -> None:
-    found = find_regions(heat, 0.5, (width, height), min_area=0, max_regions=1000)
-    assert len(found) == ndimage.label(heat >= 0.5, structure=EIGHT)[1]
-    assert sum(r.area for r in found) == pytest.approx((heat >= 0.5).mean() * width * height)
-    for region in found:
+def test_boxes_are_inside_the_image_and_cover_every_high_cell(
+    heat: npt.NDArray[np.float32], width: int, height: int
+) -> None:
+    regions = find_regions(heat, 0.5, (width, height), min_area=0, max_regions=1000)
+    assert len(regions) == ndimage.label(heat >= 0.5, structure=EIGHT)[1]
+    assert sum(r.area for r in regions) == pytest.approx((heat >= 0.5).mean() * width * height)
+    for region in regions:
         assert region.box[2] <= width
         assert region.box[3] <= height
     for row, column in np.argwhere(heat >= 0.5):
         x, y = (column + 0.5) * width / heat.shape[1], (row + 0.5) * height / heat.shape[0]
-        assert any(r.box[0] <= x <= r.box[2] and r.box[1] <= y <= r.box[3] for r in found)
+        assert any(r.box[0] <= x <= r.box[2] and r.box[1] <= y <= r.box[3] for r in regions)
 
 
-def test_a_low_hill_is_cut_below_its_tip_and_a_high_one_above_its_slopes() -> None:
+def test_a_region_ends_at_a_share_of_its_peaks_height() -> None:
     heat = np.zeros((3, 12), np.float32)
     heat[1] = [0, 3, 4, 6, 10, 5, 3.9, 0, 0, 7, 2.9, 2.7]
-    # Threshold 6.5 is above 0.4 of both heights (usual = 0): the hills are cut at 4 and at 2.8.
-    tall, low = find_regions(heat, 6.5, (12, 3), normal_median=0.0)
-    assert (tall.box, tall.peak, tall.area) == ((2, 1, 6, 2), 10.0, 4.0)
+    # Threshold 6.5 is above 0.4 of both heights (normal median 0): the regions end at 4 and at 2.8.
+    high, low = find_regions(heat, 6.5, (12, 3), normal_median=0.0)
+    assert (high.box, high.peak, high.area) == ((2, 1, 6, 2), 10.0, 4.0)
     assert (low.box, low.peak, low.area) == ((9, 1, 11, 2), 7.0, 2.0)
-    # With usual = 2 at 5.2 and 4: narrower.
+    # With a normal median of 2 at 5.2 and 4: narrower.
     assert [r.box for r in find_regions(heat, 6.5, (12, 3), normal_median=2.0)] == [(3, 1, 5, 2), (9, 1, 10, 2)]
-    # Threshold 3.5 lies between 0.3 and 0.4 of the tall one's height and is where it is cut; the low one is at 2.8.
+    # Threshold 3.5 is between 0.3 and 0.4 of the high peak's height, so that region ends there; the other at 2.8.
     assert [r.box for r in find_regions(heat, 3.5, (12, 3), normal_median=0.0)] == [(2, 1, 7, 2), (9, 1, 11, 2)]
-    # Threshold 0.5 is below 0.3 of both heights: cut at 3 and at 2.1, not out on the slopes.
+    # Threshold 0.5 is below 0.3 of both heights: they end at 3 and at 2.1.
     assert [r.box for r in find_regions(heat, 0.5, (12, 3), normal_median=0.0)] == [(1, 1, 7, 2), (9, 1, 12, 2)]
-    # Without usual the threshold cuts, and a good map still has nothing.
+    # Without a normal median they end at the threshold. A good map has no region.
     assert [r.box for r in find_regions(heat, 6.5, (12, 3))] == [(4, 1, 5, 2), (9, 1, 10, 2)]
     assert find_regions(heat, 10.5, (12, 3), normal_median=0.0) == ()
 
 
-def test_a_second_summit_on_one_tip_is_kept() -> None:
+def test_a_second_peak_of_one_component_is_kept() -> None:
     heat = np.array([[0, 10, 2.5, 6, 0]], np.float32)  # joined above the threshold 2, apart above the foot 3
     assert [r.box for r in find_regions(heat, 2.0, (5, 1), normal_median=0.0)] == [(1, 0, 2, 1), (3, 0, 4, 1)]
 
 
-def test_hills_that_meet_are_one_region() -> None:
+def test_regions_that_meet_are_one() -> None:
     heat = np.array([[0, 8, 5, 9, 0]], np.float32)
     (region,) = find_regions(heat, 7.0, (5, 1), normal_median=0.0)
     assert (region.box, region.peak) == ((1, 0, 4, 1), 9.0)
 
 
-def test_always_shows_the_hill_of_the_peak_alone() -> None:
+def test_always_gives_the_region_around_the_highest_cell_alone() -> None:
     heat = np.zeros((3, 12), np.float32)
     heat[1] = [0, 3, 4, 6, 10, 5, 3.9, 0, 0, 9.5, 2.9, 2.7]
-    # Nothing reaches 20. The peak's hill is cut at 0.4 of its height: 4 with usual = 0, 5.2 with usual = 2.
+    # Nothing reaches 20. The region ends at 0.4 of the peak's height: at 4 with a normal median of 0, at 5.2 with 2.
     (region,) = find_regions(heat, 20.0, (24, 3), normal_median=0.0, always=True)
     assert (region.box, region.peak, region.area) == ((4, 1, 12, 2), 10.0, 8.0)
     assert [r.box for r in find_regions(heat, 20.0, (12, 3), normal_median=2.0, always=True)] == [(3, 1, 5, 2)]
@@ -188,12 +190,12 @@ def test_always_shows_the_hill_of_the_peak_alone() -> None:
 def test_always_changes_nothing_where_the_threshold_is_reached() -> None:
     heat = np.random.default_rng(0).random((20, 20)).astype(np.float32)
     for threshold in (0.5, 0.9, float(heat.max())):
-        normal_median = find_regions(heat, threshold, (20, 20), normal_median=0.2)
-        assert normal_median
-        assert find_regions(heat, threshold, (20, 20), normal_median=0.2, always=True) == normal_median
+        regions = find_regions(heat, threshold, (20, 20), normal_median=0.2)
+        assert regions
+        assert find_regions(heat, threshold, (20, 20), normal_median=0.2, always=True) == regions
 
 
-def test_always_keeps_a_hill_however_small_and_however_low() -> None:
+def test_always_gives_a_region_however_small_and_low() -> None:
     heat = np.zeros((10, 10), np.float32)
     heat[[2, 7], [3, 8]] = 1  # two peaks alike: the first
     (region,) = find_regions(heat, 5.0, (10, 10), normal_median=0.0, min_area=0.5, always=True)
@@ -204,19 +206,19 @@ def test_always_keeps_a_hill_however_small_and_however_low() -> None:
         find_regions(heat, 5.0, (10, 10), always=True)
 
 
-def test_a_single_box_worked_out_by_hand() -> None:
+def test_a_single_box_by_hand() -> None:
     heat = np.full((4, 5), -3, np.float32)
     heat[0, 1], heat[2, 3], heat[3, 0] = 7, 4, 3.9  # normalised 1, 0.7, 0.69; the lowest is -3
     # Two cells reach 0.7: columns 1..3 of 5 over 12 pixels, rows 0..2 of 4 over 10.
     assert single_box(heat, (12, 10)) == (Region((2, 0, 10, 8), 2 / 20 * 120, 7.0),)
     assert [r.box for r in single_box(heat, (5, 4), level=0.69)] == [(0, 0, 4, 4)]
     assert [r.box for r in single_box(heat, (5, 4), level=1.0)] == [(1, 0, 2, 1)]
-    # Neither the scale nor the level of a map plays a part.
+    # The scale of the map does not matter.
     assert [r.box for r in single_box(heat * 1e-30 + 0, (12, 10))] == [(2, 0, 10, 8)]
     assert single_box(np.full((4, 5), 8, np.float32), (12, 10)) == ()
 
 
-def test_a_single_box_refuses_what_means_nothing() -> None:
+def test_a_single_box_refuses_meaningless_arguments() -> None:
     heat = np.eye(3, dtype=np.float32)
     for level in (0.0, 1.1, -1.0):
         with pytest.raises(ValueError, match="level"):

@@ -1,4 +1,4 @@
-"""Which files are complete, and in what order; the clock is given, so that nothing is waited for."""
+"""Which files are complete, and in what order. The tests give the clock, so that none has to wait."""
 
 import io
 import os
@@ -10,7 +10,7 @@ from PIL import Image
 
 from blemish.images import DEPTH
 from blemish.station import arrivals
-from blemish.station.arrivals import Arrivals, File, has_end, now_is
+from blemish.station.arrivals import Arrivals, File, has_end, is_unchanged
 from tests.conftest import tile
 from tests.support import write_image
 
@@ -32,7 +32,7 @@ def names(files: list[File]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
-def test_the_end_of_a_whole_file_is_known_and_no_shorter_one_has_it(kind: str, tmp_path: Path) -> None:
+def test_a_complete_file_is_known_by_its_end_and_no_shorter_one_is(kind: str, tmp_path: Path) -> None:
     content, path = coded(kind), tmp_path / "a"
     path.write_bytes(content)
     assert has_end(path, len(content))
@@ -40,9 +40,9 @@ def test_the_end_of_a_whole_file_is_known_and_no_shorter_one_has_it(kind: str, t
     for length in range(len(content)):
         path.write_bytes(content[:length])
         ended += has_end(path, length)
-    # A GIF and a JPEG may hold the end's two bytes by chance; then the decoder has the last word.
+    # A part of a GIF may end in the two bytes of the end by chance; then the decoder decides.
     assert ended <= {"PNG": 0, "WEBP": 0, "GIF": 3, "JPEG": 0}[kind]
-    for length in (0, len(content) // 2, len(content) - 12):  # a copy that was given its full length first
+    for length in (0, len(content) // 2, len(content) - 12):  # a copy that is given its full length first
         path.write_bytes(content[:length].ljust(len(content), b"\0"))
         assert not has_end(path, len(content))
 
@@ -56,7 +56,7 @@ def test_a_file_without_an_end_is_complete_when_it_has_settled(kind: str, tmp_pa
     assert len(watched.complete(101.0)) == 1
 
 
-def test_a_file_that_grows_settles_anew(tmp_path: Path) -> None:
+def test_a_file_that_grows_has_to_settle_again(tmp_path: Path) -> None:
     path, content = tmp_path / "a.png", coded("PNG")
     watched = watcher(tmp_path)
     path.write_bytes(content[:100])
@@ -68,7 +68,7 @@ def test_a_file_that_grows_settles_anew(tmp_path: Path) -> None:
     assert names(watched.complete(101.6)) == ["a.png"]  # at once: its end is there
 
 
-def test_what_cannot_be_decoded_is_tried_again_when_it_has_not_changed_for_long(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_decoded_is_tried_again_when_it_has_not_changed_for_long(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     watched = watcher(tmp_path)
     assert watched.complete(100.0) == []
@@ -90,7 +90,7 @@ def test_a_failure_is_forgotten_when_the_file_changes(tmp_path: Path) -> None:
     path.write_bytes(coded("PNG"))
     (whole,) = watched.complete(101.5)
     assert whole != file
-    assert not watched.failed(file, 200.0)  # what was said of the old one is nothing about the new one
+    assert not watched.failed(file, 200.0)  # that was about the file before the change
 
 
 def test_the_oldest_comes_first_and_then_natural_order(tmp_path: Path) -> None:
@@ -99,20 +99,20 @@ def test_the_oldest_comes_first_and_then_natural_order(tmp_path: Path) -> None:
     assert names(watcher(tmp_path).complete()) == ["deep/z.png", "b9.png", "b10.png", "a.png"]
 
 
-def test_what_is_no_image_hidden_or_temporary_is_left_out(tmp_path: Path) -> None:
+def test_hidden_temporary_and_other_files_are_left_out(tmp_path: Path) -> None:
     for name in (".a.png", "a.png.tmp", "a.png.part", "a.tmp", "a.txt", ".hidden/a.png", "known.png", "A.PNG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(coded("PNG"))
     (tmp_path / "nowhere.png").symlink_to(tmp_path / "missing.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "round").symlink_to(tmp_path)  # a circle of links ends
-    found = names(watcher(tmp_path, "known.png").complete())
-    assert "A.PNG" in found
-    assert {name.rpartition("/")[2] for name in found} == {"A.PNG", "known.png"}
-    assert max(name.count("round/") for name in found) == DEPTH
+    listed = names(watcher(tmp_path, "known.png").complete())
+    assert "A.PNG" in listed
+    assert {name.rpartition("/")[2] for name in listed} == {"A.PNG", "known.png"}
+    assert max(name.count("round/") for name in listed) == DEPTH
 
 
-def test_a_backlog_is_handed_out_in_batches_and_what_waits_blocks_nothing(
+def test_a_backlog_is_given_in_batches_and_files_that_wait_block_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals, "BATCH", 3)
@@ -133,14 +133,14 @@ def test_a_backlog_is_handed_out_in_batches_and_what_waits_blocks_nothing(
     assert max(map(len, seen)) == 3
 
 
-def test_a_folder_below_that_cannot_be_listed_is_named_and_the_rest_goes_on(
+def test_a_folder_below_that_cannot_be_listed_is_named_and_the_others_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_image(tmp_path / "a.png", IMAGE)
     write_image(tmp_path / "locked/b.png", IMAGE)
     listed = os.scandir
 
-    def refusing(path: Path) -> object:  # root, who runs this in a container, may list everything
+    def refusing(path: Path) -> object:  # root may list everything
         if Path(path).name == "locked":
             raise PermissionError(13, "Permission denied")
         return listed(path)
@@ -148,10 +148,10 @@ def test_a_folder_below_that_cannot_be_listed_is_named_and_the_rest_goes_on(
     monkeypatch.setattr(os, "scandir", refusing)
     watched = watcher(tmp_path)
     assert names(watched.complete()) == ["a.png"]
-    assert watched.troubles == {"locked"}
+    assert watched.unlisted == {"locked"}
     monkeypatch.undo()
     assert names(watched.complete()) == ["a.png", "locked/b.png"]
-    assert watched.troubles == set()
+    assert watched.unlisted == set()
 
 
 def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
@@ -159,14 +159,14 @@ def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
         watcher(tmp_path / "gone").complete()
 
 
-def test_a_file_put_in_the_place_of_another_is_another(tmp_path: Path) -> None:
+def test_a_file_that_takes_the_name_of_another_is_another_file(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png", np.zeros((4, 4)))
     (file,) = watcher(tmp_path).complete()
-    assert now_is(tmp_path, file) is True
+    assert is_unchanged(tmp_path, file) is True
     other = write_image(tmp_path / "b.png", np.zeros((4, 4)))
     os.utime(other, ns=(file.modified, file.modified))
     other.rename(path)
     assert path.stat().st_size == file.size
-    assert now_is(tmp_path, file) is False
+    assert is_unchanged(tmp_path, file) is False
     path.unlink()
-    assert now_is(tmp_path, file) is None
+    assert is_unchanged(tmp_path, file) is None

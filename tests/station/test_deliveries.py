@@ -1,4 +1,4 @@
-"""Receivers that are really there: a web server that fails for a while, a mosquitto that is killed and comes back."""
+"""Real receivers: a web server that fails for a while, a mosquitto that is killed and comes back."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ needs_mosquitto = pytest.mark.skipif(not MOSQUITTO, reason="the program mosquitt
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is on this machine is asked directly, also where the environment names a proxy."""
+    """Receivers on this machine are contacted directly, also where the environment names a proxy."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 class Receiver:
-    """A web server that answers what `answers` says, one after the other, and 200 from then on."""
+    """A web server that gives the `answers`, one after the other, and 200 from then on."""
 
     def __init__(self, port: int = 0) -> None:
         self.answers: list[int] = []
-        self.taken: list[str] = []  # names, of messages that were answered with 200
-        self.asked: list[dict[str, str]] = []
+        self.taken: list[str] = []  # names in the messages that were answered with 200
+        self.headers: list[dict[str, str]] = []
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                receiver.asked.append(dict(self.headers))
+                receiver.headers.append(dict(self.headers))
                 answer = receiver.answers.pop(0) if receiver.answers else 200
                 if answer == 200:
                     receiver.taken.append(message["name"])
@@ -74,15 +74,15 @@ class Receiver:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    found = Receiver()
-    yield found
-    found.close()
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
 
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal(tmp_path / "out") as found:
-        yield found
+    with Journal(tmp_path / "out") as journal:
+        yield journal
 
 
 def add(journal: Journal, outbox: Outbox | None, *numbers: int) -> None:
@@ -97,44 +97,44 @@ def numbers(many: int) -> list[str]:
 
 
 def test_every_line_is_posted_in_order_and_never_again(journal: Journal, receiver: Receiver) -> None:
-    add(journal, None, 0, 1)  # was there before anybody wanted it
+    add(journal, None, 0, 1)  # before there is an outbox
     outbox = Outbox(journal, Webhook(receiver.url), pytest.fail)
     add(journal, outbox, 2, 3, 4)
     outbox.close()
     assert receiver.taken == numbers(5)
-    assert {asked["Content-Type"] for asked in receiver.asked} == {"application/json"}
-    assert "Authorization" not in receiver.asked[0]
-    assert outbox.place.read_text() == f"{journal.end}\n"
+    assert {headers["Content-Type"] for headers in receiver.headers} == {"application/json"}
+    assert "Authorization" not in receiver.headers[0]
+    assert outbox.position_file.read_text() == f"{journal.end}\n"
     again = Outbox(journal, Webhook(receiver.url), pytest.fail)
     add(journal, again, 5)
     again.close()
     assert receiver.taken == numbers(6)
 
 
-def test_a_receiver_that_fails_for_a_while_gets_everything_and_it_is_said_once(
+def test_a_receiver_that_fails_for_a_while_gets_everything_and_the_user_is_told_once(
     journal: Journal, receiver: Receiver
 ) -> None:
     receiver.answers = [200, 503, 500, 404, 302]
-    said: list[str] = []
-    outbox = Outbox(journal, Webhook(receiver.url), said.append, longest=0.02)
+    notes: list[str] = []
+    outbox = Outbox(journal, Webhook(receiver.url), notes.append, longest=0.02)
     add(journal, outbox, *range(10))
     eventually(lambda: len(receiver.taken) == 10)
     outbox.close()
     assert receiver.taken == numbers(10)  # a redirection is not followed: that would be a GET without the verdict
-    assert len(said) == 2
-    assert "HTTP 503" in said[0]
-    assert "takes verdicts again" in said[1]
+    assert len(notes) == 2
+    assert "HTTP 503" in notes[0]
+    assert "takes verdicts again" in notes[1]
 
 
 def test_a_receiver_that_is_down_stops_nothing_and_misses_nothing(journal: Journal, receiver: Receiver) -> None:
     receiver.close()
-    said: list[str] = []
-    outbox = Outbox(journal, Webhook(receiver.url), said.append, longest=0.02)
+    notes: list[str] = []
+    outbox = Outbox(journal, Webhook(receiver.url), notes.append, longest=0.02)
     add(journal, outbox, *range(5))
-    eventually(lambda: said)
-    assert "Connection refused" in said[0]
+    eventually(lambda: notes)
+    assert "Connection refused" in notes[0]
     outbox.close(grace=5)  # the watcher ends while nobody answers
-    assert "5 verdicts are not delivered" in said[1]
+    assert "5 verdicts are not delivered" in notes[1]
     back = Receiver(receiver.port)
     try:
         outbox = Outbox(journal, Webhook(back.url), pytest.fail)
@@ -145,15 +145,15 @@ def test_a_receiver_that_is_down_stops_nothing_and_misses_nothing(journal: Journ
     assert back.taken == numbers(6)
 
 
-def test_a_place_that_is_none_means_from_the_beginning(journal: Journal, receiver: Receiver) -> None:
+def test_an_invalid_position_means_from_the_beginning(journal: Journal, receiver: Receiver) -> None:
     add(journal, None, 0, 1)
     for text in ("none\n", "", f"{journal.end + 1}\n", f"{journal.end - 1}\n", "-1\n"):
-        said: list[str] = []
+        notes: list[str] = []
         journal.file.with_name(".delivered-webhook").write_text(text)
         receiver.taken.clear()
-        Outbox(journal, Webhook(receiver.url), said.append).close()
+        Outbox(journal, Webhook(receiver.url), notes.append).close()
         assert receiver.taken == numbers(2), text
-        assert "is no place in verdicts.jsonl" in said[0]
+        assert "is no position in verdicts.jsonl" in notes[0]
 
 
 def test_a_token_from_the_environment_goes_into_the_header(
@@ -163,35 +163,35 @@ def test_a_token_from_the_environment_goes_into_the_header(
     outbox = Outbox(journal, Webhook(receiver.url), pytest.fail)
     add(journal, outbox, 0)
     outbox.close()
-    assert receiver.asked[0]["Authorization"] == "Bearer geheim"
+    assert receiver.headers[0]["Authorization"] == "Bearer geheim"
 
 
-def test_a_receiver_that_does_not_answer_is_left_alone(journal: Journal) -> None:
+def test_a_receiver_that_does_not_answer_times_out(journal: Journal) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        said: list[str] = []
+        notes: list[str] = []
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/?secret=geheim"
-        outbox = Outbox(journal, Webhook(url, timeout=0.05), said.append)
+        outbox = Outbox(journal, Webhook(url, timeout=0.05), notes.append)
         add(journal, outbox, 0)
-        eventually(lambda: said)
+        eventually(lambda: notes)
         outbox.close()
-        assert "timed out" in said[0]
-        assert "geheim" not in "".join(said)
+        assert "timed out" in notes[0]
+        assert "geheim" not in "".join(notes)
 
 
 @pytest.mark.parametrize("url", ["ftp://a/b", "file:///etc/passwd", "host", "http://", "http://a:b@c/", "http://a:x/"])
-def test_what_is_no_web_address_is_refused(url: str) -> None:
+def test_an_invalid_web_address_is_refused(url: str) -> None:
     with pytest.raises(BlemishError, match="--webhook takes an address"):
         Webhook(url)
 
 
 @pytest.mark.parametrize("address", ["", "a:b:c", "user:geheim@host", "host/topic", "host:99999", ":1883"])
-def test_what_is_no_broker_is_refused(address: str) -> None:
+def test_an_invalid_broker_is_refused(address: str) -> None:
     with pytest.raises(BlemishError, match="--mqtt takes HOST"):
         Mqtt(address, "blemish")
 
 
 @pytest.mark.parametrize("topic", ["", "a/#", "+/a"])
-def test_what_is_no_topic_is_refused(topic: str) -> None:
+def test_an_invalid_topic_is_refused(topic: str) -> None:
     with pytest.raises(BlemishError, match="--topic"):
         Mqtt("localhost", topic)
 
@@ -203,7 +203,7 @@ def test_a_missing_paho_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class Broker:
-    """A mosquitto of our own on a free port, which can be killed and started again."""
+    """A mosquitto on a free port, which can be killed and started again."""
 
     def __init__(self, home: Path, *lines: str) -> None:
         assert MOSQUITTO
@@ -211,7 +211,7 @@ class Broker:
             self.port = free.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self.config = home / "mosquitto.conf"
-        user = ["user root"] if os.geteuid() == 0 else []  # else it could not read what the test wrote
+        user = ["user root"] if os.geteuid() == 0 else []  # or it could not read the files of the test
         ours = [f"listener {self.port} 127.0.0.1", "persistence false", *user, *lines]
         self.config.write_text("\n".join(ours) + "\n")
         self.start()
@@ -237,11 +237,11 @@ class Broker:
 
 @contextmanager
 def subscribed(broker: Broker, topic: str, user: str = "", password: str = "") -> Iterator[list[str]]:
-    """The names of all that is published, as somebody else's client hears them."""
+    """The names in all messages that another client receives."""
     from paho.mqtt.client import Client
     from paho.mqtt.enums import CallbackAPIVersion
 
-    heard, ready = list[str](), threading.Event()
+    received, ready = list[str](), threading.Event()
     client = Client(CallbackAPIVersion.VERSION2)
 
     def on_connect(*_: Any) -> None:
@@ -249,13 +249,13 @@ def subscribed(broker: Broker, topic: str, user: str = "", password: str = "") -
 
     client.on_connect = on_connect
     client.on_subscribe = lambda *_: ready.set()
-    client.on_message = lambda _client, _data, message: heard.append(json.loads(message.payload)["name"])
+    client.on_message = lambda _client, _data, message: received.append(json.loads(message.payload)["name"])
     if user:
         client.username_pw_set(user, password)
     client.connect("127.0.0.1", broker.port)
     client.loop_start()
     assert ready.wait(10)
-    yield heard
+    yield received
     client.disconnect()
     client.loop_stop()
 
@@ -263,22 +263,22 @@ def subscribed(broker: Broker, topic: str, user: str = "", password: str = "") -
 @needs_mosquitto
 def test_a_broker_that_is_killed_and_comes_back_misses_nothing(journal: Journal, tmp_path: Path) -> None:
     broker = Broker(tmp_path, "allow_anonymous true")
-    said: list[str] = []
-    outbox = Outbox(journal, Mqtt(broker.address, "line/1", timeout=1), said.append, longest=0.05)
+    notes: list[str] = []
+    outbox = Outbox(journal, Mqtt(broker.address, "line/1", timeout=1), notes.append, longest=0.05)
     try:
         with subscribed(broker, "line/#") as before:
             add(journal, outbox, *range(20))
             eventually(lambda: before == numbers(20))
         broker.kill()
         add(journal, outbox, *range(20, 40))
-        eventually(lambda: said)
-        assert len(said) == 1
+        eventually(lambda: notes)
+        assert len(notes) == 1
         assert outbox.delivered < journal.end
-        # The subscriber must be there first: a message without one is taken, and heard by nobody.
+        # The subscriber must be there first: without one a message is confirmed, and lost.
         outbox.close()
         broker.start()
         with subscribed(broker, "line/#") as after:
-            outbox = Outbox(journal, Mqtt(broker.address, "line/1"), said.append)
+            outbox = Outbox(journal, Mqtt(broker.address, "line/1"), notes.append)
             add(journal, outbox, *range(40, 50))
             eventually(lambda: len(set(after)) == 30)
         outbox.close()
@@ -286,32 +286,32 @@ def test_a_broker_that_is_killed_and_comes_back_misses_nothing(journal: Journal,
         outbox.close()
         broker.kill()
     assert list(dict.fromkeys(after)) == [str(i) for i in range(20, 50)]
-    assert said[1].endswith("20 verdicts are not delivered; the next run does that.")
+    assert notes[1].endswith("20 verdicts are not delivered; the next run delivers them.")
     assert outbox.delivered == journal.end
 
 
 @needs_mosquitto
-def test_the_same_outbox_goes_on_when_the_broker_is_back(journal: Journal, tmp_path: Path) -> None:
+def test_the_same_outbox_resumes_when_the_broker_is_back(journal: Journal, tmp_path: Path) -> None:
     broker = Broker(tmp_path, "allow_anonymous true")
-    said: list[str] = []
-    outbox = Outbox(journal, Mqtt(broker.address, "line", timeout=1), said.append, longest=0.05)
+    notes: list[str] = []
+    outbox = Outbox(journal, Mqtt(broker.address, "line", timeout=1), notes.append, longest=0.05)
     try:
         add(journal, outbox, *range(5))
         eventually(lambda: outbox.delivered == journal.end)
         broker.kill()
         add(journal, outbox, *range(5, 10))
-        eventually(lambda: len(said) == 1)
+        eventually(lambda: len(notes) == 1)
         broker.start()
         eventually(lambda: outbox.delivered == journal.end)
         outbox.close()
     finally:
         broker.kill()
-    assert len(said) == 2
-    assert "takes verdicts again" in said[1]
+    assert len(notes) == 2
+    assert "takes verdicts again" in notes[1]
 
 
 @needs_mosquitto
-def test_a_broker_that_asks_for_a_password_gets_it(
+def test_a_broker_that_wants_a_password_gets_it(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passwords = tmp_path / "passwords"
@@ -321,17 +321,17 @@ def test_a_broker_that_asks_for_a_password_gets_it(
     subprocess.run([tool, "-c", "-b", passwords, "line", "geheim"], check=True, capture_output=True)
     broker = Broker(tmp_path, "allow_anonymous false", f"password_file {passwords}")
     try:
-        said: list[str] = []
-        outbox = Outbox(journal, Mqtt(broker.address, "line"), said.append, longest=0.02)
+        notes: list[str] = []
+        outbox = Outbox(journal, Mqtt(broker.address, "line"), notes.append, longest=0.02)
         add(journal, outbox, 0)
-        eventually(lambda: said)
+        eventually(lambda: notes)
         outbox.close()
-        assert "Not authorized" in said[0]
+        assert "Not authorized" in notes[0]
         monkeypatch.setenv(USER, "line")
         monkeypatch.setenv(PASSWORD, "geheim")
-        with subscribed(broker, "line", "line", "geheim") as heard:
+        with subscribed(broker, "line", "line", "geheim") as received:
             outbox = Outbox(journal, Mqtt(broker.address, "line"), pytest.fail)
-            eventually(lambda: heard == ["0"])
+            eventually(lambda: received == ["0"])
             outbox.close()
     finally:
         broker.kill()
@@ -339,7 +339,7 @@ def test_a_broker_that_asks_for_a_password_gets_it(
 
 @needs_mosquitto
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves a refused socket open
-def test_a_broker_is_spoken_to_by_tls_and_a_strange_certificate_is_refused(
+def test_tls_works_and_an_unknown_certificate_is_refused(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     openssl = shutil.which("openssl")
@@ -364,12 +364,12 @@ def test_a_broker_is_spoken_to_by_tls_and_a_strange_certificate_is_refused(
     subprocess.run(made, check=True, capture_output=True)
     broker = Broker(tmp_path, f"keyfile {key}", f"certfile {certificate}", "allow_anonymous true")
     try:
-        said: list[str] = []
-        outbox = Outbox(journal, Mqtt(broker.address, "line", tls=True), said.append, longest=0.02)
+        notes: list[str] = []
+        outbox = Outbox(journal, Mqtt(broker.address, "line", tls=True), notes.append, longest=0.02)
         add(journal, outbox, 0)
-        eventually(lambda: said)
+        eventually(lambda: notes)
         outbox.close()
-        assert "certificate verify failed" in said[0]
+        assert "certificate verify failed" in notes[0]
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         outbox = Outbox(journal, Mqtt(broker.address, "line", tls=True), pytest.fail)
         eventually(lambda: outbox.delivered == journal.end)

@@ -25,7 +25,7 @@ def refused(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_what_was_added_is_known_and_read_again(tmp_path: Path) -> None:
+def test_an_added_row_is_known_and_read_again(tmp_path: Path) -> None:
     file = File("a.png", 10, 1, 5)
     with Journal(tmp_path / "deep/out") as journal:
         assert not journal.knows(file)
@@ -53,15 +53,15 @@ def test_a_file_that_was_only_touched_is_known_by_its_content(tmp_path: Path) ->
     touched = File("a.png", 10, 2, 0)
     with Journal(tmp_path) as journal:
         journal.add(row())
-        assert not journal.same(touched, "cd" * 32)
+        assert not journal.same_content(touched, "cd" * 32)
         assert not journal.knows(touched)
-        assert not journal.same(touched._replace(name="b.png"), CONTENT)
-        assert journal.same(touched, CONTENT)
+        assert not journal.same_content(touched._replace(name="b.png"), CONTENT)
+        assert journal.same_content(touched, CONTENT)
         assert journal.knows(touched)
 
 
 @pytest.mark.parametrize("rest", [b'{"id": "0', b'{"', b"\0" * 500, b'{"id": 1}\n'[:-1], b'{"id\0\0\0\n'])
-def test_what_a_kill_or_a_power_cut_left_of_the_last_line_is_cut_off(rest: bytes, tmp_path: Path) -> None:
+def test_an_incomplete_last_line_after_a_kill_or_power_cut_is_cut_off(rest: bytes, tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         first = journal.add(row())
     journal.file.write_bytes(first + rest)
@@ -72,7 +72,7 @@ def test_what_a_kill_or_a_power_cut_left_of_the_last_line_is_cut_off(rest: bytes
 
 
 @pytest.mark.parametrize("foreign", ["text\n", "text", '{"path": "a.png", "decision": "good"}\n', '{"id": "1"}\n'])
-def test_a_file_that_is_no_journal_is_refused_and_left_alone(foreign: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(foreign: str, tmp_path: Path) -> None:
     file = tmp_path / "verdicts.jsonl"
     file.write_text(foreign)
     assert "line 1 " in refused(tmp_path)
@@ -94,7 +94,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     Journal(tmp_path).close()
 
 
-def test_a_refused_journal_gives_its_lock_back(tmp_path: Path) -> None:
+def test_a_refused_journal_releases_its_lock(tmp_path: Path) -> None:
     file = tmp_path / "verdicts.jsonl"
     file.write_text("text\n")
     refused(tmp_path)
@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     assert "choose another --out" in refused(tmp_path / "file" / "out")
 
 
-def test_names_that_are_no_utf8_are_names(tmp_path: Path) -> None:
+def test_names_need_not_be_utf8(tmp_path: Path) -> None:
     name = os.fsdecode(b"b\xe4r.png")
     with Journal(tmp_path) as journal:
         journal.add(row(name))
@@ -115,16 +115,16 @@ def test_names_that_are_no_utf8_are_names(tmp_path: Path) -> None:
         assert journal.knows(File(name, 10, 1, 0))
 
 
-def test_identities_tell_all_files_apart_and_stay_the_same() -> None:
+def test_identities_differ_for_all_files_and_never_change() -> None:
     file = File("a.png", 10, 1, 5)
     others = [file._replace(name="b.png"), file._replace(size=11), file._replace(modified=2)]
-    found = {identity(file, CONTENT), identity(file, "cd" * 32), *(identity(other, CONTENT) for other in others)}
-    assert len(found) == 5
+    identities = {identity(file, CONTENT), identity(file, "cd" * 32), *(identity(other, CONTENT) for other in others)}
+    assert len(identities) == 5
     assert identity(file._replace(inode=6), CONTENT) == identity(file, CONTENT)
     assert identity(file, CONTENT) == "fb2ec3ec367e2a582fbfd5677cf22381"  # sha256sum's; receivers rely on it
 
 
-def test_a_image_takes_as_few_bytes_of_memory_as_documented(tmp_path: Path) -> None:
+def test_an_image_takes_as_few_bytes_of_memory_as_documented(tmp_path: Path) -> None:
     text = (Path(__file__).resolve().parents[2] / "docs/watch.md").read_text("utf-8")
     assert "200 bytes" in text
     lines = "".join(json.dumps(row(f"line/part{i}.png", modified=i)) + "\n" for i in range(8_000))

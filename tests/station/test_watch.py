@@ -1,4 +1,4 @@
-"""A real bundle watches a real folder, on a thread of this process; nothing is waited for but what must come."""
+"""A real bundle watches a real folder, on a thread of this process. No test waits longer than for what must happen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from blemish import BlemishError, Inspector
 from blemish.station.journal import Journal
-from blemish.station.watch import Watch, watch
+from blemish.station.watch import WatchConfig, watch
 from tests.conftest import tile
 from tests.support import eventually, write_image
 
@@ -29,11 +29,11 @@ def inspector(run: Path) -> Inspector:
 
 
 class Watched:
-    """What a watcher has written and said so far."""
+    """What a watcher has written, and of what it has notified, so far."""
 
     def __init__(self, out: Path) -> None:
         self.file = out / "verdicts.jsonl"
-        self.said: list[str] = []
+        self.notes: list[str] = []
         self.counts: Counter[str] = Counter()
 
     @property
@@ -48,23 +48,23 @@ class Watched:
 
 @contextmanager
 def watching(inspector: Inspector, folder: Path, out: Path, **options: Any) -> Iterator[Watched]:
-    """While the block runs; what the watcher raises fails the test."""
-    asked = Watch(folder, out, **{"settle": NEVER, "give_up": NEVER, "poll": 0.01, **options})
-    stop, found, raised = threading.Event(), Watched(out), list[BaseException]()
+    """Watches while the block runs; what the watcher raises fails the test."""
+    config = WatchConfig(folder, out, **{"settle": NEVER, "give_up": NEVER, "poll": 0.01, **options})
+    stop, watched, raised = threading.Event(), Watched(out), list[BaseException]()
 
     def run() -> None:
         try:
             with Journal(out) as journal:
-                found.counts = watch(inspector, asked, journal, stop, lambda *_: None, found.said.append)
+                watched.counts = watch(inspector, config, journal, stop, lambda *_: None, watched.notes.append)
         except BaseException as error:
             raised.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        yield found
+        yield watched
     finally:
-        if not asked.once:
+        if not config.once:
             stop.set()
         thread.join(30)
     assert not thread.is_alive()
@@ -73,9 +73,9 @@ def watching(inspector: Inspector, folder: Path, out: Path, **options: Any) -> I
 
 
 def once(inspector: Inspector, folder: Path, out: Path, **options: Any) -> Watched:
-    with watching(inspector, folder, out, **{"settle": 0.0, "give_up": 0.0, "once": True, **options}) as found:
+    with watching(inspector, folder, out, **{"settle": 0.0, "give_up": 0.0, "once": True, **options}) as watched:
         pass
-    return found
+    return watched
 
 
 @pytest.fixture
@@ -92,12 +92,10 @@ def stamped(path: Path, number: int, second: int, spot: tuple[int, int] | None =
     return path
 
 
-def test_a_row_says_what_inspect_says_and_which_file_it_is_about(
-    inspector: Inspector, folder: Path, tmp_path: Path
-) -> None:
+def test_a_row_is_the_verdict_of_inspect_and_names_its_file(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
     path = stamped(folder / "deep/a.png", 901, 1_000_000_000, (20, 30))
-    found = once(inspector, folder, tmp_path / "out")
-    (row,) = found.rows
+    watched = once(inspector, folder, tmp_path / "out")
+    (row,) = watched.rows
     verdict = json.loads(json.dumps(inspector.inspect(path).to_json()))
     assert {key: row[key] for key in verdict} == verdict
     assert row["decision"] == "anomaly"
@@ -108,7 +106,7 @@ def test_a_row_says_what_inspect_says_and_which_file_it_is_about(
     assert row["evidence"]
     for drawn in (row["overlay"], row["inpainted"], row["evidence"][0]["file"]):
         assert (tmp_path / "out" / drawn).is_file()
-    assert found.counts == {"anomaly": 1}
+    assert watched.counts == {"anomaly": 1}
 
 
 def test_without_evidence_none_is_written(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
@@ -134,28 +132,28 @@ def test_a_half_written_file_waits_and_nothing_waits_for_it(inspector: Inspector
     content = write_image(tmp_path / "whole.png", tile(900)[0]).read_bytes()
     slow = folder / "slow.png"
     slow.write_bytes(content[: len(content) // 2])
-    with watching(inspector, folder, tmp_path / "out") as found:
+    with watching(inspector, folder, tmp_path / "out") as watched:
         for i in range(3):
             stamped(folder / f"{i}.png", i, 2_000_000_000 + i)
-            eventually(lambda i=i: found.names[-1:] == [f"{i}.png"])  # type: ignore[misc]
-        assert "slow.png" not in found.names
+            eventually(lambda i=i: watched.names[-1:] == [f"{i}.png"])  # type: ignore[misc]
+        assert "slow.png" not in watched.names
         with slow.open("ab") as file:
             file.write(content[len(content) // 2 :])
-        eventually(lambda: len(found.names) == 4)
-    assert found.rows[-1]["name"] == "slow.png"
-    assert found.rows[-1]["decision"] == "good"
-    assert found.counts == {"good": 4}
+        eventually(lambda: len(watched.names) == 4)
+    assert watched.rows[-1]["name"] == "slow.png"
+    assert watched.rows[-1]["decision"] == "good"
+    assert watched.counts == {"good": 4}
 
 
 def test_files_renamed_into_place_are_seen_at_once(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
-    with watching(inspector, folder, tmp_path / "out") as found:
+    with watching(inspector, folder, tmp_path / "out") as watched:
         for hidden, name in [(".a.png", "a.png"), ("b.png.tmp", "b.png"), ("c.part", "deep/c.png")]:
             content = write_image(tmp_path / "whole.png", tile(len(name))[0]).read_bytes()
             (folder / hidden).write_bytes(content)
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / hidden).rename(folder / name)
-            eventually(lambda name=name: found.names[-1:] == [name])  # type: ignore[misc]
-    assert len(found.names) == 3
+            eventually(lambda name=name: watched.names[-1:] == [name])  # type: ignore[misc]
+    assert len(watched.names) == 3
 
 
 def test_a_broken_image_is_an_error_only_after_giving_up(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
@@ -164,17 +162,17 @@ def test_a_broken_image_is_an_error_only_after_giving_up(inspector: Inspector, f
         (folder / name).write_bytes(content)
     stamped(folder / "good.png", 901, 2_000_000_000)
     out = tmp_path / "out"
-    with watching(inspector, folder, out, settle=0.01) as found:
-        eventually(lambda: found.names == ["good.png"])
+    with watching(inspector, folder, out, settle=0.01) as watched:
+        eventually(lambda: watched.names == ["good.png"])
         stamped(folder / "good2.png", 902, 2_000_000_001)
-        eventually(lambda: found.names == ["good.png", "good2.png"])  # looked again, and still not given up
+        eventually(lambda: watched.names == ["good.png", "good2.png"])  # listed again, and still waiting
     again = once(inspector, folder, out, settle=0.01, give_up=0.1)
     assert {row["name"]: row["decision"] for row in again.rows[2:]} == dict.fromkeys(
         ("text.png", "empty.png", "cut.png"), "error"
     )
     assert again.counts == {"error": 3}
     assert all(row["name"] in row["error"] and row["overlay"] is None for row in again.rows[2:])
-    (folder / "cut.png").write_bytes(whole)  # written to its end after all: another file
+    (folder / "cut.png").write_bytes(whole)  # completed after all: another file
     assert once(inspector, folder, out).rows[5]["decision"] == "good"
 
 
@@ -183,96 +181,96 @@ def test_an_overwritten_file_is_a_new_image_and_a_touched_one_is_not(
 ) -> None:
     path, out = stamped(folder / "a.png", 900, 1), tmp_path / "out"
     first = path.read_bytes()
-    with watching(inspector, folder, out) as found:
-        eventually(lambda: len(found.rows) == 1)
+    with watching(inspector, folder, out) as watched:
+        eventually(lambda: len(watched.rows) == 1)
         (folder / ".new").write_bytes(write_image(tmp_path / "b.png", tile(901, (20, 30))[0]).read_bytes())
         (folder / ".new").rename(path)
-        eventually(lambda: len(found.rows) == 2)
+        eventually(lambda: len(watched.rows) == 2)
         os.utime(path, ns=(5, 5))  # as copying tools do when they have written
         stamped(folder / "c.png", 902, 6)
-        eventually(lambda: len(found.rows) == 3)
+        eventually(lambda: len(watched.rows) == 3)
         (folder / ".new").write_bytes(first)  # what it was at first is another image again
         (folder / ".new").rename(path)
-        eventually(lambda: len(found.rows) == 4)
-    assert found.names == ["a.png", "a.png", "c.png", "a.png"]
-    assert [row["decision"] for row in found.rows] == ["good", "anomaly", "good", "good"]
-    assert len({row["id"] for row in found.rows}) == 4
-    overlays = [row["overlay"] for row in found.rows]
+        eventually(lambda: len(watched.rows) == 4)
+    assert watched.names == ["a.png", "a.png", "c.png", "a.png"]
+    assert [row["decision"] for row in watched.rows] == ["good", "anomaly", "good", "good"]
+    assert len({row["id"] for row in watched.rows}) == 4
+    overlays = [row["overlay"] for row in watched.rows]
     assert overlays[0] == "overlays/a.png.jpg"
     assert len(set(overlays)) == 4
     assert all((out / overlay).is_file() for overlay in overlays)
     assert once(inspector, folder, out).counts == {}
 
 
-def test_a_folder_that_goes_and_comes_back_is_gone_on_with(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+def test_watching_resumes_when_a_folder_comes_back(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
     stamped(folder / "a.png", 900, 1)
-    with watching(inspector, folder, tmp_path / "out") as found:
-        eventually(lambda: len(found.rows) == 1)
+    with watching(inspector, folder, tmp_path / "out") as watched:
+        eventually(lambda: len(watched.rows) == 1)
         shutil.move(folder, tmp_path / "elsewhere")
-        eventually(lambda: any("waiting until it is back" in sentence for sentence in found.said))
+        eventually(lambda: any("waiting until it is back" in sentence for sentence in watched.notes))
         stamped(tmp_path / "elsewhere/b.png", 901, 2)
         shutil.move(tmp_path / "elsewhere", folder)
-        eventually(lambda: len(found.rows) == 2)
-    assert found.names == ["a.png", "b.png"]
-    assert [sentence.rpartition(": ")[2] for sentence in found.said[1:]] == ["is back."]
+        eventually(lambda: len(watched.rows) == 2)
+    assert watched.names == ["a.png", "b.png"]
+    assert [sentence.rpartition(": ")[2] for sentence in watched.notes[1:]] == ["is back."]
 
 
-def test_a_file_that_was_taken_away_and_put_back_is_not_judged_twice(
+def test_a_file_that_was_removed_and_put_back_is_not_inspected_twice(
     inspector: Inspector, folder: Path, tmp_path: Path
 ) -> None:
     path = stamped(folder / "a.png", 900, 1)
-    with watching(inspector, folder, tmp_path / "out") as found:
-        eventually(lambda: len(found.rows) == 1)
+    with watching(inspector, folder, tmp_path / "out") as watched:
+        eventually(lambda: len(watched.rows) == 1)
         path.rename(tmp_path / "a.png")
         stamped(folder / "b.png", 901, 2)
-        eventually(lambda: len(found.rows) == 2)
+        eventually(lambda: len(watched.rows) == 2)
         (tmp_path / "a.png").rename(path)
         stamped(folder / "c.png", 902, 3)
-        eventually(lambda: len(found.rows) == 3)
-    assert found.names == ["a.png", "b.png", "c.png"]
+        eventually(lambda: len(watched.rows) == 3)
+    assert watched.names == ["a.png", "b.png", "c.png"]
 
 
-def test_a_file_without_an_end_mark_comes_when_it_has_settled(
+def test_a_file_without_an_end_mark_is_inspected_when_it_has_settled(
     inspector: Inspector, folder: Path, tmp_path: Path
 ) -> None:
     stamped(folder / "a.bmp", 900, 1)
-    with watching(inspector, folder, tmp_path / "out", settle=0.05) as found:
-        eventually(lambda: found.names == ["a.bmp"])
-    with watching(inspector, folder, tmp_path / "never") as found:
+    with watching(inspector, folder, tmp_path / "out", settle=0.05) as watched:
+        eventually(lambda: watched.names == ["a.bmp"])
+    with watching(inspector, folder, tmp_path / "never") as watched:
         stamped(folder / "b.png", 901, 2)
-        eventually(lambda: found.names == ["b.png"])
+        eventually(lambda: watched.names == ["b.png"])
 
 
-def test_a_image_that_changes_while_it_is_looked_at_is_looked_at_again(
+def test_an_image_that_changes_while_it_is_inspected_is_inspected_again(
     inspector: Inspector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, after = stamped(folder / "a.png", 900, 1), tile(901, (20, 30))[0]
-    looking = Inspector.predict
+    predict = Inspector.predict
 
     def overwriting(self: Inspector, *arguments: Any) -> Any:
         monkeypatch.undo()
         write_image(path, after)
-        return looking(self, *arguments)
+        return predict(self, *arguments)
 
     monkeypatch.setattr(Inspector, "predict", overwriting)
-    found = once(inspector, folder, tmp_path / "out")
-    assert [row["decision"] for row in found.rows] == ["anomaly"]
-    assert found.rows[0]["bytes"] == path.stat().st_size
+    watched = once(inspector, folder, tmp_path / "out")
+    assert [row["decision"] for row in watched.rows] == ["anomaly"]
+    assert watched.rows[0]["bytes"] == path.stat().st_size
 
 
-def test_when_asked_to_stop_it_begins_no_other_image(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+def test_after_stop_no_other_image_is_begun(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
     for i in range(30):
         stamped(folder / f"{i}.png", i, i)
     stop, seen = threading.Event(), list[str]()
     with Journal(tmp_path / "out") as journal:
-        asked = Watch(folder, tmp_path / "out", settle=NEVER, give_up=NEVER)
+        config = WatchConfig(folder, tmp_path / "out", settle=NEVER, give_up=NEVER)
 
-        def tell(verdict: Any, line: bytes) -> None:
-            assert journal.file.read_bytes().endswith(line)  # it is written before anybody is told
+        def deliver(verdict: Any, line: bytes) -> None:
+            assert journal.file.read_bytes().endswith(line)  # it is written before it is delivered
             seen.append(verdict.path)
             stop.set()
 
-        counts = watch(inspector, asked, journal, stop, tell, seen.append)
+        counts = watch(inspector, config, journal, stop, deliver, seen.append)
     begun = [path for path in seen if path.endswith(".png")]
     assert begun == [str(folder / f"{i}.png") for i in range(len(begun))]
     assert 1 <= counts.total() == len(begun) < 30
@@ -281,17 +279,17 @@ def test_when_asked_to_stop_it_begins_no_other_image(inspector: Inspector, folde
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"folder": "missing"}, "is no folder"),
-        ({"folder": "in/a.txt"}, "is no folder"),
-        ({"out": "in"}, "would be inspected itself"),
-        ({"out": "in/deep/out"}, "would be inspected itself"),
-        ({"folder": "out/overlays/in"}, "would be inspected itself"),
+        ({"folder": "missing"}, "is not a folder"),
+        ({"folder": "in/a.txt"}, "is not a folder"),
+        ({"out": "in"}, "would be inspected themselves"),
+        ({"out": "in/deep/out"}, "would be inspected themselves"),
+        ({"folder": "out/overlays/in"}, "would be inspected themselves"),
         ({"settle": 5.0, "give_up": 1.0}, "--give-up"),
     ],
 )
 def test_what_cannot_be_watched_is_refused(options: dict[str, Any], reason: str, folder: Path, tmp_path: Path) -> None:
     (folder / "a.txt").write_text("")
     (tmp_path / "out/overlays/in").mkdir(parents=True)
-    asked = {"folder": "in", "out": "out", **options}
+    config = {"folder": "in", "out": "out", **options}
     with pytest.raises(BlemishError, match=reason):
-        Watch(**{key: tmp_path / value if key in ("folder", "out") else value for key, value in asked.items()})
+        WatchConfig(**{key: tmp_path / value if key in ("folder", "out") else value for key, value in config.items()})

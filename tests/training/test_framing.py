@@ -103,7 +103,9 @@ def test_the_reference_lies_in_the_middle_and_poses_lie_on_it(moved: Path) -> No
     assert 0.3 < frame.least_correlation < 0.5
     assert len(found.poses) == 28
     assert not found.unaligned
-    still = np.stack([framed(found)[0].bring(load_image(moved / name), pose)[0] for name, pose in found.poses.items()])
+    still = np.stack(
+        [framed(found)[0].to_frame(load_image(moved / name), pose)[0] for name, pose in found.poses.items()]
+    )
     # Aligned plates are alike: at the reference's own contrast hardly anything moves.
     spread = still[:, 40:120, 60:180].astype(float).std(0).mean()
     loose = np.stack([load_image(moved / name) for name in found.poses])[:, 40:120, 60:180].astype(float).std(0).mean()
@@ -236,7 +238,7 @@ def test_other_detectors_learn_from_what_a_frame_makes(plates: Path, tmp_path: P
     else:
         made = Cam(CamConfig(image_size=(32, 64), unfreeze=0, epochs=1))
         made.fit(training_samples)
-    said = predict(framed(found)[0].over(in_torch(made.graph())), spots)
+    said = predict(framed(found)[0].wrap(in_torch(made.graph())), spots)
     size = framed(found)[1].map_size if detector == "attention" else (32, 64)
     assert said.maps.shape == (4, *size)
     if detector == "attention":

@@ -19,7 +19,7 @@ import typer
 
 from blemish import __version__
 from blemish.cli import explain, report, synthetic, train, watch
-from blemish.cli.verdicts import INCOMPLETE, STDIN, DriftFile, counted, each_of_stdin, say
+from blemish.cli.verdicts import INCOMPLETE, STDIN, DriftFile, each_of_stdin, print_verdict, summary
 from blemish.types import BlemishError
 
 FOUND, REFUSED = 1, 2
@@ -109,9 +109,9 @@ def inspect(
     device: Annotated[str, typer.Option(help="cpu, or cuda with onnxruntime-gpu.")] = "cpu",
 ) -> None:
     """Judge images: good or anomaly, how sure, and where."""
-    from blemish.inference.evidence import NONE
+    from blemish.inference.evidence import NO_EVIDENCE
     from blemish.inference.inspector import Inspector
-    from blemish.inference.results import Done, Drawer, Folder
+    from blemish.inference.results import ImageWriter, Result, ResultsFolder
 
     if null and Path(STDIN) not in paths:
         raise BlemishError("-0 is about paths on standard input; give - instead of paths.")
@@ -123,35 +123,35 @@ def inspect(
     counts: Counter[str] = Counter()
     if evidence and not out:
         raise BlemishError("--evidence is written beside the verdicts; say where with --out.")
-    drawn = Drawer(out, inspector, evidence=evidence is not False) if out else None
-    folder = Folder(out) if out else None
+    writer = ImageWriter(out, inspector, evidence=evidence is not False) if out else None
+    folder = ResultsFolder(out) if out else None
     with folder or nullcontext():
-        place = folder.unique if folder else str
-        do = drawn.draw if drawn else lambda look, _: Done(look)
+        unique = folder.unique if folder else str
+        do = writer.write if writer else lambda inspection, _: Result(inspection)
         if images is None:
-            every = each_of_stdin(inspector, null, place, do)
+            every = each_of_stdin(inspector, null, unique, do)
         else:
-            every = inspector.each(((path, place(name)) for path, name in images), do)
+            every = inspector.each(((path, unique(name)) for path, name in images), do)
         if not as_json and (images is None or len(images) > 1):
             from blemish.cli.console import progress
 
             every = progress(every, "inspecting", None if images is None else len(images))
-        for done in every:
-            verdict = done.look.verdict
+        for result in every:
+            verdict = result.inspection.verdict
             if folder:
-                folder.add(done)
+                folder.add(result)
             if watched:
                 watched.see(verdict.score)
             counts[verdict.decision] += 1
-            say(verdict, as_json)
-            if done.sentence and not as_json:
-                typer.echo(f"         {done.sentence}")
-    if drawn and drawn.evidence and drawn.store is None and counts["anomaly"] + counts["review"]:
-        typer.echo(NONE, err=True)
+            print_verdict(verdict, as_json)
+            if result.sentence and not as_json:
+                typer.echo(f"         {result.sentence}")
+    if writer and writer.evidence and writer.store is None and counts["anomaly"] + counts["review"]:
+        typer.echo(NO_EVIDENCE, err=True)
     if not as_json:
-        typer.echo(counted(counts) + (f" Overlays and verdicts.jsonl are in {out}." if out else ""))
+        typer.echo(summary(counts) + (f" Overlays and verdicts.jsonl are in {out}." if out else ""))
     if watched:
-        typer.echo(watched.finish(), err=True)
+        typer.echo(watched.save(), err=True)
     if fail_on is FailOn.anomaly and counts["anomaly"]:
         raise typer.Exit(FOUND)
     if counts["error"]:

@@ -1,14 +1,19 @@
-"""The command that answers "why did you (not) flag this?", registered by `cli`."""
+"""The command that answers "why was this place (not) flagged?", registered by `cli/app.py`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blemish.types import BlemishError
+
+if TYPE_CHECKING:
+    from blemish.inference.bundle import Decision
+    from blemish.inference.inspector import Inspection
+    from blemish.inference.nearest_normal import NearestNormal
 
 
 def explain(
@@ -20,75 +25,25 @@ def explain(
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
 ) -> None:
     """Say what the detector saw at one place of an image, and the normal patch that comes nearest."""
-    from blemish.inference import evidence, overlay
-    from blemish.inference.inspector import Inspector, chance
-    from blemish.inference.results import compared
+    from blemish.inference.evidence import open_store
+    from blemish.inference.inspector import Inspector
+    from blemish.inference.nearest_normal import nearest_normal
 
-    x, y = _place(at)
+    place = _place(at)
     inspector = Inspector(bundle, threads=threads)
-    store = evidence.open_store(inspector)
-    look = inspector.look(image)
-    verdict, rule = look.verdict, inspector.card.decision
-    if look.map is None or verdict.size is None:
-        raise BlemishError(str(verdict.error))
-    width, height = verdict.size
-    if not (0 <= x < width and 0 <= y < height):
-        raise BlemishError(f"{image}: has {width} x {height} pixels, so there is no place {x},{y}; --at takes x,y.")
-    value = float(look.map[y * look.map.shape[0] // height, x * look.map.shape[1] // width])
-    p_value = chance(rule, "map_maxima", value)
-    nearest = evidence.compare(look, store, inspector.card, (x, y))
+    store = open_store(inspector)
+    inspection = inspector.look(image)
+    _check(inspection, place, image)
+    nearest = nearest_normal(inspection, store, inspector.card, place)
     file = None
     if out and nearest:
-        file = out / f"{image.name}-{x}-{y}.jpg"
-        overlay.save(compared(nearest), file)
-    inside = any(r.box[0] <= x < r.box[2] and r.box[1] <= y < r.box[3] for r in verdict.regions)
-    said: dict[str, Any] = {
-        "path": str(image),
-        "at": [x, y],
-        "decision": verdict.decision,
-        "value": value,
-        "threshold": rule.pixel_threshold,
-        "p_value": p_value,
-        "flagged": inside,
-        "nearest": None,
-    }
-    if nearest:
-        said["nearest"] = {
-            "source": nearest.source,
-            "distance": nearest.distance,
-            "p_value": nearest.p_value,
-            "file": str(file) if file else None,
-        }
+        file = out / f"{image.name}-{place[0]}-{place[1]}.jpg"
+        _write(nearest, file)
+    facts = _facts(inspection, inspector.card.decision, place, image, nearest, file)
     if as_json:
-        typer.echo(json.dumps(said))
-        return
-    score, threshold = f"{verdict.score:.4g}", f"{rule.threshold:.4g}"
-    typer.echo(f"{image}: {verdict.decision}, score {score} (threshold {threshold}).")
-    # The threshold for places is one of the highest values of good images: a place may reach it in a good image.
-    typer.echo(
-        f"At {x},{y} the map is {value:.4g}, {'at or above' if value >= rule.pixel_threshold else 'below'} "
-        f"the threshold for places, {rule.pixel_threshold:.4g}; the place is {'' if inside else 'not '}flagged."
-    )
-    if p_value is not None:
-        kept = "held-out good images" if rule.calibrated_by == "split" else "good images, each without its own item,"
-        typer.echo(
-            f"Of {len(rule.map_maxima)} {kept} {sum(peak >= value for peak in rule.map_maxima)} get as high "
-            f"somewhere (p = {p_value:.2g})."
-        )
-    if nearest is None:
-        typer.echo(evidence.NONE)
-        return
-    chance_of_it = ""
-    if nearest.p_value is not None:
-        many = sum(distance >= nearest.distance for distance in rule.distances)
-        chance_of_it = f"; {many} of those images have one as far from all that is known (p = {nearest.p_value:.2g})"
-    typer.echo(f"The nearest normal patch is at distance {nearest.distance:.4g}{chance_of_it}.")
-    if nearest.source:
-        typer.echo(f"It comes from {nearest.source}{f'; see {file}' if file else ''}.")
-    elif store is None:
-        typer.echo(evidence.NONE)
+        typer.echo(json.dumps(facts))
     else:
-        typer.echo("The image that it comes from did not fit into the bundle, see --evidence-size.")
+        _print(facts, inspection, inspector.card.decision, has_store=store is not None)
 
 
 def _place(text: str) -> tuple[int, int]:
@@ -96,3 +51,89 @@ def _place(text: str) -> tuple[int, int]:
     if not (x.strip().isdecimal() and y.strip().isdecimal()):
         raise BlemishError(f"--at takes a place in pixels from the top left corner, as 120,80, not '{text}'.")
     return int(x), int(y)
+
+
+def _check(inspection: Inspection, place: tuple[int, int], image: Path) -> None:
+    """Raises `BlemishError` where the image could not be inspected, or has no such place."""
+    if inspection.verdict.size is None:
+        raise BlemishError(str(inspection.verdict.error))
+    (x, y), (width, height) = place, inspection.verdict.size
+    if not (0 <= x < width and 0 <= y < height):
+        raise BlemishError(f"{image}: has {width} x {height} pixels, so there is no place {x},{y}; --at takes x,y.")
+
+
+def _write(nearest: NearestNormal, file: Path) -> None:
+    from blemish.inference.overlay import save
+    from blemish.inference.results import comparison
+
+    save(comparison(nearest), file)
+
+
+def _facts(
+    inspection: Inspection,
+    rule: Decision,
+    place: tuple[int, int],
+    image: Path,
+    nearest: NearestNormal | None,
+    file: Path | None,
+) -> dict[str, Any]:
+    from blemish.inference.inspector import p_value_of
+
+    verdict, anomaly_map = inspection.verdict, inspection.map
+    assert anomaly_map is not None
+    assert verdict.size is not None
+    (x, y), (width, height), (rows, columns) = place, verdict.size, anomaly_map.shape
+    value = float(anomaly_map[y * rows // height, x * columns // width])
+    boxes = [region.box for region in verdict.regions]
+    facts: dict[str, Any] = {
+        "path": str(image),
+        "at": [x, y],
+        "decision": verdict.decision,
+        "value": value,
+        "threshold": rule.pixel_threshold,
+        "p_value": p_value_of(rule, "map_maxima", value),
+        "flagged": any(left <= x < right and top <= y < bottom for left, top, right, bottom in boxes),
+        "nearest": None,
+    }
+    if nearest:
+        facts["nearest"] = {
+            "source": nearest.source,
+            "distance": nearest.distance,
+            "p_value": nearest.p_value,
+            "file": str(file) if file else None,
+        }
+    return facts
+
+
+def _print(facts: dict[str, Any], inspection: Inspection, rule: Decision, *, has_store: bool) -> None:
+    """For people."""
+    from blemish.inference.evidence import NO_EVIDENCE
+
+    verdict, value, p_value, (x, y) = inspection.verdict, facts["value"], facts["p_value"], facts["at"]
+    typer.echo(f"{facts['path']}: {verdict.decision}, score {verdict.score:.4g} (threshold {rule.threshold:.4g}).")
+    # The threshold for places is one of the highest values of good images: a place may reach it in a good image.
+    side = "at or above" if value >= rule.pixel_threshold else "below"
+    typer.echo(
+        f"At {x},{y} the map is {value:.4g}, {side} the threshold for places, {rule.pixel_threshold:.4g}; "
+        f"the place is {'' if facts['flagged'] else 'not '}flagged."
+    )
+    if p_value is not None:
+        kind = "held-out good images" if rule.calibrated_by == "split" else "good images, each without its own item,"
+        as_high = sum(peak >= value for peak in rule.map_maxima)
+        typer.echo(f"Of {len(rule.map_maxima)} {kind} {as_high} get as high somewhere (p = {p_value:.2g}).")
+    nearest = facts["nearest"]
+    if nearest is None:
+        typer.echo(NO_EVIDENCE)
+        return
+    distance, p_value, rank = nearest["distance"], nearest["p_value"], ""
+    if p_value is not None:
+        as_far = sum(largest >= distance for largest in rule.distances)
+        rank = f"; {as_far} of those images have a patch as far from the memory bank (p = {p_value:.2g})"
+    typer.echo(f"The nearest normal patch is at distance {distance:.4g}{rank}.")
+    if nearest["source"]:
+        see = f"; see {nearest['file']}" if nearest["file"] else ""
+        typer.echo(f"It comes from {nearest['source']}{see}.")
+    elif not has_store:
+        typer.echo(NO_EVIDENCE)
+    else:
+        typer.echo("The image that it comes from did not fit into the bundle, see --evidence-size.")

@@ -1,4 +1,4 @@
-"""What `inspect` and `watch` share: looks at one image after the other, verdicts as lines, the drift test's file."""
+"""What `inspect` and `watch` share: paths from standard input, verdicts as lines, and the drift test's file."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 STDIN = "-"
 INCOMPLETE = 3  # exit code: done, but there were errors
-CHUNK = 65536  # bytes read at once: all that is held of a list of paths
+CHUNK = 65536  # bytes read at once: no more of a list of paths is held in memory
 
 
 def each_of_stdin(
-    inspector: Inspector, null: bool, place: Callable[[str], str], do: Callable[[Inspection, str], T]
+    inspector: Inspector, null: bool, unique: Callable[[str], str], do: Callable[[Inspection, str], T]
 ) -> Iterator[T]:
-    """`Inspector.each` of the paths on standard input, with what `place` makes of their names. No verdict waits for a
-    path that has not come yet."""
+    """`Inspector.each` of the paths on standard input, each with `unique` of its name. No verdict waits for a path that
+    has not been written yet."""
     paths = _stdin_paths(b"\0" if null else b"\n")
 
     def burst(path: Path | None) -> Iterator[tuple[Path, str]]:
         while path is not None:
-            yield path, place(path.name)
+            yield path, unique(path.name)
             path = next(paths, None)
 
     for first in paths:
@@ -43,7 +43,7 @@ def each_of_stdin(
 
 
 def _stdin_paths(separator: bytes) -> Iterator[Path | None]:
-    """Paths as they come, empty lines left out; None where the next would have to be waited for."""
+    """Paths as they come, without empty lines; None where the next has not been written yet."""
     descriptor, rest = sys.stdin.fileno(), b""
     while chunk := os.read(descriptor, CHUNK):
         *whole, rest = (rest + chunk).split(separator)
@@ -57,15 +57,15 @@ def _stdin_paths(separator: bytes) -> Iterator[Path | None]:
 
 
 def _more(descriptor: int) -> bool:
-    """Whether there is something to read, or the end, without waiting."""
+    """Whether something can be read without waiting, be it the end."""
     try:
         return bool(select.select([descriptor], [], [], 0)[0])
-    except OSError:  # Windows cannot say so of a pipe: there a verdict may wait for the next path
+    except OSError:  # Windows cannot tell for a pipe: there a verdict may wait for the next path
         return True
 
 
-def say(verdict: Verdict, as_json: bool) -> None:
-    """One verdict as a line, for people or for programs."""
+def print_verdict(verdict: Verdict, as_json: bool) -> None:
+    """One line, for people or for programs."""
     if as_json:
         typer.echo(json.dumps(verdict.to_json()))
     elif verdict.decision == "error":
@@ -73,24 +73,24 @@ def say(verdict: Verdict, as_json: bool) -> None:
     else:
         boxes = " ".join(f"({','.join(map(str, r.box))})" for r in verdict.regions[:3])
         more = f" +{len(verdict.regions) - 3}" if len(verdict.regions) > 3 else ""
-        chance = "" if verdict.p_value is None else f" p {verdict.p_value:.3f}"
-        likely = "" if verdict.probability is None else f" probability {verdict.probability:.3f}"
-        named = f"  {verdict.defect}" if verdict.defect else ""
+        p_value = "" if verdict.p_value is None else f" p {verdict.p_value:.3f}"
+        probability = "" if verdict.probability is None else f" probability {verdict.probability:.3f}"
+        defect = f"  {verdict.defect}" if verdict.defect else ""
         typer.echo(
-            f"{verdict.decision:<8} score {verdict.score:.4g} (threshold {verdict.threshold:.4g}){chance}{likely}"
-            f"  {verdict.path}{named}  {boxes}{more}".rstrip()
+            f"{verdict.decision:<8} score {verdict.score:.4g} (threshold {verdict.threshold:.4g}){p_value}{probability}"
+            f"  {verdict.path}{defect}  {boxes}{more}".rstrip()
         )
 
 
-def counted(counts: Counter[str]) -> str:
-    """How many images came to which decision, as a sentence."""
-    said = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "review", "anomaly", "error") if counts[kind])
-    return f"{counts.total()} images{': ' if said else ''}{said}."
+def summary(counts: Counter[str]) -> str:
+    """How many images got each decision, as a sentence."""
+    listed = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "review", "anomaly", "error") if counts[kind])
+    return f"{counts.total()} images{': ' if listed else ''}{listed}."
 
 
 class DriftFile:
-    """The drift test of `--drift FILE`: goes on where the file ends, and is saved there at the end. `anew`: it begins
-    from nothing, to be told all that the file's test had seen, see `caught_up`."""
+    """The drift test of `--drift FILE`. It resumes the test in the file and is saved there. With `anew` it starts from
+    the calibration scores instead, and is given every score again; `check_complete` checks that."""
 
     def __init__(self, file: Path, card: Card, *, anew: bool = False) -> None:
         from blemish.inference.drift import Drift
@@ -101,38 +101,38 @@ class DriftFile:
                 "--drift compares with the good images that set the threshold, each of another part, and this bundle "
                 "has none; train with --decide guarantee, on one image of each part."
             )
-        if not file.parent.is_dir():  # said now, not after a shift of images
+        if not file.parent.is_dir():  # checked now, not after hours of inspection
             raise BlemishError(f"{file}: there is no folder {file.parent} to keep it in; make it, or name another.")
         self.file = file
         try:
-            found = Drift.from_json(file.read_text("utf-8")) if file.exists() else None
+            saved = Drift.from_json(file.read_text("utf-8")) if file.exists() else None
         except (OSError, UnicodeDecodeError) as cause:
             raise BlemishError(f"{file}: cannot be read ({cause}); name another file, or mend that.") from None
         except BlemishError:
             raise BlemishError(
                 f"{file}: is no drift test that blemish saved; name another file to begin anew."
             ) from None
-        left_out = rule.calibrated_by == "leave-one-out"
-        if found and found.threshold != rule.threshold:
+        if saved and saved.threshold != rule.threshold:
             raise BlemishError(f"{file}: is of another bundle; name another file to begin anew.")
-        fresh = Drift(rule.scores, threshold=rule.threshold, upward=left_out)
-        self.test: Drift = fresh if anew or found is None else found
-        self._held = found.state if found else fresh.state
+        fresh = Drift(rule.scores, threshold=rule.threshold, upward=rule.calibrated_by == "leave-one-out")
+        self.test: Drift = fresh if anew or saved is None else saved
+        self._saved = saved.state if saved else fresh.state
 
     def see(self, score: float | None) -> bool:
-        """Takes the next part's score, if it has one; whether that raised the alarm."""
+        """Adds the next part's score, if it has one. True where that raised the alarm."""
         before = self.test.state.alarm
         return score is not None and self.test.see(score).alarm and not before
 
-    def caught_up(self, where: Path) -> None:
-        """Raises `BlemishError` where the file's test had seen more than was told since it began anew from `where`."""
-        held, now = (state.seen + state.left_out for state in (self._held, self.test.state))
-        if held > now:
+    def check_complete(self, source: Path) -> None:
+        """Raises `BlemishError` where the file's test had seen more scores than there were in `source`."""
+        saved, now = (state.seen + state.left_out for state in (self._saved, self.test.state))
+        if saved > now:
             raise BlemishError(
-                f"{self.file}: has seen {held} parts, and only {now} are in {where}; name another file to begin anew."
+                f"{self.file}: has seen {saved} parts, and only {now} are in {source}; name another file to begin anew."
             )
 
-    def finish(self) -> str:
+    def save(self) -> str:
+        """Writes the file; returns the state of the test in words."""
         from blemish.files import write_text
 
         write_text(self.file, self.test.to_json() + "\n")
@@ -142,5 +142,5 @@ class DriftFile:
             return f"No drift: good parts look like the calibration set ({seen}; false alarms ever: {rate})."
         return (
             f"Drift since part {state.since}: scores of good parts have become {state.direction} ({seen}; by chance "
-            f"{rate}). Look for a change of light, camera or material; then learn again."
+            f"{rate}). Look for a change of light, camera or material; then train again."
         )

@@ -42,7 +42,11 @@ def evaluate(
     sizes = [v.size or (0, 0) for v in verdicts]
 
     def inside(i: int) -> Mask | None:
-        return framing.inside(sizes[i], None if prediction.poses is None else prediction.poses[i]) if framing else None
+        return (
+            framing.roi_in_image(sizes[i], None if prediction.poses is None else prediction.poses[i])
+            if framing
+            else None
+        )
 
     def mask(i: int) -> Mask | None:
         file, counts = samples[i].mask, inside(i)

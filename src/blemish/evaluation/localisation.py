@@ -20,7 +20,7 @@ from PIL import Image
 from blemish.evaluation.bootstrap import Interval, intervals
 from blemish.evaluation.boxes import BoxStatistics, judge_boxes
 from blemish.evaluation.detection import area_under_roc, average_precision_of
-from blemish.inference.framing import touched
+from blemish.inference.framing import cells_of
 from blemish.inference.regions import components
 from blemish.types import Progress, Region, silent
 
@@ -150,7 +150,7 @@ def cut(mask: Mask | None, counts: Mask | None) -> Mask | None:
 def judged(counts: Mask | None, size: tuple[int, int]) -> Mask | None:
     """`counts` (H, W), the pixels that count of an image of `size` (width, height), at the evaluation size."""
     width, height = evaluation_size(size)
-    return None if counts is None else touched(counts, (height, width))
+    return None if counts is None else cells_of(counts, (height, width))
 
 
 def collect(

@@ -1,8 +1,9 @@
-"""The bundle: a folder or one .zip with `model.onnx`, `card.json` and, but for confidential images, `evidence.zip`;
-`roi.png` and `reference.png` where a region of interest or alignment was asked for. Nothing in it is executable,
-nothing is pickled.
+"""The bundle: a folder or one .zip with `model.onnx` and `card.json`; with `evidence.zip`, unless the images are
+confidential; and with `roi.png` and `reference.png` where a region of interest or alignment was asked for. Nothing in
+it is executable, nothing is pickled.
 
-The card says what the detector is, what it learned from, how it decides, and the SHA-256 of every file.
+The card says what the detector is, what it was trained on, how it decides, and the SHA-256 of every file. Bundles of
+format 1, which used other words, are read as well.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from blemish.types import BlemishError
 
 MODEL = "model.onnx"
 CARD = "card.json"
-EVIDENCE = "evidence.zip"  # images that normal patches come from, see evidence.py; not in every bundle
-ROI = "roi.png"  # where an image counts, see frame.py; only where it was asked for
-REFERENCE = "reference.png"  # what images are aligned to, see align.py; only where it was asked for
+EVIDENCE = "evidence.zip"  # images that normal patches come from, see evidence_store.py
+ROI = "roi.png"  # the region of interest, see framing.py
+REFERENCE = "reference.png"  # what images are aligned to, see alignment.py
 
 
 class BundleError(BlemishError):
@@ -40,26 +41,27 @@ class File(_Frozen):
 
 
 class Data(_Frozen):
-    """What the detector learned from; `sha256` is over the training images' names and bytes, in order of name."""
+    """The data set; `sha256` is over the training images' names and bytes, in order of name."""
 
     source: str
     layout: str
     train: int
     calibration: int
     test: int
-    anomalies: int = 0  # among `train`, for a detector that learns from them
-    test_share: float = 0.2  # asked for, of good images, where the folder has no test part
-    calibration_share: float = 0.2  # asked for, of what is left
+    anomalies: int = 0  # among `train`, for a detector that learns from defects too
+    test_share: float = 0.2  # asked for, of good images, where the folder has no test split
+    calibration_share: float = 0.2  # asked for, of the remaining ones
     seed: int
     sha256: str
 
 
 class Decision(_Frozen):
-    """How scores become verdicts. An image is an anomaly when its score lies *above* `threshold`; its regions are
-    where the map reaches `pixel_threshold`. Both come from the held-out good images, whose scores are kept.
+    """How scores become verdicts. An image is an anomaly when its score is *above* `threshold`; its regions are where
+    the map reaches `pixel_threshold`. Both come from the calibration images, whose scores are kept.
 
     With the rule "class" no rate is guaranteed: an anomaly is what the classifier finds likelier than good. The boxes
-    are hills of the map or, as published for class activation maps, "one" around all above a share of its peak.
+    are "regions" around the map's peaks, see regions.py, or "one" around all cells above a share of its peak, as
+    published for class activation maps.
     """
 
     rule: Literal["guarantee", "class"] = "guarantee"
@@ -69,30 +71,30 @@ class Decision(_Frozen):
     confidence: float | None = None  # of the guarantee over calibration sets; None = on average
     calibrated_by: Literal["split", "leave-one-out"] = "split"  # see calibration.guarantee
     threshold: float
-    review: float | None = None  # rate at which a person looks; above its threshold and not above the other
+    review: float | None = None  # rate of good parts above `review_threshold`: put aside for review, or anomalies
     review_threshold: float | None = None
     pixel_threshold: float
-    normal_median: float  # median of the good images' maps: where regions take their foot
+    normal_median: float  # of the good images' maps: the heights of regions are measured from it
     min_area: float  # of a region, as a share of the image
     scores: tuple[float, ...]
     map_maxima: tuple[float, ...]  # highest map value of each calibration image
-    distances: tuple[float, ...] = ()  # largest distance of each to its nearest normal patches
-    items: tuple[int, ...] = ()  # which item each shows; () = each another
+    distances: tuple[float, ...] = ()  # of each, the largest distance of a patch to the memory bank
+    items: tuple[int, ...] = ()  # which item each shows; () = every image shows another item
     color_range: tuple[float, float]  # map values drawn transparent and brightest, the same on every image
 
 
 class Frame(_Frozen):
-    """How an image is brought before the detector, see frame.py: made as large as the frame, aligned, filled outside
-    the region of interest, cut into tiles. All lengths are pixels of the frame."""
+    """How an image is brought before the detector, see framing.py: made as large as the frame, aligned, filled outside
+    the region of interest, cut into tiles. All lengths are in pixels of the frame."""
 
     size: tuple[int, int]  # width, height of the frame
     map_size: tuple[int, int]  # height, width of the whole image's map
     tile: tuple[int, int] | None = None  # width, height; None = the detector sees the image as a whole
     overlap: int = 0
-    tiles: tuple[tuple[int, int], ...] = ()  # left, top of each; those wholly outside the region are not there
+    tiles: tuple[tuple[int, int], ...] = ()  # left, top of each, without those wholly outside the region of interest
     roi: bool = False
     align: Literal["", "ecc"] = ""
-    least_correlation: float = 0.0  # with the reference; below it an image cannot be judged
+    least_correlation: float = 0.0  # with the reference; below it the verdict is "error"
 
 
 class Card(_Frozen):
@@ -102,7 +104,7 @@ class Card(_Frozen):
     detector: str
     settings: dict[str, Any]
     image_size: tuple[int, int]  # height, width at which the detector sees an image, or a tile of the frame
-    frame: Frame | None = None  # None: the image goes to the graph as it is, and the maps are of `image_size`
+    frame: Frame | None = None  # None: images go to the graph as they are, and the maps are of `image_size`
     data: Data
     decision: Decision
     parity: dict[str, float]
@@ -123,38 +125,50 @@ class Card(_Frozen):
 
 
 def _digest(content: dict[str, Any]) -> str:
-    """Of a card's content as it stands in the file: a field that came later does not make older cards damaged."""
+    """SHA-256 of a card's content as it is in the file, so that fields of later versions do not matter to it."""
     return hashlib.sha256(json.dumps({**content, "sha256": ""}, sort_keys=True).encode()).hexdigest()
 
 
-# What format 1 called otherwise: keys of the decision and of the detector's settings, values, a graph's outputs.
-_KEYS = {"usual": "normal_median", "peaks": "map_maxima", "heat": "color_range"}
-_SETTINGS = {"neighbourhood": "patch_size", "departures": "deviations", "rate": "learning_rate"}
-_SETTINGS |= {"may": "augmentations", "spoil": "corruption", "neighbours": "num_neighbours"}
-_VALUES = {"promise": "guarantee", "hills": "regions"}
+# What had another name in format 1: keys of a card's parts, values of some of these keys, and outputs of the graph.
+_KEYS = {
+    "decision": {"usual": "normal_median", "peaks": "map_maxima", "heat": "color_range"},
+    "settings": {
+        "neighbourhood": "patch_size",
+        "neighbours": "num_neighbours",
+        "departures": "deviations",
+        "rate": "learning_rate",
+        "may": "augmentations",
+        "spoil": "corruption",
+    },
+    "parity": {"pictures": "images"},
+}
+_VALUES = {"rule": {"promise": "guarantee"}, "boxes": {"hills": "regions"}, "input": {"picture": "image"}}
 OUTPUTS = {"repaired": "reconstruction"}
 
 
 def _upgraded(content: Any) -> Any:
-    """A card's content in the words of today's format; what is no card of format 1 stays as it is."""
+    """A card's content as of format 2; anything but a card of format 1 stays as it is."""
     if not isinstance(content, dict) or content.get("format") != "blemish bundle 1":
         return content
-    decision, settings = content.get("decision"), content.get("settings")
-    if isinstance(decision, dict):
-        decision = {_KEYS.get(key, key): value for key, value in decision.items()}
-        decision |= {key: _VALUES.get(decision[key], decision[key]) for key in ("rule", "boxes") if key in decision}
-    if isinstance(settings, dict):
-        settings = {_SETTINGS.get(key, key): value for key, value in settings.items()}
-        if "types" in settings:  # a classifier's
-            settings["classes"] = "types" if settings.pop("types") else "binary"
-            pooled = "mean" if settings.pop("moments", 2) == 1 else "moments"
-            settings["pool"] = "deviations" if settings.pop("deviations", False) else pooled
-    return {**content, "format": "blemish bundle 2", "decision": decision, "settings": settings}
+    parts = {part: _renamed(content[part], keys) for part, keys in _KEYS.items() if part in content}
+    settings = parts.get("settings")
+    if isinstance(settings, dict) and "types" in settings:  # a classifier's
+        settings["classes"] = "types" if settings.pop("types") else "binary"
+        pooled = "mean" if settings.pop("moments", 2) == 1 else "moments"
+        settings["pool"] = "deviations" if settings.pop("deviations", False) else pooled
+    return {**content, "format": "blemish bundle 2", **parts}
+
+
+def _renamed(part: Any, keys: dict[str, str]) -> Any:
+    if not isinstance(part, dict):
+        return part
+    part = {keys.get(key, key): value for key, value in part.items()}
+    return {key: _VALUES.get(key, {}).get(str(value), value) for key, value in part.items()}
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: its card, the bytes of its graph, and those of its evidence where it has some."""
+    """A verified bundle: its card and the bytes of its files, None for those that it does not have."""
 
     path: Path
     card: Card
@@ -165,7 +179,7 @@ class Bundle:
 
 
 def write(folder: Path, card: Card) -> Card:
-    """Completes a folder that holds the graph: hashes its files and writes the card. Returns the completed card."""
+    """Completes a bundle's folder: hashes the files in it and writes the card. Returns the completed card."""
     files = {
         file.name: File(sha256=hashlib.sha256(file.read_bytes()).hexdigest(), bytes=file.stat().st_size)
         for file in sorted(folder.iterdir())
@@ -178,27 +192,16 @@ def write(folder: Path, card: Card) -> Card:
 
 
 def read(path: Path | str) -> Bundle:
-    """Loads and verifies a bundle, folder or .zip. Raises `BundleError` where it is missing, damaged or foreign."""
+    """Loads and verifies a bundle, a folder or .zip. Raises `BundleError` where it is missing, damaged or not one."""
     path = Path(path)
     if not path.exists():
         raise BundleError(f"{path}: no such bundle; give the folder or .zip that `blemish train` wrote.")
     if path.is_dir() and not (path / CARD).exists() and (path / "bundle" / CARD).exists():
-        path = path / "bundle"  # the run's folder was given
+        path = path / "bundle"  # the run's folder is given
     contents = _from_zip(path) if path.is_file() else _from_folder(path)
     if CARD not in contents:
         raise BundleError(f"{path}: not a blemish bundle, it has no {CARD}; give what `blemish train` wrote.")
-    written = contents.pop(CARD)
-    try:
-        card = Card.model_validate_json(json.dumps(_upgraded(json.loads(written))))
-    except ValueError as cause:  # pydantic's ValidationError is one
-        first = cause.errors()[0] if isinstance(cause, ValidationError) else {"loc": (), "msg": str(cause)}
-        where = ".".join(map(str, first["loc"])) or CARD
-        raise BundleError(
-            f"{path}: the card is not one that blemish can read ({where}: {first['msg']}); "
-            "the bundle is damaged or from another version: train it again or update blemish."
-        ) from None
-    if _digest(json.loads(written)) != card.sha256:
-        raise BundleError(f"{path}: {CARD} was changed after it was written; use an untouched copy of the bundle.")
+    card = _verified_card(contents.pop(CARD), path)
     for name in sorted(set(contents) ^ set(card.files)):
         state = "is missing" if name in card.files else "does not belong to it"
         raise BundleError(f"{path}: {name} {state}; use an untouched copy of the bundle.")
@@ -208,8 +211,24 @@ def read(path: Path | str) -> Bundle:
     return Bundle(path, card, contents[MODEL], contents.get(EVIDENCE), contents.get(ROI), contents.get(REFERENCE))
 
 
+def _verified_card(written: bytes, path: Path) -> Card:
+    try:
+        content = json.loads(written)
+        card = Card.model_validate_json(json.dumps(_upgraded(content)))
+    except ValueError as cause:  # pydantic's ValidationError is one
+        first = cause.errors()[0] if isinstance(cause, ValidationError) else {"loc": (), "msg": str(cause)}
+        where = ".".join(map(str, first["loc"])) or CARD
+        raise BundleError(
+            f"{path}: the card is not one that blemish can read ({where}: {first['msg']}); "
+            "the bundle is damaged or from another version: train it again or update blemish."
+        ) from None
+    if _digest(content) != card.sha256:
+        raise BundleError(f"{path}: {CARD} was changed after it was written; use an untouched copy of the bundle.")
+    return card
+
+
 def pack(folder: Path, file: Path) -> None:
-    """One .zip of a bundle folder, uncompressed (weights do not compress), with the same bytes every time."""
+    """Writes a bundle's folder as one .zip, uncompressed (weights do not compress), with the same bytes every time."""
     read(folder)
     with replacing(file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for member in sorted(folder.iterdir()):
@@ -225,7 +244,7 @@ def _from_folder(path: Path) -> dict[str, bytes]:
 
 def _from_zip(path: Path) -> dict[str, bytes]:
     try:
-        with zipfile.ZipFile(path) as archive:  # into memory: no member's name ever becomes a path
+        with zipfile.ZipFile(path) as archive:  # read only: no member's name ever becomes a path
             return {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as cause:  # a cipher or method unknown: RuntimeError
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as cause:  # RuntimeError: encrypted
         raise BundleError(f"{path}: not a readable .zip ({cause}); copy the bundle again.") from None

@@ -1,12 +1,12 @@
 """Scores of good parts -> thresholds and p-values (split conformal prediction, Vovk et al. 2005; Lei et al. 2018).
 
 The guarantee: if the next good part is exchangeable with the calibration parts (made and photographed alike, none of
-them seen in learning), the chance that it is called an anomaly is at most `false_alarms`, on average over calibration
+them used in training), the chance that it is called an anomaly is at most `false_alarms`, on average over calibration
 sets. Nothing is assumed about the scores themselves.
 
-Several images of one item are not exchangeable with images of others. Then items are (hierarchical conformal
-prediction: Dunn, Wasserman & Ramdas 2022; Lee, Barber & Willett 2023): each item counts once, each of its images for
-a share of it, and the guarantee is about an image of a new item.
+Several images of one item are not exchangeable with images of other items, but items are exchangeable (hierarchical
+conformal prediction: Dunn, Wasserman & Ramdas 2022; Lee, Barber & Willett 2023). Each item then counts once, each of
+its images for a share of it, and the guarantee is about an image of a new item.
 
 A guarantee *with confidence* is about this one calibration set: for at least this share of the calibration sets that
 could have been drawn, the rate is at most `false_alarms`. It needs independent parts, and more of them.
@@ -43,7 +43,7 @@ class Thresholds:
     anomaly: float
 
     def level(self, score: float) -> Level:
-        """The verdict on a raw score."""
+        """The decision on a raw score."""
         if score > self.anomaly:
             return "anomaly"
         return "review" if score > self.review else "good"
@@ -62,7 +62,7 @@ def p_values(
     weights: npt.NDArray[np.floating] | None = None,
 ) -> npt.NDArray[np.float64]:
     """p = (1 + sum over items of the share of images with a score >= s) / (items + 1): `(n,)`, `(m,)` -> `(m,)` in
-    (0, 1]. Small = unlike good parts. `weights` `(n,)` are `item_weights`; without them each image is an item.
+    (0, 1]. A small p means unlike good parts. `weights` `(n,)` are `item_weights`; without them each image is an item.
 
     With the good images' map maxima for `calibration` and regions' peaks for `scores`, p is family-wise: the chance
     that a good image has even one region with p <= a is at most a.
@@ -100,13 +100,13 @@ def allowance(
     unit: Literal["image", "item"] = "image",
     held_out: bool = True,
 ) -> int:
-    """The rank from the top of the calibration score that may be the threshold, at least 1.
+    """The rank, from the top and at least 1, of the calibration score that is to be the threshold.
 
     On average: of n + 1 exchangeable good parts floor(false_alarms * (n + 1)) may be called anomalies. With
     confidence: the rate at the k-th largest of n independent scores is at most Beta(k, n + 1 - k) (Vovk 2012), so the
-    largest k with P(Binomial(n, false_alarms) >= k) >= confidence. `unit` is what n counts, `held_out` whether
-    they were kept from learning: for the words.
-    Raises `BlemishError`, with what can be had, where n is too small for the guarantee.
+    largest k with P(Binomial(n, false_alarms) >= k) >= confidence. `unit` is what n counts, and `held_out` whether they
+    were held out of training; both matter to the error message alone.
+    Raises `BlemishError`, with what can be guaranteed, where n is too small.
     """
     needed = parts_needed(false_alarms, confidence)
     if n < needed:
@@ -130,10 +130,10 @@ def threshold(
 ) -> float:
     """The score above which (not at which) a part is an anomaly; raises as `allowance` does.
 
-    `groups` names each image's item, as for `item_weights`. On average, score > threshold where, and only where,
+    `groups` names each image's item, as for `item_weights`. On average, score > threshold if and only if
     p <= false_alarms. With confidence the items' highest scores are ranked, since these are independent of each other:
-    the guarantee is then that of all good items at most this share has any image called an anomaly, hence of images
-    too. Other weights of dependent images have no such exact law.
+    of all good items at most this share has any image that is called an anomaly, and so of all images. Other weights of
+    dependent images have no such exact law.
     """
     weights = None if groups is None else item_weights(groups)
     ranked, above = _ranked(calibration, weights)
@@ -155,7 +155,7 @@ def thresholds(
     confidence: float | None = None,
 ) -> Thresholds:
     """The thresholds of three verdicts. At most `false_alarms` of good parts are called anomalies, and at most `review`
-    are called anomalies *or* put aside for review; with confidence each of the two holds so, not both at once.
+    are called anomalies *or* put aside for review; with confidence each of the two holds, but not both at once.
 
     Raises as `threshold` does, and where `review` is not the larger rate.
     """
@@ -177,11 +177,11 @@ def guarantee(
 ) -> str:
     """The guarantee in words, with its assumption. `n` calibration images, of `items` items if these are fewer.
 
-    `kind`: "split" = the calibration images were held out of learning; "leave-one-out" = each was scored by a memory
-    without its own item, and new parts are scored by the whole memory. Let s_i be good image i's distance to the
-    memory without its item. Full conformal prediction would add the new image to that memory, which can only lower
-    s_i; so p from s_i is never below its p, and the guarantee is exact where a larger memory never raises a score, as
-    with a plain nearest-neighbour distance. PatchCore's coreset and its Eq. 7 make that approximate.
+    `kind`: "split" = the calibration images were held out of training; "leave-one-out" = each was scored by a memory
+    bank without its own item, and new parts are scored by the whole bank. Let s_i be good image i's distance to the
+    bank without its item. Full conformal prediction would add the new image to that bank, which can only lower s_i; so
+    p from s_i is never below its p, and the guarantee is exact where a larger bank never raises a score, as with a
+    plain nearest-neighbour distance. PatchCore's coreset and its Eq. 7 make that approximate.
     Raises `BlemishError` where n is too small, and for a confidence without held-out images.
     """
     several = items is not None and items != n
@@ -189,7 +189,7 @@ def guarantee(
     allowance(count, false_alarms, confidence, unit="item" if several else "image", held_out=kind == "split")
     if confidence is not None and kind != "split":
         raise BlemishError(
-            "A guarantee with confidence needs calibration images that were held out of learning; hold some out, "
+            "A guarantee with confidence needs calibration images that were held out of training; hold some out, "
             "or ask for the guarantee on average."
         )
     sets = f"{n} images of {count} items" if several else f"{n}"
@@ -203,23 +203,23 @@ def guarantee(
     if confidence is not None:
         what = "good items have any image that is called an anomaly" if several else f"{what} are called anomalies"
         also = also.replace("are called anomalies", "have any that is called an anomaly") if several else also
-        guarantee = (
+        sentence = (
             f"With {100 * confidence:g}% confidence (so often over calibration sets of {sets}), "
             f"at most {false_alarms:.2%} of {what}{also}, {alike}, independently of each other"
             f"{' and as often each' if several else ''}."
         )
     else:
-        guarantee = (
+        sentence = (
             f"At most {false_alarms:.2%} of {what} are called anomalies{also}, on average over calibration sets of "
             f"{sets}, {alike} (exchangeability)."
         )
     if kind == "leave-one-out":
-        guarantee += f" {_LEFT_OUT}"
-    return f"{guarantee} It says nothing of the share of defects found."
+        sentence += f" {_LEFT_OUT}"
+    return f"{sentence} It says nothing of the share of defects found."
 
 
 def binomial_tail(n: int, k: int, share: float) -> float:
-    """P(Binomial(n, share) >= k), for 0 < share < 1: the sum of the side with the smaller terms."""
+    """P(Binomial(n, share) >= k), for 0 < share < 1, from the sum over the side with the smaller terms."""
     if k <= 0 or k > n:
         return float(k <= 0)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
@@ -231,8 +231,8 @@ def binomial_tail(n: int, k: int, share: float) -> float:
 
 
 _LEFT_OUT = (
-    "The calibration images are in the memory too, each scored without its own item: exact for a plain "
-    "nearest-neighbour distance, but only approximate here, where the memory is thinned and distances are re-weighted."
+    "The calibration images are in the memory bank too, each scored without its own item: exact for a plain "
+    "nearest-neighbour distance, but only approximate here, where the bank is a coreset and distances are re-weighted."
 )
 
 
@@ -243,7 +243,7 @@ def _ranked(
     order = np.argsort(calibration, kind="stable")
     ranked = np.asarray(calibration)[order]
     if not np.isfinite(ranked).all():
-        raise BlemishError("A calibration score is not a finite number; learn again, and look for damaged images.")
+        raise BlemishError("A calibration score is not a finite number; train again, and look for damaged images.")
     if weights is None:
         return ranked, np.arange(len(ranked), -1, -1, dtype=np.float64)
     if weights.shape != ranked.shape or (weights <= 0).any() or abs(weights.sum() - round(weights.sum())) > 1e-6:

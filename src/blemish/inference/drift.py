@@ -1,21 +1,21 @@
-"""Do good parts still look like the calibration set? A test that runs along with the line (conformal test martingale:
-Vovk, Gammerman & Shafer 2005; Volkhonskiy et al. 2017).
+"""Do good parts still look like the calibration set? A test that runs along with the inspection (conformal test
+martingale: Vovk, Gammerman & Shafer 2005; Volkhonskiy et al. 2017).
 
-Each new score gets the rank p among the calibration scores and all earlier ones of the stream. As long as all of them
-are exchangeable, these p are independent and uniform, and no game of bets on them grows on average. So a capital that
-starts at 1 ever reaches 1 / rate with a chance of at most `rate`, however long the line runs (Ville 1939).
+Each new score gets a p-value, its rank among the calibration scores and all earlier ones of the stream. As long as all
+of them are exchangeable, these p are independent and uniform, and no strategy of bets on them gains on average. So the
+chance that a capital of 1 ever grows to 1 / rate is at most `rate`, however long the stream is (Ville 1939).
 
-The scores must come from one image of each part (or one figure of each part, such as its highest score), and the
-calibration images must have been held out of learning: several images of a part are not exchangeable with the
-stream's. Scores from leaving each image out of the memory are rather higher than the stream's, so `upward` bets on
-rising scores alone, and the bound holds about, not exactly (tests/test_drift.py simulates it).
+The scores must come from one image of each part (or be one figure of each part, such as its highest score), and the
+calibration images must have been held out of training: several images of a part are not exchangeable with those of
+other parts. Leave-one-out scores tend to be higher than the stream's, so for them `upward` bets on rising scores alone,
+and the bound holds approximately, not exactly (tests/inference/test_drift.py simulates it).
 
 **Defective parts** are not exchangeable with good ones, and would be taken for drift. With `threshold`, scores at or
-above it are left out, of the calibration set too. That costs the bound nothing where `threshold` is a calibration
-threshold or a number fixed beforehand: only how many scores lie below such a threshold matters for it, not which, so
-given it, those below are exchangeable still, ties or not. What it costs is power: drift so strong that good parts are
-called anomalies is left out as well. `State.left_out` counts these; a rising share of anomalies is a warning of its
-own. Defects that are missed stay in, and may raise the alarm where they are many.
+above it are left out, also of the calibration set. The bound stays as it is where `threshold` is a calibration
+threshold or a number fixed beforehand: such a threshold depends only on how many scores are below it, not on which, so
+given the threshold, those below are still exchangeable, with ties or without. The price is power: where drift is so
+strong that good parts are called anomalies, these are left out as well. `State.left_out` counts them; a rising share of
+anomalies is a warning of its own. Missed defects stay in, and may raise the alarm where there are many.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ _BETS: tuple[tuple[Direction, float, float], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How the test stands. `martingale` and `highest` are log10 of the capital, now and at its highest."""
+    """The state of the test. `martingale` and `highest` are log10 of the capital, now and at its highest."""
 
     seen: int  # scores that were ranked
     left_out: int  # scores at or above the threshold
     martingale: float
     highest: float
     alarm: bool  # the capital reached 1 / rate, now or earlier
-    since: int | None  # how many had been seen then
+    since: int | None  # how many scores had been ranked when it first did
     direction: Direction  # how the scores have changed, if they have
 
 
@@ -63,7 +63,7 @@ class Drift:
     """The running test. `rate` bounds the chance that it ever raises a false alarm.
 
     `see` takes O(log n) steps and one insertion into a sorted array (8 bytes a score). Equal scores, seeds and order
-    give equal numbers, also where the test was saved with `to_json` and went on from there.
+    give equal numbers, also where the test is saved with `to_json` and resumed with `from_json`.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Drift:
         *,
         upward: bool = False,
     ) -> None:
-        """`threshold` is the threshold above which parts are called anomalies (None: every score counts); `upward` bets
-        on rising scores alone, for a calibration by leaving out.
+        """`threshold` is the one above which parts are called anomalies (None: every score counts); `upward` bets on
+        rising scores alone, for leave-one-out calibration.
 
         Raises `BlemishError` for a rate outside 0..1, and where no calibration score is left.
         """
@@ -94,7 +94,7 @@ class Drift:
         self._since: int | None = None
 
     def see(self, score: float) -> State:
-        """Ranks the next part's raw score and bets on its p. Raises `BlemishError` for what is no finite number."""
+        """Ranks the next part's raw score and bets on its p. Raises `BlemishError` unless it is a finite number."""
         score = _finite(score)
         if self.threshold is not None and score >= self.threshold:
             self._left_out += 1
@@ -128,8 +128,8 @@ class Drift:
 
     @property
     def _direction(self) -> Direction:
-        """What the richest bet says. But scores that all lie at one end have moved and not spread: then a bet on that
-        has gained as well, which it does not where both ends are full."""
+        """That of the bet with the most capital. But scores that are all at one end have moved and not spread: then a
+        bet on that has gained as well, which it does not where there are scores at both ends."""
         richest = max(range(len(self._bets)), key=lambda bet: self._awake[bet])
         if self._bets[richest][0] == "wider":
             moved = max((i for i, (_, slope, _) in enumerate(self._bets) if slope), key=lambda bet: self._awake[bet])
@@ -139,11 +139,11 @@ class Drift:
 
     @property
     def _capital(self) -> float:
-        """ln of all there is: what has been bet, and what waits."""
+        """ln of the whole capital, on bets and not yet bet."""
         return _log_sum([*self._awake, math.log(_asleep(self._seen))])
 
     def to_json(self) -> str:
-        """Everything, all scores too: some 20 bytes each, so save it now and then, not after each part."""
+        """The test with all its scores, some 20 bytes each; so save it now and then, not after each part."""
         content = {
             "format": FORMAT,
             "rate": self.rate,
@@ -161,31 +161,32 @@ class Drift:
 
     @classmethod
     def from_json(cls, text: str) -> Drift:
-        """What `to_json` wrote, to go on from there. Raises `BlemishError` for anything else."""
+        """The test that `to_json` wrote, to be resumed. Raises `BlemishError` for anything else."""
         try:
             content: dict[str, Any] = json.loads(text)
             if content["format"] != FORMAT:
                 raise ValueError("another format")
             rate, seed, upward = float(content["rate"]), int(content["seed"]), bool(content["upward"])
-            found = cls(content["scores"], rate, seed, content["threshold"], upward=upward)
-            if len(content["awake"]) != len(found._bets):
+            drift = cls(content["scores"], rate, seed, content["threshold"], upward=upward)
+            if len(content["awake"]) != len(drift._bets):
                 raise ValueError("other bets")
-            if len(found._scores) != len(content["scores"]):
+            if len(drift._scores) != len(content["scores"]):
                 raise ValueError("scores above the threshold")
-            found._seen, found._left_out = int(content["seen"]), int(content["left_out"])
-            found._awake = [-math.inf if capital is None else _finite(capital) for capital in content["awake"]]
-            found._highest = _finite(content["highest"])
-            found._since = None if content["since"] is None else int(content["since"])
+            drift._seen, drift._left_out = int(content["seen"]), int(content["left_out"])
+            drift._awake = [-math.inf if capital is None else _finite(capital) for capital in content["awake"]]
+            drift._highest = _finite(content["highest"])
+            drift._since = None if content["since"] is None else int(content["since"])
         except (ValueError, KeyError, TypeError, AttributeError, BlemishError) as cause:
             raise BlemishError(
                 f"This is no drift test that blemish saved ({cause}); start it anew from the calibration scores."
             ) from None
-        return found
+        return drift
 
 
 def _asleep(seen: int) -> float:
-    """The share of the capital that is not yet bet: from 1 down to 0, so slowly that a change after a million parts is
-    still noticed. (With all bet from the start, the loss of a long calm would have to be won back first.)"""
+    """The share of the capital that is not yet bet. It falls from 1 to 0 so slowly that a change after a million parts
+    is still noticed; if all were bet from the start, the losses of a long time without drift would have to be won back
+    first."""
     return 1 / (1 + math.log2(1 + seen))
 
 
@@ -203,5 +204,5 @@ def _log_sum(logs: list[float]) -> float:
 
 def _finite(score: float) -> float:
     if not math.isfinite(score):
-        raise BlemishError(f"A score for the drift test must be a finite number, not {score}; look at its image.")
+        raise BlemishError(f"A score for the drift test must be a finite number, not {score}; check its image.")
     return float(score)

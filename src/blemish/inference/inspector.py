@@ -26,7 +26,7 @@ from blemish.images import MAX_PIXELS, load_image
 from blemish.inference import bundle, calibration
 from blemish.inference.framing import AlignError, Framing
 from blemish.inference.regions import find_regions, single_box
-from blemish.types import BlemishError, Prediction, Region, Verdict
+from blemish.types import BlemishError, Decision, Prediction, Region, Verdict
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -34,11 +34,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Inspection:
-    """A verdict with the image and the prediction that it was made from, both None where the file could not be read.
+    """A verdict with the image and the prediction that it was made from, both None where the image could not be read or
+    aligned.
 
-    The properties are of the one image, without the batch axis, and None where the detector has no such output.
-    Neighbours and distances are those of the image as it was brought before the detector, see `framing.Framing`, or
-    of its tiles. In a notebook it shows the image with heat and boxes.
+    The properties are the prediction's fields without the batch axis, None where the detector has no such output.
+    Neighbours and distances are of the image as the detector saw it, see `framing.Framing`, or of its tiles. In a
+    notebook an inspection shows the image with heat and boxes.
     """
 
     verdict: Verdict
@@ -48,30 +49,30 @@ class Inspection:
 
     @property
     def map(self) -> npt.NDArray[np.float32] | None:
-        """(h, w)"""
+        """The anomaly map (h, w)."""
         return None if self.prediction is None else self.prediction.maps[0]
 
     @property
     def reconstruction(self) -> npt.NDArray[np.uint8] | None:
-        """(h, w, 3)"""
-        return self._one("reconstruction")
+        """What an autoencoder made of the image (h, w, 3)."""
+        return self._first("reconstruction")
 
     @property
     def neighbours(self) -> npt.NDArray[np.int32] | None:
-        """(gh, gw) or (tiles, gh, gw)"""
-        return self._one("neighbours")
+        """Entries of the memory bank, (gh, gw) or (tiles, gh, gw)."""
+        return self._first("neighbours")
 
     @property
     def distances(self) -> npt.NDArray[np.float32] | None:
-        """As `neighbours`."""
-        return self._one("distances")
+        """To these entries, of the same shape."""
+        return self._first("distances")
 
     @property
     def pose(self) -> npt.NDArray[np.float64] | None:
-        """(2, 3)"""
-        return self._one("poses")
+        """How the image was aligned (2, 3), see alignment.py."""
+        return self._first("poses")
 
-    def _one(self, name: str) -> npt.NDArray[Any] | None:
+    def _first(self, name: str) -> npt.NDArray[Any] | None:
         rows: npt.NDArray[Any] | None = getattr(self.prediction, name, None)
         return None if rows is None else rows[0]
 
@@ -85,7 +86,8 @@ class Inspection:
 
 
 def open_session(model: bytes, threads: int = 0, device: str = "cpu") -> onnxruntime.InferenceSession:
-    """The graph, ready to run with `threads` threads (0 = one for each core); with "cuda", there as far as it can."""
+    """The graph, ready to run with `threads` threads (0 = one for each core); with "cuda", on the GPU as far as
+    possible."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -98,24 +100,24 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def chance(rule: bundle.Decision, of: Literal["scores", "map_maxima", "distances"], value: float) -> float | None:
-    """The p-value of a value among those of the card's good images, see `calibration.p_values`; None where no good
-    image was kept from learning."""
+def p_value_of(rule: bundle.Decision, of: Literal["scores", "map_maxima", "distances"], value: float) -> float | None:
+    """The p-value of a value among those of the calibration images, see `calibration.p_values`; None where the bundle
+    has none."""
     good = getattr(rule, of)
     if not rule.scores or not good:
         return None
-    return float(calibration.p_values(np.array(good), np.array([value]), shares(rule.items))[0])
+    return float(calibration.p_values(np.array(good), np.array([value]), _item_weights(rule.items))[0])
 
 
 @lru_cache(maxsize=8)
-def shares(items: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
-    """`calibration.item_weights` of a card's items, the same for every image."""
+def _item_weights(items: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
+    """`calibration.item_weights` of a card's items, which are the same for every image."""
     return calibration.item_weights([str(item) for item in items]) if items else None
 
 
 class Inspector:
-    """Runs a bundle on `device`, "cpu" or "cuda", with `threads` of the processor (0 = one for each core); images
-    above `max_pixels` are refused. May be used by several threads at once.
+    """Runs a bundle on `device`, "cpu" or "cuda", with `threads` processor threads (0 = one for each core); images with
+    more than `max_pixels` are refused. One inspector may be used by several threads at once.
 
     Raises `BundleError` for a missing, damaged or foreign bundle, and `BlemishError` where it aligns images and
     OpenCV is not installed, or where onnxruntime has no CUDA.
@@ -133,12 +135,12 @@ class Inspector:
             )
         loaded = bundle.read(path)
         self.card = loaded.card
-        self.evidence = loaded.evidence  # evidence.zip, see `evidence.open_memory`
+        self.evidence = loaded.evidence  # the bytes of evidence.zip, see `evidence.open_store`
         self.framing = Framing.of(loaded)  # None: images go to the graph as they are
         self.max_pixels = max_pixels
         self._model, self._device = loaded.model, device
         self._workers = threads or cores()
-        self._own = threading.local()  # a worker's session, see `each`
+        self._in_thread = threading.local()  # `session`, in the workers of `each`
         try:
             self._session = open_session(loaded.model, threads, device)
         except Exception as cause:  # onnxruntime has no common base for its errors
@@ -154,77 +156,88 @@ class Inspector:
 
     @property
     def reconstructs(self) -> bool:
-        """Whether it is an autoencoder's, with a reconstruction among its outputs."""
+        """Whether the detector is an autoencoder, with a reconstruction among its outputs."""
         return "reconstruction" in self._names(self._session)
 
     def predict(self, image: npt.NDArray[np.uint8]) -> Prediction:
-        """uint8 RGB `(H, W, 3)` of any size -> what the graph says of it, a `Prediction` of one image: raw score, map
-        of the card's image size or of its frame's map size, and what else the detector has; bundles of older versions
-        have neither neighbours nor distances. Raises `AlignError` for an image that cannot be aligned as the card
-        asks, and ValueError for an array of another shape or type."""
+        """uint8 RGB `(H, W, 3)` of any size -> the `Prediction` of one image: the raw score, the map, of the card's
+        image size or its frame's map size, and what else the detector has. Bundles of older versions have neither
+        neighbours nor distances. Raises `AlignError` for an image that cannot be aligned as the card asks, and
+        ValueError for an array of another shape or dtype."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"expected an RGB image uint8 (H, W, 3); got {image.dtype} {image.shape}")
-        run = self.framing.over(self._run) if self.framing else self._run
+        run = self.framing.wrap(self._run) if self.framing else self._run
         return run(image[None])
 
     def reconstruct(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """How an autoencoder would paint an image uint8 (H, W, 3) if it were good: uint8 (h, w, 3). Raises ValueError
-        where the detector is no autoencoder."""
-        painted = self.predict(image).reconstruction
-        if painted is None:
+        """An autoencoder's reconstruction of an image uint8 (H, W, 3), as it would look without defects: uint8
+        (h, w, 3). Raises ValueError where the detector is no autoencoder."""
+        reconstructions = self.predict(image).reconstruction
+        if reconstructions is None:
             raise ValueError(f"{self.card.detector} reconstructs nothing")
-        one: npt.NDArray[np.uint8] = painted[0]
-        return one
+        reconstruction: npt.NDArray[np.uint8] = reconstructions[0]
+        return reconstruction
 
     def _run(self, images: npt.NDArray[np.uint8]) -> Prediction:
-        session = getattr(self._own, "session", self._session)
+        session = getattr(self._in_thread, "session", self._session)
         feed = {session.get_inputs()[0].name: images}
         return Prediction.named(dict(zip(self._names(session), session.run(None, feed), strict=True)))
 
     @staticmethod
     def _names(session: onnxruntime.InferenceSession) -> list[str]:
-        """Of the graph's outputs, in today's words."""
+        """The names of the graph's outputs, as of bundle format 2."""
         return [bundle.OUTPUTS.get(output.name, output.name) for output in session.get_outputs()]
 
     def judge(self, prediction: Prediction, size: tuple[int, int], path: Path | str = "") -> Verdict:
         """The verdict on one image, by the card's thresholds; `size` is the original image's (width, height)."""
-        score, anomaly_map, likely = float(prediction.scores[0]), prediction.maps[0], prediction.probabilities
-        probabilities = None if likely is None else likely[0]
-        rule, classes = self.card.decision, self.card.classes
-        found = score > rule.threshold
-        doubtful = not found and rule.review_threshold is not None and score > rule.review_threshold
-        regions: tuple[Region, ...] = ()
-        if (found or doubtful) and rule.boxes == "one":
+        score, rule, classes = float(prediction.scores[0]), self.card.decision, self.card.classes
+        decision: Decision = "good"
+        if score > rule.threshold:
+            decision = "anomaly"
+        elif rule.review_threshold is not None and score > rule.review_threshold:
+            decision = "review"
+        probability, defect = None, ""
+        if prediction.probabilities is not None:
+            probabilities = prediction.probabilities[0]
+            probability = float(1 - probabilities[0])
+            if decision == "anomaly" and len(classes) > 2:
+                defect = classes[1 + int(np.argmax(probabilities[1:]))]
+        return Verdict(
+            path=str(path),
+            decision=decision,
+            score=score,
+            threshold=rule.threshold,
+            p_value=p_value_of(rule, "scores", score),
+            size=size,
+            regions=() if decision == "good" else self._regions(prediction.maps[0], size),
+            probability=probability,
+            defect=defect,
+        )
+
+    def _regions(self, anomaly_map: npt.NDArray[np.float32], size: tuple[int, int]) -> tuple[Region, ...]:
+        """Of an anomaly, or of an image to be reviewed, with their p-values."""
+        rule = self.card.decision
+        if rule.boxes == "one":
             regions = single_box(anomaly_map, size)
-        elif found or doubtful:
-            # A classifier's score is its map's mean: no single pixel need be above the threshold, yet it looked
-            # somewhere.
+        else:
             regions = find_regions(
                 anomaly_map,
                 rule.pixel_threshold,
                 size,
                 normal_median=rule.normal_median,
                 min_area=rule.min_area,
-                always=bool(classes),
+                # A classifier's score is its map's mean: it may be high although no cell reaches the threshold.
+                always=bool(self.card.classes),
             )
-        regions = tuple(replace(region, p_value=chance(rule, "map_maxima", region.peak)) for region in regions)
-        named = found and len(classes) > 2 and probabilities is not None
-        return Verdict(
-            path=str(path),
-            decision="anomaly" if found else "review" if doubtful else "good",
-            score=score,
-            threshold=rule.threshold,
-            p_value=chance(rule, "scores", score),
-            size=size,
-            regions=regions,
-            probability=None if probabilities is None else float(1 - probabilities[0]),
-            defect=classes[1 + int(np.argmax(probabilities[1:]))] if named and probabilities is not None else "",
-        )
+        return tuple(replace(region, p_value=p_value_of(rule, "map_maxima", region.peak)) for region in regions)
 
     def inspect(self, image: Path | str | npt.NDArray[np.uint8], name: str = "") -> Verdict:
-        """An image file, or an array uint8 RGB (H, W, 3) straight from a camera -> verdict; `name` is the path that it
-        carries, where that is not the file's. A file that cannot be read, or an image that cannot be aligned, is a
-        verdict too: "error", with the reason. Raises ValueError for an array of another shape or type."""
+        """An image file, or an array uint8 RGB (H, W, 3) such as a camera gives -> verdict, whose `path` is `name` if
+        that is given. A file that cannot be read, or an image that cannot be aligned, has a verdict too: "error", with
+        the reason. Raises ValueError for an array of another shape or dtype.
+
+        To be drawn in a notebook, the verdict keeps the array itself: it must not be overwritten until then.
+        """
         return replace(self.look(image, name).verdict, draw=lambda: self.look(image, name)._repr_png_())
 
     def look(self, image: Path | str | npt.NDArray[np.uint8], name: str = "") -> Inspection:
@@ -242,15 +255,15 @@ class Inspector:
 
     def look_many(self, paths: Iterable[Path | str]) -> Iterator[Inspection]:
         """Like `look` for each path, in order; several at a time."""
-        return self.each(((path, None) for path in paths), lambda look, _: look)
+        return self.each(((path, None) for path in paths), lambda inspection, _: inspection)
 
     def each(self, items: Iterable[tuple[Path | str, S]], do: Callable[[Inspection, S], T]) -> Iterator[T]:
-        """Looks at the image of each item, (path, anything), and gives what `do` makes of the look and that, in the
-        order of the items. At most two items a thread are taken ahead of what has been given.
+        """Inspects the image of each item, (path, anything), and gives `do(inspection, anything)`, in the order of the
+        items. At most two items a thread are taken ahead of what has been given.
 
-        The first image gets all threads. Of more, each thread works on an image of its own, from the file to what
-        `do` makes of it, which must therefore bear being called by several threads: no thread waits for another
-        within an image, which is what thresholds one image on many cores.
+        The first image gets all threads. Of more, each thread works on an image of its own, from the file to the
+        result of `do`, which several threads call at once. That is faster than all threads on one image, where each has
+        to wait for the others.
         """
         waiting = iter(items)
         for path, what in islice(waiting, 1):
@@ -259,7 +272,7 @@ class Inspector:
         if following is None:
             return
         ahead: deque[Future[T]] = deque()
-        with ThreadPoolExecutor(self._workers, initializer=self._begin, initargs=(self._for_workers,)) as pool:
+        with ThreadPoolExecutor(self._workers, initializer=self._set_session, initargs=(self._single,)) as pool:
 
             def work(path: Path | str, what: S) -> T:
                 return do(self.look(path), what)
@@ -274,11 +287,11 @@ class Inspector:
                 pool.shutdown(cancel_futures=True)
 
     @cached_property
-    def _for_workers(self) -> onnxruntime.InferenceSession:
-        """One session for all workers, which runs in the thread that calls it."""
+    def _single(self) -> onnxruntime.InferenceSession:
+        """A session for all workers of `each`, which computes in the thread that calls it."""
         if self._workers == 1 or self._device != "cpu":
             return self._session
         return open_session(self._model, 1)
 
-    def _begin(self, session: onnxruntime.InferenceSession) -> None:
-        self._own.session = session
+    def _set_session(self, session: onnxruntime.InferenceSession) -> None:
+        self._in_thread.session = session

@@ -1,7 +1,7 @@
-"""What people see of a verdict: heat, boxes and numbers over the image. Pillow and numpy only.
+"""What people see of a verdict: the anomaly map as heat, boxes and their peaks over the image. Pillow and numpy only.
 
-All images share one colour scale, `low` to `high` in the units of the scores: nothing is ever stretched to
-the image's own range, which would make a clean part look as hot as a broken one.
+All images share one colour scale, from `low` to `high` in the units of the map. Nothing is ever stretched to an image's
+own range, which would make a good part look as hot as a defective one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from blemish.inference.resizing import resized
 from blemish.types import BlemishError, Region
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ Box = tuple[float, float, float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 MAX_SIDE = 1600
-ENLARGED_SIDE = 400  # smaller images (28 x 28, say) are drawn larger, or no label would fit on them
+ENLARGED_SIDE = 400  # smaller images (such as 28 x 28) are enlarged, or no label would fit on them
 PAPER, INK, QUIET = (250, 250, 248), (28, 30, 34), (226, 227, 225)
 LINE, OUTLINE = (0, 226, 255), (10, 16, 28)  # cyan is the one bright colour that the heat never has
 
-# What has no likeness in ASCII that Unicode knows of.
+# Characters that Unicode's normalisation does not bring to ASCII.
 SPELT = {ord(c): s for c, s in zip("–—·×ß≥≤", ("-", "-", "-", "x", "ss", ">=", "<="), strict=True)}
 
 # Lightness rises evenly from one anchor to the next, so more is always brighter, in grey print as well.
@@ -70,24 +71,24 @@ def colours() -> npt.NDArray[np.uint8]:
 
 
 def heat_layer(anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, low: float, high: float) -> Image.Image:
-    """The map (h, w) as an RGBA image of `size` (width, height), to lay over the original.
+    """The map (h, w) as an RGBA image of `size` (width, height), to be laid over the original.
 
-    Enlarged bilinearly. Wholly transparent at and below `low`; brightest from `high` on.
+    It is resized bilinearly, transparent at and below `low`, and brightest from `high` on. Raises ValueError unless
+    low < high and the map is finite.
     """
     if not low < high:
         raise ValueError(f"expected low < high; got {low} and {high}")
     if anomaly_map.ndim != 2 or not np.isfinite(anomaly_map).all():
         raise ValueError(f"expected a finite map (h, w); got shape {anomaly_map.shape}")
-    field = Image.fromarray(np.ascontiguousarray(anomaly_map, np.float32))
-    values = np.asarray(field.resize(size, Image.Resampling.BILINEAR))
+    values = resized(np.ascontiguousarray(anomaly_map, np.float32), size)
     step = (values - np.float32(low)) * np.float32(255 / (high - low)) + np.float32(0.5)  # 256 steps, rounded
-    found = _palette()[np.clip(step, 0, 255, out=step).astype(np.uint8)].view(np.uint8)
-    return Image.fromarray(found.reshape(*values.shape, 4))
+    rgba = _palette()[np.clip(step, 0, 255, out=step).astype(np.uint8)].view(np.uint8)
+    return Image.fromarray(rgba.reshape(*values.shape, 4))
 
 
 @lru_cache(maxsize=1)
 def _palette() -> npt.NDArray[np.uint32]:
-    """Of each step colour and opacity in one number, so that a pixel is looked up once."""
+    """Colour and opacity of each step in one number, so that a pixel is looked up once."""
     alpha = np.minimum(np.arange(256) / 255 / FULL_AT, 1) * OPACITY
     steps = np.concatenate([colours(), np.round(alpha * 255).astype(np.uint8)[:, None]], 1)
     return np.ascontiguousarray(steps).view(np.uint32)[:, 0]
@@ -111,12 +112,12 @@ def overlay(
     legend: bool = False,
     max_side: int = MAX_SIDE,
 ) -> Image.Image:
-    """The image (H, W, 3) uint8 with its heat (h, w), boxes and their peaks; RGB.
+    """The image uint8 (H, W, 3) with its anomaly map (h, w), boxes and their peaks; RGB.
 
-    Drawn at the original size, but never with a side over `max_side`; an image with both sides under 400 is
-    enlarged by a whole factor. `regions` are in original pixels, whatever the size drawn. A label that finds
-    no free place is left out. `caption` (drawn in ASCII: ü becomes u, what has no such likeness ?) stands
-    below the image, over a colour scale if `legend`.
+    It is drawn at the original size, but with no side over `max_side`; an image with both sides under `ENLARGED_SIDE`
+    is enlarged by a whole factor. `regions` are in original pixels, whatever the size drawn. A label for which there is
+    no free place is left out. `caption` (in ASCII: ü becomes u, and what has no equivalent ?) stands below the image,
+    over a colour scale if `legend`. Raises ValueError for an image of another shape or dtype.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"expected an image uint8 (H, W, 3); got {image.dtype} {image.shape}")
@@ -133,7 +134,7 @@ def overlay(
 
 
 def fit(canvas: Image.Image, max_side: int = MAX_SIDE) -> Image.Image:
-    """The image at the size at which it is drawn (see `overlay`)."""
+    """The image at the size at which `overlay` draws it."""
     longest = max(canvas.size)
     if longest > max_side:
         factor = max_side / longest
@@ -141,21 +142,22 @@ def fit(canvas: Image.Image, max_side: int = MAX_SIDE) -> Image.Image:
         return canvas.resize(size, Image.Resampling.LANCZOS)
     if longest < min(ENLARGED_SIDE, max_side):
         whole = min(-(-ENLARGED_SIDE // longest), max_side // longest)
-        # Whole steps and no smoothing: what was a pixel for the detector stays one for the eye.
+        # By a whole factor and without smoothing, so that the image's pixels stay visible.
         return canvas.resize((canvas.width * whole, canvas.height * whole), Image.Resampling.NEAREST)
     return canvas
 
 
 def side_by_side(images: Sequence[Image.Image | npt.NDArray[np.uint8]], captions: Sequence[str] = ()) -> Image.Image:
-    """Images in a row, scaled to the height of the tallest (at most `MAX_SIDE`), each over its caption."""
+    """Images in a row, scaled to the height of the tallest (at most `MAX_SIDE`), each over its caption. Raises
+    ValueError unless there is at least one image, and a caption for each or none."""
     if not images or (captions and len(captions) != len(images)):
         raise ValueError(f"expected images, and a caption for each; got {len(images)} and {len(captions)}")
     fitted = [fit(p if isinstance(p, Image.Image) else Image.fromarray(p)).convert("RGB") for p in images]
-    height = max(one.height for one in fitted)
+    height = max(image.height for image in fitted)
     columns = []
-    for one, caption in zip(fitted, captions or [""] * len(fitted), strict=True):
-        width = max(1, round(one.width * height / one.height))
-        column = one.resize((width, height), Image.Resampling.LANCZOS) if one.height != height else one
+    for image, caption in zip(fitted, captions or [""] * len(fitted), strict=True):
+        width = max(1, round(image.width * height / image.height))
+        column = image.resize((width, height), Image.Resampling.LANCZOS) if image.height != height else image
         columns.append(_stack([column, _text_strip(caption, column.width)]) if caption else column)
     gap = max(4, height // 60)
     row = Image.new(
@@ -170,10 +172,10 @@ def side_by_side(images: Sequence[Image.Image | npt.NDArray[np.uint8]], captions
     return row
 
 
-def stacked(canvas: Sequence[Image.Image], caption: str = "") -> Image.Image:
-    """Images one below the other, over a caption that stands once for all."""
-    width = max(canvas.width for canvas in canvas)
-    return _stack([*canvas, *([_text_strip(caption, width)] if caption else [])])
+def stacked(images: Sequence[Image.Image], caption: str = "") -> Image.Image:
+    """Images one below the other, over one caption for all."""
+    width = max(image.width for image in images)
+    return _stack([*images, *([_text_strip(caption, width)] if caption else [])])
 
 
 def reconstruction(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
@@ -183,10 +185,11 @@ def reconstruction(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> Imag
 
 
 def save(canvas: Image.Image, path: Path) -> None:
-    """Writes an image (JPEG or PNG, by the ending of `path`) that appears whole or not at all, its folder too."""
+    """Writes an image (JPEG or PNG, by the ending of `path`), whole or not at all, and makes its folder. Raises
+    `BlemishError` for another ending, and where it cannot be written."""
     endings = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
     if path.suffix.lower() not in endings:
-        raise BlemishError(f"{path}: cannot tell the kind of image from its name; end it in .jpg or .png.")
+        raise BlemishError(f"{path}: the name does not say which kind of image it is; end it in .jpg or .png.")
     kind = endings[path.suffix.lower()]
     options = {"quality": 90, "subsampling": 0} if kind == "JPEG" else {}
     unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
@@ -213,7 +216,7 @@ def _draw_regions(canvas: Image.Image, regions: Sequence[Region], scale: tuple[f
     boxes = []
     for region in reversed(regions):  # the first, which has the highest peak, is drawn last: on top
         left, top, right, bottom = (round(v * s) for v, s in zip(region.box, (*scale, *scale), strict=True))
-        # The lines run around the box, not over what it holds, and stay in the image.
+        # The line is drawn around the box, not over what is in it, and inside the image.
         outer = (left - thick, top - thick, right + thick - 1, bottom + thick - 1)
         box = _inside(outer, canvas.size)
         draw.rectangle(box, outline=OUTLINE, width=thick)
@@ -227,7 +230,7 @@ def _draw_regions(canvas: Image.Image, regions: Sequence[Region], scale: tuple[f
 def _draw_label(
     draw: ImageDraw.ImageDraw, text: str, box: Box, font: Font, size: tuple[int, int], taken: list[Box]
 ) -> None:
-    """Light text on its own dark plate, at the first place around the box that is free, if any is."""
+    """Light text on a dark plate, at the first free place around the box; none where there is none."""
     x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
     pad = max(2, round((y1 - y0) * 0.3))
     width, height = x1 - x0 + 2 * pad, y1 - y0 + 2 * pad
@@ -270,7 +273,7 @@ def _text_size(width: int, height: int) -> int:
 
 
 def _number(value: float) -> str:
-    """Three significant digits, as in 4.00, 0.0312 or 125; with an exponent only where zeros would pile up."""
+    """Three significant digits, as in 4.00, 0.0312 or 125; with an exponent only where there would be many zeros."""
     size = abs(float(f"{value:.2e}"))
     if not 0.001 <= size < 100_000:
         return f"{value:.3g}"
@@ -278,7 +281,7 @@ def _number(value: float) -> str:
 
 
 def _legible(text: str) -> str:
-    """`text` in ASCII, since Pillow's own font, the only one sure to be there, draws boxes for all else."""
+    """`text` in ASCII, since Pillow's own font, the only one that is always there, has no other characters."""
     spelt = text.translate(SPELT)
     plain = (c for c in unicodedata.normalize("NFKD", spelt) if not unicodedata.combining(c))
     return "".join(plain).encode("ascii", "replace").decode()
@@ -312,7 +315,7 @@ def _wrapped(paragraph: str, font: Font, width: float) -> list[str]:
             continue
         if lines[-1]:
             lines.append("")
-        for letter in word:  # a word as long as a path is broken where the line ends
+        for letter in word:  # a word longer than a line, such as a path, is broken where the line ends
             if lines[-1] and font.getlength(lines[-1] + letter) > width:
                 lines.append("")
             lines[-1] += letter
@@ -320,7 +323,7 @@ def _wrapped(paragraph: str, font: Font, width: float) -> list[str]:
 
 
 def _legend_strip(width: int, low: float, high: float) -> Image.Image:
-    """The colour scale between its two ends, on the grey on which it can be told from no heat at all."""
+    """The colour scale between its two ends, on a grey from which it can be told apart."""
     size = max(11, min(24, round(width / 36)))
     font, pad = _font(size), round(size * 0.6)
     strip = Image.new("RGB", (width, size + 2 * pad), PAPER)

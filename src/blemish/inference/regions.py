@@ -11,7 +11,8 @@ from blemish.types import Region
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# Of a hill's height, where it is cut at most and at least: chosen on the demo line, see docs/metrics.md.
+# A region around a peak ends where the map falls to a share of the peak's height over the normal median: where the
+# threshold is, but not above REACH of the height and not below STEEP. Chosen on the demo line, see docs/metrics.md.
 REACH, STEEP = 0.4, 0.3
 
 
@@ -21,12 +22,12 @@ class Runs(NamedTuple):
 
     starts: npt.NDArray[np.intp]
     ends: npt.NDArray[np.intp]
-    number: npt.NDArray[np.intp]  # of each run its component, from 0, in the order in which a reader meets them
+    number: npt.NDArray[np.intp]  # of each run its component, from 0, in reading order
     total: int  # components
 
 
 def components(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int32], int]:
-    """Numbers the 8-connected components of `mask` (H, W) bool, in the order in which a reader meets them.
+    """Numbers the 8-connected components of `mask` (H, W) bool, in reading order of their first cells.
 
     Returns int32 labels (H, W), 0 = background, and the number of components.
     """
@@ -38,8 +39,11 @@ def components(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int32], int]
 
 
 def runs_of(mask: npt.NDArray[np.bool_]) -> Runs:
-    """Neighbouring runs are found by binary search and merged by hooking each root on its smallest neighbour with full
-    path compression (Shiloach & Vishkin 1982), so that every step is one numpy call over all runs, not pixels."""
+    """The runs of `mask` (H, W) bool and their 8-connected components.
+
+    Neighbouring runs are found by binary search, and merged by hooking each root on its smallest neighbour with full
+    path compression (Shiloach & Vishkin 1982), so that every step is one numpy call over all runs, not pixels.
+    """
     if mask.ndim != 2 or mask.dtype != bool:
         raise ValueError(f"expected a bool mask (H, W); got {mask.dtype} {mask.shape}")
     height, width = mask.shape
@@ -81,43 +85,41 @@ def find_regions(
     max_regions: int = 20,
     always: bool = False,
 ) -> tuple[Region, ...]:
-    """The places where `anomaly_map` (h, w) reaches `threshold`, highest peak first, at most `max_regions`.
+    """The regions in which `anomaly_map` (h, w) reaches `threshold`, highest peak first, at most `max_regions`.
 
-    With `normal_median`, the map's ordinary value on good parts, a place is the hill around the peak, cut at the
-    threshold or, where that is nearer to the peak or farther from it, at `REACH` or `STEEP` of its height above that
-    value: the threshold says *that* something is there, but cuts a low hill at its tip and a high one far out on its
-    slopes.
+    Without `normal_median` a region is a component of the cells at or above the threshold. With it, the map's median on
+    good parts, a region is what is connected to such cells and above the *foot* of their peak: the threshold, but at
+    least `STEEP` and at most `REACH` of the peak's height over the normal median. The threshold alone would show no
+    more than the tip of a low peak, and too much around a high one.
 
-    Boxes are scaled to an image of `image_size` (width, height) and rounded outwards; areas are in its
-    pixels. Components smaller than `min_area` (a fraction of the image) are dropped as noise, with one
-    exception: where all are that small, the one with the highest peak stays, so that a flagged part always
-    shows a place. A map that stays below the threshold, as that of a good part does, has none. An infinite
-    threshold is allowed (no regions). Raises ValueError for a map that is not finite, since no threshold
-    means anything there.
+    Boxes are scaled to an image of `image_size` (width, height) and rounded outwards; areas are in its pixels.
+    Components smaller than `min_area` (a share of the image) are dropped as noise, but where all are that small, the
+    one with the highest peak stays, so that a flagged part always has a region. A map below the threshold, as that of a
+    good part is, has none; an infinite threshold is allowed.
 
-    `always` is for parts flagged by something other than their highest pixel, such as the mean of the map: one
-    whose peak stays below the threshold still gets a place, the hill around its highest (first) cell, cut at `REACH`
-    of its height. It takes `normal_median` (ValueError without). A constant map points nowhere and has no place even
-    so.
+    `always` is for parts that were flagged by something other than the map's highest cell, such as its mean: where no
+    cell reaches the threshold there is still one region, around the highest (first) cell down to `REACH` of its
+    height. It takes `normal_median`. A constant map has no region even so.
+
+    Raises ValueError for a map that is not finite, for which no threshold means anything, and for `always` without
+    `normal_median`.
     """
     _check(anomaly_map, threshold, image_size)
     if always and normal_median is None:
-        raise ValueError("expected `normal_median` with `always`: without it nobody knows how high the hill is")
+        raise ValueError("expected `normal_median` with `always`: without it a peak has no height")
     image_width, image_height = image_size
     # In float64: a float32 comparison would round the threshold, and might disagree with the decision.
     mask = anomaly_map.astype(np.float64) >= threshold
     if always and not mask.any() and np.ptp(anomaly_map) > 0:
-        mask.flat[anomaly_map.argmax()] = True  # a tip for _hills; the threshold, above it, leaves REACH to cut
+        mask.flat[anomaly_map.argmax()] = True  # its foot is at REACH, since the threshold is above the peak
     if normal_median is not None:
         mask = _around_peaks(anomaly_map, mask, threshold, normal_median, max_regions)
     runs = runs_of(mask)
     if not runs.total or max_regions < 1:
         return ()
 
-    lengths = runs.ends - runs.starts
-    fraction = np.bincount(runs.number, lengths) / mask.size
-    peak = np.full(runs.total, -np.inf)
-    np.maximum.at(peak, runs.number, np.maximum.reduceat(anomaly_map[mask], np.cumsum(lengths) - lengths))
+    fraction = np.bincount(runs.number, runs.ends - runs.starts) / mask.size
+    peak = _peaks(runs, anomaly_map[mask])
     left, top, right, bottom = _boxes(runs, mask.shape, image_size)
 
     order = np.lexsort((-fraction, -peak))  # by peak, then by area; stable, so reading order breaks ties
@@ -137,12 +139,12 @@ def find_regions(
 def single_box(
     anomaly_map: npt.NDArray[np.float32], image_size: tuple[int, int], *, level: float = 0.7
 ) -> tuple[Region, ...]:
-    """One box around all that is hot in a class activation map (h, w), however many pieces it is in.
+    """One box around all high cells of a class activation map (h, w), however many components they form.
 
-    The map is brought to 0..1 by its own lowest and highest value; the box runs from the extremes of all cells at or
-    above `level` (0 < level <= 1; 0.7 to 0.9 are usual), scaled to (width, height) and rounded outwards. `area` counts
-    those cells in pixels of the image, `peak` is the raw highest value. A constant map has no box. The level is
-    relative, so a good part's map gives a box as well: ask only for flagged parts. Raises ValueError as `find_regions`.
+    The map is scaled to 0..1 by its own lowest and highest value. The box holds all cells at or above `level`
+    (0 < level <= 1; 0.7 to 0.9 are common), scaled to (width, height) and rounded outwards. `area` counts those cells
+    in pixels of the image; `peak` is the highest raw value. A constant map has no box. The level is relative, so a good
+    part's map has a box as well: ask only for flagged parts. Raises ValueError as `find_regions` does.
     """
     _check(anomaly_map, level, image_size)
     if not 0 < level <= 1:
@@ -151,11 +153,11 @@ def single_box(
     low, high = values.min(), values.max()
     if low == high:
         return ()
-    hot = (values - low) / (high - low) >= level
-    runs = runs_of(hot)
-    runs = runs._replace(number=np.zeros_like(runs.number), total=1)  # all of it together
-    left, top, right, bottom = _boxes(runs, hot.shape, image_size)
-    area = np.count_nonzero(hot) * image_size[0] * image_size[1] / values.size
+    mask = (values - low) / (high - low) >= level
+    runs = runs_of(mask)
+    runs = runs._replace(number=np.zeros_like(runs.number), total=1)  # all as one component
+    left, top, right, bottom = _boxes(runs, mask.shape, image_size)
+    area = np.count_nonzero(mask) * image_size[0] * image_size[1] / values.size
     return (Region((int(left[0]), int(top[0]), int(right[0]), int(bottom[0])), area, float(high)),)
 
 
@@ -171,27 +173,35 @@ def _check(anomaly_map: npt.NDArray[np.float32], threshold: float, image_size: t
 def _around_peaks(
     anomaly_map: npt.NDArray[np.float32], tips: npt.NDArray[np.bool_], threshold: float, normal_median: float, most: int
 ) -> npt.NDArray[np.bool_]:
-    """For the `most` highest of `tips`: the connected parts of the map above the foot of its peak that meet it."""
-    found = runs_of(tips)
-    inside = np.repeat(found.number, found.ends - found.starts)
+    """The regions around the `most` highest of the components of `tips`, which are the cells at or above the threshold:
+    for each, the components of the map above the foot of its peak that meet it."""
+    tip_runs = runs_of(tips)
+    tip_of = np.repeat(tip_runs.number, tip_runs.ends - tip_runs.starts)  # of each cell
     cells = np.flatnonzero(tips)
-    highest = np.argsort(-anomaly_map.flat[cells], kind="stable")
-    _, first = np.unique(inside[highest], return_index=True)  # each tip's highest cell
-    hills = np.zeros((tips.shape[0], tips.shape[1] + 1), bool)
-    for at in highest[np.sort(first)[:most]]:
-        peak = float(anomaly_map.flat[cells[at]])
-        foot = np.clip(
-            threshold, normal_median + STEEP * (peak - normal_median), normal_median + REACH * (peak - normal_median)
-        )
-        parts = runs_of(anomaly_map >= min(peak, foot))
-        tip = cells[inside == inside[at]]
+    by_value = np.argsort(-anomaly_map.flat[cells], kind="stable")
+    _, first = np.unique(tip_of[by_value], return_index=True)  # each tip's highest cell
+    regions = np.zeros((tips.shape[0], tips.shape[1] + 1), bool)
+    for highest in by_value[np.sort(first)[:most]]:
+        peak = float(anomaly_map.flat[cells[highest]])
+        height = peak - normal_median
+        foot = np.clip(threshold, normal_median + STEEP * height, normal_median + REACH * height)
+        above = runs_of(anomaly_map >= min(peak, foot))
+        tip = cells[tip_of == tip_of[highest]]
         tip = tip + tip // tips.shape[1]  # as `Runs` counts cells
-        run = np.searchsorted(parts.starts, tip, side="right") - 1
-        run = run[(run >= 0) & (tip < parts.ends[run])]
-        met = np.isin(parts.number, parts.number[run])
-        lengths = parts.ends[met] - parts.starts[met]
-        hills.flat[np.repeat(parts.ends[met] - np.cumsum(lengths), lengths) + np.arange(lengths.sum())] = True
-    return hills[:, :-1]
+        run = np.searchsorted(above.starts, tip, side="right") - 1
+        run = run[(run >= 0) & (tip < above.ends[run])]
+        met = np.isin(above.number, above.number[run])
+        lengths = above.ends[met] - above.starts[met]
+        regions.flat[np.repeat(above.ends[met] - np.cumsum(lengths), lengths) + np.arange(lengths.sum())] = True
+    return regions[:, :-1]
+
+
+def _peaks(runs: Runs, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The highest value of each component; `values` are those of all cells in reading order."""
+    lengths = runs.ends - runs.starts
+    peaks = np.full(runs.total, -np.inf)
+    np.maximum.at(peaks, runs.number, np.maximum.reduceat(values, np.cumsum(lengths) - lengths))
+    return peaks
 
 
 def _boxes(runs: Runs, shape: tuple[int, ...], image_size: tuple[int, int]) -> list[npt.NDArray[np.int64]]:
@@ -206,8 +216,8 @@ def _boxes(runs: Runs, shape: tuple[int, ...], image_size: tuple[int, int]) -> l
 def _extent(
     first: npt.NDArray[np.intp], end: npt.NDArray[np.intp], runs: Runs, cells: int, pixels: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First and past-the-last pixel of each component along one axis, of those of its runs: `cells` map cells over
-    `pixels` pixels.
+    """First and past-the-last pixel of each component along one axis, where `first` and `end` are the cells of its
+    runs, and `cells` cells of the map cover `pixels` pixels.
 
     In whole numbers, so that rounding outwards never adds a pixel to a box that ends exactly on one.
     """

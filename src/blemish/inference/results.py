@@ -1,15 +1,20 @@
-"""Where `blemish inspect --out` writes: one JSON line an image, and under the image's own name an overlay, of an
-anomaly its evidence, and the inpainted image."""
+"""What `blemish inspect --out` and `blemish watch` write: a line of `verdicts.jsonl` for each image, and under the
+image's own name an overlay and, of an anomaly, its evidence and the inpainted image."""
 
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from PIL import Image
+
+from blemish.files import replacing
 from blemish.inference import overlay
 from blemish.inference.evidence import gather, open_store
 from blemish.inference.inspector import Inspection, Inspector
+from blemish.inference.resizing import size_of
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
@@ -17,122 +22,131 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
-    from PIL import Image
 
-    from blemish.inference.evidence import Evidence, NearestNormal
+    from blemish.inference.evidence import Evidence
+    from blemish.inference.nearest_normal import NearestNormal
 
 VERDICTS = "verdicts.jsonl"
 
 
-def draw(
-    folder: Path, name: str, look: Inspection, color_range: tuple[float, float], evidence: Evidence | None = None
-) -> dict[str, Any]:
-    """Writes `overlays/NAME.jpg`, with evidence `evidence/NAME.jpg`, and `inpainted/NAME.jpg`: what an autoencoder
-    painted or, of others, the anomaly with its regions inpainted. Says where, by kind, and the evidence's figures."""
-    assert look.image is not None
-    (low, high), size = color_range, (look.image.shape[1], look.image.shape[0])
-    drawn: dict[str, Any] = {"overlay": f"overlays/{name}.jpg"}
-    marked = overlay.overlay(look.image, look.map, look.verdict.regions, low=low, high=high)
-    overlay.save(marked, folder / drawn["overlay"])
-    found = evidence.counterfactual if evidence else None
-    if look.reconstruction is not None or found:
-        kind = "inpainted" if look.reconstruction is None else "reconstruction"
-        drawn[kind] = f"{kind}/{name}.jpg"
-        painted = look.reconstruction if look.reconstruction is not None else found.image if found else look.image
-        overlay.save(overlay.reconstruction(painted, size), folder / drawn[kind])
-    drawn |= {"evidence": [], "counterfactual": None}
-    if evidence and evidence.nearest:
-        file = f"evidence/{name}.jpg"
-        overlay.save(_shown(evidence), folder / file)
-        drawn["evidence"] = [
-            {
-                "box": one.region.box if one.region else one.box,
-                "source": one.source,
-                "distance": one.distance,
-                "p_value": one.p_value,
-                "file": file,
-            }
-            for one in evidence.nearest
-        ]
-    if found:
-        drawn["counterfactual"] = {"score": found.score, "p_value": found.p_value, "decision": found.decision}
-    return drawn
+class Result(NamedTuple):
+    """An inspection, the images written of it (see `write_images`; None: none), and the sentence of its evidence."""
 
-
-def _shown(evidence: Evidence) -> Image.Image:
-    """A row for each region: as it is, the nearest normal patch, and as inpainted; what that comes to stands below."""
-    rows = [
-        compared(one, evidence.counterfactual.image if evidence.counterfactual else None) for one in evidence.nearest
-    ]
-    return overlay.stacked(rows, evidence.sentence())
-
-
-def compared(one: NearestNormal, inpainted: npt.NDArray[np.uint8] | None = None) -> Image.Image:
-    """A crop beside its nearest normal patch and, of a inpainted image, the same place."""
-    left, top, right, bottom = one.box
-    chance = "" if one.p_value is None else f" (p = {one.p_value:.2g})"
-    crops, captions = [one.crop], [f"This part, ({left}, {top}) to ({right}, {bottom})"]
-    if one.normal is None:
-        captions[0] += f". Its nearest normal patch, at distance {one.distance:.3g}{chance}, has no image here."
-    else:
-        crops.append(one.normal)
-        captions.append(f"Nearest normal: {one.source}. Distance {one.distance:.3g}{chance}")
-    if inpainted is not None:
-        crops.append(inpainted[top:bottom, left:right])
-        captions.append("Repaired")
-    return overlay.side_by_side(crops, captions)
-
-
-class Done(NamedTuple):
-    """A look, where what was drawn of it (None: nothing), and what its repair comes to, in words."""
-
-    look: Inspection
-    drawn: dict[str, Any] | None = None
+    inspection: Inspection
+    written: dict[str, Any] | None = None
     sentence: str = ""
 
     def row(self) -> dict[str, Any]:
-        """What a line of `verdicts.jsonl` says of it."""
+        """Its line of `verdicts.jsonl`."""
         nothing: dict[str, Any] = {"overlay": None, "evidence": [], "counterfactual": None}
-        return {**self.look.verdict.to_json(), **nothing, **(self.drawn or {})}
+        return {**self.inspection.verdict.to_json(), **nothing, **(self.written or {})}
 
 
-class Drawer:
-    """Draws looks under the folder `path`; with `evidence`, beside the overlays of anomalies what `evidence.gather`
-    finds. `store` is the bundle's evidence, None where it has none or none is asked for."""
+class ImageWriter:
+    """Writes the images of inspections into the folder `path`: overlays and, with `evidence`, what `evidence.gather`
+    gives. `store` is the bundle's evidence store, None where it has none or no evidence is asked for."""
 
     def __init__(self, path: Path, inspector: Inspector, *, evidence: bool = True) -> None:
         self.path, self.inspector, self.evidence = path, inspector, evidence
         self.store = open_store(inspector) if evidence else None
 
-    def draw(self, look: Inspection, name: str) -> Done:
-        """Draws what there is to see, under `name`. May be called by several threads."""
-        if look.image is None:
-            return Done(look)
-        found = gather(self.inspector, self.store, look) if self.evidence else None
-        drawn = draw(self.path, name, look, self.inspector.card.decision.color_range, found)
-        return Done(look, drawn, found.sentence() if found and found.counterfactual else "")
+    def write(self, inspection: Inspection, name: str) -> Result:
+        """Writes the images of one inspection under `name`; none where the image could not be read. May be called by
+        several threads at once."""
+        if inspection.image is None:
+            return Result(inspection)
+        evidence = gather(self.inspector, self.store, inspection) if self.evidence else None
+        written = write_images(self.path, name, inspection, self.inspector.card.decision.color_range, evidence)
+        return Result(inspection, written, evidence.sentence() if evidence else "")
 
 
-class Folder:
-    """Takes looks in order. The verdicts are in `verdicts.jsonl` once the block has ended, whole or not at all."""
+def write_images(
+    folder: Path,
+    name: str,
+    inspection: Inspection,
+    color_range: tuple[float, float],
+    evidence: Evidence | None = None,
+) -> dict[str, Any]:
+    """Writes `overlays/NAME.jpg`, with evidence `evidence/NAME.jpg`, and an autoencoder's `reconstruction/NAME.jpg` or
+    another detector's `inpainted/NAME.jpg`. Returns these paths by kind, and the evidence's figures."""
+    assert inspection.image is not None
+    (low, high), counterfactual = color_range, evidence.counterfactual if evidence else None
+    written: dict[str, Any] = {"overlay": f"overlays/{name}.jpg"}
+    marked = overlay.overlay(inspection.image, inspection.map, inspection.verdict.regions, low=low, high=high)
+    overlay.save(marked, folder / written["overlay"])
+    if inspection.reconstruction is not None:
+        written["reconstruction"] = f"reconstruction/{name}.jpg"
+        whole = overlay.reconstruction(inspection.reconstruction, size_of(inspection.image))
+        overlay.save(whole, folder / written["reconstruction"])
+    elif counterfactual:
+        written["inpainted"] = f"inpainted/{name}.jpg"
+        overlay.save(Image.fromarray(counterfactual.image), folder / written["inpainted"])
+    written |= {"evidence": [], "counterfactual": None}
+    if evidence and evidence.nearest:
+        file = f"evidence/{name}.jpg"
+        overlay.save(_evidence_image(evidence), folder / file)
+        written["evidence"] = [
+            {
+                "box": nearest.region.box if nearest.region else nearest.box,
+                "source": nearest.source,
+                "distance": nearest.distance,
+                "p_value": nearest.p_value,
+                "file": file,
+            }
+            for nearest in evidence.nearest
+        ]
+    if counterfactual:
+        written["counterfactual"] = {
+            "score": counterfactual.score,
+            "p_value": counterfactual.p_value,
+            "decision": counterfactual.decision,
+        }
+    return written
+
+
+def _evidence_image(evidence: Evidence) -> Image.Image:
+    """A row for each region: as it is, the nearest normal patch, and inpainted; the evidence's sentence below."""
+    inpainted = evidence.counterfactual.image if evidence.counterfactual else None
+    return overlay.stacked([comparison(nearest, inpainted) for nearest in evidence.nearest], evidence.sentence())
+
+
+def comparison(nearest: NearestNormal, inpainted: npt.NDArray[np.uint8] | None = None) -> Image.Image:
+    """A crop beside its nearest normal patch and, where there is an inpainted image, the same place of that."""
+    left, top, right, bottom = nearest.box
+    p_value = "" if nearest.p_value is None else f" (p = {nearest.p_value:.2g})"
+    crops, captions = [nearest.crop], [f"This part, ({left}, {top}) to ({right}, {bottom})"]
+    if nearest.normal is None:
+        captions[0] += f". Its nearest normal patch, at distance {nearest.distance:.3g}{p_value}, has no image here."
+    else:
+        crops.append(nearest.normal)
+        captions.append(f"Nearest normal: {nearest.source}. Distance {nearest.distance:.3g}{p_value}")
+    if inpainted is not None:
+        crops.append(inpainted[top:bottom, left:right])
+        captions.append("Inpainted")
+    return overlay.side_by_side(crops, captions)
+
+
+class ResultsFolder:
+    """Writes `verdicts.jsonl` in the folder `path`; it is there once the block has ended, whole or not at all."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._taken: dict[str, int] = {}  # name -> its last number
+        self._open = ExitStack()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._partial = path / f".{VERDICTS}.partial"
-            self._file = self._partial.open("w", encoding="utf-8")
+            partial = self._open.enter_context(replacing(path / VERDICTS))
+            self._file = self._open.enter_context(partial.open("w", encoding="utf-8"))
         except OSError as cause:
             raise BlemishError(f"{path}: cannot be written to ({cause.strerror}); choose another --out.") from None
 
-    def add(self, done: Done) -> None:
-        """Writes one image's verdict."""
-        self._file.write(json.dumps(done.row()) + "\n")
+    def add(self, result: Result) -> None:
+        """Writes one image's line."""
+        self._file.write(json.dumps(result.row()) + "\n")
 
     def unique(self, name: str) -> str:
-        """The name that an image is drawn under: a/b.png stays, a second a/b.png becomes a/b.png-2. To be asked in
-        the images' order."""
+        """The name that an image's files get: a/b.png stays, a second a/b.png becomes a/b.png-2. To be called in the
+        images' order."""
         number, unique = self._taken.get(name.lower(), 1), name
         while unique.lower() in self._taken:
             number += 1
@@ -147,8 +161,4 @@ class Folder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if kind is None:
-            self._partial.replace(self.path / VERDICTS)
-        else:
-            self._partial.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, trace)

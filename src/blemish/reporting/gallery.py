@@ -187,7 +187,7 @@ def _pixels(run: Recorded, samples: Mapping[str, Sample], progress: Progress) ->
             )
         mask = samples[image.name].mask
         drawn = load_mask(mask, (size[1], size[0])) if mask else None
-        counts = inspector.framing.inside(size, look.pose) if inspector.framing else None
+        counts = inspector.framing.roi_in_image(size, look.pose) if inspector.framing else None
         drawn = cut(drawn, counts)
         if mask and (drawn is None or not drawn.any()):
             continue

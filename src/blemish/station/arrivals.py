@@ -1,16 +1,15 @@
-"""Which images of a folder are new and complete, found by looking again and again, on network shares too.
+"""Which images of a folder are new and complete, found by listing it again and again, so on network shares as well.
 
 A file is complete
 
-- at once, where its last bytes are the end that JPEG, PNG, GIF and WebP have (TIFF and BMP have none: a copy that was
-  given its full length first looks like the whole), and
-- else when size and time of change have stayed the same for `settle` seconds.
+- at once, where it ends in the bytes with which JPEG, PNG, GIF and WebP end (TIFF and BMP have no such end: a copy that
+  is given its full length first cannot be told from the whole file), and
+- otherwise when its size and time of change have stayed the same for `settle` seconds.
 
-What is complete by that and cannot be decoded all the same waits until it has not changed for `give_up` seconds, and is
-tried again, for good.
+A complete file that cannot be decoded is tried once more when it has not changed for `give_up` seconds.
 
-The order: of what is complete at one look, the oldest time of change first, then natural order of names. What becomes
-complete later comes later, however old it is: no file waits for another.
+The order: of the files that are complete in one listing, the oldest time of change first, then natural order of names.
+A file that becomes complete later comes later, however old it is: no file waits for another.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import NamedTuple
 
 from blemish.images import DEPTH, has_suffix, natural
 
-BATCH = 1000  # files handed out at one look, so that a folder of a million takes no more memory than one of a thousand
+BATCH = 1000  # files given at once, so that a folder of a million takes no more memory than one of a thousand
 
 
 class File(NamedTuple):
@@ -33,95 +32,98 @@ class File(NamedTuple):
     name: str
     size: int  # bytes
     modified: int  # ns since 1970
-    inode: int  # another one after a file was renamed into its place
+    inode: int  # changes when another file is renamed to this name
 
 
 class _Waiting(NamedTuple):
     file: File
-    since: float  # when it was first seen like this, on the monotonic clock
-    tried: bool  # it could not be decoded
+    since: float  # when it was first listed like this, on the monotonic clock
+    failed: bool  # it could not be decoded
 
 
 class Arrivals:
-    """What has come into the folder `root` and is not `known`."""
+    """The files in the folder `root` that are not `known`."""
 
     def __init__(self, root: Path, known: Callable[[File], bool], *, settle: float, give_up: float) -> None:
         self.root, self.settle, self.give_up = root, settle, give_up
         self._known = known
         self._waiting: dict[str, _Waiting] = {}
-        self.troubles: set[str] = set()  # folders below the root that could not be listed at the last look
+        self.unlisted: set[str] = set()  # folders below the root that could not be listed the last time
 
     def complete(self, now: float | None = None) -> list[File]:
-        """Looks into the folder: at most `BATCH` complete files, in order. Raises OSError where it cannot be listed."""
+        """Lists the folder: at most `BATCH` complete files, in order. Raises OSError where it cannot be listed."""
         now = time.monotonic() if now is None else now
-        self.troubles.clear()
+        self.unlisted.clear()
         new = (file for file in self._listed(self.root, "", DEPTH) if not self._known(file))
-        # Those that wait do not stand in the way of as many others.
+        # So many more than a batch, so that files that wait never fill it.
         first = heapq.nsmallest(BATCH + len(self._waiting), new, key=lambda f: (f.modified, natural(f.name)))
         before, self._waiting = self._waiting, {}
         for file in first:
-            was = before.get(file.name)
-            self._waiting[file.name] = was if was and was.file == file else _Waiting(file, now, False)
+            earlier = before.get(file.name)
+            unchanged = earlier is not None and earlier.file == file
+            self._waiting[file.name] = earlier if earlier and unchanged else _Waiting(file, now, False)
         return [file for file in first if self._is_complete(self._waiting[file.name], now)][:BATCH]
 
     @property
     def waiting(self) -> int:
-        """How many files were new at the last look and have not been `done`; of a large backlog, only the next."""
+        """How many files were new in the last listing and are not `done`; of a large backlog, only the next ones."""
         return len(self._waiting)
 
     def done(self, file: File) -> None:
+        """To be called when the file needs no more attention."""
         self._waiting.pop(file.name, None)
 
     def failed(self, file: File, now: float | None = None) -> bool:
-        """Call when it could not be decoded: whether that is final, because it is no longer being written."""
+        """To be called when a file could not be decoded. True where that is final, because it is no longer written
+        to."""
         now = time.monotonic() if now is None else now
-        was = self._waiting.get(file.name)
-        if was is None or was.file != file:
+        waiting = self._waiting.get(file.name)
+        if waiting is None or waiting.file != file:
             return False
-        if now - was.since >= self.give_up:
+        if now - waiting.since >= self.give_up:
             return True
-        self._waiting[file.name] = was._replace(tried=True)
+        self._waiting[file.name] = waiting._replace(failed=True)
         return False
 
     def _is_complete(self, waiting: _Waiting, now: float) -> bool:
         unchanged = now - waiting.since
-        if waiting.tried:
+        if waiting.failed:
             return unchanged >= self.give_up
         return unchanged >= self.settle or has_end(self.root / waiting.file.name, waiting.file.size)
 
     def _listed(self, folder: Path, prefix: str, depth: int) -> Iterator[File]:
-        """As `images.list_images` finds them, but one after the other, with size and time."""
-        below = []
+        """The images that `images.list_images` finds, but one after the other, with size and time of change."""
+        folders = []
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 try:
                     if entry.is_dir():
-                        below.append(entry.name)
+                        folders.append(entry.name)
                     elif has_suffix(entry.name):
-                        found = entry.stat()
-                        yield File(prefix + entry.name, found.st_size, found.st_mtime_ns, found.st_ino)
+                        status = entry.stat()
+                        yield File(prefix + entry.name, status.st_size, status.st_mtime_ns, status.st_ino)
                 except OSError:  # gone since it was listed, or a link to nowhere
                     continue
-        for name in below if depth else []:
+        for name in folders if depth else []:
             try:
                 yield from self._listed(folder / name, f"{prefix}{name}/", depth - 1)
             except OSError:
-                self.troubles.add(f"{prefix}{name}")
+                self.unlisted.add(f"{prefix}{name}")
 
 
-def now_is(root: Path, file: File) -> bool | None:
+def is_unchanged(root: Path, file: File) -> bool | None:
     """Whether the file is still as it was listed; None where it is gone."""
     try:
-        found = (root / file.name).stat()
+        status = (root / file.name).stat()
     except OSError:
         return None
-    return (found.st_size, found.st_mtime_ns, found.st_ino) == file[1:]
+    return (status.st_size, status.st_mtime_ns, status.st_ino) == file[1:]
 
 
 def has_end(path: Path, size: int) -> bool:
-    """Whether a file of `size` bytes begins and ends as a whole JPEG, PNG, GIF or WebP does."""
+    """Whether a file of `size` bytes begins and ends as a complete JPEG, PNG, GIF or WebP does."""
     try:
         with path.open("rb") as file:
             start = file.read(12)
@@ -138,6 +140,6 @@ def has_end(path: Path, size: int) -> bool:
     if start.startswith((b"GIF87a", b"GIF89a")):
         return end.endswith(b"\0;")
     if start.startswith(b"RIFF") and start.endswith(b"WEBP"):
-        # RIFF says its own length, which a copy may have been given first: its end has no mark, but is seldom zeros.
+        # RIFF has no end mark, but states its length. A copy that is given its full length first ends in zeros.
         return int.from_bytes(start[4:8], "little") + 8 == size and any(end)
     return False

@@ -1,8 +1,8 @@
-"""Tells others what the journal says: every line, in order, at least once, over restarts on either side.
+"""Delivers the journal to receivers: every line, in order, at least once, over restarts on either side.
 
-An outbox is a place in the journal: the bytes of it that have been delivered, kept in a file beside it. A message is
-delivered when the receiver has said so; only then does the place move. Where a receiver does not answer, the outbox
-tries again, ever more seldom, and the inspection goes on. After a kill the last message may come twice; its `id` tells.
+An outbox keeps, in a file beside the journal, how many bytes of it have been delivered. A message is delivered when the
+receiver has confirmed it; only then does that position move. While a receiver does not answer, the outbox tries again
+at growing intervals, and the inspection continues. After a kill the last message may come twice, with the same `id`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
 TIMEOUT = 10.0  # seconds that a receiver may take to answer
-FIRST, LONGEST = 0.5, 60.0  # seconds until the second try, and at most between two
+FIRST, LONGEST = 0.5, 60.0  # seconds until the second try, and at most between two tries
 USER, PASSWORD, TOKEN = "BLEMISH_MQTT_USER", "BLEMISH_MQTT_PASSWORD", "BLEMISH_WEBHOOK_TOKEN"
 
 
 class Target(Protocol):
-    """A receiver. `send` returns when it has taken the message, and raises OSError, HTTPException, ValueError or
-    RuntimeError when it has not; `close` lets it go, and the next `send` begins anew."""
+    """A receiver. `send` returns when it has confirmed the message, and raises OSError, HTTPException, ValueError or
+    RuntimeError when it has not; `close` ends the connection, and the next `send` opens a new one."""
 
     kind: str
     shown: str
@@ -48,39 +48,39 @@ class Outbox:
     def __init__(
         self, journal: Journal, target: Target, say: Callable[[str], None], *, longest: float = LONGEST
     ) -> None:
-        self.place = journal.file.with_name(f".delivered-{target.kind}")
+        self.position_file = journal.file.with_name(f".delivered-{target.kind}")
         self._journal, self._target, self._say, self._longest = journal, target, say, longest
-        self._news, self._closing = threading.Event(), threading.Event()
+        self._woken, self._closing = threading.Event(), threading.Event()
         self._failing = False
-        self.delivered = self._read_place()
+        self.delivered = self._read_position()
         self._thread = threading.Thread(target=self._run, name=f"to {target.kind}", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
-        """There is more in the journal."""
-        self._news.set()
+        """To be called when the journal has a new line."""
+        self._woken.set()
 
     def close(self, grace: float = 5.0) -> None:
-        """Delivers what is left, unless the target does not answer or `grace` seconds are over."""
+        """Delivers what is left, unless the target does not answer or `grace` seconds have passed."""
         self._closing.set()
-        self._news.set()
+        self._woken.set()
         self._thread.join(grace)
         with self._journal.file.open("rb") as lines:
             lines.seek(self.delivered)
             left = sum(1 for _ in lines)
         if left:
-            self._say(f"{self._target.shown}: {left} verdicts are not delivered; the next run does that.")
+            self._say(f"{self._target.shown}: {left} verdicts are not delivered; the next run delivers them.")
 
     def _run(self) -> None:
         wait = FIRST
         with self._journal.file.open("rb") as lines:
             while True:
-                self._news.clear()
+                self._woken.clear()
                 if self._deliver(lines):
                     wait = FIRST
                     if self._closing.is_set():
                         break
-                    self._news.wait()
+                    self._woken.wait()
                 else:
                     if self._closing.wait(min(wait, self._longest)):
                         break
@@ -88,7 +88,7 @@ class Outbox:
         self._target.close()
 
     def _deliver(self, lines: IO[bytes]) -> bool:
-        """Sends all that is on the disk; whether the target took it."""
+        """Sends every line that is on the disk and not delivered. False where the target did not take one."""
         while self.delivered < self._journal.end:
             lines.seek(self.delivered)
             line = lines.readline()
@@ -107,34 +107,36 @@ class Outbox:
                 self._say(f"{self._target.shown}: takes verdicts again.")
             self._failing = False
             self.delivered += len(line)
-            with suppress(OSError):  # a full disk ends the inspection itself; until then the place is in memory
-                write_text(self.place, f"{self.delivered}\n")
+            with suppress(OSError):  # a full disk ends the inspection itself; until then the position is in memory
+                write_text(self.position_file, f"{self.delivered}\n")
         return True
 
-    def _read_place(self) -> int:
-        """Where the last run stopped; the beginning where no run has delivered anything, or this is no such place."""
+    def _read_position(self) -> int:
+        """Where the last run stopped; 0 where nothing has been delivered, or the file holds no end of a line."""
         try:
-            place = int(self.place.read_text(encoding="ascii"))
+            position = int(self.position_file.read_text(encoding="ascii"))
         except FileNotFoundError:
             return 0
         except (OSError, ValueError):
-            place = -1
+            position = -1
         with self._journal.file.open("rb") as lines:
-            lines.seek(max(0, place - 1))
-            if 0 < place <= self._journal.end and lines.read(1) == b"\n":
-                return place
-        if place:
-            self._say(f"{self.place}: is no place in {self._journal.file.name}; all of it is delivered again.")
+            lines.seek(max(0, position - 1))
+            if 0 < position <= self._journal.end and lines.read(1) == b"\n":
+                return position
+        if position:
+            self._say(
+                f"{self.position_file}: is no position in {self._journal.file.name}; all of it is delivered again."
+            )
         return 0
 
 
 class Webhook:
-    """POSTs a message as application/json. An answer of 200 to 299 takes it; no redirection is followed."""
+    """POSTs a message as application/json. An answer of 200 to 299 confirms it; no redirection is followed."""
 
     kind = "webhook"
 
     def __init__(self, url: str, *, timeout: float = TIMEOUT) -> None:
-        """Raises `BlemishError` for what is no address of http or https."""
+        """Raises `BlemishError` unless `url` is an address of http or https."""
         try:
             parts = urlsplit(url)
             valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
@@ -145,7 +147,7 @@ class Webhook:
             raise BlemishError(
                 f"--webhook takes an address like https://host:port/path, not '{url}'; a secret goes into {TOKEN}."
             )
-        self.shown = f"webhook {parts.scheme}://{parts.netloc}{parts.path}"  # a query may hold a secret
+        self.shown = f"webhook {parts.scheme}://{parts.netloc}{parts.path}"  # without the query: it may hold a secret
         self._url, self._timeout = url, timeout
         self._headers = {"Content-Type": "application/json"}
         if os.environ.get(TOKEN):
@@ -166,19 +168,19 @@ class Webhook:
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):
-    """urllib would turn the POST into a GET without its body, and call that a success."""
+    """Refuses redirections: urllib would turn the POST into a GET without its body, and report success."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 class Mqtt:
-    """Publishes with quality of service 1: a message is taken when the broker has acknowledged it."""
+    """Publishes with quality of service 1: a message is confirmed when the broker has acknowledged it."""
 
     kind = "mqtt"
 
     def __init__(self, address: str, topic: str, *, tls: bool = False, timeout: float = TIMEOUT) -> None:
-        """`address` is HOST or HOST:PORT. Raises `BlemishError` for what is none, and where paho-mqtt is missing."""
+        """`address` is HOST or HOST:PORT. Raises `BlemishError` for anything else, and where paho-mqtt is missing."""
         try:
             import paho.mqtt.client  # noqa: F401
         except ModuleNotFoundError:
@@ -216,7 +218,7 @@ class Mqtt:
         self._client = None
 
     def _connected(self) -> Client:
-        """A client whom the broker has let in; it keeps the connection up on a thread of its own."""
+        """A client that the broker has accepted; it keeps the connection alive on a thread of its own."""
         from paho.mqtt.client import Client
         from paho.mqtt.enums import CallbackAPIVersion
 

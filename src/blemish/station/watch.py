@@ -1,6 +1,7 @@
 """Inspects a folder that a camera writes into: every image once, in order, over restarts and half-written files.
 
-`arrivals.py` says which files are complete, `journal.py` which have been inspected, `deliver.py` tells others.
+`arrivals.py` finds the files that are complete, `journal.py` records which have been inspected, and `deliveries.py`
+sends the verdicts to receivers.
 """
 
 from __future__ import annotations
@@ -15,128 +16,153 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from blemish.inference.evidence import NONE
+from blemish.inference.evidence import NO_EVIDENCE
 from blemish.inference.inspector import Inspection, Inspector
-from blemish.inference.results import Done, Drawer
-from blemish.station.arrivals import Arrivals, File, now_is
+from blemish.inference.results import ImageWriter, Result
+from blemish.station.arrivals import Arrivals, File, is_unchanged
 from blemish.station.journal import Journal, identity
 from blemish.types import BlemishError, Verdict
 
-Said = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Watch:
-    """What is watched, and how. Times in seconds. Raises `BlemishError` for what cannot be."""
+class WatchConfig:
+    """What is watched, and how. Times are in seconds. Raises `BlemishError` for what cannot be watched."""
 
     folder: Path
     out: Path
     settle: float = 1.0  # a file that has not changed for so long is complete
     give_up: float = 10.0  # a file that has not changed for so long and cannot be decoded is broken
-    poll: float = 0.5  # between two looks into the folder that find nothing, at least
+    poll: float = 0.5  # between two listings of the folder that find nothing, at least
     once: bool = False  # stop when nothing is left
     evidence: bool = True
 
     def __post_init__(self) -> None:
         if self.give_up < self.settle:
             raise BlemishError(
-                f"--give-up ({self.give_up:g} s) comes after --settle ({self.settle:g} s); make it longer."
+                f"--give-up ({self.give_up:g} s) is shorter than --settle ({self.settle:g} s); make it longer."
             )
         if not self.folder.is_dir():
-            raise BlemishError(f"{self.folder}: is no folder; make it, or mount it, before it is watched.")
+            raise BlemishError(f"{self.folder}: is not a folder; make it, or mount it, before it is watched.")
         folder, out = self.folder.resolve(), self.out.resolve()
-        drawn = [out / kind for kind in ("overlays", "evidence", "inpainted", "reconstruction")]
-        if out.is_relative_to(folder) or any(folder.is_relative_to(place) for place in drawn):
+        written = [out / kind for kind in ("overlays", "evidence", "inpainted", "reconstruction")]
+        if out.is_relative_to(folder) or any(folder.is_relative_to(place) for place in written):
             raise BlemishError(
-                f"{self.out}: what is drawn there would be inspected itself; choose an --out outside {self.folder}."
+                f"{self.out}: the images written there would be inspected themselves; choose an --out outside "
+                f"{self.folder}."
             )
 
 
 def watch(
     inspector: Inspector,
-    asked: Watch,
+    config: WatchConfig,
     journal: Journal,
     stop: Event,
-    tell: Callable[[Verdict, bytes], None],
-    say: Said,
+    deliver: Callable[[Verdict, bytes], None],
+    notify: Notify,
 ) -> Counter[str]:
-    """Inspects what comes until `stop` is set, or nothing is left where that is asked for. `tell` gets each verdict and
-    its line once it is on the disk, `say` what a person should know. The answer counts the decisions.
+    """Inspects what arrives until `stop` is set or, with `config.once`, until nothing is left. `deliver` gets each
+    verdict and its line once it is on the disk, `notify` what a person should know. Returns how many images got each
+    decision.
 
-    Raises OSError where the results cannot be written, `BlemishError` where the folder is gone and `once` is asked for.
+    Raises OSError where the results cannot be written and, with `once`, `BlemishError` where the folder is gone.
     """
-    arrivals = Arrivals(asked.folder, journal.knows, settle=asked.settle, give_up=asked.give_up)
-    drawn = Drawer(asked.out, inspector, evidence=asked.evidence)
-    if asked.evidence and drawn.store is None:
-        say(NONE)
+    arrivals = Arrivals(config.folder, journal.knows, settle=config.settle, give_up=config.give_up)
+    listing = _Listing(config, arrivals, notify)
+    writer = ImageWriter(config.out, inspector, evidence=config.evidence)
+    if config.evidence and writer.store is None:
+        notify(NO_EVIDENCE)
     counts: Counter[str] = Counter()
-    gone, troubles = False, set[str]()
     while not stop.is_set():
         begun = time.monotonic()
-        try:
-            batch = arrivals.complete()
-        except OSError as cause:
-            if asked.once:
-                raise BlemishError(f"{asked.folder}: cannot be listed ({cause.strerror}); mount it again.") from None
-            if not gone:
-                say(f"{asked.folder}: cannot be listed ({cause.strerror}); waiting until it is back.")
-            gone = True
-            stop.wait(asked.poll)
+        batch = listing.batch()
+        if batch is None:
+            stop.wait(config.poll)
             continue
-        if gone:
-            say(f"{asked.folder}: is back.")
-        gone = False
-        for name in sorted(arrivals.troubles - troubles):
-            say(f"{asked.folder / name}: cannot be listed and is left out until it can be; check its permissions.")
-        troubles = set(arrivals.troubles)
-        took = time.monotonic() - begun
-        for look, file, content in _looks(inspector, asked.folder, batch, arrivals, journal, stop):
-            unchanged = now_is(asked.folder, file)
-            if unchanged is None and look.verdict.error:
-                arrivals.done(file)
-                say(f"{file.name}: was taken away before it could be inspected.")
+        seconds = time.monotonic() - begun
+        for inspection, file, content in _inspections(inspector, config.folder, batch, arrivals, journal, stop):
+            if not _is_final(inspection, file, config.folder, arrivals, notify):
                 continue
-            if unchanged is False or (look.verdict.error and not arrivals.failed(file)):
-                continue  # it is still being written
-            # A second image of this name gets a name of its own; one that a kill undid, the same again.
-            place = f"{file.name}-{identity(file, content)[:8]}" if journal.has(file.name) else file.name
-            done = drawn.draw(look, place)
-            line = journal.add(_row(file, content, done, inspector.card.sha256))
+            # A second image of this name gets a name of its own; one whose line a kill prevented gets the same again.
+            name = f"{file.name}-{identity(file, content)[:8]}" if journal.has(file.name) else file.name
+            result = writer.write(inspection, name)
+            line = journal.add(_row(file, content, result, inspector.card.sha256))
             arrivals.done(file)
-            counts[look.verdict.decision] += 1
-            tell(look.verdict, line)
-        if not batch and not arrivals.waiting and asked.once:
+            counts[inspection.verdict.decision] += 1
+            deliver(inspection.verdict, line)
+        if not batch and not arrivals.waiting and config.once:
             break
-        # A folder so full that looking takes long is looked at half of the time, at most.
-        stop.wait(took if batch else max(asked.poll, took))
+        # A folder so large that listing it takes long is listed for at most half of the time.
+        stop.wait(seconds if batch else max(config.poll, seconds))
     return counts
 
 
-def _looks(
+class _Listing:
+    """The listings of the watched folder. A person is notified once of what cannot be listed, and when it is back."""
+
+    def __init__(self, config: WatchConfig, arrivals: Arrivals, notify: Notify) -> None:
+        self._config, self._arrivals, self._notify = config, arrivals, notify
+        self._gone, self._unlisted = False, set[str]()
+
+    def batch(self) -> list[File] | None:
+        """The next complete files; None where the folder cannot be listed. Raises `BlemishError` for that with
+        `once`."""
+        folder = self._config.folder
+        try:
+            batch = self._arrivals.complete()
+        except OSError as cause:
+            if self._config.once:
+                raise BlemishError(f"{folder}: cannot be listed ({cause.strerror}); mount it again.") from None
+            if not self._gone:
+                self._notify(f"{folder}: cannot be listed ({cause.strerror}); waiting until it is back.")
+            self._gone = True
+            return None
+        if self._gone:
+            self._notify(f"{folder}: is back.")
+        self._gone = False
+        for name in sorted(self._arrivals.unlisted - self._unlisted):
+            self._notify(f"{folder / name}: cannot be listed and is left out until it can be; check its permissions.")
+        self._unlisted = set(self._arrivals.unlisted)
+        return batch
+
+
+def _inspections(
     inspector: Inspector, folder: Path, batch: list[File], arrivals: Arrivals, journal: Journal, stop: Event
 ) -> Iterator[tuple[Inspection, File, str]]:
-    """Looks at files that are still as they were listed, with their SHA-256; after `stop` only at what was begun."""
-    handed: deque[tuple[File, str]] = deque()
+    """The inspections of the files that are still as they were listed, with their SHA-256. Begins no other after
+    `stop`."""
+    begun: deque[tuple[File, str]] = deque()
 
     def paths() -> Iterator[Path]:
         for file in batch:
             if stop.is_set():
                 return
             content = _sha256(folder / file.name)
-            if not now_is(folder, file):
-                continue  # the next look into the folder sees what has become of it
-            if content and journal.same(file, content):
+            if not is_unchanged(folder, file):
+                continue  # the next listing has it as it is then
+            if content and journal.same_content(file, content):
                 arrivals.done(file)
                 continue
-            handed.append((file, content))
+            begun.append((file, content))
             yield folder / file.name
 
-    for look in inspector.look_many(paths()):
-        yield look, *handed.popleft()
+    for inspection in inspector.look_many(paths()):
+        yield inspection, *begun.popleft()
+
+
+def _is_final(inspection: Inspection, file: File, folder: Path, arrivals: Arrivals, notify: Notify) -> bool:
+    """Whether the inspection counts: not where the file has changed meanwhile, is still written to, or is gone."""
+    unchanged = is_unchanged(folder, file)
+    if unchanged is None and inspection.verdict.error:
+        arrivals.done(file)
+        notify(f"{file.name}: was removed before it could be inspected.")
+        return False
+    return unchanged is not False and (inspection.verdict.error is None or arrivals.failed(file))
 
 
 def _sha256(path: Path) -> str:
-    """Of the file's bytes; "" where it cannot be read, about which the verdict will say more."""
+    """Of the file's bytes; "" where it cannot be read, for which the verdict has the reason."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -144,13 +170,13 @@ def _sha256(path: Path) -> str:
         return ""
 
 
-def _row(file: File, content: str, done: Done, bundle: str) -> dict[str, Any]:
-    """A line of the journal: what `blemish inspect --out` writes, and which file it is about, when, by which bundle."""
+def _row(file: File, content: str, result: Result, bundle: str) -> dict[str, Any]:
+    """A line of the journal: what `blemish inspect --out` writes, and of which file, when, and by which bundle."""
     return {
         "id": identity(file, content),
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "name": file.name,
-        **done.row(),
+        **result.row(),
         "bytes": file.size,
         "modified": file.modified,
         "sha256": content,

@@ -92,7 +92,7 @@ def _map_maxima(found: Prediction) -> npt.NDArray[np.float32]:
 def _normal_median(found: Prediction, framing: Framing | None) -> float:
     if framing is None or framing.roi is None:
         return float(np.median(found.maps))
-    return float(np.median(found.maps[:, framing.inside_map(found.maps.shape[1:])]))
+    return float(np.median(found.maps[:, framing.roi_in_map(found.maps.shape[1:])]))
 
 
 def _of_a_tile(framing: Framing | None) -> float:

@@ -20,7 +20,9 @@ from blemish.detectors.interface import DetectorConfig, Traits
 from blemish.images import load_image, load_mask, read_size
 from blemish.inference import alignment
 from blemish.inference.bundle import REFERENCE, ROI, Frame
-from blemish.inference.framing import Framing, Mask, map_size, tiles_of
+from blemish.inference.framing import Framing, Mask
+from blemish.inference.resizing import resized
+from blemish.inference.tiling import map_size, tile_corners
 from blemish.training.config import FrameRule
 from blemish.training.splits import auto_size, shape_for
 from blemish.types import BlemishError, Progress, Runner, Sample, silent
@@ -49,7 +51,7 @@ class Seen:
 
     def over(self, run: Runner) -> Runner:
         """A graph's `run` for whole images of any size."""
-        return self.framing.over(run) if self.framing else run
+        return self.framing.wrap(run) if self.framing else run
 
     def training_samples(
         self, samples: Sequence[Sample], folder: Path, items: Mapping[str, str], progress: Progress = silent
@@ -61,7 +63,7 @@ class Seen:
         folder.mkdir(parents=True, exist_ok=True)
         written: dict[str, list[Sample]] = {}
         for number, sample in enumerate(progress(samples, "framing", len(samples))):
-            framed, _ = self.framing.bring(load_image(sample.path), self.poses.get(sample.name))
+            framed, _ = self.framing.to_frame(load_image(sample.path), self.poses.get(sample.name))
             tiles = []
             for left, top, right, bottom in self.framing.boxes:
                 file = folder / f"{number:06}-{left}-{top}.png"
@@ -161,7 +163,7 @@ def _frame(
         map_size=map_size(size, tile, seen_at) if tile else seen_at,
         tile=tile,
         overlap=rule.overlap if tile else 0,
-        tiles=tiles_of(size, tile, rule.overlap, roi) if tile else (),
+        tiles=tile_corners(size, tile, rule.overlap, roi) if tile else (),
         roi=roi is not None,
     )
 
@@ -217,14 +219,14 @@ def _polygons(found: Any, file: Path) -> list[list[tuple[float, float]]]:
 
 
 def _resized(sample: Sample, size: tuple[int, int]) -> alignment.Pixels:
-    return alignment.resized(load_image(sample.path), size)
+    return resized(load_image(sample.path), size)
 
 
 def _reference(goods: Sequence[Sample], size: tuple[int, int], progress: Progress) -> alignment.Pixels:
     """The good image whose part lies nearest to the median of all, so that little is shifted out of the frame."""
     some = goods[:: -(-len(goods) // COMPARED)]
     small = [alignment.reference_of(_resized(sample, size)) for sample in progress(some, "reference", len(some))]
-    found = [alignment.find(one, small[0]) for one in small]
+    found = [alignment.find_pose(one, small[0]) for one in small]
     # Of each: where the corners of the reference lie in it.
     height, width = small[0].shape[:2]
     corners = np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
@@ -245,7 +247,7 @@ def _aligned(
     """The framing with its reference and the least correlation, all poses, and the names of images below it."""
     every = [*learned, *tested]
     found = {
-        sample.name: alignment.find(_resized(sample, framing.frame.size), reference)
+        sample.name: alignment.find_pose(_resized(sample, framing.frame.size), reference)
         for sample in progress(every, "aligning", len(every))
     }
     normal_median = float(np.median([found[sample.name][1] for sample in learned]))
@@ -265,7 +267,7 @@ def _outside(framing: Framing, samples: Sequence[Sample], poses: Mapping[str, al
             continue
         size = read_size(sample.path)
         mask = load_mask(sample.mask, (size[1], size[0]))
-        inside = framing.inside(size, poses.get(sample.name))
+        inside = framing.roi_in_image(size, poses.get(sample.name))
         if inside is not None and mask.any() and not (mask & inside).any():
             lost.append(sample.name)
     if not lost:

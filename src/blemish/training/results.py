@@ -58,15 +58,15 @@ def draw(
     most: int,
     progress: Progress,
 ) -> dict[str, dict[str, Any]]:
-    """What `inference.results.draw` draws of at most so many test images, under the images' own names; gives the
-    figures of each image's evidence by its name."""
+    """What `inference.results.write_images` writes of at most so many test images, under the images' own names; gives
+    the figures of each image's evidence by its name."""
     order = _in_turn(samples, verdicts)[:most]
     store = evidence.open_store(inspector)
     drawn: dict[str, dict[str, Any]] = {}
     for i in progress(order, "overlays", len(order)):
         inspection = Inspection(verdicts[i], load_image(samples[i].path), prediction[i])
         shown = evidence.gather(inspector, store, inspection)
-        files = results.draw(folder, samples[i].name, inspection, inspector.card.decision.color_range, shown)
+        files = results.write_images(folder, samples[i].name, inspection, inspector.card.decision.color_range, shown)
         drawn[samples[i].name] = {kind: files[kind] for kind in ("evidence", "counterfactual")}
     return drawn
 
