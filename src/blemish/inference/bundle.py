@@ -178,17 +178,20 @@ class Bundle:
     reference: bytes | None = None
 
 
-def write(folder: Path, card: Card) -> Card:
-    """Completes a bundle's folder: hashes the files in it and writes the card. Returns the completed card."""
+def write(folder: Path, card: Card) -> Bundle:
+    """Completes a bundle's folder: hashes the files in it and writes the card. Returns the bundle, as `read` would."""
+    contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != CARD}
     files = {
-        file.name: File(sha256=hashlib.sha256(file.read_bytes()).hexdigest(), bytes=file.stat().st_size)
-        for file in sorted(folder.iterdir())
-        if file.name != CARD
+        name: File(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)) for name, content in contents.items()
     }
     card = card.model_copy(update={"files": files})
     card = card.model_copy(update={"sha256": card.digest()})
     write_text(folder / CARD, card.model_dump_json(indent=1) + "\n")
-    return card
+    return _bundle(folder, card, contents)
+
+
+def _bundle(path: Path, card: Card, contents: dict[str, bytes]) -> Bundle:
+    return Bundle(path, card, contents[MODEL], contents.get(EVIDENCE), contents.get(ROI), contents.get(REFERENCE))
 
 
 def read(path: Path | str) -> Bundle:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -116,15 +116,22 @@ def _item_weights(items: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
 
 
 class Inspector:
-    """Runs a bundle on `device`, "cpu" or "cuda", with `threads` processor threads (0 = one for each core); images with
-    more than `max_pixels` are refused. One inspector may be used by several threads at once.
+    """Runs a bundle, given by its path or loaded (with its `session` where one is open), on `device`, "cpu" or "cuda",
+    with `threads` processor threads (0 = one for each core); images with more than `max_pixels` are refused. One
+    inspector may be used by several threads at once.
 
     Raises `BundleError` for a missing, damaged or foreign bundle, and `BlemishError` where it aligns images and
     OpenCV is not installed, or where onnxruntime has no CUDA.
     """
 
     def __init__(
-        self, path: Path | str, *, threads: int = 0, max_pixels: int = MAX_PIXELS, device: str = "cpu"
+        self,
+        path: Path | str | bundle.Bundle,
+        *,
+        threads: int = 0,
+        max_pixels: int = MAX_PIXELS,
+        device: str = "cpu",
+        session: onnxruntime.InferenceSession | None = None,
     ) -> None:
         if device not in ("cpu", "cuda"):
             raise BlemishError(f"there is no device '{device}'; choose cpu or cuda.")
@@ -133,7 +140,7 @@ class Inspector:
                 "this onnxruntime has no CUDA; run `pip uninstall onnxruntime`, `pip install onnxruntime-gpu`, or use "
                 "--device cpu."
             )
-        loaded = bundle.read(path)
+        loaded = path if isinstance(path, bundle.Bundle) else bundle.read(path)
         self.card = loaded.card
         self.evidence = loaded.evidence  # the bytes of evidence.zip, see `evidence.open_store`
         self.framing = Framing.of(loaded)  # None: images go to the graph as they are
@@ -142,10 +149,10 @@ class Inspector:
         self._workers = threads or cores()
         self._in_thread = threading.local()  # `session`, in the workers of `each`
         try:
-            self._session = open_session(loaded.model, threads, device)
+            self._session = session or open_session(loaded.model, threads, device)
         except Exception as cause:  # onnxruntime has no common base for its errors
             raise bundle.BundleError(
-                f"{path}: onnxruntime cannot load the graph ({cause}); update onnxruntime."
+                f"{loaded.path}: onnxruntime cannot load the graph ({cause}); update onnxruntime."
             ) from None
 
     def __repr__(self) -> str:
@@ -259,30 +266,30 @@ class Inspector:
 
     def each(self, items: Iterable[tuple[Path | str, S]], do: Callable[[Inspection, S], T]) -> Iterator[T]:
         """Inspects the image of each item, (path, anything), and gives `do(inspection, anything)`, in the order of the
-        items. At most two items a thread are taken ahead of what has been given.
+        items, as `in_threads` does."""
+        return self.in_threads(items, lambda item: do(self.look(item[0]), item[1]))
 
-        The first image gets all threads. Of more, each thread works on an image of its own, from the file to the
-        result of `do`, which several threads call at once. That is faster than all threads on one image, where each has
-        to wait for the others.
+    def in_threads(self, items: Iterable[S], do: Callable[[S], T]) -> Iterator[T]:
+        """Gives `do(item)` in the order of the items, which `do` may use this inspector for. At most two items a thread
+        are taken ahead of what has been given.
+
+        The first item gets all threads. Of more, each thread works on an item of its own; several threads call `do` at
+        once. That is faster than all threads on one image, where each has to wait for the others.
         """
         waiting = iter(items)
-        for path, what in islice(waiting, 1):
-            yield do(self.look(path), what)
-        following = next(waiting, None)
-        if following is None:
+        for item in islice(waiting, 1):
+            yield do(item)
+        following = list(islice(waiting, 1))
+        if not following:
             return
         ahead: deque[Future[T]] = deque()
         with ThreadPoolExecutor(self._workers, initializer=self._set_session, initargs=(self._single,)) as pool:
-
-            def work(path: Path | str, what: S) -> T:
-                return do(self.look(path), what)
-
             try:
-                ahead.append(pool.submit(work, *following))
-                ahead.extend(pool.submit(work, *item) for item in islice(waiting, 2 * self._workers - 1))
+                first = chain(following, islice(waiting, 2 * self._workers - 1))
+                ahead.extend(pool.submit(do, item) for item in first)
                 while ahead:
                     yield ahead.popleft().result()
-                    ahead.extend(pool.submit(work, *item) for item in islice(waiting, 1))
+                    ahead.extend(pool.submit(do, item) for item in islice(waiting, 1))
             finally:
                 pool.shutdown(cancel_futures=True)
 

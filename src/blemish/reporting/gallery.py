@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +22,8 @@ from blemish.evaluation.localisation import (
     reduce_mask,
     thresholds_for,
 )
-from blemish.images import load_image, load_mask, read_size
-from blemish.inference.inspector import Inspector
+from blemish.images import decode, load_image, load_mask, read_size
+from blemish.inference.inspector import Inspector, cores
 from blemish.reporting import thumbnails
 from blemish.reporting.run import JudgedImage, Recorded, inside
 from blemish.types import BlemishError, Progress, Sample, silent
@@ -80,22 +81,22 @@ def gallery(
     known = _samples(run, data) if data else {sample.name: sample for sample in samples}
     files = [_files(run, known, image) for image in run.images]
     each, shown = _share([len(views) + sum(len(crops) for _, crops in evidence) for views, evidence in files])
-    cards = []
-    for number, (image, (paths, evidence)) in enumerate(
-        progress(zip(run.images, files, strict=True), "report", len(files))
-    ):
+
+    def card(number: int) -> Card:
+        image, (paths, evidence) = run.images[number], files[number]
         if number >= shown:
-            cards.append(Card(image, {}, None, (), image.size or (4, 3)))
-            continue
-        views, size = {}, image.size
+            return Card(image, {}, None, (), image.size or (4, 3))
+        views, size, sample = {}, image.size, known.get(image.name)
         for name, file in paths.items():
-            pixels = load_image(file)
+            pixels = decode(sample) if sample and name == "image" else load_image(file)
             size = size or (pixels.shape[1], pixels.shape[0])
             views[name] = thumbnails.jpeg(Image.fromarray(pixels), each)
-        sample = known.get(image.name)
         outline = thumbnails.outline_png(sample.mask, read_size(sample.path)) if sample and sample.mask else None
         pieces = tuple(_piece(entry, crops, each) for entry, crops in evidence)
-        cards.append(Card(image, views, outline, pieces, size or (4, 3)))
+        return Card(image, views, outline, pieces, size or (4, 3))
+
+    with ThreadPoolExecutor(cores()) as pool:  # Pillow works outside Python's lock
+        cards = list(progress(pool.map(card, range(len(files))), "report", len(files)))
     statistics = _pixels(run, known, progress) if data else None
     return Gallery(tuple(cards), max(0, len(cards) - shown), statistics)
 

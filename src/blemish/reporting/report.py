@@ -17,7 +17,7 @@ import numpy as np
 from blemish.evaluation.bootstrap import to_json, wilson
 from blemish.evaluation.localisation import PixelStatistics
 from blemish.files import write_text
-from blemish.inference import calibration
+from blemish.inference import bundle, calibration
 from blemish.reporting import curves, exports, sentences
 from blemish.reporting.figures import FILTERS, MEASURES, REPORT, defined, number, percent, with_interval
 from blemish.reporting.gallery import Gallery, gallery
@@ -34,6 +34,7 @@ def report(
     *,
     data: Path | None = None,
     samples: Sequence[Sample] = (),
+    card: bundle.Card | None = None,
     junit: Path | None = None,
     csv: Path | None = None,
     progress: Progress = silent,
@@ -45,7 +46,7 @@ def report(
     they were read, give all but the curve. `junit` and `csv` are further files to write. Every file is written whole
     or not at all. Raises `BlemishError` where `run` or `data` is not what it should be.
     """
-    recorded = read_run(run)
+    recorded = read_run(run, card)
     known = facts(recorded)
     if out:
         shown = gallery(recorded, data, progress, samples=samples)

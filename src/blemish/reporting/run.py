@@ -79,12 +79,13 @@ class Recorded:
     images: tuple[JudgedImage, ...]
 
 
-def read_run(folder: Path | str) -> Recorded:
-    """Reads what `blemish train` wrote. Raises `BlemishError` where that is missing, damaged, or something else."""
+def read_run(folder: Path | str, card: bundle.Card | None = None) -> Recorded:
+    """Reads what `blemish train` wrote; `card` is its bundle's, where it has just been verified. Raises `BlemishError`
+    where that is missing, damaged, or something else."""
     folder = Path(folder)
     if not (folder / "metrics.json").is_file():
         raise BlemishError(f"{folder}: is no run (no metrics.json); give the folder that `blemish train` wrote.")
-    card = bundle.read(folder / "bundle").card
+    card = card or bundle.read(folder / "bundle").card
     metrics = _json(_text(folder / "metrics.json"), f"{folder / 'metrics.json'}")
     faithful = folder / FAITHFUL
     if faithful.is_file():

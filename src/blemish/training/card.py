@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from blemish.data.split import Split
 from blemish.detectors.interface import Detector, DetectorConfig
+from blemish.images import decode
 from blemish.inference import bundle, calibration
 from blemish.inference.framing import Framing
 from blemish.options import as_json
@@ -107,7 +108,7 @@ def digest(samples: Iterable[Sample]) -> str:
     """SHA-256 of the images' names and bytes, in order of name."""
     total = hashlib.sha256()
     for sample in sorted(samples, key=lambda s: s.name):
-        content = sample.path.read_bytes() if sample.pixels is None else sample.pixels.tobytes()
+        content = sample.path.read_bytes() if sample.path.is_file() else decode(sample).tobytes()
         total.update(sample.name.encode() + b"\0" + hashlib.sha256(content).digest())
     return total.hexdigest()
 

@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from onnxruntime import InferenceSession
 from torch import nn
 
 from blemish.detectors.interface import Graph, WithoutItem
@@ -97,7 +98,11 @@ def in_torch(graph: Graph) -> Runner:
 
 def in_onnxruntime(file: Path) -> Runner:
     """Runs an exported graph as `blemish inspect` will."""
-    session = open_session(file.read_bytes())
+    return in_session(open_session(file.read_bytes()))
+
+
+def in_session(session: InferenceSession) -> Runner:
+    """Runs an exported graph that is open already."""
     names = [output.name for output in session.get_outputs()]
     return lambda images: Prediction.named(dict(zip(names, session.run(names, {"images": images}), strict=True)))
 

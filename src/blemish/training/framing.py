@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from blemish.data.split import Split
 from blemish.detectors.interface import DetectorConfig, Traits
-from blemish.images import load_image, load_mask, read_size
+from blemish.images import decode, load_mask, read_size
 from blemish.inference import alignment
 from blemish.inference.bundle import REFERENCE, ROI, Frame
 from blemish.inference.framing import Framing, Mask
@@ -63,13 +63,15 @@ class Seen:
         folder.mkdir(parents=True, exist_ok=True)
         written: dict[str, list[Sample]] = {}
         for number, sample in enumerate(progress(samples, "framing", len(samples))):
-            framed, _ = self.framing.to_frame(load_image(sample.path), self.poses.get(sample.name))
+            framed, _ = self.framing.to_frame(decode(sample), self.poses.get(sample.name))
             tiles = []
             for left, top, right, bottom in self.framing.boxes:
                 file = folder / f"{number:06}-{left}-{top}.png"
                 Image.fromarray(framed[top:bottom, left:right]).save(file, compress_level=1)
                 name = f"{sample.name}@{left},{top}" if self.framing.frame.tile else sample.name
-                tiles.append(replace(sample, path=file, name=name, mask=None, group=items.get(sample.name, "")))
+                tiles.append(
+                    replace(sample, path=file, pixels=None, name=name, mask=None, group=items.get(sample.name, ""))
+                )
             written[sample.name] = tiles
         return written
 
@@ -219,7 +221,7 @@ def _polygons(found: Any, file: Path) -> list[list[tuple[float, float]]]:
 
 
 def _resized(sample: Sample, size: tuple[int, int]) -> alignment.Pixels:
-    return resized(load_image(sample.path), size)
+    return resized(decode(sample), size)
 
 
 def _reference(goods: Sequence[Sample], size: tuple[int, int], progress: Progress) -> alignment.Pixels:

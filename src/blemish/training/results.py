@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from blemish.evaluation.evaluate import evaluate
-from blemish.images import load_image, read_size
-from blemish.inference import evidence, results
+from blemish.images import decode, read_size
+from blemish.inference import bundle, evidence, results
 from blemish.inference.framing import Framing
 from blemish.inference.inspector import Inspection, Inspector
 from blemish.reporting.curves import draw_reliability
@@ -32,16 +32,16 @@ class Evaluated:
 
 def evaluate_test(
     folder: Path,
+    inspector: Inspector,
     samples: Sequence[Sample],
     prediction: Prediction | None,
     framing: Framing | None,
     overlays: int,
     progress: Progress,
 ) -> Evaluated:
-    """Judges the test images with the bundle in `folder`, measures, and draws at most so many of them."""
+    """Judges the test images, measures, and draws at most so many of them into `folder`."""
     if prediction is None:
         return Evaluated()
-    inspector = Inspector(folder / "bundle")
     card = inspector.card
     verdicts = [inspector.judge(prediction[i], read_size(sample.path), sample.name) for i, sample in enumerate(samples)]
     figures = evaluate(samples, prediction, verdicts, card.classes, balanced=card.balanced, framing=framing)
@@ -62,13 +62,15 @@ def draw(
     the figures of each image's evidence by its name."""
     order = _in_turn(samples, verdicts)[:most]
     store = evidence.open_store(inspector)
-    drawn: dict[str, dict[str, Any]] = {}
-    for i in progress(order, "overlays", len(order)):
-        inspection = Inspection(verdicts[i], load_image(samples[i].path), prediction[i])
+
+    def one(i: int) -> dict[str, Any]:
+        inspection = Inspection(verdicts[i], decode(samples[i]), prediction[i])
         shown = evidence.gather(inspector, store, inspection)
         files = results.write_images(folder, samples[i].name, inspection, inspector.card.decision.color_range, shown)
-        drawn[samples[i].name] = {kind: files[kind] for kind in ("evidence", "counterfactual")}
-    return drawn
+        return {kind: files[kind] for kind in ("evidence", "counterfactual")}
+
+    drawn = progress(inspector.in_threads(order, one), "overlays", len(order))
+    return {samples[i].name: files for i, files in zip(order, drawn, strict=True)}
 
 
 def _in_turn(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> list[int]:
@@ -87,6 +89,7 @@ def write_run(
     metrics: dict[str, Any],
     evaluated: Evaluated,
     crossed: CrossValidation | None,
+    card: bundle.Card,
     seconds: Mapping[str, float],
     progress: Progress,
 ) -> None:
@@ -107,7 +110,7 @@ def write_run(
     _write_lines(folder / "verdicts.jsonl", rows)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     if rows:
-        report(folder, folder / "report.html", samples=evaluated.samples, progress=progress)
+        report(folder, folder / "report.html", samples=evaluated.samples, card=card, progress=progress)
 
 
 def _write_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -13,11 +13,12 @@ from blemish.data import layouts
 from blemish.data.audit import Audit, audit
 from blemish.data.split import Split, items, split
 from blemish.detectors.interface import Traits
-from blemish.images import read_size
+from blemish.images import preload, read_size
 from blemish.inference import calibration
 from blemish.training.config import DecisionRule, SplitRule
 from blemish.types import Progress, Sample, silent
 
+PRELOADED = 2**29  # bytes of images that are decoded once and kept, instead of once for each step
 FEW = 3  # rank of the held-out score that sets the threshold; below it none is held out where that can be helped
 _UNUSABLE = ("unreadable", "mask-unusable")
 
@@ -65,6 +66,7 @@ def read_data(folder: Path, layout: str = "auto", progress: Progress = silent, *
     samples, groups = usable(dataset, checked)
     if pooled:
         samples = [replace(sample, split="") for sample in samples]
+    samples = preload(samples, PRELOADED)
     warnings = tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
     return Data(dataset.layout, samples, groups, warnings)
 
