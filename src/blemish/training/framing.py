@@ -1,5 +1,5 @@
 """Before learning, where a frame was asked for (`--tile`, `--roi`, `--align`): what the frame is, and the images or
-tiles that a detector learns from, as files. They are made by the same `frame.Framing` that the line runs.
+tiles that a detector learns from, as files. They are made by `inference.framing.Framing`, which inference runs too.
 """
 
 from __future__ import annotations
