@@ -1,3 +1,4 @@
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from blemish.inference.evidence_store import EvidenceStore
 from blemish.inference.inspector import Inspection
 from blemish.inference.nearest_normal import grown_box, map_window, nearest_normal, peak_of
 from blemish.inference.tiling import Box
-from blemish.types import Region
+from blemish.types import Prediction, Region, Verdict
 from tests.inference.conftest import with_outputs
 
 
@@ -46,6 +47,30 @@ def test_a_spot_is_shown_beside_the_normal_patch_nearest_to_it(
     y = min(max(top + round((source_row - row) / grid[0] * 60), 0), 60 - height)
     x = min(max(left + round((source_column - column) / grid[1] * 80), 0), 80 - width)
     assert np.abs(whole[y : y + height, x : x + width] - nearest.normal).mean() < 12  # to half a pixel
+
+
+def test_the_normal_crop_is_shifted_as_the_patch_is(inspector: Inspector) -> None:
+    """The place is in row 3 and column 4 of the grid, its nearest patch in row 5 and column 1 of the good image."""
+    y, x = np.mgrid[:64, :64] * 4
+    good = np.stack([y, x, y // 2 + x // 2], -1).astype(np.uint8)
+    jpeg = io.BytesIO()
+    Image.fromarray(good).save(jpeg, "JPEG", quality=98, subsampling=0)
+    store = EvidenceStore(np.array([[0, 0, 0], [0, 5, 1]], np.int32), ("good.png",), (64, 64), (jpeg.getvalue(),))
+    neighbours = np.zeros((1, 8, 8), np.int32)
+    neighbours[0, 3, 4] = 1
+    prediction = Prediction(
+        scores=np.ones(1, np.float32),
+        maps=np.ones((1, 64, 64), np.float32),
+        neighbours=neighbours,
+        distances=np.ones((1, 8, 8), np.float32),
+    )
+    inspection = Inspection(Verdict("a.png", "anomaly", 1.0, 0.5), good, prediction)
+    nearest = nearest_normal(inspection, store, inspector.card, (36, 28))
+    assert nearest is not None
+    assert nearest.box == (24, 16, 48, 40)  # three cells of eight pixels around it
+    assert nearest.normal is not None
+    expected = good[16 + 16 : 40 + 16, 24 - 24 : 48 - 24].astype(int)
+    assert np.abs(nearest.normal - expected).max() <= 6  # JPEG
 
 
 def test_p_values_by_hand(inspector: Inspector, store: EvidenceStore, defective: Inspection) -> None:
