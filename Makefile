@@ -19,7 +19,7 @@ WORKERS ?= 2
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo quick test check bench docs clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -27,6 +27,15 @@ help: ## this list
 
 demo: .stamps/learn ## draw a production line, learn it, inspect it, and write demo/index.html
 	$(BIN)/blemish demo -o $(DEMO)
+
+QUICK := tests/test_house.py tests/test_options.py tests/test_types.py tests/test_files.py tests/test_images.py \
+  tests/test_images_refused.py tests/test_doctests.py tests/data tests/inference tests/evaluation tests/reporting/test_figures.py \
+  tests/station/test_journal.py tests/station/test_arrivals.py tests/detectors/nn/test_nearest.py tests/training/test_grid.py
+
+quick: .stamps/dev ## what a change usually breaks, in under a minute: ruff, mypy, the unit tests that train nothing
+	$(BIN)/ruff check --no-cache $(CODE)
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not trains' $(QUICK)
 
 test: check ## everything: check, then all tests with warnings as errors
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 
 from tests.support import write_image
 
@@ -27,10 +30,37 @@ def tile(number: int, spot: tuple[int, int] | None = None) -> tuple[npt.NDArray[
     return np.repeat(np.clip(pixels, 0, 255).astype(np.uint8)[..., None], 3, axis=2), mask
 
 
+TRAINED = {"run", "classified", "all_teach"}  # fixtures below that need a training
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make quick` leaves out what needs a training: pytest -m 'not trains'."""
+    for item in items:
+        if isinstance(item, pytest.Function) and TRAINED & set(item.fixturenames):
+            item.add_marker("trains")
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder `name` that `make` writes, made by the first of xdist's workers that needs it, for all of them."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / "shared" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    done = folder.with_name(f"{folder.name}.done")
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MVTec AD layout: 40 good to learn from, 6 good and 6 defective to test on."""
-    root = tmp_path_factory.mktemp("data") / "tiles"
+    return made_once(tmp_path_factory, "data/tiles", _write_product)
+
+
+def _write_product(root: Path) -> None:
     for i in range(40):
         write_image(root / f"train/good/{i:03}.png", tile(i)[0])
     for i in range(6):
@@ -38,14 +68,16 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image, mask = tile(200 + i, (4 + 7 * i, 60 - 10 * i))
         write_image(root / f"test/spot/{i:03}.png", image)
         write_image(root / f"ground_truth/spot/{i:03}_mask.png", mask)
-    return root
 
 
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A product with 40 good tiles and 10 each of two defect types, a bright and a dark spot, no part given; one bright
     one lies among the good."""
-    root = tmp_path_factory.mktemp("data") / "labelled"
+    return made_once(tmp_path_factory, "data/labelled", _write_labelled)
+
+
+def _write_labelled(root: Path) -> None:
     for i in range(40):
         write_image(root / f"good/{i:03}.png", tile(i)[0])
     for i in range(10):
@@ -57,7 +89,6 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_image(root / f"dark/{i:03}.png", image)
         write_image(root / f"ground_truth/dark/{i:03}_mask.png", mask)
     write_image(root / "good/wrong.png", tile(500, (20, 40))[0])
-    return root
 
 
 @pytest.fixture(scope="session")
@@ -67,10 +98,12 @@ def classified(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from blemish.training.config import TrainConfig
     from blemish.training.pipeline import train
 
-    out = tmp_path_factory.mktemp("runs") / "labelled"
     settings = CamConfig(epochs=2, classes="types")
-    config = TrainConfig(labelled, out, settings=settings, image_size=(96, 128), false_alarms=0.1, folds=2)
-    return train(config).folder
+
+    def make(out: Path) -> None:
+        train(TrainConfig(labelled, out, settings=settings, image_size=(96, 128), false_alarms=0.1, folds=2))
+
+    return made_once(tmp_path_factory, "runs/labelled", make)
 
 
 @pytest.fixture(scope="session")
@@ -80,9 +113,12 @@ def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from blemish.training.config import TrainConfig
     from blemish.training.pipeline import train
 
-    out = tmp_path_factory.mktemp("runs") / "tiles"
     settings = PatchCoreConfig(max_bank=300)
-    return train(TrainConfig(product, out, settings=settings, image_size=(192, 256), calibrate="split")).folder
+
+    def make(out: Path) -> None:
+        train(TrainConfig(product, out, settings=settings, image_size=(192, 256), calibrate="split"))
+
+    return made_once(tmp_path_factory, "runs/tiles", make)
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +128,9 @@ def all_teach(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from blemish.training.config import TrainConfig
     from blemish.training.pipeline import train
 
-    out = tmp_path_factory.mktemp("runs") / "tiles"
     settings = PatchCoreConfig(max_bank=100)
-    return train(TrainConfig(product, out, settings=settings, image_size=(64, 96), overlays=0, review=0.1)).folder
+
+    def make(out: Path) -> None:
+        train(TrainConfig(product, out, settings=settings, image_size=(64, 96), overlays=0, review=0.1))
+
+    return made_once(tmp_path_factory, "all/tiles", make)
