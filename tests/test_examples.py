@@ -140,4 +140,4 @@ def test_javascript_refuses_what_is_no_sound_bundle(program: Path, tmp_path: Pat
     said = refused(program, damaged, image)
     assert said == f"{damaged}: model.onnx is damaged (its SHA-256 is not the card's); copy the bundle again."
     (damaged / "card.json").write_text('{"format": "something else"}')
-    assert "not blemish bundle 1" in refused(program, damaged, image)
+    assert "not blemish bundle 2" in refused(program, damaged, image)

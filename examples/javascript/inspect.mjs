@@ -14,8 +14,8 @@ function readBundle(folder) {
   } catch (cause) {
     throw new Error(`${folder}: not a readable bundle (${cause.message}); give the folder that blemish train wrote.`);
   }
-  if (card.format !== 'blemish bundle 1') {
-    throw new Error(`${folder}: the card's format is ${card.format}, not blemish bundle 1; train it again.`);
+  if (!['blemish bundle 1', 'blemish bundle 2'].includes(card.format)) { // they differ in names alone
+    throw new Error(`${folder}: the card's format is ${card.format}, not blemish bundle 2; train it again.`);
   }
   if (createHash('sha256').update(model).digest('hex') !== card.files?.['model.onnx']?.sha256) {
     throw new Error(`${folder}: model.onnx is damaged (its SHA-256 is not the card's); copy the bundle again.`);
@@ -23,7 +23,7 @@ function readBundle(folder) {
   return { card, model };
 }
 
-// RGB, uint8 (1, H, W, 3). What is transparent lies on white.
+// RGB, uint8 (1, H, W, 3), transparent pixels composited on white.
 function readImage(path) {
   let png;
   try {
@@ -67,7 +67,7 @@ async function main([folder, ...paths]) {
       console.log(JSON.stringify({ path, decision: 'error', error: cause.message }));
       continue;
     }
-    const { scores, maps } = await session.run({ images }), score = scores.data[0];
+    const { scores, maps } = await session.run({ [session.inputNames[0]]: images }), score = scores.data[0];
     const doubtful = rule.review_threshold != null && score > rule.review_threshold;
     const decision = score > rule.threshold ? 'anomaly' : doubtful ? 'review' : 'good';
     const box = decision === 'good' ? null : boxAround(maps, rule.pixel_threshold, images.dims);
