@@ -84,7 +84,7 @@ class AttentionConfig:
         "auto", "Score of an image: max, top (mean of the highest 1 %), or auto: the best on synthetic defects."
     )
     sigma: float = setting(2.0, "Gaussian smoothing of the map, in pixels of the image size; 0 = none.", low=0)
-    augmentations: tuple[str, ...] = setting((), "What leaves a part the same: rotate,flip,shift,brighten.")
+    augmentations: tuple[str, ...] = setting((), "Changes that a good part may show: rotate,flip,shift,brighten.")
     epochs: int = setting(0, f"Epochs; 0 = as many as show {SEEN} images, at most {MOST}.", low=0)
     batch: int = setting(4, "Images in a step.", low=1)
     learning_rate: float = setting(4e-3, "Highest learning rate.", low=0)
@@ -92,7 +92,7 @@ class AttentionConfig:
     validation: float = setting(0.15, "Share of the good images held out to choose the score.", low=0, high=0.5)
     memory: float = setting(2.0, "GiB for images while learning; more go to a file.", low=0, machine=True)
     device: str = setting("cpu", "cpu or cuda.", machine=True)
-    processes: int = setting(1, "Train in so many processes.", low=1, machine=True)
+    processes: int = setting(1, "Number of training processes.", low=1, machine=True)
     log: str = setting("", "tensorboard or wandb: keep the losses of every epoch.", machine=True)
     checkpoint: Path | None = None  # a folder, where a file is written after every epoch
     resume: bool = False

@@ -88,7 +88,7 @@ class CamConfig:
         "Weights of the classes in the loss: auto (every class counts the same), or each: 1,3.",
         parse=head_weights,
     )
-    augmentations: tuple[str, ...] = setting((), "What leaves a part the same: rotate,flip,shift,brighten.")
+    augmentations: tuple[str, ...] = setting((), "Changes that a good part may show: rotate,flip,shift,brighten.")
     epochs: int = setting(8, "Epochs at most.", low=1)
     batch: int = setting(16, "Images in a step.", low=1)
     learning_rate: float = setting(3e-4, "Highest learning rate.", low=0)
@@ -97,13 +97,13 @@ class CamConfig:
     # Kumar et al. 2022: training both at once distorts the features.
     head_first: bool = setting(True, "The head is fitted to the pretrained features before both are trained.")
     stop_at: float = setting(2.0, "Training accuracy at which to stop; above 1 = never.")
-    map: str = setting("cam", "Map: cam, gradcam, gradcam++, layercam, ...")
+    map: str = setting("cam", "Map: cam, gradcam, gradcam++, layercam or hirescam.")
     map_layer: str = setting("", "Layer of a gradient's map; without, the last one. Earlier ones give finer maps.")
     sigma: float = setting(4.0, "Gaussian smoothing of the map, in pixels of the image size; 0 = none.", low=0)
     contrast: bool = setting(True, "The map speaks for the anomaly and against good; else for the anomaly alone.")
     memory: float = setting(2.0, "GiB for cached features; more go to a file.", low=0, machine=True)
     device: str = setting("cpu", "cpu or cuda.", machine=True)
-    processes: int = setting(1, "Train in so many processes.", low=1, machine=True)
+    processes: int = setting(1, "Number of training processes.", low=1, machine=True)
     log: str = setting("", "tensorboard or wandb: keep the losses of every epoch.", machine=True)
     checkpoint: Path | None = None  # a folder, where a file is written after every epoch
     resume: bool = False

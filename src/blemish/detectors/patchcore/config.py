@@ -30,9 +30,9 @@ class PatchCoreConfig:
     random_weights: bool = setting(False, "An untrained backbone, as a control.")
     layers: tuple[str, ...] = setting((), "Feature layers, separated by commas; without, those of strides 8 and 16.")
     image_size: tuple[int, int] = (256, 256)  # height, width
-    patch_size: int = setting(3, "A patch is so many cells wide (p of Eq. 1); odd.", low=1)
+    patch_size: int = setting(3, "Width of a patch in feature cells (p of Eq. 1); odd.", low=1)
     coreset: float = setting(0.1, "Share of the patches kept in the memory bank.", low=0, high=1)
-    max_bank: int = setting(8192, "Never more patches in the memory bank: its size is what inference costs.", low=1)
+    max_bank: int = setting(8192, "Most patches in the memory bank; inference time grows with it.", low=1)
     num_neighbours: int = setting(9, "Neighbours that reweight the score (b of Eq. 7); 1 = no reweighting.", low=1)
     projection: int = setting(32, "Dimensions in which the coreset is selected (Johnson & Lindenstrauss 1984).", low=1)
     sigma: float = setting(4.0, "Gaussian smoothing of the map, in pixels of the image size; 0 = none.", low=0)
