@@ -46,7 +46,7 @@ class PatchCoreConfig:
 
 
 class PatchCore:
-    """The detector. `fit` collects patches and selects the coreset; `graph` is then the whole detector in one module."""
+    """The detector. `fit` collects patches and selects the coreset; `graph` is then the whole detector as a module."""
 
     def __init__(self, config: PatchCoreConfig | None = None) -> None:
         self.config = config or PatchCoreConfig()
