@@ -65,7 +65,7 @@ class Step(NamedTuple):
 
 
 def unlogged(epoch: int, record: Mapping[str, float]) -> None:
-    """The `Log` that keeps nothing."""
+    """The `Log` that writes nothing."""
 
 
 def _never(_: Mapping[str, float]) -> bool:
