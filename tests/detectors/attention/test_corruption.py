@@ -1,4 +1,4 @@
-"""What spoiling changes, and that it says where."""
+"""What corruption changes, and where it says that it did."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHERS = [tile(50)[0], tile(51, (20, 30))[0]]
 
 
 @pytest.mark.parametrize("how", CORRUPTIONS)
-def test_a_key_decides_whatever_the_company(how: str) -> None:
+def test_corruption_depends_on_the_key_and_not_on_the_batch(how: str) -> None:
     images = tiles(12)
     before = images.clone()
     corrupted, spared = corrupted_images(images, how, KEYS, OTHERS)
@@ -50,7 +50,7 @@ def test_blur_is_left_to_the_graph(how: str) -> None:
     assert corrupted.data_ptr() != images.data_ptr()
 
 
-def test_noise_is_on_all_pixels_and_they_count_as_good() -> None:
+def test_noise_is_on_all_pixels_and_none_counts_as_replaced() -> None:
     images = torch.full((2, 3, 60, 80), 0.5)
     corrupted, spared = corrupted_images(images, "noise", KEYS[:2], ())
     assert (corrupted != images).float().mean() > 0.99
@@ -71,7 +71,7 @@ def test_masked_squares_are_grey_and_nothing_else_changes() -> None:
     assert torch.equal(spared, spared[..., ::5].repeat_interleave(5, -1))
 
 
-def test_patches_are_where_they_say() -> None:
+def test_patches_are_where_spared_is_zero() -> None:
     images = tiles(12)
     corrupted, spared = corrupted_images(images, "patches", KEYS, OTHERS)
     assert set(spared.flatten().tolist()) == {0, 1}

@@ -1,4 +1,4 @@
-"""The autoencoder that attends as a whole: its training, by hand and in pieces, and how its score is chosen."""
+"""The whole attention detector: its training by hand and resumed, and how its score is chosen."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from blemish.detectors.nn.resampling import Resize
 from blemish.images import load_image
 from blemish.types import BlemishError, Sample
 from tests.conftest import tile
+from tests.detectors.support import StoppedError, killed_in
 from tests.support import write_image
 
 T = TypeVar("T")
-# Read by residuals, which need no gradient to be traced; the attention is trained all the same.
+# Its map is the residual, which needs no traced gradient; the attention is trained all the same.
 SMALL = AttentionConfig(
     model="autoencoder",
     image_size=(32, 48),
@@ -65,7 +66,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_what_an_epoch_records_by_hand(samples: list[Sample]) -> None:
-    """At a rate of 0 the network stays what it was built as."""
+    """With a learning rate of 0 the network keeps its initial weights."""
     some = samples[:6]
     config = replace(
         SMALL, learning_rate=0.0, epochs=1, corruption="none", loss="0.5*mse", layers=("encoder.8", "encoder.11")
@@ -79,16 +80,17 @@ def test_what_an_epoch_records_by_hand(samples: list[Sample]) -> None:
     net = build("autoencoder", (32, 48), width=4, latent=4, seed=0)
     net.start_from(torch.tensor(mean).float())
     standard = (images - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
-    code, said, _ = net.encode(standard.float(), (8, 11))
+    code, outputs, _ = net.encode(standard.float(), (8, 11))
     off = ((net.decode(code, []) - images) ** 2).mean((1, 2, 3)).detach()
-    found = [attention(f, torch.autograd.grad(code.sum(), f, retain_graph=True)[0]).mean((1, 2)).detach() for f in said]
+    slopes = torch.autograd.grad(code.sum(), outputs)
+    found = [attention(*pair).mean((1, 2)).detach() for pair in zip(outputs, slopes, strict=True)]
     (record,) = detector.records
     assert record["reconstruction"] == pytest.approx(0.5 * float(off.mean()), rel=1e-4)
     assert record["attention"] == pytest.approx(float(torch.stack(found).mean()), rel=1e-4)
     assert record["loss"] == pytest.approx(record["reconstruction"] + 0.5 * record["attention"], rel=1e-5)
 
 
-def test_the_attention_loss_pushes_it_down_alone_or_in_steps_of_its_own(samples: list[Sample]) -> None:
+def test_the_attention_loss_lowers_the_attention_in_either_way(samples: list[Sample]) -> None:
     config = replace(SMALL, model="unet", corruption="none", epochs=6, learning_rate=3e-3, attention_weight=5.0)
     last: dict[str, float] = {}
     learned = {}
@@ -112,28 +114,15 @@ def test_the_attention_loss_pushes_it_down_alone_or_in_steps_of_its_own(samples:
     assert {*without.records[0]} == {"loss", "reconstruction"}
 
 
-def test_fitting_twice_is_fitting_once(samples: list[Sample]) -> None:
+def test_fitting_again_starts_anew(samples: list[Sample]) -> None:
     detector = Attention(replace(SMALL, augmentations=("flip", "shift", "brighten"))).fit(samples)
     first, records = weights_of(detector), detector.records
     assert not same(first, weights_of(detector.fit(samples[2:])))
     assert same(first, weights_of(detector.fit(samples)))
     assert detector.records == records
-    assert not same(first, weights_of(Attention(SMALL).fit(samples)))  # what a part may do matters
+    assert not same(first, weights_of(Attention(SMALL).fit(samples)))  # augmentations matter
     other = Attention(replace(SMALL, seed=1, augmentations=("flip", "shift", "brighten"))).fit(samples)
     assert not same(first, weights_of(other))
-
-
-class StoppedError(Exception):
-    pass
-
-
-def killed_in(epoch: int) -> Any:
-    def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-        if what.startswith(f"epoch {epoch}/"):
-            raise StoppedError
-        return iter(items)
-
-    return progress
 
 
 @pytest.mark.parametrize("alternate", [False, True])
@@ -141,18 +130,18 @@ def test_killed_and_resumed_is_the_same_to_the_bit(samples: list[Sample], tmp_pa
     config = replace(SMALL, model="vae", alternate=alternate)
     straight = Attention(config).fit(samples)
     whole, records = weights_of(straight), straight.records
-    kept = replace(config, checkpoint=tmp_path)
+    checkpointed = replace(config, checkpoint=tmp_path)
     with pytest.raises(StoppedError):
-        Attention(kept).fit(samples, killed_in(2))
+        Attention(checkpointed).fit(samples, killed_in(2))
     assert [file.name for file in tmp_path.iterdir()] == ["attention.safetensors"]
-    resumed = Attention(replace(kept, resume=True)).fit(samples, killed_in(1))
+    resumed = Attention(replace(checkpointed, resume=True)).fit(samples, killed_in(1))
     assert same(whole, weights_of(resumed))
     assert resumed.records == records
-    for other in (replace(kept, beta=0.5), replace(kept, corruption="mask")):
+    for other in (replace(checkpointed, beta=0.5), replace(checkpointed, corruption="mask")):
         with pytest.raises(BlemishError, match="other images or options"):
             Attention(replace(other, resume=True)).fit(samples)
     with pytest.raises(BlemishError, match="other images or options"):
-        Attention(replace(kept, resume=True)).fit(samples[1:])
+        Attention(replace(checkpointed, resume=True)).fit(samples[1:])
 
 
 def test_two_processes_learn_what_one_does(samples: list[Sample], capfd: pytest.CaptureFixture[str]) -> None:
@@ -161,12 +150,12 @@ def test_two_processes_learn_what_one_does(samples: list[Sample], capfd: pytest.
     one = Attention(config).fit(samples[:7])
     two = Attention(replace(config, processes=2)).fit(samples[:7])
     still = Attention(replace(config, learning_rate=0.0)).fit(samples[:7])
-    # As a whole: where a gradient is nearly zero, Adam makes a step of what rounding left of it.
+    # All weights together: where a gradient is nearly zero, Adam makes a full step of its rounding error.
     found, wanted = (torch.cat([value.double().flatten() for value in weights_of(d).values()]) for d in (two, one))
     start = torch.cat([value.double().flatten() for value in weights_of(still).values()])
     assert float((found - wanted).norm()) < 0.03 * float((wanted - start).norm())
-    for seen, record in zip(two.records, one.records, strict=True):
-        assert seen == pytest.approx(record, rel=1e-3)
+    for of_two, of_one in zip(two.records, one.records, strict=True):
+        assert of_two == pytest.approx(of_one, rel=1e-3)
     assert capfd.readouterr() == ("", "")
 
 
@@ -186,15 +175,15 @@ def test_the_score_is_chosen_on_images_that_were_not_learned_from(samples: list[
     graph = detector.graph()
     others = [pixels_of(images[row]) for row in detector._rows]
     labels: list[bool] = []
-    seen: list[np.ndarray] = []
+    inspected: list[np.ndarray] = []
     for number, row in enumerate(detector._held_out):
         pixels = pixels_of(images[row])
-        seen.append(pixels)
+        inspected.append(pixels)
         random = [np.random.default_rng((0, number, copy)) for copy in range(COPIES)]
-        seen += [corrupt(pixels, rng, others=others).image for rng in random]
+        inspected += [corrupt(pixels, rng, others=others).image for rng in random]
         labels += [False] + [True] * COPIES
     with torch.inference_mode():
-        maps = graph.maps(torch.tensor(np.stack(seen)).permute(0, 3, 1, 2) / 255)[0]
+        maps = graph.maps(torch.tensor(np.stack(inspected)).permute(0, 3, 1, 2) / 255)[0]
         wanted = {f"{share:g}": roc_auc_score(labels, graph.scores(maps, share)) for share in SHARES}
     assert detector.validation == pytest.approx(wanted, abs=2e-3)
     assert graph.share in SHARES
@@ -216,7 +205,7 @@ def test_too_few_images_hold_none_out(samples: list[Sample]) -> None:
     assert maps.isfinite().all()
 
 
-def test_read_otherwise_without_training_again(samples: list[Sample]) -> None:
+def test_another_map_without_training_again(samples: list[Sample]) -> None:
     detector = Attention(replace(SMALL, epochs=1)).fit(samples)
     before, share = weights_of(detector), detector.graph().share
     image = torch.tensor(tile(77, (20, 30))[0])[None]
@@ -247,7 +236,7 @@ def test_read_otherwise_without_training_again(samples: list[Sample]) -> None:
 def test_the_published_study(samples: list[Sample]) -> None:
     config = case_study(SMALL)
     assert (config.model, config.epochs, config.layers, config.alternate) == ("unet", 50, ("encoder.21",), True)
-    assert (config.image_size, config.width) == ((32, 48), 4)  # what it leaves alone
+    assert (config.image_size, config.width) == ((32, 48), 4)  # unchanged
     detector = Attention(replace(config, epochs=1)).fit(samples)
     graph = detector.graph()
     assert (graph.kind, graph.input, graph.whole, graph.share, detector.validation) == (
@@ -279,7 +268,7 @@ def test_as_many_epochs_as_show_enough_images(images: int, wanted: int) -> None:
     assert epochs_for(images) == wanted
 
 
-def test_before_and_without_images() -> None:
+def test_order_of_calls_and_no_images_are_refused() -> None:
     detector = Attention(SMALL)
     with pytest.raises(RuntimeError, match="fit the detector"):
         detector.graph()
@@ -290,7 +279,7 @@ def test_before_and_without_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"model": "gan"}, "--model takes unet, autoencoder, vae, resnet, not 'gan'"),
         ({"corruption": "rain"}, "--corruption takes patches, mask, noise, blur, none, not 'rain'"),
@@ -311,12 +300,12 @@ def test_before_and_without_images() -> None:
         ),
     ],
 )
-def test_refusals(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(BlemishError, match=said):
+def test_refusals(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BlemishError, match=message):
         Attention(replace(SMALL, **options))
 
 
-def test_a_training_that_diverges_is_a_sentence(samples: list[Sample]) -> None:
+def test_a_training_that_diverges_is_an_error(samples: list[Sample]) -> None:
     with pytest.raises(BlemishError, match="training diverged"):
         Attention(replace(SMALL, learning_rate=1e30, model="vae")).fit(samples[:4])
 

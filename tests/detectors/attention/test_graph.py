@@ -78,11 +78,11 @@ def test_attention_of_each_latent_number_is_averaged() -> None:
 
 def test_gradients_of_each_number_one_at_a_time() -> None:
     net = perturbed(build("vae", (32, 48), width=4, latent=5))
-    code, said, _ = net.encode(random_images(2, (32, 48)), (2, 8))
+    code, outputs, _ = net.encode(random_images(2, (32, 48)), (2, 8))
     latent = net.latent(code)
-    together = gradients(latent, said, each=True)
-    summed = gradients(latent, said, each=False)
-    for features, found, total in zip(said, together, summed, strict=True):
+    together = gradients(latent, outputs, each=True)
+    summed = gradients(latent, outputs, each=False)
+    for features, found, total in zip(outputs, together, summed, strict=True):
         assert found.shape == (2, 5, *features.shape[1:])
         for image in range(2):
             for number in range(5):
@@ -95,15 +95,15 @@ def test_gradients_of_each_number_one_at_a_time() -> None:
 
 
 class LatentSum(nn.Module):
-    """Images -> `(N, 1)`, as captum wants its target."""
+    """Images -> `(N, 1)`, as captum needs its target."""
 
     def __init__(self, net: Autoencoder) -> None:
         super().__init__()
         self.encoder, self.code = net.encoder, net.code
 
     def forward(self, images: Tensor) -> Tensor:
-        found: Tensor = self.code(self.encoder(images))
-        return found.sum(1, keepdim=True)
+        code: Tensor = self.code(self.encoder(images))
+        return code.sum(1, keepdim=True)
 
 
 @pytest.mark.parametrize(("width", "layer"), [(2, 21), (2, 7), (4, 2)])
@@ -117,7 +117,7 @@ def test_the_weights_are_captums(width: int, layer: int) -> None:
     code, (features,), _ = net.encode(images, (layer,))
     (slope,) = torch.autograd.grad(code.sum(), features)
     rms = slope.square().mean((1, 2, 3)).sqrt().view(3, 1, 1)
-    # The weight of a channel, without its sign: the attention where that channel alone is 1, and none other is.
+    # The absolute weight of a channel: the attention where that channel is 1 and all others are 0.
     size = features.shape[1]
     weights = torch.stack(
         [size * attention(torch.eye(size)[k].view(1, size, 1, 1).expand_as(slope), slope) for k in range(size)], 1
@@ -135,7 +135,7 @@ def test_the_loss_by_hand() -> None:
     deviation = ((4 + 1 + 0 + 9) / 4) ** 0.5
     np.testing.assert_allclose(attention_loss(found, all_good, "mean-std"), [3 - deviation / 2, 4], rtol=1e-5)
     spared = all_good.clone()
-    spared[0, 1, 1], spared[0, 0, 0] = 0, 0.5  # a cell left out, and one half good
+    spared[0, 1, 1], spared[0, 0, 0] = 0, 0.5  # one cell corrupted, and one half
     mean = (0.5 * 1 + 2 + 3) / 2.5
     np.testing.assert_allclose(attention_loss(found, spared, "mean"), [mean, 4], rtol=1e-6)
     deviation = ((0.5 * (1 - mean) ** 2 + (2 - mean) ** 2 + (3 - mean) ** 2) / 2.5) ** 0.5
@@ -143,12 +143,12 @@ def test_the_loss_by_hand() -> None:
     other = found.clone()
     other[0, 1, 1] = 1000
     torch.testing.assert_close(attention_loss(other, spared, "mean-std"), attention_loss(found, spared, "mean-std"))
-    assert attention_loss(found, torch.zeros(2, 2, 2), "mean").tolist() == [0, 0]  # nothing good in sight
+    assert attention_loss(found, torch.zeros(2, 2, 2), "mean").tolist() == [0, 0]  # everything is corrupted
 
 
 @pytest.mark.parametrize("kind", ["mean", "mean-std"])
 @pytest.mark.parametrize("flat", [False, True])
-def test_the_losss_gradient_is_finite_and_that_of_differences(kind: str, flat: bool) -> None:
+def test_the_losss_gradient_is_finite_and_equals_finite_differences(kind: str, flat: bool) -> None:
     found = (torch.ones(1, 2, 3) if flat else 1 + numbers(1, 2, 3).abs()).double().requires_grad_()
     spared = torch.tensor([[[1.0, 0.5, 1.0], [0.0, 1.0, 0.25]]]).double()
     attention_loss(found, spared, kind).sum().backward()  # type: ignore[no-untyped-call]
@@ -159,8 +159,8 @@ def test_the_losss_gradient_is_finite_and_that_of_differences(kind: str, flat: b
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_step_down_lowers_the_attention(name: str) -> None:
-    """Through the gradient of a gradient: the derivative along the steepest descent is what differences give."""
+def test_a_gradient_step_lowers_the_attention(name: str) -> None:
+    """Through the gradient of a gradient: the decrease along the steepest descent equals its derivative."""
     learner = Learner(perturbed(build(name, (32, 32), width=4, latent=4)).double(), (4, 7)).double()
     images, noise = random_images(2, (32, 32)).double().sigmoid(), torch.zeros(2, 4).double()
 
@@ -198,15 +198,15 @@ NETWORKS = {"unet": (0, 21, 27), "autoencoder": (2, 8, 11), "vae": (1, 8, 11), "
 
 
 @pytest.mark.parametrize("name", [*MODELS, "pretrained"])
-def test_the_closed_form_is_autograds(name: str, weights: Path) -> None:
+def test_attention_by_forward_operations_equals_autograd(name: str, weights: Path) -> None:
     options: dict[str, Any] = {"pretrained": True, "weights": weights} if name == "pretrained" else {}
     model = "resnet" if options else name
     net = perturbed(build(model, (64, 64), width=4, latent=4, **options)).eval().requires_grad_(False)
     images = (random_images(3, (64, 64)) * torch.tensor([1.0, 0.3, 2.0]).view(3, 1, 1, 1)).requires_grad_()
     layers = NETWORKS[model]
-    code, said, _ = net.encode(images, layers)
+    code, outputs, _ = net.encode(images, layers)
     latent = net.latent(code)
-    for layer, features in zip(layers, said, strict=True):
+    for layer, features in zip(layers, outputs, strict=True):
         (slope,) = gradients(latent, [features], each=net.variational)
         wanted = attention(features, slope).detach()
         assert wanted.max() > 0
@@ -223,7 +223,7 @@ class Odd(nn.Module):
         return found
 
 
-def test_a_layer_without_a_written_gradient_is_refused() -> None:
+def test_a_layer_whose_gradient_has_no_forward_form_is_refused() -> None:
     net = build("autoencoder", (64, 64), width=4, latent=4).eval()
     net.encoder[8] = nn.Sequential(Odd(), nn.Upsample(scale_factor=2))  # 8x8 cells to 4x4
     net.code = nn.Flatten()
@@ -258,12 +258,12 @@ def test_onnxruntime_says_what_torch_says(model: str, tmp_path: Path) -> None:
     graph = graph_of(config)
     graph.share = 0.01 if model == "vae" else 0.0
     export(graph, tmp_path / "g.onnx")
-    line = in_onnxruntime(tmp_path / "g.onnx")
+    exported = in_onnxruntime(tmp_path / "g.onnx")
     for shape in ((3, 37, 101, 3), (1, 111, 65, 3)):
         images = np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
         with torch.inference_mode():
             wanted = dict(zip(graph.outputs, (o.numpy() for o in graph(torch.tensor(images))), strict=True))
-        found = line(images).outputs()
+        found = exported(images).outputs()
         assert list(found) == ["scores", "maps", "reconstruction"]
         assert found["reconstruction"].dtype == np.uint8
         assert found["reconstruction"].shape == (shape[0], *SIZE, 3)
@@ -290,7 +290,7 @@ def test_patches_are_taken_at_stride_8(model: str, layer: int) -> None:
 
 
 @pytest.mark.parametrize("standardise", ["whole", "place"])
-def test_standards_are_good_images_own(standardise: str) -> None:
+def test_maps_are_standardised_by_good_images(standardise: str) -> None:
     """Against numpy on the raw maps: over the whole image, mean 0 and deviation 1; at each place, mean 0 and a
     deviation below 1, as it is softened by the usual one."""
     graph = graph_of(AttentionConfig(image_size=SIZE, map="attention", standardise=cast("Any", standardise)))
@@ -322,18 +322,18 @@ def test_the_average_and_the_input_by_hand() -> None:
     torch.testing.assert_close(mean.flatten(), probe.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(std.flatten(), probe.std((0, 2, 3), correction=0), rtol=1e-3, atol=1e-5)
     net, layers = graph.learner.net, graph.learner.layers
-    code, said, _ = net.encode(((probe - mean) / std).requires_grad_(), layers)
-    slopes = gradients(net.latent(code), said, each=False)
+    code, outputs, _ = net.encode(((probe - mean) / std).requires_grad_(), layers)
+    slopes = gradients(net.latent(code), outputs, each=False)
     each = [
         Enlarge(features.shape[2:], SIZE, 2.0)(attention(features, slope)).detach()
-        for features, slope in zip(said, slopes, strict=True)
+        for features, slope in zip(outputs, slopes, strict=True)
     ]
     with torch.inference_mode():
         found = graph.raw(good)[0]["attention"]
     torch.testing.assert_close(found.clone(), torch.stack(each).mean(0), rtol=1e-3, atol=1e-4 * float(found.max()))
 
 
-def test_maps_are_combined_and_scores_are_of_the_highest() -> None:
+def test_maps_are_combined_and_scores_are_means_of_the_highest_pixels() -> None:
     graph = graph_of(AttentionConfig(image_size=SIZE, map="combined"))
     image = torch.randint(0, 256, (2, *SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
@@ -346,15 +346,15 @@ def test_maps_are_combined_and_scores_are_of_the_highest() -> None:
         product = product * np.logaddexp(0, standard.double().numpy())
     np.testing.assert_allclose(maps, product, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(raw["residual"], Enlarge(SIZE, SIZE, 2.0)(residual), rtol=1e-4, atol=1e-5)
-    painted = (decoded * 255).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(reconstruction.float(), painted, atol=0.51)  # rounded
+    pixels = (decoded * 255).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(reconstruction.float(), pixels, atol=0.51)  # rounded
     np.testing.assert_allclose(scores, maps.amax((1, 2)))
     ordered = np.sort(maps.numpy().reshape(2, -1), 1)[:, ::-1]
     for share, count in ((0.001, 6), (0.01, 61), (1e-9, 1)):  # of 6144
         np.testing.assert_allclose(graph.scores(maps, share), ordered[:, :count].mean(1), rtol=1e-5)
 
 
-def test_one_map_needs_not_the_other() -> None:
+def test_only_the_maps_that_are_needed_are_computed() -> None:
     image = random_images(1, SIZE).sigmoid()
     configs: dict[str, dict[str, Any]] = {"residual": {}, "attention": {"standardise": "whole"}, "combined": {}}
     for kind, options in configs.items():

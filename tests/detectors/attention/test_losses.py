@@ -48,7 +48,7 @@ def test_a_sum_of_losses_is_read(text: str, wanted: tuple[tuple[float, str], ...
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "has a term ''; terms are mse, l1, bce, ssim"),
         ("mse+", "has a term ''"),
@@ -65,8 +65,8 @@ def test_a_sum_of_losses_is_read(text: str, wanted: tuple[tuple[float, str], ...
         ("2*3*l1", "weighs l1 with '2.3'"),
     ],
 )
-def test_what_is_no_sum_of_losses_is_refused(text: str, said: str) -> None:
-    with pytest.raises(BlemishError, match=said):
+def test_an_invalid_sum_of_losses_is_refused(text: str, message: str) -> None:
+    with pytest.raises(BlemishError, match=message):
         parse(text)
 
 
@@ -89,7 +89,7 @@ def test_each_image_has_its_own_weighted_sum() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_are_least_where_the_image_is_met(name: str) -> None:
+def test_losses_are_least_for_equal_images(name: str) -> None:
     images = noise(0)
     best = loss(parse(name), images, images)
     assert (best < loss(parse(name), (images + 0.05).clamp(max=1), images)).all()
@@ -111,8 +111,7 @@ def test_cross_entropy_and_its_gradient_are_finite_at_the_ends() -> None:
     assert logits.grad.isfinite().all()
 
 
-def test_ssim_teaches() -> None:
-    """Its gradient leads to the image, from noise."""
+def test_descending_ssim_leads_from_noise_to_the_image() -> None:
     wanted = textured(1)
     logits = torch.zeros_like(wanted).normal_(generator=torch.Generator().manual_seed(2)).requires_grad_()
     adam = torch.optim.Adam([logits], 0.1)
@@ -155,7 +154,7 @@ PAIRS = {
     "noise": (noise(3), noise(4)),
     "smooth": (textured(5), textured(6)),
     "near": (textured(5), (textured(5) + 0.01 * noise(7, 2, 32, 27)).clamp(max=1)),
-    "inverse": (textured(5), 1 - textured(5)),  # SSIM below 0 where structure is turned over
+    "inverse": (textured(5), 1 - textured(5)),  # SSIM is below 0 where structure is inverted
 }
 
 
@@ -188,12 +187,12 @@ def test_absolute_difference_by_hand() -> None:
 
 @pytest.mark.parametrize("kind", RESIDUALS)
 @pytest.mark.parametrize("images", [flat(0.0), flat(1.0), noise(8), textured(9)])
-def test_equal_images_leave_exactly_nothing(kind: str, images: Tensor) -> None:
+def test_equal_images_have_residual_zero(kind: str, images: Tensor) -> None:
     assert residual(kind, images, images).abs().max() == 0
 
 
 @pytest.mark.parametrize("kind", RESIDUALS)
-def test_maps_are_never_negative_and_look_the_same_from_both_sides(kind: str) -> None:
+def test_maps_are_never_negative_and_symmetric(kind: str) -> None:
     for x, y in [*PAIRS.values(), (flat(0.0), flat(1.0)), (flat(1.0), flat(1 - 1e-6))]:
         found = residual(kind, x, y)
         assert found.isfinite().all()
@@ -216,7 +215,7 @@ def test_the_exported_map_is_the_same_for_any_number_of_images(kind: str, tmp_pa
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own future
+        warnings.simplefilter("ignore")  # deprecation warnings inside the exporter
         program = torch.onnx.export(
             Residual(kind, (24, 19)).eval(),
             (noise(0, 2), noise(1, 2)),

@@ -1,4 +1,4 @@
-"""The autoencoders: what goes in and out, what they share between images (nothing), and what they refuse."""
+"""The autoencoders: shapes, independence of the images in a batch, and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def random_images(n: int, size: tuple[int, int], seed: int = 0) -> Tensor:
 
 
 def perturbed(net: Autoencoder, seed: int = 3) -> Autoencoder:
-    """As if trained: no norm is the identity any more."""
+    """As if trained: no norm is the identity."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -34,7 +34,7 @@ def perturbed(net: Autoencoder, seed: int = 3) -> Autoencoder:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A resnet18 whose batch norms do something, as a file."""
+    """A resnet18 whose batch norms are not the identity, as a file."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         net = models.resnet18(weights=None)
@@ -52,9 +52,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(net: Autoencoder, images: Tensor, layers: tuple[int, ...] = ()) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Code, reconstructions and what the layers said."""
-    code, said, skipped = net.encode(images, layers)
-    return code, net.decode(net.latent(code), skipped), said
+    """Code, reconstructions and the layers' outputs."""
+    code, outputs, skipped = net.encode(images, layers)
+    return code, net.decode(net.latent(code), skipped), outputs
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_images_that_are_not_square(name: str, code: tuple[int, int], channels: 
 
 
 @pytest.mark.parametrize("name", [*MODELS, "pretrained"])
-def test_a_image_is_told_the_same_in_any_company_in_training_too(name: str, weights: Path) -> None:
+def test_an_images_result_does_not_depend_on_its_batch_even_in_training(name: str, weights: Path) -> None:
     options: dict[str, Any] = {"pretrained": True, "weights": weights} if name == "pretrained" else {}
     net = perturbed(build("resnet" if options else name, (64, 64), **SMALL, **options)).train()
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -90,52 +90,51 @@ def test_a_image_is_told_the_same_in_any_company_in_training_too(name: str, weig
         alone = [run(net, image[None])[:2] for image in images]
     for index, output in enumerate(together):
         torch.testing.assert_close(output, torch.cat([one[index] for one in alone]), rtol=1e-4, atol=1e-4)
-    assert (together[1][0] - together[1][2]).abs().max() > 1e-3  # the images do matter
+    assert (together[1][0] - together[1][2]).abs().max() > 1e-3  # the images' results differ
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-def test_pretrained_encoders_say_what_torchvisions_network_says(weights: Path) -> None:
+def test_pretrained_encoders_equal_torchvisions_network(weights: Path) -> None:
     from safetensors.torch import load_file
 
     wanted = models.resnet18(weights=None).eval()
     wanted.load_state_dict(load_file(weights))
     net = build("resnet", (64, 96), **SMALL, pretrained=True, weights=weights)  # in training mode
     images = random_images(2, (64, 96))
-    seen: list[Tensor] = []
+    theirs: list[Tensor] = []
     for layer in (wanted.relu, wanted.layer2, wanted.layer4):
-        layer.register_forward_hook(lambda _module, _taken, given: seen.append(given.detach().clone()))
+        layer.register_forward_hook(lambda _module, _inputs, output: theirs.append(output.detach().clone()))
     with torch.no_grad():
         wanted(images)
-        _, said, _ = net.encode(images, (2, 7, 11))
-    for found, here in zip(said, (seen[0], seen[1], seen[2]), strict=True):
-        torch.testing.assert_close(found, here, rtol=1e-4, atol=1e-4)
+        _, outputs, _ = net.encode(images, (2, 7, 11))
+    for ours, output in zip(outputs, theirs[:3], strict=True):
+        torch.testing.assert_close(ours, output, rtol=1e-4, atol=1e-4)
 
 
-def test_layers_keep_what_they_said() -> None:
-    """Nothing later in the encoder works in place on it."""
+def test_later_layers_do_not_overwrite_outputs() -> None:
     for name in MODELS:
         net = build(name, (32, 32), **SMALL)
         every = tuple(range(len(net.encoder)))
         images = random_images(2, (32, 32))
         with torch.no_grad():
-            said = net.encode(images, every)[1]
+            outputs = net.encode(images, every)[1]
             features = images
-            for layer, found in zip(net.encoder, said, strict=True):
+            for layer, found in zip(net.encoder, outputs, strict=True):
                 features = layer(features.clone())
                 assert torch.equal(features, found)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_layers_before_and_after_make_the_whole(name: str) -> None:
+def test_a_layers_output_and_its_tail_give_the_code(name: str) -> None:
     net = build(name, (32, 64), **SMALL)
     with torch.no_grad():
-        code, said, _ = net.encode(random_images(2, (32, 64)), (0, 7))
-        for layer, features in zip((0, 7), said, strict=True):
+        code, outputs, _ = net.encode(random_images(2, (32, 64)), (0, 7))
+        for layer, features in zip((0, 7), outputs, strict=True):
             torch.testing.assert_close(net.tail(layer)(features), net.latent(code))
     assert net.latent(code).shape[1] == (code.shape[1] // 2 if name == "vae" else code.shape[1])
 
 
-def test_the_unets_decoder_sees_what_the_layers_said() -> None:
+def test_the_unets_decoder_depends_on_the_code_and_every_skip() -> None:
     net = perturbed(build("unet", (32, 48), width=4))
     assert [type(net.encoder[layer]) for layer in net.skips] == [nn.ReLU] * 4
     assert isinstance(net.encoder[21], nn.Conv2d)
@@ -169,7 +168,7 @@ def test_the_divergence_is_the_gaussians() -> None:
     assert net.sampled(extreme, noise[:1])[1].isfinite().all()
 
 
-def test_a_plain_code_is_no_distribution() -> None:
+def test_a_plain_code_has_no_divergence() -> None:
     net = build("autoencoder", (32, 32), **SMALL)
     code = random_images(2, (1, 5))[:, 0, 0]
     latent, divergence = net.sampled(code, torch.ones(2, 5))
@@ -187,7 +186,7 @@ def test_layers_have_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "options", "said"),
+    ("name", "size", "options", "message"),
     [
         ("gan", (64, 64), {}, "no model 'gan'; take one of unet, autoencoder, vae, resnet"),
         ("unet", (64, 72), {}, "unet halves the image until 16 pixels are one: 64x72 does not fit"),
@@ -196,8 +195,8 @@ def test_layers_have_names() -> None:
         ("resnet", (64, 64), {"pretrained": True, "weights": Path("no.safetensors")}, "no such weights file"),
     ],
 )
-def test_refusals(name: str, size: tuple[int, int], options: dict[str, Any], said: str) -> None:
-    with pytest.raises(BlemishError, match=said):
+def test_refusals(name: str, size: tuple[int, int], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BlemishError, match=message):
         build(name, size, **options)
 
 
@@ -207,6 +206,6 @@ def test_the_seed_decides(name: str) -> None:
     expected = torch.rand(1)
     torch.manual_seed(9)
     first, again, other = (build(name, (32, 32), **SMALL, seed=seed).state_dict() for seed in (1, 1, 2))
-    assert torch.equal(torch.rand(1), expected)  # nobody else's random numbers are spent
+    assert torch.equal(torch.rand(1), expected)  # the global random state is not used
     assert all(torch.equal(value, again[key]) for key, value in first.items())
     assert any(not torch.equal(value, other[key]) for key, value in first.items())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +24,9 @@ from blemish.detectors.nn.resampling import Resize
 from blemish.images import load_image
 from blemish.types import BlemishError, Sample
 from tests.conftest import tile
+from tests.detectors.support import StoppedError, killed_in
 from tests.support import write_image
 
-T = TypeVar("T")
 SMALL = CamConfig(
     image_size=(64, 64), random_weights=True, epochs=4, batch=4, learning_rate=1e-3, stop_at=2.0, sigma=0.0
 )
@@ -144,7 +144,7 @@ def test_training_on_cached_features_equals_training_the_whole_network(
     np.testing.assert_allclose(detector.cells(samples)[0], logits, rtol=1e-3, atol=1e-3)
 
 
-def test_fitting_twice_is_fitting_once_and_the_trunk_stays(samples: list[Sample]) -> None:
+def test_fitting_again_starts_anew_and_the_trunk_stays(samples: list[Sample]) -> None:
     detector = cam(SMALL)
     start = {name: value.clone() for name, value in detector.trunk.state_dict().items()}
     first = weights_of(detector.fit(samples))
@@ -223,19 +223,6 @@ def test_types(samples: list[Sample]) -> None:
     assert detector.scale_temperature([*samples, other]) == detector.scale_temperature(samples)
 
 
-class StoppedError(Exception):
-    pass
-
-
-def killed_in(epoch: int) -> Any:
-    def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-        if what.startswith(f"epoch {epoch}/"):
-            raise StoppedError
-        return iter(items)
-
-    return progress
-
-
 def test_killed_and_resumed_is_the_same_to_the_bit(samples: list[Sample], tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     whole = weights_of(cam(SMALL).fit(samples))
@@ -303,7 +290,7 @@ def test_unfreeze_beyond_the_first_stage_trains_all_of_them(samples: list[Sample
     changed = [name for name, value in detector._start.items() if not torch.equal(value, after[f"tail.{name}"])]
     whole = {name for name, _ in detector._tail.named_parameters()}
     assert len(whole) == len(list(cam(SMALL).trunk.parameters())) + len(list(cam(SMALL)._tail.parameters()))
-    assert len(changed) > 0.9 * len(whole)  # AdamW moves whatever is not 0
+    assert len(changed) > 0.9 * len(whole)  # AdamW changes every parameter that is not 0
 
 
 MAPS = replace(SMALL, layers=("3",), pool="mean")
@@ -324,7 +311,7 @@ def test_a_gradients_map_at_the_pooled_layer_is_the_class_activation_map(samples
 
 
 class Odds(nn.Module):
-    """A detector's network as one module, as pytorch-grad-cam wants it: images -> log-odds `(N, 1)`."""
+    """A detector's network as one module, as pytorch-grad-cam needs it: images -> log-odds `(N, 1)`."""
 
     def __init__(self, detector: Cam) -> None:
         super().__init__()

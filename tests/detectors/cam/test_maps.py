@@ -34,7 +34,7 @@ class Flat(nn.Module):
 def layers() -> nn.Sequential:
     torch.manual_seed(3)
     dense = nn.Linear(8, 1)
-    dense.weight.data *= 20  # gradients that the 1e-6 of Grad-CAM++ does not drown
+    dense.weight.data *= 20  # so that the 1e-6 of Grad-CAM++ is negligible beside the gradients
     return nn.Sequential(
         nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.LeakyReLU(0.3)),
         nn.Sequential(nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.LeakyReLU(0.2)),
@@ -98,7 +98,7 @@ def test_equals_pytorch_grad_cam(layers: nn.Sequential, method: str, layer: int)
         wanted = oracle.get_cam_image(images, layers[layer], None, activations, gradients, False)
     _, _, maps = ours(layers, layer, method, images)
     cells = maps.shape[1] * maps.shape[2]
-    assert wanted.min() < 0 < wanted.max()  # signs are at stake
+    assert wanted.min() < 0 < wanted.max()  # both signs occur
     np.testing.assert_allclose(maps / cells, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
 
 
@@ -113,7 +113,7 @@ def test_gradcam_equals_captum(layers: nn.Sequential, layer: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["cam", "gradcam", "hirescam"])
-def test_after_global_average_pooling_all_are_zhous_cam_and_sum_up_to_the_score(
+def test_after_global_average_pooling_all_are_zhous_cam_with_the_score_as_mean(
     layers: nn.Sequential, method: str
 ) -> None:
     activations, scores, maps = ours(layers, 1, method, torch.randn(4, 3, 12, 10))
@@ -136,7 +136,7 @@ def test_earlier_layers_and_other_methods_differ(layers: nn.Sequential) -> None:
 
 
 def test_a_whole_detector_through_the_exporter(layers: nn.Sequential, tmp_path: Path) -> None:
-    """uint8 images of any size and number -> scores and maps, on the line as in torch."""
+    """uint8 images of any size and number -> scores and maps, in onnxruntime as in torch."""
 
     class Detector(nn.Module):
         outputs = ("scores", "maps")
@@ -158,9 +158,9 @@ def test_a_whole_detector_through_the_exporter(layers: nn.Sequential, tmp_path: 
         images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         with torch.inference_mode():
             scores, maps = detector(torch.tensor(images))
-        line = run(images)
-        np.testing.assert_allclose(line.scores, scores, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(line.maps, maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
+        prediction = run(images)
+        np.testing.assert_allclose(prediction.scores, scores, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(prediction.maps, maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
 
 
 def test_an_unknown_method_is_refused() -> None:

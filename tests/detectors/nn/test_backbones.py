@@ -28,7 +28,7 @@ def features(name: str, **options: object) -> list[torch.Tensor]:
         ("swin_tiny_patch4_window7_224", (8, 16), (192, 384)),  # channels last inside
     ],
 )
-def test_taps_are_what_they_say(name: str, strides: tuple[int, ...], channels: tuple[int, ...]) -> None:
+def test_outputs_have_the_taps_shapes(name: str, strides: tuple[int, ...], channels: tuple[int, ...]) -> None:
     backbone = load_backbone(name, image_size=(64, 96), random=True)
     assert tuple(tap.stride for tap in backbone.taps) == strides
     assert tuple(tap.channels for tap in backbone.taps) == channels
@@ -57,14 +57,14 @@ def test_layers_can_be_chosen() -> None:
     assert deep.stride == last.stride == 16
 
 
-def test_the_network_sees_normalised_pixels() -> None:
+def test_the_network_is_given_normalised_pixels() -> None:
     backbone = load_backbone("resnet18", random=True)
     white = torch.full((1, 3, 32, 32), 255.0)
-    seen: list[torch.Tensor] = []
-    backbone.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    given: list[torch.Tensor] = []
+    backbone.net.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     backbone(white)
     expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
-    torch.testing.assert_close(seen[0][0, :, 0, 0], expected)
+    torch.testing.assert_close(given[0][0, :, 0, 0], expected)
 
 
 def test_options_in_the_name() -> None:
@@ -82,7 +82,7 @@ def test_random_weights_follow_the_seed() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "torchvision/resnet18"])
-def test_local_weights_are_what_is_used(name: str, tmp_path: Path) -> None:
+def test_local_weights_are_used(name: str, tmp_path: Path) -> None:
     import timm
     from torchvision import models
 
@@ -123,11 +123,11 @@ def test_offline_names_the_remedy(name: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
-    def no_net(*_: object, **__: object) -> None:
+    def unreachable(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr("torch.hub.download_url_to_file", no_net)
-    monkeypatch.setattr("timm.models._hub.download_cached_file", no_net)
+    monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
+    monkeypatch.setattr("timm.models._hub.download_cached_file", unreachable)
     with pytest.raises(BlemishError, match=r"resnet18: its pretrained weights could not be downloaded .*--weights"):
         load_backbone(name)
 
@@ -139,7 +139,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
             load_backbone(name, weights=tmp_path / "w.safetensors")
 
 
-def test_a_network_that_nobody_trained_is_refused() -> None:
+def test_a_network_without_pretrained_weights_is_refused() -> None:
     with pytest.raises(BlemishError, match="No pretrained weights exist"):
         load_backbone(untrained())
 

@@ -129,15 +129,15 @@ def test_a_file_that_changed_is_not_in_the_cache(samples: list[Sample]) -> None:
 
 
 def test_progress_counts_batches(samples: list[Sample]) -> None:
-    seen: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
 
     def progress(items, what, total):  # type: ignore[no-untyped-def]
         items = list(items)
-        seen.append((what, total, len(items)))
+        calls.append((what, total, len(items)))
         return iter(items)
 
     cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0, batch=2, progress=progress)
-    assert seen == [("features", 3, 3)]
+    assert calls == [("features", 3, 3)]
 
 
 def test_an_image_that_cannot_be_read(samples: list[Sample]) -> None:

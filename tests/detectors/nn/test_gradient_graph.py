@@ -18,6 +18,7 @@ from torch.export import Dim
 
 from blemish.detectors.nn.gradient_graph import with_gradient
 from blemish.types import BlemishError
+from tests.detectors.support import randomise_norms
 
 FREE = ({0: Dim.DYNAMIC},)
 
@@ -183,15 +184,7 @@ def prepared(build: Build, shape: tuple[int, ...]) -> tuple[nn.Module, Tensor]:
     """A random network in eval mode whose norms are not the identity, and three different activations."""
     torch.manual_seed(1)
     tail = build()
-    for module in tail.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-        if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d | nn.GroupNorm) and module.weight is not None:
-            nn.init.uniform_(module.weight, 0.5, 2)
-            nn.init.normal_(module.bias, std=0.2)
+    randomise_norms(tail)
     return tail.eval(), torch.randn(3, *shape) * torch.tensor([1.0, 0.5, 2.0]).reshape(3, 1, 1, 1)
 
 

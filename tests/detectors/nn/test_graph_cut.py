@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from blemish.detectors.nn import graph_cut
 from blemish.detectors.nn.backbones import Backbone, Tap, load_backbone
 from blemish.types import BlemishError
+from tests.detectors.support import randomise_norms
 
 
 class Traced:
@@ -171,15 +172,7 @@ def backbone_of(net: nn.Module, taps: int) -> Backbone:
 def test_folded_norms_equal_the_network_in_float64() -> None:
     torch.manual_seed(0)
     net = Norms()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.1, 3)
-            if module.affine:
-                nn.init.normal_(module.weight)
-                nn.init.normal_(module.bias)
+    randomise_norms(net)
     images = torch.randn(2, 3, 12, 13)
     graph = graph_cut.trace(backbone_of(net, 3), (12, 13))
     assert norms_of(graph) == 1  # that of the shared convolution

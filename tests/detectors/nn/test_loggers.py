@@ -1,4 +1,4 @@
-"""What is written while training, read back from the bytes on the disk."""
+"""Logs of a training, read back from the bytes on the disk."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ def test_the_checksum_is_castagnolis() -> None:
     assert crc32c(b"123456789") == 0xE3069283  # the published check value
 
 
-def test_every_epoch_is_on_the_disk_when_it_ends(tmp_path: Path) -> None:
+def test_every_epoch_is_on_the_disk_at_its_end(tmp_path: Path) -> None:
     log = logger("tensorboard", tmp_path / "made" / "here", "fold")
     log(1, {"loss": 0.5, "right": 0.25})
     (file,) = (tmp_path / "made" / "here").iterdir()
-    assert "tfevents" in file.name  # what TensorBoard looks for
+    assert "tfevents" in file.name  # as TensorBoard requires
     assert read_events(file) == [(1, {"loss": 0.5, "right": 0.25})]
     log(2, {"loss": 0.125, "right": 1.0})
     assert read_events(file) == [(1, {"loss": 0.5, "right": 0.25}), (2, {"loss": 0.125, "right": 1.0})]
 
 
-def test_what_was_logged_before_stays(tmp_path: Path) -> None:
-    """Within the same second, in which tensorboardX would take the same file."""
+def test_earlier_logs_stay(tmp_path: Path) -> None:
+    """Within the same second, in which tensorboardX would overwrite the file."""
     for start in (1, 3, 5):
         log = logger("tensorboard", tmp_path, "fold")
         log(start, {"loss": start / 8})
@@ -81,8 +81,8 @@ import sys
 from pathlib import Path
 from blemish.detectors.nn.loggers import logger
 if __name__ == "__main__":
-    kept = logger(sys.argv[1], Path(sys.argv[2]), "fold")
-    kept(1, {"loss": 0.5})
+    held = logger(sys.argv[1], Path(sys.argv[2]), "fold")
+    held(1, {"loss": 0.5})
     if sys.argv[3] == "killed":
         raise SystemExit(3)
 """
@@ -100,7 +100,7 @@ def run_program(kind: str, folder: Path, how: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize(("how", "code"), [("ended", 0), ("killed", 3)])
-def test_it_says_nothing_when_python_ends(how: str, code: int, tmp_path: Path) -> None:
+def test_nothing_is_printed_when_python_ends(how: str, code: int, tmp_path: Path) -> None:
     done = run_program("tensorboard", tmp_path, how)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
     (file,) = tmp_path.iterdir()
@@ -116,7 +116,7 @@ def test_wandb_without_a_network(how: str, code: int, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
         files = list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
         assert len(files) == runs
-        assert {file.stem for file in files} == {f"run-{(tmp_path / 'wandb-id.txt').read_text()}"}  # one run, gone on
+        assert {file.stem for file in files} == {f"run-{(tmp_path / 'wandb-id.txt').read_text()}"}  # one run, resumed
 
 
 def test_no_log(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_no_log(tmp_path: Path) -> None:
 def test_a_missing_package_is_named_with_the_remedy(
     kind: str, package: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)  # how Python says that there is none
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(BlemishError, match=rf"^--log {kind} needs .* {package}, which is not installed: {remedy}\.$"):
         logger(kind, tmp_path, "fold")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The training loop against one written out by hand, killed and gone on with, and in two processes."""
+"""The training loop against one written by hand, killed and resumed, and in two processes."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def train(
 
 
 def slope(model: nn.Module, chosen: Tensor, epoch: int) -> Terms:
-    """Of a second step: it pulls the outputs to 1, weighs the samples otherwise, and touches every parameter."""
-    found = model(FEATURES[chosen])
-    return Terms(((found - 1) ** 2).sum(), torch.tensor(2.0 * len(chosen)), {"above": (found > 1).sum().float()})
+    """A second step's loss: the outputs' distance to 1, with other weights, depending on every parameter."""
+    outputs = model(FEATURES[chosen])
+    return Terms(((outputs - 1) ** 2).sum(), torch.tensor(2.0 * len(chosen)), {"above": (outputs > 1).sum().float()})
 
 
 def two_steps(model: nn.Module, first: Callable[[nn.Module, Tensor, int], Terms] = loss) -> list[Step]:
-    """The first moves all, the second the last layer alone, from which the first one's optimiser has other ideas."""
+    """The first trains all layers, the second the last layer alone, with another optimiser."""
     assert isinstance(model, nn.Sequential)
     return [
         Step(torch.optim.AdamW(model.parameters(), lr=0.05), first, "kind"),
@@ -128,7 +128,7 @@ def test_one_cycle_by_hand() -> None:
 
 @pytest.mark.parametrize("cycle", [False, True])
 def test_equals_a_loop_by_hand(cycle: bool) -> None:
-    """Three epochs of batches 4, 4 and 3; each batch's loss is the weighted mean, as PyTorch takes it."""
+    """Three epochs of batches 4, 4 and 3; each batch's loss is the weighted mean, as PyTorch computes it."""
     model, records = train(Plan(epochs=3, batch=4, seed=7, one_cycle=cycle))
     by_hand = network()
     stepper = torch.optim.AdamW(by_hand.parameters(), lr=0.05)
@@ -140,10 +140,10 @@ def test_equals_a_loop_by_hand(cycle: bool) -> None:
                 stepper.param_groups[0]["lr"] = 0.05 * one_cycle((3 * epoch + step) / 9)
             stepper.zero_grad()
             logits = by_hand(FEATURES[chosen] * (1 + 0.1 * epoch))
-            found = F.cross_entropy(logits, TARGETS[chosen], WEIGHTS)
-            found.backward()  # type: ignore[no-untyped-call]
+            value = F.cross_entropy(logits, TARGETS[chosen], WEIGHTS)
+            value.backward()  # type: ignore[no-untyped-call]
             stepper.step()
-            losses.append((found.item(), float(WEIGHTS[TARGETS[chosen]].sum())))
+            losses.append((value.item(), float(WEIGHTS[TARGETS[chosen]].sum())))
             right += int((logits.argmax(1) == TARGETS[chosen]).sum())
         mean = sum(one * weight for one, weight in losses) / sum(weight for _, weight in losses)
         assert records[epoch] == {"loss": pytest.approx(mean, abs=1e-6), "right": pytest.approx(right / SAMPLES)}
@@ -154,7 +154,7 @@ def test_equals_a_loop_by_hand(cycle: bool) -> None:
 
 @pytest.mark.parametrize("cycle", [False, True])
 def test_two_steps_equal_a_loop_by_hand(cycle: bool) -> None:
-    """Each batch: down the first loss, then with what that left down the second."""
+    """Each batch: a step down the first loss, then from there one down the second."""
     model, records = alternate(Plan(epochs=3, batch=4, seed=7, one_cycle=cycle))
     by_hand = network()
     assert isinstance(by_hand, nn.Sequential)
@@ -168,8 +168,8 @@ def test_two_steps_equal_a_loop_by_hand(cycle: bool) -> None:
                 factor = one_cycle((3 * epoch + batch) / 9)
                 one.param_groups[0]["lr"], two.param_groups[0]["lr"] = 0.05 * factor, 0.02 * factor
             by_hand.zero_grad()
-            found = F.cross_entropy(by_hand(FEATURES[chosen] * (1 + 0.1 * epoch)), TARGETS[chosen], WEIGHTS)
-            found.backward()  # type: ignore[no-untyped-call]
+            value = F.cross_entropy(by_hand(FEATURES[chosen] * (1 + 0.1 * epoch)), TARGETS[chosen], WEIGHTS)
+            value.backward()  # type: ignore[no-untyped-call]
             one.step()
             by_hand.zero_grad()
             outputs = by_hand(FEATURES[chosen])
@@ -202,21 +202,21 @@ def test_names_must_not_clash() -> None:
 
 
 def test_every_epoch_takes_each_sample_once_in_even_batches_and_another_order() -> None:
-    seen: list[list[int]] = []
+    batches: list[list[int]] = []
 
-    def noted(model: nn.Module, chosen: Tensor, epoch: int) -> Terms:
-        seen.append(chosen.tolist())
+    def recording(model: nn.Module, chosen: Tensor, epoch: int) -> Terms:
+        batches.append(chosen.tolist())
         return loss(model, chosen, epoch)
 
-    _, records = train(Plan(epochs=2, batch=5), loss=noted)
-    assert [len(batch) for batch in seen] == [4, 4, 3] * 2  # not 5, 5, 1
-    first, second = ([index for batch in part for index in batch] for part in (seen[:3], seen[3:]))
+    _, records = train(Plan(epochs=2, batch=5), loss=recording)
+    assert [len(batch) for batch in batches] == [4, 4, 3] * 2  # not 5, 5, 1
+    first, second = ([index for batch in epoch for index in batch] for epoch in (batches[:3], batches[3:]))
     assert sorted(first) == sorted(second) == list(range(SAMPLES))
     assert first != second
     assert len(records) == 2
 
 
-def test_stops_after_the_epoch_that_is_good_enough() -> None:
+def test_training_stops_after_the_first_epoch_that_satisfies_stop() -> None:
     whole = train(Plan(epochs=20, batch=4))[1]
     enough = whole[4]["loss"]
     assert min(record["loss"] for record in whole[:4]) > enough
@@ -224,15 +224,15 @@ def test_stops_after_the_epoch_that_is_good_enough() -> None:
 
 
 def test_progress_names_the_epoch_and_counts_batches() -> None:
-    said: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
 
     def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         items = list(items)
-        said.append((what, total, len(items)))
+        calls.append((what, total, len(items)))
         return iter(items)
 
     train(Plan(epochs=2, batch=4), progress=progress)
-    assert said == [("epoch 1/2", 3, 3), ("epoch 2/2", 3, 3)]
+    assert calls == [("epoch 1/2", 3, 3), ("epoch 2/2", 3, 3)]
 
 
 def test_a_checkpoint_is_plain_tensors_with_records_in_its_header(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def killed_in(epoch: int, batch: int) -> Callable[[nn.Module, Tensor, int], Term
 
 @pytest.mark.parametrize(("epoch", "batch"), [(0, 2), (1, 0), (3, 1)])
 @pytest.mark.parametrize("optimiser", [torch.optim.AdamW, torch.optim.Adam])
-def test_killed_and_gone_on_with_it_ends_in_the_same_bits(
+def test_killed_and_resumed_ends_in_the_same_bits(
     epoch: int, batch: int, optimiser: type[torch.optim.Optimizer], tmp_path: Path
 ) -> None:
     file = tmp_path / "run.safetensors"
@@ -275,14 +275,14 @@ def test_killed_and_gone_on_with_it_ends_in_the_same_bits(
     with pytest.raises(KilledError):
         train(plan, file, loss=killed_in(epoch, batch), optimiser=optimiser)
     assert file.exists() is (epoch > 0)
-    torch.randn(9)  # nothing depends on what was drawn meanwhile
+    torch.randn(9)  # the global random state does not matter
     epochs: list[int] = []
 
-    def noted(model: nn.Module, chosen: Tensor, now: int) -> Terms:
+    def recording(model: nn.Module, chosen: Tensor, now: int) -> Terms:
         epochs.append(now)
         return loss(model, chosen, now)
 
-    resumed, records = train(plan, file, resume=True, loss=noted, optimiser=optimiser)
+    resumed, records = train(plan, file, resume=True, loss=recording, optimiser=optimiser)
     assert sorted(set(epochs)) == list(range(epoch, 5))
     whole, wanted = train(plan, optimiser=optimiser)
     assert same(resumed, whole)
@@ -290,7 +290,7 @@ def test_killed_and_gone_on_with_it_ends_in_the_same_bits(
 
 
 @pytest.mark.parametrize(("epoch", "batch"), [(1, 0), (3, 1)])
-def test_two_optimisers_killed_and_gone_on_with_end_in_the_same_bits(epoch: int, batch: int, tmp_path: Path) -> None:
+def test_two_optimisers_killed_and_resumed_end_in_the_same_bits(epoch: int, batch: int, tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     plan = Plan(epochs=5, batch=4, seed=3, one_cycle=True)
     with pytest.raises(KilledError):
@@ -304,11 +304,11 @@ def test_two_optimisers_killed_and_gone_on_with_end_in_the_same_bits(epoch: int,
     whole, wanted = alternate(plan)
     assert same(resumed, whole)
     assert records == wanted
-    with pytest.raises(BlemishError, match="made with other images or options"):  # with another number of them
+    with pytest.raises(BlemishError, match="made with other images or options"):  # another number of optimisers
         train(plan, file, resume=True, identity="")
 
 
-def test_each_epoch_is_logged_once_when_it_is_safe(tmp_path: Path) -> None:
+def test_each_epoch_is_logged_once_after_its_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     logged: list[tuple[int, Mapping[str, float]]] = []
 
@@ -336,7 +336,7 @@ class Settings:
     device: str = "cpu"
 
 
-def test_an_identity_is_of_what_decides() -> None:
+def test_an_identity_depends_on_what_the_result_depends_on() -> None:
     plain = identity(Settings(), ("a", "b"), [0, 1])
     assert plain == identity(Settings(), ("a", "b"), [0, 1])
     handled = Settings(checkpoint=Path("x"), resume=True, log="wandb", memory=1.0, processes=2, device="cuda")
@@ -352,7 +352,7 @@ def test_an_identity_is_of_what_decides() -> None:
     assert len({plain, *others}) == 6
 
 
-def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+def test_finished_epochs_are_not_repeated(tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     plan = Plan(epochs=3, batch=4)
     whole, records = train(plan, file)
@@ -381,7 +381,7 @@ def test_a_kill_while_writing_leaves_the_last_checkpoint(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_identity_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     train(Plan(epochs=1, batch=4), file, identity="another")
     with pytest.raises(BlemishError, match=r"run\.safetensors: made with other images or options; .* --resume\.$"):
@@ -425,17 +425,17 @@ def test_a_damaged_checkpoint_is_refused(damage: Callable[[bytes], bytes], tmp_p
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(BlemishError) as refusal:
         train(Plan(epochs=2, batch=4), file, resume=True)
-    said = str(refusal.value)
-    assert said.startswith(f"{file}: not a checkpoint that can be read (")
-    assert said.endswith("); train without --resume.")
-    assert "\n" not in said
+    message = str(refusal.value)
+    assert message.startswith(f"{file}: this checkpoint cannot be read (")
+    assert message.endswith("); train without --resume.")
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_divergence_is_refused_and_not_kept(value: float, tmp_path: Path) -> None:
+def test_divergence_is_an_error_and_leaves_the_last_checkpoint(value: float, tmp_path: Path) -> None:
     def diverging(model: nn.Module, chosen: Tensor, epoch: int) -> Terms:
-        found = loss(model, chosen, epoch)
-        return found if epoch < 1 else found._replace(total=found.total * value)
+        terms = loss(model, chosen, epoch)
+        return terms if epoch < 1 else terms._replace(total=terms.total * value)
 
     file = tmp_path / "run.safetensors"
     with pytest.raises(BlemishError, match=r"diverged in epoch 2: .* --rate"):
@@ -451,7 +451,7 @@ def test_nothing_to_train_is_refused() -> None:
         descend(model, [Step(optimiser, loss)], SAMPLES, Plan(1, 4), fabric=Fabric(accelerator="cpu", devices=1))
 
 
-# Spawned processes import the program's main file anew: so this runs as a program of its own.
+# Spawned processes import the main file again, so this runs as a program of its own.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -466,10 +466,10 @@ def work(fabric, plan, folder):
     other = network()
     alternating = descend(other, two_steps(other), SAMPLES, plan, fabric=fabric, log=log)
     model, shares = network(), []
-    def found(model, chosen, epoch):
+    def recording(model, chosen, epoch):
         shares.append(len(chosen))
         return loss(model, chosen, epoch)
-    steps = [Step(torch.optim.AdamW(model.parameters(), lr=0.05), found)]
+    steps = [Step(torch.optim.AdamW(model.parameters(), lr=0.05), recording)]
     records = descend(model, steps, SAMPLES, plan, fabric=fabric)
     tensors = {f"two.{key}": value for key, value in other.state_dict().items()} | model.state_dict()
     return records + alternating, {**tensors, "shares": torch.tensor(shares), "large": torch.ones(3_000_000)}
@@ -495,7 +495,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     found: dict[str, Any] = torch.load(tmp_path / "found", weights_only=True)
     model, records = train(Plan(4, 4, seed=7))
     assert found["tensors"]["shares"].tolist() == [2, 2, 2] * 4  # the first process's, of 4, 4 and 3
-    assert found["tensors"]["large"].sum() == 3_000_000  # more than any pipe holds at once
+    assert found["tensors"]["large"].sum() == 3_000_000  # more than a pipe's buffer
     for name, value in model.state_dict().items():
         torch.testing.assert_close(found["tensors"][name], value, rtol=0, atol=1e-5)
     for one, two in zip(records, found["records"][:4], strict=True):
@@ -506,7 +506,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         torch.testing.assert_close(found["tensors"][f"two.{name}"], value, rtol=0, atol=1e-5)
     for one, two in zip(records, found["records"][4:], strict=True):
         assert two == pytest.approx(one, abs=1e-6)
-    assert not (tmp_path / "logged.1").exists()  # the first process speaks for all
+    assert not (tmp_path / "logged.1").exists()  # the first process logs for all
     logged = [line.split() for line in (tmp_path / "logged.0").read_text().splitlines()]
     assert [(int(epoch), float(value)) for epoch, value in logged] == [
         (epoch, record["slope"]) for epoch, record in enumerate(found["records"][4:], 1)
@@ -521,8 +521,8 @@ def give(fabric: Fabric, what: str) -> tuple[Records, dict[str, Tensor]]:
     return [{"loss": 0.25}], {what: torch.eye(2)}
 
 
-def test_what_a_process_refuses_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Here the work is done in this process; only the way of results and refusals is seen."""
+def test_a_processs_error_is_raised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The work is done in this process; the test is of how results and errors come back."""
 
     def here(self: Fabric, run: Callable[[Fabric], None]) -> None:
         run(Fabric(accelerator="cpu", devices=1))
@@ -537,7 +537,7 @@ def test_what_a_process_refuses_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_a_process_that_dies_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_process_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(self: Fabric, run: Callable[[Fabric], None]) -> None:
         os.environ["MASTER_PORT"] = "12345"  # as Fabric does
         raise ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 99, -9, "SIGKILL")

@@ -122,10 +122,10 @@ def test_one_neighbour_switches_reweighting_off(tmp_path: Path) -> None:
 
 
 def test_memory_bounds_the_patches_and_every_image_contributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Tensor] = []
+    given: list[Tensor] = []
 
     def spy(features: Tensor, size: int, **_: object) -> Tensor:
-        seen.append(features)
+        given.append(features)
         return torch.arange(size)
 
     monkeypatch.setattr("blemish.detectors.patchcore.detector.greedy_coreset", spy)
@@ -133,8 +133,8 @@ def test_memory_bounds_the_patches_and_every_image_contributes(tmp_path: Path, m
     patch = 4 * (128 + SMALL.projection)  # bytes
     config = PatchCoreConfig(**{**SMALL.__dict__, "memory": 5 * 7 * patch / 2**30, "projection": 32})
     PatchCore(config).fit(samples)
-    assert seen[0].shape == (5 * 7, 128)  # seven patches of each image instead of 96
-    assert len({tuple(row.tolist()) for row in seen[0]}) == 35
+    assert given[0].shape == (5 * 7, 128)  # seven patches of each image instead of 96
+    assert len({tuple(row.tolist()) for row in given[0]}) == 35
     with pytest.raises(BlemishError, match="raise --memory"):
         PatchCore(PatchCoreConfig(**{**SMALL.__dict__, "memory": 1e-9})).fit(samples)
 

@@ -1,9 +1,9 @@
 """Class activation maps: where a score comes from, as functions of a layer's activations and the score's gradient.
 
 Every function takes float32 activations A and gradients G, both `(N, K, h, w)`, and returns float32 `(N, h, w)`.
-Values are signed: there is no final ReLU and no scaling to 0..1, as negative evidence is evidence too. All maps are
+Values are signed: there is no final ReLU and no scaling to 0..1, as negative evidence counts too. All maps are
 multiplied by h * w, since global average pooling divides the gradient by it: in a network that ends in global average
-pooling and a dense layer, `cam`, `gradcam` and `hirescam` are one map, and its mean is the score minus the bias.
+pooling and a dense layer, `cam`, `gradcam` and `hirescam` are the same map, and its mean is the score minus the bias.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def gradcam(activations: Tensor, gradient: Tensor) -> Tensor:
 def gradcam_plus_plus(activations: Tensor, gradient: Tensor) -> Tensor:
     """h w sum_k w_k A_k with w_k = sum_ij alpha_kij relu(G_kij) (Chattopadhay et al. 2018, Eq. 10 to 19).
 
-    The second and third derivatives of alpha (Eq. 19) are G^2 and G^3, as the score is taken to be under an
-    exponential. The 1e-6 in its denominator is pytorch-grad-cam's, and outweighs gradients below some 1e-3.
+    The second and third derivatives in alpha (Eq. 19) are G^2 and G^3, as the score is assumed to be under an
+    exponential. The 1e-6 in its denominator is pytorch-grad-cam's; it dominates for gradients below about 1e-3.
     """
     squared = gradient * gradient
     total = activations.sum((2, 3), keepdim=True)
@@ -53,8 +53,8 @@ def layercam(activations: Tensor, gradient: Tensor) -> Tensor:
 def hirescam(activations: Tensor, gradient: Tensor) -> Tensor:
     """h w sum_k G_k A_k, cell by cell (Draelos & Carin 2020).
 
-    After global average pooling and a dense layer this is `cam`: its mean is the score minus the bias. Its mean is
-    also that wherever the tail is linear up to a constant.
+    After global average pooling and a dense layer this is `cam`: its mean is the score minus the bias. The mean is so
+    wherever the tail is linear up to a constant.
     """
     return _cells(activations) * (gradient * activations).sum(1)
 
@@ -72,7 +72,7 @@ METHODS: dict[str, Method] = {
 class GradientMap(nn.Module):
     """Activations `(N, K, h, w)` -> scores `(N,)` of `tail` and maps `(N, h, w)` by a method of METHODS.
 
-    Needs no autograd when run; see `with_gradient` for `tail`, `example` and what is refused.
+    Needs no autograd when run; see `with_gradient` for `tail`, `example` and errors.
     """
 
     def __init__(self, tail: nn.Module, example: Tensor, method: str) -> None:

@@ -1,9 +1,9 @@
-"""Backbones: a pretrained network cut open at a few depths ("taps"), with all that must travel with its weights.
+"""Backbones: a pretrained network's feature maps at a few depths ("taps"), with normalisation, licence and source.
 
-A name is `bundled` (ours, distilled on drawn images, see docs/model-card.md), any timm name (`resnet18`, also
-vision transformers: their tokens come out as a map, so that PatchCore becomes the method of AnomalyDINO, Damm et
-al. 2025), or `torchvision/NAME`. Options follow a question mark: `mobilenetv2_100?pad_type=same&mean=0.498&std=0.5`
-gives `mean` and `std` (one number or three) to blemish and everything else to the network's constructor.
+A name is `bundled` (ours, distilled on drawn images, see docs/model-card.md), any timm name (`resnet18`, also vision
+transformers, whose tokens become a map: PatchCore is then the method of AnomalyDINO, Damm et al. 2025), or
+`torchvision/NAME`. Options follow a question mark: of `mobilenetv2_100?pad_type=same&mean=0.498&std=0.5`, `mean` and
+`std` (one number or three) are the normalisation, and everything else goes to the network's constructor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import torch
@@ -26,15 +26,13 @@ from blemish.types import BlemishError
 
 BUNDLED = Path(__file__).parent / "bundled.safetensors"
 ARCHITECTURE = "mobilenetv2_100"  # of the bundled weights: its first five stages
-TAPS = (
-    8,
-    16,
-)  # strides tapped by default: PatchCore's "layer 2 + layer 3" of a ResNet (Roth et al. 2022, section 4.2)
+# Strides tapped by default: PatchCore's "layer 2 + layer 3" of a ResNet (Roth et al. 2022, section 4.2).
+TAPS = (8, 16)
 
 
 @dataclass(frozen=True)
 class Tap:
-    """A feature map that the backbone hands out: `(N, channels, height / stride, width / stride)`."""
+    """A feature map that the backbone returns: `(N, channels, height / stride, width / stride)`."""
 
     layer: str
     channels: int
@@ -74,6 +72,16 @@ class Backbone(nn.Module):
         return [_as_map(f, images.shape[-2:], tap) for f, tap in zip(maps, self.taps, strict=True)]
 
 
+class _Request(NamedTuple):
+    """The arguments of `load_backbone`, with the options from the name."""
+
+    options: dict[str, Any]
+    layers: Sequence[str]
+    image_size: tuple[int, int]
+    weights: Path | None
+    random: bool
+
+
 def load_backbone(
     name: str = "bundled",
     *,
@@ -86,13 +94,14 @@ def load_backbone(
     """Builds a backbone for images of `image_size` (height, width) with pretrained weights.
 
     `layers`: timm's indices of feature stages ("2", "3"; for a transformer the block's number, "-1" = last) or
-    torchvision's module names; empty takes strides 8 and 16, for a transformer the last block.
+    torchvision's module names; by default strides 8 and 16, of a transformer the last block.
     `weights`: a local .safetensors file with the whole network's parameters, instead of a download.
     `random`: untrained weights from `seed`, for controls and tests.
-    Raises `BlemishError` for an unknown name, layer, or weights that cannot be had.
+    Raises `BlemishError` for an unknown name or layer, and where weights are missing or do not fit.
     """
     base, _, query = name.partition("?")
     options: dict[str, Any] = {key: _literal(value) for key, value in parse_qsl(query)}
+    request = _Request(options, layers, image_size, weights, random)
     if weights is not None and weights.suffix != ".safetensors":
         raise BlemishError(
             f"{weights}: only .safetensors weights are read (no pickle is ever loaded); convert the file."
@@ -104,13 +113,13 @@ def load_backbone(
         if base == "bundled":
             return _bundled(layers, weights or BUNDLED, random)
         if base.startswith("torchvision/"):
-            return _torchvision(base.removeprefix("torchvision/"), options, layers, image_size, weights, random)
-        return _timm(base.removeprefix("timm/"), options, layers, image_size, weights, random)
+            return _torchvision(base.removeprefix("torchvision/"), request)
+        return _timm(base.removeprefix("timm/"), request)
 
 
 def stages(name: str, image_size: tuple[int, int]) -> list[Tap]:
-    """A backbone's feature stages, first to last, whose `layer` is what `load_backbone(layers=...)` takes: one for each
-    stride at which something is learned; for a transformer one for each block."""
+    """A backbone's feature stages, first to last, by the `layer` that `load_backbone(layers=...)` takes: one for each
+    stride at which a module has parameters; of a transformer one for each block."""
     base = name.partition("?")[0]
     if base == "bundled":
         return list(BUNDLED_STAGES.values())
@@ -118,10 +127,10 @@ def stages(name: str, image_size: tuple[int, int]) -> list[Tap]:
         from torchvision import models
 
         base = base.removeprefix("torchvision/")
-        _torchvision_weights(base)  # refuses an unknown name
-        seen, learned = _survey(models.get_model(base, weights=None).eval(), image_size, base)
-        ends = {seen[path].stride: path for path in _outermost_last(seen)}
-        return [seen[path] for path in _blocks(seen) or [ends[stride] for stride in sorted(ends) if stride in learned]]
+        _torchvision_weights(base)  # raises for an unknown name
+        taps, learned = _survey(models.get_model(base, weights=None).eval(), image_size, base)
+        ends = {taps[path].stride: path for path in _outermost_last(taps)}
+        return [taps[path] for path in _blocks(taps) or [ends[stride] for stride in sorted(ends) if stride in learned]]
     info = _probe(base.removeprefix("timm/"), image_size, {})[0].feature_info.info
     return [Tap(str(index), stage["num_chs"], stage["reduction"]) for index, stage in enumerate(info)]
 
@@ -151,27 +160,22 @@ def _bundled(layers: Sequence[str], file: Path, random: bool) -> Backbone:
     )
 
 
-def _timm(
-    name: str,
-    options: dict[str, Any],
-    layers: Sequence[str],
-    image_size: tuple[int, int],
-    weights: Path | None,
-    random: bool,
-) -> Backbone:
+def _timm(name: str, request: _Request) -> Backbone:
     import timm
 
+    options, layers, image_size, weights, random = request
     default = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     mean, std = (_three(options.pop(what, getattr(default, what, 0))) for what in ("mean", "std"))
     probe, build = _probe(name, image_size, options)
     chosen = [int(layer) for layer in layers] or _default_stages(probe.feature_info.reduction())
     overlay = {"pretrained_cfg_overlay": _local(weights)} if weights else {}
     try:
-        with _complaints("timm.models") as said:
+        with _logged("timm.models") as messages:
             net = timm.create_model(name, pretrained=not random, out_indices=tuple(sorted(chosen)), **build, **overlay)
-        # timm leaves layers random that a file lacks, and only says so in its log.
-        lacking = {key for text in said if text.startswith("Missing keys") for key in re.findall(r"[\w.]+", text)}
-        if lacking & {key.removeprefix("model.") for key in net.state_dict()}:
+        # timm leaves layers random that a file lacks, and only logs it.
+        warnings = [message for message in messages if message.startswith("Missing keys")]
+        missing = {key for warning in warnings for key in re.findall(r"[\w.]+", warning)}
+        if missing & {key.removeprefix("model.") for key in net.state_dict()}:
             raise RuntimeError("some of its layers are not in the file")
     except (AssertionError, IndexError):
         stages = len(probe.feature_info.info)
@@ -191,7 +195,8 @@ def _timm(
 
 
 def _probe(name: str, image_size: tuple[int, int], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The network without weights, and what it was built with. Refuses an unknown name."""
+    """The network without weights, and the options that it was built with. Raises `BlemishError` for an unknown
+    name."""
     import timm
 
     if not timm.is_model(name):
@@ -201,24 +206,18 @@ def _probe(name: str, image_size: tuple[int, int], options: dict[str, Any]) -> t
             "use a name from timm.list_models(), or torchvision/NAME."
         )
     build: dict[str, Any] = {"features_only": True, "feature_cls": "getter", **options}
-    try:  # transformers want their input size at birth, and resample their position embedding to it
+    try:  # transformers are built for one input size, to which they resample their position embedding
         return timm.create_model(name, img_size=image_size, **build), {**build, "img_size": image_size}
     except TypeError:
         return timm.create_model(name, **build), build
 
 
-def _torchvision(
-    name: str,
-    options: dict[str, Any],
-    layers: Sequence[str],
-    image_size: tuple[int, int],
-    weights: Path | None,
-    random: bool,
-) -> Backbone:
+def _torchvision(name: str, request: _Request) -> Backbone:
     from safetensors.torch import load_file
     from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor
 
+    options, layers, image_size, weights, random = request
     known = _torchvision_weights(name)
     preset = known.transforms()
     mean, std = _three(options.pop("mean", preset.mean)), _three(options.pop("std", preset.std))
@@ -257,24 +256,24 @@ def _torchvision_weights(name: str) -> Any:
 
 
 def _survey(net: nn.Module, image_size: tuple[int, int], name: str) -> tuple[dict[str, Tap], set[int]]:
-    """Runs one empty image through: what every module puts out, and the strides at which something is learned."""
-    seen: dict[str, Tap] = {}
+    """Runs one empty image through: each module's output as a tap, and the strides at which a module has parameters."""
+    taps: dict[str, Tap] = {}
     learned: set[int] = set()
     handles = []
     for path, module in net.named_modules():
 
-        def note(module: nn.Module, _: object, out: object, path: str = path) -> None:
+        def record(module: nn.Module, _: object, out: object, path: str = path) -> None:
             if not isinstance(out, Tensor):
                 return
             if out.ndim == 4:
-                seen[path] = Tap(path, out.shape[1], round(image_size[1] / out.shape[3]))
+                taps[path] = Tap(path, out.shape[1], round(image_size[1] / out.shape[3]))
             elif out.ndim == 3:  # tokens (N, 1 + T, C)
                 area = image_size[0] * image_size[1] / max(1, out.shape[1] - 1)
-                seen[path] = Tap(path, out.shape[2], round(area**0.5))
-            if path in seen and any(True for _ in module.parameters(recurse=False)):
-                learned.add(seen[path].stride)
+                taps[path] = Tap(path, out.shape[2], round(area**0.5))
+            if path in taps and any(True for _ in module.parameters(recurse=False)):
+                learned.add(taps[path].stride)
 
-        handles.append(module.register_forward_hook(note))
+        handles.append(module.register_forward_hook(record))
     with torch.no_grad():
         try:
             net(torch.zeros(1, 3, *image_size))
@@ -283,34 +282,34 @@ def _survey(net: nn.Module, image_size: tuple[int, int], name: str) -> tuple[dic
         finally:
             for handle in handles:
                 handle.remove()
-    return seen, learned
+    return taps, learned
 
 
-def _outermost_last(seen: dict[str, Tap]) -> list[str]:
-    """The shallowest modules come last, so that a stage wins over the layers inside it."""
-    return sorted(filter(None, seen), key=lambda path: -path.count("."))
+def _outermost_last(taps: dict[str, Tap]) -> list[str]:
+    """The modules' paths, the outermost last, so that a dictionary by stride keeps a stage and not a layer in it."""
+    return sorted(filter(None, taps), key=lambda path: -path.count("."))
 
 
-def _blocks(seen: dict[str, Tap]) -> list[str]:
-    """Of a torchvision transformer."""
-    return [path for path in seen if path.startswith("encoder.layers.") and path.count(".") == 2]
+def _blocks(taps: dict[str, Tap]) -> list[str]:
+    """The blocks of a torchvision transformer."""
+    return [path for path in taps if path.startswith("encoder.layers.") and path.count(".") == 2]
 
 
 def _find_taps(net: nn.Module, layers: Sequence[str], image_size: tuple[int, int], name: str) -> list[Tap]:
-    """The taps asked for, or each default stride's last module."""
-    seen, _ = _survey(net, image_size, name)
+    """The taps of `layers`, by default each default stride's last module."""
+    taps, _ = _survey(net, image_size, name)
     if not layers:
-        ends = {seen[path].stride: path for path in _outermost_last(seen) if seen[path].stride in TAPS}
+        ends = {taps[path].stride: path for path in _outermost_last(taps) if taps[path].stride in TAPS}
         if len(ends) < len(TAPS):  # a transformer
-            ends = {seen[path].stride: path for path in _blocks(seen)[-1:]} or ends
+            ends = {taps[path].stride: path for path in _blocks(taps)[-1:]} or ends
         layers = [ends[stride] for stride in sorted(ends)]
-    missing = [layer for layer in layers if layer not in seen]
+    missing = [layer for layer in layers if layer not in taps]
     if missing or not layers:
         raise BlemishError(
-            f"{name} has no feature map at '{', '.join(missing)}'; it has for example {', '.join(list(seen)[1:12])}."
+            f"{name} has no feature map at '{', '.join(missing)}'; it has for example {', '.join(list(taps)[1:12])}."
         )
-    order = list(seen)
-    return sorted((seen[layer] for layer in layers), key=lambda tap: (tap.stride, order.index(tap.layer)))
+    order = list(taps)
+    return sorted((taps[layer] for layer in layers), key=lambda tap: (tap.stride, order.index(tap.layer)))
 
 
 def _as_map(features: Tensor, size: torch.Size, tap: Tap) -> Tensor:
@@ -331,25 +330,26 @@ def _default_stages(strides: Sequence[int]) -> list[int]:
 
 
 @contextmanager
-def _complaints(logger: str) -> Iterator[list[str]]:
-    """What a library says in its log meanwhile; nothing of it is printed."""
-    said: list[str] = []
+def _logged(logger: str) -> Iterator[list[str]]:
+    """Collects the messages that a library logs meanwhile, instead of printing them."""
+    messages: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     log = logging.getLogger(logger)
-    passed_on, log.propagate = log.propagate, False
+    propagate, log.propagate = log.propagate, False
     level = log.level
     log.setLevel(logging.INFO)
     log.addHandler(handler)
     try:
-        yield said
+        yield messages
     finally:
         log.removeHandler(handler)
-        log.propagate = passed_on
+        log.propagate = propagate
         log.setLevel(level)
 
 
 def _local(file: Path) -> dict[str, Any]:
+    """timm's description of weights in a local file."""
     from safetensors.torch import load_file
 
     classes = next((len(v) for k, v in load_file(file).items() if k.startswith(("classifier", "fc", "head"))), 0)
@@ -362,7 +362,8 @@ def _no_weights(name: str, weights: Path | None, cause: Exception) -> BlemishErr
         return BlemishError(f"{weights}: these weights do not fit {name} ({first}); give the file made for it.")
     return BlemishError(
         f"{name}: its pretrained weights could not be downloaded ({first}); "
-        "fetch them on a machine with a net and give them with --weights FILE.safetensors, or use the bundled backbone."
+        "download them on a machine with internet access and give them with --weights FILE.safetensors, or use the "
+        "bundled backbone."
     )
 
 

@@ -1,4 +1,4 @@
-"""Losses as they fall, for people who watch: event files for TensorBoard, or a run of Weights & Biases."""
+"""Logs of a training's losses: event files for TensorBoard, or a run of Weights & Biases."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 from blemish.detectors.nn.loop import Log, unlogged
 from blemish.types import BlemishError
 
-# What is asked for -> the package that writes it, and how it is had.
+# Kind of log -> the package that writes it, and how it is installed.
 KINDS = {"tensorboard": ("tensorboardX", 'pip install "blemish[log]"'), "wandb": ("wandb", "pip install wandb")}
 
 
 def check(kind: str, folder: Path | None) -> None:
-    """Raises `BlemishError` where such a log cannot be kept in `folder`; before the work, not after. "" is no log."""
+    """Raises `BlemishError` where such a log cannot be written to `folder`. "" is no log."""
     if not kind:
         return
     if kind not in KINDS:
@@ -28,16 +28,16 @@ def check(kind: str, folder: Path | None) -> None:
     if find_spec(package) is None:
         raise BlemishError(f"--log {kind} needs the package {package}, which is not installed: {remedy}.")
     if folder is None:
-        raise BlemishError(f"a log for {kind} is kept beside the checkpoints; give the config a folder for these.")
+        raise BlemishError(f"a log for {kind} is kept beside the checkpoints; set the config's checkpoint folder.")
 
 
 def logger(kind: str, folder: Path, run: str) -> Log:
-    """Keeps every number of an epoch's record in `folder`; `run` is what wandb calls it. TensorBoard's are on the disk
+    """Writes every number of an epoch's record to `folder`; `run` is its name in wandb. TensorBoard's are on the disk
     before the next epoch begins.
 
-    What is there already stays, so that a training that goes on goes on in its log. Build it in the process that uses
-    it: it holds an open file, which is closed when the logger is dropped, at the latest when Python ends. Raises as
-    `check` does, and `BlemishError` where wandb cannot begin.
+    Earlier logs stay, so that a resumed training continues its log. Build the logger in the process that uses it: it
+    holds an open file, which is closed when the logger is dropped, at the latest when Python ends. Raises as `check`
+    does, and `BlemishError` where wandb does not start.
     """
     check(kind, folder)
     if not kind:
@@ -47,12 +47,12 @@ def logger(kind: str, folder: Path, run: str) -> Log:
 
 
 def _tensorboard(folder: Path) -> Log:
-    # Not its SummaryWriter: the flush of that one does not wait for its queue.
+    # Not tensorboardX's SummaryWriter, whose flush does not wait for its queue.
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.proto.summary_pb2 import Summary
 
-    # Its own name has the second; a training that is gone on with in the same one would begin the file anew.
+    # The writer's own file name ends in the second: a training resumed within the same one would overwrite the file.
     writer = EventsWriter(str(folder / "events"), f".{uuid.uuid4().hex[:8]}")
 
     def log(epoch: int, record: Mapping[str, float]) -> None:
@@ -67,25 +67,25 @@ def _tensorboard(folder: Path) -> Log:
 def _wandb(folder: Path, run: str) -> Log:
     import wandb
 
-    name = folder / "wandb-id.txt"
-    if not name.exists():
-        name.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
+    identifier = folder / "wandb-id.txt"
+    if not identifier.exists():
+        identifier.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
     try:
-        begun: Any = wandb.init(
+        started: Any = wandb.init(
             project="blemish",
             name=run,
-            id=name.read_text(encoding="utf-8"),
+            id=identifier.read_text(encoding="utf-8"),
             resume="allow",
             dir=str(folder),
-            reinit="create_new",  # a fold's run is its own
-            settings=wandb.Settings(console="off"),  # the terminal is ours
+            reinit="create_new",  # every fold is a run of its own
+            settings=wandb.Settings(console="off"),  # wandb must not write to our terminal
         )
     except (wandb.Error, OSError) as cause:
-        said = " ".join(str(cause).split())
-        raise BlemishError(f"wandb does not begin ({said}); log in, or keep it here with WANDB_MODE=offline.") from None
+        reason = " ".join(str(cause).split())
+        raise BlemishError(f"wandb does not start ({reason}); log in, or set WANDB_MODE=offline.") from None
 
     def log(epoch: int, record: Mapping[str, float]) -> None:
-        begun.log({key: value for key, value in record.items() if math.isfinite(value)}, step=epoch)
+        started.log({key: value for key, value in record.items() if math.isfinite(value)}, step=epoch)
 
-    weakref.finalize(log, begun.finish).atexit = False  # when Python ends, wandb has finished it already
+    weakref.finalize(log, started.finish).atexit = False  # at the end of Python wandb finishes it itself
     return log
