@@ -1,4 +1,4 @@
-"""Scores of good images to the card's decision, by hand."""
+"""The card's decision from scores of good images, by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def config(**changes: Any) -> DecisionRule:
 
 
 def held_out(count: int = 19) -> Prediction:
-    """Scores 1 to `count`; maps of 1 x 4 with 0, 1, 1 and, as their peak, ten times the score."""
+    """Scores 1 to `count`; maps of 1 x 4 pixels: 0, 1, 1 and ten times the score."""
     scores = np.arange(1, count + 1, dtype=np.float32)
     maps = np.stack([np.array([[0, 1, 1, 10 * score]], np.float32) for score in scores])
     return Prediction(scores, maps, distances=maps / np.float32(2))
@@ -29,7 +29,7 @@ def held_out(count: int = 19) -> Prediction:
 
 def test_thresholds_are_ranks() -> None:
     rule = decision(config(review=0.2), held_out(), NAMES, "split")
-    # of 20 good parts 1 may be above the one threshold, and 4 above the other
+    # Of 20 good parts 1 may be above the threshold, and 4 above the review threshold.
     assert (rule.threshold, rule.review_threshold) == (19, 16)
     assert rule.pixel_threshold == 190
     assert (rule.false_alarms, rule.review, rule.confidence, rule.calibrated_by) == (0.05, 0.2, None, "split")
@@ -42,7 +42,7 @@ def test_thresholds_are_ranks() -> None:
     assert "at most 20.00% are called anomalies or put aside for review" in rule.guarantee
 
 
-def test_two_verdicts_where_no_review_is_asked_for() -> None:
+def test_without_review_there_is_one_threshold() -> None:
     rule = decision(config(false_alarms=0.1), held_out(), NAMES, "split")
     assert (rule.threshold, rule.review, rule.review_threshold) == (18, None, None)
     assert "review" not in rule.guarantee
@@ -50,13 +50,13 @@ def test_two_verdicts_where_no_review_is_asked_for() -> None:
 
 def test_with_confidence_the_thresholds_are_higher() -> None:
     # P(Binomial(19, 0.2) >= 2) = 0.917 and >= 3: 0.763, so rank 2; on average it would be rank 4
-    sure = decision(config(false_alarms=0.2, confidence=0.9), held_out(), NAMES, "split")
-    assert (sure.threshold, sure.pixel_threshold, sure.confidence) == (18, 180, 0.9)
+    confident = decision(config(false_alarms=0.2, confidence=0.9), held_out(), NAMES, "split")
+    assert (confident.threshold, confident.pixel_threshold, confident.confidence) == (18, 180, 0.9)
     assert decision(config(false_alarms=0.2), held_out(), NAMES, "split").threshold == 16
-    assert sure.guarantee.startswith("With 90% confidence")
+    assert confident.guarantee.startswith("With 90% confidence")
 
 
-def test_items_count_once() -> None:
+def test_each_item_counts_once() -> None:
     groups = ["b", "b", "a", "a", "c", "c", "d", "d", "e", "e"]
     rule = decision(config(false_alarms=0.25), held_out(10), groups, "split")
     assert rule.items == (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
@@ -70,7 +70,7 @@ def test_items_count_once() -> None:
         decision(config(false_alarms=0.1), held_out(10), groups, "split")
 
 
-def test_left_out_images_are_said_to_be_in_the_memory() -> None:
+def test_the_guarantee_names_leave_one_out() -> None:
     rule = decision(config(), held_out(), NAMES, "leave-one-out")
     assert rule.calibrated_by == "leave-one-out"
     assert "each scored without its own item" in rule.guarantee
@@ -86,7 +86,7 @@ def test_by_class_nothing_is_guaranteed() -> None:
     assert rule.color_range == (100, 379)
 
 
-def test_counts_by_part_and_kind() -> None:
+def test_counts_by_split_and_label() -> None:
     def some(name: str, good: int, bad: int) -> tuple[Sample, ...]:
         goods = [Sample(Path("x"), f"{name}/good/{i}", "good") for i in range(good)]
         bads = [Sample(Path("x"), f"{name}/bad/{i}", "anomaly", mask=Path("m") if i else None) for i in range(bad)]

@@ -18,7 +18,7 @@ def test_mean_of_figures() -> None:
 
 
 def test_figures_of_folds_by_hand() -> None:
-    # Of two anomalies one is caught, of three good images one is flagged; 5 of the 6 pairs are in order.
+    # One of two anomalies is caught, one of three good images is flagged, 5 of the 6 pairs are in order.
     first = of_fold(np.array([2.0, -1.0, 1.0, -2.0, -3.0]), np.array([True, True, False, False, False]))
     assert first == {"auroc": pytest.approx(5 / 6), "balanced_accuracy": pytest.approx((1 / 2 + 2 / 3) / 2)}
     assert spread([{"auroc": 0.5}, {"auroc": 0.9}]) == {
@@ -31,15 +31,15 @@ def test_every_image_is_judged_out_of_fold(classified: Path) -> None:
     rows = [json.loads(line) for line in (classified / "out_of_fold.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 61
     assert metrics["folds"] == 2
-    # The figures are those of these very rows.
+    # The figures can be computed from the rows.
     given = np.array([row["label"] == "anomaly" for row in rows])
-    said = np.array([row["predicted_defect"] != "good" for row in rows])
+    predicted = np.array([row["predicted_defect"] != "good" for row in rows])
     anomaly = np.array([1 - row["probabilities"]["good"] for row in rows])
     pairs = anomaly[given][:, None] - anomaly[~given]
     assert metrics["detection"]["auroc"]["value"] == pytest.approx(((pairs > 0) + (pairs == 0) / 2).mean(), abs=0.02)
     assert metrics["detection"]["auroc"]["value"] > 0.9
     counts = metrics["detection"]["confusion"]
-    assert (counts["caught"], counts["false_alarms"]) == ((given & said).sum(), (~given & said).sum())
+    assert (counts["caught"], counts["false_alarms"]) == ((given & predicted).sum(), (~given & predicted).sum())
     assert metrics["classes"]["names"] == ["good", "bright", "dark"]
     assert metrics["localisation"]["images_with_mask"] == 20
     assert metrics["localisation"]["pointing_game"]["value"] > 0.5
@@ -52,7 +52,7 @@ def test_the_mislabelled_image_is_named(labelled: Path) -> None:
     assert [(s["name"], s["given"], s["likely"]) for s in suspects][:1] == [("good/wrong.png", "good", "anomaly")]
 
 
-def test_a_killed_cross_validation_goes_on(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_cross_validation_is_resumed(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = read(labelled).samples
     config = CamConfig(image_size=(64, 96), unfreeze=0, checkpoint=tmp_path, resume=True)
     whole = cross_validate(Cam(config), samples, folds=3)

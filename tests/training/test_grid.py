@@ -12,7 +12,7 @@ from blemish.training.grid import cell_settings, parse_grid
 from blemish.types import BlemishError
 
 
-def test_all_combinations_the_last_option_fastest() -> None:
+def test_all_combinations_with_the_last_option_varying_fastest() -> None:
     assert parse_grid("model=unet,vae; attention-loss = mse , mse+ssim ;seed=0") == [
         {"model": "unet", "attention_loss": "mse", "seed": "0"},
         {"model": "unet", "attention_loss": "mse+ssim", "seed": "0"},
@@ -27,7 +27,7 @@ def test_a_value_with_commas_stands_in_parentheses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
         (
             "num_neighbours",
@@ -37,17 +37,17 @@ def test_a_value_with_commas_stands_in_parentheses() -> None:
         ("image-size=64;image_size=96", "image-size is in the grid twice"),
         ("seed=0,,1", "seed has an empty value"),
         ("seed=", "seed has an empty value"),
-        ("layers=()", r"'\(\)', of layers in the grid, has parentheses that hold no value"),
+        ("layers=()", r"'\(\)', of layers in the grid, has parentheses without a value"),
         ("layers=(2,3", r"'\(2', of layers in the grid"),
         (" ; ", "The grid is empty"),
     ],
 )
-def test_no_grids(text: str, said: str) -> None:
-    with pytest.raises(BlemishError, match=said):
+def test_text_that_is_not_a_grid_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(BlemishError, match=sentence):
         parse_grid(text)
 
 
-def test_text_becomes_what_the_config_has() -> None:
+def test_text_becomes_values_of_the_config() -> None:
     cell = {
         "coreset": "0.02",
         "num_neighbours": "3",
@@ -64,15 +64,15 @@ def test_text_becomes_what_the_config_has() -> None:
         image_size=(64, 96),
         seed=5,
     )
-    found = cell_settings("patchcore", {"seed": "7", "image_size": "128"}, (64, 96), 5)
-    assert (found.seed, found.image_size) == (7, (128, 128))
+    config = cell_settings("patchcore", {"seed": "7", "image_size": "128"}, (64, 96), 5)
+    assert (config.seed, config.image_size) == (7, (128, 128))
     assert cell_settings("patchcore", {"image_size": "auto"}, (64, 96), 5).image_size == (64, 96)
-    found = cell_settings("cam", {"pool": "deviations", "head_weights": "1,3", "epochs": "2"}, (64, 96), 0)
-    assert found == CamConfig(pool="deviations", head_weights=(1.0, 3.0), epochs=2, image_size=(64, 96))
+    config = cell_settings("cam", {"pool": "deviations", "head_weights": "1,3", "epochs": "2"}, (64, 96), 0)
+    assert config == CamConfig(pool="deviations", head_weights=(1.0, 3.0), epochs=2, image_size=(64, 96))
 
 
 @pytest.mark.parametrize(
-    ("cell", "said"),
+    ("cell", "sentence"),
     [
         ({"num_neighbours": "1.5"}, "--num-neighbours takes a whole number, not '1.5'"),
         ({"coreset": "a tenth"}, "--coreset takes a number, not 'a tenth'"),
@@ -85,8 +85,8 @@ def test_text_becomes_what_the_config_has() -> None:
         ({"seed": "one"}, "--seed takes a whole number"),
     ],
 )
-def test_values_that_are_none(cell: dict[str, str], said: str) -> None:
-    with pytest.raises(BlemishError, match=said):
+def test_invalid_values_are_refused(cell: dict[str, str], sentence: str) -> None:
+    with pytest.raises(BlemishError, match=sentence):
         cell_settings("patchcore", cell, (64, 96), 0)
 
 
@@ -99,11 +99,11 @@ class Odd:
     image_size: tuple[int, int] = (64, 64)
 
 
-def test_choices_tuples_and_what_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_tuples_and_optional_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blemish.detectors.registry.config_of", lambda _: Odd)
     cell = {"kind": "b", "scales": "0.5, 2", "threshold": "3"}
-    found: object = cell_settings("odd", cell, (64, 96), 1)
-    assert found == Odd("b", (0.5, 2.0), 3, 1, (64, 96))
+    config: object = cell_settings("odd", cell, (64, 96), 1)
+    assert config == Odd("b", (0.5, 2.0), 3, 1, (64, 96))
     with pytest.raises(BlemishError, match="--kind takes a or b, not 'c'"):
         cell_settings("odd", {"kind": "c"}, (64, 96), 1)
 

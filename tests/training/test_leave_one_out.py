@@ -20,7 +20,7 @@ def images(folder: Path, count: int) -> list[Sample]:
     samples = []
     for i in range(count):
         file = folder / f"{i}.png"
-        side = (50 + i, 70)  # sizes differ, as on a line
+        side = (50 + i, 70)  # sizes differ
         Image.fromarray(random.integers(0, 256 - 30 * i, (*side, 3), dtype=np.uint8)).save(file)
         samples.append(Sample(file, file.name, "good"))
     return samples
@@ -30,26 +30,26 @@ def images(folder: Path, count: int) -> list[Sample]:
     "changes", [{}, {"num_neighbours": 1}, {"num_neighbours": 35}, {"max_bank": 3, "num_neighbours": 9}]
 )
 def test_equals_the_graph_of_a_bank_without_the_item(tmp_path: Path, changes: dict[str, int]) -> None:
-    """With 35 neighbours of Eq. 7, and with a bank of three, fewer are left than asked for."""
+    """With 35 neighbours (Eq. 7) or a memory bank of three patches, fewer are left than asked for."""
     samples, groups = images(tmp_path, 5), ["a", "", "a", "b", ""]
     detector = PatchCore(PatchCoreConfig(**{**SMALL.__dict__, **changes})).fit(samples)
-    found = leave_one_out(detector, samples, groups)
+    prediction = leave_one_out(detector, samples, groups)
     graph, table = detector.graph(), detector.sources().table
     assert isinstance(graph, PatchCoreGraph)
-    assert found.neighbours is not None
-    assert found.distances is not None
+    assert prediction.neighbours is not None
+    assert prediction.distances is not None
     for i, own in enumerate([[0, 2], [1], [0, 2], [3], [4]]):
         rest = np.flatnonzero(~np.isin(table[:, 0], own))
         slow = PatchCoreGraph(graph.features, graph.bank[rest], detector.config).eval()
         with torch.inference_mode():
             score, anomaly_map, nearest, distances = slow(torch.tensor(load_image(samples[i].path))[None])
-        assert found.scores[i] == pytest.approx(float(score), rel=1e-5)
-        np.testing.assert_allclose(found.maps[i], anomaly_map[0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(found.distances[i], distances[0], rtol=1e-5)
-        np.testing.assert_array_equal(found.neighbours[i], rest[nearest[0]])
+        assert prediction.scores[i] == pytest.approx(float(score), rel=1e-5)
+        np.testing.assert_allclose(prediction.maps[i], anomaly_map[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(prediction.distances[i], distances[0], rtol=1e-5)
+        np.testing.assert_array_equal(prediction.neighbours[i], rest[nearest[0]])
 
 
-def test_a_copy_hides_a_image_until_both_are_one_item(tmp_path: Path) -> None:
+def test_a_copy_hides_an_image_unless_both_are_one_item(tmp_path: Path) -> None:
     samples = images(tmp_path, 3)
     copy = tmp_path / "copy.png"
     copy.write_bytes(samples[0].path.read_bytes())
@@ -59,10 +59,10 @@ def test_a_copy_hides_a_image_until_both_are_one_item(tmp_path: Path) -> None:
     together = leave_one_out(detector, samples, ["one", "", "", "one"])
     assert apart.scores[[0, 3]] == pytest.approx([0, 0], abs=1e-4)
     assert together.scores.min() > 0.1
-    np.testing.assert_array_equal(apart.scores[1:3], together.scores[1:3])  # each is its own item either way
+    np.testing.assert_array_equal(apart.scores[1:3], together.scores[1:3])  # each is an item of its own in both
 
 
-def test_an_item_may_be_called_like_a_image(tmp_path: Path) -> None:
+def test_an_item_may_have_the_name_of_an_image(tmp_path: Path) -> None:
     samples = images(tmp_path, 3)
     detector = PatchCore(SMALL).fit(samples)
     alone = leave_one_out(detector, samples, ["", "", ""])
@@ -70,7 +70,7 @@ def test_an_item_may_be_called_like_a_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(alone.scores, named.scores)
 
 
-def test_refuses_what_leaves_nothing_and_what_did_not_teach(tmp_path: Path) -> None:
+def test_refusals(tmp_path: Path) -> None:
     samples = images(tmp_path, 3)
     detector = PatchCore(SMALL).fit(samples)
     with pytest.raises(BlemishError, match=r"All 3 good images are of one item.*add images of other items"):

@@ -17,7 +17,7 @@ from blemish.training import export
 from blemish.training.config import TrainConfig
 from blemish.training.export import ParityError, in_onnxruntime, in_torch, predict, prove_parity
 from blemish.training.pipeline import train
-from blemish.training.results import _in_turn
+from blemish.training.results import _drawing_order
 from blemish.training.splits import auto_size
 from blemish.types import BlemishError, Decision, Label, Prediction, Sample, Verdict
 from tests.conftest import tile
@@ -27,7 +27,7 @@ from tests.support import write_image
 QUICK = PatchCoreConfig(max_bank=50)
 
 
-def test_a_run_holds_all_that_it_guarantees(run: Path) -> None:
+def test_a_run_is_complete(run: Path) -> None:
     names = ["bundle", "evidence", "inpainted", "metrics.json", "overlays", "report.html", "verdicts.jsonl"]
     assert sorted(p.name for p in run.iterdir()) == names
     assert sorted(p.name for p in (run / "bundle").iterdir()) == ["card.json", "evidence.zip", "model.onnx"]
@@ -51,14 +51,14 @@ def test_a_run_holds_all_that_it_guarantees(run: Path) -> None:
         assert image.format == "JPEG"
 
 
-def test_the_test_parts_anomalies_have_evidence(run: Path) -> None:
+def test_the_anomalies_of_the_test_split_have_evidence(run: Path) -> None:
     rows = [json.loads(line) for line in (run / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
     for row in rows:
-        found = row["decision"] == "anomaly"
-        assert bool(row["evidence"]) == (row["counterfactual"] is not None) == found
-        for one in row["evidence"]:
-            assert (run / one["file"]).is_file()
-            assert one["source"].startswith("train/good/")
+        flagged = row["decision"] == "anomaly"
+        assert bool(row["evidence"]) == (row["counterfactual"] is not None) == flagged
+        for patch in row["evidence"]:
+            assert (run / patch["file"]).is_file()
+            assert patch["source"].startswith("train/good/")
     defective = [row["counterfactual"]["decision"] for row in rows if row["label"] == row["decision"] == "anomaly"]
     assert defective.count("good") >= 5
     card = bundle.read(run).card
@@ -86,14 +86,14 @@ def test_a_run_that_fails_half_way_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_drawn_is_of_every_kind() -> None:
+def test_the_drawn_images_are_of_every_kind() -> None:
     kinds: list[tuple[Label, Decision]]
     kinds = [("anomaly", "good"), ("anomaly", "anomaly"), ("good", "good"), ("good", "anomaly")]
-    those = [kinds[i] for i in (0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 3)]
-    samples = [Sample(Path(f"{i:02}"), f"{i:02}", label=label) for i, (label, _) in enumerate(those)]
-    verdicts = [Verdict(sample.name, decision) for sample, (_, decision) in zip(samples, those, strict=True)]
-    order = _in_turn(samples, verdicts)
-    assert order == [0, 10, 5, 7, 1, 6, 8, 2, 9, 3, 4]  # missed, false alarm, found, passed; twice; ...
+    pairs = [kinds[i] for i in (0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 3)]
+    samples = [Sample(Path(f"{i:02}"), f"{i:02}", label=label) for i, (label, _) in enumerate(pairs)]
+    verdicts = [Verdict(sample.name, decision) for sample, (_, decision) in zip(samples, pairs, strict=True)]
+    order = _drawing_order(samples, verdicts)
+    assert order == [0, 10, 5, 7, 1, 6, 8, 2, 9, 3, 4]  # missed, false alarm, caught, passed; the second of each; ...
 
 
 def test_too_few_images_for_the_guarantee_are_refused_before_the_work(product: Path, tmp_path: Path) -> None:
@@ -106,19 +106,19 @@ def test_images_without_labels_and_unreadable_ones(product: Path, tmp_path: Path
     for i in range(24):
         write_image(flat / f"{i}.png", tile(i)[0])
     (flat / "broken.png").write_bytes(b"broken")
-    done = train(TrainConfig(flat, tmp_path / "run", settings=QUICK, image_size=(64, 64), false_alarms=0.1))
-    assert any("broken.png" in warning for warning in done.warnings)
-    assert "detection" not in done.metrics
-    assert done.metrics["counts"]["train"] + done.metrics["counts"]["calibration"] == 24
+    run = train(TrainConfig(flat, tmp_path / "run", settings=QUICK, image_size=(64, 64), false_alarms=0.1))
+    assert any("broken.png" in warning for warning in run.warnings)
+    assert "detection" not in run.metrics
+    assert run.metrics["counts"]["train"] + run.metrics["counts"]["calibration"] == 24
     assert bundle.read(tmp_path / "run").card.decision.false_alarms == 0.1
 
 
-def test_a_mask_that_cannot_be_used_costs_its_outline_alone(product: Path, tmp_path: Path) -> None:
+def test_an_unusable_mask_only_removes_its_outline(product: Path, tmp_path: Path) -> None:
     data = shutil.copytree(product, tmp_path / "tiles")
     (data / "ground_truth/spot/001_mask.png").write_bytes(b"broken")
-    done = train(TrainConfig(data, tmp_path / "run", settings=QUICK, image_size=(64, 64)))
-    assert any("001_mask.png" in warning for warning in done.warnings)
-    assert done.metrics["counts"]["test_masks"] == 5
+    run = train(TrainConfig(data, tmp_path / "run", settings=QUICK, image_size=(64, 64)))
+    assert any("001_mask.png" in warning for warning in run.warnings)
+    assert run.metrics["counts"]["test_masks"] == 5
     page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 5  # outlines
 
@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_detector(product: Path, run: Path, tmp_pat
     first, second = bundle.read(run).card, bundle.read(tmp_path / "again").card
     assert first.data == second.data
     assert first.settings == second.settings
-    assert first.settings["memory"] == 0.1  # decides how many patches are kept, so the card has to say it
+    assert first.settings["memory"] == 0.1  # the number of patches that are kept depends on it
     np.testing.assert_allclose(first.decision.scores, second.decision.scores, rtol=1e-5)
 
 
@@ -148,7 +148,8 @@ def test_the_image_size_follows_the_images(tmp_path: Path) -> None:
 
 
 class Doubler(nn.Module):
-    """A graph whose answers are known: score = mean pixel, map = the image's first channel shrunk to 2 x 2."""
+    """A graph with known outputs: score = mean of the pixels, map = the upper left 2 x 2 pixels of the first
+    channel."""
 
     outputs = ("scores", "maps")
     gated = False
@@ -182,24 +183,24 @@ def test_the_exported_graph_takes_any_number_of_images_of_any_size(tmp_path: Pat
 def test_parity_of_a_faithful_export(tmp_path: Path) -> None:
     some = samples(tmp_path)
     export.export(Doubler(), tmp_path / "g.onnx")
-    ours, line = predict(in_torch(Doubler()), some), predict(in_onnxruntime(tmp_path / "g.onnx"), some)
-    parity = prove_parity(ours, line, [s.name for s in some])
+    in_pytorch, exported = predict(in_torch(Doubler()), some), predict(in_onnxruntime(tmp_path / "g.onnx"), some)
+    parity = prove_parity(in_pytorch, exported, [s.name for s in some])
     assert parity.images == 3
     assert parity.scores < 1e-5
 
 
-def test_parity_fails_with_the_figures(tmp_path: Path) -> None:
+def test_failed_parity_names_the_images_and_figures(tmp_path: Path) -> None:
     ours = Prediction(np.array([0, 10], np.float32), np.zeros((2, 1, 1), np.float32))
-    line = replace(ours, scores=np.array([0, 10.02], np.float32))
+    exported = replace(ours, scores=np.array([0, 10.02], np.float32))
     with pytest.raises(ParityError, match=r"by 0\.002 of the range on 1 of 2 .* b: score 10 in torch, 10\.02 in"):
-        prove_parity(ours, line, ["a", "b"])
-    nothing = replace(ours, scores=np.array([0, np.nan], np.float32))
+        prove_parity(ours, exported, ["a", "b"])
+    not_finite = replace(ours, scores=np.array([0, np.nan], np.float32))
     with pytest.raises(ParityError):
-        prove_parity(ours, nothing, ["a", "b"])
+        prove_parity(ours, not_finite, ["a", "b"])
     assert export.TOLERANCE == 1e-3
 
 
-def test_parity_looks_at_maps_too() -> None:
+def test_parity_compares_maps_too() -> None:
     maps = np.zeros((2, 2, 2), np.float32)
     maps[1, 0, 0] = 5
     ours = Prediction(np.array([0, 1], np.float32), maps)
@@ -209,7 +210,7 @@ def test_parity_looks_at_maps_too() -> None:
         prove_parity(ours, replace(ours, maps=other), ["a", "b"])
 
 
-def test_a_classifier_learns_from_both_kinds_and_guarantees(classified: Path) -> None:
+def test_a_classifier_learns_from_defects_and_keeps_the_guarantee(classified: Path) -> None:
     metrics = json.loads((classified / "metrics.json").read_text(encoding="utf-8"))
     counts = metrics["counts"]
     assert counts["train_anomaly"] >= 10
@@ -227,7 +228,7 @@ def test_a_classifier_learns_from_both_kinds_and_guarantees(classified: Path) ->
     assert not (classified.parent / f".{classified.name}.training").exists()
 
 
-def test_the_likelier_class_may_decide(labelled: Path, tmp_path: Path) -> None:
+def test_the_likelier_class_can_decide(labelled: Path, tmp_path: Path) -> None:
     settings = CamConfig(unfreeze=0)
     config = TrainConfig(
         labelled, tmp_path / "run", settings=settings, image_size=(64, 96), decide="class", boxes="one"
@@ -243,7 +244,7 @@ def test_the_likelier_class_may_decide(labelled: Path, tmp_path: Path) -> None:
     assert metrics["counts"]["test_anomaly"] == 4
 
 
-def test_what_a_killed_training_left_is_gone_on_with(labelled: Path, tmp_path: Path) -> None:
+def test_a_killed_training_is_resumed(labelled: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = TrainConfig(
         labelled,
@@ -274,7 +275,7 @@ def test_what_a_killed_training_left_is_gone_on_with(labelled: Path, tmp_path: P
     assert resumed["training"] == whole["training"]
     assert resumed["detection"] == whole["detection"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "whole"]
-    for name, files in (("run", 2), ("whole", 1)):  # the killed one's stays
+    for name, files in (("run", 2), ("whole", 1)):  # the log of the killed training is kept
         events = [read_events(file) for file in (tmp_path / name / "log/classifier").iterdir()]
         assert len(events) == files
         logged = sorted(event for some in events for event in some)
@@ -285,11 +286,11 @@ def test_what_a_killed_training_left_is_gone_on_with(labelled: Path, tmp_path: P
 
 
 def test_options_that_do_not_belong_together(labelled: Path, tmp_path: Path) -> None:
-    for changes, said in (
+    for changes, sentence in (
         ({"decide": "class"}, "knows no classes"),
         ({"folds": 3}, "--folds is for --detector cam"),
     ):
-        with pytest.raises(BlemishError, match=said):
+        with pytest.raises(BlemishError, match=sentence):
             train(TrainConfig(labelled, tmp_path / "run", **changes))
 
 
@@ -302,7 +303,7 @@ def test_a_classifier_without_defective_images_is_refused(product: Path, tmp_pat
         train(config)
 
 
-def test_single_cells_of_a_gradients_map_may_differ() -> None:
+def test_single_cells_of_gradient_maps_may_differ_more() -> None:
     maps = np.zeros((1, 10, 10), np.float32)
     maps[0, 0, 0] = 1
     ours = Prediction(np.array([1], np.float32), maps)

@@ -1,4 +1,4 @@
-"""Who teaches, who calibrates, and what is refused before any work."""
+"""Which images train, which calibrate, and what is refused before any work."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.support import divided, write_image
 
 
 def sizes(data: Path, **changes: Any) -> tuple[bool, int, int, int]:
-    found = divided(TrainConfig(data, Path("unused"), **changes))
-    return found.left_out, len(found.split.train), len(found.split.calibration), len(found.split.test)
+    images = divided(TrainConfig(data, Path("unused"), **changes))
+    return images.left_out, len(images.split.train), len(images.split.calibration), len(images.split.test)
 
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 good tiles, each there twice, as a copy."""
+    """24 good tiles, and a copy of each."""
     root = tmp_path_factory.mktemp("data") / "twice"
     for i in range(24):
         file = write_image(root / f"{i:02}a.png", tile(i)[0])
@@ -30,9 +30,9 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_with_few_images_all_of_them_teach(product: Path) -> None:
+def test_with_few_images_all_of_them_train(product: Path) -> None:
     assert sizes(product) == (True, 40, 0, 12)
-    assert sizes(product, calibrate="split") == (False, 21, 19, 12)  # 5 % takes 19
+    assert sizes(product, calibrate="split") == (False, 21, 19, 12)  # 5 % needs 19
     assert sizes(product, calibrate="split", false_alarms=0.2) == (False, 32, 8, 12)
 
 
@@ -51,30 +51,30 @@ def test_only_patchcore_and_only_on_average(product: Path) -> None:
 
 
 def test_copies_are_one_item(twice: Path) -> None:
-    found = divided(TrainConfig(twice, Path("unused")))
-    names = sorted(found.items)
+    images = divided(TrainConfig(twice, Path("unused")))
+    names = sorted(images.items)
     assert len(names) == 48
-    assert all(found.items[f"{i:02}a.png"] == found.items[f"{i:02}b.png"] for i in range(24))
-    assert len({found.items[name] for name in names}) == 24
+    assert all(images.items[f"{i:02}a.png"] == images.items[f"{i:02}b.png"] for i in range(24))
+    assert len({images.items[name] for name in names}) == 24
     with pytest.raises(
         BlemishError, match=r"24 good items .* cannot guarantee 2\.50% .* takes 39; add 15 more, or ask"
     ):
         divided(TrainConfig(twice, Path("unused"), false_alarms=0.025))
 
 
-def test_so_many_images_are_held_out_that_there_are_items_enough(twice: Path) -> None:
-    """10 % takes 9 items, which are 18 images; the usual fifth would be 10 images of 5."""
-    found = divided(TrainConfig(twice, Path("unused"), false_alarms=0.1, calibrate="split"))
-    assert len(found.split.calibration) == 18
-    calibrating = {found.items[sample.name] for sample in found.split.calibration}
+def test_enough_items_are_held_out(twice: Path) -> None:
+    """10 % needs 9 items, which are 18 images; the default share of a fifth would be 10 images of 5 items."""
+    images = divided(TrainConfig(twice, Path("unused"), false_alarms=0.1, calibrate="split"))
+    assert len(images.split.calibration) == 18
+    calibrating = {images.items[sample.name] for sample in images.split.calibration}
     assert len(calibrating) == 9
-    assert not calibrating & {found.items[sample.name] for sample in found.split.train}
+    assert not calibrating & {images.items[sample.name] for sample in images.split.train}
     with pytest.raises(BlemishError, match=r"12 good items \(with all their images\) cannot guarantee 5\.00%"):
-        divided(TrainConfig(twice, Path("unused"), calibrate="split"))  # half of all is the most
+        divided(TrainConfig(twice, Path("unused"), calibrate="split"))  # at most half of them are held out
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "sentence"),
     [
         (
             {"false_alarms": 0.01},
@@ -90,17 +90,17 @@ def test_so_many_images_are_held_out_that_there_are_items_enough(twice: Path) ->
         ({"confidence": 1.0}, "a confidence lies between"),
     ],
 )
-def test_refused_before_the_work(product: Path, changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(BlemishError, match=said):
+def test_refused_before_the_work(product: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BlemishError, match=sentence):
         divided(TrainConfig(product, Path("unused"), **changes))
 
 
-def test_a_threshold_that_hangs_on_one_part_is_said(product: Path) -> None:
-    def said(**changes: Any) -> list[str]:
-        found = divided(TrainConfig(product, Path("unused"), **changes)).warnings
-        return [warning for warning in found if "alone sets the threshold" in warning]
+def test_a_threshold_that_depends_on_one_part_is_warned_of(product: Path) -> None:
+    def warnings(**changes: Any) -> list[str]:
+        images = divided(TrainConfig(product, Path("unused"), **changes))
+        return [warning for warning in images.warnings if "threshold is the highest score" in warning]
 
-    assert said() == []  # 5 % of 41 is two
-    (warning,) = said(calibrate="split")
-    assert warning.startswith("The highest score of 19 good parts alone sets the threshold")
-    assert said(calibrate="split", false_alarms=0.3) == []
+    assert warnings() == []  # 5 % of 41 is two
+    (warning,) = warnings(calibrate="split")
+    assert warning.startswith("The threshold is the highest score of 19 good parts")
+    assert warnings(calibrate="split", false_alarms=0.3) == []

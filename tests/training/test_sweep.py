@@ -1,4 +1,4 @@
-"""The grid, the choice, and a sweep from the images to the tested detector."""
+"""Ranking, validation, and a whole sweep from the images to the tested detector."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ T = TypeVar("T")
 GRID = "coreset=0.02,0.2;seed=0,1"
 
 
-def asked(product: Path, out: Path, grid: str = GRID, **changes: Any) -> SweepConfig:
+def config_for(product: Path, out: Path, grid: str = GRID, **changes: Any) -> SweepConfig:
     return replace(SweepConfig(product, out, grid, "patchcore", image_size=(64, 96)), **changes)
 
 
-def table(out: Path) -> list[dict[str, str]]:
+def read_table(out: Path) -> list[dict[str, str]]:
     """The CSV without its seconds."""
     with (out / "sweep.csv").open(encoding="utf-8", newline="") as lines:
         return [{name: text for name, text in row.items() if name != "seconds"} for row in csv.DictReader(lines)]
@@ -40,7 +40,7 @@ def table(out: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def swept(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    return sweep(asked(product, tmp_path_factory.mktemp("sweeps") / "tiles"))
+    return sweep(config_for(product, tmp_path_factory.mktemp("sweeps") / "tiles"))
 
 
 def row(options: str, choice: float, seconds: float = 1.0, error: str = "") -> Row:
@@ -49,7 +49,7 @@ def row(options: str, choice: float, seconds: float = 1.0, error: str = "") -> R
     return Row(pairs, figures, seconds, error)
 
 
-def test_the_choice_is_the_mean_over_seeds() -> None:
+def test_candidates_are_ranked_by_the_mean_over_seeds() -> None:
     rows = [
         row("model=a;seed=0", 0.95, 2),
         row("model=b;seed=0", 0.80),
@@ -64,7 +64,7 @@ def test_the_choice_is_the_mean_over_seeds() -> None:
     assert second.seconds == 3
 
 
-def test_of_equals_the_cheaper_is_chosen_and_what_failed_comes_last() -> None:
+def test_among_equals_the_faster_is_chosen_and_failed_candidates_come_last() -> None:
     rows = [
         row("model=a;seed=0", 0, error="no"),
         row("model=a;seed=1", 0.99),
@@ -79,12 +79,12 @@ def test_of_equals_the_cheaper_is_chosen_and_what_failed_comes_last() -> None:
 
 def test_held_out_images_of_one_item_stay_together() -> None:
     samples = [Sample(Path(f"{i}.png"), f"{i:02}.png", "good", split="train", group=f"{i // 3}") for i in range(30)]
-    learning, held = hold_out(samples, 0.3, 0, groups=[["00.png", "29.png", "tested.png"]])
-    assert {s.name for s in learning} | {s.name for s in held} == {s.name for s in samples}
-    assert not {s.group for s in learning} & {s.group for s in held}
-    assert len({s.name for s in held} & {"00.png", "29.png"}) in (0, 2)
-    assert len(held) == 9
-    assert len(hold_out(samples[:12], 0.1, 0)[1]) == 6  # 8 would be wanted, but half is the most
+    learning, held_out = hold_out(samples, 0.3, 0, groups=[["00.png", "29.png", "tested.png"]])
+    assert {s.name for s in learning} | {s.name for s in held_out} == {s.name for s in samples}
+    assert not {s.group for s in learning} & {s.group for s in held_out}
+    assert len({s.name for s in held_out} & {"00.png", "29.png"}) in (0, 2)
+    assert len(held_out) == 9
+    assert len(hold_out(samples[:12], 0.1, 0)[1]) == 6  # 8 are wanted, but at most half are held out
     for share in (0.0, 1.0):
         with pytest.raises(BlemishError, match="must be above 0 and below 1"):
             hold_out(samples, share, 0)
@@ -92,8 +92,9 @@ def test_held_out_images_of_one_item_stay_together() -> None:
         hold_out([replace(s, group="") for s in samples[:3]], 0.3, 0)
 
 
-def test_measured_by_hand(tmp_path: Path) -> None:
-    """2 x 2 images: one anomaly above both good ones, one between them; the defect is the left column."""
+def test_validation_figures_by_hand(tmp_path: Path) -> None:
+    """2 x 2 images: one anomaly scores above both good images, one between them; the defect is the left
+    column."""
     mask = write_image(tmp_path / "mask.png", [[255, 0], [255, 0]])
     samples = []
     for number, good in enumerate((True, True, False, False)):
@@ -102,8 +103,8 @@ def test_measured_by_hand(tmp_path: Path) -> None:
     maps = np.zeros((4, 2, 2), np.float32)
     maps[2, :, 0] = 2
     maps[3, :, 1] = 1  # in the wrong place
-    found = Prediction(np.array([0, 2, 3, 1], np.float32), maps)
-    figures = measure(samples, found)
+    prediction = Prediction(np.array([0, 2, 3, 1], np.float32), maps)
+    figures = measure(samples, prediction)
     assert figures["image_auroc"] == 0.75
     assert figures["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
     # 4 defective pixels: two above all 12 good ones, two tied with 10 of them and below the other 2.
@@ -114,8 +115,8 @@ def test_measured_by_hand(tmp_path: Path) -> None:
         measure(samples, Prediction(np.full(4, np.nan, np.float32), maps))
 
 
-def test_a_sweep_measures_every_cell_and_tests_what_it_chose(swept: Sweep, run: Path) -> None:
-    rows = table(swept.folder)
+def test_a_sweep_measures_every_cell_and_tests_the_chosen_settings(swept: Sweep, run: Path) -> None:
+    rows = read_table(swept.folder)
     assert list(rows[0]) == ["coreset", "seed", *FIGURES, "error"]
     assert [(r["coreset"], r["seed"]) for r in rows] == [("0.02", "0"), ("0.02", "1"), ("0.2", "0"), ("0.2", "1")]
     for r in rows:
@@ -127,27 +128,27 @@ def test_a_sweep_measures_every_cell_and_tests_what_it_chose(swept: Sweep, run: 
     assert card.settings["coreset"] == float(swept.chosen.options["coreset"])
     assert (card.settings["seed"], card.image_size) == (0, (64, 96))
     assert sorted(p.name for p in swept.folder.iterdir()) == ["chosen", "sweep.csv", "sweep.json", "validation"]
-    # What was held out for choosing is learned from in the end, and the test part is the one of `blemish train`.
+    # The final training also learns from the validation images, and the test split is that of `blemish train`.
     assert card.data == bundle.read(run).card.data
     assert swept.metrics is not None
     assert swept.metrics == json.loads((swept.folder / "chosen/metrics.json").read_text(encoding="utf-8"))
-    assert said(swept.folder / "chosen") == said(run)
+    assert verdict_paths(swept.folder / "chosen") == verdict_paths(run)
 
 
-def said(run: Path) -> list[str]:
+def verdict_paths(run: Path) -> list[str]:
     lines = (run / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["path"] for line in lines]
 
 
-def test_the_validation_part_is_held_out_and_corrupted_where_its_masks_say(swept: Sweep, product: Path) -> None:
-    found = read_validation(swept.folder / "validation")
-    good = [s for s in found if s.label == "good"]
-    assert len(good) == 4  # 8 are held out: half stay good
-    assert len(found) == 4 + 4 * 3
+def test_the_validation_split_is_held_out_and_corrupted_inside_its_masks(swept: Sweep, product: Path) -> None:
+    samples = read_validation(swept.folder / "validation")
+    good = [s for s in samples if s.label == "good"]
+    assert len(good) == 4  # 8 are held out, and half of them stay good
+    assert len(samples) == 4 + 4 * 3
     originals = {load_image(f).tobytes(): f.name for f in sorted((product / "train/good").iterdir())}
     tested = {load_image(f).tobytes() for f in (product / "test/good").iterdir()}
     assert {originals[load_image(s.path).tobytes()] for s in good} == {s.path.name.partition("-")[2] for s in good}
-    for sample in found:
+    for sample in samples:
         if sample.label == "anomaly":
             assert sample.mask
             image, before = load_image(sample.path), product / "train/good" / f"{sample.path.name.split('-')[1]}.png"
@@ -158,24 +159,26 @@ def test_the_validation_part_is_held_out_and_corrupted_where_its_masks_say(swept
         assert load_image(sample.path).tobytes() not in tested
 
 
-def test_cells_learn_from_the_rest_alone(product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    taught: list[set[str]] = []
+def test_cells_do_not_learn_from_the_validation_split(
+    product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[set[str]] = []
     fit = PatchCore.fit
 
     def spied(self: PatchCore, samples: Any, *args: Any) -> PatchCore:
-        taught.append({sample.path.stem for sample in samples})
+        learned.append({sample.path.stem for sample in samples})
         return fit(self, samples, *args)
 
     monkeypatch.setattr(PatchCore, "fit", spied)
-    done = sweep(asked(product, tmp_path / "out", "coreset=0.02", test=False))
-    (cell,) = taught
+    done = sweep(config_for(product, tmp_path / "out", "coreset=0.02", test=False))
+    (cell,) = learned
     held_out = {f.stem.split("-")[1] for f in (done.folder / "validation/test").rglob("*.png")}
-    assert (len(cell), len(held_out)) == (13, 8)  # of 21, of which a fifth would be too few
+    assert (len(cell), len(held_out)) == (13, 8)  # of 21, of which a fifth would be fewer than FEWEST
     assert not cell & held_out
-    assert table(done.folder)[0]["seed"] == "0"
+    assert read_table(done.folder)[0]["seed"] == "0"
 
 
-def test_a_killed_sweep_goes_on_where_it_was(
+def test_a_killed_sweep_is_resumed(
     swept: Sweep, product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, fit, done = tmp_path / "out", PatchCore.fit, list[PatchCoreConfig]()
@@ -188,64 +191,64 @@ def test_a_killed_sweep_goes_on_where_it_was(
 
     monkeypatch.setattr(PatchCore, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
-        sweep(asked(product, out))
-    assert table(out) == table(swept.folder)[:1]
+        sweep(config_for(product, out))
+    assert read_table(out) == read_table(swept.folder)[:1]
 
     def counted(self: PatchCore, *args: Any) -> PatchCore:
         done.append(self.config)
         return fit(self, *args)
 
     monkeypatch.setattr(PatchCore, "fit", counted)
-    again = sweep(asked(product, out, test=False))
+    again = sweep(config_for(product, out, test=False))
     assert [(c.coreset, c.seed) for c in done] == [(0.02, 0), (0.02, 1), (0.2, 0), (0.2, 1)]
-    assert table(out) == table(swept.folder)
+    assert read_table(out) == read_table(swept.folder)
     assert again.chosen.figures == swept.chosen.figures
 
-    # Nothing is left to do, not even the training of the same choice.
+    # Nothing is left to do: the chosen run is reused too.
     shutil.copytree(swept.folder / "chosen", out / "chosen")
-    assert sweep(asked(product, out)).metrics == swept.metrics
+    assert sweep(config_for(product, out)).metrics == swept.metrics
     assert len(done) == 4
-    # A larger grid adds its cells; the same settings in other words do not.
-    sweep(asked(product, out, "coreset=0.20,0.3;num_neighbours=9", test=False))
+    # A larger grid adds only its new cells; the same settings written differently are not new.
+    sweep(config_for(product, out, "coreset=0.20,0.3;num_neighbours=9", test=False))
     assert [c.coreset for c in done[4:]] == [0.3]
-    assert [(r["coreset"], r["num_neighbours"]) for r in table(out)[3:]] == [("0.2", ""), ("0.3", "9")]
+    assert [(r["coreset"], r["num_neighbours"]) for r in read_table(out)[3:]] == [("0.2", ""), ("0.3", "9")]
 
 
-def test_a_cell_that_fails_is_a_row_and_is_tried_again(
+def test_a_failed_cell_is_a_row_and_is_tried_again(
     product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = PatchCore.fit
 
     def failing(self: PatchCore, *args: Any) -> PatchCore:
         if self.config.coreset == 0.05:
-            raise BlemishError('It cannot be, "ever", at all.')
+            raise BlemishError('Text with commas, and "quotes", too.')
         if self.config.coreset == 0.06:
             raise RuntimeError("out of memory\nwith a long story")
         return fit(self, *args)
 
     monkeypatch.setattr(PatchCore, "fit", failing)
     out = tmp_path / "out"
-    done = sweep(asked(product, out, "coreset=0.05,0.06,0.02", test=False))
-    errors = ['It cannot be, "ever", at all.', "RuntimeError: out of memory", ""]
-    assert [r["error"] for r in table(out)] == errors
-    assert table(out)[0]["choice"] == ""
+    done = sweep(config_for(product, out, "coreset=0.05,0.06,0.02", test=False))
+    errors = ['Text with commas, and "quotes", too.', "RuntimeError: out of memory", ""]
+    assert [r["error"] for r in read_table(out)] == errors
+    assert read_table(out)[0]["choice"] == ""
     assert done.chosen.options == {"coreset": "0.02"}
     assert done.metrics is None
     assert not (out / "chosen").exists()
     monkeypatch.setattr(PatchCore, "fit", fit)
-    before = table(out)
-    sweep(asked(product, out, "coreset=0.05,0.06,0.02", test=False))
-    after = table(out)
+    before = read_table(out)
+    sweep(config_for(product, out, "coreset=0.05,0.06,0.02", test=False))
+    after = read_table(out)
     assert [r["error"] for r in after] == ["", "", ""]
     assert after[2] == before[2]
     monkeypatch.setattr(PatchCore, "fit", failing)
-    with pytest.raises(BlemishError, match="No cell of the grid worked; the first said: It cannot"):
-        sweep(asked(product, tmp_path / "other", "coreset=0.05", test=False))
+    with pytest.raises(BlemishError, match="Every cell of the grid failed; the first error: Text with commas"):
+        sweep(config_for(product, tmp_path / "other", "coreset=0.05", test=False))
 
 
 @dataclass(frozen=True)
 class TrainedConfig(PatchCoreConfig):
-    """PatchCore, as if it were trained by gradient."""
+    """PatchCore with the traits of a detector that is trained by gradient."""
 
     traits: ClassVar[Traits] = replace(PatchCoreConfig.traits, name="trained", trained_by_gradient=True)
 
@@ -256,7 +259,7 @@ class TrainedConfig(PatchCoreConfig):
         return Trained(self)
 
 
-FOUND = list[bool]()
+CHECKPOINT_EXISTED = list[bool]()  # at each fit
 
 
 class Trained(PatchCore):
@@ -265,96 +268,96 @@ class Trained(PatchCore):
         assert self.config.checkpoint
         assert self.config.resume
         file = self.config.checkpoint / "epoch.txt"
-        FOUND.append(file.exists())
+        CHECKPOINT_EXISTED.append(file.exists())
         file.write_text("1", encoding="utf-8")
-        if len(FOUND) == 2:
+        if len(CHECKPOINT_EXISTED) == 2:
             raise KeyboardInterrupt
         return super().fit(samples, progress)
 
 
-def test_a_killed_cell_goes_on_with_its_checkpoint(
+def test_a_killed_cell_is_resumed_from_its_checkpoint(
     product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(registry.OURS, "trained", f"{__name__}:TrainedConfig")
     registry.config_of.cache_clear()
-    FOUND.clear()
-    config = asked(product, tmp_path / "out", "coreset=0.02;seed=0,1", detector="trained", test=False)
+    CHECKPOINT_EXISTED.clear()
+    config = config_for(product, tmp_path / "out", "coreset=0.02;seed=0,1", detector="trained", test=False)
     with pytest.raises(KeyboardInterrupt):
         sweep(config)
     sweep(config)
-    assert FOUND == [False, False, True]  # the second cell finds its own file, not the first's
-    assert [r["error"] for r in table(config.out)] == ["", ""]
+    assert CHECKPOINT_EXISTED == [False, False, True]  # the second cell finds its own file, not that of the first
+    assert [r["error"] for r in read_table(config.out)] == ["", ""]
     assert sorted(p.name for p in config.out.iterdir()) == ["sweep.csv", "sweep.json", "validation"]
 
 
-def test_progress_says_which_cell(product: Path, tmp_path: Path) -> None:
-    said = list[str]()
+def test_progress_names_the_cell(product: Path, tmp_path: Path) -> None:
+    stages = list[str]()
 
     def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-        said.append(what)
+        stages.append(what)
         return iter(items)
 
-    sweep(asked(product, tmp_path / "out", "coreset=0.02;seed=3,4", test=False), progress)
-    assert [what for what in said if "cell" not in what] == ["images", "corrupting"]
-    assert said[-1] == "cell 2/2, validation"
+    sweep(config_for(product, tmp_path / "out", "coreset=0.02;seed=3,4", test=False), progress)
+    assert [what for what in stages if "cell" not in what] == ["images", "corrupting"]
+    assert stages[-1] == "cell 2/2, validation"
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "sentence"),
     [
-        ({"seed": 1}, "is a sweep with other seed; choose another folder with -o, or begin anew with --overwrite"),
+        ({"seed": 1}, "is a sweep with other seed; choose another folder with -o, or start again with --overwrite"),
         ({"validation": 0.3}, "other validation"),
         ({"image_size": (96, 96)}, "other image size"),
         ({"false_alarms": 0.2}, "other false alarms"),
     ],
 )
-def test_another_sweep_is_not_gone_on_with(swept: Sweep, product: Path, changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(BlemishError, match=said):
-        sweep(asked(product, swept.folder, **changes))
+def test_another_sweep_is_not_resumed(swept: Sweep, product: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BlemishError, match=sentence):
+        sweep(config_for(product, swept.folder, **changes))
 
 
-def test_other_images_are_refused_and_overwriting_begins_anew(swept: Sweep, product: Path, tmp_path: Path) -> None:
+def test_other_images_are_refused_and_overwriting_starts_again(swept: Sweep, product: Path, tmp_path: Path) -> None:
     out, data = tmp_path / "out", tmp_path / "tiles"
     shutil.copytree(product, data)
     shutil.copytree(swept.folder, out)
-    sweep(asked(data, out, test=False))  # the same images in another place
+    sweep(config_for(data, out, test=False))  # the same images in another place
     shutil.copy(data / "train/good/000.png", data / "test/good/copy.png")
     with pytest.raises(BlemishError, match="is a sweep with other images"):
-        sweep(asked(data, out))
-    sweep(asked(data, out, "coreset=0.02", test=False, overwrite=True))
-    assert len(table(out)) == 1
+        sweep(config_for(data, out))
+    sweep(config_for(data, out, "coreset=0.02", test=False, overwrite=True))
+    assert len(read_table(out)) == 1
     next((out / "validation/test/good").iterdir()).unlink()
-    with pytest.raises(BlemishError, match="were changed since the sweep began"):
-        sweep(asked(data, out, "coreset=0.02"))
+    with pytest.raises(BlemishError, match="were changed since the sweep started"):
+        sweep(config_for(data, out, "coreset=0.02"))
     (out / "sweep.json").write_text("[]", encoding="utf-8")
     with pytest.raises(BlemishError, match="are damaged"):
-        sweep(asked(data, out, "coreset=0.02"))
+        sweep(config_for(data, out, "coreset=0.02"))
 
 
 def test_refusals(product: Path, tmp_path: Path) -> None:
-    with pytest.raises(BlemishError, match="is no sweep of blemish's, so it cannot be gone on with"):
-        sweep(asked(product, tmp_path))
+    with pytest.raises(BlemishError, match="is not a blemish sweep, so it cannot be resumed"):
+        sweep(config_for(product, tmp_path))
     with pytest.raises(BlemishError, match="so it is not replaced"):
-        sweep(asked(product, tmp_path, overwrite=True))
-    for grid, said in (
+        sweep(config_for(product, tmp_path, overwrite=True))
+    for grid, sentence in (
         ("cores=1", "--cores is not an option of --detector patchcore"),
         ("num_neighbours=1,many", "--num-neighbours takes a whole number, not 'many'"),
     ):
-        with pytest.raises(BlemishError, match=said):
-            sweep(asked(product, tmp_path / "out", grid))
+        with pytest.raises(BlemishError, match=sentence):
+            sweep(config_for(product, tmp_path / "out", grid))
     with pytest.raises(BlemishError, match="learns from defective images too"):
-        sweep(asked(product, tmp_path / "out", "epochs=1", detector="cam"))
+        sweep(config_for(product, tmp_path / "out", "epochs=1", detector="cam"))
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command(swept: Sweep, product: Path, tmp_path: Path) -> None:
     shutil.copytree(swept.folder, tmp_path / "out")
     words = ("sweep", product, "-o", tmp_path / "out", "--detector", "patchcore", "--grid", GRID)
-    said = blemish(*words, "--image-size", "64x96").stdout
+    printed = blemish(*words, "--image-size", "64x96").stdout
     chosen = swept.chosen.options["coreset"]
-    assert f"Chosen: coreset={chosen} (highest mean of image AUROC and pixel AUROC" in said
-    assert "tested on 6 good and 6 defective" in " ".join(said.split())
-    found = json.loads(blemish(*words, "--image-size", "64x96", "--json", "--no-test").stdout)
-    assert found["chosen"]["options"] == {"coreset": chosen}
-    assert found["metrics"] is None
-    assert "test part" not in found["rule"]
+    assert f"Chosen: coreset={chosen} (highest mean of image AUROC and pixel AUROC" in printed
+    assert "tested on 6 good and 6 defective" in " ".join(printed.split())
+    result = json.loads(blemish(*words, "--image-size", "64x96", "--json", "--no-test").stdout)
+    assert result["chosen"]["options"] == {"coreset": chosen}
+    assert result["metrics"] is None
+    assert "test" not in result["rule"]

@@ -1,4 +1,4 @@
-"""What the card of a run says: how it decides, what it learned from and with."""
+"""The card of a run: its decision rule, its data, its settings and versions."""
 
 from __future__ import annotations
 
@@ -27,49 +27,49 @@ from blemish.types import Prediction, Sample
 def decision(
     rule: DecisionRule, good: Prediction, items: Sequence[str], kind: calibration.Kind, framing: Framing | None = None
 ) -> bundle.Decision:
-    """How scores become verdicts, from the prediction on good images that had no part in it, or each without its own
-    item (`kind`); `items` names the item that each shows. With a frame, `normal_median` is that of the region of
-    interest, and with tiles the least area is a share of one of them.
+    """How scores become verdicts, from predictions on good images that were held out, or left out one item at a time
+    (`kind`); `items` names the item of each. With a frame, `normal_median` is that of the region of interest, and with
+    tiles `min_area` is a share of one tile.
 
-    Raises `BlemishError` where they cannot guarantee what was asked.
+    Raises `BlemishError` if the images are too few for the guarantee.
     """
     if not rule.guaranteed:
         return _by_class(rule, good, framing)
-    sure = rule.confidence
+    confidence = rule.confidence
     map_maxima, distances = _map_maxima(good), good.distances
-    # Family-wise: at most this share of good images has a single pixel above it.
-    pixel_threshold = calibration.threshold(map_maxima, rule.false_alarms, items, confidence=sure)
+    # Family-wise: at most this share of good images has any pixel above it.
+    pixel_threshold = calibration.threshold(map_maxima, rule.false_alarms, items, confidence=confidence)
     normal_median = _normal_median(good, framing)
-    numbers = {item: number for number, item in enumerate(dict.fromkeys(items))}
-    review = None
+    number_of = {item: number for number, item in enumerate(dict.fromkeys(items))}
+    review_threshold = None
     if rule.review:
-        thresholds = calibration.thresholds(good.scores, rule.false_alarms, rule.review, items, confidence=sure)
-        review = thresholds.review
+        thresholds = calibration.thresholds(good.scores, rule.false_alarms, rule.review, items, confidence=confidence)
+        review_threshold = thresholds.review
     return bundle.Decision(
         rule="guarantee",
         boxes=rule.boxes,
         false_alarms=rule.false_alarms,
         guarantee=calibration.guarantee(
-            len(items), rule.false_alarms, confidence=sure, items=len(numbers), review=rule.review, kind=kind
+            len(items), rule.false_alarms, confidence=confidence, items=len(number_of), review=rule.review, kind=kind
         ),
-        confidence=sure,
+        confidence=confidence,
         calibrated_by=kind,
-        threshold=calibration.threshold(good.scores, rule.false_alarms, items, confidence=sure),
+        threshold=calibration.threshold(good.scores, rule.false_alarms, items, confidence=confidence),
         review=rule.review,
-        review_threshold=review,
+        review_threshold=review_threshold,
         pixel_threshold=pixel_threshold,
         normal_median=normal_median,
-        min_area=rule.min_area * _of_a_tile(framing),
+        min_area=rule.min_area * _tile_share(framing),
         scores=tuple(map(float, good.scores)),
         map_maxima=tuple(map(float, map_maxima)),
         distances=() if distances is None else tuple(map(float, distances.reshape(len(distances), -1).max(1))),
-        items=tuple(numbers[item] for item in items) if len(numbers) < len(items) else (),
+        items=tuple(number_of[item] for item in items) if len(number_of) < len(items) else (),
         color_range=(float(np.median(map_maxima)), pixel_threshold + (pixel_threshold - normal_median)),
     )
 
 
 def _by_class(rule: DecisionRule, good: Prediction, framing: Framing | None) -> bundle.Decision:
-    """Without a guarantee: the prediction on good images only says how high their maps are."""
+    """Without a guarantee: the prediction on good images only sets the pixel threshold and the color range."""
     map_maxima, normal_median = _map_maxima(good), _normal_median(good, framing)
     return bundle.Decision(
         rule="class",
@@ -86,18 +86,18 @@ def _by_class(rule: DecisionRule, good: Prediction, framing: Framing | None) -> 
     )
 
 
-def _map_maxima(found: Prediction) -> npt.NDArray[np.float32]:
-    return found.maps.reshape(len(found.maps), -1).max(1)  # type: ignore[no-any-return]
+def _map_maxima(prediction: Prediction) -> npt.NDArray[np.float32]:
+    return prediction.maps.reshape(len(prediction.maps), -1).max(1)  # type: ignore[no-any-return]
 
 
-def _normal_median(found: Prediction, framing: Framing | None) -> float:
+def _normal_median(prediction: Prediction, framing: Framing | None) -> float:
     if framing is None or framing.roi is None:
-        return float(np.median(found.maps))
-    return float(np.median(found.maps[:, framing.roi_in_map(found.maps.shape[1:])]))
+        return float(np.median(prediction.maps))
+    return float(np.median(prediction.maps[:, framing.roi_in_map(prediction.maps.shape[1:])]))
 
 
-def _of_a_tile(framing: Framing | None) -> float:
-    """What share of the frame a tile is; 1 where there are none."""
+def _tile_share(framing: Framing | None) -> float:
+    """The area of a tile as a share of the frame; 1 without tiles."""
     if framing is None or framing.frame.tile is None:
         return 1.0
     tile, size = framing.frame.tile, framing.frame.size
@@ -105,7 +105,7 @@ def _of_a_tile(framing: Framing | None) -> float:
 
 
 def digest(samples: Iterable[Sample]) -> str:
-    """SHA-256 of the images' names and bytes, in order of name."""
+    """SHA-256 of the images' names and bytes, sorted by name."""
     total = hashlib.sha256()
     for sample in sorted(samples, key=lambda s: s.name):
         content = sample.path.read_bytes() if sample.path.is_file() else decode(sample).tobytes()
@@ -113,19 +113,19 @@ def digest(samples: Iterable[Sample]) -> str:
     return total.hexdigest()
 
 
-def data(folder: Path, layout: str, parts: Split, rule: SplitRule) -> bundle.Data:
-    """What was learned from."""
+def data(folder: Path, layout: str, split: Split, rule: SplitRule) -> bundle.Data:
+    """The data that the detector learned from."""
     return bundle.Data(
         source=folder.resolve().name,
         layout=layout,
-        train=len(parts.train),
-        calibration=len(parts.calibration),
-        test=len(parts.test),
-        anomalies=sum(s.label == "anomaly" for s in parts.train),
+        train=len(split.train),
+        calibration=len(split.calibration),
+        test=len(split.test),
+        anomalies=sum(s.label == "anomaly" for s in split.train),
         test_share=rule.test,
         calibration_share=rule.calibration,
         seed=rule.seed,
-        sha256=digest(parts.train),
+        sha256=digest(split.train),
     )
 
 
@@ -137,7 +137,7 @@ def card(
     decision: bundle.Decision,
     parity: Parity,
 ) -> bundle.Card:
-    """The card of a fitted detector, but for the hashes of its files."""
+    """The card of a fitted detector, without the hashes of its files."""
     origin = detector.origin
     return bundle.Card(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -156,33 +156,33 @@ def card(
     )
 
 
-def metrics(card: bundle.Card, parts: Split, parity: Parity, warnings: Sequence[str]) -> dict[str, Any]:
-    """What metrics.json says of every run."""
+def metrics(card: bundle.Card, split: Split, parity: Parity, warnings: Sequence[str]) -> dict[str, Any]:
+    """The metrics that every run has."""
     return {
         "product": card.product,
         "detector": card.detector,
-        "counts": counts(parts),
+        "counts": counts(split),
         "decision": card.decision.model_dump(mode="json", exclude={"scores", "map_maxima", "distances", "items"}),
         "parity": parity.to_json(),
         "data_problems": list(warnings),
     }
 
 
-def counts(parts: Split) -> dict[str, int]:
-    """Images in each part."""
-    anomalies = sum(s.label == "anomaly" for s in parts.test)
+def counts(split: Split) -> dict[str, int]:
+    """Number of images in each split, by label."""
+    anomalies = sum(s.label == "anomaly" for s in split.test)
     return {
-        "train": len(parts.train),
-        "train_anomaly": sum(s.label == "anomaly" for s in parts.train),
-        "calibration": sum(s.label != "anomaly" for s in parts.calibration),
-        "calibration_anomaly": sum(s.label == "anomaly" for s in parts.calibration),
-        "test_good": sum(s.label == "good" for s in parts.test),
+        "train": len(split.train),
+        "train_anomaly": sum(s.label == "anomaly" for s in split.train),
+        "calibration": sum(s.label != "anomaly" for s in split.calibration),
+        "calibration_anomaly": sum(s.label == "anomaly" for s in split.calibration),
+        "test_good": sum(s.label == "good" for s in split.test),
         "test_anomaly": anomalies,
-        "test_masks": sum(s.mask is not None for s in parts.test),
+        "test_masks": sum(s.mask is not None for s in split.test),
     }
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that learn."""
+    """Of Python and of the libraries that training depends on."""
     names = ("blemish", "torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

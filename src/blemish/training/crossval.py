@@ -1,6 +1,7 @@
-"""Repeated stratified k-fold of a classifier: every image judged by one that did not learn from it.
+"""Repeated stratified k-fold cross-validation of a classifier: every image is judged by one that did not learn from it.
 
-What a bundle's own test says rests on one split; this says how much that split decided, and which labels look wrong.
+The figures of a bundle's own test come from one split. Cross-validation shows how much they depend on the split, and
+which labels look wrong.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ Floats = npt.NDArray[np.float32]
 
 class CrossValidation(NamedTuple):
     metrics: dict[str, Any]
-    rows: list[dict[str, Any]]  # one an image: its out-of-fold probabilities, averaged over the repetitions
+    rows: list[dict[str, Any]]  # for each image its out-of-fold probabilities, averaged over the repetitions
 
 
 class CrossValidationConfig(Protocol):
-    """What is asked of its settings."""
+    """The settings that cross-validation reads."""
 
     @property
     def image_size(self) -> tuple[int, int]: ...
@@ -51,14 +52,14 @@ class CrossValidationConfig(Protocol):
 
 
 class CrossValidated(Protocol):
-    """What a detector whose traits say `cross_validates` has besides."""
+    """What a detector has in addition if its traits say `cross_validates`."""
 
     classes: tuple[str, ...]
 
     @property
     def config(self) -> CrossValidationConfig: ...
     def cache(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
-        """Computes what does not depend on who is learned from, once for all samples."""
+        """Computes, once for all samples, what does not depend on the training images."""
 
     def fit(self, samples: Sequence[Sample], progress: Progress = silent, *, run: str = "") -> Any:
         """Learns from `samples`; `run` names the checkpoint."""
@@ -78,74 +79,125 @@ def cross_validate(
     false_alarms: float = 0.05,
     progress: Progress = silent,
 ) -> CrossValidation:
-    """`repeats` times `folds` trainings, on all samples. The decision is the likelier class, as in the study; regions
-    come from thresholds on the good images of the other folds. Each fold's answers are kept beside the detector's
-    checkpoints until all is done, so that a killed run goes on where it was.
+    """Trains `repeats` times `folds` detectors on all samples. The decision is the likelier class, as in the case
+    study; regions come from thresholds on the good images of the other folds. The outputs of each fold are kept beside
+    the detector's checkpoints until the end, so that a killed run can be resumed.
 
-    Figures are means over the repetitions; so are the ends of their intervals, each of which is that of one
-    repetition (a bootstrap over images, which knows nothing of the training's own chance: for that see `by_fold`).
+    Figures are means over the repetitions, and so are the ends of their intervals. The interval of one repetition is a
+    bootstrap over images, which does not contain the randomness of the training; for that see `by_fold`.
     """
-    index = {sample.name: i for i, sample in enumerate(samples)}
     pairs = kfold(samples, folds, seed=seed, repeat=repeats, groups=groups)
     detector.cache(samples, progress)
     sizes = [read_size(sample.path) for sample in samples]
-    labels = np.array([sample.label == "anomaly" for sample in samples])
-    balanced = detector.config.head_weights == "auto"
-    each, by_fold, probabilities = [], [], []
-    for repetition in range(repeats):
-        tested = np.zeros(len(samples), np.int64)  # in which fold each was
-        answers: dict[int, tuple[Floats, Floats]] = {}  # logits and map of each
-        for fold, (train, test) in enumerate(pairs[repetition * folds : (repetition + 1) * folds]):
-            found = _fold(detector, train, test, f"repeat-{repetition + 1}-fold-{fold + 1}", progress)
-            places = [index[sample.name] for sample in test]
-            tested[places] = fold
-            answers |= dict(zip(places, zip(*found, strict=True), strict=True))
-        logits, maps = (np.stack([answers[i][what] for i in range(len(samples))]) for what in (0, 1))
-        given = targets(samples, detector.classes)
-        likely = _tempered(logits, given, tested, balanced)
-        scores = (np.logaddexp.reduce(logits[:, 1:].astype(np.float64), axis=1) - logits[:, 0]).astype(np.float32)
-        flagged = scores > 0
-        thresholds = [_thresholds(maps[(tested != fold) & ~labels], false_alarms) for fold in range(folds)]
-        enlarge = Enlarge(maps.shape[1:], detector.config.image_size, detector.config.sigma)
-        regions = [
-            _regions(enlarge, maps[i], thresholds[tested[i]], sizes[i]) if flagged[i] else ()
-            for i in range(len(samples))
-        ]
-        verdicts = [
-            Verdict(sample.name, "anomaly" if flagged[i] else "good", size=sizes[i], regions=regions[i])
-            for i, sample in enumerate(samples)
-        ]
-        each.append(evaluate(samples, Prediction(scores, maps, likely), verdicts, detector.classes, balanced=balanced))
-        by_fold += [of_fold(scores[tested == fold], labels[tested == fold]) for fold in range(folds)]
-        probabilities.append(likely)
-    mean = np.mean(probabilities, 0)
-    doubted = suspects(mean.astype(np.float64), given)
-    names = detector.classes
+    repetitions = []
+    for number in range(repeats):
+        fold_pairs = pairs[number * folds : (number + 1) * folds]
+        outputs = _predict_out_of_fold(detector, samples, fold_pairs, f"repeat-{number + 1}", progress)
+        repetitions.append(_evaluate(detector, samples, sizes, outputs, folds, false_alarms))
+    probabilities = np.mean([repetition.probabilities for repetition in repetitions], 0)
     metrics = {
         "folds": folds,
         "repeats": repeats,
-        **mean_of(each),
-        "by_fold": spread(by_fold),
-        "suspects": [
-            {"name": samples[s.index].name, "given": names[s.given], "likely": names[s.likely], "sure": s.confidence}
-            for s in doubted
-        ],
+        **mean_of([repetition.figures for repetition in repetitions]),
+        "by_fold": spread([figures for repetition in repetitions for figures in repetition.by_fold]),
+        "suspects": _suspects(samples, probabilities, detector.classes),
     }
-    rows = [
+    return CrossValidation(to_json(metrics), _rows(samples, probabilities, detector.classes))
+
+
+class OutOfFold(NamedTuple):
+    """What one repetition predicts of each image, by the detector that did not learn from it."""
+
+    fold: npt.NDArray[np.int64]  # (N,): the fold that the image was tested in
+    logits: Floats  # (N, classes)
+    maps: Floats  # (N, h, w), before they are enlarged
+
+
+class Repetition(NamedTuple):
+    """Figures over all images, figures of each fold, and the probabilities (N, classes) of one repetition."""
+
+    figures: dict[str, Any]
+    by_fold: list[dict[str, float]]
+    probabilities: Floats
+
+
+def _predict_out_of_fold(
+    detector: CrossValidated,
+    samples: Sequence[Sample],
+    fold_pairs: Sequence[tuple[Sequence[Sample], Sequence[Sample]]],
+    run: str,
+    progress: Progress,
+) -> OutOfFold:
+    """Trains on each fold's training images and predicts its test images."""
+    index = {sample.name: i for i, sample in enumerate(samples)}
+    fold_of = np.zeros(len(samples), np.int64)
+    outputs: dict[int, tuple[Floats, Floats]] = {}  # logits and map by the image's index
+    for fold, (train, test) in enumerate(fold_pairs):
+        fold_outputs = _fold(detector, train, test, f"{run}-fold-{fold + 1}", progress)
+        tested = [index[sample.name] for sample in test]
+        fold_of[tested] = fold
+        outputs |= dict(zip(tested, zip(*fold_outputs, strict=True), strict=True))
+    logits, maps = (np.stack([outputs[i][output] for i in range(len(samples))]) for output in (0, 1))
+    return OutOfFold(fold_of, logits, maps)
+
+
+def _evaluate(
+    detector: CrossValidated,
+    samples: Sequence[Sample],
+    sizes: Sequence[tuple[int, int]],
+    outputs: OutOfFold,
+    folds: int,
+    false_alarms: float,
+) -> Repetition:
+    """Decides by the likelier class, and measures. The thresholds and the temperature of a fold come from the
+    others."""
+    fold_of, logits, maps = outputs
+    labels = np.array([sample.label == "anomaly" for sample in samples])
+    balanced = detector.config.head_weights == "auto"
+    probabilities = _tempered(logits, targets(samples, detector.classes), fold_of, balanced)
+    scores = (np.logaddexp.reduce(logits[:, 1:].astype(np.float64), axis=1) - logits[:, 0]).astype(np.float32)
+    flagged = scores > 0
+    thresholds = [_thresholds(maps[(fold_of != fold) & ~labels], false_alarms) for fold in range(folds)]
+    enlarge = Enlarge(maps.shape[1:], detector.config.image_size, detector.config.sigma)
+    regions = [
+        _regions(enlarge, maps[i], thresholds[fold_of[i]], sizes[i]) if flagged[i] else () for i in range(len(samples))
+    ]
+    verdicts = [
+        Verdict(sample.name, "anomaly" if flagged[i] else "good", size=sizes[i], regions=regions[i])
+        for i, sample in enumerate(samples)
+    ]
+    prediction = Prediction(scores, maps, probabilities)
+    return Repetition(
+        evaluate(samples, prediction, verdicts, detector.classes, balanced=balanced),
+        [of_fold(scores[fold_of == fold], labels[fold_of == fold]) for fold in range(folds)],
+        probabilities,
+    )
+
+
+def _suspects(samples: Sequence[Sample], probabilities: Floats, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The images whose label looks wrong."""
+    given = targets(samples, classes)
+    return [
+        {"name": samples[s.index].name, "given": classes[s.given], "likely": classes[s.likely], "sure": s.confidence}
+        for s in suspects(probabilities.astype(np.float64), given)
+    ]
+
+
+def _rows(samples: Sequence[Sample], probabilities: Floats, classes: Sequence[str]) -> list[dict[str, Any]]:
+    return [
         {
             "name": sample.name,
             "label": sample.label,
             "defect": sample.defect,
-            "probabilities": dict(zip(names, map(float, mean[i]), strict=True)),
-            "predicted_defect": names[int(mean[i].argmax())],
+            "probabilities": dict(zip(classes, map(float, probabilities[i]), strict=True)),
+            "predicted_defect": classes[int(probabilities[i].argmax())],
         }
         for i, sample in enumerate(samples)
     ]
-    return CrossValidation(to_json(metrics), rows)
 
 
 def of_fold(scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """A tested fold's `auroc`, and `balanced_accuracy` where scores (n,) above 0 are called anomalies."""
+    """`auroc` and `balanced_accuracy` of one fold; scores (n,) above 0 are called anomalies."""
     counts = confusion(labels, scores > 0)
     caught, missed, alarms, passed = (np.array(n, np.float64) for n in astuple(counts))
     return {
@@ -156,15 +208,20 @@ def of_fold(scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.bool_]
 
 def spread(folds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation of each figure over the folds."""
-    several = {key: [fold[key] for fold in folds] for key in folds[0]}
-    return {key: {"mean": float(np.mean(values)), "std": float(np.std(values))} for key, values in several.items()}
+    values_of = {key: [fold[key] for fold in folds] for key in folds[0]}
+    return {key: {"mean": float(np.mean(values)), "std": float(np.std(values))} for key, values in values_of.items()}
 
 
 def mean_of(several: Sequence[Any]) -> Any:
-    """The mean of JSON-like figures of one shape, number by number; what differs and is no number is left out."""
+    """The mean of JSON-like figures of the same shape, number by number. Texts that differ become None; keys that not
+    all of them have are left out."""
     first = several[0]
     if isinstance(first, dict):
-        return {key: mean_of([one[key] for one in several]) for key in first if all(key in one for one in several)}
+        return {
+            key: mean_of([figures[key] for figures in several])
+            for key in first
+            if all(key in figures for figures in several)
+        }
     if isinstance(first, list):
         return [mean_of(list(values)) for values in zip(*several, strict=False)]
     if any(value is None for value in several):
@@ -178,43 +235,43 @@ def mean_of(several: Sequence[Any]) -> Any:
 def _fold(
     detector: CrossValidated, train: Sequence[Sample], test: Sequence[Sample], run: str, progress: Progress
 ) -> tuple[Floats, Floats]:
-    """Logits and maps of the tested images, in their order."""
+    """Logits and maps of the test images, in their order; loaded if a killed run left them."""
     folder = detector.config.checkpoint
-    kept = folder / f"{run}.npz" if folder else None
-    if kept and kept.is_file() and detector.config.resume:
-        with np.load(kept, allow_pickle=False) as loaded:
+    file = folder / f"{run}.npz" if folder else None
+    if file and file.is_file() and detector.config.resume:
+        with np.load(file, allow_pickle=False) as loaded:
             if list(loaded["names"]) == [sample.name for sample in test]:
                 detector.classes = tuple(map(str, loaded["classes"]))
                 return loaded["logits"], loaded["maps"]
     detector.fit(train, progress, run=run)
     logits, maps = detector.cells(test)
-    if kept:
-        with replacing(kept) as temporary, temporary.open("wb") as file:
-            np.savez(file, names=[s.name for s in test], classes=detector.classes, logits=logits, maps=maps)
+    if file:
+        with replacing(file) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, names=[s.name for s in test], classes=detector.classes, logits=logits, maps=maps)
     return logits, maps
 
 
-def _tempered(logits: Floats, given: npt.NDArray[np.int64], tested: npt.NDArray[np.int64], balanced: bool) -> Floats:
-    """Probabilities, each fold's temperature taken from the others."""
-    likely = np.zeros_like(logits)
-    for fold in np.unique(tested):
-        others = (tested != fold) & (given >= 0)
+def _tempered(logits: Floats, given: npt.NDArray[np.int64], fold_of: npt.NDArray[np.int64], balanced: bool) -> Floats:
+    """Probabilities; the temperature of each fold is fitted on the other folds."""
+    probabilities = np.zeros_like(logits)
+    for fold in np.unique(fold_of):
+        others = (fold_of != fold) & (given >= 0)
         counts = np.bincount(given[others], minlength=logits.shape[1])
         degree = 1.0
         if (counts > 0).all():
             weights = class_weights(counts) if balanced else None
             degree = temperature(logits[others].astype(np.float64), given[others], weights)
-        likely[tested == fold] = softmax(logits[tested == fold] / degree)
-    return likely
+        probabilities[fold_of == fold] = softmax(logits[fold_of == fold] / degree)
+    return probabilities
 
 
 def _thresholds(good: Floats, false_alarms: float) -> tuple[float, float]:
-    """Pixel threshold and usual value of these good images' maps; no threshold where they are too few for one."""
+    """Pixel threshold and median of the maps of good images; the threshold is their highest value if there are too few
+    images for the false-alarm rate."""
     map_maxima = good.reshape(len(good), -1).max(1)
     enough = len(map_maxima) >= calibration.parts_needed(false_alarms)
-    return calibration.threshold(map_maxima, false_alarms) if enough else float(map_maxima.max()), float(
-        np.median(good)
-    )
+    threshold = calibration.threshold(map_maxima, false_alarms) if enough else float(map_maxima.max())
+    return threshold, float(np.median(good))
 
 
 def _regions(

@@ -1,11 +1,11 @@
-"""Scores of the very images that were learned from, as if each one's item had not: calibration without holding out.
+"""Leave-one-out scores of the training images: calibration without held-out images.
 
-Each image is judged by the detector without its own item (`detectors.interface.LeavesOneOut`), in onnxruntime and
-with the search that inference uses.
+Each image is judged by the detector without the patches of its own item (`detectors.interface.LeavesOneOut`), in
+onnxruntime and with the nearest-neighbour search that inference uses.
 
-It is not quite the detector that would have been learned without the item: the coreset was chosen with it. Where one of
-its patches was kept, similar patches of other items were not, and masking it leaves a hole. So these scores are rather
-too high than too low, and a threshold made from them is rather too high.
+This is not exactly the detector that would have been trained without the item, because the coreset was chosen with it:
+if one of the item's patches was kept, similar patches of other items were not, and leaving it out leaves a gap. So the
+scores, and the threshold that they set, tend to be too high rather than too low.
 """
 
 from __future__ import annotations
@@ -33,32 +33,34 @@ def leave_one_out(
     seen: Seen | None = None,
     samples: Mapping[str, Sequence[Sample]] | None = None,
 ) -> Prediction:
-    """What the fitted `detector` says of the `images` that it learned from, each without its own item.
+    """Predictions of the fitted `detector` on its training `images`, each without its own item.
 
-    `items` names each one's item, as for `calibration.item_weights` ("" = an item of its own). Where it learned from
-    what a frame made of them (`seen`), `samples` are those by the images' names, and all of an item's are left out.
-    `neighbours` in the result count in the whole memory bank. Raises `BlemishError` where all images are of one item,
-    `ValueError` where `images` are not those that were learned from, and `RuntimeError` before `fit`.
+    `items` names the item of each image, as for `calibration.item_weights` ("" = an item of its own). With a frame
+    (`seen`), `samples` are the framed images or tiles that the detector learned from, by image name; those of the same
+    item are left out together. `neighbours` in the result are indices into the whole memory bank.
+
+    Raises `BlemishError` if all images show one item, `ValueError` if `images` are not the training images, and
+    `RuntimeError` before `fit`.
     """
     sources = detector.sources()
-    of_image = {s.name: ("item", item) if item else ("", s.name) for s, item in zip(images, items, strict=True)}
-    of_sample = {image: image for image in of_image}
+    item_of = {s.name: ("item", item) if item else ("", s.name) for s, item in zip(images, items, strict=True)}
+    image_of = {image: image for image in item_of}  # by the name of a training sample
     if samples is not None:
-        of_sample = {sample.name: image for image in of_image for sample in samples[image]}
-    if set(of_sample) != set(sources.names):
+        image_of = {sample.name: image for image in item_of for sample in samples[image]}
+    if set(image_of) != set(sources.names):
         raise ValueError("expected the images that the detector was fitted on, all of them")
-    number = {item: place for place, item in enumerate(sorted(set(of_image.values())))}
-    if len(number) < 2:
+    number_of = {item: number for number, item in enumerate(sorted(set(item_of.values())))}
+    if len(number_of) < 2:
         raise BlemishError(
-            f"All {len(images)} good images are of one item, so without it nothing would be left to compare with; "
+            f"All {len(images)} good images are of one item, so nothing is left to compare them with; "
             "add images of other items, or hold some out."
         )
-    of_source = np.array([number[of_image[of_sample[name]]] for name in sources.names])
-    graph = detector.without(of_source[sources.table[:, 0]].tolist())
+    item_numbers = np.array([number_of[item_of[image_of[name]]] for name in sources.names])
+    graph = detector.without(item_numbers[sources.table[:, 0]].tolist())
     with tempfile.TemporaryDirectory(prefix="blemish-") as folder:
         export(graph, Path(folder) / MODEL, dict(zip(graph.inputs, graph.left_out(0), strict=True)))
         session = open_session((Path(folder) / MODEL).read_bytes())
-    turn, feed = iter(images), dict[str, np.ndarray]()
+    next_image, feed = iter(images), dict[str, np.ndarray]()
 
     def in_onnxruntime(pixels: Pixels) -> Prediction:
         outputs = session.run(list(graph.outputs), {"images": pixels, **feed})
@@ -67,7 +69,7 @@ def leave_one_out(
     run = seen.over(in_onnxruntime) if seen else in_onnxruntime
 
     def without_own(pixels: Pixels) -> Prediction:
-        left_out = graph.left_out(number[of_image[next(turn).name]])
+        left_out = graph.left_out(number_of[item_of[next(next_image).name]])
         feed.update(zip(graph.inputs, (tensor.numpy() for tensor in left_out), strict=True))
         return run(pixels)
 

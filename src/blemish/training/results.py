@@ -1,4 +1,4 @@
-"""What a run's folder holds besides its bundle: figures of the test images, their verdicts, overlays and the report."""
+"""Writes the run's folder besides its bundle: metrics of the test images, their verdicts, overlays and the report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from blemish.types import Prediction, Progress, Sample, Verdict
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The test images with their verdicts, the figures, and of what was drawn each image's evidence by its name."""
+    """The test images with their verdicts and metrics; `drawn` has the evidence of each drawn image by its name."""
 
     samples: Sequence[Sample] = ()
     verdicts: Sequence[Verdict] = ()
@@ -39,7 +39,7 @@ def evaluate_test(
     overlays: int,
     progress: Progress,
 ) -> Evaluated:
-    """Judges the test images, measures, and draws at most so many of them into `folder`."""
+    """Judges and measures the test images, and draws at most `overlays` of them into `folder`."""
     if prediction is None:
         return Evaluated()
     card = inspector.card
@@ -58,30 +58,33 @@ def draw(
     most: int,
     progress: Progress,
 ) -> dict[str, dict[str, Any]]:
-    """What `inference.results.write_images` writes of at most so many test images, under the images' own names; gives
-    the figures of each image's evidence by its name."""
-    order = _in_turn(samples, verdicts)[:most]
+    """Writes overlays and evidence of at most `most` test images, as `inference.results.write_images` does, under the
+    images' names. Returns the records of evidence and counterfactual by image name."""
+    order = _drawing_order(samples, verdicts)[:most]
     store = evidence.open_store(inspector)
 
-    def one(i: int) -> dict[str, Any]:
+    def draw_image(i: int) -> dict[str, Any]:
         inspection = Inspection(verdicts[i], decode(samples[i]), prediction[i])
-        shown = evidence.gather(inspector, store, inspection)
-        files = results.write_images(folder, samples[i].name, inspection, inspector.card.decision.color_range, shown)
+        image_evidence = evidence.gather(inspector, store, inspection)
+        files = results.write_images(
+            folder, samples[i].name, inspection, inspector.card.decision.color_range, image_evidence
+        )
         return {kind: files[kind] for kind in ("evidence", "counterfactual")}
 
-    drawn = progress(inspector.in_threads(order, one), "overlays", len(order))
+    drawn = progress(inspector.in_threads(order, draw_image), "overlays", len(order))
     return {samples[i].name: files for i, files in zip(order, drawn, strict=True)}
 
 
-def _in_turn(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> list[int]:
-    """The first by name of each label and verdict, the misjudged before the others, then the second of each, ..."""
-    before: Counter[tuple[str | None, str]] = Counter()
-    turns = []
+def _drawing_order(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> list[int]:
+    """Indices of the samples: the first by name of each pair of label and decision, wrong decisions before right ones,
+    then the second of each pair, and so on."""
+    rank: Counter[tuple[str | None, str]] = Counter()
+    keys = []
     for i in sorted(range(len(samples)), key=lambda i: samples[i].name):
         label, decision = samples[i].label, verdicts[i].decision
-        turns.append((before[label, decision], decision == (label or decision), i))
-        before[label, decision] += 1
-    return [i for _, _, i in sorted(turns)]
+        keys.append((rank[label, decision], decision == (label or decision), i))
+        rank[label, decision] += 1
+    return [i for _, _, i in sorted(keys)]
 
 
 def write_run(
@@ -93,18 +96,18 @@ def write_run(
     seconds: Mapping[str, float],
     progress: Progress,
 ) -> None:
-    """Writes `metrics.json` (and completes `metrics`), `verdicts.jsonl`, `reliability.svg` and `out_of_fold.jsonl` of a
-    classifier, and the report."""
+    """Completes `metrics` and writes `metrics.json`, `verdicts.jsonl`, the report and, for a classifier,
+    `reliability.svg` and `out_of_fold.jsonl`."""
     if "reliability" in metrics:
         draw_reliability(metrics["reliability"], folder / "reliability.svg", metrics["product"])
     if crossed:
         metrics["cross_validation"] = crossed.metrics
         _write_lines(folder / "out_of_fold.jsonl", crossed.rows)
     metrics["seconds"] = dict(seconds)
-    nothing: dict[str, Any] = {"evidence": [], "counterfactual": None}
+    not_drawn: dict[str, Any] = {"evidence": [], "counterfactual": None}
     rows = [
         {**verdict.to_json(), "predicted_defect": verdict.defect, "label": sample.label, "defect": sample.defect}
-        | evaluated.drawn.get(sample.name, nothing)
+        | evaluated.drawn.get(sample.name, not_drawn)
         for sample, verdict in zip(evaluated.samples, evaluated.verdicts, strict=True)
     ]
     _write_lines(folder / "verdicts.jsonl", rows)

@@ -1,4 +1,4 @@
-"""Which images are learned from, which calibrate and which test, and at what size they are seen."""
+"""Which images train, which calibrate and which test the detector, and the size that they are resized to."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from blemish.inference import calibration
 from blemish.training.config import DecisionRule, SplitRule
 from blemish.types import Progress, Sample, silent
 
-PRELOADED = 2**29  # bytes of images that are decoded once and kept, instead of once for each step
-FEW = 3  # rank of the held-out score that sets the threshold; below it none is held out where that can be helped
+PRELOADED = 2**29  # bytes of decoded images that are kept, so that they are decoded once
+FEW = 3  # with "auto", no images are held out if the threshold would have a rank below this among their scores
 _UNUSABLE = ("unreadable", "mask-unusable")
 
 
 @dataclass(frozen=True)
 class Data:
-    """A folder's usable images; `groups` are indices of near duplicates among them."""
+    """The usable images of a folder; `groups` are indices of near duplicates among them."""
 
     layout: str
     samples: list[Sample]
     groups: list[list[int]]
-    warnings: tuple[str, ...]  # what the audit has to say
+    warnings: tuple[str, ...]  # problems that the audit found
 
 
 @dataclass(frozen=True)
 class Divided:
-    """The images by what they are for."""
+    """The images by their use."""
 
     split: Split
-    items: dict[str, str]  # of each sample's name
-    left_out: bool  # calibrated by leaving one out, so that nothing is held out
-    warnings: tuple[str, ...] = ()  # where the threshold hangs on one part
+    items: dict[str, str]  # the item by the sample's name
+    left_out: bool  # calibrated by leave-one-out, so no images are held out
+    warnings: tuple[str, ...] = ()  # if the threshold depends on a single part
 
     @property
     def kind(self) -> calibration.Kind:
@@ -48,19 +48,20 @@ class Divided:
         return "leave-one-out" if self.left_out else "split"
 
     def without_tests(self, names: Collection[str]) -> Divided:
-        """Without some test images."""
+        """The same without the test images of these names."""
         kept = tuple(sample for sample in self.split.test if sample.name not in names)
         return replace(self, split=replace(self.split, test=kept))
 
     @property
     def calibrating(self) -> list[Sample]:
         """The good images whose scores set the threshold."""
-        those = self.split.train if self.left_out else self.split.calibration
-        return [sample for sample in those if sample.label != "anomaly"]
+        samples = self.split.train if self.left_out else self.split.calibration
+        return [sample for sample in samples if sample.label != "anomaly"]
 
 
 def read_data(folder: Path, layout: str = "auto", progress: Progress = silent, *, pooled: bool = False) -> Data:
-    """Reads and audits a folder. `pooled` forgets its own train and test. Raises `BlemishError` where it cannot."""
+    """Reads and audits a folder. `pooled` ignores the folder's own split. Raises `BlemishError` if it cannot be
+    read."""
     dataset = layouts.read(folder, layout)
     checked = audit(dataset, progress)
     samples, groups = usable(dataset, checked)
@@ -72,47 +73,49 @@ def read_data(folder: Path, layout: str = "auto", progress: Progress = silent, *
 
 
 def divide(data: Data, rule: SplitRule, decision: DecisionRule, traits: Traits) -> Divided:
-    """Divides the images for a detector. Raises `BlemishError` where they cannot support the guarantee."""
-    named = items(data.samples, data.groups)
+    """Splits the images for a detector. Raises `BlemishError` if they are too few for the guarantee."""
+    item_of = items(data.samples, data.groups)
 
-    def divided(calibrating: float, least: int) -> Split:
+    def split_with(calibration_share: float, min_calibration: int) -> Split:
         return split(
             data.samples,
             seed=rule.seed,
             test=rule.test,
-            calibration=calibrating,
-            min_calibration=least,
+            calibration=calibration_share,
+            min_calibration=min_calibration,
             groups=data.groups,
             anomalies_in_train=1 - rule.test if traits.learns_from_defects else 0.0,
             anomalies_in_calibration=rule.calibration if traits.learns_from_defects else 0.0,
         )
 
     if leaves_one_out(rule, decision, traits):
-        parts = divided(0.0, 0)
-        held_out = rule.calibration * len({named[s.name] for s in parts.train})
+        all_train = split_with(0.0, 0)
+        held_out = rule.calibration * len({item_of[s.name] for s in all_train.train})
         if rule.calibrate == "leave-one-out" or decision.false_alarms * (held_out + 1) < FEW:
-            found = Divided(parts, named, left_out=True)
-            return replace(found, warnings=tuple(_guaranteed(found, decision)))
-    good = [named[sample.name] for sample in data.samples if sample.label != "anomaly"]
-    each = math.ceil(len(good) / max(1, len(set(good))))  # images of an item
-    least = each * calibration.parts_needed(decision.false_alarms, decision.confidence) if decision.guaranteed else 0
-    found = Divided(divided(rule.calibration, least), named, left_out=False)
-    return replace(found, warnings=tuple(_guaranteed(found, decision)))
+            divided = Divided(all_train, item_of, left_out=True)
+            return replace(divided, warnings=tuple(_check_guarantee(divided, decision)))
+    good = [item_of[sample.name] for sample in data.samples if sample.label != "anomaly"]
+    per_item = math.ceil(len(good) / max(1, len(set(good))))
+    least = (
+        per_item * calibration.parts_needed(decision.false_alarms, decision.confidence) if decision.guaranteed else 0
+    )
+    divided = Divided(split_with(rule.calibration, least), item_of, left_out=False)
+    return replace(divided, warnings=tuple(_check_guarantee(divided, decision)))
 
 
 def leaves_one_out(rule: SplitRule, decision: DecisionRule, traits: Traits) -> bool:
-    """Whether the threshold may come from scores of the training images, each without its own item."""
+    """Whether the threshold may come from leave-one-out scores of the training images."""
     return traits.leaves_one_out and decision.guaranteed and rule.calibrate != "split" and not decision.confidence
 
 
-def _guaranteed(divided: Divided, decision: DecisionRule) -> list[str]:
-    """What there is to warn of. Refuses, before the work, what these images cannot guarantee."""
+def _check_guarantee(divided: Divided, decision: DecisionRule) -> list[str]:
+    """Returns warnings. Raises `BlemishError`, before any work, if the images are too few for the guarantee."""
     if not decision.guaranteed:
         return []
-    those = divided.calibrating
-    count = len({divided.items[sample.name] for sample in those})
+    samples = divided.calibrating
+    count = len({divided.items[sample.name] for sample in samples})
     calibration.guarantee(
-        len(those),
+        len(samples),
         decision.false_alarms,
         confidence=decision.confidence,
         items=count,
@@ -122,32 +125,31 @@ def _guaranteed(divided: Divided, decision: DecisionRule) -> list[str]:
     if calibration.allowance(count, decision.false_alarms, decision.confidence) > 1:
         return []
     return [
-        f"The highest score of {count} good parts alone sets the threshold, so many defects may pass; add good parts, "
+        f"The threshold is the highest score of {count} good parts, so many defects may pass; add good parts, "
         "or ask for a higher --false-alarms."
     ]
 
 
 def usable(dataset: layouts.Dataset, checked: Audit) -> tuple[list[Sample], list[list[int]]]:
-    """The samples that can be read, without masks that cannot, and the near-duplicate groups by their new indices."""
-    of_kind = {kind: {n for p in checked.problems if p.kind == kind for n in p.names} for kind in _UNUSABLE}
-    kept = [i for i, sample in enumerate(dataset.samples) if sample.name not in of_kind["unreadable"]]
-    new = {old: index for index, old in enumerate(kept)}
+    """The readable samples, without unusable masks, and the near-duplicate groups by their new indices."""
+    names_of = {kind: {n for p in checked.problems if p.kind == kind for n in p.names} for kind in _UNUSABLE}
+    kept = [i for i, sample in enumerate(dataset.samples) if sample.name not in names_of["unreadable"]]
+    new_index = {old: new for new, old in enumerate(kept)}
     samples = [dataset.samples[i] for i in kept]
-    samples = [replace(s, mask=None) if s.name in of_kind["mask-unusable"] else s for s in samples]
-    return samples, [[new[i] for i in group if i in new] for group in checked.groups]
+    samples = [replace(s, mask=None) if s.name in names_of["mask-unusable"] else s for s in samples]
+    return samples, [[new_index[i] for i in group if i in new_index] for group in checked.groups]
 
 
 def auto_size(samples: Sequence[Sample], area: int = 256 * 256, multiple: int = 32) -> tuple[int, int]:
-    """Height and width with about `area` pixels and the images' median aspect, so that parts keep their shape.
-
-    The median aspect of (at most 200) images, kept within 1:4 and 4:1; sides are multiples of `multiple`.
+    """Height and width with about `area` pixels and the median aspect ratio of (about 200 of) the images, limited to
+    1:4 and 4:1; both sides are multiples of `multiple`.
     """
     sizes = [read_size(sample.path) for sample in samples[:: max(1, len(samples) // 200)]]
     return shape_for(float(np.median([width / height for width, height in sizes])), area, multiple)
 
 
 def shape_for(aspect: float, area: int, multiple: int = 32) -> tuple[int, int]:
-    """Height and width for one aspect, as `auto_size`."""
+    """Height and width for one aspect ratio, as in `auto_size`."""
     aspect = min(max(aspect, 0.25), 4)
     height = max(1, round((area / aspect) ** 0.5 / multiple)) * multiple
     return height, max(1, round(area / height / multiple)) * multiple

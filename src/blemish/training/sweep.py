@@ -1,8 +1,8 @@
-"""`blemish sweep`: many settings of one detector, the best of them chosen without a look at the test part.
+"""`blemish sweep`: tries many settings of one detector and chooses the best ones without the test split.
 
-From the images that a training would learn from, a validation part is held out; of some of its good images,
-corrupted copies are made. Every cell of the grid learns from the rest and is measured on that part. Only what was
-chosen there is trained anew, from all images, and tested.
+A validation split is held out of the training images, and some of its good images get corrupted copies. Every cell of
+the grid learns from the remaining training images and is measured on the validation split. Only the chosen settings are
+then trained on all training images and tested.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ from blemish.types import BlemishError, Progress, Sample, silent
 
 T = TypeVar("T")
 ROWS, IDENTITY, VALIDATION, CHOSEN, CELLS = "sweep.csv", "sweep.json", "validation", "chosen", ".cells"
-RULE = "highest mean of image AUROC and pixel AUROC on the validation part, averaged over seeds"
+RULE = "highest mean of image AUROC and pixel AUROC on the validation split, averaged over seeds"
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """What `blemish sweep` was asked. `seed` is the split's, and the detector's where the grid names none."""
+    """The arguments of `blemish sweep`. `seed` is that of the split, and of the detector where the grid names none."""
 
     data: Path
     out: Path
     grid: str
     detector: str = "attention"
-    image_size: tuple[int, int] | None = None  # height, width, where the grid names none; None = by the images
+    image_size: tuple[int, int] | None = None  # height, width, if the grid names none; None = from the images
     layout: str = "auto"
     false_alarms: float = 0.05
-    validation: float = 0.2  # share of the training images that are held out for choosing
+    validation: float = 0.2  # share of the training images that is held out
     seed: int = 0
-    test: bool = True  # train and test what was chosen
+    test: bool = True  # train and test the chosen settings
     overwrite: bool = False
-    evidence: bool = True  # the chosen one's bundle carries images, see TrainConfig
+    evidence: bool = True  # the bundle of the chosen run carries images, see TrainConfig
 
 
 @dataclass(frozen=True)
 class Row:
-    """One cell: `options` as the grid has them, FIGURES on the validation part (none where it failed), seconds of
-    learning and inspecting, and why it failed."""
+    """One cell of the grid: its `options` as text, FIGURES on the validation split (empty if it failed), seconds of
+    training and prediction, and the error if it failed."""
 
     options: dict[str, str]
     figures: dict[str, float]
@@ -68,8 +68,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Cells that differ by their seed alone: means of FIGURES and seconds, and `std` (n - 1) of the figure that
-    chooses, None of a single seed. No figures where a seed failed."""
+    """Cells that differ only in their seed: means of FIGURES and seconds, and the standard deviation `std` (n - 1) of
+    "choice", None for a single seed. `figures` is empty if a seed failed."""
 
     options: dict[str, str]
     seeds: tuple[str, ...]
@@ -80,7 +80,8 @@ class Candidate:
 
 
 class Sweep(NamedTuple):
-    """What came of it. `candidates` best first; `metrics` are the chosen one's on the test part (None: not asked)."""
+    """The result. `candidates` are sorted, the best first; `metrics` are those of the chosen run on the test split,
+    None if no test was asked for."""
 
     folder: Path
     rows: tuple[Row, ...]
@@ -102,109 +103,164 @@ class Sweep(NamedTuple):
 
 
 def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
-    """Measures every cell of the grid and trains the best one; writes `config.out`: `sweep.csv`, a row a cell as soon
-    as it is known, `validation/`, `sweep.json` (what the rows rest on), and the run `chosen/`.
+    """Measures every cell of the grid and trains the best one. Writes `config.out`: `sweep.csv` (a row for each cell,
+    written as soon as it is measured), `validation/`, `sweep.json` (what the rows depend on), and the run `chosen/`.
 
-    Where `config.out` is such a sweep already, cells that have figures are not computed again. Raises `BlemishError`
-    where the images cannot support what was asked, where the folder holds another sweep, and where no cell works.
+    If `config.out` already holds this sweep, cells that have figures are not computed again. Raises `BlemishError` if
+    the images cannot support what was asked, if the folder holds another sweep, and if every cell fails.
     """
     cells = parse_grid(config.grid)
-    base = settings_for(config.detector, {})
-    if base.traits.learns_from_defects:
+    defaults = settings_for(config.detector, {})
+    _refuse(config, defaults, cells)
+    final = _final_training(config, defaults)
+    data = read_data(final.data, final.layout, progress)
+    divided = divide(data, final.split_rule, final.decision_rule, defaults.traits)
+    train_split = divided.split.train
+    near_duplicates = [[data.samples[i].name for i in group] for group in data.groups]
+    learning, held_out = hold_out(train_split, config.validation, config.seed, near_duplicates)
+    image_size = config.image_size or auto_size(train_split, defaults.image_size[0] * defaults.image_size[1])
+
+    identity = _identity(config, data.samples, image_size, defaults)
+    if config.overwrite or not config.out.exists():
+        _start(config, identity, learning, held_out, progress)
+    validation = _resume(config.out, identity)
+    rows = _measure_cells(config, cells, image_size, learning, validation, progress)
+    shutil.rmtree(config.out / CELLS, ignore_errors=True)
+
+    def without_seed(row: Row) -> str:
+        return _key(cell_settings(config.detector, {**row.options, "seed": "0"}, image_size, 0))
+
+    candidates = rank(rows, without_seed)
+    best = candidates[0]
+    if best.error:
+        raise BlemishError(f"Every cell of the grid failed; the first error: {best.error}")
+    metrics = None
+    if config.test:
+        settings = cell_settings(config.detector, {**best.options, "seed": best.seeds[0]}, image_size, config.seed)
+        metrics = _train_chosen(replace(final, settings=settings, image_size=settings.image_size), progress)
+    return Sweep(config.out, rows, candidates, metrics, (*divided.warnings, *data.warnings))
+
+
+def _refuse(config: SweepConfig, defaults: DetectorConfig, cells: Sequence[dict[str, str]]) -> None:
+    """Raises `BlemishError` before any work for a detector, an option or a folder that a sweep cannot use."""
+    if defaults.traits.learns_from_defects:
         raise BlemishError(
             f"{config.detector} learns from defective images too, and a sweep makes its own; compare its settings "
             f"with blemish train --detector {config.detector} --folds."
         )
-    for cell in cells:  # refuses before the work, not after
-        cell_settings(config.detector, cell, base.image_size, config.seed)
-    _refuse_foreign(config.out, overwrite=config.overwrite)
+    for cell in cells:
+        cell_settings(config.detector, cell, defaults.image_size, config.seed)
+    if config.out.exists() and not (config.out / IDENTITY).is_file():
+        consequence = "is not replaced" if config.overwrite else "cannot be resumed"
+        raise BlemishError(f"{config.out} is not a blemish sweep, so it {consequence}; choose another folder with -o.")
 
-    final = TrainConfig(config.data, config.out / CHOSEN, layout=config.layout, seed=config.seed)
-    final = replace(final, settings=base, false_alarms=config.false_alarms, overwrite=True)
-    # What chose the settings must not choose the threshold as well, so none of the images that teach does.
-    final = replace(final, evidence=config.evidence, calibrate="split")
-    data = read_data(final.data, final.layout, progress)
-    divided = divide(data, final.split_rule, final.decision_rule, base.traits)
-    samples, parts = data.samples, divided.split
-    alike = [[samples[i].name for i in group] for group in data.groups]
-    learning, held_out = hold_out(parts.train, config.validation, config.seed, alike)
-    image_size = config.image_size or auto_size(parts.train, base.image_size[0] * base.image_size[1])
 
-    def settings_of(options: dict[str, str]) -> DetectorConfig:
-        return cell_settings(config.detector, options, image_size, config.seed)
+def _final_training(config: SweepConfig, defaults: DetectorConfig) -> TrainConfig:
+    """The training of the chosen settings, which are not known yet. The validation split chooses the settings, so it
+    must not set the threshold as well: `calibrate="split"` takes the threshold from images that no cell learns from or
+    is measured on."""
+    return TrainConfig(
+        config.data,
+        config.out / CHOSEN,
+        settings=defaults,
+        layout=config.layout,
+        seed=config.seed,
+        false_alarms=config.false_alarms,
+        overwrite=True,
+        evidence=config.evidence,
+        calibrate="split",
+    )
 
-    identity = {
+
+def _identity(
+    config: SweepConfig, samples: Sequence[Sample], image_size: tuple[int, int], defaults: DetectorConfig
+) -> dict[str, Any]:
+    """What the rows depend on besides their options: two sweeps with the same identity may share their rows."""
+    return {
         "detector": config.detector,
         "images": digest(samples),
         "validation": config.validation,
         "seed": config.seed,
         "false alarms": config.false_alarms,
         "image size": list(image_size),
-        "defaults": _json(base),
+        "defaults": _json(defaults),
     }
-    if config.overwrite or not config.out.exists():
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(config.out) as out:
-            write_validation(out / VALIDATION, held_out, learning, config.seed, progress)
-            written = {**identity, "corrupted": digest(read_validation(out / VALIDATION))}
-            (out / IDENTITY).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    validation = _resume(config.out, identity)
 
-    known = {_key(settings_of(row.options)): row for row in _read(config.out / ROWS)}
+
+def _start(
+    config: SweepConfig,
+    identity: dict[str, Any],
+    learning: Sequence[Sample],
+    held_out: Sequence[Sample],
+    progress: Progress,
+) -> None:
+    """Writes a new `config.out` with the validation split and the identity, and without rows."""
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(config.out) as out:
+        write_validation(out / VALIDATION, held_out, learning, config.seed, progress)
+        written = {**identity, "corrupted": digest(read_validation(out / VALIDATION))}
+        (out / IDENTITY).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+
+
+def _measure_cells(
+    config: SweepConfig,
+    cells: Sequence[dict[str, str]],
+    image_size: tuple[int, int],
+    learning: Sequence[Sample],
+    validation: Sequence[Sample],
+    progress: Progress,
+) -> tuple[Row, ...]:
+    """Measures the cells that have no figures yet, and writes the table after each of them."""
+
+    def settings_of(options: dict[str, str]) -> DetectorConfig:
+        return cell_settings(config.detector, options, image_size, config.seed)
+
+    rows = {_key(settings_of(row.options)): row for row in _read(config.out / ROWS)}
     for number, cell in enumerate(cells, 1):
         options = {**cell, "seed": cell.get("seed", str(config.seed))}
         settings = settings_of(options)
-        if (key := _key(settings)) in known and not known[key].error:
+        key = _key(settings)
+        if key in rows and not rows[key].error:
             continue
-        within = _numbered(progress, f"cell {number}/{len(cells)}")
-        known[key] = _cell(config, options, settings, learning, validation, within)
-        _write(config.out / ROWS, known.values())
-    shutil.rmtree(config.out / CELLS, ignore_errors=True)
-
-    candidates = rank(
-        known.values(), lambda row: _key(cell_settings(config.detector, {**row.options, "seed": "0"}, image_size, 0))
-    )
-    if candidates[0].error:
-        raise BlemishError(f"No cell of the grid worked; the first said: {candidates[0].error}")
-    metrics = None
-    if config.test:
-        settings = settings_of({**candidates[0].options, "seed": candidates[0].seeds[0]})
-        metrics = _finish(replace(final, settings=settings, image_size=settings.image_size), progress)
-    return Sweep(config.out, tuple(known.values()), candidates, metrics, (*divided.warnings, *data.warnings))
+        numbered = _numbered(progress, f"cell {number}/{len(cells)}")
+        rows[key] = _measure_cell(config, options, settings, learning, validation, numbered)
+        _write(config.out / ROWS, rows.values())
+    return tuple(rows.values())
 
 
 def shown(candidate: Candidate) -> str:
-    """`coreset=0.1, num-neighbours=9`, as people read it; of a grid of seeds alone, the defaults."""
+    """The options as text, such as `coreset=0.1, num-neighbours=9`; "the defaults" if the grid varies only the seed."""
     return ", ".join(f"{name.replace('_', '-')}={value}" for name, value in candidate.options.items()) or "the defaults"
 
 
-def rank(rows: Iterable[Row], alike: Callable[[Row], str] | None = None) -> tuple[Candidate, ...]:
-    """Candidates best first, by the mean of `choice` over seeds, to four decimals; of equals the cheaper comes first.
-    Those of which any seed failed come last. `alike` says which rows are one candidate."""
-    alike = alike or (lambda row: json.dumps({**row.options, "seed": ""}, sort_keys=True))
-    together: dict[str, list[Row]] = {}
+def rank(rows: Iterable[Row], key: Callable[[Row], str] | None = None) -> tuple[Candidate, ...]:
+    """The candidates sorted by the mean of `choice` over seeds, rounded to four decimals, the best first. Among equals
+    the faster comes first. Candidates with a failed seed come last. Rows with the same `key` are one candidate; by
+    default, rows that differ only in their seed."""
+    key = key or (lambda row: json.dumps({**row.options, "seed": ""}, sort_keys=True))
+    groups: dict[str, list[Row]] = {}
     for row in rows:
-        together.setdefault(alike(row), []).append(row)
-    return tuple(sorted(map(_candidate, together.values()), key=_place))
+        groups.setdefault(key(row), []).append(row)
+    return tuple(sorted(map(_candidate, groups.values()), key=_sort_key))
 
 
 def _candidate(rows: Sequence[Row]) -> Candidate:
-    failed = next((row.error for row in rows if row.error), "")
+    error = next((row.error for row in rows if row.error), "")
     return Candidate(
         options={name: value for name, value in rows[0].options.items() if name != "seed"},
         seeds=tuple(row.options.get("seed", "") for row in rows),
-        figures={} if failed else {name: fmean(row.figures[name] for row in rows) for name in FIGURES},
-        std=stdev(row.figures["choice"] for row in rows) if len(rows) > 1 and not failed else None,
+        figures={} if error else {name: fmean(row.figures[name] for row in rows) for name in FIGURES},
+        std=stdev(row.figures["choice"] for row in rows) if len(rows) > 1 and not error else None,
         seconds=fmean(row.seconds for row in rows),
-        error=failed,
+        error=error,
     )
 
 
-def _place(candidate: Candidate) -> tuple[bool, float, float]:
+def _sort_key(candidate: Candidate) -> tuple[bool, float, float]:
     return bool(candidate.error), -round(candidate.figures.get("choice", 0.0), 4), candidate.seconds
 
 
-def _cell(
+def _measure_cell(
     config: SweepConfig,
     options: dict[str, str],
     settings: DetectorConfig,
@@ -216,59 +272,54 @@ def _cell(
     if settings.traits.trained_by_gradient:
         unfinished.mkdir(parents=True, exist_ok=True)
         settings = replace(settings, checkpoint=unfinished, resume=True)  # type: ignore[type-var]
-    begun = time.perf_counter()
+    start = time.perf_counter()
     figures, error = {}, ""
     try:
         detector = settings.build().fit(learning, progress)
-        found = predict(in_torch(detector.graph()), validation, progress, "validation")
-        figures = measure(validation, found)
+        prediction = predict(in_torch(detector.graph()), validation, progress, "validation")
+        figures = measure(validation, prediction)
     except BlemishError as refusal:
         error = str(refusal)
-    except (RuntimeError, ValueError) as cause:  # torch's own: out of memory, layers that do not fit each other
+    except (RuntimeError, ValueError) as cause:  # raised by torch: out of memory, layers that do not fit together
         error = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
     if unfinished.exists():
         shutil.rmtree(unfinished)
-    return Row(options, figures, round(time.perf_counter() - begun, 2), error)
-
-
-def _refuse_foreign(out: Path, *, overwrite: bool) -> None:
-    if out.exists() and not (out / IDENTITY).is_file():
-        kept = "is not replaced" if overwrite else "cannot be gone on with"
-        raise BlemishError(f"{out} is no sweep of blemish's, so it {kept}; choose another folder with -o.")
+    return Row(options, figures, round(time.perf_counter() - start, 2), error)
 
 
 def _resume(out: Path, identity: dict[str, Any]) -> list[Sample]:
-    """The validation part of the sweep in `out`, after a look whether it is the same sweep."""
-    remedy = "choose another folder with -o, or begin anew with --overwrite."
+    """The validation split of the sweep in `out`. Raises `BlemishError` if that is another sweep or was changed."""
+    remedy = "choose another folder with -o, or start again with --overwrite."
     try:
         written = json.loads((out / IDENTITY).read_text(encoding="utf-8"))
         validation = read_validation(out / VALIDATION)
-        whole = written.pop("corrupted") == digest(validation)
+        unchanged = written.pop("corrupted") == digest(validation)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise BlemishError(f"{out / IDENTITY} or the images beside it are damaged; {remedy}") from None
-    if other := [name for name in identity if written.get(name) != identity[name]]:
-        raise BlemishError(f"{out} is a sweep with other {', '.join(other)}; {remedy}")
-    if not whole:
-        raise BlemishError(f"The images in {out / VALIDATION} were changed since the sweep began; {remedy}")
+    if different := [name for name in identity if written.get(name) != identity[name]]:
+        raise BlemishError(f"{out} is a sweep with other {', '.join(different)}; {remedy}")
+    if not unchanged:
+        raise BlemishError(f"The images in {out / VALIDATION} were changed since the sweep started; {remedy}")
     return validation
 
 
-def _finish(final: TrainConfig, progress: Progress) -> dict[str, Any]:
-    """The test figures of what was chosen, from the run that is there already where it is the same."""
+def _train_chosen(final: TrainConfig, progress: Progress) -> dict[str, Any]:
+    """Trains and tests the chosen settings and returns the metrics; a complete run with the same settings is reused."""
+    metrics: dict[str, Any]
     try:
         settings = _json(final.settings)
         card = bundle.read(final.out).card
         as_asked = (bundle.EVIDENCE in card.files) == final.evidence
         if as_asked and all(settings.get(name) == value for name, value in card.settings.items()):
-            found: dict[str, Any] = json.loads((final.out / "metrics.json").read_text(encoding="utf-8"))
-            return found
+            metrics = json.loads((final.out / "metrics.json").read_text(encoding="utf-8"))
+            return metrics
     except (BlemishError, OSError, ValueError):
         pass
-    begun = final.out.with_name(f".{final.out.name}.json")  # a killed training of another choice is not gone on with
-    same = begun.is_file() and begun.read_text(encoding="utf-8") == _key(final.settings)
-    write_text(begun, _key(final.settings))
+    started = final.out.with_name(f".{final.out.name}.json")  # a killed training is resumed only with these settings
+    same = started.is_file() and started.read_text(encoding="utf-8") == _key(final.settings)
+    write_text(started, _key(final.settings))
     metrics = train(replace(final, resume=same), progress).metrics
-    begun.unlink()
+    started.unlink()
     return metrics
 
 
@@ -282,7 +333,9 @@ def _read(file: Path) -> list[Row]:
                 figures = {name: float(text) for name in FIGURES if (text := line.pop(name))}
                 seconds, error = float(line.pop("seconds")), line.pop("error")
             except (KeyError, ValueError, TypeError):
-                raise BlemishError(f"{file} was changed; mend it, or begin anew with --overwrite.") from None
+                raise BlemishError(
+                    f"{file} is not a table of this sweep; correct it, or start again with --overwrite."
+                ) from None
             rows.append(Row({name: text for name, text in line.items() if text}, figures, seconds, error))
     return rows
 
@@ -307,9 +360,9 @@ def _numbered(progress: Progress, cell: str) -> Progress:
 
 
 def _json(settings: DetectorConfig) -> dict[str, Any]:
-    """Settings as a card holds them."""
-    found: dict[str, Any] = json.loads(json.dumps(as_json(settings)))
-    return found
+    """The settings as read back from a card."""
+    settings_json: dict[str, Any] = json.loads(json.dumps(as_json(settings)))
+    return settings_json
 
 
 def _key(settings: DetectorConfig) -> str:

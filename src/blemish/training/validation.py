@@ -1,4 +1,4 @@
-"""What settings are chosen on: held-out good images, corrupted copies of some of them, and the figures there."""
+"""The validation split of a sweep: held-out good images, corrupted copies of some of them, and the figures on them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from blemish.images import load_image, load_mask, read_size
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
 FIGURES = ("choice", "image_auroc", "average_precision", "pixel_auroc", "aupro", "best_iou")
-FEWEST = 8  # images held out, where half of the training images are that many
-COPIES = 3  # corrupted ones of a held-out image, each of another kind
+FEWEST = 8  # images held out, if that is at most half of the training images
+COPIES = 3  # corrupted copies of one held-out image, each of another kind
 
 
 def hold_out(
@@ -29,44 +29,47 @@ def hold_out(
     seed: int,
     groups: Sequence[Sequence[str]] = (),
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Divides `train` into what is learned from and `share` (at least FEWEST images, at most half) to choose with.
-    Images of one item, and those of the same of `groups` (names of near duplicates), stay together."""
+    """Splits `train` into the images to learn from and the validation images: `share` of `train`, at least FEWEST
+    images, at most half. Images of one item, or of one of the `groups` (names of near duplicates), stay together."""
     if not 0 < share < 1:
         raise BlemishError(f"The share validation is {share}; it must be above 0 and below 1.")
-    place = {sample.name: index for index, sample in enumerate(train)}
-    together = [[place[name] for name in group if name in place] for group in groups]
-    parts = split(
+    index_of = {sample.name: index for index, sample in enumerate(train)}
+    index_groups = [[index_of[name] for name in group if name in index_of] for group in groups]
+    splits = split(
         [replace(sample, split="") for sample in train],
         seed=seed,
         test=0.0,
         calibration=share,
         min_calibration=FEWEST,
-        groups=[group for group in together if group],
+        groups=[group for group in index_groups if group],
     )
-    if len(parts.calibration) < 2:
-        raise BlemishError("Choosing takes at least 2 held-out good images, and there is 1; add good images.")
-    return parts.train, parts.calibration
+    if len(splits.calibration) < 2:
+        raise BlemishError("A sweep needs at least 2 held-out good images, and there is 1; add good images.")
+    return splits.train, splits.calibration
 
 
 def write_validation(
     folder: Path, held_out: Sequence[Sample], learning: Sequence[Sample], seed: int, progress: Progress = silent
 ) -> None:
-    """`test/good`, `test/KIND` and `ground_truth/KIND` in `folder`, laid out as in MVTec AD. Half of the held-out
-    images, chosen by `seed`, stay good; of each other one COPIES are corrupted, each in another way where the image
-    allows it. Foreign pieces come from `learning`."""
+    """Writes `test/good`, `test/KIND` and `ground_truth/KIND` into `folder`, in the layout of MVTec AD. Half of the
+    held-out images, chosen by `seed`, stay good. Each of the others gets COPIES corrupted copies, each of another kind
+    if the image allows it. Foreign pieces come from `learning`."""
     random = np.random.default_rng(seed)
-    corrupted = set(random.permutation(len(held_out))[: len(held_out) // 2].tolist())
+    to_corrupt = set(random.permutation(len(held_out))[: len(held_out) // 2].tolist())
     for number, sample in enumerate(progress(held_out, "corrupting", len(held_out))):
         image = load_image(sample.path)
         name = f"{number:04}-{sample.path.stem}"
-        if number not in corrupted:
+        if number not in to_corrupt:
             _save(folder / f"test/good/{name}.png", image)
             continue
         for copy in range(COPIES):
             other = load_image(learning[int(random.integers(len(learning)))].path)
-            made = corrupt(image, random, others=[other], first=KINDS[(number + copy) % len(KINDS)])
-            _save(folder / f"test/{made.kind}/{name}-{copy + 1}.png", made.image)
-            _save(folder / f"ground_truth/{made.kind}/{name}-{copy + 1}_mask.png", made.mask.astype(np.uint8) * 255)
+            corrupted_copy = corrupt(image, random, others=[other], first=KINDS[(number + copy) % len(KINDS)])
+            _save(folder / f"test/{corrupted_copy.kind}/{name}-{copy + 1}.png", corrupted_copy.image)
+            _save(
+                folder / f"ground_truth/{corrupted_copy.kind}/{name}-{copy + 1}_mask.png",
+                corrupted_copy.mask.astype(np.uint8) * 255,
+            )
 
 
 def _save(file: Path, pixels: np.ndarray) -> None:
@@ -75,44 +78,52 @@ def _save(file: Path, pixels: np.ndarray) -> None:
 
 
 def read_validation(folder: Path) -> list[Sample]:
-    """The validation part in `folder`, as `write_validation` left it, in order of name."""
-    found = []
+    """The validation split that `write_validation` wrote into `folder`, sorted by name."""
+    samples = []
     for file in sorted((folder / "test").glob("*/*.png")):
         kind, name = file.parent.name, file.relative_to(folder).as_posix()
         mask = folder / f"ground_truth/{kind}/{file.stem}_mask.png"
         good = kind == "good"
-        found.append(Sample(file, name, "good") if good else Sample(file, name, "anomaly", kind, mask))
-    return found
+        samples.append(Sample(file, name, "good") if good else Sample(file, name, "anomaly", kind, mask))
+    return samples
 
 
-def measure(samples: Sequence[Sample], found: Prediction) -> dict[str, float]:
-    """FIGURES of good images and anomalies with masks, each in 0..1; see docs/metrics.md. `choice` is the mean of the
-    AUROC of images and that of pixels. Raises `BlemishError` for scores or maps that are not finite."""
-    if not (np.isfinite(found.scores).all() and np.isfinite(found.maps).all()):
-        raise BlemishError("The detector's scores or maps are not finite: its training diverged; take a lower rate.")
+def measure(samples: Sequence[Sample], prediction: Prediction) -> dict[str, float]:
+    """FIGURES of good images and anomalies with masks, each in 0..1; see docs/metrics.md. `choice` is the mean of
+    image AUROC and pixel AUROC. Raises `BlemishError` for scores or maps that are not finite."""
+    if not (np.isfinite(prediction.scores).all() and np.isfinite(prediction.maps).all()):
+        raise BlemishError(
+            "The detector's scores or maps are not finite: its training diverged; use a lower learning rate."
+        )
     labels = np.array([sample.label == "anomaly" for sample in samples])
     sizes = [read_size(sample.path) for sample in samples]
     masks = [
         reduce_mask(load_mask(s.mask, (height, width)), evaluation_size((width, height))) if s.mask else None
         for s, (width, height) in zip(samples, sizes, strict=True)
     ]
-    thresholds = thresholds_for(list(found.maps), masks, sizes)
-    pixels = pixel_figures(collect(zip(found.maps, masks, sizes, strict=True), thresholds), np.ones((1, len(samples))))
-    places = {name: float(pixels[name][0]) for name in ("pixel_auroc", "aupro", "best_iou")}
-    image_auroc = auroc(found.scores, labels)
+    thresholds = thresholds_for(list(prediction.maps), masks, sizes)
+    pixels = pixel_figures(
+        collect(zip(prediction.maps, masks, sizes, strict=True), thresholds), np.ones((1, len(samples)))
+    )
+    localisation = {name: float(pixels[name][0]) for name in ("pixel_auroc", "aupro", "best_iou")}
+    image_auroc = auroc(prediction.scores, labels)
     return {
-        "choice": (image_auroc + places["pixel_auroc"]) / 2,
+        "choice": (image_auroc + localisation["pixel_auroc"]) / 2,
         "image_auroc": image_auroc,
-        "average_precision": average_precision(found.scores, labels),
-        **places,
+        "average_precision": average_precision(prediction.scores, labels),
+        **localisation,
     }
 
 
 def digest(samples: Iterable[Sample]) -> str:
-    """Of all that an image says: its name, label and bytes, its part and item, and its mask."""
+    """SHA-256 over the names, labels, defect types, splits, items, image bytes and mask bytes of the samples."""
     total = hashlib.sha256()
     for sample in sorted(samples, key=lambda s: s.name):
-        said = [sample.name, sample.label, sample.defect, sample.split, sample.group]
-        for content in (json.dumps(said).encode(), sample.path.read_bytes(), sample.mask and sample.mask.read_bytes()):
+        record = [sample.name, sample.label, sample.defect, sample.split, sample.group]
+        for content in (
+            json.dumps(record).encode(),
+            sample.path.read_bytes(),
+            sample.mask and sample.mask.read_bytes(),
+        ):
             total.update(hashlib.sha256(content or b"").digest())
     return total.hexdigest()
