@@ -104,7 +104,7 @@ def test_choices_tuples_and_optional_values(monkeypatch: pytest.MonkeyPatch) -> 
     cell = {"kind": "b", "scales": "0.5, 2", "threshold": "3"}
     config: object = cell_settings("odd", cell, (64, 96), 1)
     assert config == Odd("b", (0.5, 2.0), 3, 1, (64, 96))
-    with pytest.raises(BlemishError, match="--kind takes a, b, not 'c'"):
+    with pytest.raises(BlemishError, match="--kind takes a or b, not 'c'"):
         cell_settings("odd", {"kind": "c"}, (64, 96), 1)
 
 
