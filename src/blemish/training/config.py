@@ -110,7 +110,7 @@ class TrainConfig:
         "auto", "Where the threshold comes from: auto, split, or leave-one-out.", panel=GUARANTEE
     )
     decide: Literal["guarantee", "class"] = setting(
-        "guarantee", "guarantee: keep --false-alarms; class: the likelier class.", panel=GUARANTEE
+        "guarantee", "guarantee: keep the false-alarm rate; class: the likelier class.", panel=GUARANTEE
     )
     image_size: tuple[int, int] | None = setting(None, "auto, 256, or HEIGHTxWIDTH.", parse=size, panel=IMAGES)
     tile: int = setting(
