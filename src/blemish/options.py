@@ -1,6 +1,6 @@
-"""Settings that are written once: a dataclass field whose help text, range and place stand beside its default.
+"""Options as dataclass fields: the help text, the range and the panel of an option are defined beside its default.
 
-The command line, docs/commands.md, `blemish detectors`, the sweep's grid, the card and "how to repeat" are all made
+The command line, docs/commands.md, `blemish detectors`, the grid of a sweep, the card and "how to repeat" are all made
 from these fields. Light: no torch, no numpy.
 """
 
@@ -29,16 +29,16 @@ def setting(
     parse: Callable[[str], Any] | None = None,
     machine: bool = False,
 ) -> Any:
-    """A dataclass field that is an option: `help` is one sentence; `low` and `high` bound numbers, ends included;
-    `panel` is where --help shows it; `parse` reads its text where the type does not say how. `machine`: says where or
-    how fast the work is done, and nothing about the result. A field without a `setting` is no option."""
-    about = {"help": help, "low": low, "high": high, "panel": panel, "parse": parse}
-    return field(default=default, metadata={**about, "machine": machine})
+    """A dataclass field that is an option. `help` is one sentence; `low` and `high` are inclusive bounds of a number;
+    `panel` is its panel in --help; `parse` reads its text if the type does not define how. `machine` marks an option
+    that changes where or how fast the work is done, but not the result. A field without `setting` is not an option."""
+    metadata = {"help": help, "low": low, "high": high, "panel": panel, "parse": parse, "machine": machine}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option as the command line and the documents show it. `type` is the field's without None."""
+    """One option as the command line and the documentation show it. `type` is that of the field, without None."""
 
     field: str
     name: str  # as on the command line, without its dashes
@@ -53,12 +53,12 @@ class Option:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """What it takes, where that is a list of words."""
+        """The allowed words of a Literal, otherwise ()."""
         return tuple(map(str, typing.get_args(self.type))) if typing.get_origin(self.type) is typing.Literal else ()
 
     @property
     def shown(self) -> str:
-        """The default as text, "" for none."""
+        """The default as text, "" if there is none."""
         if self.default in (None, "", ()):
             return ""
         if isinstance(self.default, bool):
@@ -71,29 +71,29 @@ class Option:
 def options(config: type[Any]) -> list[Option]:
     """The options of a dataclass, in the order of its fields."""
     hints = typing.get_type_hints(config)
-    return [_option(one, hints[one.name]) for one in fields(config) if one.metadata.get("help")]
+    return [_option(field, hints[field.name]) for field in fields(config) if field.metadata.get("help")]
 
 
-def _option(one: Field[Any], hint: Any) -> Option:
-    about = one.metadata
+def _option(config_field: Field[Any], hint: Any) -> Option:
+    metadata = config_field.metadata
     if typing.get_origin(hint) in (typing.Union, types.UnionType):  # `Path | None`
-        hint = next(each for each in typing.get_args(hint) if each is not type(None))
+        hint = next(member for member in typing.get_args(hint) if member is not type(None))
     return Option(
-        field=one.name,
-        name=one.name.replace("_", "-"),
+        field=config_field.name,
+        name=config_field.name.replace("_", "-"),
         type=hint,
-        default=None if one.default is MISSING else one.default,
-        help=about["help"],
-        low=about["low"],
-        high=about["high"],
-        panel=about["panel"],
-        parse=about["parse"],
-        machine=about["machine"],
+        default=None if config_field.default is MISSING else config_field.default,
+        help=metadata["help"],
+        low=metadata["low"],
+        high=metadata["high"],
+        panel=metadata["panel"],
+        parse=metadata["parse"],
+        machine=metadata["machine"],
     )
 
 
 def read(option: Option, value: Any) -> Any:
-    """A value as the field has it: text is read by the option's type. Raises `BlemishError` for what is none."""
+    """The value of the field: text is parsed by the option's type. Raises `BlemishError` for invalid text."""
     if isinstance(value, str):
         value = option.parse(value) if option.parse else _typed(option, option.type, value)
     return value
@@ -101,7 +101,7 @@ def read(option: Option, value: Any) -> Any:
 
 def _typed(option: Option, hint: Any, text: str) -> Any:
     if typing.get_origin(hint) is tuple:
-        return tuple(_typed(option, typing.get_args(hint)[0], each.strip()) for each in text.split(",") if each.strip())
+        return tuple(_typed(option, typing.get_args(hint)[0], item.strip()) for item in text.split(",") if item.strip())
     if option.choices and text not in option.choices:
         raise BlemishError(f"--{option.name} takes {either(option.choices)}, not '{text}'.")
     if hint is bool:
@@ -114,8 +114,8 @@ def _typed(option: Option, hint: Any, text: str) -> Any:
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            what = "a whole number" if hint is int else "a number"
-            raise BlemishError(f"--{option.name} takes {what}, not '{text}'.")
+            expected = "a whole number" if hint is int else "a number"
+            raise BlemishError(f"--{option.name} takes {expected}, not '{text}'.")
         return number
     return Path(text) if hint is Path else text
 
@@ -126,7 +126,7 @@ def either(choices: Sequence[str]) -> str:
 
 
 def check(config: Any) -> None:
-    """Raises `BlemishError` where a setting lies outside its range or is none of its choices."""
+    """Raises `BlemishError` if a setting is outside its range or is not one of its choices."""
     for option in options(type(config)):
         value = getattr(config, option.field)
         if option.choices and value is not None and value not in option.choices:
@@ -141,18 +141,18 @@ def check(config: Any) -> None:
 
 
 def as_json(config: Any, *, machine: bool = False) -> dict[str, Any]:
-    """The settings as a card holds them: what the result depends on, and with `machine` the rest of the options too."""
+    """The settings as in a card: those that the result depends on, and with `machine` the other options too."""
     internal = ("checkpoint", "resume")
     values = {
-        one.name: getattr(config, one.name)
-        for one in fields(config)
-        if one.name not in internal and (machine or not one.metadata.get("machine"))
+        field.name: getattr(config, field.name)
+        for field in fields(config)
+        if field.name not in internal and (machine or not field.metadata.get("machine"))
     }
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def words(field: str, value: Any) -> list[str]:
-    """The command line's words for a field's value; none where there is nothing to say."""
+    """The command line arguments for a field's value; [] for an empty value."""
     name = field.replace("_", "-")
     if value is None or value == [] or value == () or value == "":
         return []

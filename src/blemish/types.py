@@ -1,7 +1,7 @@
-"""What the rooms of the house hand to each other. Frozen, checked when made, and free of heavy imports.
+"""The types that the packages exchange. Frozen, checked on construction, and without heavy imports.
 
-Conventions that hold everywhere: images are `uint8 (H, W, 3)` RGB; scores and maps are `float32`, raw, and higher
-means more anomalous; boxes are half-open pixel ranges `(left, top, right, bottom)` of the *original* image.
+Conventions: images are `uint8 (H, W, 3)` RGB; scores and maps are raw `float32`, higher =
+more anomalous; boxes are half-open pixel ranges `(left, top, right, bottom)` of the *original* image.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SplitName = Literal["", "train", "test"]
 
 
 class BlemishError(Exception):
-    """A refusal that a person can act on: its text is a sentence that names the thing, the cause and the remedy."""
+    """An error that the user can correct: its text is one sentence that names the thing, the cause and the remedy."""
 
 
 class Progress(Protocol):
-    """Wraps an iterable so that somebody sees how far it is: `for x in progress(xs, "features", len(xs))`."""
+    """Wraps an iterable and reports its progress: `for x in progress(xs, "features", len(xs))`."""
 
     def __call__(self, items: Iterable[T], what: str, total: int) -> Iterator[T]: ...
 
@@ -41,10 +41,10 @@ class Sample:
     """One image of a data set, not yet decoded.
 
     `name` is its path relative to the data set's root, with forward slashes: unique, and the same on every machine.
-    `label` is None where the image is unlabelled. `defect` is the defect type ("" for good or unlabelled images).
-    `split` is the data set's own split that the image is in ("" where it has none).
-    `group` names the item shown: images of one item never land on both sides of a split ("" = an item of its own).
-    `pixels` are the image itself, RGB (H, W, 3), where there is no file; `images.decode` gives them either way.
+    `label` is None if the image is unlabelled. `defect` is the defect type ("" for good or unlabelled images).
+    `split` is the image's split in the data set ("" if the data set has none).
+    `group` names the item: images of one item are never on both sides of a split ("" = an item of its own).
+    `pixels` is the image itself, RGB (H, W, 3), if there is no file; `images.decode` returns it in either case.
     """
 
     path: Path
@@ -63,15 +63,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a detector says of N images: raw scores and maps, higher = more anomalous. The fields are named as a graph's
-    outputs are, and the batch axis always comes first.
+    """A detector's outputs for N images: raw scores and maps, higher = more anomalous. The fields have the names of the
+    graph's outputs, and the batch axis comes first.
 
-    A classifier adds how likely each class is (class 0 is good) and, if it learned types, a map for each of them; an
-    autoencoder adds how the image would look if it were good. For each cell of the feature grid there is the nearest
-    normal patch (an index into the memory bank) and the distance to it; of images cut into tiles, for each tile.
-    `poses` say how images were aligned, see `framing.Framing`.
+    A classifier adds the probability of each class (class 0 is good) and, if it learned defect types, a map for each of
+    them. An autoencoder adds the reconstruction. `neighbours` and `distances` give, for each cell of the feature grid
+    (of each tile, if images are cut into tiles), the nearest normal patch as an index into the memory bank, and the
+    distance to it. `poses` are the alignment of the images, see `inference.framing.Framing`.
 
-    Raises ValueError where shapes or dtypes do not fit together.
+    Raises ValueError if shapes or dtypes do not fit together.
     """
 
     scores: npt.NDArray[np.float32]  # (N,)
@@ -80,13 +80,13 @@ class Prediction:
     class_maps: npt.NDArray[np.float32] | None = None  # (N, classes - 1, H, W): log-odds against good
     reconstruction: npt.NDArray[np.uint8] | None = None  # (N, H, W, 3), the maps' size
     neighbours: npt.NDArray[np.int32] | None = None  # (N, gh, gw) or (N, tiles, gh, gw)
-    distances: npt.NDArray[np.float32] | None = None  # the same
+    distances: npt.NDArray[np.float32] | None = None  # the same shape
     poses: npt.NDArray[np.float64] | None = None  # (N, 2, 3)
 
     def __post_init__(self) -> None:
-        likely = self.probabilities
-        if likely is not None and (likely.ndim != 2 or len(likely) != len(self.maps)):
-            raise ValueError(f"expected probabilities (N, classes); got {likely.shape}")
+        probabilities = self.probabilities
+        if probabilities is not None and (probabilities.ndim != 2 or len(probabilities) != len(self.maps)):
+            raise ValueError(f"expected probabilities (N, classes); got {probabilities.shape}")
         if self.maps.ndim != 3 or self.scores.shape != self.maps.shape[:1]:
             raise ValueError(f"expected scores (N,) and maps (N, H, W); got {self.scores.shape} and {self.maps.shape}")
         if self.scores.dtype != "float32" or self.maps.dtype != "float32":
@@ -94,20 +94,21 @@ class Prediction:
 
     @classmethod
     def named(cls, outputs: Mapping[str, Any]) -> Prediction:
-        """From a graph's outputs by name; what is no field here, such as an output of a detector's own, is left out."""
-        known = {one.name for one in fields(cls)}
+        """From a graph's outputs by name; outputs that are not fields, such as those of one detector only, are left
+        out."""
+        known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in outputs.items() if name in known})
 
     def outputs(self) -> dict[str, npt.NDArray[Any]]:
-        """What there is, by name."""
-        every = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: value for name, value in every.items() if value is not None}
+        """The outputs that are not None, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def __getitem__(self, index: int | slice) -> Prediction:
-        """The rows of some images; an integer gives that one image's, still with its batch axis."""
+        """The outputs of some images; with an integer index, of one image, still with the batch axis."""
         rows = slice(index, index + 1 or None) if isinstance(index, int) else index
         return Prediction(**{name: value[rows] for name, value in self.outputs().items()})
 
@@ -116,14 +117,14 @@ class Prediction:
         return f"Prediction({shapes})"
 
 
-# Whatever runs a detector: uint8 (N, H, W, 3) RGB -> what it says of them.
+# Runs a detector: uint8 (N, H, W, 3) RGB -> its prediction.
 Runner = Callable[["npt.NDArray[np.uint8]"], Prediction]
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A place that looks wrong: half-open box in pixels of the original image, area in the same pixels, highest
-    map value inside, and the share of good images (a conformal p-value) whose whole map gets as high."""
+    """A suspicious region: half-open box and area in pixels of the original image, highest map value inside (`peak`),
+    and a conformal p-value: the share of good images whose highest map value is at least as high."""
 
     box: tuple[int, int, int, int]  # left, top, right, bottom
     area: float
@@ -138,11 +139,11 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What blemish says of one image. `decision` is "error" where it could not be read, and `error` says why.
+    """The result for one image. `decision` is "error" if the image could not be read, and `error` is the reason.
 
-    Of a classifier only: `probability` of an anomaly, at equal odds beforehand where it was learned so, and `defect`,
-    the likeliest defect type, of an anomaly where it learned types. In a notebook a verdict of `Inspector.inspect`
-    shows the image with heat and boxes; `draw` looks at the image once more for that.
+    Classifiers only: `probability` of an anomaly (with equal prior odds if it was trained so) and, for an anomaly if it
+    learned defect types, the likeliest type `defect`. In a notebook a verdict of `Inspector.inspect` is shown as the
+    image with heatmap and boxes; `draw` decodes and inspects the image again for that.
     """
 
     path: str
@@ -164,13 +165,13 @@ class Verdict:
             raise ValueError("a good verdict has no regions")
 
     def to_json(self) -> dict[str, Any]:
-        """Its facts, as a line of `verdicts.jsonl` holds them."""
-        facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "draw"}
-        return {**facts, "regions": [asdict(region) for region in self.regions]}
+        """The fields, as in a line of `verdicts.jsonl`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "draw"}
+        return {**values, "regions": [asdict(region) for region in self.regions]}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Between processes travel the facts alone."""
-        return Verdict, tuple(getattr(self, one.name) for one in fields(self) if one.name != "draw")
+        """A pickled verdict has no `draw`."""
+        return Verdict, tuple(getattr(self, field.name) for field in fields(self) if field.name != "draw")
 
     def _repr_png_(self) -> bytes | None:
         return self.draw() if self.draw else None

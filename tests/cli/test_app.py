@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def test_inspect_prints_a_line_a_image_and_a_summary(run: Path, folder: Path) -> None:
+def test_inspect_prints_a_line_for_each_image_and_a_summary(run: Path, folder: Path) -> None:
     lines = blemish("inspect", run / "bundle", folder).stdout.splitlines()
     assert lines[0].startswith("anomaly")
     assert "deep/bad.png" in lines[0]
@@ -43,7 +43,7 @@ def test_inspect_prints_a_line_a_image_and_a_summary(run: Path, folder: Path) ->
     assert lines[2] == "2 images: 1 good, 1 anomaly."
 
 
-def test_inspect_json_is_one_verdict_a_line(run: Path, folder: Path) -> None:
+def test_inspect_json_prints_one_verdict_per_line(run: Path, folder: Path) -> None:
     verdicts = [json.loads(line) for line in blemish("inspect", run, folder, "--json").stdout.splitlines()]
     assert [v["decision"] for v in verdicts] == ["anomaly", "good"]
     keys = {"path", "decision", "score", "threshold", "p_value", "size", "regions", "error", "probability", "defect"}
@@ -56,7 +56,7 @@ def test_inspect_out_writes_verdicts_and_overlays(run: Path, folder: Path, tmp_p
     blemish("inspect", run / "bundle", folder, folder / "good.png", "--out", tmp_path / "out")
     lines = (tmp_path / "out/verdicts.jsonl").read_text(encoding="utf-8").splitlines()
     drawn = [json.loads(line)["overlay"] for line in lines]
-    # The same image came twice, once through its folder; nothing is overwritten.
+    # The same image is given twice, once through its folder; nothing is overwritten.
     assert drawn == ["overlays/deep/bad.png.jpg", "overlays/good.png.jpg", "overlays/good.png-2.jpg"]
     assert all((tmp_path / "out" / name).is_file() for name in drawn)
 
@@ -65,18 +65,18 @@ def test_exit_codes(run: Path, folder: Path, tmp_path: Path) -> None:
     program("inspect", run, folder, "--fail-on", "anomaly", code=1)
     program("inspect", run, folder / "good.png", "--fail-on", "anomaly", code=0)
     (folder / "broken.png").write_bytes(b"x")
-    done = program("inspect", run, folder, code=3)
-    assert "3 images: 1 good, 1 anomaly, 1 error." in done.stdout
-    assert "broken.png" in done.stdout
-    program("inspect", run, folder, "--fail-on", "anomaly", code=1)  # an anomaly matters more
+    output = program("inspect", run, folder, code=3)
+    assert "3 images: 1 good, 1 anomaly, 1 error." in output.stdout
+    assert "broken.png" in output.stdout
+    program("inspect", run, folder, "--fail-on", "anomaly", code=1)  # an anomaly takes precedence
     assert "no such bundle" in program("inspect", tmp_path / "none", folder, code=2).stderr
     assert "no-such-option" in program("inspect", run, folder, "--no-such-option", code=2).stderr
 
 
 def test_inspect_takes_a_zip(run: Path, folder: Path, tmp_path: Path) -> None:
-    done = blemish("bundle", run, "--zip", tmp_path / "b.zip")
-    assert "21 good images" in done.stdout
-    assert "intact" in done.stdout
+    output = blemish("bundle", run, "--zip", tmp_path / "b.zip")
+    assert "21 good images" in output.stdout
+    assert "intact" in output.stdout
     plain, zipped = (blemish("inspect", b, folder, "--json").stdout for b in (run, tmp_path / "b.zip"))
     assert plain == zipped
     card = json.loads(blemish("bundle", tmp_path / "b.zip", "--json").stdout)
@@ -92,22 +92,22 @@ def test_a_damaged_bundle_is_refused(run: Path, folder: Path, tmp_path: Path) ->
 
 def test_train_and_data(product: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = blemish("train", product, "-o", out, "--max-bank", 50, "--image-size", "64x96", "--overlays", 2)
-    assert "auroc" in done.stdout
-    assert "At most 5.00% of good parts" in done.stdout
+    output = blemish("train", product, "-o", out, "--max-bank", 50, "--image-size", "64x96", "--overlays", 2)
+    assert "auroc" in output.stdout
+    assert "At most 5.00% of good parts" in output.stdout
     assert len(list((out / "overlays").rglob("*.jpg"))) == 2
     settings = json.loads((out / "bundle/card.json").read_text(encoding="utf-8"))["settings"]
     assert settings["max_bank"] == 50
     assert settings["image_size"] == [64, 96]
     assert "--overwrite" in blemish("train", product, "-o", out, code=2).stderr
-    found = json.loads(blemish("data", product, "--json").stdout)
-    assert found["layout"] == "mvtec"
-    assert sum(row["count"] for row in found["rows"]) == 52
+    audit = json.loads(blemish("data", product, "--json").stdout)
+    assert audit["layout"] == "mvtec"
+    assert sum(row["count"] for row in audit["rows"]) == 52
     assert "good" in blemish("data", product).stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["--false-alarms", "often"], "'often' is not a rate"),
         (["--false-alarms", "1%"], "cannot guarantee 1.00%"),
@@ -121,21 +121,21 @@ def test_train_and_data(product: Path, tmp_path: Path) -> None:
         pytest.param(["--device", "cuda"], "no CUDA card", marks=pytest.mark.skipif(CUDA, reason="there is a card")),
     ],
 )
-def test_train_refuses_in_a_sentence(product: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_train_refuses_in_a_sentence(product: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
     error = blemish("train", product, "-o", tmp_path / "run", *arguments, code=2).stderr
-    assert said in error.splitlines()[-1]
+    assert sentence in error.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 
 def test_an_interrupted_run_leaves_nothing(product: Path, tmp_path: Path) -> None:
-    # What a shell starts in the background would ignore the signal, and so would its children.
+    # Processes that a shell starts in the background, and their children, ignore the signal.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     program += "from blemish.cli.app import main; main()"
     command: list[str | Path] = [sys.executable, "-c", program, "train", product, "-o", tmp_path / "run"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if line.startswith("test"):  # the half-written folder is there by now
+            if line.startswith("test"):  # the partial folder exists by now
                 assert (tmp_path / ".run.partial").is_dir()
                 process.send_signal(signal.SIGINT)
                 break
@@ -145,7 +145,7 @@ def test_an_interrupted_run_leaves_nothing(product: Path, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_a_sentence(run: Path, folder: Path) -> None:
+def test_a_full_disk_is_reported_in_a_sentence(run: Path, folder: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     done = subprocess.run(
@@ -168,21 +168,21 @@ def test_a_folder_without_images(run: Path, tmp_path: Path) -> None:
 
 def test_version_and_help() -> None:
     assert program("--version").stdout.strip() == f"blemish {__version__}"
-    said = blemish("--help").stdout
+    help_text = blemish("--help").stdout
     for command in ("data", "train", "inspect", "explain", "bundle", "evaluate", "report", "compare", "demo"):
-        assert command in said
+        assert command in help_text
 
 
 def test_a_classifier_from_the_command_line(labelled: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "cam"
     options = ("--detector", "cam", "--unfreeze", 0, "--image-size", "64x96", "--false-alarms", "15%", "--folds", 3)
-    done = blemish("train", labelled, "-o", out, *options, "--classes", "types", "--overlays", 3)
-    assert "labelled, cam, every image out of fold" in done.stdout
-    assert "balanced accuracy by fold" in done.stdout
-    assert "mislabelled" in done.stdout
+    output = blemish("train", labelled, "-o", out, *options, "--classes", "types", "--overlays", 3)
+    assert "labelled, cam, every image out of fold" in output.stdout
+    assert "balanced accuracy by fold" in output.stdout
+    assert "mislabelled" in output.stdout
     assert (out / "out_of_fold.jsonl").is_file()
-    shown = blemish("bundle", out).stdout
-    assert "defective images" in shown
+    card_text = blemish("bundle", out).stdout
+    assert "defective images" in card_text
     lines = blemish("inspect", out, labelled / "bright", labelled / "dark/001.png").stdout
     assert "probability 0.9" in lines
     assert "  bright  " in lines
@@ -191,13 +191,13 @@ def test_a_classifier_from_the_command_line(labelled: Path, folder: Path, tmp_pa
     assert "takes guarantee or class" in blemish("train", labelled, "-o", out, "--decide", "me", code=2).stderr
     assert "there is no recipe" in blemish("train", labelled, "-o", out, "--recipe", "soup", code=2).stderr
     unknown = blemish("train", labelled, "-o", tmp_path / "x", "--recipe", "case-study", code=2).stderr
-    assert "vgg16" in unknown  # no network here, or weights would be fetched: see the next test for the recipe itself
+    assert "vgg16" in unknown  # the weights cannot be downloaded here; the next test runs the recipe
 
 
 def test_the_case_study_by_one_command(labelled: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "few", tmp_path / "study"
-    for kind, few in (("good", 10), ("bright", 5), ("dark", 5)):
-        for i in range(few):
+    for kind, count in (("good", 10), ("bright", 5), ("dark", 5)):
+        for i in range(count):
             write_image(data / kind / f"{i}.png", load_image(labelled / kind / f"{i:03}.png"))
     options = ("--recipe", "case-study", "--random-weights", "--epochs", 1, "--overlays", 2)
     blemish("train", data, "-o", out, *options)
@@ -215,19 +215,19 @@ def test_the_case_study_by_one_command(labelled: Path, tmp_path: Path) -> None:
 def test_an_autoencoder_from_the_command_line(product: Path, folder: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     options = ("--detector", "attention", "--epochs", 2, "--model", "autoencoder", "--width", 4, "--latent", 4)
-    attended = ("--attention-loss", "mean", "--layers", "encoder.11", "--map", "combined")
-    blemish("train", product, "-o", run, *options, *attended, "--image-size", "32x48", "--overlays", 2)
+    attention_options = ("--attention-loss", "mean", "--layers", "encoder.11", "--map", "combined")
+    blemish("train", product, "-o", run, *options, *attention_options, "--image-size", "32x48", "--overlays", 2)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert [{*record} for record in metrics["training"]] == [{"loss", "reconstruction", "attention"}] * 2
-    chosen = metrics["score"]["validation"]
-    assert chosen[f"{metrics['score']['share']:g}"] == max(chosen.values())
+    validation = metrics["score"]["validation"]
+    assert validation[f"{metrics['score']['share']:g}"] == max(validation.values())
     drawn = sorted(path.relative_to(run / "reconstruction") for path in (run / "reconstruction").rglob("*.jpg"))
     assert drawn == sorted(path.relative_to(run / "overlays") for path in (run / "overlays").rglob("*.jpg"))
     assert len(drawn) == 2
     card = json.loads(blemish("bundle", run, "--json").stdout)
     assert (card["detector"], card["settings"]["layers"]) == ("attention", ["encoder.11"])
     assert card["backbone"]["name"] == "autoencoder, from scratch"
-    # The line has no torch.
+    # Inference runs without torch.
     program = "import sys; sys.modules['torch'] = None; from blemish.cli.app import main; main()"
     command = [sys.executable, "-c", program, "inspect", run, folder, folder / "good.png", "--out", out]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
@@ -235,14 +235,14 @@ def test_an_autoencoder_from_the_command_line(product: Path, folder: Path, tmp_p
     verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
     names = ["reconstruction/deep/bad.png.jpg", "reconstruction/good.png.jpg", "reconstruction/good.png-2.jpg"]
     assert [verdict["reconstruction"] for verdict in verdicts] == names
-    look = next(Inspector(run).look_many([folder / "good.png"]))
-    assert look.reconstruction is not None
-    assert look.reconstruction.shape == (32, 48, 3)
-    assert look.reconstruction.dtype == np.uint8
+    inspection = next(Inspector(run).look_many([folder / "good.png"]))
+    assert inspection.reconstruction is not None
+    assert inspection.reconstruction.shape == (32, 48, 3)
+    assert inspection.reconstruction.dtype == np.uint8
     with Image.open(out / names[1]) as image:
         assert (image.format, image.size) == ("JPEG", (80, 60))
-        wanted = Image.fromarray(look.reconstruction).resize((80, 60), Image.Resampling.BICUBIC)
-        assert np.abs(np.asarray(image, np.float32) - np.asarray(wanted, np.float32)).mean() < 4  # but for JPEG
+        expected = Image.fromarray(inspection.reconstruction).resize((80, 60), Image.Resampling.BICUBIC)
+        assert np.abs(np.asarray(image, np.float32) - np.asarray(expected, np.float32)).mean() < 4  # JPEG is lossy
     assert (
         "--coreset is not an option"
         in blemish("train", product, "-o", tmp_path / "x", "--detector", "attention", "--coreset", "0.1", code=2).stderr

@@ -13,24 +13,24 @@ from tests.support import blemish
 from tests.test_imports import loaded_by
 
 
-def test_it_says_what_was_written_and_what_comes_next(product: Path, tmp_path: Path) -> None:
+def test_it_prints_what_was_written_and_the_next_command(product: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    said = blemish("corrupt", product, "-o", out, "--kinds", "crop, rectangle", "--train", 10, "--test", 4).stdout
-    assert [line.split() for line in said.splitlines()[:-1]] == [
+    printed = blemish("corrupt", product, "-o", out, "--kinds", "crop, rectangle", "--train", 10, "--test", 4).stdout
+    assert [line.split() for line in printed.splitlines()[:-1]] == [
         ["test/crop", "1"],
         ["test/good", "2"],
         ["test/rectangle", "1"],
         ["train/good", "10"],
     ]
-    assert said.splitlines()[-1] == f"Written to {out}. Next: blemish train {out} -o RUN"
-    again = blemish("corrupt", product, "-o", out, code=2).stderr
-    assert "--overwrite" in again
+    assert printed.splitlines()[-1] == f"Written to {out}. Next: blemish train {out} -o RUN"
+    refusal = blemish("corrupt", product, "-o", out, code=2).stderr
+    assert "--overwrite" in refusal
     card = json.loads(blemish("corrupt", product, "-o", out, "--overwrite", "--json").stdout)
     assert card["counts"]["train/good"] == 40
     assert len(read(out).samples) == sum(card["counts"].values()) == 46
 
 
-def test_one_class_of_idx_files_and_what_is_refused(product: Path, tmp_path: Path) -> None:
+def test_one_class_of_idx_files_and_refusals(product: Path, tmp_path: Path) -> None:
     data = digits(tmp_path / "digits")
     assert "classes 0, 3, 7" in blemish("corrupt", data, "-o", tmp_path / "out", code=2).stderr
     assert "train/good            6" in blemish("corrupt", data, "-o", tmp_path / "out", "--one-class", 7).stdout
@@ -38,8 +38,8 @@ def test_one_class_of_idx_files_and_what_is_refused(product: Path, tmp_path: Pat
     assert "no idx files" in blemish("corrupt", product, "-o", tmp_path / "b", "--one-class", 7, code=2).stderr
 
 
-def test_the_word_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files are in the cache already; the word is a folder's name where there is one."""
+def test_fashion_mnist_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are in the cache; if there is a folder of that name, it is used instead."""
     for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"):
         monkeypatch.setenv(name, str(tmp_path))
     from blemish.data.fashion_mnist import cache_folder

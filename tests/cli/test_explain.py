@@ -64,7 +64,7 @@ def test_evidence_can_be_left_out(run: Path, folder: Path, tmp_path: Path) -> No
     assert "inpainted" not in printed
     assert [file.name for file in (tmp_path / "out").iterdir() if file.is_dir()] == ["overlays"]
     assert rows(tmp_path / "out")["bad.png"]["evidence"] == []
-    assert "say where with --out" in refused("inspect", run, folder / "bad.png", "--evidence")
+    assert "give a folder with --out" in refused("inspect", run, folder / "bad.png", "--evidence")
 
 
 def test_bundles_of_versions_without_evidence_are_read(run: Path, old: Path, folder: Path, tmp_path: Path) -> None:

@@ -95,7 +95,11 @@ def test_the_examples_of_pipes_in_the_docs_work(run: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [(["-", "a.png"], "- stands alone"), (["a.png", "-"], "- stands alone"), (["a.png", "-0"], "-0 is about")],
+    [
+        (["-", "a.png"], "- cannot be combined"),
+        (["a.png", "-"], "- cannot be combined"),
+        (["a.png", "-0"], "-0 applies to"),
+    ],
 )
 def test_options_that_exclude_each_other_are_refused(run: Path, arguments: list[str], sentence: str) -> None:
     assert sentence in refused("inspect", run, *arguments)

@@ -139,7 +139,7 @@ def test_the_card_of_a_tiled_run_says_where_the_tiles_are(tiled: Path) -> None:
     assert metrics["parity"]["scores"] < 1e-3
     assert metrics["detection"]["recall"]["value"] == 0.75  # the fourth is outside the region:
     (problem,) = (problem for problem in metrics["data_problems"] if "outside" in problem)
-    assert problem.startswith("test/spot/000.png: all that is defective lies outside the region of interest")
+    assert problem.startswith("test/spot/000.png: all defects lie outside the region of interest")
     assert metrics["localisation"]["defects"] == 3
     assert metrics["localisation"]["defects_hit"]["value"] == 1
 

@@ -1,4 +1,4 @@
-"""Detectors from Python: fit, predict, calibrate, export, and the whole pipeline in one call."""
+"""Detectors in Python: fit, predict, calibrate, export, and the whole pipeline in one call."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fitted(good: list[Path]) -> Estimator:
     return small().fit(good[:20])
 
 
-def test_settings_are_the_detectors_and_repr_says_what_matters(fitted: Estimator) -> None:
+def test_the_settings_are_those_of_the_detector_and_repr_shows_the_changed_ones(fitted: Estimator) -> None:
     assert repr(PatchCore(coreset=0.2)) == "PatchCore(coreset=0.2): not fitted"
     assert repr(fitted) == "PatchCore(image_size=(64, 96), max_bank=50): fitted on 20 images"
     with pytest.raises(TypeError, match="cores"):
@@ -46,15 +46,15 @@ def test_samples_paths_and_arrays_give_the_same(fitted: Estimator, good: list[Pa
     from_arrays = small().fit(np.stack(arrays))
     from_samples = small().fit(Folder(product).good[:20])
     new = [tile(900 + i, (10, 20))[0] for i in range(3)]
-    one, two, three = (each.predict(new) for each in (fitted, from_arrays, from_samples))
-    assert one.scores.shape == (3,)
-    assert one.maps.shape == (3, *SIZE)
-    np.testing.assert_array_equal(one.scores, two.scores)
-    np.testing.assert_array_equal(one.maps, three.maps)
-    assert fitted.predict([str(good[25])]).scores[0] < one.scores.min()  # good beside defective
+    paths, arrays_only, samples_only = (detector.predict(new) for detector in (fitted, from_arrays, from_samples))
+    assert paths.scores.shape == (3,)
+    assert paths.maps.shape == (3, *SIZE)
+    np.testing.assert_array_equal(paths.scores, arrays_only.scores)
+    np.testing.assert_array_equal(paths.maps, samples_only.maps)
+    assert fitted.predict([str(good[25])]).scores[0] < paths.scores.min()  # good beside defective
 
 
-def test_what_is_exported_says_what_was_predicted(fitted: Estimator, good: list[Path], tmp_path: Path) -> None:
+def test_the_bundle_gives_the_scores_of_predict(fitted: Estimator, good: list[Path], tmp_path: Path) -> None:
     detector = small().fit(good[:20]).calibrate(good[20:], false_alarms=0.1)
     folder = detector.export(tmp_path / "bundle", product="tiles")
     inspector = Inspector(folder)
@@ -74,19 +74,19 @@ def test_what_is_exported_says_what_was_predicted(fitted: Estimator, good: list[
 def test_a_classifier_takes_labels(labelled: Path) -> None:
     folder = Folder(labelled)
     detector = Cam(image_size=SIZE, unfreeze=0).fit(folder.samples)
-    found = detector.predict([folder.good[0].path, folder.defective[0].path])
-    assert found.probabilities is not None
-    assert found.probabilities[0, 0] > 0.5 > found.probabilities[1, 0]
+    prediction = detector.predict([folder.good[0].path, folder.defective[0].path])
+    assert prediction.probabilities is not None
+    assert prediction.probabilities[0, 0] > 0.5 > prediction.probabilities[1, 0]
     arrays = [tile(i)[0] for i in range(12)] + [tile(i, (9, 9))[0] for i in range(12, 24)]
     labels: list[Literal["good", "anomaly"]] = ["good" if i < 12 else "anomaly" for i in range(24)]
-    told = Cam(image_size=SIZE, unfreeze=0).fit(arrays, labels)
-    assert told.predict([tile(50)[0], tile(51, (9, 9))[0]]).scores.argmax() == 1
+    labelled_detector = Cam(image_size=SIZE, unfreeze=0).fit(arrays, labels)
+    assert labelled_detector.predict([tile(50)[0], tile(51, (9, 9))[0]]).scores.argmax() == 1
 
 
 def test_refusals(fitted: Estimator, good: list[Path], product: Path, tmp_path: Path) -> None:
-    with pytest.raises(BlemishError, match="PatchCore has learned nothing yet; call fit first"):
+    with pytest.raises(BlemishError, match="PatchCore is not fitted; call fit first"):
         small().predict(good[:1])
-    with pytest.raises(BlemishError, match="was learned from, so it cannot calibrate"):
+    with pytest.raises(BlemishError, match="is a training image, so it cannot calibrate"):
         fitted.calibrate(good[19:])
     with pytest.raises(BlemishError, match="leave the defective ones out"):
         fitted.calibrate(Folder(product).defective)
@@ -105,12 +105,12 @@ def test_refusals(fitted: Estimator, good: list[Path], product: Path, tmp_path: 
         (3, "got int"),
     ],
 )
-def test_what_is_no_image(image: npt.NDArray[np.uint8], sentence: str) -> None:
+def test_arrays_that_are_not_images_are_refused(image: npt.NDArray[np.uint8], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         as_samples([image])
 
 
-def test_labels_for_each_image() -> None:
+def test_there_must_be_a_label_for_each_image() -> None:
     with pytest.raises(ValueError, match="a label for each of 1 images; got 2"):
         as_samples(["a.png"], ["good", "good"])
 

@@ -37,7 +37,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SMALL = PatchCoreConfig(image_size=(64, 64))
 
 
-def asked(data: Path, **frame: Any) -> TrainConfig:
+def config_for(data: Path, **frame: Any) -> TrainConfig:
     return TrainConfig(data, data.parent / "run", **frame)
 
 
@@ -50,99 +50,100 @@ def prepared(config: TrainConfig) -> Seen:
     return how_seen(config.frame_rule, divided(config).split, SMALL, config.image_size)
 
 
-def framed(found: Seen) -> tuple[Framing, Frame]:
-    assert found.framing
-    assert found.frame
-    return found.framing, found.frame
+def framed(seen: Seen) -> tuple[Framing, Frame]:
+    assert seen.framing
+    assert seen.frame
+    return seen.framing, seen.frame
 
 
-def test_nothing_is_framed_where_nothing_was_asked(plates: Path, tmp_path: Path) -> None:
-    config = asked(plates)
+def test_without_options_there_is_no_frame(plates: Path, tmp_path: Path) -> None:
+    config = config_for(plates)
     check(config.frame_rule, config.settings.traits)
-    found = prepared(config)
-    assert (found.framing, found.frame, found.warnings) == (None, None, ())
-    assert found.image_size == (64, 64)  # 160 x 240, as near as multiples of 32 come
+    seen = prepared(config)
+    assert (seen.framing, seen.frame, seen.warnings) == (None, None, ())
+    assert seen.image_size == (64, 64)  # 160 x 240, as near as multiples of 32 come
     samples = divided(config).split.train
-    assert found.training_samples(samples, tmp_path, {}) == {sample.name: [sample] for sample in samples}
+    assert seen.training_samples(samples, tmp_path, {}) == {sample.name: [sample] for sample in samples}
     assert not list(tmp_path.iterdir())
 
 
-def test_the_detector_learns_from_tiles_of_what_the_line_sees(plates: Path, tmp_path: Path) -> None:
+def test_the_detector_learns_from_the_tiles_that_inference_sees(plates: Path, tmp_path: Path) -> None:
     roi = write_image(tmp_path / "roi.png", region())
-    config = asked(plates, tile=96, overlap=24, roi=roi)
-    found = prepared(config)
-    assert found.image_size == (64, 64)
+    config = config_for(plates, tile=96, overlap=24, roi=roi)
+    seen = prepared(config)
+    assert seen.image_size == (64, 64)
     split = divided(config).split
-    taught = found.training_samples(split.train[:2], tmp_path / "tiles", {split.train[0].name: "item"})
+    samples_by_image = seen.training_samples(split.train[:2], tmp_path / "tiles", {split.train[0].name: "item"})
     first = split.train[0]
-    training_samples = taught[first.name]
+    training_samples = samples_by_image[first.name]
     assert [training_sample.name for training_sample in training_samples[:3]] == [
         f"{first.name}@{left},0" for left in (0, 72, 144)
     ]
     assert {training_sample.group for training_sample in training_samples} == {"item"}
     image = load_image(first.path)
-    for training_sample, (left, top, right, bottom) in zip(training_samples, framed(found)[0].boxes, strict=True):
+    for training_sample, (left, top, right, bottom) in zip(training_samples, framed(seen)[0].boxes, strict=True):
         inside = region()[top:bottom, left:right, None] > 0
         expected = np.where(inside, image[top:bottom, left:right], np.uint8(128))
         np.testing.assert_array_equal(load_image(training_sample.path), expected)
-    assert sum(map(len, taught.values())) == len(list((tmp_path / "tiles").iterdir())) == 12
+    assert sum(map(len, samples_by_image.values())) == len(list((tmp_path / "tiles").iterdir())) == 12
 
 
-def test_images_of_another_size_are_resized_and_told(tmp_path: Path) -> None:
+def test_images_of_another_size_are_resized_with_a_warning(tmp_path: Path) -> None:
     data = write_product(tmp_path / "plates")
     write_image(data / "train/good/000.png", np.asarray(Image.fromarray(plate(0)[0]).resize((120, 80))))
-    found = prepared(asked(data, tile=96, overlap=24))
-    assert framed(found)[1].size == (WIDTH, HEIGHT)
-    assert found.warnings[0].startswith("1 of 20 good images are not of 240 x 160 pixels")
+    seen = prepared(config_for(data, tile=96, overlap=24))
+    assert framed(seen)[1].size == (WIDTH, HEIGHT)
+    assert seen.warnings[0].startswith("1 of 20 good images are not of 240 x 160 pixels")
 
 
-def test_the_reference_lies_in_the_middle_and_poses_lie_on_it(moved: Path) -> None:
-    found = prepared(asked(moved, align=True))
-    frame = framed(found)[1]
+def test_images_are_aligned_to_a_central_reference(moved: Path) -> None:
+    seen = prepared(config_for(moved, align=True))
+    frame = framed(seen)[1]
     assert frame.align == "ecc"
     assert 0.3 < frame.least_correlation < 0.5
-    assert len(found.poses) == 28
-    assert not found.unaligned
-    still = np.stack(
-        [framed(found)[0].to_frame(load_image(moved / name), pose)[0] for name, pose in found.poses.items()]
+    assert len(seen.poses) == 28
+    assert not seen.unaligned
+    aligned = np.stack(
+        [framed(seen)[0].to_frame(load_image(moved / name), pose)[0] for name, pose in seen.poses.items()]
     )
-    # Aligned plates are alike: at the reference's own contrast hardly anything moves.
-    spread = still[:, 40:120, 60:180].astype(float).std(0).mean()
-    loose = np.stack([load_image(moved / name) for name in found.poses])[:, 40:120, 60:180].astype(float).std(0).mean()
-    assert spread < 0.6 * loose
+    # Aligned plates vary less from image to image.
+    spread = aligned[:, 40:120, 60:180].astype(float).std(0).mean()
+    originals = np.stack([load_image(moved / name) for name in seen.poses])
+    spread_before = originals[:, 40:120, 60:180].astype(float).std(0).mean()
+    assert spread < 0.6 * spread_before
 
 
 def test_images_that_cannot_be_aligned_are_named(tmp_path: Path) -> None:
     data = write_product(tmp_path / "plates", moved=True)
     random = np.random.default_rng(0)
     write_image(data / "test/spot/001.png", random.integers(0, 256, (HEIGHT, WIDTH, 3)))
-    found = prepared(asked(data, align=True))
-    assert found.unaligned == {"test/spot/001.png"}
-    assert found.warnings == ("test/spot/001.png: cannot be aligned, so the verdict is 'error'; left out of the test.",)
+    seen = prepared(config_for(data, align=True))
+    assert seen.unaligned == {"test/spot/001.png"}
+    assert seen.warnings == ("test/spot/001.png: cannot be aligned, so the verdict is 'error'; left out of the test.",)
     write_image(data / "train/good/004.png", random.integers(0, 256, (HEIGHT, WIDTH, 3)))
     with pytest.raises(BlemishError, match=r"^train/good/004\.png: cannot be aligned with the other images"):
-        prepared(asked(data, align=True))
+        prepared(config_for(data, align=True))
 
 
 def test_all_tiles_of_an_item_are_left_out_together(plates: Path, tmp_path: Path) -> None:
-    """A tile's own entries would make it nearest to itself: with every patch kept, scores would be zero."""
-    config = asked(plates, tile=96, overlap=24)
-    found = prepared(config)
+    """With every patch in the memory bank, scores would be zero if a tile's own patches were not left out."""
+    config = config_for(plates, tile=96, overlap=24)
+    seen = prepared(config)
     samples = list(divided(config).split.train)[:3]
-    training_samples = found.training_samples(samples, tmp_path, {})
+    training_samples = seen.training_samples(samples, tmp_path, {})
     settings = PatchCoreConfig(image_size=(32, 32), random_weights=True, coreset=1.0, max_bank=100_000)
     detector = PatchCore(settings).fit(
         [training_sample for s in samples for training_sample in training_samples[s.name]]
     )
-    scored = leave_one_out(detector, samples, ["", "", ""], seen=found, samples=training_samples)
-    assert scored.maps.shape == (3, *framed(found)[1].map_size)
+    scored = leave_one_out(detector, samples, ["", "", ""], seen=seen, samples=training_samples)
+    assert scored.maps.shape == (3, *framed(seen)[1].map_size)
     assert scored.scores.min() > 0.1
     assert scored.neighbours is not None
     images = np.array([name.partition("@")[0] for name in detector.sources().names])
     for sample, entries in zip(samples, scored.neighbours, strict=True):
         assert sample.name not in images[detector.sources().table[entries.ravel(), 0]]
-    both = leave_one_out(detector, samples, ["a", "a", ""], seen=found, samples=training_samples)
-    assert both.scores[0] >= scored.scores[0]
+    one_item = leave_one_out(detector, samples, ["a", "a", ""], seen=seen, samples=training_samples)
+    assert one_item.scores[0] >= scored.scores[0]
 
 
 @pytest.mark.parametrize("suffix", ["json", "png"])
@@ -160,7 +161,7 @@ def test_a_region_is_read_from_polygons_and_from_a_mask(tmp_path: Path, suffix: 
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "sentence"),
     [
         ("{", "cannot be read as JSON"),
         ("[]", r'must be \{"polygons"'),
@@ -174,15 +175,15 @@ def test_a_region_is_read_from_polygons_and_from_a_mask(tmp_path: Path, suffix: 
         ('{"polygons": [[[-1, -1], [31, -1], [31, 21], [-1, 21]]]}', "the whole image is inside"),
     ],
 )
-def test_polygons_that_are_none_are_refused(tmp_path: Path, content: str, said: str) -> None:
+def test_invalid_polygons_are_refused(tmp_path: Path, content: str, sentence: str) -> None:
     file = tmp_path / "roi.json"
     file.write_text(content, "utf-8")
-    with pytest.raises(BlemishError, match=said) as refusal:
+    with pytest.raises(BlemishError, match=sentence) as refusal:
         read_roi(file, (30, 20))
     assert str(refusal.value).startswith(str(file))
 
 
-def test_masks_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_invalid_masks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BlemishError, match=r"has 8 x 8 pixels, the images 30 x 20"):
         read_roi(write_image(tmp_path / "a.png", np.full((8, 8), 255)), (30, 20))
     with pytest.raises(BlemishError, match="nothing of the images is inside"):
@@ -194,16 +195,16 @@ def test_masks_that_are_none_are_refused(tmp_path: Path) -> None:
         read_roi(tmp_path / "d.png", (30, 20))
 
 
-def test_what_cannot_be_had_is_refused_before_the_work(plates: Path, tmp_path: Path) -> None:
-    def said(*options: object) -> str:
+def test_impossible_frames_are_refused_before_the_work(plates: Path, tmp_path: Path) -> None:
+    def sentence(*options: object) -> str:
         return refused("train", plates, "-o", tmp_path / "run", *options)
 
-    assert "--tile 16 is too small" in said("--tile", 16)
-    assert "--overlap 40 must be between 0 and half of --tile 64" in said("--tile", 64, "--overlap", 40)
-    assert "A label says nothing about the tiles" in said("--tile", 64, "--overlap", 8, "--detector", "cam")
-    assert "--folds knows neither" in said("--align", "--detector", "cam", "--folds", 2)
-    assert "there is no such file; --roi takes" in said("--roi", tmp_path / "none.png")
-    assert "--tile 512 is no smaller than the images (240 x 160)" in said("--tile", 512)
+    assert "--tile 16 is too small" in sentence("--tile", 16)
+    assert "--overlap 40 must be between 0 and half of --tile 64" in sentence("--tile", 64, "--overlap", 40)
+    assert "A label says nothing about the tiles" in sentence("--tile", 64, "--overlap", 8, "--detector", "cam")
+    assert "--folds cannot be combined with" in sentence("--align", "--detector", "cam", "--folds", 2)
+    assert "there is no such file; --roi takes" in sentence("--roi", tmp_path / "none.png")
+    assert "--tile 512 is no smaller than the images (240 x 160)" in sentence("--tile", 512)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -212,38 +213,39 @@ def test_a_failed_training_leaves_no_tiles(plates: Path, tmp_path: Path, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr("blemish.training.pipeline.export", stop)
-    config = replace(asked(plates, tile=96, overlap=24), out=tmp_path / "run", settings=PatchCoreConfig(max_bank=20))
+    config = config_for(plates, tile=96, overlap=24)
+    config = replace(config, out=tmp_path / "run", settings=PatchCoreConfig(max_bank=20))
     with pytest.raises(KeyboardInterrupt):
         train(replace(config, image_size=(32, 32)))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("detector", ["attention", "cam"])
-def test_other_detectors_learn_from_what_a_frame_makes(plates: Path, tmp_path: Path, detector: str) -> None:
-    """As far as their graph in PyTorch, which the frame runs over as it does on the line."""
+def test_other_detectors_learn_from_framed_images(plates: Path, tmp_path: Path, detector: str) -> None:
+    """Up to their graph in PyTorch, which the framing wraps as it does in inference."""
     from blemish.detectors.attention.detector import Attention
     from blemish.detectors.cam.detector import Cam
     from blemish.training.export import in_torch, predict
 
     roi = write_image(tmp_path / "roi.png", region())
-    config = asked(plates, roi=roi, **({"tile": 96, "overlap": 24} if detector == "attention" else {}))
-    found = prepared(config)
-    parts = divided(config).split
-    spots = [s for s in parts.test if s.label == "anomaly"]
-    samples: list[Sample] = [*parts.train[:4], *(spots if detector == "cam" else [])]
-    training_samples = [one for each in found.training_samples(samples, tmp_path / "made", {}).values() for one in each]
-    made: Any
+    config = config_for(plates, roi=roi, **({"tile": 96, "overlap": 24} if detector == "attention" else {}))
+    seen = prepared(config)
+    split = divided(config).split
+    spots = [s for s in split.test if s.label == "anomaly"]
+    samples: list[Sample] = [*split.train[:4], *(spots if detector == "cam" else [])]
+    training_samples = [s for tiles in seen.training_samples(samples, tmp_path / "made", {}).values() for s in tiles]
+    detector_object: Any
     if detector == "attention":
-        made = Attention(AttentionConfig(image_size=(32, 32), epochs=1, validation=0)).fit(training_samples)
+        detector_object = Attention(AttentionConfig(image_size=(32, 32), epochs=1, validation=0)).fit(training_samples)
     else:
-        made = Cam(CamConfig(image_size=(32, 64), unfreeze=0, epochs=1))
-        made.fit(training_samples)
-    said = predict(framed(found)[0].wrap(in_torch(made.graph())), spots)
-    size = framed(found)[1].map_size if detector == "attention" else (32, 64)
-    assert said.maps.shape == (4, *size)
+        detector_object = Cam(CamConfig(image_size=(32, 64), unfreeze=0, epochs=1))
+        detector_object.fit(training_samples)
+    prediction = predict(framed(seen)[0].wrap(in_torch(detector_object.graph())), spots)
+    size = framed(seen)[1].map_size if detector == "attention" else (32, 64)
+    assert prediction.maps.shape == (4, *size)
     if detector == "attention":
-        assert said.reconstruction is not None
-        assert said.reconstruction.shape == (4, *size, 3)
-        assert said.reconstruction.dtype == np.uint8
+        assert prediction.reconstruction is not None
+        assert prediction.reconstruction.shape == (4, *size, 3)
+        assert prediction.reconstruction.dtype == np.uint8
     else:
-        assert said.probabilities is not None
+        assert prediction.probabilities is not None

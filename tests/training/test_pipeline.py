@@ -287,7 +287,7 @@ def test_a_killed_training_is_resumed(labelled: Path, tmp_path: Path) -> None:
 
 def test_options_that_do_not_belong_together(labelled: Path, tmp_path: Path) -> None:
     for changes, sentence in (
-        ({"decide": "class"}, "knows no classes"),
+        ({"decide": "class"}, "is not a classifier"),
         ({"folds": 3}, "--folds is for --detector cam"),
     ):
         with pytest.raises(BlemishError, match=sentence):

@@ -1,8 +1,8 @@
-"""The command line: one short function per command. It knows people; nothing else does.
+"""The command line: one short function per command.
 
-Exit codes: 0 done; 1 an anomaly was found and `--fail-on anomaly` was given; 2 the request cannot be carried out (the
-sentence on standard error says why and what to do); 3 done, but some images could not be read; 130 interrupted (what
-was begun is taken back).
+Exit codes: 0 done; 1 an anomaly was found and `--fail-on anomaly` was given; 2 the request cannot be carried out (a
+sentence on standard error says why and what to do); 3 done, but some images could not be read; 130 interrupted
+(unfinished output is removed).
 """
 
 from __future__ import annotations
@@ -67,19 +67,19 @@ def options(
 @app.command()
 def data(
     path: Annotated[Path, typer.Argument(help="A folder of images.")],
-    layout: Annotated[str, typer.Option(help="Read it as this layout instead of finding out.")] = "auto",
+    layout: Annotated[str, typer.Option(help="Read it as this layout instead of detecting it.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Say what is in a folder of images, and what is wrong with it."""
+    """Show what a folder of images contains, and its problems."""
     from blemish.cli.console import out, progress
     from blemish.data.audit import audit, render
     from blemish.data.layouts import read
 
-    found = audit(read(path, layout), progress)
+    audited = audit(read(path, layout), progress)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=1))
+        typer.echo(json.dumps(audited.to_json(), indent=1))
     else:
-        render(found, out)
+        render(audited, out)
 
 
 app.command()(train.train)
@@ -90,19 +90,19 @@ app.command()(synthetic.corrupt)
 
 @app.command()
 def inspect(
-    bundle: Annotated[Path, typer.Argument(help="What `blemish train` wrote: the folder, its bundle, or a .zip.")],
+    bundle: Annotated[Path, typer.Argument(help="A run of `blemish train`, its bundle, or a .zip of it.")],
     paths: Annotated[
         list[Path], typer.Argument(help="Images, or folders of images; - reads paths from standard input.")
     ],
     out: Annotated[Path | None, typer.Option(help="Write verdicts.jsonl, overlays and evidence here.")] = None,
     evidence: Annotated[
-        bool | None, typer.Option(help="Of anomalies, show the nearest normal patches and a inpainted image.")
+        bool | None, typer.Option(help="Show the nearest normal patches and an inpainted image of each anomaly.")
     ] = None,
     drift: Annotated[
-        Path | None, typer.Option(help="Keep a running test here: do good parts still look like the calibration set?")
+        Path | None, typer.Option(help="File of a running test whether good parts still look like the calibration set.")
     ] = None,
     null: Annotated[bool, typer.Option("-0", "--null", help="Paths on standard input end with NUL.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each image.")] = False,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when an anomaly is found.")] = FailOn.never,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 100_000_000,
@@ -114,34 +114,34 @@ def inspect(
     from blemish.inference.results import ImageWriter, Result, ResultsFolder
 
     if null and Path(STDIN) not in paths:
-        raise BlemishError("-0 is about paths on standard input; give - instead of paths.")
+        raise BlemishError("-0 applies to paths on standard input; give - instead of paths.")
     if Path(STDIN) in paths and len(paths) > 1:
-        raise BlemishError("- stands alone: give paths here, or on standard input.")
+        raise BlemishError("- cannot be combined with paths; give paths either here or on standard input.")
     images = None if Path(STDIN) in paths else _images(paths)
     inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, device=device)
-    watched = DriftFile(drift, inspector.card) if drift else None
+    drift_test = DriftFile(drift, inspector.card) if drift else None
     counts: Counter[str] = Counter()
     if evidence and not out:
-        raise BlemishError("--evidence is written beside the verdicts; say where with --out.")
+        raise BlemishError("--evidence is written beside the verdicts; give a folder with --out.")
     writer = ImageWriter(out, inspector, evidence=evidence is not False) if out else None
     folder = ResultsFolder(out) if out else None
     with folder or nullcontext():
         unique = folder.unique if folder else str
-        do = writer.write if writer else lambda inspection, _: Result(inspection)
+        write = writer.write if writer else lambda inspection, _: Result(inspection)
         if images is None:
-            every = each_of_stdin(inspector, null, unique, do)
+            judged = each_of_stdin(inspector, null, unique, write)
         else:
-            every = inspector.each(((path, unique(name)) for path, name in images), do)
+            judged = inspector.each(((path, unique(name)) for path, name in images), write)
         if not as_json and (images is None or len(images) > 1):
             from blemish.cli.console import progress
 
-            every = progress(every, "inspecting", None if images is None else len(images))
-        for result in every:
+            judged = progress(judged, "inspecting", None if images is None else len(images))
+        for result in judged:
             verdict = result.inspection.verdict
             if folder:
                 folder.add(result)
-            if watched:
-                watched.see(verdict.score)
+            if drift_test:
+                drift_test.see(verdict.score)
             counts[verdict.decision] += 1
             print_verdict(verdict, as_json)
             if result.sentence and not as_json:
@@ -150,8 +150,8 @@ def inspect(
         typer.echo(NO_EVIDENCE, err=True)
     if not as_json:
         typer.echo(summary(counts) + (f" Overlays and verdicts.jsonl are in {out}." if out else ""))
-    if watched:
-        typer.echo(watched.save(), err=True)
+    if drift_test:
+        typer.echo(drift_test.save(), err=True)
     if fail_on is FailOn.anomaly and counts["anomaly"]:
         raise typer.Exit(FOUND)
     if counts["error"]:
@@ -165,7 +165,7 @@ app.command()(explain.explain)
 @app.command()
 def bundle(
     path: Annotated[Path, typer.Argument(help="A bundle.")],
-    pack: Annotated[Path | None, typer.Option("--zip", help="Write it as one .zip.")] = None,
+    pack: Annotated[Path | None, typer.Option("--zip", help="Write the bundle as one .zip.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole card.")] = False,
 ) -> None:
     """Verify a bundle and show its card."""
@@ -174,7 +174,7 @@ def bundle(
     loaded = bundles.read(path)
     if pack:
         if not loaded.path.is_dir():
-            raise BlemishError(f"{path}: is a .zip already.")
+            raise BlemishError(f"{path}: is a .zip already; give a folder, or omit --zip.")
         bundles.pack(loaded.path, pack)
     if as_json:
         typer.echo(loaded.card.model_dump_json(indent=1))
@@ -200,23 +200,23 @@ app.command()(synthetic.demo)
 
 
 def _images(paths: list[Path]) -> list[tuple[Path, str]]:
-    """Every image asked for, with the relative name that its output gets."""
+    """The images in `paths`, each with the relative name of its output."""
     from blemish.images import find_images
 
-    found: list[tuple[Path, str]] = []
+    images: list[tuple[Path, str]] = []
     for path in paths:
         if path.is_dir():
-            inside = find_images(path, recursive=True)
-            if not inside:
+            files = find_images(path, recursive=True)
+            if not files:
                 raise BlemishError(f"{path}: holds no images; give images or a folder of them.")
-            found += [(file, file.relative_to(path).as_posix()) for file in inside]
+            images += [(file, file.relative_to(path).as_posix()) for file in files]
         else:
-            found.append((path, path.name))
-    return found
+            images.append((path, path.name))
+    return images
 
 
 def main() -> None:
-    """The entry point of the `blemish` program: refusals become one sentence and exit code 2."""
+    """The entry point of the `blemish` program: a `BlemishError` becomes one sentence and exit code 2."""
     try:
         app()
     except BlemishError as refusal:
@@ -225,11 +225,12 @@ def main() -> None:
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] not in LEARN:
             raise
-        need = f"blemish: this command needs {missing.name}, which the base install leaves out"
-        typer.echo(f"{need}; run: pip install 'blemish[learn]'", err=True)
+        sentence = f"blemish: this command needs {missing.name}, which the base install leaves out"
+        typer.echo(f"{sentence}; run: pip install 'blemish[learn]'", err=True)
         sys.exit(REFUSED)
     except OSError as cause:  # a full disk, a folder without permission
         typer.echo(
-            f"blemish: {cause.filename or 'a file'}: {cause.strerror or cause}; mend that and run it again.", err=True
+            f"blemish: {cause.filename or 'a file'}: {cause.strerror or cause}; correct that and run it again.",
+            err=True,
         )
         sys.exit(REFUSED)

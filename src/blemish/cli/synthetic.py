@@ -1,4 +1,4 @@
-"""The commands that make images: `corrupt` and `demo`."""
+"""The commands that generate images: `corrupt` and `demo`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from blemish.types import BlemishError
 def corrupt(
     data: Annotated[Path, typer.Argument(help="A folder of images or of idx files, or the word fashion-mnist.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; it must not exist.")],
-    one_class: Annotated[int | None, typer.Option(help="Of idx files: the class that is good.")] = None,
-    kinds: Annotated[str, typer.Option(help="Of defects, separated by commas.")] = "rectangle,crop,foreign",
-    train: Annotated[int | None, typer.Option(min=1, help="At most so many images to learn from.")] = None,
-    test: Annotated[int | None, typer.Option(min=2, help="At most so many to test on, half of them good.")] = None,
+    one_class: Annotated[int | None, typer.Option(help="With idx files: the class that counts as good.")] = None,
+    kinds: Annotated[str, typer.Option(help="Kinds of defects, separated by commas.")] = "rectangle,crop,foreign",
+    train: Annotated[int | None, typer.Option(min=1, help="Number of training images at most.")] = None,
+    test: Annotated[int | None, typer.Option(min=2, help="Number of test images at most, half of them good.")] = None,
     layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same images.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if this command wrote it.")] = False,
@@ -56,10 +56,10 @@ def corrupt(
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("demo"),
-    quick: Annotated[bool, typer.Option(help="Fewer and smaller images, for a look in about a minute.")] = False,
-    draw: Annotated[str, typer.Option(help="Only draw: flange, cloth, board, or panel (4000x3000).")] = "",
+    quick: Annotated[bool, typer.Option(help="Fewer and smaller images; takes about a minute.")] = False,
+    draw: Annotated[str, typer.Option(help="Only draw one product: flange, cloth, board, or panel (4000x3000).")] = "",
 ) -> None:
-    """Draw a production line, learn each product, inspect it, and write a page that shows everything."""
+    """Draw synthetic products, train and test a detector for each, and write a page with the results."""
     from blemish.cli.console import out as page
     from blemish.cli.console import products_table, progress
 
@@ -67,15 +67,15 @@ def demo(
         from blemish.demo.line import PRODUCTS, write_line
         from blemish.demo.panel import write_panel
 
-        small: dict[str, Any]
+        options: dict[str, Any]
         if draw not in (*PRODUCTS, "panel"):
             raise BlemishError(f"--draw takes {', '.join(PRODUCTS)} or panel, not '{draw}'.")
         if draw == "panel":
-            small = {"size": (1000, 750), "good": 4, "defective": 1} if quick else {}
-            folder = write_panel(out / "data", progress=progress, **small)
+            options = {"size": (1000, 750), "good": 4, "defective": 1} if quick else {}
+            folder = write_panel(out / "data", progress=progress, **options)
         else:
-            small = {"size": 256, "train": 30, "good": 8, "defective": 2} if quick else {"train": 80}
-            folder = write_line(out / "data", products=[draw], progress=progress, **small)[0]
+            options = {"size": 256, "train": 30, "good": 8, "defective": 2} if quick else {"train": 80}
+            folder = write_line(out / "data", products=[draw], progress=progress, **options)[0]
         page.print(f"Drawn in {folder}. Next: blemish train {folder} -o RUN", soft_wrap=True, markup=False)
         return
     from blemish.demo.run import run_demo

@@ -1,4 +1,4 @@
-"""The commands that learn: `train`, `sweep` and `detectors`. PyTorch is imported only when one runs."""
+"""The commands `train`, `sweep` and `detectors`. PyTorch is imported only when `train` or `sweep` runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blemish.detectors.registry import config_of, names
 from blemish.options import options
 from blemish.training.config import TrainConfig, configure, share, size
 
-WARNINGS = 5  # of a data set, shown after learning
+WARNINGS = 5  # at most so many warnings are shown after training
 
 
 @with_options(
@@ -28,12 +28,12 @@ WARNINGS = 5  # of a data set, shown after learning
     [*options(TrainConfig), *detector_options()],
 )
 def train(data: Path, out: Path, detector: str, recipe: str, json_: bool, **asked: Any) -> None:
-    """Learn a detector from a folder of images, test it, and write its bundle."""
+    """Train a detector on a folder of images, test it, and write its bundle."""
     from blemish.cli.console import figures_table, progress, suspected
     from blemish.cli.console import out as page
-    from blemish.training.pipeline import train as learn
+    from blemish.training.pipeline import train as run_training
 
-    run = learn(configure(data, out, detector=detector, recipe=recipe, **asked), progress)
+    run = run_training(configure(data, out, detector=detector, recipe=recipe, **asked), progress)
     _warn(run.warnings, data)
     if json_:
         typer.echo(json.dumps(run.metrics, indent=1))
@@ -63,19 +63,19 @@ def detectors(
 ) -> None:
     """List the detectors with their settings and defaults."""
     if as_json_:
-        found = {
+        listing = {
             name: {
                 "summary": config_of(name).traits.summary,
                 "learns_from_defects": config_of(name).traits.learns_from_defects,
                 "recipes": list(config_of(name).traits.recipes),
                 "settings": {
-                    o.name: {"default": o.default, "help": o.help, "choices": o.choices or None}
-                    for o in options(config_of(name))
+                    option.name: {"default": option.default, "help": option.help, "choices": option.choices or None}
+                    for option in options(config_of(name))
                 },
             }
             for name in names()
         }
-        typer.echo(json.dumps(found, indent=1, default=str))
+        typer.echo(json.dumps(listing, indent=1, default=str))
         return
     from rich.table import Table
 
@@ -93,20 +93,22 @@ def detectors(
 
 def sweep(
     data: Annotated[Path, typer.Argument(help="A folder of images; see `blemish data`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; a sweep that is there is gone on with.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; a sweep in it is resumed.")],
     grid: Annotated[str, typer.Option(help="Options and values: model=unet,vae;seed=0,1.")],
     detector: Annotated[str, typer.Option(help="attention or patchcore.")] = "attention",
-    image_size: Annotated[str, typer.Option(help="auto, 256, or HEIGHTxWIDTH, where the grid has none.")] = "auto",
+    image_size: Annotated[str, typer.Option(help="auto, 256, or HEIGHTxWIDTH, if the grid has none.")] = "auto",
     false_alarms: Annotated[str, typer.Option(help="Share of good parts that may be flagged: 5% or 0.05.")] = "5%",
-    validation: Annotated[float, typer.Option(help="Share of the training images held out for choosing.")] = 0.2,
+    validation: Annotated[float, typer.Option(help="Share of the training images held out for validation.")] = 0.2,
     layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the split; of the detector, where the grid has none.")] = 0,
-    no_test: Annotated[bool, typer.Option("--no-test", help="Choose, and leave the test part alone.")] = False,
-    no_evidence: Annotated[bool, typer.Option("--no-evidence", help="The bundle carries no images.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Begin anew if the folder exists.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the split, and of the detector if the grid has none.")] = 0,
+    no_test: Annotated[
+        bool, typer.Option("--no-test", help="Choose the settings, but do not train and test them.")
+    ] = False,
+    no_evidence: Annotated[bool, typer.Option("--no-evidence", help="Write a bundle without images.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Start again if the folder exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Try many settings of a detector, choose the best without the test part, then train and test that one."""
+    """Try many settings of a detector, choose the best without the test split, then train and test them."""
     from blemish.cli.console import figures_table, progress, sweep_table
     from blemish.cli.console import out as page
     from blemish.training.sweep import RULE, SweepConfig, shown
@@ -126,17 +128,16 @@ def sweep(
         evidence=not no_evidence,
         overwrite=overwrite,
     )
-    done = run_sweep(config, progress)
-    _warn(done.warnings, data)
-    found = done.to_json()
+    result = run_sweep(config, progress)
+    _warn(result.warnings, data)
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(result.to_json(), indent=1))
         return
-    page.print(sweep_table(found["candidates"]))
-    page.print(f"Chosen: {shown(done.chosen)} ({RULE}).", soft_wrap=True, markup=False)
-    if done.metrics is None:
-        page.print(f"Written to {out}. The test part was not looked at.", soft_wrap=True, markup=False)
+    page.print(sweep_table(result.to_json()["candidates"]))
+    page.print(f"Chosen: {shown(result.chosen)} ({RULE}).", soft_wrap=True, markup=False)
+    if result.metrics is None:
+        page.print(f"Written to {out}. The test split was not used.", soft_wrap=True, markup=False)
         return
-    page.print(figures_table(done.metrics))
-    page.print(done.metrics["decision"]["guarantee"], soft_wrap=True)
+    page.print(figures_table(result.metrics))
+    page.print(result.metrics["decision"]["guarantee"], soft_wrap=True)
     page.print(f"Written to {out}. Next: blemish inspect {out}/chosen IMAGES --out DIR", soft_wrap=True, markup=False)

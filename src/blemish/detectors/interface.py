@@ -1,7 +1,7 @@
-"""What every detector is, and says of itself. Light: torch is not loaded, so that `blemish train --help` is quick.
+"""The interface of a detector. Light: torch is not loaded, so that `blemish train --help` is fast.
 
-A detector is a config, a frozen dataclass whose fields are its options (see `options.setting`), whose `traits` say what
-the pipeline must know, and whose `build` makes the detector: see docs/write-your-own-detector.md.
+A detector is defined by its config, a frozen dataclass: its fields are the options (see `options.setting`), its
+`traits` tell the pipeline what it can do, and its `build` makes the detector. See docs/write-your-own-detector.md.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 class Recipe(NamedTuple):
-    """Published settings: what they make of the detector's config, and which options of `training.config.TrainConfig`
-    they change."""
+    """Published settings: a function that changes the detector's config, and the options of
+    `training.config.TrainConfig` that they change."""
 
     settings: Callable[[Any], Any]
     training: Mapping[str, Any] = {}
@@ -29,15 +29,15 @@ class Recipe(NamedTuple):
 
 @dataclass(frozen=True)
 class Traits:
-    """What the pipeline must know of a detector before it is built."""
+    """The properties of a detector that the pipeline needs before it is built."""
 
     name: str  # as in --detector
     title: str  # of its panel in --help
     summary: str  # one sentence, with the paper
-    learns_from_defects: bool = False  # is shown defective images too, and knows classes
-    leaves_one_out: bool = False  # can score a training image as if its item had not been learned from
+    learns_from_defects: bool = False  # a classifier: its training samples include defective images
+    leaves_one_out: bool = False  # can score a training image without its own item
     trained_by_gradient: bool = False  # its config has `checkpoint` and `resume`, so a killed training can be resumed
-    cross_validates: bool = False  # `training.crossval` knows how
+    cross_validates: bool = False  # has what `training.crossval` needs
     recipes: Mapping[str, Recipe] = field(default_factory=dict)  # published settings by name
 
 
@@ -58,7 +58,7 @@ class Graph(Protocol):
 
     @property
     def gated(self) -> bool:
-        """Whether its maps are made of a gradient, which jumps where a ReLU opens."""
+        """Whether its maps are made of gradients, which jump where a ReLU opens."""
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]: ...
     def modules(self) -> Iterator[nn.Module]: ...
@@ -77,7 +77,7 @@ class DetectorConfig(Protocol):
 
 
 class Resumable(Protocol):
-    """What the config of a detector that is trained by gradient has besides."""
+    """What the config of a detector has in addition if it is trained by gradient."""
 
     @property
     def checkpoint(self) -> Path | None: ...
@@ -90,29 +90,30 @@ class Detector(Protocol):
 
     @property
     def origin(self) -> Origin:
-        """Of its backbone's weights."""
+        """The origin of the backbone's weights."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """A classifier's, good first; () of other detectors."""
+        """The classes of a classifier, good first; () for other detectors."""
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What metrics.json holds of the training, JSON-ready."""
+        """The detector's own entries of metrics.json, as JSON values."""
 
     def fit(self, samples: Sequence[Sample], progress: Progress = silent, *, held_out: Sequence[Sample] = ()) -> Self:
-        """Learns from `samples`. `held_out` are the images that the guarantee is calibrated on: a classifier scales its
-        temperature on them, others leave them alone."""
+        """Learns from `samples`. `held_out` are the calibration images: a classifier also fits its temperature on them,
+        other detectors ignore them."""
 
     def graph(self) -> Graph:
         """The fitted detector as a `Graph`, on the CPU and in evaluation mode."""
 
     def sources(self) -> Sources | None:
-        """Where each entry of its memory bank comes from, for the bundle's evidence; None where it has none."""
+        """The image and position of each entry of the memory bank, for the bundle's evidence; None without a memory
+        bank."""
 
 
 class LeavesOneOut(Protocol):
-    """What a detector whose traits say `leaves_one_out` has besides."""
+    """What a detector has in addition if its traits say `leaves_one_out`."""
 
     def sources(self) -> Sources: ...
     def without(self, items: Sequence[int]) -> WithoutItem:
@@ -121,13 +122,13 @@ class LeavesOneOut(Protocol):
 
 
 class WithoutItem(Protocol):
-    """A `Graph` with further inputs that say which item is left out."""
+    """A `Graph` with further inputs that select the item to leave out."""
 
     @property
     def outputs(self) -> Sequence[str]: ...
     @property
     def inputs(self) -> Sequence[str]:
-        """The names of those inputs."""
+        """The names of the further inputs."""
 
     def left_out(self, item: int) -> Sequence[Tensor]:
         """Their values for one item."""

@@ -1,5 +1,5 @@
-"""Every detector by its name: ours, a line each, and those that other packages add by the entry point group
-`blemish.detectors` (name = "package.module:Config"). Light: a config's module must not load torch."""
+"""The detectors by name: the built-in ones, and those that other packages add with an entry point of the group
+`blemish.detectors` (name = "package.module:Config"). Light: the module of a config must not load torch."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ OURS = {
 
 
 def names() -> list[str]:
-    """Of all detectors, ours first."""
+    """The names of all detectors, the built-in ones first."""
     return [*OURS, *sorted({point.name for point in entry_points(group=GROUP)} - set(OURS))]
 
 
 @cache
 def config_of(name: str) -> type[DetectorConfig]:
-    """The config class of a detector. Raises `BlemishError` where there is none of that name, or it cannot load."""
+    """The config class of a detector. Raises `BlemishError` if there is none of that name or it cannot be loaded."""
     where = OURS.get(name) or next((point.value for point in entry_points(group=GROUP, name=name)), "")
     if not where:
         raise BlemishError(f"there is no detector '{name}'; choose one of {', '.join(names())}.")
@@ -38,23 +38,24 @@ def config_of(name: str) -> type[DetectorConfig]:
         config: type[DetectorConfig] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as cause:
         raise BlemishError(
-            f"the detector '{name}' cannot be loaded from {where} ({cause}); mend or remove it."
+            f"the detector '{name}' cannot be loaded from {where} ({cause}); correct or remove its package."
         ) from cause
     return config
 
 
 def settings_for(name: str, asked: Mapping[str, Any], recipe: str = "") -> DetectorConfig:
-    """The config of a detector: its defaults, or those of a published recipe, changed by what was asked: values, or
-    text as on the command line, by field name; None = was not asked.
+    """The config of a detector: the defaults, or the settings of a published recipe, with the changes in `asked`:
+    values, or text as on the command line, by field name; None = not given.
 
-    Raises `BlemishError` for an unknown detector or recipe, an option that is another detector's, and a value that is
-    none.
+    Raises `BlemishError` for an unknown detector or recipe, an option of another detector, and an invalid value.
     """
     kind = config_of(name)
     config = kind()
     if recipe:
         if recipe not in kind.traits.recipes:
-            known = [f"{one} of --detector {each}" for each in names() for one in config_of(each).traits.recipes]
+            known = [
+                f"{r} of --detector {detector}" for detector in names() for r in config_of(detector).traits.recipes
+            ]
             raise BlemishError(f"there is no recipe '{recipe}' of --detector {name}; there is {', '.join(known)}.")
         config = kind.traits.recipes[recipe].settings(config)
     known_options = {option.field: option for option in options(kind)}

@@ -1,4 +1,4 @@
-"""What a training is asked, and what comes of it. Light: torch is not loaded."""
+"""The configuration and the result of a training. Light: torch is not loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blemish.options import check, options, read, setting
 from blemish.types import BlemishError
 
 SMALLEST_SIDE = 32
-DATA, GUARANTEE, IMAGES, OUTPUT = "Data", "Guarantee", "How images are seen", "Output"
+DATA, GUARANTEE, IMAGES, OUTPUT = "Data", "Guarantee", "Image size and framing", "Output"
 
 
 def share(text: str) -> float | None:
@@ -40,12 +40,12 @@ def size(text: str) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """How scores are to become verdicts. With `decide` "class", of a classifier, an anomaly is what it finds likelier
-    than good, and no false-alarm rate is guaranteed."""
+    """How scores become verdicts. With `decide` "class" (classifiers only), an image is an anomaly if that class is
+    likelier than good, and no false-alarm rate is guaranteed."""
 
     false_alarms: float = 0.05
-    review: float | None = None  # a larger rate: of good parts that are flagged or put aside for a person
-    confidence: float | None = None  # with which the guarantee holds for this calibration set; None = on average
+    review: float | None = None  # share of good parts that are flagged or put aside for review; above `false_alarms`
+    confidence: float | None = None  # that the guarantee holds for this calibration set; None = it holds on average
     decide: Literal["guarantee", "class"] = "guarantee"
     boxes: Literal["regions", "one"] = "regions"
     min_area: float = 0.0002  # of a region, as a share of the image
@@ -57,10 +57,10 @@ class DecisionRule:
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How a folder's images are divided; shares are of good images."""
+    """How the images are split; shares are of good images."""
 
     test: float = 0.2
-    calibration: float = 0.2  # of what is left by the test
+    calibration: float = 0.2  # of the images that are not in the test split
     calibrate: Literal["auto", "split", "leave-one-out"] = "auto"
     pooled: bool = False
     seed: int = 0
@@ -68,7 +68,7 @@ class SplitRule:
 
 @dataclass(frozen=True)
 class FrameRule:
-    """How an image is to be brought before the detector, see `inference.framing`."""
+    """The frame in which the detector sees images, see `inference.framing`."""
 
     tile: int = 0
     overlap: int = 64
@@ -77,14 +77,14 @@ class FrameRule:
 
     @property
     def asked(self) -> bool:
-        """Whether there is a frame at all."""
+        """Whether there is a frame."""
         return bool(self.tile or self.roi or self.align)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What `blemish train` was asked. `settings` is the detector's own config; `image_size` (height, width) goes into
-    it, and is chosen from the images where it is None."""
+    """The arguments of `blemish train`. `settings` is the detector's config; its `image_size` is replaced by
+    `image_size` (height, width), which is chosen from the images if it is None."""
 
     data: Path
     out: Path
@@ -92,42 +92,46 @@ class TrainConfig:
     layout: str = setting("auto", "Read the folder as this layout.", panel=DATA)
     test: float = setting(0.2, "Share of good images for the test, if the folder has no test.", low=0, panel=DATA)
     calibration: float = setting(0.2, "Share of good images held out for the threshold.", low=0, panel=DATA)
-    # "Both sides together": the published case study splits all images anew.
-    pooled: bool = setting(False, "Forget the folder's own train and test, and split anew.", panel=DATA)
+    # The published case study pools all images and splits them again.
+    pooled: bool = setting(False, "Ignore the folder's own train and test, and split all images.", panel=DATA)
     seed: int = setting(0, "Same seed, same split, same detector.", panel=DATA)
     false_alarms: float = setting(
         0.05, "Share of good parts that may be flagged: 5% or 0.05.", parse=share, panel=GUARANTEE
     )
     review: float | None = setting(
-        None, "Share of good parts flagged or put aside for a person: 10%.", parse=share, panel=GUARANTEE
+        None, "Share of good parts flagged or put aside for review: 10%.", parse=share, panel=GUARANTEE
     )
     confidence: float | None = setting(
-        None, "Of the guarantee, over calibration sets: 95%.", parse=share, panel=GUARANTEE
+        None, "Confidence of the guarantee over calibration sets: 95%.", parse=share, panel=GUARANTEE
     )
-    # Leave-one-out: every good image is learned from, and scored without its own item. Auto: that, where one of the
-    # few highest held-out scores would set the threshold.
+    # Leave-one-out: every good image is a training image, and is scored without its own item. Auto: leave-one-out if
+    # one of the few highest held-out scores would set the threshold.
     calibrate: Literal["auto", "split", "leave-one-out"] = setting(
         "auto", "Where the threshold comes from: auto, split, or leave-one-out.", panel=GUARANTEE
     )
     decide: Literal["guarantee", "class"] = setting(
-        "guarantee", "guarantee: keep --false-alarms; class: the likelier one.", panel=GUARANTEE
+        "guarantee", "guarantee: keep the false-alarm rate; class: the likelier class.", panel=GUARANTEE
     )
     image_size: tuple[int, int] | None = setting(None, "auto, 256, or HEIGHTxWIDTH.", parse=size, panel=IMAGES)
-    tile: int = setting(0, "See images in tiles of so many pixels, as 512; 0 = as a whole.", low=0, panel=IMAGES)
-    overlap: int = setting(64, "Pixels that tiles overlap by.", low=0, panel=IMAGES)
-    roi: Path | None = setting(None, "Where images count: a mask, or .json with polygons.", panel=IMAGES)
-    align: bool = setting(False, "Bring shifted and turned parts to lie alike.", panel=IMAGES)
+    tile: int = setting(
+        0, "Side of square tiles that images are cut into, such as 512 pixels; 0 = no tiles.", low=0, panel=IMAGES
+    )
+    overlap: int = setting(64, "Pixels by which tiles overlap.", low=0, panel=IMAGES)
+    roi: Path | None = setting(None, "Region of interest: a mask image, or .json with polygons.", panel=IMAGES)
+    align: bool = setting(False, "Align shifted and rotated parts.", panel=IMAGES)
     boxes: Literal["regions", "one"] = setting(
-        "regions", "regions around the map's peaks, or one: the published single box.", panel=OUTPUT
+        "regions", "regions: boxes around the map's peaks; one: the published single box.", panel=OUTPUT
     )
     min_area: float = setting(0.0002, "Smallest region, as a share of the image.", low=0, panel=OUTPUT)
-    overlays: int = setting(300, "Draw at most so many test images.", low=0, panel=OUTPUT)
-    evidence: bool = setting(True, "The bundle carries images that normal patches come from.", panel=OUTPUT)
-    evidence_size: float = setting(8.0, "MB of good images in the bundle at most.", low=0, panel=OUTPUT)
+    overlays: int = setting(300, "Number of test images that are drawn at most.", low=0, panel=OUTPUT)
+    evidence: bool = setting(True, "Store the images that normal patches come from in the bundle.", panel=OUTPUT)
+    evidence_size: float = setting(8.0, "Size limit, in MB, of the good images in the bundle.", low=0, panel=OUTPUT)
     overwrite: bool = setting(False, "Replace the folder if it exists.", panel=OUTPUT)
     resume: bool = setting(False, "Resume a killed training.", panel=OUTPUT)
-    folds: int = setting(0, "Cross-validate the classifier in so many folds.", low=0, panel="Classifier (CAM)")
-    repeats: int = setting(1, "Repeat the cross-validation so many times.", low=1, panel="Classifier (CAM)")
+    folds: int = setting(
+        0, "Number of folds to cross-validate the classifier; 0 = none.", low=0, panel="Classifier (CAM)"
+    )
+    repeats: int = setting(1, "Number of repetitions of the cross-validation.", low=1, panel="Classifier (CAM)")
 
     @property
     def detector(self) -> str:
@@ -148,17 +152,23 @@ class TrainConfig:
 
 
 def configure(data: Path | str, out: Path | str, *, detector: str = "", recipe: str = "", **asked: Any) -> TrainConfig:
-    """A `TrainConfig` from its options and the detector's, by field name: values, or text as on the command line; None
-    = was not asked. `detector` is a name in the registry (patchcore where neither it nor a recipe is given).
+    """A `TrainConfig` from its options and those of the detector, by field name: values, or text as on the command
+    line; None = not given. `detector` is a name in the registry (patchcore if neither it nor a recipe is given).
 
-    Raises `BlemishError` for an unknown detector, recipe or option, and for a value that is none.
+    Raises `BlemishError` for an unknown detector, recipe or option, and for an invalid value.
     """
     if not detector and recipe:
         detector = next((name for name in names() if recipe in config_of(name).traits.recipes), "")
     detector = detector or PatchCoreConfig.traits.name
-    ours = {option.field: option for option in options(TrainConfig)}
-    settings = settings_for(detector, {name: value for name, value in asked.items() if name not in ours}, recipe)
-    given = {name: read(ours[name], value) for name, value in asked.items() if name in ours and value is not None}
+    training_options = {option.field: option for option in options(TrainConfig)}
+    settings = settings_for(
+        detector, {name: value for name, value in asked.items() if name not in training_options}, recipe
+    )
+    given = {
+        name: read(training_options[name], value)
+        for name, value in asked.items()
+        if name in training_options and value is not None
+    }
     changed = dict(settings.traits.recipes[recipe].training) if recipe else {}
     config = TrainConfig(Path(data), Path(out), settings=settings, **{**changed, **given})
     check(config)
@@ -167,7 +177,7 @@ def configure(data: Path | str, out: Path | str, *, detector: str = "", recipe: 
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a training, for people and programs; `metrics` is what `metrics.json` holds."""
+    """The result of a training; `metrics` is the content of `metrics.json`."""
 
     folder: Path
     metrics: dict[str, Any]
@@ -175,7 +185,7 @@ class Run:
 
     @property
     def bundle(self) -> Path:
-        """What `Inspector` takes."""
+        """The folder of the bundle, for `Inspector`."""
         return self.folder / "bundle"
 
     def __repr__(self) -> str:

@@ -1,10 +1,10 @@
-"""Detectors from Python, as one uses scikit-learn: fit, predict, calibrate, export.
+"""Detectors in Python, in the style of scikit-learn: fit, predict, calibrate, export.
 
     detector = PatchCore(coreset=0.1).fit(Folder("tiles").good)
     prediction = detector.predict(["new/1.png", "new/2.png"])
     detector.calibrate(Folder("held-out").good, false_alarms=0.05).export("bundle")
 
-`blemish.train` is the whole pipeline instead: it splits, calibrates, tests and reports.
+`blemish.train` runs the whole pipeline: it splits, calibrates, tests and reports.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ Images = Sequence[Sample | Path | str | npt.NDArray[np.uint8]] | npt.NDArray[np.
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What `calibrate` found: how scores become verdicts, and that the exported graph says what the fitted one says."""
+    """The result of `calibrate`: how scores become verdicts, and how closely the exported graph agrees with the fitted
+    one."""
 
     decision: bundle.Decision
     parity: Parity
@@ -58,10 +59,11 @@ class Estimator:
     def fit(
         self, images: Images, labels: Sequence[Literal["good", "anomaly"]] | None = None, progress: Progress = silent
     ) -> Estimator:
-        """Learns from images. `labels` are for images that carry none (paths, arrays); without, they count as good.
+        """Learns from images. `labels` are for images without their own (paths, arrays); unlabelled images count as
+        good.
 
-        Raises `BlemishError` where there is no image, or one that cannot be read, and ValueError for arrays of another
-        shape or type.
+        Raises `BlemishError` if there is no image or one cannot be read, and ValueError for arrays of another shape or
+        dtype.
         """
         samples = as_samples(images, labels)
         self._calibrated = None
@@ -69,8 +71,9 @@ class Estimator:
         return self
 
     def predict(self, images: Images, progress: Progress = silent) -> Prediction:
-        """Raw scores (N,) and anomaly maps (N, H, W), float32, higher = more anomalous, and what else the detector has;
-        see `Prediction`. Images may differ in size. Raises `BlemishError` before `fit` and as `fit` does."""
+        """Raw scores (N,) and anomaly maps (N, H, W), float32, higher = more anomalous, and the detector's other
+        outputs; see `Prediction`. Images may differ in size. Raises `BlemishError` before `fit`, and the errors of
+        `fit`."""
         return predict(in_torch(self._fitted().graph()), as_samples(images), progress)
 
     def calibrate(
@@ -82,18 +85,23 @@ class Estimator:
         confidence: float | None = None,
         progress: Progress = silent,
     ) -> Estimator:
-        """Sets the threshold by good images that were not learned from, so that at most `false_alarms` of good parts
-        are flagged (docs/guarantee.md). Measured on the exported graph, which has to agree with the fitted one.
+        """Sets the threshold on good images that are not training images, so that at most `false_alarms` of good parts
+        are flagged (docs/guarantee.md). The scores are those of the exported graph, which must agree with the fitted
+        one.
 
-        Raises `BlemishError` where the images are too few for that rate, among those learned from, or not good.
+        Raises `BlemishError` if the images are too few for that rate, are training images, or are not good.
         """
         samples = as_samples(images)
         if any(sample.label == "anomaly" for sample in samples):
             raise BlemishError("The threshold comes from good images alone; leave the defective ones out of calibrate.")
-        if known := {sample.path for sample in self._learned if sample.pixels is None} & {s.path for s in samples}:
-            raise BlemishError(f"{min(known)} was learned from, so it cannot calibrate; hold good images out.")
+        if training_images := {sample.path for sample in self._learned if sample.pixels is None} & {
+            s.path for s in samples
+        }:
+            raise BlemishError(
+                f"{min(training_images)} is a training image, so it cannot calibrate; hold good images out."
+            )
         items = [sample.group or sample.name for sample in samples]
-        calibration.guarantee(  # refuses before the work
+        calibration.guarantee(  # refuses before any work
             len(items), false_alarms, confidence=confidence, items=len(set(items)), review=review
         )
         graph = self._fitted().graph()
@@ -107,15 +115,15 @@ class Estimator:
         return self
 
     def export(self, folder: Path | str, *, product: str = "", evidence_size: float = 8.0) -> Path:
-        """Writes the bundle that `Inspector` and `blemish inspect` run; returns its folder. `evidence_size`: MB of good
-        images that it carries at most, as evidence; 0 = none.
+        """Writes the bundle that `Inspector` and `blemish inspect` run, and returns its folder. `evidence_size` is the
+        size limit, in MB, of the good images that it carries as evidence; 0 = none.
 
-        Raises `BlemishError` before `calibrate`, and where the folder exists.
+        Raises `BlemishError` before `calibrate`, and if the folder exists.
         """
         folder, detector = Path(folder), self._fitted()
         if self._calibrated is None:
             raise BlemishError(
-                "A bundle needs a threshold; call calibrate with good images that were not learned from."
+                "A bundle needs a threshold; call calibrate with good images that are not training images."
             )
         if folder.exists():
             raise BlemishError(f"{folder} exists; choose another folder.")
@@ -148,15 +156,15 @@ class Estimator:
 
     def _fitted(self) -> Detector:
         if self._detector is None:
-            raise BlemishError(f"{self.config.traits.title} has learned nothing yet; call fit first.")
+            raise BlemishError(f"{self.config.traits.title} is not fitted; call fit first.")
         return self._detector
 
     def __repr__(self) -> str:
         default = type(self.config)()
         changed = [
-            f"{one.name}={getattr(self.config, one.name)!r}"
-            for one in fields(self.config)  # type: ignore[arg-type]
-            if getattr(self.config, one.name) != getattr(default, one.name)
+            f"{setting.name}={getattr(self.config, setting.name)!r}"
+            for setting in fields(self.config)  # type: ignore[arg-type]
+            if getattr(self.config, setting.name) != getattr(default, setting.name)
         ]
         state = "not fitted"
         if self._detector is not None:
@@ -168,7 +176,7 @@ class Estimator:
 
 
 def estimator(config: Callable[P, DetectorConfig]) -> Callable[P, Estimator]:
-    """From a detector's config class to what users call, with the same typed settings."""
+    """Makes an `Estimator` factory from a detector's config class, with the same typed settings."""
 
     @wraps(config)
     def build(*settings: P.args, **named: P.kwargs) -> Estimator:
@@ -183,14 +191,14 @@ Attention = estimator(AttentionConfig)
 
 
 def as_samples(images: Images, labels: Sequence[Literal["good", "anomaly"]] | None = None) -> list[Sample]:
-    """Samples of whatever the methods take. Raises ValueError for arrays that are no RGB images, and where labels and
-    images differ in number."""
-    found = [_sample(image, number) for number, image in enumerate(images)]
+    """Samples from any of `Images`. Raises ValueError for arrays that are not RGB images, and if the numbers of labels
+    and images differ."""
+    samples = [_sample(image, number) for number, image in enumerate(images)]
     if labels is None:
-        return found
-    if len(labels) != len(found):
-        raise ValueError(f"expected a label for each of {len(found)} images; got {len(labels)}")
-    return [replace(sample, label=label) for sample, label in zip(found, labels, strict=True)]
+        return samples
+    if len(labels) != len(samples):
+        raise ValueError(f"expected a label for each of {len(samples)} images; got {len(labels)}")
+    return [replace(sample, label=label) for sample, label in zip(samples, labels, strict=True)]
 
 
 def _sample(image: Any, number: int) -> Sample:
@@ -215,11 +223,11 @@ def train(
     progress: Progress = silent,
     **options: Any,
 ) -> Run:
-    """The whole pipeline, as `blemish train`: learns from a folder of images, calibrates, tests, and writes the run to
-    `out`. `options` are the command's, by name with underscores: `false_alarms=0.05`, `image_size=(256, 256)`,
-    `coreset=0.1`; see `blemish train --help`.
+    """Runs the whole pipeline, as `blemish train` does: learns from a folder of images, calibrates, tests, and writes
+    the run to `out`. `options` are those of the command, by name with underscores: `false_alarms=0.05`,
+    `image_size=(256, 256)`, `coreset=0.1`; see `blemish train --help`.
 
-    Raises `BlemishError` for an unknown option, and where the images cannot support what was asked.
+    Raises `BlemishError` for an unknown option, and if the images cannot support what was asked.
     """
     from blemish.training import pipeline
 

@@ -1,4 +1,4 @@
-"""From a fitted detector's graph to one ONNX file, and the proof that both say the same."""
+"""Exports the graph of a fitted detector to one ONNX file, and proves that both give the same predictions."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from blemish.inference.inspector import open_session
 from blemish.types import BlemishError, Prediction, Progress, Runner, Sample, silent
 
 Pixels = npt.NDArray[np.uint8]
-TOLERANCE = 1e-3  # of the range of the scores (and of the maps)
-GATED = 0.05  # the same for single cells of a gradient's map, whose mean difference then has to keep TOLERANCE
+TOLERANCE = 1e-3  # as a share of the range of the scores (and of the maps)
+GATED = 0.05  # the same for single pixels of a map made of gradients; its mean difference must keep TOLERANCE
 
 
 class ParityError(BlemishError):
-    """The exported graph does not say what the detector said; the text carries the figures."""
+    """The predictions of the exported graph differ from those of the detector; the text has the figures."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Largest disagreement of torch and onnxruntime, as a share of the range of the scores / of the maps / of the
-    distances. Neighbours are not compared: among equals either is right."""
+    """Largest differences between torch and onnxruntime, each as a share of the range of its values. Neighbours are not
+    compared, because patches at the same distance may come in any order."""
 
     images: int
     scores: float
@@ -47,20 +47,22 @@ class Parity:
 
 
 def export(graph: Graph | WithoutItem, file: Path, more: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Writes `graph` (uint8 `(N, H, W, 3)` -> scores, maps, and what else its `outputs` name) as ONNX; N, H and W stay
-    free. `more` are examples of further inputs, whose shapes are fixed."""
+    """Writes `graph` (uint8 `(N, H, W, 3)` -> scores, maps, and the rest of its `outputs`) as ONNX; N, H and W stay
+    dynamic. `more` are examples of further inputs, whose shapes are fixed."""
     from torch.export import Dim
 
     names = graph.outputs
-    for part in graph.modules():
-        if getattr(part, "inplace", False):
-            part.inplace = False  # type: ignore[assignment]  # the exporter takes twice as long to undo it; same values
-    example = torch.zeros(2, 131, 100, 3, dtype=torch.uint8)  # sizes that no layer has, so none is taken for fixed
+    for module in graph.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]  # the exporter takes twice as long to undo it; same values
+    example = torch.zeros(
+        2, 131, 100, 3, dtype=torch.uint8
+    )  # sizes that no layer has, so that none is treated as fixed
     free = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
-    for talkative in ("torch.onnx", "onnxscript"):
-        logging.getLogger(talkative).setLevel(logging.ERROR)
+    for logger in ("torch.onnx", "onnxscript"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own future
+        warnings.simplefilter("ignore")  # about future versions of the exporter
         program = torch.onnx.export(
             cast("nn.Module", graph),
             (example, *(more or {}).values()),
@@ -78,92 +80,92 @@ def export(graph: Graph | WithoutItem, file: Path, more: Mapping[str, torch.Tens
     model.graph.name = "blemish"
     for value, axes in zip([model.graph.inputs[0], *model.graph.outputs], ["NHW", *"N" * len(names)], strict=True):
         assert value.shape is not None
-        for index, axis in enumerate(axes):  # names for people, instead of s77
+        for index, axis in enumerate(axes):  # readable names instead of s77
             value.shape[index] = axis
-    for node in model.graph:  # where in this machine's files each came from: nobody else's business, and not small
+    for node in model.graph:  # source paths of this machine, which are private and large
         node.metadata_props.clear()
     program.save(str(file), external_data=False)
 
 
 def in_torch(graph: Graph) -> Runner:
-    """Runs a detector's graph where it was learned."""
+    """Runs a detector's graph in PyTorch."""
 
     def run(images: Pixels) -> Prediction:
         with torch.inference_mode():
-            found = graph(torch.tensor(images))
-        return Prediction.named({name: output.numpy() for name, output in zip(graph.outputs, found, strict=True)})
+            outputs = graph(torch.tensor(images))
+        return Prediction.named({name: output.numpy() for name, output in zip(graph.outputs, outputs, strict=True)})
 
     return run
 
 
 def in_onnxruntime(file: Path) -> Runner:
-    """Runs an exported graph as `blemish inspect` will."""
+    """Runs an exported graph as `blemish inspect` does."""
     return in_session(open_session(file.read_bytes()))
 
 
 def in_session(session: InferenceSession) -> Runner:
-    """Runs an exported graph that is open already."""
+    """Runs an exported graph that is already loaded."""
     names = [output.name for output in session.get_outputs()]
     return lambda images: Prediction.named(dict(zip(names, session.run(names, {"images": images}), strict=True)))
 
 
 def predict(run: Runner, samples: Sequence[Sample], progress: Progress = silent, what: str = "images") -> Prediction:
-    """What the graph says of all samples, in order and one image at a time, as they may differ in size.
+    """Predictions of all samples, in order and one image at a time, because images may differ in size.
 
-    What is kept goes where room was made for all of it: small arrays between the large ones that come and go would
-    keep the heap from shrinking, by up to one large one an image.
+    The outputs are copied into arrays that are allocated once. Keeping small arrays allocated between large temporary
+    ones would fragment the heap, by up to one large array for each image.
     """
-    rooms: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for i, sample in enumerate(progress(samples, what, len(samples))):
         outputs = run(decode(sample)[None]).outputs()
-        outputs.pop("class_maps", None)  # nothing is measured on them
-        if not rooms:
-            rooms = {name: np.empty((len(samples), *one.shape[1:]), one.dtype) for name, one in outputs.items()}
-        for name, room in rooms.items():
-            room[i] = outputs[name][0]
-    return Prediction(**rooms)
+        outputs.pop("class_maps", None)  # no metric needs them
+        if not arrays:
+            arrays = {name: np.empty((len(samples), *out.shape[1:]), out.dtype) for name, out in outputs.items()}
+        for name, array in arrays.items():
+            array[i] = outputs[name][0]
+    return Prediction(**arrays)
 
 
-def prove_parity(ours: Prediction, line: Prediction, names: Sequence[str], *, gated: bool = False) -> Parity:
-    """Compares torch (`ours`) with onnxruntime (`line`) image by image.
+def prove_parity(ours: Prediction, exported: Prediction, names: Sequence[str], *, gated: bool = False) -> Parity:
+    """Compares the predictions of torch (`ours`) and onnxruntime (`exported`) image by image.
 
-    Raises `ParityError`, with the worst images and their figures, where a score or map departs by more than
-    `TOLERANCE` of the range over all images. `gated` says that maps are made of a gradient: that jumps where a ReLU
-    opens, and an activation within rounding of it may open in one runtime and not in the other, in PyTorch's own
-    float32 and float64 too; so single cells may then be off by `GATED`, but not the map as a whole.
+    Raises `ParityError`, with the worst images and their figures, if a score or map differs by more than `TOLERANCE` of
+    the range over all images. `gated` says that maps are made of gradients. These jump where a ReLU opens, and an
+    activation close to zero may be rounded to different sides of it in two runtimes (in PyTorch's float32 and float64
+    too). So single pixels may then differ by `GATED`, but the mean over a map by `TOLERANCE` only.
     """
     score_range = _range(ours.scores)
     map_range = _range(ours.maps)
-    by_score = np.abs(ours.scores - line.scores) / score_range
-    differences = np.abs(ours.maps - line.maps).reshape(len(names), -1) / map_range
+    by_score = np.abs(ours.scores - exported.scores) / score_range
+    differences = np.abs(ours.maps - exported.maps).reshape(len(names), -1) / map_range
     by_map = differences.max(1)
-    by_class = np.zeros_like(by_score)  # of probabilities, whose range is 1
-    if ours.probabilities is not None and line.probabilities is not None:
-        by_class = np.abs(ours.probabilities - line.probabilities).max(1)
+    by_class = np.zeros_like(by_score)  # differences of probabilities, whose range is 1
+    if ours.probabilities is not None and exported.probabilities is not None:
+        by_class = np.abs(ours.probabilities - exported.probabilities).max(1)
     maps = np.maximum(differences.mean(1), by_map * (TOLERANCE / GATED)) if gated else by_map
     by_distance = np.zeros_like(by_score)
-    if ours.distances is not None and line.distances is not None:
-        apart = np.abs(ours.distances - line.distances).reshape(len(names), -1)
-        by_distance = apart.max(1) / _range(ours.distances)
+    if ours.distances is not None and exported.distances is not None:
+        distance_differences = np.abs(ours.distances - exported.distances).reshape(len(names), -1)
+        by_distance = distance_differences.max(1) / _range(ours.distances)
     worst = np.maximum.reduce([by_score, maps, by_class, by_distance])
     parity = Parity(
         len(names), float(by_score.max()), float(by_map.max()), float(by_class.max()), float(by_distance.max())
     )
     if not worst.max() <= TOLERANCE:  # also catches NaN
         rows = "; ".join(
-            f"{names[i]}: score {ours.scores[i]:.6g} in torch, {line.scores[i]:.6g} in onnxruntime, "
+            f"{names[i]}: score {ours.scores[i]:.6g} in torch, {exported.scores[i]:.6g} in onnxruntime, "
             f"map off by {by_map[i]:.2g} of its range"
             for i in np.argsort(-worst)[:5]
         )
-        many = int((~(worst <= TOLERANCE)).sum())
+        count = int((~(worst <= TOLERANCE)).sum())
         raise ParityError(
-            f"the exported graph disagrees with torch by {worst.max():.2g} of the range on {many} "
+            f"the exported graph disagrees with torch by {worst.max():.2g} of the range on {count} "
             f"of {len(names)} images, more than {TOLERANCE}; no bundle was written. Worst: {rows}."
         )
     return parity
 
 
 def _range(values: np.ndarray) -> float:
-    """Of one image or identical ones the range is nothing; their magnitude stands in."""
+    """The range, or the largest magnitude if the range is zero (one image, or identical ones)."""
     spread = float(values.max() - values.min())
     return spread or float(np.abs(values).max()) or 1.0

@@ -1,6 +1,6 @@
-"""How images are brought before the detector in a training: as they are, or in the frame that was asked for (`--tile`,
-`--roi`, `--align`), whose images or tiles are written as files for the detector to learn from. They are made by the
-same `inference.framing.Framing` that inference uses.
+"""How training shows images to the detector: as they are, or in a frame (`--tile`, `--roi`, `--align`). Framed images
+or tiles are made by the same `inference.framing.Framing` that inference uses, and written as files for the detector to
+learn from.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from blemish.training.config import FrameRule
 from blemish.training.splits import auto_size, shape_for
 from blemish.types import BlemishError, Progress, Runner, Sample, silent
 
-LEAST_TILE = 32  # pixels
-COMPARED = 50  # good images at most among which the reference is chosen
-ENOUGH = 0.5  # of the good images' median correlation with it, that an image needs
-NAMED = 5  # names in a sentence
+SMALLEST_TILE = 32  # pixels
+REFERENCE_CANDIDATES = 50  # at most so many good images are compared to choose the reference
+LEAST_CORRELATION = 0.5  # of an image with the reference, as a share of the good images' median
+NAMES_SHOWN = 5  # in a sentence
 
 
 @dataclass(frozen=True)
 class Seen:
-    """How the detector sees images: `image_size` (height, width) of an image or of a tile; with a frame its `framing`,
-    each image's pose by name, and the names of test images that cannot be aligned. Without one, images go to the graph
-    as they are."""
+    """How the detector sees images: `image_size` (height, width) of an image or a tile and, with a frame, its
+    `framing`, the poses by image name, and the names of images that cannot be aligned. Without a frame, images go to
+    the graph as they are."""
 
     image_size: tuple[int, int]
     framing: Framing | None = None
@@ -50,14 +50,15 @@ class Seen:
         return self.framing.frame if self.framing else None
 
     def over(self, run: Runner) -> Runner:
-        """A graph's `run` for whole images of any size."""
+        """Wraps a graph's `run` so that it takes whole images of any size."""
         return self.framing.wrap(run) if self.framing else run
 
     def training_samples(
         self, samples: Sequence[Sample], folder: Path, items: Mapping[str, str], progress: Progress = silent
     ) -> dict[str, list[Sample]]:
-        """What the detector learns from of each image, by the image's name: itself, or what the frame makes of it,
-        written into `folder`. `items` are the images' items, which their tiles share."""
+        """The training samples of each image, by the image's name: the image itself or, with a frame, the framed image
+        or tiles, written into `folder`. `items` are the items by image name; tiles belong to the item of their
+        image."""
         if self.framing is None:
             return {sample.name: [sample] for sample in samples}
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ class Seen:
         return written
 
     def write(self, folder: Path) -> None:
-        """Into a bundle: what inference needs of the frame besides the card."""
+        """Writes the region of interest and the reference into a bundle, which inference needs besides the card."""
         if self.framing and self.framing.roi is not None:
             Image.fromarray(self.framing.roi.astype(np.uint8) * np.uint8(255)).save(folder / ROI, optimize=True)
         if self.framing and self.framing.reference is not None:
@@ -84,14 +85,14 @@ class Seen:
 
 
 def check(rule: FrameRule, traits: Traits) -> None:
-    """Raises `BlemishError` for a frame that cannot be had, before the work."""
+    """Raises `BlemishError`, before any work, for an impossible frame."""
     if rule.tile and traits.learns_from_defects:
         raise BlemishError(
             f"A label says nothing about the tiles of an image, so {traits.name} cannot learn from them; omit "
-            "--tile, or take a detector that learns from good images alone."
+            "--tile, or use a detector that learns from good images alone."
         )
-    if rule.tile and rule.tile < LEAST_TILE:
-        raise BlemishError(f"--tile {rule.tile} is too small; give at least {LEAST_TILE} pixels.")
+    if rule.tile and rule.tile < SMALLEST_TILE:
+        raise BlemishError(f"--tile {rule.tile} is too small; give at least {SMALLEST_TILE} pixels.")
     if rule.tile and not 0 <= rule.overlap <= rule.tile // 2:
         raise BlemishError(f"--overlap {rule.overlap} must be between 0 and half of --tile {rule.tile}.")
     if rule.align:
@@ -107,11 +108,11 @@ def how_seen(
     image_size: tuple[int, int] | None = None,
     progress: Progress = silent,
 ) -> Seen:
-    """At what size, and in what frame, the detector sees images; the size is chosen from the images, with as many
-    pixels as in `settings`, where it is None.
+    """The size and the frame in which the detector sees images. If `image_size` is None, the size is chosen from the
+    images, with about as many pixels as in `settings`.
 
-    Raises `BlemishError` for a region that is none, tiles larger than the images, and training images that cannot be
-    aligned.
+    Raises `BlemishError` for an invalid region of interest, for tiles that are not smaller than the images, and for
+    training images that cannot be aligned.
     """
     area = settings.image_size[0] * settings.image_size[1]
     if not rule.asked:
@@ -119,7 +120,7 @@ def how_seen(
     warnings = list[str]()
     learned = [*split.train, *split.calibration]
     sizes = Counter(read_size(sample.path) for sample in learned)
-    size = max(sizes, key=lambda one: (sizes[one], one))
+    size = max(sizes, key=lambda size: (sizes[size], size))
     if others := sum(sizes.values()) - sizes[size]:
         warnings.append(
             f"{others} of {len(learned)} good images are not of {size[0]} x {size[1]} pixels, as most are; they are "
@@ -137,15 +138,15 @@ def how_seen(
         framing, poses, unaligned = _aligned(framing, reference, learned, split.test, progress)
         if lost := [sample.name for sample in learned if sample.name in unaligned]:
             raise BlemishError(
-                f"{_named(lost)}: cannot be aligned with the other images; take out what shows no whole part, or "
-                "omit --align."
+                f"{_named(lost)}: cannot be aligned with the other images; remove images without a whole part, or omit "
+                "--align."
             )
         if unaligned:
             warnings.append(
                 f"{_named(sorted(unaligned))}: cannot be aligned, so the verdict is 'error'; left out of the test."
             )
     if roi is not None:
-        warnings += _outside(framing, [s for s in split.test if s.name not in unaligned], poses)
+        warnings += _defects_outside(framing, [s for s in split.test if s.name not in unaligned], poses)
     return Seen(seen_at, framing, poses, unaligned, tuple(warnings))
 
 
@@ -171,19 +172,19 @@ def _frame(
 
 
 def read_roi(file: Path, size: tuple[int, int]) -> Mask:
-    """The region of interest, bool (H, W), of a frame `size` (width, height): from an image of that size, white where
-    an image counts, or from JSON, `{"polygons": [[[x, y], ...], ...], "holes": [...]}` in its pixels.
+    """The region of interest, bool (H, W), of a frame of `size` (width, height). `file` is a mask of that size, white
+    inside the region, or JSON with coordinates in its pixels: `{"polygons": [[[x, y], ...], ...], "holes": [...]}`.
 
-    Raises `BlemishError` for anything else, and where nothing or everything is inside.
+    Raises `BlemishError` for anything else, and if the region is empty or the whole image.
     """
     if file.suffix.lower() == ".json":
-        roi = _drawn(file, size)
+        roi = _draw_polygons(file, size)
     else:
-        found = read_size(file)
-        if found != size:
+        mask_size = read_size(file)
+        if mask_size != size:
             raise BlemishError(
-                f"{file}: has {found[0]} x {found[1]} pixels, the images {size[0]} x {size[1]}; a region of interest "
-                "must be as large as they are."
+                f"{file}: has {mask_size[0]} x {mask_size[1]} pixels, the images {size[0]} x {size[1]}; make "
+                "the mask as large as the images."
             )
         roi = load_mask(file, (size[1], size[0]))
     if not roi.any():
@@ -193,14 +194,16 @@ def read_roi(file: Path, size: tuple[int, int]) -> Mask:
     return roi
 
 
-def _drawn(file: Path, size: tuple[int, int]) -> Mask:
+def _draw_polygons(file: Path, size: tuple[int, int]) -> Mask:
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as cause:
-        raise BlemishError(f"{file}: cannot be read as JSON ({cause}); mend it.") from None
-    known = {"polygons", "holes"}
-    if not isinstance(content, dict) or not content.get("polygons") or set(content) - known:
-        raise BlemishError(f'{file}: must be {{"polygons": [[[x, y], ...], ...]}}, with "holes" alike where needed.')
+        raise BlemishError(f"{file}: cannot be read as JSON ({cause}); correct it.") from None
+    known_keys = {"polygons", "holes"}
+    if not isinstance(content, dict) or not content.get("polygons") or set(content) - known_keys:
+        raise BlemishError(
+            f'{file}: must be {{"polygons": [[[x, y], ...], ...]}}, and may have "holes" in the same form.'
+        )
     image = Image.new("L", size)
     pen = ImageDraw.Draw(image)
     for kind, value in (("polygons", 255), ("holes", 0)):
@@ -209,13 +212,13 @@ def _drawn(file: Path, size: tuple[int, int]) -> Mask:
     return np.asarray(image) > 0
 
 
-def _polygons(found: Any, file: Path) -> list[list[tuple[float, float]]]:
+def _polygons(content: Any, file: Path) -> list[list[tuple[float, float]]]:
     try:
-        polygons = [[(float(x), float(y)) for x, y in polygon] for polygon in found]
+        polygons = [[(float(x), float(y)) for x, y in polygon] for polygon in content]
     except (TypeError, ValueError):
         polygons = [[]]
-    points = [number for polygon in polygons for point in polygon for number in point]
-    if any(len(polygon) < 3 for polygon in polygons) or not np.isfinite(points).all():
+    coordinates = [number for polygon in polygons for point in polygon for number in point]
+    if any(len(polygon) < 3 for polygon in polygons) or not np.isfinite(coordinates).all():
         raise BlemishError(f"{file}: a polygon is a list of at least three points [x, y], in pixels of the images.")
     return polygons
 
@@ -225,18 +228,20 @@ def _resized(sample: Sample, size: tuple[int, int]) -> alignment.Pixels:
 
 
 def _reference(goods: Sequence[Sample], size: tuple[int, int], progress: Progress) -> alignment.Pixels:
-    """The good image whose part lies nearest to the median of all, so that little is shifted out of the frame."""
-    some = goods[:: -(-len(goods) // COMPARED)]
-    small = [alignment.reference_of(_resized(sample, size)) for sample in progress(some, "reference", len(some))]
-    found = [alignment.find_pose(one, small[0]) for one in small]
-    # Of each: where the corners of the reference lie in it.
+    """The good image whose part is closest to the median position, so that little is shifted out of the frame."""
+    candidates = goods[:: -(-len(goods) // REFERENCE_CANDIDATES)]
+    small = [
+        alignment.reference_of(_resized(sample, size)) for sample in progress(candidates, "reference", len(candidates))
+    ]
+    poses = [alignment.find_pose(image, small[0]) for image in small]
+    # The corners of the first image in the coordinates of each.
     height, width = small[0].shape[:2]
     corners = np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
-    places = np.array([pose @ corners for pose, _ in found])
-    sure = np.array([correlation for _, correlation in found])
-    usable = np.flatnonzero(sure >= ENOUGH * np.median(sure))
-    apart = np.abs(places[usable] - np.median(places[usable], 0)).sum((1, 2))
-    return small[int(usable[apart.argmin()])]
+    positions = np.array([pose @ corners for pose, _ in poses])
+    correlations = np.array([correlation for _, correlation in poses])
+    usable = np.flatnonzero(correlations >= LEAST_CORRELATION * np.median(correlations))
+    distances = np.abs(positions[usable] - np.median(positions[usable], 0)).sum((1, 2))
+    return small[int(usable[distances.argmin()])]
 
 
 def _aligned(
@@ -246,24 +251,25 @@ def _aligned(
     tested: Sequence[Sample],
     progress: Progress,
 ) -> tuple[Framing, dict[str, alignment.Pose], frozenset[str]]:
-    """The framing with its reference and the least correlation, all poses, and the names of images below it."""
-    every = [*learned, *tested]
-    found = {
+    """The framing with its reference and least correlation, the poses by image name, and the names of the images whose
+    correlation is lower."""
+    samples = [*learned, *tested]
+    poses = {
         sample.name: alignment.find_pose(_resized(sample, framing.frame.size), reference)
-        for sample in progress(every, "aligning", len(every))
+        for sample in progress(samples, "aligning", len(samples))
     }
-    normal_median = float(np.median([found[sample.name][1] for sample in learned]))
-    if normal_median <= 0:
-        raise BlemishError("The images are not alike enough to be aligned; omit --align.")
-    frame = framing.frame.model_copy(update={"align": "ecc", "least_correlation": round(ENOUGH * normal_median, 4)})
-    unaligned = frozenset(name for name, (_, sure) in found.items() if sure < frame.least_correlation)
-    poses = {name: pose for name, (pose, _) in found.items() if name not in unaligned}
-    return Framing(frame, framing.roi, reference), poses, unaligned
+    median = float(np.median([poses[sample.name][1] for sample in learned]))
+    if median <= 0:
+        raise BlemishError("The images are too different to be aligned; omit --align.")
+    frame = framing.frame.model_copy(update={"align": "ecc", "least_correlation": round(LEAST_CORRELATION * median, 4)})
+    unaligned = frozenset(name for name, (_, correlation) in poses.items() if correlation < frame.least_correlation)
+    aligned = {name: pose for name, (pose, _) in poses.items() if name not in unaligned}
+    return Framing(frame, framing.roi, reference), aligned, unaligned
 
 
-def _outside(framing: Framing, samples: Sequence[Sample], poses: Mapping[str, alignment.Pose]) -> list[str]:
-    """Says which defects lie wholly outside the region."""
-    lost = []
+def _defects_outside(framing: Framing, samples: Sequence[Sample], poses: Mapping[str, alignment.Pose]) -> list[str]:
+    """A warning that names the images whose defects lie wholly outside the region of interest."""
+    outside = []
     for sample in samples:
         if sample.mask is None:
             continue
@@ -271,15 +277,15 @@ def _outside(framing: Framing, samples: Sequence[Sample], poses: Mapping[str, al
         mask = load_mask(sample.mask, (size[1], size[0]))
         inside = framing.roi_in_image(size, poses.get(sample.name))
         if inside is not None and mask.any() and not (mask & inside).any():
-            lost.append(sample.name)
-    if not lost:
+            outside.append(sample.name)
+    if not outside:
         return []
     return [
-        f"{_named(lost)}: all that is defective lies outside the region of interest, so it cannot be found, and counts "
-        "as missed."
+        f"{_named(outside)}: all defects lie outside the region of interest, so they cannot be found and count as "
+        "missed."
     ]
 
 
 def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""The story of `blemish train`: read, split, frame, fit, export, prove parity, calibrate, evaluate, write."""
+"""The steps of `blemish train`: read, split, frame, fit, export, prove parity, calibrate, evaluate, write."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from blemish.training.results import evaluate_test, write_run
 from blemish.training.splits import Data, Divided, divide, read_data
 from blemish.types import BlemishError, Prediction, Progress, Runner, Sample, silent
 
-PROVED = 100  # images on which PyTorch and onnxruntime are compared: it is the graph that is proved
-MOST_GOOD = 100  # images that set the color range where nothing is guaranteed
+PARITY_IMAGES = 100  # at most, on which PyTorch and onnxruntime are compared: they run the same graph
+RANGE_IMAGES = 100  # that set the color range if nothing is guaranteed
 
 
 def train(config: TrainConfig, progress: Progress = silent) -> Run:
-    """Learns a detector from a folder of images and writes `config.out`: `bundle/`, `metrics.json`,
-    `verdicts.jsonl` (test images), `overlays/`, `report.html`. The folder appears whole at the end, or not at all;
-    what a training needs in order to be resumed is meanwhile in `.NAME.training` beside it.
+    """Trains a detector on a folder of images and writes `config.out`: `bundle/`, `metrics.json`, `verdicts.jsonl`
+    (test images), `overlays/`, `report.html`. The folder appears when it is complete, or not at all. Until then, the
+    state from which a training by gradient is resumed is in `.NAME.training` beside it.
 
-    Raises `BlemishError` where the images cannot support what was asked.
+    Raises `BlemishError` if the images cannot support what was asked.
     """
     refuse(config)
     clock, traits = Clock(), config.settings.traits
@@ -61,7 +61,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         with replacing(config.out) as folder:
             runners = export_graph(graph, seen, folder / "bundle")
             clock.lap("export")
-            # From here on everything is measured on what will run, not on what was trained.
+            # From here on everything is measured on the exported graph, which is the one that will run.
             results = inspect_images(runners, divided, progress)
             clock.lap("inspect")
             parity = prove(graph, runners, results, progress)
@@ -86,56 +86,54 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
 
 
 def refuse(config: TrainConfig) -> None:
-    """Raises `BlemishError` for what cannot be had, before the work."""
+    """Raises `BlemishError`, before any work, for options that exclude each other or the detector."""
     traits, name = config.settings.traits, config.detector
     if config.out.exists() and not config.overwrite:
         raise BlemishError(f"{config.out} exists; choose another folder with -o, or replace it with --overwrite.")
     if config.out.exists() and not (config.out / "bundle" / bundle.CARD).is_file():
         raise BlemishError(
-            f"{config.out} is no run of blemish's, so it is not replaced; choose another folder with -o."
+            f"{config.out} is not a run that blemish wrote, so it is not replaced; choose another folder with -o."
         )
     if config.decide == "class" and not traits.learns_from_defects:
-        raise BlemishError(f"{name} knows no classes; --decide class is for a classifier, such as --detector cam.")
+        raise BlemishError(f"{name} is not a classifier; --decide class needs one, such as --detector cam.")
     if config.decide == "class" and (config.review or config.confidence):
-        raise BlemishError(
-            "--review and --confidence belong to a guarantee, and --decide class guarantees nothing; omit them."
-        )
+        raise BlemishError("--review and --confidence belong to a guarantee, and --decide class gives none; omit them.")
     if config.calibrate == "leave-one-out" and not traits.leaves_one_out:
-        able = [each for each in names() if config_of(each).traits.leaves_one_out]
+        able = [detector for detector in names() if config_of(detector).traits.leaves_one_out]
         raise BlemishError(
-            f"Leaving one out is for --detector {either(able)}: {name} would have to be learned once more for each "
-            "image; take --calibrate split."
+            f"--calibrate leave-one-out is for --detector {either(able)}: {name} would have to be trained again for "
+            "each image; use --calibrate split."
         )
     if config.calibrate == "leave-one-out" and config.confidence:
         raise BlemishError(
-            "What leaving one out can guarantee holds on average; take it without --confidence, or --calibrate split."
+            "The guarantee of leave-one-out holds on average; omit --confidence, or use --calibrate split."
         )
     if config.folds and not traits.cross_validates:
         raise BlemishError(f"{name} learns from good images alone; --folds is for --detector cam.")
     if config.folds and config.frame_rule.asked:
-        raise BlemishError("--folds knows neither --tile nor --roi nor --align; omit it, or those.")
+        raise BlemishError("--folds cannot be combined with --tile, --roi or --align; omit one or the other.")
     check_frame(config.frame_rule, traits)
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """`settings` as the detector is built with; `frames` is where framed images may be written, `unfinished` where a
-    training by gradient keeps what it needs to be resumed."""
+    """The detector's `settings`, the folder `frames` for framed images, and the folder `unfinished` for the state from
+    which a training by gradient is resumed."""
 
     settings: DetectorConfig
     frames: Path
     unfinished: Path
 
     def keep_log(self, folder: Path) -> None:
-        """Moves the log of the losses, where there is one, into the run."""
+        """Copies the log of the losses, if there is one, into the run."""
         if (self.unfinished / "log").is_dir():
             shutil.copytree(self.unfinished / "log", folder / "log", symlinks=True)
 
 
 @contextmanager
 def workplace(config: TrainConfig, image_size: tuple[int, int]) -> Iterator[Workplace]:
-    """Folders beside `config.out` for what the training needs meanwhile. The frames go at the end in any case, the
-    unfinished training only when the run is complete."""
+    """Temporary folders beside `config.out`. The frames are deleted at the end in any case, the unfinished training
+    only when the run is complete."""
     frames, unfinished = (config.out.with_name(f".{config.out.name}.{what}") for what in ("frames", "training"))
     settings = replace(config.settings, image_size=image_size)  # type: ignore[type-var]
     shutil.rmtree(frames, ignore_errors=True)
@@ -153,7 +151,7 @@ def workplace(config: TrainConfig, image_size: tuple[int, int]) -> Iterator[Work
 
 
 def cross_validated(detector: Detector, data: Data, config: TrainConfig, progress: Progress) -> CrossValidation:
-    """Every image judged by a classifier that did not learn from it."""
+    """Predictions of each image by a classifier that did not learn from it."""
     return cross_validate(
         cast("CrossValidated", detector),
         data.samples,
@@ -167,18 +165,19 @@ def cross_validated(detector: Detector, data: Data, config: TrainConfig, progres
 
 
 def fit(detector: Detector, divided: Divided, samples: Mapping[str, Sequence[Sample]], progress: Progress) -> Graph:
-    """Fits the detector and gives its graph. `samples` are what it is shown of each image, by the image's name."""
+    """Fits the detector and returns its graph. `samples` are the training samples of each image, by the image's
+    name."""
 
-    def shown(images: Sequence[Sample]) -> list[Sample]:
+    def samples_of(images: Sequence[Sample]) -> list[Sample]:
         return [sample for image in images for sample in samples.get(image.name, ())]
 
-    detector.fit(shown(divided.split.train), progress, held_out=shown(divided.split.calibration))
+    detector.fit(samples_of(divided.split.train), progress, held_out=samples_of(divided.split.calibration))
     return detector.graph()
 
 
 @dataclass(frozen=True)
 class Runners:
-    """The exported graph, as inference will run it, and the graph that was fitted, both on whole images."""
+    """Run the exported graph, as inference will, and the fitted graph, both on whole images."""
 
     onnx: Runner
     torch: Runner
@@ -195,8 +194,8 @@ def export_graph(graph: Graph, seen: Seen, folder: Path) -> Runners:
 
 @dataclass(frozen=True)
 class Results:
-    """Predictions of the exported graph. `good` are those that set the threshold, None where each image is to be left
-    out of what was learned first; `test` is None where there are no test images."""
+    """Predictions of the exported graph. `good` are those that set the threshold, None with leave-one-out, which
+    predicts them later; `test` is None if there are no test images."""
 
     good_samples: list[Sample]
     test_samples: list[Sample]
@@ -205,7 +204,7 @@ class Results:
 
 
 def inspect_images(runners: Runners, divided: Divided, progress: Progress) -> Results:
-    """What the exported graph says of the images that calibrate and test."""
+    """Runs the exported graph on the calibration and test images."""
     good, tested = divided.calibrating or _some_good(divided.split.train), list(divided.split.test)
     return Results(
         good,
@@ -216,16 +215,16 @@ def inspect_images(runners: Runners, divided: Divided, progress: Progress) -> Re
 
 
 def _some_good(samples: Sequence[Sample]) -> list[Sample]:
-    """Training images: without a guarantee nothing is held out, and they only set the color range."""
+    """Training images that set the color range; without a guarantee no image is held out."""
     good = [sample for sample in samples if sample.label != "anomaly"]
-    return good[:: max(1, len(good) // MOST_GOOD)]
+    return good[:: max(1, len(good) // RANGE_IMAGES)]
 
 
 def prove(graph: Graph, runners: Runners, results: Results, progress: Progress) -> Parity:
-    """That PyTorch and onnxruntime agree on test images, or without such on the good ones, at most `PROVED` of them,
-    evenly spread. Raises `ParityError` where they do not."""
+    """Compares PyTorch and onnxruntime on at most `PARITY_IMAGES` of the test images, or of the good ones if there are
+    no test images. Raises `ParityError` if they disagree."""
     samples = results.test_samples or results.good_samples
-    step = -(-len(samples) // PROVED)
+    step = -(-len(samples) // PARITY_IMAGES)
     samples, known = samples[::step], results.test or results.good
     onnx = known[::step] if known else predict(runners.onnx, samples, progress, "parity")
     torch = predict(runners.torch, samples, progress, "parity")
@@ -239,7 +238,7 @@ def left_out(
     samples: Mapping[str, Sequence[Sample]],
     progress: Progress,
 ) -> Prediction:
-    """The training images, each judged as if its item had not been learned from."""
+    """Leave-one-out predictions of the good training images."""
     images = divided.calibrating
     items = [divided.items[image.name] for image in images]
     return leave_one_out(cast("LeavesOneOut", detector), images, items, progress, seen=seen, samples=samples)
@@ -248,7 +247,7 @@ def left_out(
 def complete_bundle(
     folder: Path, detector: Detector, settings: DetectorConfig, seen: Seen, config: TrainConfig
 ) -> None:
-    """Writes what the bundle holds besides the graph and the card: evidence, region of interest, reference."""
+    """Writes the rest of the bundle besides the graph and the card: evidence, region of interest, reference."""
     sources = detector.sources() if config.evidence else None
     if sources is not None:
         write_evidence(sources, settings.image_size, folder / bundle.EVIDENCE, config.evidence_size)
@@ -256,14 +255,14 @@ def complete_bundle(
 
 
 class Clock:
-    """Seconds spent, by stage."""
+    """Seconds of each stage."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, name: str, *, shown: bool = True) -> None:
-        """Ends a stage; one that is not `shown` counts to the next."""
+        """Ends a stage; the time of one that is not `shown` is added to the next."""
         if shown:
             now = time.perf_counter()
             self.laps[name] = round(now - self._last, 2)
