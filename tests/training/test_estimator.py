@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +108,25 @@ def test_refusals(fitted: Estimator, good: list[Path], product: Path, tmp_path: 
 def test_what_is_no_image(image: npt.NDArray[np.uint8], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         as_samples([image])
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        ("new/part.png", r"got 'new/part.png': give \[path\]"),
+        (Path("tiles"), "got 'tiles'.*Folder"),
+        (np.zeros((4, 5, 3), np.uint8), r"one array \(4, 5, 3\): give image\[None\]"),
+    ],
+)
+def test_one_image_alone_is_refused(images: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        as_samples(images)
+
+
+@pytest.mark.parametrize("size", [64, (64,), "64"])
+def test_the_size_is_a_pair(size: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected image_size=\(height, width\)"):
+        PatchCore(image_size=size)
 
 
 def test_labels_for_each_image() -> None:
