@@ -96,7 +96,7 @@ def inspect(
     ],
     out: Annotated[Path | None, typer.Option(help="Write verdicts.jsonl, overlays and evidence here.")] = None,
     evidence: Annotated[
-        bool | None, typer.Option(help="Of anomalies, show the nearest normal patches and a inpainted image.")
+        bool | None, typer.Option(help="Of anomalies, show the nearest normal patches and an inpainted image.")
     ] = None,
     drift: Annotated[
         Path | None, typer.Option(help="Keep a running test here: do good parts still look like the calibration set?")
