@@ -186,6 +186,22 @@ def test_every_page_is_in_the_navigation() -> None:
     assert set(re.findall(r"[\w-]+\.md", nav)) == {f.name for f in (ROOT / "docs").glob("*.md")}
 
 
+def test_the_trace_from_a_command_to_a_distance_is_true() -> None:
+    """Every name stands in the file that is named beside it or before it; the line with the distance is there."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    trace = text.partition("## From a command to a distance")[2].partition("\n## ")[0]
+    source = ""
+    for step in re.findall(r"^[0-9]\. .*(?:\n   .*)*", trace, re.MULTILINE):
+        files = [ROOT / "src/blemish" / name for name in re.findall(r"`([a-z/]+\.py)`", step)]
+        source = "".join(file.read_text(encoding="utf-8") for file in files) or source
+        for name in re.findall(r"`(?:Inspector|PatchCoreGraph|Nearest)\.(\w+)`", step):
+            assert f"def {name}(" in source, step
+    framing = (ROOT / "src/blemish/inference/framing.py").read_text(encoding="utf-8")
+    assert all(f"def {name}(" in framing for name in re.findall(r"`Framing\.(\w+)`", text))
+    (line,) = re.findall(r"whose line `(.*?)`", trace)
+    assert line in source
+
+
 def test_no_package_registry_is_named() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:

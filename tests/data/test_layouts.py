@@ -281,6 +281,17 @@ def test_missing_folders_and_unknown_layouts_are_refused(tmp_path: Path) -> None
     assert "no images in train/good" in refusal(tmp_path, "mvtec")
 
 
+def test_every_layout_is_documented() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    (listed,) = (
+        line for line in (docs / "commands.md").read_text("utf-8").splitlines() if line.startswith("| `--layout N")
+    )
+    rows = (docs / "data.md").read_text("utf-8").partition("| `--layout` |")[2].partition("\n\n")[0]
+    for name in LAYOUTS:
+        assert f"\n| `{name}` |" in rows, f"docs/data.md has no row for the layout {name}"
+        assert f"`{name}`" in listed, f"docs/commands.md does not name the layout {name}"
+
+
 def test_the_order_of_the_listing_does_not_matter(tmp_path: Path) -> None:
     names = [f"good/{i}.png" for i in range(30)] + [f"bad/{i}.png" for i in range(30)]
     one, two = touch(tmp_path / "one", *names), touch(tmp_path / "two", *reversed(names))

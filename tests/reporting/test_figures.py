@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -90,3 +92,9 @@ def test_every_measured_figure_has_a_title_and_a_meaning() -> None:
     assert all(figure.title and figure.meaning for figure in FIGURES)
     assert NAMED["miss_rate"] == Figure("detection", "miss_rate", "Missed", "defective parts called good", percent=True)
     assert tuple(MEASURES) == faithfulness.MEASURES
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_figure_is_explained(name: str) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs/metrics.md"
+    assert f"\n| `{name}` |" in page.read_text("utf-8"), f"docs/metrics.md has no row for {name}"

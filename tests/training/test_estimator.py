@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +110,26 @@ def test_arrays_that_are_not_images_are_refused(image: npt.NDArray[np.uint8], se
         as_samples([image])
 
 
-def test_there_must_be_a_label_for_each_image() -> None:
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        ("new/part.png", r"got 'new/part.png': give \[path\]"),
+        (Path("tiles"), "got 'tiles'.*Folder"),
+        (np.zeros((4, 5, 3), np.uint8), r"one array \(4, 5, 3\): give image\[None\]"),
+    ],
+)
+def test_one_image_alone_is_refused(images: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        as_samples(images)
+
+
+@pytest.mark.parametrize("size", [64, (64,), "64"])
+def test_the_size_is_a_pair(size: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected image_size=\(height, width\)"):
+        PatchCore(image_size=size)
+
+
+def test_labels_for_each_image() -> None:
     with pytest.raises(ValueError, match="a label for each of 1 images; got 2"):
         as_samples(["a.png"], ["good", "good"])
 

@@ -51,6 +51,9 @@ class Estimator:
     """A detector with its settings, fitted or not. Made by `PatchCore`, `Cam` and `Attention`."""
 
     def __init__(self, config: DetectorConfig) -> None:
+        size: object = config.image_size
+        if not isinstance(size, tuple | list) or len(size) != 2:
+            raise ValueError(f"expected image_size=(height, width); got {size!r}")
         self.config = config
         self._detector: Detector | None = None
         self._learned: tuple[Sample, ...] = ()
@@ -191,8 +194,12 @@ Attention = estimator(AttentionConfig)
 
 
 def as_samples(images: Images, labels: Sequence[Literal["good", "anomaly"]] | None = None) -> list[Sample]:
-    """Samples from any of `Images`. Raises ValueError for arrays that are not RGB images, and if the numbers of labels
-    and images differ."""
+    """Samples of whatever the methods take. Raises ValueError for one image alone, arrays that are no RGB images, and
+    where labels and images differ in number."""
+    if isinstance(images, str | Path):  # a text would be taken letter by letter
+        raise ValueError(f"expected several images; got {str(images)!r}: give [path], or Folder(path).good of a folder")
+    if isinstance(images, np.ndarray) and images.ndim == 3:
+        raise ValueError(f"expected several images; got one array {images.shape}: give image[None]")
     samples = [_sample(image, number) for number, image in enumerate(images)]
     if labels is None:
         return samples

@@ -52,7 +52,7 @@ class PatchCore:
         samples: Sequence[Sample],
         progress: Progress = silent,
         *,
-        held_out: Sequence[Sample] = (),  # noqa: ARG002 - of classifiers
+        held_out: Sequence[Sample] = (),  # of classifiers
     ) -> Self:
         """Learns from good images. Peak memory is `config.memory` plus a constant, however many there are.
 
