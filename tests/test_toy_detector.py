@@ -6,23 +6,72 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from blemish.detectors.registry import OURS, config_of, names
+from blemish.detectors.registry import OURS, config_of, names, others
 from blemish.images import load_image
 from blemish.inference.inspector import Inspector
+from blemish.types import BlemishError
 from tests.support import blemish, refused, write_image
 
 TOY = Path(__file__).parent / "toy"
 
 
+Install = Callable[[Path], None]
+
+
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if `pip install blemish-toy` had been run."""
-    monkeypatch.syspath_prepend(TOY)
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """As if the packages in a folder had been installed with pip."""
+
+    def forget() -> None:
+        others.cache_clear()
+        config_of.cache_clear()
+
+    def add(folder: Path) -> None:
+        monkeypatch.syspath_prepend(folder)
+        forget()
+
+    yield add
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.fixture
+def toy(install: Install) -> None:
+    install(TOY)
+
+
+def package(folder: Path, name: str, module: str = "") -> Path:
+    """An installed package whose entry point `name` is `module:Config`; with "" there is no such module."""
+    info = folder / f"{name}-0.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+    where = f"{name}_package"
+    (info / "entry_points.txt").write_text(f"[blemish.detectors]\n{name} = {where}:Config\n")
+    if module:
+        (folder / f"{where}.py").write_text(module)
+    return folder
+
+
+def config_module(name: str, field: str) -> str:
+    return f"""
+from dataclasses import dataclass
+from typing import ClassVar
+from blemish.detectors.interface import Traits
+from blemish.options import setting
+
+@dataclass(frozen=True)
+class Config:
+    traits: ClassVar[Traits] = Traits(name={name!r}, title="A", summary="B.")
+    {field}: int = setting(1, "Something.")
+    image_size: tuple[int, int] | None = None
+    seed: int = 0
+"""
 
 
 @pytest.fixture
@@ -81,13 +130,23 @@ def test_its_settings_are_options(dim: Path, tmp_path: Path) -> None:
     assert "--gain is not an option of --detector patchcore" in done.stderr
 
 
-def test_a_detector_that_cannot_load_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dim: Path) -> None:
-    broken = tmp_path / "broken-0.1.dist-info"
-    broken.mkdir()
-    (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 0.1\n")
-    (broken / "entry_points.txt").write_text("[blemish.detectors]\nbroken = no_such_package:Config\n")
-    monkeypatch.syspath_prepend(tmp_path)
+def test_a_package_that_cannot_load_stops_only_its_own_detector(install: Install, tmp_path: Path, dim: Path) -> None:
+    install(package(tmp_path / "packages", "broken"))
+    assert "broken" not in blemish("detectors", "--json").stdout
+    assert "--gain" not in blemish("train", "--help").stdout
     sentence = refused("train", dim, "-o", tmp_path / "r", "--detector", "broken")
-    assert "'broken' cannot be loaded from no_such_package:Config" in sentence
-    with pytest.raises(Exception, match="there is no detector 'other'; choose one of patchcore, cam, attention"):
+    assert "'broken' cannot be loaded from broken_package:Config (No module named" in sentence
+    with pytest.raises(BlemishError, match="there is no detector 'other'; choose one of patchcore, cam, attention"):
         config_of("other")
+
+
+def test_a_detector_is_called_as_its_entry_point(install: Install, tmp_path: Path) -> None:
+    install(package(tmp_path, "one", config_module("another", "gain")))
+    with pytest.raises(BlemishError, match="its traits call it 'another'"):
+        config_of("one")
+
+
+def test_an_option_of_the_training_cannot_be_that_of_a_detector(install: Install, tmp_path: Path, dim: Path) -> None:
+    install(package(tmp_path / "packages", "clash", config_module("clash", "overlap")))
+    sentence = refused("train", dim, "-o", tmp_path / "r", "--detector", "clash")
+    assert "the detector 'clash' has the option --overlap, which blemish train has itself" in sentence

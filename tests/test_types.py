@@ -93,12 +93,11 @@ def test_a_verdict_as_json() -> None:
 
 
 def test_a_pickled_verdict_loses_only_its_drawing() -> None:
-    drawn = Verdict("a.png", "good", 1.0, 3.0, draw=lambda: b"png")  # a lambda cannot be pickled itself
+    drawn = Verdict("a.png", "good", 1.0, 3.0).drawn_by(lambda: b"png")  # a lambda cannot be pickled itself
     assert drawn._repr_png_() == b"png"
     for verdict in (drawn, ANOMALY, Verdict("b.png", "error", error="why")):
         copied = pickle.loads(pickle.dumps(verdict))  # noqa: S301
         assert copied == verdict
-        assert copied.draw is None
         assert copied._repr_png_() is None
 
 

@@ -94,6 +94,12 @@ def _option(config_field: Field[Any], hint: Any) -> Option:
 
 def read(option: Option, value: Any) -> Any:
     """The value of the field: text is parsed by the option's type. Raises `BlemishError` for invalid text."""
+    if option.type is Path and value == "":
+        raise BlemishError(f"--{option.name} takes a file, not ''.")
+    if isinstance(value, list):
+        value = tuple(value)
+    if option.parse and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # such as image_size=256
     if isinstance(value, str):
         value = option.parse(value) if option.parse else _typed(option, option.type, value)
     return value

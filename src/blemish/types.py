@@ -137,13 +137,13 @@ class Region:
             raise ValueError(f"expected 0 <= left < right and 0 <= top < bottom; got {self.box}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Verdict:
     """The result for one image. `decision` is "error" if the image could not be read, and `error` is the reason.
 
     Classifiers only: `probability` of an anomaly (with equal prior odds if it was trained so) and, for an anomaly if it
     learned defect types, the likeliest type `defect`. In a notebook a verdict of `Inspector.inspect` is shown as the
-    image with heatmap and boxes; `draw` decodes and inspects the image again for that.
+    image with heatmap and boxes, which is decoded and inspected again for that.
     """
 
     path: str
@@ -156,7 +156,6 @@ class Verdict:
     error: str | None = None
     probability: float | None = None
     defect: str = ""
-    draw: Callable[[], bytes | None] | None = field(default=None, repr=False, compare=False)  # a PNG
 
     def __post_init__(self) -> None:
         if (self.decision == "error") != (self.error is not None):
@@ -166,12 +165,17 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """The fields, as in a line of `verdicts.jsonl`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "draw"}
-        return {**values, "regions": [asdict(region) for region in self.regions]}
+        return {**asdict(self), "regions": [asdict(region) for region in self.regions]}
+
+    def drawn_by(self, draw: Callable[[], bytes | None]) -> Verdict:
+        """The same verdict, shown in a notebook as the PNG that `draw` gives. `draw` is no field: it is in no JSON, and
+        not in a pickled verdict."""
+        object.__setattr__(self, "_draw", draw)
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickled verdict has no `draw`."""
-        return Verdict, tuple(getattr(self, field.name) for field in fields(self) if field.name != "draw")
+        return Verdict, tuple(getattr(self, field.name) for field in fields(self))
 
     def _repr_png_(self) -> bytes | None:
-        return self.draw() if self.draw else None
+        draw: Callable[[], bytes | None] | None = vars(self).get("_draw")
+        return draw() if draw else None

@@ -113,11 +113,7 @@ def inspect(
     from blemish.inference.inspector import Inspector
     from blemish.inference.results import ImageWriter, Result, ResultsFolder
 
-    if null and Path(STDIN) not in paths:
-        raise BlemishError("-0 applies to paths on standard input; give - instead of paths.")
-    if Path(STDIN) in paths and len(paths) > 1:
-        raise BlemishError("- cannot be combined with paths; give paths either here or on standard input.")
-    images = None if Path(STDIN) in paths else _images(paths)
+    images = _images(paths, null)
     inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, device=device)
     drift_test = DriftFile(drift, inspector.card) if drift else None
     counts: Counter[str] = Counter()
@@ -199,10 +195,16 @@ app.command()(report.compare)
 app.command()(synthetic.demo)
 
 
-def _images(paths: list[Path]) -> list[tuple[Path, str]]:
-    """The images in `paths`, each with the relative name of its output."""
+def _images(paths: list[Path], null: bool) -> list[tuple[Path, str]] | None:
+    """The images in `paths`, each with the relative name of its output; None = they come on standard input."""
     from blemish.images import find_images
 
+    if null and Path(STDIN) not in paths:
+        raise BlemishError("-0 applies to paths on standard input; give - instead of paths.")
+    if Path(STDIN) in paths and len(paths) > 1:
+        raise BlemishError("- cannot be combined with paths; give paths either here or on standard input.")
+    if Path(STDIN) in paths:
+        return None
     images: list[tuple[Path, str]] = []
     for path in paths:
         if path.is_dir():

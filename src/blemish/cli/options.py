@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from blemish.detectors.registry import config_of, names
+from blemish.detectors.registry import config_of, loadable
 from blemish.options import Option, options
+from blemish.training.config import RESERVED
 
 SEVERAL = "Several detectors"
 
@@ -20,7 +21,9 @@ def detector_options(detectors: Sequence[str] = ()) -> list[Option]:
     """The options of all detectors. Options that several detectors share are merged: the help names the detectors and,
     if they differ, their defaults."""
     by_name: dict[str, list[tuple[str, Option]]] = {}
-    for detector in detectors or names():
+    for detector in detectors or loadable():
+        if RESERVED & {option.field for option in options(config_of(detector))}:
+            continue  # it is refused, with a sentence, when it is chosen
         for option in options(config_of(detector)):
             by_name.setdefault(option.name, []).append((detector, option))
     return [_merged(same_name) for same_name in by_name.values()]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from blemish.cli.options import detector_options, fixed, with_options
-from blemish.detectors.registry import config_of, names
+from blemish.detectors.registry import config_of, loadable
 from blemish.options import options
 from blemish.training.config import TrainConfig, configure, share, size
 
@@ -21,7 +21,7 @@ WARNINGS = 5  # at most so many warnings are shown after training
     [
         fixed("data", Path, typer.Argument(help="A folder of images; see `blemish data`.")),
         fixed("out", Path, typer.Option("-o", "--out", help="Folder to write; it must not exist.")),
-        fixed("detector", str, typer.Option(help=f"{', '.join(names())}; see `blemish detectors`."), ""),
+        fixed("detector", str, typer.Option(help=f"{', '.join(loadable())}; see `blemish detectors`."), ""),
         fixed("recipe", str, typer.Option(help="case-study: the published settings, of cam or attention."), ""),
         fixed("json_", bool, typer.Option("--json", help="Print metrics.json instead of a table."), False),
     ],
@@ -73,7 +73,7 @@ def detectors(
                     for option in options(config_of(name))
                 },
             }
-            for name in names()
+            for name in loadable()
         }
         typer.echo(json.dumps(listing, indent=1, default=str))
         return
@@ -81,7 +81,7 @@ def detectors(
 
     from blemish.cli.console import out as page
 
-    for name in names():
+    for name in loadable():
         config = config_of(name)
         table = Table(title=f"{name}: {config.traits.summary}", title_justify="left")
         for column in ("option", "default", "meaning"):
@@ -95,7 +95,7 @@ def sweep(
     data: Annotated[Path, typer.Argument(help="A folder of images; see `blemish data`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; a sweep in it is resumed.")],
     grid: Annotated[str, typer.Option(help="Options and values: model=unet,vae;seed=0,1.")],
-    detector: Annotated[str, typer.Option(help="attention or patchcore.")] = "attention",
+    detector: Annotated[str, typer.Option(help="One that learns from good parts alone.")] = "attention",
     image_size: Annotated[str, typer.Option(help="auto, 256, or HEIGHTxWIDTH, if the grid has none.")] = "auto",
     false_alarms: Annotated[str, typer.Option(help="Share of good parts that may be flagged: 5% or 0.05.")] = "5%",
     validation: Annotated[float, typer.Option(help="Share of the training images held out for validation.")] = 0.2,
@@ -121,7 +121,7 @@ def sweep(
         detector=detector,
         image_size=size(image_size),
         layout=layout,
-        false_alarms=share(false_alarms) or 0.0,
+        false_alarms=share(false_alarms),
         validation=validation,
         seed=seed,
         test=not no_test,

@@ -167,7 +167,7 @@ def _exhibit(out: Path, name: str, progress: Progress) -> Exhibit:
         """2..98, so that the outermost marks are visible as a whole."""
         return round(2 + 96 * (score - low) / ((high - low) or 1.0), 2)
 
-    reconstructs = card.detector == "attention"  # inpainted images of other detectors are in the report
+    reconstructs = (run / "reconstruction").is_dir()  # inpainted images of other detectors are in the report
     shutil.rmtree(out / IMAGES / name, ignore_errors=True)  # an earlier run may have had other images
     shots = [
         _shot(out, data, run, reconstructs, samples[verdict["path"]], verdict, position(verdict["score"]))

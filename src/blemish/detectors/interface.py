@@ -83,6 +83,9 @@ class Resumable(Protocol):
     def checkpoint(self) -> Path | None: ...
     @property
     def resume(self) -> bool: ...
+    @property
+    def log(self) -> str:
+        """What keeps the losses of every epoch, in `checkpoint`/log; "" = nothing."""
 
 
 class Detector(Protocol):

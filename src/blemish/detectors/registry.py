@@ -22,24 +22,47 @@ OURS = {
 }
 
 
+@cache
+def others() -> dict[str, str]:
+    """The detectors of other packages: name -> "package.module:Config". Asked once, as it looks at every package."""
+    return {point.name: point.value for point in entry_points(group=GROUP) if point.name not in OURS}
+
+
 def names() -> list[str]:
     """The names of all detectors, the built-in ones first."""
-    return [*OURS, *sorted({point.name for point in entry_points(group=GROUP)} - set(OURS))]
+    return [*OURS, *sorted(others())]
+
+
+def loadable() -> list[str]:
+    """The names of those that can be loaded: a package that is broken must not stop the others."""
+    found = []
+    for name in names():
+        try:
+            config_of(name)
+        except BlemishError:
+            continue
+        found.append(name)
+    return found
 
 
 @cache
 def config_of(name: str) -> type[DetectorConfig]:
     """The config class of a detector. Raises `BlemishError` if there is none of that name or it cannot be loaded."""
-    where = OURS.get(name) or next((point.value for point in entry_points(group=GROUP, name=name)), "")
+    where = OURS.get(name) or others().get(name, "")
     if not where:
         raise BlemishError(f"there is no detector '{name}'; choose one of {', '.join(names())}.")
     module, _, attribute = where.partition(":")
     try:
         config: type[DetectorConfig] = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as cause:
+        named = config.traits.name
+    except Exception as cause:  # whatever a package of others does when it is imported
         raise BlemishError(
             f"the detector '{name}' cannot be loaded from {where} ({cause}); correct or remove its package."
         ) from cause
+    if named != name:
+        raise BlemishError(
+            f"the detector '{name}' cannot be loaded from {where} (its traits call it '{named}'); correct its package."
+        )
     return config
 
 
@@ -54,7 +77,7 @@ def settings_for(name: str, asked: Mapping[str, Any], recipe: str = "") -> Detec
     if recipe:
         if recipe not in kind.traits.recipes:
             known = [
-                f"{r} of --detector {detector}" for detector in names() for r in config_of(detector).traits.recipes
+                f"{r} of --detector {detector}" for detector in loadable() for r in config_of(detector).traits.recipes
             ]
             raise BlemishError(f"there is no recipe '{recipe}' of --detector {name}; there is {', '.join(known)}.")
         config = kind.traits.recipes[recipe].settings(config)

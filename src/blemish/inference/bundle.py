@@ -50,6 +50,7 @@ class Data(_Frozen):
     test: int
     anomalies: int = 0  # among `train`, for a detector that learns from defects too
     test_share: float = 0.2  # asked for, of good images, where the folder has no test split
+    pooled: bool = False  # the folder's own train and test were forgotten
     calibration_share: float = 0.2  # asked for, of the remaining ones
     seed: int
     sha256: str

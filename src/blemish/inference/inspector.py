@@ -146,7 +146,7 @@ class Inspector:
         self.framing = Framing.of(loaded)  # None: images go to the graph as they are
         self.max_pixels = max_pixels
         self._model, self._device = loaded.model, device
-        self._workers = threads or cores()
+        self._workers, self._given = threads or cores(), session is not None
         self._in_thread = threading.local()  # `session`, in the workers of `each`
         try:
             self._session = session or open_session(loaded.model, threads, device)
@@ -245,7 +245,7 @@ class Inspector:
 
         To be drawn in a notebook, the verdict keeps the array itself: it must not be overwritten until then.
         """
-        return replace(self.look(image, name).verdict, draw=lambda: self.look(image, name)._repr_png_())
+        return self.look(image, name).verdict.drawn_by(lambda: self.look(image, name)._repr_png_())
 
     def look(self, image: Path | str | npt.NDArray[np.uint8], name: str = "") -> Inspection:
         """Like `inspect`, with the image and the prediction."""
@@ -295,8 +295,9 @@ class Inspector:
 
     @cached_property
     def _single(self) -> onnxruntime.InferenceSession:
-        """A session for all workers of `each`, which computes in the thread that calls it."""
-        if self._workers == 1 or self._device != "cpu":
+        """A session for all workers of `in_threads`, which computes in the thread that calls it; the one that was
+        given, where one was."""
+        if self._given or self._workers == 1 or self._device != "cpu":
             return self._session
         return open_session(self._model, 1)
 

@@ -9,7 +9,7 @@ from typing import Any
 from blemish.inference.bundle import EVIDENCE, ROI, Card
 from blemish.options import words
 
-SET_OTHERWISE = ("image_size", "seed")  # settings that options of the training set
+SET_OTHERWISE = ("image_size", "seed", "device", "processes")  # set by the training, or of the machine
 
 
 def repeat(card: Card) -> dict[str, Any]:
@@ -18,6 +18,7 @@ def repeat(card: Card) -> dict[str, Any]:
     command = ["blemish", "train", data.source, "-o", "again", "--detector", card.detector]
     asked: dict[str, Any] = {
         "layout": data.layout,
+        "pooled": data.pooled or None,
         "seed": data.seed,
         "image_size": "x".join(map(str, card.image_size)),
         "test": f"{data.test_share:g}",

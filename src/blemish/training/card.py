@@ -113,7 +113,7 @@ def digest(samples: Iterable[Sample]) -> str:
     return total.hexdigest()
 
 
-def data(folder: Path, layout: str, split: Split, rule: SplitRule) -> bundle.Data:
+def data(folder: Path, layout: str, split: Split, rule: SplitRule, *, pooled: bool = False) -> bundle.Data:
     """The data that the detector learned from."""
     return bundle.Data(
         source=folder.resolve().name,
@@ -122,6 +122,7 @@ def data(folder: Path, layout: str, split: Split, rule: SplitRule) -> bundle.Dat
         calibration=len(split.calibration),
         test=len(split.test),
         anomalies=sum(s.label == "anomaly" for s in split.train),
+        pooled=pooled,
         test_share=rule.test,
         calibration_share=rule.calibration,
         seed=rule.seed,

@@ -8,18 +8,19 @@ from typing import Any, Literal
 
 from blemish.detectors.interface import DetectorConfig
 from blemish.detectors.patchcore.config import PatchCoreConfig
-from blemish.detectors.registry import config_of, names, settings_for
+from blemish.detectors.registry import config_of, loadable, settings_for
 from blemish.options import check, options, read, setting
 from blemish.types import BlemishError
 
 SMALLEST_SIDE = 32
 DATA, GUARANTEE, IMAGES, OUTPUT = "Data", "Guarantee", "Image size and framing", "Output"
+CROSSED = "Cross-validation of a classifier"
 
 
-def share(text: str) -> float | None:
-    """`5%` or `0.05` -> 0.05; "" -> None."""
+def share(text: str) -> float:
+    """`5%` or `0.05` -> 0.05."""
     try:
-        return (float(text[:-1]) / 100 if text.endswith("%") else float(text)) if text else None
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         raise BlemishError(f"'{text}' is not a rate; write it as 5% or 0.05.") from None
 
@@ -62,7 +63,6 @@ class SplitRule:
     test: float = 0.2
     calibration: float = 0.2  # of the images that are not in the test split
     calibrate: Literal["auto", "split", "leave-one-out"] = "auto"
-    pooled: bool = False
     seed: int = 0
 
 
@@ -128,10 +128,8 @@ class TrainConfig:
     evidence_size: float = setting(8.0, "Size limit, in MB, of the good images in the bundle.", low=0, panel=OUTPUT)
     overwrite: bool = setting(False, "Replace the folder if it exists.", panel=OUTPUT)
     resume: bool = setting(False, "Resume a killed training.", panel=OUTPUT)
-    folds: int = setting(
-        0, "Number of folds to cross-validate the classifier; 0 = none.", low=0, panel="Classifier (CAM)"
-    )
-    repeats: int = setting(1, "Number of repetitions of the cross-validation.", low=1, panel="Classifier (CAM)")
+    folds: int = setting(0, "Number of folds to cross-validate the classifier; 0 = none.", low=0, panel=CROSSED)
+    repeats: int = setting(1, "Number of repetitions of the cross-validation.", low=1, panel=CROSSED)
 
     @property
     def detector(self) -> str:
@@ -144,11 +142,23 @@ class TrainConfig:
 
     @property
     def split_rule(self) -> SplitRule:
-        return SplitRule(self.test, self.calibration, self.calibrate, self.pooled, self.seed)
+        return SplitRule(self.test, self.calibration, self.calibrate, self.seed)
 
     @property
     def frame_rule(self) -> FrameRule:
         return FrameRule(self.tile, self.overlap, self.roi, self.align)
+
+
+# What a detector's options must not be called: the training's own, and the command's.
+RESERVED = {
+    *(option.field for option in options(TrainConfig)),
+    "data",
+    "out",
+    "detector",
+    "recipe",
+    "json_",
+    "settings",
+}
 
 
 def configure(data: Path | str, out: Path | str, *, detector: str = "", recipe: str = "", **asked: Any) -> TrainConfig:
@@ -158,9 +168,14 @@ def configure(data: Path | str, out: Path | str, *, detector: str = "", recipe: 
     Raises `BlemishError` for an unknown detector, recipe or option, and for an invalid value.
     """
     if not detector and recipe:
-        detector = next((name for name in names() if recipe in config_of(name).traits.recipes), "")
+        detector = next((name for name in loadable() if recipe in config_of(name).traits.recipes), "")
     detector = detector or PatchCoreConfig.traits.name
     training_options = {option.field: option for option in options(TrainConfig)}
+    if clash := RESERVED & {option.field for option in options(config_of(detector))}:
+        raise BlemishError(
+            f"the detector '{detector}' has the option --{min(clash).replace('_', '-')}, which blemish train has "
+            "itself; rename it in its package."
+        )
     settings = settings_for(
         detector, {name: value for name, value in asked.items() if name not in training_options}, recipe
     )

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from blemish.detectors.attention.config import AttentionConfig
 from blemish.detectors.cam.config import CamConfig
 from blemish.detectors.interface import Detector, DetectorConfig
+from blemish.detectors.nn.feature_cache import file_key
 from blemish.detectors.nn.provenance import write_evidence
 from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.files import replacing
@@ -69,6 +70,11 @@ class Estimator:
         dtype.
         """
         samples = as_samples(images, labels)
+        if unknown := {label for label in labels or () if label not in ("good", "anomaly")}:
+            raise ValueError(f"expected the labels 'good' and 'anomaly'; got {min(unknown)!r}")
+        traits = self.config.traits
+        if not traits.learns_from_defects and any(sample.label == "anomaly" for sample in samples):
+            raise BlemishError(f"{traits.title} learns from good images alone; leave the defective ones out of fit.")
         self._calibrated = None
         self._detector, self._learned = self.config.build().fit(samples, progress), tuple(samples)
         return self
@@ -97,11 +103,10 @@ class Estimator:
         samples = as_samples(images)
         if any(sample.label == "anomaly" for sample in samples):
             raise BlemishError("The threshold comes from good images alone; leave the defective ones out of calibrate.")
-        if training_images := {sample.path for sample in self._learned if sample.pixels is None} & {
-            s.path for s in samples
-        }:
+        learned = {file_key(sample) for sample in self._learned}
+        if training_images := [sample.name for sample in samples if file_key(sample) in learned]:
             raise BlemishError(
-                f"{min(training_images)} is a training image, so it cannot calibrate; hold good images out."
+                f"{training_images[0]} is a training image, so it cannot calibrate; hold good images out."
             )
         items = [sample.group or sample.name for sample in samples]
         calibration.guarantee(  # refuses before any work
@@ -185,6 +190,7 @@ def estimator(config: Callable[P, DetectorConfig]) -> Callable[P, Estimator]:
     def build(*settings: P.args, **named: P.kwargs) -> Estimator:
         return Estimator(config(*settings, **named))
 
+    build.__name__ = build.__qualname__ = build.__name__.removesuffix("Config")
     return build
 
 
@@ -201,6 +207,8 @@ def as_samples(images: Images, labels: Sequence[Literal["good", "anomaly"]] | No
     if isinstance(images, np.ndarray) and images.ndim == 3:
         raise ValueError(f"expected several images; got one array {images.shape}: give image[None]")
     samples = [_sample(image, number) for number, image in enumerate(images)]
+    if not samples:
+        raise BlemishError("There is no image among those given; give at least one.")
     if labels is None:
         return samples
     if len(labels) != len(samples):
@@ -225,7 +233,7 @@ def train(
     data: Path | str,
     out: Path | str,
     *,
-    detector: str = "patchcore",
+    detector: str = "",
     recipe: str = "",
     progress: Progress = silent,
     **options: Any,

@@ -66,7 +66,7 @@ def leave_one_out(
         outputs = session.run(list(graph.outputs), {"images": pixels, **feed})
         return Prediction.named(dict(zip(graph.outputs, outputs, strict=True)))
 
-    run = seen.over(in_onnxruntime) if seen else in_onnxruntime
+    run = seen.framing.wrap(in_onnxruntime, batch=1) if seen and seen.framing else in_onnxruntime
 
     def without_own(pixels: Pixels) -> Prediction:
         left_out = graph.left_out(number_of[item_of[next(next_image).name]])

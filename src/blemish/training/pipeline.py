@@ -12,7 +12,7 @@ from typing import cast
 
 from onnxruntime import InferenceSession
 
-from blemish.detectors.interface import Detector, DetectorConfig, Graph, LeavesOneOut
+from blemish.detectors.interface import Detector, DetectorConfig, Graph, LeavesOneOut, Resumable
 from blemish.detectors.nn.provenance import write_evidence
 from blemish.detectors.registry import config_of, names
 from blemish.files import replacing
@@ -70,7 +70,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             clock.lap("leave one out", shown=divided.left_out)
             items = [divided.items[sample.name] for sample in results.good_samples]
             decision = cards.decision(config.decision_rule, good, items, divided.kind, seen.framing)
-            learned_from = cards.data(config.data, data.layout, divided.split, config.split_rule)
+            learned_from = cards.data(config.data, data.layout, divided.split, config.split_rule, pooled=config.pooled)
             complete_bundle(folder / "bundle", detector, work.settings, seen, config)
             card = cards.card(detector, work.settings, seen.frame, learned_from, decision, parity)
             written = bundle.write(folder / "bundle", card)
@@ -125,8 +125,9 @@ class Workplace:
     unfinished: Path
 
     def keep_log(self, folder: Path) -> None:
-        """Copies the log of the losses, if there is one, into the run."""
-        if (self.unfinished / "log").is_dir():
+        """Copies the log of the losses, if one was asked for, into the run."""
+        asked = self.settings.traits.trained_by_gradient and cast("Resumable", self.settings).log
+        if asked and (self.unfinished / "log").is_dir():
             shutil.copytree(self.unfinished / "log", folder / "log", symlinks=True)
 
 

@@ -15,7 +15,7 @@ from blemish.data.corrupt import KINDS, corrupt
 from blemish.data.split import split
 from blemish.evaluation.detection import auroc, average_precision
 from blemish.evaluation.localisation import collect, evaluation_size, pixel_figures, reduce_mask, thresholds_for
-from blemish.images import load_image, load_mask, read_size
+from blemish.images import decode, load_mask, read_size
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
 FIGURES = ("choice", "image_auroc", "average_precision", "pixel_auroc", "aupro", "best_iou")
@@ -57,13 +57,13 @@ def write_validation(
     random = np.random.default_rng(seed)
     to_corrupt = set(random.permutation(len(held_out))[: len(held_out) // 2].tolist())
     for number, sample in enumerate(progress(held_out, "corrupting", len(held_out))):
-        image = load_image(sample.path)
+        image = decode(sample)
         name = f"{number:04}-{sample.path.stem}"
         if number not in to_corrupt:
             _save(folder / f"test/good/{name}.png", image)
             continue
         for copy in range(COPIES):
-            other = load_image(learning[int(random.integers(len(learning)))].path)
+            other = decode(learning[int(random.integers(len(learning)))])
             corrupted_copy = corrupt(image, random, others=[other], first=KINDS[(number + copy) % len(KINDS)])
             _save(folder / f"test/{corrupted_copy.kind}/{name}-{copy + 1}.png", corrupted_copy.image)
             _save(

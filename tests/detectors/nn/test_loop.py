@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from blemish.detectors.nn.loop import (
-    HANDLING,
     Log,
     Plan,
     Records,
@@ -33,6 +32,7 @@ from blemish.detectors.nn.loop import (
     one_cycle,
     unlogged,
 )
+from blemish.options import setting
 from blemish.types import BlemishError, Progress, silent
 
 T = TypeVar("T")
@@ -326,22 +326,19 @@ def test_each_epoch_is_logged_once_after_its_checkpoint(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    rate: float = 0.1
-    weights: Path | None = None
+    rate: float = setting(0.1, "Rate.")
+    weights: Path | None = setting(None, "Weights.")
     checkpoint: Path | None = None
     resume: bool = False
-    log: str = ""
-    memory: float = 2.0
-    processes: int = 1
-    device: str = "cpu"
+    log: str = setting("", "Log.", machine=True)
+    processes: int = setting(1, "Processes.", machine=True)
 
 
 def test_an_identity_depends_on_what_the_result_depends_on() -> None:
     plain = identity(Settings(), ("a", "b"), [0, 1])
     assert plain == identity(Settings(), ("a", "b"), [0, 1])
-    handled = Settings(checkpoint=Path("x"), resume=True, log="wandb", memory=1.0, processes=2, device="cuda")
+    handled = Settings(checkpoint=Path("x"), resume=True, log="wandb", processes=2)
     assert plain == identity(handled, ("a", "b"), [0, 1])
-    assert {field.name for field in fields(Settings)} - set(HANDLING) == {"rate", "weights"}
     others = [
         identity(replace(Settings(), rate=0.2), ("a", "b"), [0, 1]),
         identity(replace(Settings(), weights=Path("x")), ("a", "b"), [0, 1]),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def head_weights(text: str) -> tuple[float, ...] | str:
     """`auto`, or a number for each class: `1,3`."""
     try:
-        return text if text == "auto" else tuple(float(part) for part in text.split(",") if part.strip())
+        return text if text == "auto" else tuple(float(part) for part in text.split(","))
     except ValueError:
         raise BlemishError(f"--head-weights takes auto, or a number for each class: 1,3; not '{text}'.") from None
 

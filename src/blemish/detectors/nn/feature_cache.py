@@ -49,7 +49,7 @@ class FeatureCache:
 
 def file_key(sample: Sample) -> FileKey | None:
     """What identifies the content of a sample's file without reading it, or its pixels; None where there is no file."""
-    if sample.pixels is not None:
+    if sample.pixels is not None and not sample.path.exists():
         digest = hashlib.sha256(np.ascontiguousarray(sample.pixels).tobytes()).hexdigest()
         return Path(digest), sample.pixels.nbytes, sample.pixels.shape[1]
     try:

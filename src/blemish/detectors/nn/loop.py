@@ -14,7 +14,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +25,7 @@ from torch.multiprocessing.spawn import ProcessException
 from torch.optim import Optimizer
 
 from blemish.files import replacing
+from blemish.options import as_json
 from blemish.types import BlemishError, Progress, silent
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 # are silenced logger by logger, as Fabric sets the level of their parent when it is imported.
 for _module in ("distributed", "rank_zero"):
     logging.getLogger(f"lightning_fabric.utilities.{_module}").setLevel(logging.WARNING)
-
-# Fields of a detector's config that do not change the result.
-HANDLING = ("checkpoint", "resume", "log", "memory", "processes", "device")
 
 _TOTAL, _WEIGHT = " total", " weight"  # keys of an epoch's sums, beside the names of counts
 Records = list[dict[str, float]]
@@ -180,9 +178,9 @@ def _record(steps: Sequence[Step], sums: Sequence[Mapping[str, float]], samples:
 
 
 def identity(settings: Any, *facts: Any) -> str:
-    """A digest of all that the result depends on: the fields of a dataclass but for `HANDLING`, and `facts` that JSON
-    can hold. A checkpoint with another one is not resumed."""
-    decisive = {key: str(value) for key, value in asdict(settings).items() if key not in HANDLING}
+    """A digest of all that the result depends on: the settings that a card holds, and `facts` that JSON can hold. A
+    checkpoint with another one is not resumed."""
+    decisive = {key: str(value) for key, value in as_json(settings).items()}
     return hashlib.sha256(json.dumps([decisive, *facts]).encode()).hexdigest()
 
 

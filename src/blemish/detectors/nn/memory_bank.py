@@ -134,11 +134,12 @@ def _farthest_first(features: Tensor, first: int) -> Iterator[int]:
         farness[selected] = -1  # never again, even among identical rows
         farthest = farness.topk(min(ACTIVE + 1, len(farness)))
         others = float(farthest.values[-1]) if len(farness) > ACTIVE else -torch.inf
-        active, near = farthest.indices[:ACTIVE], farthest.values[:ACTIVE].clone()
+        active = farthest.indices[:ACTIVE].sort().values  # of rows that are equally far, the first
+        near = farness[active]
         rows, row_norms, selected = features[active], norms[active], []
         while True:
             value, at = near.max(0)
-            if selected and float(value) < others:
+            if selected and float(value) <= others:
                 break
             selected.append(int(active[at]))
             yield selected[-1]
