@@ -1,4 +1,4 @@
-"""A tiny product (striped tiles, a bright spot as defect) and a detector learned from it, made once a session."""
+"""A tiny product (striped tiles, a bright spot as defect) and detectors trained on it, made once per session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import write_image
 def tile(number: int, spot: tuple[int, int] | None = None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """A striped tile `(60, 80, 3)` with noise, and its mask; `spot` is the (top, left) of a 12 x 12 defect.
 
-    There is noise enough that no two count as images of one item.
+    The noise is strong enough that no two of them count as images of one item.
     """
     random = np.random.default_rng(number)
     stripes = 110 + 40 * np.sin(np.arange(80) / 3 + random.uniform(0, 6))
@@ -29,7 +29,7 @@ def tile(number: int, spot: tuple[int, int] | None = None) -> tuple[npt.NDArray[
 
 @pytest.fixture(scope="session")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MVTec AD layout: 40 good to learn from, 6 good and 6 defective to test on."""
+    """MVTec AD layout: 40 good training images, 6 good and 6 defective test images."""
     root = tmp_path_factory.mktemp("data") / "tiles"
     for i in range(40):
         write_image(root / f"train/good/{i:03}.png", tile(i)[0])
@@ -43,8 +43,8 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A product with 40 good tiles and 10 each of two defect types, a bright and a dark spot, no part given; one bright
-    one lies among the good."""
+    """A product without a split: 40 good tiles and 10 of each of two defect types, a bright and a dark spot. One more
+    tile with a bright spot is mislabelled as good."""
     root = tmp_path_factory.mktemp("data") / "labelled"
     for i in range(40):
         write_image(root / f"good/{i:03}.png", tile(i)[0])
@@ -62,7 +62,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def classified(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `blemish train --detector cam --classes types --folds 2` writes for that product."""
+    """What `blemish train --detector cam --classes types --folds 2` writes for `labelled`."""
     from blemish.detectors.cam.config import CamConfig
     from blemish.training.config import TrainConfig
     from blemish.training.pipeline import train
@@ -75,7 +75,7 @@ def classified(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `blemish train --calibrate split` writes for that product: 19 of the good ones are held out."""
+    """What `blemish train --calibrate split` writes for `product`: 19 of the good images are held out."""
     from blemish.detectors.patchcore.config import PatchCoreConfig
     from blemish.training.config import TrainConfig
     from blemish.training.pipeline import train
@@ -87,7 +87,7 @@ def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def all_teach(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What it writes where all 40 good ones teach, and each is scored without itself."""
+    """What `blemish train` writes for `product` with leave-one-out: all 40 good images are training images."""
     from blemish.detectors.patchcore.config import PatchCoreConfig
     from blemish.training.config import TrainConfig
     from blemish.training.pipeline import train
