@@ -113,11 +113,7 @@ def inspect(
     from blemish.inference.inspector import Inspector
     from blemish.inference.results import ImageWriter, Result, ResultsFolder
 
-    if null and Path(STDIN) not in paths:
-        raise BlemishError("-0 applies to paths on standard input; give - instead of paths.")
-    if Path(STDIN) in paths and len(paths) > 1:
-        raise BlemishError("- cannot be combined with paths; give paths either here or on standard input.")
-    images = None if Path(STDIN) in paths else _images(paths)
+    images = _images(paths, null)
     inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, device=device)
     drift_test = DriftFile(drift, inspector.card) if drift else None
     counts: Counter[str] = Counter()
@@ -152,10 +148,7 @@ def inspect(
         typer.echo(summary(counts) + (f" Overlays and verdicts.jsonl are in {out}." if out else ""))
     if drift_test:
         typer.echo(drift_test.save(), err=True)
-    if fail_on is FailOn.anomaly and counts["anomaly"]:
-        raise typer.Exit(FOUND)
-    if counts["error"]:
-        raise typer.Exit(INCOMPLETE)
+    _exit(counts, fail_on)
 
 
 app.command()(watch.watch)
@@ -199,10 +192,16 @@ app.command()(report.compare)
 app.command()(synthetic.demo)
 
 
-def _images(paths: list[Path]) -> list[tuple[Path, str]]:
-    """The images in `paths`, each with the relative name of its output."""
+def _images(paths: list[Path], null: bool) -> list[tuple[Path, str]] | None:
+    """The images in `paths`, each with the relative name of its output; None if their paths come on standard input."""
     from blemish.images import find_images
 
+    if null and Path(STDIN) not in paths:
+        raise BlemishError("-0 applies to paths on standard input; give - instead of paths.")
+    if Path(STDIN) in paths and len(paths) > 1:
+        raise BlemishError("- cannot be combined with paths; give paths either here or on standard input.")
+    if Path(STDIN) in paths:
+        return None
     images: list[tuple[Path, str]] = []
     for path in paths:
         if path.is_dir():
@@ -213,6 +212,14 @@ def _images(paths: list[Path]) -> list[tuple[Path, str]]:
         else:
             images.append((path, path.name))
     return images
+
+
+def _exit(counts: Counter[str], fail_on: FailOn) -> None:
+    """Ends with the exit code of the verdicts that were counted; an anomaly takes precedence over an error."""
+    if fail_on is FailOn.anomaly and counts["anomaly"]:
+        raise typer.Exit(FOUND)
+    if counts["error"]:
+        raise typer.Exit(INCOMPLETE)
 
 
 def main() -> None:
