@@ -133,7 +133,7 @@ def table(runs: Sequence[dict[str, Any]], bank: int) -> str:
     lines = [
         f"Made by `bench/backbones.py`; PatchCore's defaults but for a bank of at most {bank} patches; brackets: 95 %.",
         "",
-        "| set, seed | taught / good / defective | image AUROC bundled | teacher | random | bundled - teacher |",
+        "| set, seed | training / good / defective | image AUROC bundled | teacher | random | bundled - teacher |",
         "|---|---|---|---|---|---|",
     ]
     for run in runs:

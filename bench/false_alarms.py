@@ -64,24 +64,24 @@ def scored(folder: Path, half: int) -> dict[str, Any]:
     items = items_of(samples, copies)
     good = sorted({item for sample, item in zip(samples, items, strict=True) if sample.label == "good"})
     order = np.random.default_rng(half).permutation(len(good))
-    taught = {good[i] for i in order[: len(good) // 2]}
-    teach = [i for i, sample in enumerate(samples) if sample.label == "good" and items[i] in taught]
-    held = [i for i, sample in enumerate(samples) if sample.label == "good" and items[i] not in taught]
-    bad = [i for i, sample in enumerate(samples) if sample.label == "anomaly" and items[i] not in taught]
-    teachers = [samples[i] for i in teach]
-    config = PatchCoreConfig(image_size=auto_size(teachers))
-    detector = PatchCore(config).fit(teachers, progress)
+    train_items = {good[i] for i in order[: len(good) // 2]}
+    train = [i for i, sample in enumerate(samples) if sample.label == "good" and items[i] in train_items]
+    held = [i for i, sample in enumerate(samples) if sample.label == "good" and items[i] not in train_items]
+    bad = [i for i, sample in enumerate(samples) if sample.label == "anomaly" and items[i] not in train_items]
+    train_samples = [samples[i] for i in train]
+    config = PatchCoreConfig(image_size=auto_size(train_samples))
+    detector = PatchCore(config).fit(train_samples, progress)
     run = in_torch(detector.graph())
     return {
         "set": folder.name,
         "half": half,
         "image_size": config.image_size,
         "bank": len(detector.sources().table),
-        "taught_items": len(taught),
+        "taught_items": len(train_items),
         "held": of(samples, items, held, predict(run, [samples[i] for i in held], progress, "held out").scores),
         "defective": of(samples, items, bad, predict(run, [samples[i] for i in bad], progress, "defective").scores),
         "left_out": of(
-            samples, items, teach, leave_one_out(detector, teachers, [items[i] for i in teach], progress).scores
+            samples, items, train, leave_one_out(detector, train_samples, [items[i] for i in train], progress).scores
         ),
         "date": str(date.today()),
         "seconds": round(time.perf_counter() - begun),
@@ -300,11 +300,11 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         rule = row["usual_rule"]
         cells = [_cell(rule, name) for name in ("recall", "claimed", "given")]
         lines.append(_row(row["set"], _range(row["defective"]), *cells, _percent(rule["splits_above_claimed"])))
-    lines += ["", *_head("data", "taught, of items", "halves", *percents)]
+    lines += ["", *_head("data", "training images, of items", "halves", *percents)]
     for row in rows:
-        taught = f"{_range(row['taught']['images'])} of {row['taught']['items']}"
+        training = f"{_range(row['taught']['images'])} of {row['taught']['items']}"
         found = [row["rates"][f"{rate:g}"]["left_out"] for rate in RATES]
-        lines.append(_row(row["set"], taught, "first", *map(_first, found)))
+        lines.append(_row(row["set"], training, "first", *map(_first, found)))
         if row["halves"] > 1:
             lines.append(_row("", "", f"all {row['halves']}", *map(_over_halves, found)))
     for row in rows:
