@@ -1,10 +1,10 @@
-"""Accuracy of `blemish train` with its defaults on every real set beside the repository, and on the demo line.
+"""Accuracy of `blemish train` with its defaults on every real data set beside the repository, and on the demo.
 
     python bench/accuracy.py [--shared ../shared] [--demo demo/data] [--only cookies ...]
     python bench/accuracy.py --table
 
-Writes bench/results/accuracy.json and accuracy.md. Each run is what a user gets: same command, same split rule; what
-departs from the defaults stands in SETS and in the table, which `--table` makes from the runs that there are.
+Writes bench/results/accuracy.json and accuracy.md. Each run uses the command and the split rule of a user. Options that
+differ from the defaults are in SETS and in the table. `--table` writes the table from existing runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from blemish.training.config import TrainConfig
 from blemish.training.pipeline import train
 
 HERE = Path(__file__).resolve().parent
-# Folder, what departs from the defaults, and why.
+# Folder, options that differ from the defaults, and why.
 SETS: list[tuple[str, dict[str, Any], str]] = [
     ("magnetic-tile", {}, ""),
     ("casting", {}, ""),
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--demo", type=Path, default=HERE.parent / "demo" / "data")
     parser.add_argument("--only", nargs="*", default=None, help="names of sets")
-    parser.add_argument("--table", action="store_true", help="no measuring")
+    parser.add_argument("--table", action="store_true", help="write only the table")
     options = parser.parse_args()
     work = HERE / "results" / "work"
     tasks: list[tuple[Path, dict[str, Any], str]] = [
@@ -91,7 +91,7 @@ def main() -> None:
         elif folder.is_dir():
             results[folder.name] = measure(folder, work, changes)
         else:
-            print(f"{folder} is not here; left out")
+            print(f"{folder} is missing; skipped")
     order = [results[folder.name] for folder, _, _ in tasks if folder.name in results]
     notes = ["Without a + the same images set the threshold, each scored without its own item."]
     notes += [f"{folder.name}: {why}." for folder, _, why in tasks if why and folder.name in results]

@@ -1,9 +1,9 @@
-"""Does alignment help? Parts that lie anywhere within 8 % of the image and are turned by up to 15 degrees.
+"""Does alignment help? Parts are shifted by up to 8 % of the image and rotated by up to 15 degrees.
 
     python bench/align.py [--product flange] [--train 60] [--good 30] [--defective 5] [--size 512]
 
-Draws a product of the demo moved under its lamps, learns with and without --align from parts that were moved, and from
-parts that lie still, tests all on moved parts, and writes bench/results/align.json.
+Draws a product of the demo with moved parts, trains with and without --align on moved parts, and on parts that are not
+moved, tests all on moved parts, and writes bench/results/align.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 SHIFT, TURN = 0.08, 15.0
 SMALLER = 0.72  # boards nearly fill their images, so they are drawn on a larger tray
 PRODUCTS = {"flange": flange.DEFECTS, "board": board.DEFECTS}
-Place = tuple[float, float, float]  # right and down, in shares of the size; degrees
+Place = tuple[float, float, float]  # shift to the right and down, as shares of the size; degrees
 
 
 def on_a_tray(key: tuple[int | str, ...], size: int, flaws: list[Flaw], where: Place) -> Array:
@@ -50,7 +50,7 @@ def scene_of(product: str, key: tuple[int | str, ...], size: int, flaws: list[Fl
 
 
 def draw(product: str, part: str, number: int, kind: str, size: int, *, moved: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A part and its mask, as `demo.draw` but for where it lies."""
+    """A part and its mask, as `demo.draw` but at another place."""
     key = (0, product, part, number)
     rng = generator(*key, "moved")
     shift, turn = rng.uniform(-SHIFT, SHIFT, 2), rng.uniform(-TURN, TURN)
@@ -65,7 +65,7 @@ def draw(product: str, part: str, number: int, kind: str, size: int, *, moved: b
 
 
 def write(root: Path, product: str, counts: tuple[int, int, int], size: int, *, moved: bool) -> None:
-    """`train/good` lies still or moved, the test part always moved."""
+    """`train/good` is moved or not; the test split is always moved."""
     tasks = [("train", "good", n) for n in range(counts[0])] + [("test", "good", n) for n in range(counts[1])]
     tasks += [("test", kind, n) for kind in PRODUCTS[product] for n in range(counts[2])]
     for part, kind, number in progress(tasks, "drawing", len(tasks)):
@@ -90,7 +90,7 @@ def main() -> None:
     file = HERE / "results" / "align.json"
     known = json.loads(file.read_text()) if file.exists() else []
     with tempfile.TemporaryDirectory() as folder:
-        # A board's middle, as the reference lies within a few pixels: without the tray around it.
+        # The middle of a board, without the tray around it; the reference is within a few pixels of it.
         middle = [[x * options.size, y * options.size] for x, y in ((0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8))]
         roi = Path(folder) / "roi.json"
         roi.write_text(json.dumps({"polygons": [middle]}))
@@ -111,7 +111,7 @@ def main() -> None:
                     evidence=False,
                 )
                 metrics = train(config, progress).metrics
-                one = {
+                result = {
                     "product": options.product,
                     "learned": learned,
                     "options": way,
@@ -120,9 +120,9 @@ def main() -> None:
                     "counts": metrics["counts"],
                     "left_out": [problem for problem in metrics["data_problems"] if "aligned" in problem],
                 }
-                print(json.dumps(one))
+                print(json.dumps(result))
                 same = ("product", "learned", "options")
-                known = [other for other in known if any(other[key] != one[key] for key in same)] + [one]
+                known = [other for other in known if any(other[key] != result[key] for key in same)] + [result]
                 file.write_text(json.dumps(known, indent=1) + "\n")
 
 

@@ -1,12 +1,12 @@
-"""The autoencoder that attends, beside PatchCore and five classical baselines, on the test images of `blemish train`.
+"""The attention autoencoder, PatchCore and five classical baselines on the test images of `blemish train`.
 
     OMP_NUM_THREADS=1 python bench/attention.py [--only magnetic-tile/with ...]
     python bench/attention.py --table
 
-A configuration is one training, whose network is then read in the ways of READINGS. Each is written to --work as
-soon as it is done, so that a long run can be cut off and gone on with, or spread over processes. `--table` puts all
-that is there into bench/results/attention.json and attention.md, with the baselines of bench/results/baselines.json
-(image figures only). The best IoU is that of the best of all thresholds at which a curve can bend (`thresholds_for`).
+A configuration is one training, whose network is evaluated with each map of READINGS. Each is written to --work as soon
+as it is finished, so that a long run can be interrupted and resumed, or distributed over processes. `--table` collects
+all of them in bench/results/attention.json and attention.md, with the baselines of bench/results/baselines.json (image
+figures only). The best IoU is the highest over all thresholds of `thresholds_for`.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from blemish.types import Sample
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("flange", "cloth", "board", "magnetic-tile", "kolektorsdd")
-# What each training changes of the defaults, and how the tables call it; the study's settings are `case_study`'s.
+# The settings of each training that differ from the defaults, and its name in the tables; "study" is `case_study`.
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "with": ({"attention_loss": "mean"}, "interpretability term"),
     "without": ({"attention_loss": "none"}, "no interpretability term"),
     "unspoiled": ({"corruption": "none"}, "images not corrupted"),
     "study": ({}, "as in the study"),
 }
-STUDIED = ("flange", "magnetic-tile")  # 50 epochs of two steps a batch: the others only by --only
+STUDIED = ("flange", "magnetic-tile")  # 50 epochs of two steps per batch; other sets only with --only
 READINGS: dict[str, dict[str, str]] = {
     "attention (image)": {"map": "attention", "input": "image"},
     "attention (difference)": {"map": "attention", "input": "difference"},
@@ -64,29 +64,29 @@ FIGURES = ("auroc", "average_precision", "pixel_auroc", "aupro", "best_iou")
 
 
 def measure(folder: Path, name: str) -> dict[str, Any]:
-    """One training, and a row for each way in which it is read."""
-    parts = parts_of(folder, SETS[folder.name])
-    found = patchcore(parts) if name == "patchcore" else attending(parts, name)
-    anomalies = sum(sample.label == "anomaly" for sample in parts.test)
-    counts = {"train": len(parts.train), "test_good": len(parts.test) - anomalies, "test_anomaly": anomalies}
-    return {"set": folder.name, "config": name, **counts, "threads": torch.get_num_threads(), **found}
+    """One training, and a row for each map that is read from it."""
+    split = parts_of(folder, SETS[folder.name])
+    result = patchcore(split) if name == "patchcore" else attending(split, name)
+    anomalies = sum(sample.label == "anomaly" for sample in split.test)
+    counts = {"train": len(split.train), "test_good": len(split.test) - anomalies, "test_anomaly": anomalies}
+    return {"set": folder.name, "config": name, **counts, "threads": torch.get_num_threads(), **result}
 
 
-def patchcore(parts: Split) -> dict[str, Any]:
-    config = PatchCoreConfig(image_size=auto_size(parts.train))
+def patchcore(split: Split) -> dict[str, Any]:
+    config = PatchCoreConfig(image_size=auto_size(split.train))
     begun = time.perf_counter()
-    detector = PatchCore(config).fit(parts.train, progress)
+    detector = PatchCore(config).fit(split.train, progress)
     seconds = time.perf_counter() - begun
-    rows = figures_of([("PatchCore", detector.graph(), {})], parts.test)
+    rows = figures_of([("PatchCore", detector.graph(), {})], split.test)
     return {"image_size": config.image_size, "seconds": round(seconds, 1), "epochs": None, "rows": rows}
 
 
-def attending(parts: Split, name: str) -> dict[str, Any]:
+def attending(split: Split, name: str) -> dict[str, Any]:
     height, width = AttentionConfig().image_size
-    config = AttentionConfig(image_size=auto_size(parts.train, height * width))
+    config = AttentionConfig(image_size=auto_size(split.train, height * width))
     config = case_study(config) if name == "study" else replace(config, **CONFIGS[name][0])
     begun = time.perf_counter()
-    detector = Attention(config).fit(parts.train, progress)
+    detector = Attention(config).fit(split.train, progress)
     seconds = time.perf_counter() - begun
     readings = []
     for reading, changes in READINGS.items():
@@ -99,31 +99,31 @@ def attending(parts: Split, name: str) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "epochs": len(detector.records),
         "training": detector.records,
-        "rows": figures_of(readings, parts.test),
+        "rows": figures_of(readings, split.test),
     }
 
 
 def figures_of(
     readings: Sequence[tuple[str, Graph, dict[str, Any]]], samples: Sequence[Sample]
 ) -> list[dict[str, Any]]:
-    """FIGURES of each reading's graph on labelled samples, with 95 % intervals, and what else is said of it."""
+    """FIGURES of each reading's graph on labelled samples, with 95 % intervals, and its other entries."""
     labels = np.array([sample.label == "anomaly" for sample in samples])
     sizes = [read_size(sample.path) for sample in samples]
     masks = [load_mask(s.mask, (h, w)) if s.mask else None for s, (w, h) in zip(samples, sizes, strict=True)]
     rows = []
     for reading, graph, more in readings:
-        found = predict(in_torch(graph), samples, progress, reading)
-        # No threshold, no decisions, no boxes: only the figures of scores and maps are taken.
+        prediction = predict(in_torch(graph), samples, progress, reading)
+        # There are no thresholds, decisions or boxes: only figures of scores and maps are used.
         figures = {
-            **detection_metrics(found.scores, labels, np.zeros_like(labels)),
-            **localisation_metrics(found.maps, masks, labels, [()] * len(samples), sizes),
+            **detection_metrics(prediction.scores, labels, np.zeros_like(labels)),
+            **localisation_metrics(prediction.maps, masks, labels, [()] * len(samples), sizes),
         }
         rows.append({"reading": reading, **more, **to_json({key: figures[key] for key in FIGURES})})
     return rows
 
 
 def baseline_rows(file: Path, ours: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those of the same set and backbone; left out where they were not measured on as many images."""
+    """The baselines of the same set and backbone; skipped if they were measured on other numbers of images."""
     counted = ("set", "train", "test_good", "test_anomaly")
     every = json.loads(file.read_text(encoding="utf-8"))["results"] if file.exists() else []
     rows = [row for row in every if row["backbone"] == "bundled" and row["set"] == ours["set"]]
@@ -164,7 +164,7 @@ def table(results: Sequence[dict[str, Any]], baselines: Path) -> str:
 
 
 def beside(results: Sequence[dict[str, Any]], baselines: Path) -> str:
-    """Of image and of pixel AUROC a table each, a column for each set: what docs/attention.md shows."""
+    """The tables of docs/attention.md: image AUROC and pixel AUROC, with a column for each set."""
     lines: list[str] = []
     for figure, title in (("auroc", "image AUROC"), ("pixel_auroc", "pixel AUROC")):
         cells: dict[str, dict[str, str]] = {}
@@ -172,7 +172,7 @@ def beside(results: Sequence[dict[str, Any]], baselines: Path) -> str:
             for row in found["rows"]:
                 more = "" if found["config"] == "patchcore" else f", {CONFIGS[found['config']][1]}"
                 cells.setdefault(f"{row['reading']}{more}", {})[found["set"]] = with_interval(row[figure])
-        for found in results if figure == "auroc" else []:  # the classical ones last
+        for found in results if figure == "auroc" else []:  # the classical baselines come last
             for row in baseline_rows(baselines, found):
                 cells.setdefault(row["baseline"], {})[found["set"]] = with_interval(row[figure])
         sets = [name for name in NAMES if any(name in row for row in cells.values())]
@@ -199,7 +199,7 @@ def main() -> None:
     every = [f"{where}/{name}" for name in (*CONFIGS, "patchcore") for where in NAMES]
     normal_median = [task for task in every if not task.endswith("/study") or task.split("/")[0] in STUDIED]
     parser.add_argument("--only", nargs="*", choices=every, default=normal_median, metavar="SET/CONFIG")
-    parser.add_argument("--table", action="store_true", help="only put together what is in --work")
+    parser.add_argument("--table", action="store_true", help="only collect the results in --work")
     options = parser.parse_args()
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
@@ -209,13 +209,13 @@ def main() -> None:
         folder = (options.demo if where in DEMO else options.shared / "data") / where
         file = options.work / f"{where}-{name}.json"
         if file.exists() or not folder.is_dir():
-            print(f"{task}: {'done before' if file.exists() else f'{folder} is not here; left out'}", flush=True)
+            print(f"{task}: {'done before' if file.exists() else f'{folder} is missing; skipped'}", flush=True)
             continue
-        found = measure(folder, name)
-        part = file.with_suffix(".part")  # what is cut off while it is written is not taken for done
-        part.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        result = measure(folder, name)
+        part = file.with_suffix(".part")  # a file that was not written to its end does not count as done
+        part.write_text(json.dumps(result) + "\n", encoding="utf-8")
         part.replace(file)
-        print(f"{task}: trained in {found['seconds']} s", flush=True)
+        print(f"{task}: trained in {result['seconds']} s", flush=True)
     files = [options.work / f"{task.replace('/', '-')}.json" for task in every]
     results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
     facts = {"date": str(date.today()), "blemish": __version__, "machine": platform.machine(), "cores": os.cpu_count()}

@@ -1,11 +1,11 @@
-"""What the bundled backbone is worth: PatchCore with it, with its ImageNet teacher, and with random weights.
+"""Compares backbones: PatchCore with the bundled one, with its ImageNet teacher, and with random weights.
 
     python bench/backbones.py --data ../shared/data --teacher ../shared/weights/mobilenetv2_100_tf.safetensors
 
-Half of the good images (split by item, at most --taught) teach, all others (at most --tested good and as many
-defective ones) are tested; the three share every split. AUROC of images, and of pixels where there are masks, with
-bootstrap intervals over images; the difference to the teacher is bootstrapped on the same resamples. Writes one
-JSON and one Markdown table.
+Half of the good images (split by item, at most --taught) are training images, all others (at most --tested good and as
+many defective ones) are test images; the three backbones share each split. Image AUROC, and pixel AUROC if there are
+masks, with bootstrap intervals over images; the difference to the teacher is bootstrapped on the same resamples. Writes
+one JSON and one Markdown table.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def configs(teacher: Path, bank: int, seed: int) -> dict[str, PatchCoreConfig]:
 
 
 def divide(samples: Sequence[Sample], seed: int, taught: int, tested: int) -> tuple[list[Sample], list[Sample]]:
-    parts = split(samples, seed=seed, test=0.5, calibration=0)
+    splits = split(samples, seed=seed, test=0.5, calibration=0)
     rng = np.random.default_rng(seed)
-    good = [s for s in parts.test if s.label == "good"]
-    defective = [s for s in parts.test if s.label == "anomaly"]
-    return some(parts.train, taught, rng), some(good, tested, rng) + some(defective, tested, rng)
+    good = [s for s in splits.test if s.label == "good"]
+    defective = [s for s in splits.test if s.label == "anomaly"]
+    return some(splits.train, taught, rng), some(good, tested, rng) + some(defective, tested, rng)
 
 
 def some(samples: Sequence[Sample], most: int, rng: np.random.Generator) -> list[Sample]:
@@ -82,7 +82,7 @@ def pixel_figures(prediction: Prediction, samples: Sequence[Sample]) -> dict[str
 
 
 def predicted(config: PatchCoreConfig, taught: list[Sample], tested: list[Sample], work: Path | None) -> Prediction:
-    """Learns and predicts; with a `work` folder, what was once predicted with these weights and images is kept."""
+    """Trains and predicts; predictions with the same weights and images are cached in the `work` folder."""
     file = config.weights or BUNDLED
     weights = "" if config.random_weights else hashlib.sha256(file.read_bytes()).hexdigest()
     asked = [repr(config), weights, [str(s.path) for s in taught + tested]]
@@ -133,7 +133,7 @@ def table(runs: Sequence[dict[str, Any]], bank: int) -> str:
     lines = [
         f"Made by `bench/backbones.py`; PatchCore's defaults but for a bank of at most {bank} patches; brackets: 95 %.",
         "",
-        "| set, seed | taught / good / defective | image AUROC bundled | teacher | random | bundled - teacher |",
+        "| set, seed | training / good / defective | image AUROC bundled | teacher | random | bundled - teacher |",
         "|---|---|---|---|---|---|",
     ]
     for run in runs:
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--bank", type=int, default=PatchCoreConfig.max_bank)
     parser.add_argument("--taught", type=int, default=300)
     parser.add_argument("--tested", type=int, default=1000)
-    parser.add_argument("--work", type=Path, help="folder that keeps predictions, so that a cut run goes on")
+    parser.add_argument("--work", type=Path, help="folder for predictions, from which an interrupted run is resumed")
     parser.add_argument("--out", type=Path, default=here / "results" / "backbones.json")
     arguments = parser.parse_args()
     runs = []

@@ -1,13 +1,13 @@
-"""Five classical detectors on pooled features, on the very test images of `blemish train`: image level only.
+"""Five classical detectors on pooled features, on the same test images as `blemish train`: image level only.
 
     python bench/baselines.py [--only flange ...] [--backbone NAME --weights FILE.safetensors]
 
 The baselines of Jiang, Xue & Zou's study, by scikit-learn and with its default hyper-parameters: distance to the
 nearest training image; distance to the nearest of 8 k-means centres; one-class SVM (RBF kernel, gamma "scale",
 nu 0.5); local outlier factor (20 neighbours); isolation forest (100 trees, at most 256 images each). An image is the
-global average of each tap of the backbone, side by side, standardised by the training images. They see what PatchCore
-sees: the same backbone, taps, image size and training part. Writes bench/results/baselines.json and baselines.md after
-each set; rows of sets and backbones that were measured before stay.
+vector of global averages of each tap of the backbone, standardised by the training images. The backbone, taps, image
+size and training split are those of PatchCore. Writes bench/results/baselines.json and baselines.md after each set;
+rows of other sets and backbones are kept.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ from blemish.types import Progress, Sample, silent
 
 HERE = Path(__file__).resolve().parent
 BATCH = 8
-# What departs from the defaults of `blemish train`, so that the test images are those of accuracy.py; with a fifth of
-# its good images held out, KolektorSDD's few items cannot guarantee a lower rate (no figure here hangs on it).
+# Options that differ from the defaults of `blemish train`, so that the test images are those of accuracy.py. With a
+# fifth of its good images held out, KolektorSDD's few items cannot guarantee a lower rate (no figure here depends on
+# it).
 SETS: dict[str, dict[str, Any]] = {
     "flange": {},
     "cloth": {},
@@ -71,7 +72,7 @@ def baselines(
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Scores `(len(test),)` by baseline, higher = more anomalous, learned from the good images `train` alone."""
+    """Scores `(len(test),)` by baseline, higher = more anomalous, learned from the good images `train`."""
     resize = Resize(*image_size)
     network = load_backbone(backbone, image_size=image_size, weights=weights)
     scaler = StandardScaler()
@@ -102,7 +103,7 @@ def pooled(samples: Sequence[Sample], resize: Resize, backbone: Backbone, progre
 
 
 def parts_of(folder: Path, changes: dict[str, Any]) -> Split:
-    """The parts that `blemish train --calibrate split` makes of a folder, so that all detectors learn from the same."""
+    """The split of `blemish train --calibrate split`, so that all detectors have the same training images."""
     config = TrainConfig(folder, folder, calibrate="split", **changes)
     data = read_data(config.data, config.layout, progress)
     return divide(data, config.split_rule, config.decision_rule, config.settings.traits).split
@@ -110,20 +111,20 @@ def parts_of(folder: Path, changes: dict[str, Any]) -> Split:
 
 def measure(folder: Path, backbone: str, weights: Path | None) -> list[dict[str, Any]]:
     """One row for each baseline."""
-    parts = parts_of(folder, SETS[folder.name])
-    size = auto_size(parts.train)
-    scores = baselines(parts.train, parts.test, image_size=size, backbone=backbone, weights=weights, progress=progress)
-    labels = np.array([sample.label == "anomaly" for sample in parts.test])
+    split = parts_of(folder, SETS[folder.name])
+    size = auto_size(split.train)
+    scores = baselines(split.train, split.test, image_size=size, backbone=backbone, weights=weights, progress=progress)
+    labels = np.array([sample.label == "anomaly" for sample in split.test])
     rows = []
     for name, values in scores.items():
-        nothing = np.zeros_like(labels)  # no threshold, no decisions: only the figures of the order are taken
+        nothing = np.zeros_like(labels)  # there are no decisions: only figures of the ranking are used
         figures = detection_metrics(values, labels, nothing)
         rows.append(
             {
                 "set": folder.name,
                 "backbone": backbone,
                 "baseline": name,
-                "train": len(parts.train),
+                "train": len(split.train),
                 "test_good": int((~labels).sum()),
                 "test_anomaly": int(labels.sum()),
                 "image_size": size,
@@ -163,10 +164,10 @@ def main() -> None:
     for name in options.only:
         folder = (options.demo if name in DEMO else options.shared / "data") / name
         if not folder.is_dir():
-            print(f"{folder} is not here; left out")
+            print(f"{folder} is missing; skipped")
             continue
-        found = measure(folder, options.backbone, options.weights)
-        rows = [row for row in rows if (row["set"], row["backbone"]) != (name, options.backbone)] + found
+        set_rows = measure(folder, options.backbone, options.weights)
+        rows = [row for row in rows if (row["set"], row["backbone"]) != (name, options.backbone)] + set_rows
         rows.sort(key=lambda row: (order.index(row["set"]), row["backbone"] != "bundled", row["backbone"]))
         facts = {
             "date": str(date.today()),
@@ -178,7 +179,7 @@ def main() -> None:
         saved.parent.mkdir(exist_ok=True)
         saved.write_text(json.dumps({**facts, "results": rows}, indent=1) + "\n", encoding="utf-8")
         saved.with_suffix(".md").write_text(table(rows), encoding="utf-8")
-        print(table(found))
+        print(table(set_rows))
 
 
 if __name__ == "__main__":

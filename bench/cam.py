@@ -1,12 +1,12 @@
-"""The classifier by repeated stratified k-fold, beside a logistic regression on pooled ImageNet features.
+"""Repeated stratified k-fold of the classifier, and of a logistic regression on pooled ImageNet features.
 
     python bench/cam.py --work bench/results/work [--only magnetic-tile/imagenet-tail ...] [--folds 5] [--repeats 1]
     python bench/cam.py --table
 
-Each row is one data set and one configuration; each is written to --work as soon as it is done, so that a long run
-can be cut off and gone on with, or spread over processes. `--table` puts all that is there into bench/results/cam.json
-and cam.md. The regression is scikit-learn's, on the 1,280 pooled features that MobileNetV2 hands to its own
-classifier, standardised, with balanced class weights, on the same folds at 224x224.
+Each row is one data set and one configuration; each is written to --work as soon as it is finished, so that a long run
+can be interrupted and resumed, or distributed over processes. `--table` collects all rows in bench/results/cam.json and
+cam.md. The regression is that of scikit-learn, on the 1,280 pooled features before MobileNetV2's classifier,
+standardised, with balanced class weights, on the same folds at 224x224.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HERE = Path(__file__).resolve().parent
 IMAGENET = "mobilenetv2_100?pad_type=same&mean=0.498&std=0.5"
 WEIGHTS = "weights/mobilenetv2_100_tf.safetensors"
 SETS = ("magnetic-tile", "casting", "kolektorsdd", "cookies", "flange", "cloth", "board")
-# What each row changes of the defaults; 224x224 throughout, as the published study and the regression.
+# The settings of each row that differ from the defaults; all at 224x224, as in the published study and the regression.
 CONFIGS: dict[str, dict[str, Any]] = {
     "bundled-head": {"unfreeze": 0},
     "bundled-deviations": {"unfreeze": 0, "deviations": True},
@@ -56,7 +56,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "imagenet-tail": {"unfreeze": 1},
     "imagenet-mean": {"unfreeze": 0, "moments": 1, "layers": ("4",)},
 }
-# Method and layer of the maps that are put side by side, of the classifier whose last stages were trained.
+# Method and layer of the compared maps, of the classifier whose last stages were trained.
 MAPS = {
     "bundled": [("cam", ""), *((m, "3") for m in ("gradcam", "gradcam++", "layercam", "hirescam")), ("layercam", "2"),
                 ("gradcam++", "2"), ("hirescam", "2")],
@@ -78,7 +78,7 @@ def configured(name: str, shared: Path) -> CamConfig:
 
 
 def regression(folder: Path, shared: Path, folds: int, repeats: int) -> dict[str, Any]:
-    """The baseline: nothing of the network is trained, and it shows no place."""
+    """The baseline: the network is frozen, and there are no maps."""
     import timm
     from safetensors.torch import load_file
     from sklearn.linear_model import LogisticRegression
@@ -98,9 +98,9 @@ def regression(folder: Path, shared: Path, folds: int, repeats: int) -> dict[str
     for number, (train, test) in enumerate(kfold(samples, folds, repeat=repeats, groups=groups)):
         learned, tested = ([index[s.name] for s in part] for part in (train, test))
         model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=5000))
-        found = model.fit(features[learned], labels[learned]).decision_function(features[tested])
-        scores[number // folds, tested] = found
-        each.append(of_fold(found, labels[tested]))
+        fold_scores = model.fit(features[learned], labels[learned]).decision_function(features[tested])
+        scores[number // folds, tested] = fold_scores
+        each.append(of_fold(fold_scores, labels[tested]))
 
     def figures(weights: Any) -> dict[str, Any]:
         flagged = scores > 0
@@ -118,7 +118,8 @@ def regression(folder: Path, shared: Path, folds: int, repeats: int) -> dict[str
 
 
 def side_by_side(folder: Path, name: str, shared: Path, folds: int) -> dict[str, Any]:
-    """The same trained classifiers' maps by every method, out of fold; every fourth good image, all others."""
+    """Out-of-fold maps of the same trained classifiers by every method, of all defective and every fourth good
+    image."""
     samples, groups = read(folder)
     methods = MAPS[name.partition("-")[0]]
     earlier = next(layer for method, layer in methods if method == "layercam" and layer)
@@ -196,7 +197,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=None, help="SET/CONFIG")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="only put together what is in --work")
+    parser.add_argument("--table", action="store_true", help="only collect the results in --work")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     names = ["regression", *CONFIGS, "bundled-tail-maps", "imagenet-tail-maps"]
@@ -206,11 +207,11 @@ def main() -> None:
         folder = (options.demo if where in ("flange", "cloth", "board") else options.shared / "data") / where
         file = options.work / f"{where}-{name}.json"
         if file.exists() or not folder.is_dir():
-            print(f"{task}: {'done before' if file.exists() else f'{folder} is not here; left out'}")
+            print(f"{task}: {'done before' if file.exists() else f'{folder} is missing; skipped'}")
             continue
-        found = measure(folder, name, options.shared, options.folds, options.repeats)
-        file.write_text(json.dumps(found) + "\n", encoding="utf-8")
-        print(f"{task}: {found['seconds']} s")
+        result = measure(folder, name, options.shared, options.folds, options.repeats)
+        file.write_text(json.dumps(result) + "\n", encoding="utf-8")
+        print(f"{task}: {result['seconds']} s")
     files = [options.work / f"{task.replace('/', '-')}.json" for task in tasks]
     rows = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
     facts = {"date": str(date.today()), "blemish": __version__, "machine": platform.machine(), "cores": os.cpu_count()}

@@ -1,13 +1,13 @@
-"""Are the heatmaps true? Each detector on three real sets, beside its controls (docs/faithfulness.md).
+"""Faithfulness of the heatmaps: each detector on three real sets, compared with its controls (docs/faithfulness.md).
 
     OMP_NUM_THREADS=1 python bench/faithfulness.py [--only cookies/cam ...] [--most 20]
     python bench/faithfulness.py --table
 
-Each detector learns as `blemish train` does, with what accuracy.py departs from the defaults (PatchCore's runs are that
-bench's own, where they are there), and once more with random weights (an autoencoder: none of its steps is taken), for
-that control. Its heatmaps are tested as by `blemish evaluate --faithfulness`, on test images. Runs and figures are
-kept under bench/results/work/faithfulness and not made again, so that a long run can be cut off and gone on with;
-remove them to measure anew. `--table` puts all that is there into bench/results/faithfulness.json and faithfulness.md.
+Each detector is trained by `blemish train` with the options of accuracy.py (whose runs are used for PatchCore if they
+exist), and again with random weights as a control (an autoencoder without any training step). The heatmaps are tested
+as in `blemish evaluate --faithfulness`, on test images. Runs and figures are kept under
+bench/results/work/faithfulness, so that a long run can be interrupted and resumed; remove them to measure again.
+`--table` collects all figures in bench/results/faithfulness.json and faithfulness.md.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from blemish.training.pipeline import train
 HERE = Path(__file__).resolve().parent
 WORK = HERE / "results" / "work" / "faithfulness"
 NAMES = ("kolektorsdd", "magnetic-tile", "cookies")
-# Its good images show 24 items; to guarantee 10 %, detectors that hold some of them out have to hold out so many.
+# The good images show 24 items; detectors with held-out images must hold out so many of them to guarantee 10 %.
 FEW = {"kolektorsdd": {"calibration": 0.4}}
-# Each detector, and what it is with random weights.
+# Each detector, and its settings with random weights.
 DETECTORS: dict[str, dict[str, Any]] = {
     "patchcore": {"random_weights": True},
     "cam": {"random_weights": True},
@@ -63,7 +63,7 @@ def measure(data: Path, name: str, most: int) -> None:
         return
     random = learned(data, name, WORK / f"{data.name}-{name}-random", DETECTORS[name])
     inspector = Inspector(run, threads=1)
-    found = heatmaps(
+    result = heatmaps(
         inspector,
         labelled(data, tested=names_tested(run)).samples,
         median(inspector.card.decision.scores),
@@ -71,11 +71,12 @@ def measure(data: Path, name: str, most: int) -> None:
         most=most,
         progress=progress,
     )
-    (run / FAITHFUL).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (run / FAITHFUL).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """A row for each detector and set, a column for each measure: its figure, the best control's, and the verdict."""
+    """A row for each detector and set, a column for each measure: its figure, that of the best control, and the
+    verdict."""
     measures = [MEASURES[measure["name"]] for measure in results[0]["measures"]]
     lines = [f"| data | detector | images | {' | '.join(measures)} |", "|---" * (3 + len(measures)) + "|"]
     for found in results:
@@ -99,12 +100,12 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--only", nargs="*", default=None, help="SET/DETECTOR")
     parser.add_argument("--most", type=int, default=20, help="anomalies of a set, at most")
-    parser.add_argument("--table", action="store_true", help="no measuring")
+    parser.add_argument("--table", action="store_true", help="write only the table")
     options = parser.parse_args()
     tasks = [(options.shared / "data" / data, name) for data in NAMES for name in DETECTORS]
     for data, name in [] if options.table else tasks:
         if not data.is_dir():
-            print(f"{data} is not here; left out")
+            print(f"{data} is missing; skipped")
         elif not options.only or f"{data.name}/{name}" in options.only:
             print(f"{data.name}/{name}", flush=True)
             measure(data, name, options.most)

@@ -1,19 +1,18 @@
-"""False alarms guaranteed against false alarms seen, on every real set beside the repository and on the demo line.
+"""Guaranteed and observed false-alarm rates, on every real data set beside the repository and on the demo.
 
     OMP_NUM_THREADS=1 python bench/false_alarms.py [--only cookies ...] [--halves 5] [--splits 1000] [--tables]
 
-Half of a set's good items teach PatchCore (defaults, image size chosen as `blemish train` does). The fitted graph
-scores the other half once, and the defective images but for those of items that taught. Then the items held out are
-divided at random, again and again: one half sets the threshold, and the other says how many false alarms it gives. An
-item is what its name or layout says, with near copies (as `blemish data` finds them) in one item. There are three
-guarantees: as if each image were a part; by item; by item with 95 % confidence. Beside them are the usual rule, the
-threshold with the best F1 on a test set (good images of one half, all defective ones), with its rate there and its rate
-on the other half; and the threshold from leaving each item out of the memory it taught (`left_out`), seen on all good
-images held out.
+PatchCore (defaults, image size as in `blemish train`) is trained on half of a set's good items. The fitted graph scores
+the other half once, and the defective images except those of training items. Then the held-out items are split at
+random many times: one half sets the threshold, and the other shows the false-alarm rate. Items come from the file names
+or the layout; near duplicates (as in `blemish data`) are one item. There are three guarantees: each image counted as an
+item; by item; by item with 95 % confidence. They are compared with the common rule, the threshold with the best F1 on a
+test set (good images of one half, all defective ones), with its rate there and on the other half; and with the
+leave-one-out threshold (`left_out`), measured on all held-out good images.
 
-All of it is done for several halves that teach. Scores are kept under bench/results/work/false_alarms, a file for each
-set and half, and not made again; remove them to measure anew. Writes bench/results/false_alarms.json and
-false_alarms.md; `--tables` makes these from the scores that there are.
+All of this is repeated for several training halves. Scores are kept under bench/results/work/false_alarms, a file for
+each set and half; remove them to measure again. Writes bench/results/false_alarms.json and false_alarms.md; `--tables`
+writes these from existing scores.
 """
 
 from __future__ import annotations
@@ -58,31 +57,31 @@ Scores = npt.NDArray[np.float64]  # (n,)
 
 
 def scored(folder: Path, half: int) -> dict[str, Any]:
-    """The costly part: one PatchCore on half of the good items, and what it says of everything else."""
+    """The expensive step: trains PatchCore on half of the good items and scores all other images."""
     begun = time.perf_counter()
     dataset = layouts.read(folder)
     samples, copies = usable(dataset, audit(dataset, progress))
     items = items_of(samples, copies)
     good = sorted({item for sample, item in zip(samples, items, strict=True) if sample.label == "good"})
     order = np.random.default_rng(half).permutation(len(good))
-    taught = {good[i] for i in order[: len(good) // 2]}
-    teach = [i for i, sample in enumerate(samples) if sample.label == "good" and items[i] in taught]
-    held = [i for i, sample in enumerate(samples) if sample.label == "good" and items[i] not in taught]
-    bad = [i for i, sample in enumerate(samples) if sample.label == "anomaly" and items[i] not in taught]
-    teachers = [samples[i] for i in teach]
-    config = PatchCoreConfig(image_size=auto_size(teachers))
-    detector = PatchCore(config).fit(teachers, progress)
+    train_items = {good[i] for i in order[: len(good) // 2]}
+    train = [i for i, sample in enumerate(samples) if sample.label == "good" and items[i] in train_items]
+    held = [i for i, sample in enumerate(samples) if sample.label == "good" and items[i] not in train_items]
+    bad = [i for i, sample in enumerate(samples) if sample.label == "anomaly" and items[i] not in train_items]
+    train_samples = [samples[i] for i in train]
+    config = PatchCoreConfig(image_size=auto_size(train_samples))
+    detector = PatchCore(config).fit(train_samples, progress)
     run = in_torch(detector.graph())
     return {
         "set": folder.name,
         "half": half,
         "image_size": config.image_size,
         "bank": len(detector.sources().table),
-        "taught_items": len(taught),
+        "taught_items": len(train_items),
         "held": of(samples, items, held, predict(run, [samples[i] for i in held], progress, "held out").scores),
         "defective": of(samples, items, bad, predict(run, [samples[i] for i in bad], progress, "defective").scores),
         "left_out": of(
-            samples, items, teach, leave_one_out(detector, teachers, [items[i] for i in teach], progress).scores
+            samples, items, train, leave_one_out(detector, train_samples, [items[i] for i in train], progress).scores
         ),
         "date": str(date.today()),
         "seconds": round(time.perf_counter() - begun),
@@ -95,7 +94,7 @@ def of(samples: Sequence[Sample], items: Sequence[str], which: Sequence[int], sc
 
 
 def items_of(samples: Sequence[Sample], copies: Sequence[Sequence[int]]) -> list[str]:
-    """Each image's item: that of its group, and one for all images that `copies` bring together."""
+    """The item of each image: that of its group; images that `copies` connect are one item."""
     items = [sample.group or sample.name for sample in samples]
     for alike in copies:
         joined = {items[i] for i in alike}
@@ -105,7 +104,7 @@ def items_of(samples: Sequence[Sample], copies: Sequence[Sequence[int]]) -> list
 
 @dataclass(frozen=True)
 class Held:
-    """The good images that one half's PatchCore never saw, and how they are divided: `calibrates` are masks."""
+    """The good images that are not in one training half, and their splits: `calibrates` are masks."""
 
     scores: Scores
     items: list[str]
@@ -168,8 +167,8 @@ def measure(halves: Sequence[dict[str, Any]], splits: int) -> dict[str, Any]:
 def guaranteed(
     every: Sequence[Held], rate: float, n: int, *, by_item: bool = True, confidence: float | None = None
 ) -> dict[str, Any]:
-    """What a threshold gives on the items that did not calibrate: the share of images, the same with each item counting
-    as one, and the share of items with any image above it. How many are `needed` where n cannot guarantee the rate."""
+    """Rates above the threshold on the items that did not calibrate: of images, of images with each item weighted
+    equally, and of items with any image above it. If n cannot guarantee the rate, only the number `needed`."""
     if n < (needed := calibration.parts_needed(rate, confidence)):
         return {"needed": needed}
     seen: dict[str, list[Scores]] = {"images": [], "images_of_an_item": [], "items_with_any": []}
@@ -188,8 +187,8 @@ def guaranteed(
 
 
 def spread(halves: Sequence[Scores], rate: float | None = None) -> dict[str, Any]:
-    """Mean over all splits of all halves, its Monte-Carlo interval (these images being all there are), where 90 % of
-    the splits lie, and each half's mean."""
+    """Mean over all splits of all halves, its Monte-Carlo interval (for these images), the 5 % and 95 % quantiles of
+    the splits, and the mean of each half."""
     means = [values.mean() for values in halves]
     mean = float(np.mean(means))
     error = math.sqrt(sum(values.var(ddof=1) / len(values) for values in halves)) / len(halves)
@@ -201,8 +200,8 @@ def spread(halves: Sequence[Scores], rate: float | None = None) -> dict[str, Any
 
 
 def due(n: int, tested: int, rate: float, confidence: float | None) -> dict[str, float]:
-    """What theory says of one image an item, without ties: the mean, and the share of splits in which more than the
-    guaranteed share of `tested` items lie above the k-th highest of n (a beta-binomial law, with k and n + 1 - k)."""
+    """Expected values for one image per item, without ties: the mean, and the share of splits in which more than the
+    guaranteed share of `tested` items lie above the k-th highest of n (beta-binomial with k and n + 1 - k)."""
     k = calibration.allowance(n, rate, confidence)
     within = 0.0
     for above in range(math.floor(rate * tested + 1e-9) + 1):
@@ -211,7 +210,7 @@ def due(n: int, tested: int, rate: float, confidence: float | None) -> dict[str,
 
 
 def usual_rule(every: Sequence[Held], defective: Sequence[Scores]) -> dict[str, Any]:
-    """The threshold of the best F1 on the test half: its false alarms there, and on the good images of the other
+    """The threshold with the best F1 on the test half: its false-alarm rates there and on the good images of the other
     half."""
     seen: dict[str, list[Scores]] = {"claimed": [], "given": [], "recall": []}
     for held, bad in zip(every, defective, strict=True):
@@ -226,7 +225,7 @@ def usual_rule(every: Sequence[Held], defective: Sequence[Scores]) -> dict[str, 
 
 
 def best_f1(good: Scores, defective: Scores) -> float:
-    """The score of a test image at and above which to call anomalies, for the best F1; of equals the highest."""
+    """The score from which on images are called anomalies, with the best F1; the highest of equals."""
     candidates = np.unique(np.concatenate([good, defective]))[::-1]
     caught = len(defective) - np.searchsorted(np.sort(defective), candidates)
     false = len(good) - np.searchsorted(np.sort(good), candidates)
@@ -234,8 +233,8 @@ def best_f1(good: Scores, defective: Scores) -> float:
 
 
 def without_holding_out(halves: Sequence[dict[str, Any]], rate: float) -> dict[str, Any]:
-    """The threshold from `left_out`, by item, and the share of good images held out above it, for each half; the
-    interval of the first takes images for independent, so it is too narrow where an item has several."""
+    """The leave-one-out threshold by item, and the share of held-out good images above it, for each half. The interval
+    of the first half treats images as independent, so it is too narrow if an item has several."""
     n, needed = halves[0]["taught_items"], calibration.parts_needed(rate)
     if n < needed:
         return {"needed": needed}
@@ -250,8 +249,8 @@ def without_holding_out(halves: Sequence[dict[str, Any]], rate: float) -> dict[s
 
 
 def film_order(halves: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """No shuffling: the earlier half of the film's tiles sets the threshold and the later half is looked at, and the
-    other way round; the share of images above it, for each half that taught."""
+    """Without shuffling: the earlier half of the film's tiles sets the threshold and the later half is measured, and
+    vice versa; the share of images above it, for each training half."""
     rows: dict[str, Any] = {}
     for rate in RATES:
         for found in halves:
@@ -270,7 +269,7 @@ def film_order(halves: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:
-    """What the figures say, for people; the mean, then where 90 % of the splits lie."""
+    """The figures as Markdown: the mean, then the 5 % and 95 % quantiles of the splits."""
     percents = [f"{100 * rate:g} %" for rate in RATES]
     lines = [*_head("data", "held out, of items", "items that calibrate", "counted", *percents)]
     for row in rows:
@@ -301,11 +300,11 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         rule = row["usual_rule"]
         cells = [_cell(rule, name) for name in ("recall", "claimed", "given")]
         lines.append(_row(row["set"], _range(row["defective"]), *cells, _percent(rule["splits_above_claimed"])))
-    lines += ["", *_head("data", "taught, of items", "halves", *percents)]
+    lines += ["", *_head("data", "training images, of items", "halves", *percents)]
     for row in rows:
-        taught = f"{_range(row['taught']['images'])} of {row['taught']['items']}"
+        training = f"{_range(row['taught']['images'])} of {row['taught']['items']}"
         found = [row["rates"][f"{rate:g}"]["left_out"] for rate in RATES]
-        lines.append(_row(row["set"], taught, "first", *map(_first, found)))
+        lines.append(_row(row["set"], training, "first", *map(_first, found)))
         if row["halves"] > 1:
             lines.append(_row("", "", f"all {row['halves']}", *map(_over_halves, found)))
     for row in rows:
@@ -339,7 +338,7 @@ def _span(shares: Sequence[float]) -> str:
 
 
 def _cell(found: dict[str, Any], what: str) -> str:
-    """Mean and 5 to 95 % of the splits, or how many it takes."""
+    """Mean, and 5 % and 95 % quantiles of the splits, or the number of items needed."""
     if "needed" in found:
         return f"– (takes {found['needed']})"
     return f"{_percent(found[what]['mean'])} ({100 * found[what]['q05']:.1f}–{100 * found[what]['q95']:.1f})"
@@ -360,9 +359,9 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--demo", type=Path, default=HERE.parent / "demo" / "data")
     parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES, metavar="SET")
-    parser.add_argument("--halves", type=int, default=5, help="so many times another half of the good items teaches")
+    parser.add_argument("--halves", type=int, default=5, help="number of training halves")
     parser.add_argument("--splits", type=int, default=1000)
-    parser.add_argument("--tables", action="store_true", help="figures from the scores there are")
+    parser.add_argument("--tables", action="store_true", help="write the tables from existing scores")
     options = parser.parse_args()
     work = HERE / "results" / "work" / "false_alarms"
     work.mkdir(parents=True, exist_ok=True)
@@ -371,7 +370,7 @@ def main() -> None:
             folder = (options.demo if name in DEMO else options.shared / "data") / name
             file = work / f"{name}-{half}.json"
             if not folder.is_dir():
-                print(f"{folder} is not here; left out")
+                print(f"{folder} is missing; skipped")
             elif not file.exists():
                 print(f"{name}, half {half}", flush=True)
                 content = json.dumps(scored(folder, half))

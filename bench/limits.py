@@ -1,9 +1,9 @@
-"""Where an image's time goes, and how near each stage is to what this processor can do at most.
+"""Time of an inspection by stage, and how close each stage is to the limit of this processor.
 
     python bench/limits.py BUNDLE IMAGE
 
 Measures the processor's rates (float32 and 8-bit matrix products, copying memory) and, in the same run, each stage of
-an inspection; counts the graph's operations from its own nodes. Prints a table; bench/line.py writes it.
+an inspection. Counts the operations from the graph's nodes. Prints a table; bench/line.py also writes it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RUNS = 30
 
 
 def median(do: Callable[[], object], runs: int = RUNS) -> float:
-    """Seconds, after two calls that warm up."""
+    """Seconds of a call, after two warm-up calls."""
     times = []
     for _ in range(runs + 2):
         begun = time.perf_counter()
@@ -42,7 +42,7 @@ def median(do: Callable[[], object], runs: int = RUNS) -> float:
 
 
 def one_node(kind: str, a: np.ndarray, b: np.ndarray) -> Callable[[], object]:
-    """A session with one product of `a` and the constant `b`."""
+    """A session that multiplies `a` by the constant `b`."""
     make = onnx.helper
     of = make.np_dtype_to_tensor_dtype
     out = np.dtype(np.int32) if a.dtype == np.uint8 else a.dtype
@@ -59,8 +59,8 @@ def one_node(kind: str, a: np.ndarray, b: np.ndarray) -> Callable[[], object]:
 
 
 def rates() -> dict[str, float]:
-    """Of all cores together: 10^9 operations a second in products of floats and of 8 bits, 10^9 bytes a second copied
-    (each read once and written once)."""
+    """Rates of all cores together: 10^9 operations per second in float and 8-bit matrix products, and 10^9 bytes copied
+    per second (each read once and written once)."""
     n, random = 1024, np.random.default_rng(0)
     floats = random.random((n, n), np.float32)
     whole = random.integers(0, 100, (n, n))
@@ -77,7 +77,7 @@ def rates() -> dict[str, float]:
 
 
 def operations(model: onnx.ModelProto) -> dict[str, float]:
-    """Of one image, by stage, in 10^9: multiplications and additions of convolutions and products."""
+    """Multiplications and additions of convolutions and matrix products for one image, by stage, in 10^9."""
     shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
     weights = {i.name: list(i.dims) for i in model.graph.initializer}
     found: dict[str, float] = defaultdict(float)
@@ -92,7 +92,7 @@ def operations(model: onnx.ModelProto) -> dict[str, float]:
 
 
 def stage_of(event: dict[str, Any], seen: set[str]) -> str:
-    """The stage that a node belongs to, from its kind and what came before it: the graph runs in one order."""
+    """The stage of a node, from its type and the nodes before it: the graph runs in a fixed order."""
     kind = event["args"]["op_name"]
     if kind in ("Conv", "FusedConv"):
         seen.add("backbone")
@@ -107,7 +107,7 @@ def stage_of(event: dict[str, Any], seen: set[str]) -> str:
 
 
 def graph_stages(model: bytes, image: np.ndarray) -> dict[str, float]:
-    """Milliseconds an image by stage, as onnxruntime's profiler tells them."""
+    """Milliseconds per image by stage, from onnxruntime's profiler."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True
@@ -131,7 +131,7 @@ def graph_stages(model: bytes, image: np.ndarray) -> dict[str, float]:
 
 
 def measure(bundle: Path, image: Path) -> dict[str, Any]:
-    """Rates, and for each stage milliseconds an image with, where there is a limit, how near it comes."""
+    """Rates and, for each stage, milliseconds per image and the limit, if there is one."""
     rate, inspector = rates(), Inspector(bundle)
     pixels = load_image(image)
     content = (bundle / "model.onnx").read_bytes()
@@ -161,13 +161,13 @@ def measure(bundle: Path, image: Path) -> dict[str, Any]:
 
 
 def table(measured: dict[str, Any]) -> str:
-    """In Markdown."""
+    """The table in Markdown."""
     rate = measured["rates"]
     lines = [
         f"Limits measured in the same run: {rate['float_product']:.0f} GFLOP/s in float products, "
         f"{rate['byte_product']:.0f} GOP/s in 8-bit products, {rate['copy']:.1f} GB/s copied.",
         "",
-        "| stage | ms an image | 10^9 operations | limit, ms | times the limit |",
+        "| stage | ms per image | 10^9 operations | limit, ms | times the limit |",
         "|---|---:|---:|---:|---:|",
     ]
     for stage, row in measured["stages"].items():

@@ -2,10 +2,10 @@
 
     python bench/line.py [--shared ../shared] [--work bench/results/work/line] [--again]
 
-Makes two environments of their own in bench/venvs (anomalib's takes 6.5 GB and some minutes), lays out magnetic tiles
-(300 good to learn from, 200 good and 200 defective to inspect), and lets bench/peer_anomalib.py and
-bench/peer_blemish.py measure, in turn; what is timed three times, of which the median counts. anomalib's fit takes half
-an hour and is kept in the work folder; --again measures it anew. Writes bench/results/latest.json and latest.md.
+Makes an environment for each in bench/venvs (anomalib's takes 6.5 GB and some minutes), and a data set of magnetic
+tiles (300 good training images, 200 good and 200 defective test images). Then bench/peer_anomalib.py and
+bench/peer_blemish.py measure alternately; times are the median of three rounds. anomalib's fit takes half an hour and
+is kept in the work folder; --again measures it again. Writes bench/results/latest.json and latest.md.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def lay_out(data: Path, work: Path) -> None:
     folder = work / "images"
     if folder.is_dir():
         return
-    parts = split(read(data, "auto").samples, seed=0, test=0.5, calibration=0.0)
-    good = [s for s in parts.test if s.label == "good"]
-    bad = [s for s in parts.test if s.label == "anomaly"]
+    splits = split(read(data, "auto").samples, seed=0, test=0.5, calibration=0.0)
+    good = [s for s in splits.test if s.label == "good"]
+    bad = [s for s in splits.test if s.label == "anomaly"]
     for samples in (good, bad):
         random.Random(0).shuffle(samples)
-    train = [s for s in parts.train if s.label == "good"][:TRAIN]
+    train = [s for s in splits.train if s.label == "good"][:TRAIN]
     for name, chosen in (("train/good", train), ("test/good", good[:TEST]), ("test/defect", bad[:TEST])):
         (folder / name).mkdir(parents=True)
         for sample in chosen:
@@ -66,7 +66,7 @@ def lay_out(data: Path, work: Path) -> None:
 
 
 def environment(name: str, packages: list[str]) -> tuple[Path, dict[str, float]]:
-    """Python of bench/venvs/NAME, made where it is not there, and what its install took."""
+    """Python of bench/venvs/NAME, which is made if it is missing, and the cost of its installation."""
     home = HERE / "venvs" / name
     facts = home / "install.json"
     if not facts.is_file():
@@ -90,14 +90,14 @@ def environment(name: str, packages: list[str]) -> tuple[Path, dict[str, float]]
 
 
 def ask(command: list[str | Path]) -> dict[str, Any]:
-    """The line of JSON that a task printed last."""
+    """The JSON in the last line that a task printed."""
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 
 def learned(work: Path, shared: Path, name: str, backbone: list[str]) -> dict[str, Any]:
-    """Learns from all 300 with blemish; gives the run's metrics."""
+    """Trains blemish on all 300 images; returns the run's metrics."""
     out = work / name
     command: list[str | Path] = [Path(sys.executable).parent / "blemish", "train", work / "images", "-o", out]
     command += ["--overwrite", "--image-size", "256", "--max-bank", str(BANK), "--memory", "0.5", "--no-evidence"]
@@ -148,7 +148,7 @@ def measure(shared: Path, work: Path, again: bool) -> dict[str, Any]:
         print(f"anomalib: {task}", flush=True)
         return ask([*them, task, work, *weights])
 
-    for task in ("fit", "export"):  # what takes long is kept
+    for task in ("fit", "export"):  # results of long tasks are kept
         if task not in theirs:
             theirs[task] = they(task)
             kept.write_text(json.dumps(theirs, indent=1), encoding="utf-8")
@@ -160,7 +160,7 @@ def measure(shared: Path, work: Path, again: bool) -> dict[str, Any]:
         print(f"blemish: {task}, {run}", flush=True)
         return ask([line, HERE / "peer_blemish.py", task, work, work / run / "bundle"])
 
-    # What is timed, in turn, so that both have the machine's better and worse minutes.
+    # Timed alternately, so that changes of the machine's load affect both.
     rounds = [
         (
             {task: we(task, "same") for task in ("overlays", "one_image", "with_evidence", "verdicts")},
@@ -193,7 +193,7 @@ def measure(shared: Path, work: Path, again: bool) -> dict[str, Any]:
 
 
 def middle(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each task's figures the median of the rounds."""
+    """The median over the rounds of each task's figures."""
     return {
         task: {name: statistics.median(found[task][name] for found in rounds) for name in figures}
         for task, figures in rounds[0].items()
@@ -218,7 +218,7 @@ def machine(line: Path, python: Path) -> dict[str, Any]:
 
 
 def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the table. `ratio` above 1: blemish is that many times better; None where a ratio says nothing."""
+    """Rows of the table. `ratio` above 1: blemish is better by that factor; None if a ratio has no meaning."""
     ours, theirs = found["ours"], found["theirs"]
     floor = sum(row.get("limit_ms", 0) for row in found["limits"]["same"]["stages"].values())
     rows: list[dict[str, Any]] = []
@@ -233,7 +233,7 @@ def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
 
     row("fit PatchCore on 300 images", ours["fit"]["fit"], theirs["fit"]["fit"], "s")
     whole = theirs["fit"]["fit"] + theirs["export"]["export"]
-    row("the same with export, limits and test figures", ours["fit"]["whole"], whole, "s")
+    row("the same with export, thresholds and test figures", ours["fit"]["whole"], whole, "s")
     rate("files to verdicts, against Engine.predict, which draws", "verdicts", "predict")
     rate("files to verdicts and overlays, against Engine.predict", "overlays", "predict")
     rate("files to verdicts and overlays, against OpenVINOInferencer", "overlays", "inferencer")
@@ -268,7 +268,7 @@ def number(value: float | None, unit: str) -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """In Markdown."""
+    """The table in Markdown."""
     where, ours = found["machine"], found["ours"]
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     lines = [
@@ -302,10 +302,10 @@ def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     reader.add_argument("--work", type=Path, default=HERE / "results/work/line")
-    reader.add_argument("--again", action="store_true", help="measure anomalib's fit anew")
+    reader.add_argument("--again", action="store_true", help="measure anomalib's fit again")
     asked = reader.parse_args()
     if not (asked.shared / WEIGHTS).is_file():
-        sys.exit(f"bench/line.py is left out: {asked.shared / WEIGHTS} is not here")
+        sys.exit(f"bench/line.py is skipped: {asked.shared / WEIGHTS} is missing")
     found = measure(asked.shared.resolve(), asked.work.resolve(), asked.again)
     found["figures"] = figures(found)
     out = HERE / "results"

@@ -1,9 +1,9 @@
-"""Peak memory of learning from 20,000 images, which must not depend on how many there are.
+"""Peak memory of training on 20,000 images, which must not depend on their number.
 
     python bench/memory.py [--images 20000] [--drawn 400]
 
-Draws a demo product at 256x256, links each image as often as it takes (the detector reads every file anew), learns
-PatchCore in a process of its own and prints its peak resident memory. Writes bench/results/memory.json.
+Draws a demo product at 256x256, links each image as often as needed (the detector decodes every file), trains PatchCore
+in a separate process and prints its peak resident memory. Writes bench/results/memory.json.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def learn(folder: Path, memory: float) -> None:
-    """In the child: learn from all images of a folder, print the figures as JSON."""
+    """In the child process: trains on all images of a folder and prints the figures as JSON."""
     from blemish.cli.console import progress
     from blemish.detectors.patchcore.config import PatchCoreConfig
     from blemish.detectors.patchcore.detector import PatchCore

@@ -1,9 +1,9 @@
-"""By how much PyTorch, onnxruntime and OpenVINO differ, on the detectors and images of tests/test_parity.py.
+"""The differences between PyTorch, onnxruntime and OpenVINO, on the detectors and images of tests/test_parity.py.
 
     python bench/parity.py
 
-Prints the table of docs/parity.md and writes bench/results/parity.json. Differences are shares of the range of the
-scores, and of the maps, over all images; the largest of all images and cells counts.
+Prints the table of docs/parity.md and writes bench/results/parity.json. Differences are the largest over all images and
+pixels, as shares of the range of the scores or maps over all images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from blemish.types import Prediction  # noqa: E402
 
 
 def apart(one: Prediction, other: Prediction, made: parity.Made, *, judge: bool = True) -> dict[str, Any]:
-    """The largest differences, and on how many images decision, defect type or boxes differ."""
+    """The largest differences, and the number of images whose decision, defect type or boxes differ."""
     found: dict[str, Any] = {
         "scores": float(np.abs(one.scores - other.scores).max() / np.ptp(one.scores)),
         "maps": float(np.abs(one.maps - other.maps).max() / np.ptp(one.maps)),

@@ -1,9 +1,9 @@
-"""What bench/line.py asks of anomalib 2.7; run by the Python of its own environment, where blemish is not installed.
+"""The anomalib 2.7 half of bench/line.py; runs in its own environment, in which blemish is not installed.
 
     bench/venvs/anomalib/bin/python bench/peer_anomalib.py TASK WORK [--weights FILE] [--bank N]
 
-Every task prints one line of JSON with what it measured. Images are in WORK/images, see bench/line.py. The backbone
-is the one that blemish gets too: MobileNetV2, taps at strides 8 and 16, the same weights, mean and spread.
+Every task prints its figures as one line of JSON. Images are in WORK/images, see bench/line.py. The backbone is the
+same as for blemish: MobileNetV2, taps at strides 8 and 16, the same weights, mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ MEAN, SPREAD = 0.498, 0.5  # of these weights, see their README
 
 
 def build(weights: Path, ratio: float) -> Any:
-    """A PatchCore with the weights of the file; timm is told of their padding, for which anomalib has no argument."""
+    """A PatchCore with the weights of the file; their padding is set in timm, because anomalib has no argument for
+    it."""
     import timm
     from anomalib.models import Patchcore
     from anomalib.pre_processing import PreProcessor
@@ -102,7 +103,7 @@ def fitted(work: Path, weights: Path) -> Any:
 
 
 def scores(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
-    """Raw scores and maps of every test image, for the AUROC that bench/line.py takes of both."""
+    """Raw scores and maps of every test image, for the AUROC that bench/line.py computes for both."""
     import numpy as np
     import torch
     from anomalib.data.utils import read_image
@@ -119,7 +120,7 @@ def scores(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG
 
 
 def predict(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
-    """Files in, verdicts and overlays out, by `Engine.predict`, which draws them as it goes."""
+    """Files in, verdicts and overlays out, by `Engine.predict`, which also draws the overlays."""
     model, engine, files = fitted(work, weights), engine_in(work), images(work)
     begun = time.perf_counter()
     engine.predict(model=model, data_path=work / "images" / "test")
@@ -145,7 +146,7 @@ def model_alone(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa
 
 
 def export(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
-    """OpenVINO, at 256x256, as the images' own sizes differ and its inferencer resizes nothing."""
+    """OpenVINO, at 256x256, because the sizes of the images differ and its inferencer does not resize."""
     begun = time.perf_counter()
     model = fitted(work, weights)
     engine_in(work).export(model, "openvino", export_root=work / "openvino", input_size=(256, 256))
@@ -153,10 +154,9 @@ def export(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG
 
 
 def inferencer(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
-    """Files in, verdicts and overlays out, by its OpenVINOInferencer and its own visualizer's function.
+    """Files in, verdicts and overlays out, by anomalib's OpenVINOInferencer and visualizer.
 
-    The exported graph takes what it was traced with; where that is a batch of two, the image is given twice, which is
-    what it takes to get one answer out of it.
+    The exported graph has a fixed batch size. If it is two, each image is passed twice to get one prediction.
     """
     import numpy as np
     from anomalib.deploy import OpenVINOInferencer
@@ -196,7 +196,7 @@ def inferencer(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa:
 
 
 def first_verdict(work: Path, weights: Path, bank: int) -> dict[str, Any]:  # noqa: ARG001
-    """Process to first verdict; bench/line.py takes the time from outside. The exported model, which starts sooner."""
+    """Process to first verdict, timed by bench/line.py. Uses the exported model, which starts faster."""
     inferencer_path = next((work / "openvino").rglob("model.xml"))
     os.chdir(work)
     import numpy as np
@@ -218,7 +218,7 @@ def latency(times: list[float]) -> dict[str, float]:
 
 
 def memory() -> dict[str, float]:
-    """MB, of this process at its highest."""
+    """Peak memory of this process in MB."""
     return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 

@@ -1,9 +1,9 @@
-"""What bench/line.py asks of blemish, as it asks anomalib by bench/peer_anomalib.py; run in an environment of its own
-that has the base install alone, without PyTorch.
+"""The blemish half of bench/line.py, as bench/peer_anomalib.py is the anomalib half; runs in its own environment, which
+has only the base install, without PyTorch.
 
     bench/venvs/line/bin/python bench/peer_blemish.py TASK WORK BUNDLE [--threads N]
 
-Every task prints one line of JSON with what it measured.
+Every task prints its figures as one line of JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def images(work: Path) -> list[Path]:
 
 
 def scores(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
-    """Raw scores and maps of every test image, for the AUROC that bench/line.py takes of both."""
+    """Raw scores and maps of every test image, for the AUROC that bench/line.py computes for both."""
     inspector, found, maps = Inspector(bundle, threads=threads), [], []
     for file in images(work):
         prediction = inspector.predict(load_image(file))
@@ -62,7 +62,7 @@ def verdicts(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
 
 
 def overlays(work: Path, bundle: Path, threads: int, *, evidence: bool = False) -> dict[str, Any]:
-    """Files in, verdicts and overlays out, as `blemish inspect --out` does it."""
+    """Files in, verdicts and overlays out, as `blemish inspect --out` writes them."""
     from blemish.inference.results import ImageWriter, ResultsFolder
 
     inspector, files = Inspector(bundle, threads=threads), images(work)
@@ -83,14 +83,14 @@ def with_evidence(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
 
 
 def memory(work: Path, bundle: Path, threads: int) -> dict[str, Any]:
-    """Peak memory after so many images, each decoded anew, in one process."""
+    """Peak memory after different numbers of images, each decoded, in one process."""
     inspector, files = Inspector(bundle, threads=threads), images(work)
     looks = inspector.look_many(files[i % len(files)] for i in range(max(MARKS)))
     return {"after": {count: peak() for count, _ in enumerate(looks, 1) if count in MARKS}}
 
 
 def peak() -> float:
-    """MB of this process, until now."""
+    """Peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,12 +1,12 @@
-"""The soak test of `blemish watch`: it is killed twice while images come in, and must lose none and judge none twice.
+"""Soak test of `blemish watch`: it is killed twice while images come in, and must not lose or repeat any.
 
     python bench/soak.py [--images 20000] [--bundle demo/flange/bundle] [--data demo/data/flange]
 
-Small images of the demo are written into a folder while the command runs: most in one go, some under a hidden name
-and then renamed, some in two halves, some broken. Twice, at random moments, the process is ended with SIGKILL and
-started again. A local web server takes the verdicts. Then: has every file exactly one line, are the broken ones errors,
-was the order kept within each run, was every verdict delivered, and has the process grown? Writes
-bench/results/soak.json.
+Small images of the demo are written into a folder while the command runs: most at once, some under a hidden name and
+then renamed, some in two halves, some broken. Twice, at random times, the process is killed with SIGKILL and started
+again. A local web server receives the verdicts. Then the test checks that every file has exactly one line, that broken
+files are errors, that the order is kept within each run, that every verdict was delivered, and how the memory of the
+process grew. Writes bench/results/soak.json.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from PIL import Image
 from blemish.images import find_images
 
 HERE = Path(__file__).resolve().parent
-AHEAD = 300  # images that may wait to be inspected
+AHEAD = 300  # images that wait to be inspected, at most
 HALF = (0.2, 2.5)  # seconds between the halves of an image that is written slowly
 GIVE_UP = 5.0
 KINDS = {"at once": 0.78, "renamed": 0.1, "bmp": 0.05, "halves": 0.05, "cut": 0.01, "text": 0.005, "empty": 0.005}
@@ -45,7 +45,7 @@ NANO = 1e9
 
 @dataclass
 class Line:
-    """Where the journal stands, read as it grows."""
+    """The journal, read as it grows: the position in bytes and the number of complete lines."""
 
     file: Path
     place: int = 0
@@ -62,7 +62,7 @@ class Line:
 
 
 def receiver() -> tuple[ThreadingHTTPServer, Counter[str]]:
-    """A web server that counts the ids it is told."""
+    """A web server that counts the ids that it receives."""
     ids: Counter[str] = Counter()
 
     class Handler(BaseHTTPRequestHandler):
@@ -80,7 +80,7 @@ def receiver() -> tuple[ThreadingHTTPServer, Counter[str]]:
 
 
 def encoded(data: Path, size: int = 256) -> list[dict[str, bytes]]:
-    """Images of the demo, small and encoded anew: nine good ones for each defective one."""
+    """Images of the demo, resized and encoded in each format: nine good ones for each defective one."""
     good, defective = find_images(data / "train/good")[:36], find_images(data / "test/scratch")[:4]
     pool = []
     for path in [*good, *defective]:
@@ -98,7 +98,7 @@ def encoded(data: Path, size: int = 256) -> list[dict[str, bytes]]:
 def write(
     folder: Path, number: int, kind: str, pool: list[dict[str, bytes]], chance: random.Random
 ) -> tuple[str, bytes]:
-    """Writes an image in the way of its kind; its name, and what is still to be written of it."""
+    """Writes an image as its kind says; returns its name and the bytes that are still to be written."""
     ending = "bmp" if kind == "bmp" else "png" if kind in BROKEN or chance.random() < 0.7 else "jpg"
     content, name = chance.choice(pool)[ending], f"part{number}.{ending}"
     path = folder / name
@@ -117,7 +117,7 @@ def write(
 
 
 def resident(process: int) -> int:
-    """VmRSS in kB; 0 where the process has ended."""
+    """VmRSS in kB; 0 if the process has ended."""
     try:
         status = Path(f"/proc/{process}/status").read_text("ascii")
     except OSError:
@@ -125,29 +125,45 @@ def resident(process: int) -> int:
     return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
 
 
+class Feed:
+    """Writes images into the watched folder, never more than AHEAD of the journal."""
+
+    def __init__(self, folder: Path, pool: list[dict[str, bytes]], chance: random.Random) -> None:
+        self.folder, self.pool, self.chance = folder, pool, chance
+        self.written: dict[str, str] = {}  # kind by name
+        self.later: list[tuple[float, Path, bytes]] = []  # second halves: when, where, what
+
+    def step(self, now: float, most: int) -> None:
+        """Writes the second halves that are due, and new images until there are `most`."""
+        for due, path, rest in [entry for entry in self.later if entry[0] <= now]:
+            with path.open("ab") as file:
+                file.write(rest)
+            self.later.remove((due, path, rest))
+        while len(self.written) < most:
+            kind = self.chance.choices(list(KINDS), list(KINDS.values()))[0]
+            name, rest = write(self.folder, len(self.written), kind, self.pool, self.chance)
+            self.written[name] = kind
+            if rest:
+                self.later.append((now + self.chance.uniform(*HALF), self.folder / name, rest))
+
+
+def watch_command(folder: Path, out: Path, bundle: Path, port: int) -> list[str]:
+    command = [sys.executable, "-m", "blemish", "watch", str(folder), "--bundle", str(bundle), "--out", str(out)]
+    return [*command, "--give-up", str(GIVE_UP), "--threads", "1", "--webhook", f"http://127.0.0.1:{port}/"]
+
+
 def soak(folder: Path, out: Path, options: argparse.Namespace, pool: list[dict[str, bytes]]) -> dict[str, Any]:
+    """Runs `blemish watch` while images come in, kills it twice, and checks the journal."""
     chance = random.Random(options.seed)
     count = options.images
     kills = [chance.randint(count // 10, count * 3 // 10), chance.randint(count * 3 // 10, count // 2)]
     server, ids = receiver()
-    command = [
-        sys.executable,
-        "-m",
-        "blemish",
-        "watch",
-        str(folder),
-        "--bundle",
-        str(options.bundle),
-        "--out",
-        str(out),
-    ]
-    command += ["--give-up", str(GIVE_UP), "--threads", "1", "--webhook", f"http://127.0.0.1:{server.server_port}/"]
+    command = watch_command(folder, out, options.bundle, server.server_port)
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
-    written: dict[str, str] = {}
-    later: list[tuple[float, Path, bytes]] = []
+    feed = Feed(folder, pool, chance)
     runs: list[list[tuple[int, int]]] = [[]]  # (lines, kB), once a second
     ends, journal, sampled = list[int](), Line(out / "verdicts.jsonl"), 0.0
     process, begun = start(), time.monotonic()
@@ -160,52 +176,40 @@ def soak(folder: Path, out: Path, options: argparse.Namespace, pool: list[dict[s
             runs[-1].append((journal.count, resident(process.pid)))
             if len(runs[-1]) % 60 == 0:
                 print(f"{journal.count}/{count} after {now - begun:.0f} s, {runs[-1][-1][1]} kB", flush=True)
-        for due, path, rest in [entry for entry in later if entry[0] <= now]:
-            with path.open("ab") as file:
-                file.write(rest)
-            later.remove((due, path, rest))
-        while len(written) < min(count, journal.count + AHEAD):
-            kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
-            name, rest = write(folder, len(written), kind, pool, chance)
-            written[name] = kind
-            if rest:
-                later.append((now + chance.uniform(*HALF), folder / name, rest))
+        feed.step(now, min(count, journal.count + AHEAD))
         if len(ends) < len(kills) and journal.count >= kills[len(ends)]:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            ends.append(journal.read())  # a torn line is cut off at the next start
+            ends.append(journal.read())  # an incomplete line is cut off at the next start
             runs.append([])
             process = start()
         time.sleep(0.02)
     took = time.monotonic() - begun
-    time.sleep(GIVE_UP + 2)  # would there be more?
+    time.sleep(GIVE_UP + 2)  # time for lines that should not come
     process.send_signal(signal.SIGTERM)
     stopped = process.wait(60)
     server.shutdown()
     rows = [json.loads(line) for line in (out / "verdicts.jsonl").read_text("utf-8").splitlines()]
-    found = judged(rows, written, ends)
-    memory = [grown(samples) for samples in runs]
-    delivered = {"missing": len({row["id"] for row in rows} - set(ids)), "repeated": sum(ids.values()) - len(ids)}
     return {
         "images": count,
-        "kinds": dict(Counter(written.values())),
+        "kinds": dict(Counter(feed.written.values())),
         "killed_at_line": ends,
         "exit_code_at_sigterm": stopped,
         "seconds": round(took),
-        **found,
-        "webhook": delivered,
-        "memory_by_run": memory,
+        **judged(rows, feed.written, ends),
+        "webhook": {"missing": len({row["id"] for row in rows} - set(ids)), "repeated": sum(ids.values()) - len(ids)},
+        "memory_by_run": [grown(samples) for samples in runs],
     }
 
 
 def judged(rows: list[dict[str, Any]], written: dict[str, str], ends: list[int]) -> dict[str, Any]:
-    """What is wrong with the journal: nothing, one hopes."""
+    """Counts the errors in the journal."""
     lines = Counter(row["name"] for row in rows)
     errors = {row["name"] for row in rows if row["decision"] == "error"}
     late, furthest = 0, 0.0
     for begin, end in zip([0, *ends], [*ends, len(rows)], strict=True):
         newest = (0, "")
-        for row in rows[begin:end]:  # of images that were whole when they appeared, order can be told from outside
+        for row in rows[begin:end]:  # the order is known only of images that appeared complete
             if written[row["name"]] in ("at once", "renamed"):
                 if (row["modified"], int(row["name"][4:].partition(".")[0])) < (newest[0], newest_number(newest[1])):
                     late, furthest = late + 1, max(furthest, (newest[0] - row["modified"]) / NANO)
@@ -226,7 +230,7 @@ def newest_number(name: str) -> int:
 
 
 def grown(samples: list[tuple[int, int]]) -> dict[str, float]:
-    """Resident memory over a run, without its first ten seconds."""
+    """Growth of the resident memory in a run, without its first ten seconds."""
     lines, kilobytes = np.array(samples[10:] or samples).T
     quarter = max(1, len(kilobytes) // 4)
     slope = np.polyfit(lines, kilobytes, 1)[0] if len(set(lines)) > 1 else 0.0
@@ -243,7 +247,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--bundle", type=Path, default=HERE.parent / "demo/flange/bundle")
     parser.add_argument("--data", type=Path, default=HERE.parent / "demo/data/flange")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="Of what is written, and when it is killed.")
+    parser.add_argument(
+        "--seed", type=int, default=int(time.time()), help="Seed of the images and of the times of the kills."
+    )
     parser.add_argument("--results", type=Path, default=HERE / "results/soak.json")
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "no_proxy": "127.0.0.1"}

@@ -1,9 +1,9 @@
-"""How long the line takes to start, and what it weighs: whole processes in an environment of its own.
+"""Start-up time and installed size of inference: whole processes in a separate environment.
 
     python bench/startup.py [RUN IMAGE]
 
-RUN is what `blemish train` wrote; by default what bench/accuracy.py or `make demo` left. Makes .venv-line with nothing
-but the base install; writes bench/results/startup.json. The threshold beside the figures is what Python itself takes.
+RUN is a run of `blemish train`; by default one of bench/accuracy.py or `make demo`. Makes .venv-line with only the base
+install; writes bench/results/startup.json. The lower limit beside the figures is the time of Python itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GOALS = {"import blemish": 0.1, "blemish --help": 0.4, "blemish inspect, one ima
 
 
 def seconds(command: Sequence[str | Path], runs: int = 11) -> list[float]:
-    """Wall time of whole processes, after one that warms the disk cache."""
+    """Wall time of whole processes, after one that fills the disk cache."""
     times = []
     for _ in range(runs + 1):
         begun = time.perf_counter()
@@ -40,13 +40,13 @@ def size(folder: Path) -> float:
 
 
 def found() -> tuple[Path, Path]:
-    """A run and an image that other commands left here."""
+    """An existing run of another command, and an image."""
     demo = ROOT / "demo"
     image = demo / "data" / "flange" / "test" / "good" / "000.png"
     for run in (HERE / "results" / "work" / "flange", demo / "flange"):
         if run.is_dir() and image.is_file():
             return run, image
-    sys.exit("run `make demo` first, or name a run and an image: python bench/startup.py RUN IMAGE")
+    sys.exit("run `make demo` first, or give a run and an image: python bench/startup.py RUN IMAGE")
 
 
 def main() -> None:

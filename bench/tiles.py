@@ -1,8 +1,8 @@
-"""Small defects in images of 4000 x 3000: seen in tiles, and seen as a whole.
+"""Small defects in images of 4000 x 3000 pixels: with tiles and without.
 
     python bench/tiles.py [--data FOLDER] [--train 20] [--only tiles]
 
-Draws the demo's panel (or takes it from FOLDER), learns PatchCore from it in each way in a process of its own, inspects
+Draws the demo's panel (or reads it from FOLDER). Trains PatchCore with each set of options in one process, inspects
 test images in another, and writes figures, seconds and peak memory to bench/results/tiles.json.
 """
 
@@ -29,31 +29,31 @@ WAYS = {
     "tiles of 512, overlap 64": ["--tile", "512", "--overlap", "64"],
     "the same, without the engraving": ["--tile", "512", "--overlap", "64", "--roi", "ROI"],
 }
-# The serial number, different on every plate, is as new as a defect.
+# The serial number differs on every plate, so it looks like a defect.
 ROI = {"polygons": [[[0, 0], [3999, 0], [3999, 2820], [0, 2820]]]}
-LOOKED = 6  # test images that are timed
+TIMED = 6  # test images that are timed
 
 
 def measured(command: list[str]) -> tuple[str, float, float]:
-    """What a process said, its seconds, and its peak resident memory in GiB."""
+    """The output of a process, its seconds, and its peak resident memory in GiB."""
     begun = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=said)
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise SystemExit(f"{command} ended with {process.returncode}")
-        said.seek(0)
-        return said.read(), time.perf_counter() - begun, usage.ru_maxrss / 2**20
+        output.seek(0)
+        return output.read(), time.perf_counter() - begun, usage.ru_maxrss / 2**20
 
 
 def look(bundle: Path, folder: Path) -> None:
-    """In the child: seconds of an image, decoding included, on one thread."""
+    """In the child process: seconds per image, decoding included, on one thread."""
     from blemish import Inspector
 
     inspector = Inspector(bundle, threads=1)
     seconds = []
-    for image in sorted((folder / "test").rglob("*.jpg"))[:LOOKED]:
+    for image in sorted((folder / "test").rglob("*.jpg"))[:TIMED]:
         begun = time.perf_counter()
         inspector.inspect(image)
         seconds.append(time.perf_counter() - begun)
@@ -65,8 +65,8 @@ def way(name: str, options: list[str], data: Path, out: Path) -> dict[str, Any]:
     roi.write_text(json.dumps(ROI))
     options = [str(roi) if option == "ROI" else option for option in options]
     words = ["train", str(data), "-o", str(run), "--overwrite", "--json", "--overlays", "4", *options]
-    said, seconds, peak = measured([sys.executable, "-m", "blemish", *words])
-    metrics = json.loads(said)
+    printed, seconds, peak = measured([sys.executable, "-m", "blemish", *words])
+    metrics = json.loads(printed)
     times, _, line_peak = measured([sys.executable, __file__, "--look", str(run / "bundle"), "--data", str(data)])
     found = {
         "way": name,
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--train", type=int, default=20)
-    parser.add_argument("--only", default="", help="ways whose name begins so")
+    parser.add_argument("--only", default="", help="only the options whose name starts with this")
     parser.add_argument("--look", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.look:

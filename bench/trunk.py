@@ -1,10 +1,10 @@
-"""Frozen means computed once: ten epochs of VGG16, last three convolutions trained, against the plain loop.
+"""Caching the frozen layers: ten epochs of VGG16 with three trained convolutions, against the plain loop.
 
     python bench/trunk.py [--data ../shared/data/casting] [--images 20] [--epochs 10]
 
-Both train the same tail on the same images from the same seed; the plain loop decodes, resizes and runs the whole
-network in every epoch, the frozen part without gradient. Random weights: they cost what trained ones cost. Prints the
-ratio beside its limit, counted from the convolutions' floating-point operations.
+Both train the same layers on the same images from the same seed. The plain loop decodes, resizes and runs the whole
+network in every epoch, the frozen layers without gradient. The weights are random, which does not change the time.
+Prints the ratio and its limit, computed from the floating-point operations of the convolutions.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from blemish.detectors.nn.resampling import batches
 from blemish.types import Sample
 
 HERE = Path(__file__).resolve().parent
-# Multiply-adds of VGG16's convolutions at 224 x 224, in thousand millions: the first ten, the last three.
+# Multiply-adds of VGG16's convolutions at 224 x 224, in 10^9: the first ten, the last three.
 TRUNK, TAIL = 13.96, 1.39
 
 
 def plain(detector: Cam, samples: list[Sample], epochs: int) -> float:
-    """Seconds of a loop that knows of nothing kept."""
+    """Seconds of a loop without a cache."""
     config = detector.config
     classifier = detector.classifier(2).requires_grad_(True)
     optimiser = torch.optim.Adam(classifier.parameters(), lr=config.learning_rate)

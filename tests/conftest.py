@@ -1,4 +1,4 @@
-"""A tiny product (striped tiles, a bright spot as defect) and a detector learned from it, made once a session."""
+"""A tiny product (striped tiles, a bright spot as defect) and detectors trained on it, made once per session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import write_image
 def tile(number: int, spot: tuple[int, int] | None = None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """A striped tile `(60, 80, 3)` with noise, and its mask; `spot` is the (top, left) of a 12 x 12 defect.
 
-    There is noise enough that no two count as images of one item.
+    The noise is strong enough that no two of them count as images of one item.
     """
     random = np.random.default_rng(number)
     stripes = 110 + 40 * np.sin(np.arange(80) / 3 + random.uniform(0, 6))
@@ -56,7 +56,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 @pytest.fixture(scope="session")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MVTec AD layout: 40 good to learn from, 6 good and 6 defective to test on."""
+    """MVTec AD layout: 40 good training images, 6 good and 6 defective test images."""
     return made_once(tmp_path_factory, "data/tiles", _write_product)
 
 
@@ -72,8 +72,8 @@ def _write_product(root: Path) -> None:
 
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A product with 40 good tiles and 10 each of two defect types, a bright and a dark spot, no part given; one bright
-    one lies among the good."""
+    """A product without a split: 40 good tiles and 10 of each of two defect types, a bright and a dark spot. One more
+    tile with a bright spot is mislabelled as good."""
     return made_once(tmp_path_factory, "data/labelled", _write_labelled)
 
 
@@ -93,7 +93,7 @@ def _write_labelled(root: Path) -> None:
 
 @pytest.fixture(scope="session")
 def classified(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `blemish train --detector cam --classes types --folds 2` writes for that product."""
+    """What `blemish train --detector cam --classes types --folds 2` writes for `labelled`."""
     from blemish.detectors.cam.config import CamConfig
     from blemish.training.config import TrainConfig
     from blemish.training.pipeline import train
@@ -108,7 +108,7 @@ def classified(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `blemish train --calibrate split` writes for that product: 19 of the good ones are held out."""
+    """What `blemish train --calibrate split` writes for `product`: 19 of the good images are held out."""
     from blemish.detectors.patchcore.config import PatchCoreConfig
     from blemish.training.config import TrainConfig
     from blemish.training.pipeline import train
@@ -123,7 +123,7 @@ def run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def all_teach(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What it writes where all 40 good ones teach, and each is scored without itself."""
+    """What `blemish train` writes for `product` with leave-one-out: all 40 good images are training images."""
     from blemish.detectors.patchcore.config import PatchCoreConfig
     from blemish.training.config import TrainConfig
     from blemish.training.pipeline import train

@@ -1,5 +1,5 @@
-"""Detectors of every kind, learned quickly, and the runtimes that must say the same of them: for tests/test_parity.py
-and bench/parity.py."""
+"""Quickly trained detectors of every kind, and the runtimes that must agree on them: for tests/test_parity.py and
+bench/parity.py."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ODD = ((1, 1), (17, 23), (131, 97), (640, 3), (3, 640), (20, 30), (301, 403))  #
 
 @dataclass(frozen=True)
 class Case:
-    """A detector and a map; cases that differ in `map` alone share what was learned."""
+    """A detector and a map; cases that differ only in `map` share the trained detector."""
 
     detector: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -40,8 +40,8 @@ class Case:
 
 
 _SMALL = {"backbone": "test_resnet", "random_weights": True, "epochs": 1}
-# ReLUs lie between this layer and the score, so the maps are made of a gradient that jumps; no pooling by maxima, whose
-# ties on an image of one colour are decided by rounding.
+# There are ReLUs between this layer and the score, so the maps are made of gradients that jump. There is no max
+# pooling, whose ties in an image of one colour are decided by rounding.
 _INSIDE = _SMALL | {"map_layer": "2"}
 _AUTO = {"epochs": 4, "width": 4, "latent": 4}
 CASES = {
@@ -64,7 +64,7 @@ CASES = {
 
 
 class Made(NamedTuple):
-    """A case's graph in torch, its bundle, and images that it has not seen."""
+    """A case's graph in torch, its bundle, and images that are not training images."""
 
     graph: Graph
     bundle: Path
@@ -79,14 +79,16 @@ class Made(NamedTuple):
     def gated(self) -> bool:
         return self.graph.gated
 
-    def verdicts(self, said: Prediction) -> list[Verdict]:
-        """On `tests`, by the bundle's card."""
+    def verdicts(self, prediction: Prediction) -> list[Verdict]:
+        """Of `tests`, by the decision in the bundle's card."""
         inspector = Inspector(self.bundle, threads=1)
-        return [inspector.judge(said[i], read_size(sample.path), sample.name) for i, sample in enumerate(self.tests)]
+        return [
+            inspector.judge(prediction[i], read_size(sample.path), sample.name) for i, sample in enumerate(self.tests)
+        ]
 
 
 def drawn(number: int, size: tuple[int, int] = (60, 80), *, kind: str = "good") -> npt.NDArray[np.uint8]:
-    """A striped tile `(*size, 3)`; every other one is coloured. `kind` "bright" or "dark" puts a spot on it."""
+    """A striped tile `(*size, 3)`; every second one is coloured. `kind` "bright" or "dark" adds a spot."""
     random = np.random.default_rng(number)
     width = size[1]
     stripes = 110 + 40 * np.sin(np.arange(width) * 80 / width / 3 + random.uniform(0, 6))
@@ -101,7 +103,7 @@ def drawn(number: int, size: tuple[int, int] = (60, 80), *, kind: str = "good") 
 
 
 def written(folder: Path, start: int, count: int, kind: str = "good", size: tuple[int, int] = (60, 80)) -> list[Sample]:
-    """So many of them as files, the first with the number `start`."""
+    """`count` such tiles as files, with numbers from `start`."""
     samples = []
     for number in range(start, start + count):
         name = f"{kind}-{size[0]}x{size[1]}-{number}.png"
@@ -115,16 +117,16 @@ _LEARNED: dict[str, Any] = {}
 
 
 def make(name: str, folder: Path) -> Made:
-    """Learns a case of CASES, and writes its bundle, whose card is made as `train` makes it."""
+    """Trains a case of CASES and writes its bundle, with a decision as `train` makes it."""
     case = CASES[name]
     images = folder / "images"
     good = written(images, 0, 16)
     bad = [*written(images, 20, 5, "bright"), *written(images, 30, 5, "dark")]
     key = f"{case.detector} {case.settings}"
     if key not in _LEARNED:
-        more = {"map": case.map} if case.map else {}
+        map_setting = {"map": case.map} if case.map else {}
         config: Any = config_of(case.detector)
-        detector = config(image_size=SIZE, **case.settings, **more).build()
+        detector = config(image_size=SIZE, **case.settings, **map_setting).build()
         _LEARNED[key] = detector.fit([*good, *bad] if case.detector == "cam" else good)
     detector = _LEARNED[key]
     if isinstance(detector, Cam) and case.map:
@@ -134,7 +136,7 @@ def make(name: str, folder: Path) -> Made:
     where.mkdir(parents=True)
     export(graph, where / bundle.MODEL)
     held_out = written(images, 100, 24)
-    said = predict(in_onnxruntime(where / bundle.MODEL), held_out)
+    calibration = predict(in_onnxruntime(where / bundle.MODEL), held_out)
     rule = DecisionRule(false_alarms=0.1, review=0.3)
     bundle.write(
         where,
@@ -145,7 +147,7 @@ def make(name: str, folder: Path) -> Made:
             settings=as_json(detector.config),
             image_size=SIZE,
             data=bundle.Data(source="", layout="", train=16, calibration=24, test=0, seed=0, sha256=""),
-            decision=card_of.decision(rule, said, [sample.name for sample in held_out], "split"),
+            decision=card_of.decision(rule, calibration, [sample.name for sample in held_out], "split"),
             parity={},
             backbone={},
             classes=detector.classes,
@@ -166,8 +168,8 @@ def through(inspector: Inspector) -> Runner:
 
 
 def in_openvino(file: Path, threads: int = 1) -> Runner:
-    """Runs a graph in OpenVINO, in float32: left to itself it computes in bfloat16 on processors that have it."""
-    # OpenVINO would tell its maker of every import.
+    """Runs a graph in OpenVINO in float32; its default is bfloat16 on processors that support it."""
+    # Without this, OpenVINO sends telemetry at every import.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -176,14 +178,13 @@ def in_openvino(file: Path, threads: int = 1) -> Runner:
     names = [output.get_any_name() for output in compiled.outputs]
 
     def run(images: Pixels) -> Prediction:
-        found = compiled({"images": images})
-        return Prediction.named(
-            {name: np.array(found[name]) for name in names}
-        )  # the next run writes where this one did
+        outputs = compiled({"images": images})
+        # Copied, because the next run overwrites the outputs.
+        return Prediction.named({name: np.array(outputs[name]) for name in names})
 
     return run
 
 
 def predict_together(run: Runner, samples: Sequence[Sample]) -> Prediction:
-    """Like `predict`, with all images, of one size, in one batch."""
+    """Like `predict`, with all images (of one size) in one batch."""
     return run(np.stack([load_image(sample.path) for sample in samples]))

@@ -1,4 +1,5 @@
-"""What several tests need: where the real images are, and writers for tiny image files that Pillow cannot write."""
+"""Helpers for several tests: running the program, the real images, and writers for image files that Pillow cannot
+write."""
 
 from __future__ import annotations
 
@@ -27,35 +28,35 @@ from blemish.types import Prediction
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-class Said(NamedTuple):
+class Output(NamedTuple):
     """What a command printed."""
 
     stdout: str
     stderr: str
 
 
-def blemish(*arguments: object, code: int = 0) -> Said:
-    """Runs the program in this process, and checks its exit code; a stack trace would come out here."""
+def blemish(*arguments: object, code: int = 0) -> Output:
+    """Runs the program in this process and checks its exit code; an unexpected exception is raised here."""
     out, err, exited = io.StringIO(), io.StringIO(), 0
     with mock.patch.object(sys, "argv", ["blemish", *map(str, arguments)]), redirect_stdout(out), redirect_stderr(err):
         try:
             main()
         except SystemExit as end:
             exited = int(end.code or 0)
-    said = Said(out.getvalue(), err.getvalue())
-    assert exited == code, said
-    return said
+    output = Output(out.getvalue(), err.getvalue())
+    assert exited == code, output
+    return output
 
 
 def refused(*arguments: object) -> str:
-    """The one sentence with which the program refuses, in this process."""
+    """The sentence with which the program refuses these arguments, run in this process."""
     last = blemish(*arguments, code=2).stderr.splitlines()[-1]
     assert last.startswith("blemish: "), last
     return last.removeprefix("blemish: ")
 
 
 def shared_folder(name: str) -> Path:
-    """`../shared/<name>` beside the repository, or a skip that says so: for tests marked `real`."""
+    """`../shared/<name>` beside the repository; skips the test if it is missing. For tests marked `real`."""
     folder = SHARED / name
     if not folder.exists():
         pytest.skip(f"{folder} is not here")
@@ -63,7 +64,7 @@ def shared_folder(name: str) -> Path:
 
 
 def write_image(path: Path, pixels: npt.ArrayLike) -> Path:
-    """`uint8 (H, W)` or `(H, W, 3)` in the format of the ending; makes the folders above."""
+    """Writes `uint8 (H, W)` or `(H, W, 3)` in the format of the suffix, and makes the parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(path)
     return path
@@ -74,12 +75,12 @@ def grey(values: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 
 def predicted(score: float, anomaly_map: npt.NDArray[np.float32]) -> Prediction:
-    """What a graph would say of one image."""
+    """A prediction for one image."""
     return Prediction(scores=np.array([score], np.float32), maps=anomaly_map[None])
 
 
 def divided(config: TrainConfig) -> Divided:
-    """The images of a training by what they are for."""
+    """The images of a training by their use."""
     data = read_data(config.data, config.layout, pooled=config.pooled)
     return divide(data, config.split_rule, config.decision_rule, config.settings.traits)
 
@@ -104,7 +105,7 @@ def refusal(path: Path, **options: int) -> str:
 
 
 def touch(root: Path, *names: str) -> Path:
-    """Files with something in them that nobody may decode: for tests that look at names only."""
+    """Writes files that are not images, for tests that read only names."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +174,7 @@ def tiff(
 
 
 def eventually(holds: Callable[[], object], seconds: float = 20.0) -> None:
-    """Waits until something holds; fails where that takes too long."""
+    """Waits until `holds()` is true; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds:g} s"

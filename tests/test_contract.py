@@ -1,4 +1,4 @@
-"""What every detector must keep: a new line of the registry is tested here unasked."""
+"""Requirements on every detector in the registry; a new one is tested without further work."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from blemish.types import Sample
 from tests.conftest import tile
 from tests.support import write_image
 
-# Changes of the defaults that make a long training short; the size is everybody's.
+# Changes of the defaults that shorten training; the image size is changed for all.
 QUICK: dict[str, dict[str, Any]] = {"attention": {"epochs": 12}}
 
 
@@ -56,20 +56,20 @@ def test_graph_takes_uint8_of_any_size_and_returns_float32(fitted: tuple[Detecto
         assert torch.isfinite(maps).all()
 
 
-def test_batches_give_what_single_images_give(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
+def test_a_batch_gives_the_same_as_single_images(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
     graph = fitted[0].graph()
     batch = torch.tensor(np.stack([tile(1)[0], tile(2, (9, 9))[0], tile(3)[0]]))
     with torch.inference_mode():
         together = graph(batch)[:2]
         alone = [graph(image[None])[:2] for image in batch]
     for index, output in enumerate(together):
-        torch.testing.assert_close(output, torch.cat([one[index] for one in alone]), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(output, torch.cat([outputs[index] for outputs in alone]), rtol=1e-3, atol=1e-3)
 
 
-def test_normal_patches_are_the_nearest_and_come_from_where_it_says(
+def test_normal_patches_are_the_nearest_and_their_sources_are_right(
     fitted: tuple[Detector, list[Sample], list[Sample]],
 ) -> None:
-    """By brute force on the graph's own bank; and an image that was learned from finds its own patches again."""
+    """Compared with the graph's memory bank: the patches of a training image are their own nearest neighbours."""
     detector, train, _ = fitted
     graph, sources = detector.graph(), detector.sources()
     assert isinstance(graph, torch.nn.Module)
@@ -84,12 +84,13 @@ def test_normal_patches_are_the_nearest_and_come_from_where_it_says(
     assert sources.table.shape[1] == 3
     (bank,) = [buffer for name, buffer in graph.named_buffers() if name.endswith("nearest.bank")]
     assert len(bank) == len(sources.table)
-    names_of = graph.outputs
     number = int(np.bincount(sources.table[:, 0]).argmax())
     with torch.inference_mode():
-        found = dict(zip(names_of, graph(torch.tensor(load_image(sources.samples[number].path))[None]), strict=True))
-        other = dict(zip(names_of, graph(torch.tensor(tile(500, (30, 8))[0])[None]), strict=True))
-    neighbours, distances = found["neighbours"][0], found["distances"][0]
+        known = dict(
+            zip(graph.outputs, graph(torch.tensor(load_image(sources.samples[number].path))[None]), strict=True)
+        )
+        defective = dict(zip(graph.outputs, graph(torch.tensor(tile(500, (30, 8))[0])[None]), strict=True))
+    neighbours, distances = known["neighbours"][0], known["distances"][0]
     assert (neighbours.dtype, distances.dtype) == (torch.int32, torch.float32)
     assert neighbours.shape == distances.shape
     assert 0 <= int(neighbours.min()) <= int(neighbours.max()) < len(bank)
@@ -99,18 +100,20 @@ def test_normal_patches_are_the_nearest_and_come_from_where_it_says(
         near = int(neighbours[row, column])
         assert float(distances[row, column]) < 2e-2 * float(bank[entry].norm() + 1)
         assert near == entry or float((bank[near] - bank[entry]).norm()) < 2e-2 * float(bank[entry].norm() + 1)
-    assert float(other["distances"].max()) > float(distances.max())  # a defect is farther than anything known
+    assert float(defective["distances"].max()) > float(distances.max())  # a defect is farther than any normal patch
 
 
-def test_defects_score_higher_and_glow_where_they_are(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
+def test_defects_score_higher_and_their_map_maximum_is_inside(
+    fitted: tuple[Detector, list[Sample], list[Sample]],
+) -> None:
     detector, _, test = fitted
-    found = predict(in_torch(detector.graph()), test)
+    prediction = predict(in_torch(detector.graph()), test)
     bad = np.array([s.label == "anomaly" for s in test])
-    assert found.scores[bad].min() > found.scores[~bad].max()
+    assert prediction.scores[bad].min() > prediction.scores[~bad].max()
     graph = detector.graph()
     with torch.inference_mode():
-        heat = graph(torch.tensor(tile(500, (30, 8))[0])[None])[1][0]
-    top, left = divmod(int(heat.argmax()), 96)
+        anomaly_map = graph(torch.tensor(tile(500, (30, 8))[0])[None])[1][0]
+    top, left = divmod(int(anomaly_map.argmax()), 96)
     assert abs(top * 60 / 64 - 36) < 12  # the spot's centre, in the image's pixels
     assert abs(left * 80 / 96 - 14) < 12
 
@@ -119,18 +122,18 @@ def test_export_agrees_with_torch(fitted: tuple[Detector, list[Sample], list[Sam
     detector, _, test = fitted
     graph = detector.graph()
     export(graph, tmp_path / "g.onnx")
-    ours, line = predict(in_torch(graph), test), predict(in_onnxruntime(tmp_path / "g.onnx"), test)
-    parity = prove_parity(ours, line, [s.name for s in test])
+    ours, exported = predict(in_torch(graph), test), predict(in_onnxruntime(tmp_path / "g.onnx"), test)
+    parity = prove_parity(ours, exported, [s.name for s in test])
     assert parity.scores < 1e-3
     if detector.sources() is None:
         return
     assert ours.distances is not None
-    assert line.distances is not None
-    np.testing.assert_allclose(ours.distances, line.distances, atol=1e-3 * float(np.ptp(ours.distances)))
+    assert exported.distances is not None
+    np.testing.assert_allclose(ours.distances, exported.distances, atol=1e-3 * float(np.ptp(ours.distances)))
     assert ours.neighbours is not None
-    assert line.neighbours is not None
-    assert line.neighbours.dtype == np.int32
-    assert (ours.neighbours == line.neighbours).mean() > 0.98  # they may differ among equals
+    assert exported.neighbours is not None
+    assert exported.neighbours.dtype == np.int32
+    assert (ours.neighbours == exported.neighbours).mean() > 0.98  # patches at the same distance may come in any order
 
 
 def test_the_same_images_give_the_same_detector(
@@ -142,11 +145,11 @@ def test_the_same_images_give_the_same_detector(
     np.testing.assert_allclose(first.scores, second.scores, rtol=1e-5)
 
 
-def test_it_says_where_its_weights_come_from(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
+def test_the_origin_of_the_weights_is_known(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
     assert all(fitted[0].origin)
 
 
-def test_it_says_what_it_is(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
+def test_outputs_classes_and_metrics(fitted: tuple[Detector, list[Sample], list[Sample]]) -> None:
     detector, train, _ = fitted
     graph = detector.graph()
     assert {"scores", "maps"} <= set(graph.outputs)

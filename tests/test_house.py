@@ -1,4 +1,4 @@
-"""The rules of the house, read from the source: small files, two folder levels, arrows that point down, no circle."""
+"""The rules of the house, checked on the source: small files, two folder levels, imports that point down, no cycles."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_imports_point_down_the_list_of_rooms() -> None:
 
 
 def test_no_circle_among_modules() -> None:
-    """At import time: what is imported within a function, to be light, is looked at by the rooms' order alone."""
+    """At import time. Imports inside functions are only checked against the order of the rooms."""
     known = modules()
     arrows = {name: {m for m in imported(file, top=True) if m in known and m != name} for name, file in known.items()}
     for name in list(arrows):

@@ -1,7 +1,7 @@
-"""The same everywhere: PyTorch, onnxruntime and OpenVINO, one image or many, one thread or two, whatever the size.
+"""PyTorch, onnxruntime and OpenVINO agree, for one image or a batch, one thread or two, and images of any size.
 
-Scores and maps agree to 0.1 % of their range, and verdicts, boxes included, are the same. What each detector must keep
-whatever it is, and the defaults' parity, are in test_contract.py.
+Scores and maps agree to 0.1 % of their range, and verdicts, boxes included, are the same. The requirements on every
+detector, and the parity of the defaults, are in test_contract.py.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def ours(made: Made) -> Prediction:
-    """What torch says of the images of all sizes."""
+    """Predictions of torch on images of all sizes."""
     return predict(in_torch(made.graph), made.tests)
 
 
-def said(verdicts: list[Verdict]) -> list[object]:
-    """What must not differ."""
+def comparable(verdicts: list[Verdict]) -> list[object]:
+    """The fields of verdicts that must be equal."""
     return [(v.path, v.decision, v.defect, v.p_value, [region.box for region in v.regions]) for v in verdicts]
 
 
 def agree(made: Made, ours: Prediction, theirs: Prediction) -> None:
     prove_parity(ours, theirs, [sample.name for sample in made.tests], gated=made.gated)
     verdicts = made.verdicts(ours)
-    assert said(made.verdicts(theirs)) == said(verdicts)
-    assert {"good", "anomaly"} <= {v.decision for v in verdicts}  # or nothing would have been compared
+    assert comparable(made.verdicts(theirs)) == comparable(verdicts)
+    assert {"good", "anomaly"} <= {v.decision for v in verdicts}  # otherwise the comparison would show nothing
     assert any(v.regions for v in verdicts)
 
 
 def test_every_detector_and_every_map_is_compared() -> None:
     def chosen(detector: str, setting: str) -> set[str]:
-        known = config_of(detector)()
-        return {c.settings.get(setting, getattr(known, setting)) for c in CASES.values() if c.detector == detector}
+        defaults = config_of(detector)()
+        return {c.settings.get(setting, getattr(defaults, setting)) for c in CASES.values() if c.detector == detector}
 
     assert {case.detector for case in CASES.values()} == set(OURS)
     assert {case.map or "cam" for case in CASES.values() if case.detector == "cam"} == set(METHODS)
@@ -54,23 +54,23 @@ def test_every_detector_and_every_map_is_compared() -> None:
             assert chosen("attention", option.field) == set(option.choices)
 
 
-def test_onnxruntime_says_what_torch_says(made: Made, ours: Prediction) -> None:
+def test_onnxruntime_agrees_with_torch(made: Made, ours: Prediction) -> None:
     agree(made, ours, predict(in_onnxruntime(made.model), made.tests))
 
 
-def test_openvino_says_what_torch_says(made: Made, ours: Prediction) -> None:
+def test_openvino_agrees_with_torch(made: Made, ours: Prediction) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed; it is in blemish[dev]")
     agree(made, ours, predict(parity.in_openvino(made.model), made.tests))
 
 
-def test_a_image_is_told_the_same_alone_and_among_others(made: Made) -> None:
-    line = in_onnxruntime(made.model)
-    alone, names = predict(line, made.batch), [sample.name for sample in made.batch]
-    for run in (line, in_torch(made.graph)):
+def test_an_image_gives_the_same_alone_and_in_a_batch(made: Made) -> None:
+    exported = in_onnxruntime(made.model)
+    alone, names = predict(exported, made.batch), [sample.name for sample in made.batch]
+    for run in (exported, in_torch(made.graph)):
         prove_parity(parity.predict_together(run, made.batch), alone, names, gated=made.gated)
 
 
-def test_one_thread_says_what_two_say(made: Made) -> None:
+def test_one_thread_agrees_with_two(made: Made) -> None:
     one, two = (predict(parity.through(Inspector(made.bundle, threads=threads)), made.tests) for threads in (1, 2))
     prove_parity(one, two, [sample.name for sample in made.tests], gated=made.gated)
-    assert said(made.verdicts(one)) == said(made.verdicts(two))
+    assert comparable(made.verdicts(one)) == comparable(made.verdicts(two))

@@ -93,7 +93,7 @@ def test_a_damaged_bundle_is_refused(run: Path, folder: Path, tmp_path: Path) ->
 def test_train_and_data(product: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     output = blemish("train", product, "-o", out, "--max-bank", 50, "--image-size", "64x96", "--overlays", 2)
-    assert "auroc" in output.stdout
+    assert "AUROC" in output.stdout
     assert "At most 5.00% of good parts" in output.stdout
     assert len(list((out / "overlays").rglob("*.jpg"))) == 2
     settings = json.loads((out / "bundle/card.json").read_text(encoding="utf-8"))["settings"]

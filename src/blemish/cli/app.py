@@ -148,10 +148,7 @@ def inspect(
         typer.echo(summary(counts) + (f" Overlays and verdicts.jsonl are in {out}." if out else ""))
     if drift_test:
         typer.echo(drift_test.save(), err=True)
-    if fail_on is FailOn.anomaly and counts["anomaly"]:
-        raise typer.Exit(FOUND)
-    if counts["error"]:
-        raise typer.Exit(INCOMPLETE)
+    _exit(counts, fail_on)
 
 
 app.command()(watch.watch)
@@ -196,7 +193,7 @@ app.command()(synthetic.demo)
 
 
 def _images(paths: list[Path], null: bool) -> list[tuple[Path, str]] | None:
-    """The images in `paths`, each with the relative name of its output; None = they come on standard input."""
+    """The images in `paths`, each with the relative name of its output; None if their paths come on standard input."""
     from blemish.images import find_images
 
     if null and Path(STDIN) not in paths:
@@ -215,6 +212,14 @@ def _images(paths: list[Path], null: bool) -> list[tuple[Path, str]] | None:
         else:
             images.append((path, path.name))
     return images
+
+
+def _exit(counts: Counter[str], fail_on: FailOn) -> None:
+    """Ends with the exit code of the verdicts that were counted; an anomaly takes precedence over an error."""
+    if fail_on is FailOn.anomaly and counts["anomaly"]:
+        raise typer.Exit(FOUND)
+    if counts["error"]:
+        raise typer.Exit(INCOMPLETE)
 
 
 def main() -> None:
