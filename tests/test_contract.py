@@ -74,6 +74,7 @@ def test_normal_patches_are_the_nearest_and_their_sources_are_right(
     graph, sources = detector.graph(), detector.sources()
     assert isinstance(graph, torch.nn.Module)
     if sources is None:
+        assert not type(detector).__module__.startswith("blemish."), "each of ours holds evidence"
         pytest.skip("it has no memory bank")
     names = {sample.name for sample in train if sample.label != "anomaly"}
     assert set(sources.names) <= names
@@ -125,7 +126,7 @@ def test_export_agrees_with_torch(fitted: tuple[Detector, list[Sample], list[Sam
     ours, exported = predict(in_torch(graph), test), predict(in_onnxruntime(tmp_path / "g.onnx"), test)
     parity = prove_parity(ours, exported, [s.name for s in test])
     assert parity.scores < 1e-3
-    if detector.sources() is None:
+    if detector.sources() is None:  # another package's; see above
         return
     assert ours.distances is not None
     assert exported.distances is not None

@@ -111,6 +111,7 @@ def test_train_and_data(product: Path, tmp_path: Path) -> None:
     [
         (["--false-alarms", "often"], "'often' is not a rate"),
         (["--false-alarms", "1%"], "cannot guarantee 1.00%"),
+        (["--false-alarms", ""], "'' is not a rate"),
         (["--false-alarms", "0"], "lies between 0 % and 100 %"),
         (["--image-size", "10"], "at least 32 pixels"),
         (["--image-size", "1x2x3"], "not an image size"),

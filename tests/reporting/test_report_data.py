@@ -95,7 +95,7 @@ def test_the_command_repeats_the_configuration_of_the_card(
     card = read_run(run).card
     made: Any = config_of(detector)()
     settings = replace(made, **changes)
-    data = card.data.model_copy(update={"test_share": 0.5, "calibration_share": 0.3, "seed": 7})
+    data = card.data.model_copy(update={"test_share": 0.5, "calibration_share": 0.3, "seed": 7, "pooled": True})
     card = card.model_copy(
         update={
             "detector": detector,
@@ -118,7 +118,7 @@ def test_the_command_repeats_the_configuration_of_the_card(
     assert refused(*arguments) == "enough"
     config, decision = asked[0], card.decision
     assert (config.detector, config.seed, config.image_size) == (detector, 7, card.image_size)
-    assert (config.test, config.calibration, config.evidence) == (0.5, 0.3, False)
+    assert (config.test, config.calibration, config.evidence, config.pooled) == (0.5, 0.3, False, True)
     wanted = (decision.false_alarms, decision.review, decision.confidence)
     assert (config.false_alarms, config.review, config.confidence) == wanted
     assert config.calibrate == decision.calibrated_by

@@ -12,6 +12,7 @@ import pytest
 import blemish
 from blemish import BlemishError, Cam, Folder, Inspector, PatchCore
 from blemish.images import load_image
+from blemish.training.config import configure
 from blemish.training.estimator import Estimator, as_samples
 from tests.conftest import tile
 
@@ -83,6 +84,28 @@ def test_a_classifier_takes_labels(labelled: Path) -> None:
     assert labelled_detector.predict([tile(50)[0], tile(51, (9, 9))[0]]).scores.argmax() == 1
 
 
+def test_a_training_image_cannot_calibrate_however_it_is_given(
+    fitted: Estimator, good: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(good[19].parent)
+    for same in (good[19], good[19].name, Path("../good") / good[19].name):
+        with pytest.raises(BlemishError, match="is a training image, so it cannot calibrate"):
+            fitted.calibrate([*good[20:], same])
+    arrays = [tile(i)[0] for i in range(21)]
+    with pytest.raises(BlemishError, match="is a training image"):
+        small().fit(arrays[:2]).calibrate(arrays[1:])
+
+
+def test_good_images_alone_and_known_labels(product: Path) -> None:
+    folder = Folder(product)
+    with pytest.raises(BlemishError, match="PatchCore learns from good images alone; leave the defective ones out"):
+        small().fit(folder.samples)
+    with pytest.raises(ValueError, match="expected the labels 'good' and 'anomaly'; got 'bad'"):
+        small().fit([tile(0)[0]], ["bad"])  # type: ignore[list-item]
+    with pytest.raises(BlemishError, match="no image among those given"):
+        small().fit([])
+
+
 def test_refusals(fitted: Estimator, good: list[Path], product: Path, tmp_path: Path) -> None:
     with pytest.raises(BlemishError, match="PatchCore is not fitted; call fit first"):
         small().predict(good[:1])
@@ -143,3 +166,10 @@ def test_the_whole_pipeline_in_one_call(product: Path, tmp_path: Path) -> None:
     assert Inspector(run.bundle).inspect(tile(900, (10, 20))[0]).decision == "anomaly"
     with pytest.raises(BlemishError, match="--epochs is not an option of --detector patchcore"):
         blemish.train(product, tmp_path / "other", epochs=3)
+
+
+def test_a_recipe_chooses_its_detector(tmp_path: Path) -> None:
+    config = configure("data", tmp_path, recipe="case-study")
+    assert (config.detector, config.decide, config.boxes) == ("cam", "class", "one")
+    assert configure("data", tmp_path, recipe="case-study", detector="attention").detector == "attention"
+    assert configure("data", tmp_path).detector == "patchcore"
