@@ -229,7 +229,7 @@ def test_another_map_without_training_again(samples: list[Sample]) -> None:
     assert (other.config.map, other.validation) == ("attention", {})
     with pytest.raises(ValueError, match="corruption cannot be changed without training again"):
         detector.shown_as(corruption="none")
-    with pytest.raises(BlemishError, match="--map takes residual, attention, combined, not 'all'"):
+    with pytest.raises(BlemishError, match="--map takes residual, attention or combined, not 'all'"):
         detector.shown_as(map="all")
 
 
@@ -281,14 +281,14 @@ def test_order_of_calls_and_no_images_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "gan"}, "--model takes unet, autoencoder, vae, resnet, not 'gan'"),
-        ({"corruption": "rain"}, "--corruption takes patches, mask, noise, blur, none, not 'rain'"),
-        ({"attention_loss": "max"}, "--attention-loss takes mean, mean-std, none"),
-        ({"input": "noise"}, "--input takes image, difference, residual"),
-        ({"map": "cam"}, "--map takes residual, attention, combined"),
-        ({"residual": "mse"}, "--residual takes l1, ssim"),
-        ({"standardise": "no"}, "--standardise takes place, whole"),
-        ({"score": "mean"}, "--score takes auto, max, top"),
+        ({"model": "gan"}, "--model takes unet, autoencoder, vae or resnet, not 'gan'"),
+        ({"corruption": "rain"}, "--corruption takes patches, mask, noise, blur or none, not 'rain'"),
+        ({"attention_loss": "max"}, "--attention-loss takes mean, mean-std or none"),
+        ({"input": "noise"}, "--input takes image, difference or residual"),
+        ({"map": "cam"}, "--map takes residual, attention or combined"),
+        ({"residual": "mse"}, "--residual takes ssim or l1"),
+        ({"standardise": "no"}, "--standardise takes place or whole"),
+        ({"score": "mean"}, "--score takes auto, max or top"),
         ({"pretrained": True}, "--pretrained is for --model resnet; autoencoder learns"),
         ({"layers": ("encoder.99",)}, "there is no layer 'encoder.99'"),
         ({"loss": "rmse"}, "has a term 'rmse'"),

@@ -63,7 +63,7 @@ def cam(config: CamConfig) -> Cam:
         "learning_rate",
         "stop_at",
         "head_weights",
-        "types",
+        "classes",
         "checkpoint",
         "resume",
         "outputs",

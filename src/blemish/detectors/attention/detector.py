@@ -133,6 +133,7 @@ class Attention:
         self.graph()  # refuses before `fit`
         other = copy(self)
         other.config = replace(self.config, **changes)  # type: ignore[arg-type]
+        check_settings(other.config)
         check(other.config)
         other._build_graph(progress)
         return other
