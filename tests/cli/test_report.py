@@ -32,10 +32,10 @@ def printed(*arguments: object) -> Any:
         ("--review many", "'many' is not a rate"),
         ("--false-alarms 1%", r"^40 good images cannot guarantee 1\.00% .* add 59 more"),
         ("--calibrate twice", "--calibrate takes auto, split or leave-one-out, not 'twice'"),
-        ("--calibrate leave-one-out --confidence 90%", "without --confidence"),
+        ("--calibrate leave-one-out --confidence 90%", "holds on average; omit --confidence"),
         ("--calibrate leave-one-out --detector attention", "is for --detector patchcore"),
-        ("--detector cam --decide class --review 10%", "--decide class guarantees nothing"),
-        ("--detector cam --decide class --confidence 90%", "--decide class guarantees nothing"),
+        ("--detector cam --decide class --review 10%", "belong to a guarantee, and --decide class gives none"),
+        ("--detector cam --decide class --confidence 90%", "belong to a guarantee, and --decide class gives none"),
     ],
 )
 def test_guarantees_that_cannot_be_kept_are_refused(product: Path, tmp_path: Path, options: str, message: str) -> None:
@@ -170,7 +170,7 @@ def test_drift_is_noticed_and_the_test_continues(moved: Path, product: Path, tmp
     assert "No drift: good parts look like the calibration set (8 parts seen, 0 anomalies left out" in output
     output = blemish("inspect", moved, *goods(product, range(8, 30)), "--drift", file).stderr
     assert f"Drift since part {by_hand.state.since}: scores of good parts have become higher (30 parts seen" in output
-    assert "learn again" in output
+    assert "train again" in output
     assert file.read_text("utf-8") == by_hand.to_json() + "\n"
     assert "Drift since" in blemish("inspect", moved, *goods(product, [31]), "--drift", file).stderr  # once is for ever
 

@@ -57,4 +57,6 @@ def test_the_command_draws_one_product(tmp_path: Path) -> None:
     assert len(list((tmp_path / "demo/data/panel/train/good").iterdir())) == 20
     assert "Next: blemish train" in printed.stdout
     assert sorted(file.name for file in (tmp_path / "demo").iterdir()) == ["data"]
-    assert "--draw takes flange or cloth or board or panel" in refused("demo", "--draw", "x", "-o", tmp_path / "demo")
+    assert "--draw takes flange, cloth, board or panel, not 'x'" in refused(
+        "demo", "--draw", "x", "-o", tmp_path / "demo"
+    )
