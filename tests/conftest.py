@@ -30,7 +30,7 @@ def tile(number: int, spot: tuple[int, int] | None = None) -> tuple[npt.NDArray[
     return np.repeat(np.clip(pixels, 0, 255).astype(np.uint8)[..., None], 3, axis=2), mask
 
 
-TRAINED = {"run", "classified", "all_teach"}  # fixtures below that need a training
+TRAINED = {"run", "classified", "all_teach", "tiled", "aligned"}  # fixtures that need a training
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
