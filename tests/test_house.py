@@ -16,7 +16,7 @@ SOURCES = sorted(HOUSE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # What only the learning half may load: none of it is in the base install.
 LEARNING = {"torch", "torchvision", "timm", "safetensors", "sklearn", "scipy", "onnx", "onnxscript", "lightning_fabric"}
-LEARN = {"cli", "demo", "web", "cluster", "training", "detectors"}  # rooms that may
+LEARN = {"cli", "demo", "training", "detectors"}  # rooms that may
 
 
 def imported(file: Path, *, top: bool = False) -> Iterator[str]:

@@ -244,7 +244,7 @@ def _counts(samples: Sequence[Sample], decoded: Sequence[_Decoded]) -> Iterable[
     if to_train < ENOUGH_GOOD:
         text = (
             f"There are {to_train} good images to learn from; {ENOUGH_GOOD} are needed so that half of them "
-            "can calibrate a threshold for 5 % false alarms (19 images): add good images."
+            "can calibrate a threshold for 5 % false alarms, the default (19 images): add good images."
         )
         yield Problem("few-good", "error" if to_train < 2 else "warning", text)
     counts = Counter(sample.label for sample in usable)
