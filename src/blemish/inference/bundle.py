@@ -97,6 +97,11 @@ class Frame(_Frozen):
     align: Literal["", "ecc"] = ""
     least_correlation: float = 0.0  # with the reference; below it the verdict is "error"
 
+    @property
+    def tile_share(self) -> float:
+        """The area of a tile as a share of the frame; 1 without tiles."""
+        return self.tile[0] * self.tile[1] / (self.size[0] * self.size[1]) if self.tile else 1.0
+
 
 class Card(_Frozen):
     format: Literal["blemish bundle 2"] = "blemish bundle 2"

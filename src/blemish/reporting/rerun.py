@@ -25,7 +25,7 @@ def repeat(card: Card) -> dict[str, Any]:
         "calibration": f"{data.calibration_share:g}",
         "decide": rule.rule,
         "boxes": rule.boxes,
-        "min_area": f"{_least_area(card):g}",
+        "min_area": f"{rule.min_area / (card.frame.tile_share if card.frame else 1):g}",  # with tiles, of one tile
         "false_alarms": rule.false_alarms,
         "review": rule.review,
         "confidence": rule.confidence,
@@ -44,14 +44,6 @@ def repeat(card: Card) -> dict[str, Any]:
             "card": card.sha256,
         },
     }
-
-
-def _least_area(card: Card) -> float:
-    """As the option takes it: with tiles, as a share of one tile."""
-    frame = card.frame
-    if frame is None or frame.tile is None:
-        return card.decision.min_area
-    return card.decision.min_area * frame.size[0] * frame.size[1] / (frame.tile[0] * frame.tile[1])
 
 
 def _framed(card: Card) -> list[str]:

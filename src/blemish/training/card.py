@@ -59,7 +59,7 @@ def decision(
         review_threshold=review_threshold,
         pixel_threshold=pixel_threshold,
         normal_median=normal_median,
-        min_area=rule.min_area * _tile_share(framing),
+        min_area=rule.min_area * (framing.frame.tile_share if framing else 1.0),
         scores=tuple(map(float, good.scores)),
         map_maxima=tuple(map(float, map_maxima)),
         distances=() if distances is None else tuple(map(float, distances.reshape(len(distances), -1).max(1))),
@@ -94,14 +94,6 @@ def _normal_median(prediction: Prediction, framing: Framing | None) -> float:
     if framing is None or framing.roi is None:
         return float(np.median(prediction.maps))
     return float(np.median(prediction.maps[:, framing.roi_in_map(prediction.maps.shape[1:])]))
-
-
-def _tile_share(framing: Framing | None) -> float:
-    """The area of a tile as a share of the frame; 1 without tiles."""
-    if framing is None or framing.frame.tile is None:
-        return 1.0
-    tile, size = framing.frame.tile, framing.frame.size
-    return tile[0] * tile[1] / (size[0] * size[1])
 
 
 def digest(samples: Iterable[Sample]) -> str:

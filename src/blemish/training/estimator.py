@@ -40,9 +40,10 @@ Images = Sequence[Sample | Path | str | npt.NDArray[np.uint8]] | npt.NDArray[np.
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The result of `calibrate`: how scores become verdicts, and how closely the exported graph agrees with the fitted
-    one."""
+    """The result of `calibrate`: the exported graph `model`, an ONNX file's content, how its scores become verdicts,
+    and how closely it agrees with the fitted one."""
 
+    model: bytes
     decision: bundle.Decision
     parity: Parity
     images: tuple[Sample, ...]
@@ -116,10 +117,12 @@ class Estimator:
         with tempfile.TemporaryDirectory(prefix="blemish-") as folder:
             export(graph, Path(folder) / bundle.MODEL)
             onnx = predict(in_onnxruntime(Path(folder) / bundle.MODEL), samples, progress, "calibration")
+            model = (Path(folder) / bundle.MODEL).read_bytes()
         torch = predict(in_torch(graph), samples, progress, "parity")
         parity = prove_parity(torch, onnx, [sample.name for sample in samples], gated=graph.gated)
         rule = DecisionRule(false_alarms, review, confidence)
-        self._calibrated = Calibrated(cards.decision(rule, onnx, items, "split"), parity, tuple(samples))
+        decision = cards.decision(rule, onnx, items, "split")
+        self._calibrated = Calibrated(model, decision, parity, tuple(samples))
         return self
 
     def export(self, folder: Path | str, *, product: str = "", evidence_size: float = 8.0) -> Path:
@@ -147,7 +150,7 @@ class Estimator:
         )
         with replacing(folder) as partial:
             partial.mkdir(parents=True)
-            export(detector.graph(), partial / bundle.MODEL)
+            (partial / bundle.MODEL).write_bytes(self._calibrated.model)  # the very graph that was calibrated
             sources = detector.sources() if evidence_size else None
             if sources is not None:
                 write_evidence(sources, self.config.image_size, partial / bundle.EVIDENCE, evidence_size)
