@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MARK = ".blemish"  # the file that marks a folder as written by blemish; such a folder is never read as data
+
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
