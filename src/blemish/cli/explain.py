@@ -41,7 +41,7 @@ def explain(
         _write(nearest, file)
     facts = _facts(inspection, inspector.card.decision, place, image, nearest, file)
     if as_json:
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps(facts, allow_nan=False))
     else:
         _print(facts, inspection, inspector.card.decision, has_store=store is not None)
 

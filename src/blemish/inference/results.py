@@ -142,7 +142,7 @@ class ResultsFolder:
 
     def add(self, result: Result) -> None:
         """Writes one image's line."""
-        self._file.write(json.dumps(result.row()) + "\n")
+        self._file.write(json.dumps(result.row(), allow_nan=False) + "\n")
 
     def unique(self, name: str) -> str:
         """The name that an image's files get: a/b.png stays, a second a/b.png becomes a/b.png-2. To be called in the
