@@ -204,6 +204,17 @@ def test_a_card_that_would_be_refused_is_not_written(folder: Path) -> None:
     assert (folder / bundle.CARD).read_bytes() == before
 
 
+def test_a_strip_may_overlap_by_more_than_its_height() -> None:
+    """Images of 4000 x 40 pixels with --tile 448 --overlap 64."""
+    frame = bundle.Frame(size=(4000, 40), map_size=(10, 1000), tile=(448, 40), overlap=64, tiles=((0, 0), (384, 0)))
+    assert frame.tile_share == 448 / 4000
+
+
+def test_what_training_may_not_write_is_said_in_a_sentence() -> None:
+    with pytest.raises(BundleError, match=r"the data of this bundle cannot be written \(train: "):
+        bundle.made(bundle.Data, **tiny.card().data.model_dump() | {"train": -1})
+
+
 def test_every_command_refuses_a_hostile_bundle_in_a_sentence(folder: Path, tmp_path: Path) -> None:
     content = tiny.content_of(folder)
     content["frame"] = FRAME | {"size": [200_000, 200_000]}

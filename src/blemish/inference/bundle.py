@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -47,6 +47,9 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Place = Annotated[int, Field(ge=0, le=MAX_SIDE)]
+
+
+Part = TypeVar("Part", bound=BaseModel)
 
 
 class _Frozen(BaseModel):
@@ -129,7 +132,10 @@ class Frame(_Frozen):
     def _fits(self) -> Self:
         _check_area(self.size, MAX_PIXELS, "size")
         _check_area(self.map_size, MAX_MAP, "map_size")
-        if self.tile and not self.overlap < min(self.tile) <= max(self.tile) <= max(self.size):
+        # Of a strip that is one tile high, the overlap may be more than that.
+        if self.tile and not (
+            self.overlap < max(self.tile) and all(t <= s for t, s in zip(self.tile, self.size, strict=True))
+        ):
             raise ValueError("the tiles are larger than the frame, or overlap by more than a tile")
         return self
 
@@ -214,6 +220,17 @@ class Bundle:
     evidence: bytes | None = None
     roi: bytes | None = None
     reference: bytes | None = None
+
+
+def made(kind: type[Part], **fields: Any) -> Part:
+    """A card or a part of one. Raises `BundleError` for what `read` would refuse, such as a threshold that is NaN."""
+    try:
+        return kind(**fields)
+    except ValidationError as cause:
+        raise BundleError(
+            f"the {kind.__name__.lower()} of this bundle cannot be written ({_first(cause)}); change the options or "
+            "the images, and train again."
+        ) from None
 
 
 def write(folder: Path, card: Card) -> Bundle:
