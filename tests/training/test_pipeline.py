@@ -194,7 +194,7 @@ def test_parity_of_a_faithful_export(tmp_path: Path) -> None:
 @pytest.mark.parametrize("of", ["scores", "maps"])
 def test_an_image_without_a_finite_score_ends_the_training_by_name(tmp_path: Path, of: str, value: float) -> None:
     def run(images: npt.NDArray[np.uint8]) -> Prediction:
-        values = {"scores": np.zeros(1, np.float32), "maps": np.zeros((1, 2, 2), np.float32)}
+        values: dict[str, Any] = {"scores": np.zeros(1, np.float32), "maps": np.zeros((1, 2, 2), np.float32)}
         if images.max() > 0:
             values[of].flat[-1] = value
         return Prediction(**values)
