@@ -101,6 +101,7 @@ def inspect(
     drift: Annotated[
         Path | None, typer.Option(help="File of a running test whether good parts still look like the calibration set.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier inspection in --out.")] = False,
     null: Annotated[bool, typer.Option("-0", "--null", help="Paths on standard input end with NUL.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each image.")] = False,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when an anomaly is found.")] = FailOn.never,
@@ -117,10 +118,12 @@ def inspect(
     inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, device=device)
     drift_test = DriftFile(drift, inspector.card) if drift else None
     counts: Counter[str] = Counter()
-    if evidence and not out:
-        raise BlemishError("--evidence is written beside the verdicts; give a folder with --out.")
+    if (evidence or overwrite) and not out:
+        option = "--evidence is written beside the verdicts" if evidence else "--overwrite is about --out"
+        raise BlemishError(f"{option}; give a folder with --out.")
     writer = ImageWriter(out, inspector, evidence=evidence is not False) if out else None
-    folder = ResultsFolder(out) if out else None
+    reads = [bundle, *(path for path in paths if path != Path(STDIN))]
+    folder = ResultsFolder(out, overwrite=overwrite, reads=reads) if out else None
     with folder or nullcontext():
         unique = folder.unique if folder else str
         write = writer.write if writer else lambda inspection, _: Result(inspection)
@@ -159,6 +162,7 @@ app.command()(explain.explain)
 def bundle(
     path: Annotated[Path, typer.Argument(help="A bundle.")],
     pack: Annotated[Path | None, typer.Option("--zip", help="Write the bundle as one .zip.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier .zip of a bundle.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole card.")] = False,
 ) -> None:
     """Verify a bundle and show its card."""
@@ -168,7 +172,7 @@ def bundle(
     if pack:
         if not loaded.path.is_dir():
             raise BlemishError(f"{path}: is a .zip already; give a folder, or omit --zip.")
-        bundles.pack(loaded.path, pack)
+        bundles.pack(loaded.path, pack, overwrite=overwrite)
     if as_json:
         typer.echo(loaded.card.model_dump_json(indent=1))
         return

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from blemish.files import replacing, write_text
+from blemish.files import MARK, check_file, replacing, write_text
 from blemish.types import BlemishError
 
 MODEL = "model.onnx"
@@ -186,7 +186,7 @@ class Bundle:
 
 def write(folder: Path, card: Card) -> Bundle:
     """Completes a bundle's folder: hashes the files in it and writes the card. Returns the bundle, as `read` would."""
-    contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != CARD}
+    contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name not in {CARD, MARK}}
     files = {
         name: File(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)) for name, content in contents.items()
     }
@@ -236,17 +236,21 @@ def _verified_card(written: bytes, path: Path) -> Card:
     return card
 
 
-def pack(folder: Path, file: Path) -> None:
-    """Writes a bundle's folder as one .zip, uncompressed (weights do not compress), with the same bytes every time."""
-    read(folder)
+def pack(folder: Path, file: Path, *, overwrite: bool = False) -> None:
+    """Writes a bundle's folder as one .zip, uncompressed (weights do not compress), with the same bytes every time.
+    Raises `BlemishError` where `file` cannot be written, is another's, or exists and `overwrite` is not given."""
+    members = [CARD, *sorted(read(folder).card.files)]
+    check_file(file, f"{CARD}{{\n", [folder])
+    if file.exists() and not overwrite:
+        raise BlemishError(f"{file} exists; choose another file, or replace it with --overwrite.")
     with replacing(file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for member in sorted(folder.iterdir()):
-            archive.writestr(zipfile.ZipInfo(member.name), member.read_bytes())
+        for name in members:
+            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
 
 
 def _from_folder(path: Path) -> dict[str, bytes]:
     try:
-        return {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+        return {file.name: file.read_bytes() for file in path.iterdir() if file.is_file() and file.name != MARK}
     except OSError as cause:
         raise BundleError(f"{path}: cannot be read ({cause.strerror}); check its permissions.") from None
 

@@ -15,6 +15,7 @@ from blemish.reporting.run import OUTCOMES, JudgedImage, Recorded
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # Characters with which a formula of a spreadsheet begins.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+JUNIT = '<testsuites name="blemish"'  # how these files begin
 COLUMNS = (
     "image",
     "label",
@@ -29,6 +30,7 @@ COLUMNS = (
     "boxes",
     "error",
 )
+CSV = ",".join(COLUMNS)
 
 
 def junit(run: Recorded) -> str:
