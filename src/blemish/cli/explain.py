@@ -49,7 +49,7 @@ def _explain(bundle: Path, image: Path, place: tuple[int, int], out: Path | None
         _write(nearest, file)
     facts = _facts(inspection, inspector.card.decision, place, image, nearest, file)
     if as_json:
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps(facts, allow_nan=False))
     else:
         _print(facts, inspection, inspector.card.decision, has_store=store is not None)
 

@@ -67,7 +67,7 @@ def _more(descriptor: int) -> bool:
 def print_verdict(verdict: Verdict, as_json: bool) -> None:
     """One line, for people or for programs."""
     if as_json:
-        typer.echo(json.dumps(verdict.to_json()))
+        typer.echo(json.dumps(verdict.to_json(), allow_nan=False))
     elif verdict.decision == "error":
         typer.echo(f"error    {verdict.error}")
     else:

@@ -148,7 +148,7 @@ class ResultsFolder:
         """Writes one image's line."""
         row = result.row()
         with naming(self.path / VERDICTS):
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()
         files = [row.get(kind) for kind in ("overlay", "reconstruction", "inpainted")]
         self._folder.adopted.update(file for file in [*files, *(one["file"] for one in row["evidence"])] if file)

@@ -69,7 +69,7 @@ class Journal:
 
     def add(self, row: dict[str, Any]) -> bytes:
         """Writes a row, with `name`, `bytes`, `modified` and `sha256` among its fields, and returns the line."""
-        line = json.dumps(row).encode() + b"\n"
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
         rest = memoryview(line)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
