@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blemish.images import DEPTH
+from blemish.listing import DEPTH
 from blemish.station import arrivals
 from blemish.station.arrivals import Arrivals, File, has_end, is_unchanged
 from tests.conftest import tile

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from blemish.images import DEPTH, has_suffix, natural
+from blemish.listing import DEPTH, has_suffix, natural
 
 BATCH = 1000  # files given at once, so that a folder of a million takes no more memory than one of a thousand
 
