@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 MARK = ".blemish"  # the file that marks a folder as written by blemish; such a folder is never read as data
 
@@ -35,3 +39,20 @@ def write_text(file: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     with replacing(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """The file, open for reading. Never waits, as opening a pipe does, and opens no device. Raises OSError for what is
+    no regular file."""
+    descriptor = -1
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            # Without waiting, because a pipe may have taken its place since.
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                file, descriptor = os.fdopen(descriptor, "rb"), -1
+                return file
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    raise OSError(errno.EINVAL, "is no regular file", str(path))

@@ -40,6 +40,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from blemish.files import open_regular
 from blemish.types import BlemishError, Sample
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
             raise ImageError(f"{shown} is a device or pipe, not an image; give an image file.")
         if kind.st_size == 0:
             raise ImageError(f"{shown} is empty (0 bytes); write or copy it again.")
-        file = path.open("rb")
+        file = open_regular(path)
     except FileNotFoundError:
         raise ImageError(f"{shown}: there is no such file; check the path.") from None
     except (OSError, ValueError) as error:

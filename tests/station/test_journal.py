@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from blemish import BlemishError
-from blemish.station.arrivals import File
+from blemish.station.scan import File
 from blemish.station.journal import Journal, identity
 
 CONTENT = "ab" * 32  # a SHA-256

@@ -46,6 +46,7 @@ class Inspection:
     image: npt.NDArray[np.uint8] | None = None  # (H, W, 3)
     prediction: Prediction | None = None  # of one image
     color_range: tuple[float, float] = (0.0, 1.0)  # of the bundle's card: map values drawn transparent and brightest
+    cause: BlemishError | None = None  # of an error verdict; its `__cause__` tells a broken image from a broken machine
 
     @property
     def map(self) -> npt.NDArray[np.float32] | None:
@@ -254,9 +255,11 @@ class Inspector:
             pixels = image if isinstance(image, np.ndarray) else load_image(image, max_pixels=self.max_pixels)
             prediction = self.predict(pixels)
         except AlignError as cause:
-            return Inspection(Verdict(path=path, decision="error", error=f"{path or 'the image'}: {cause}"))
+            return Inspection(
+                Verdict(path=path, decision="error", error=f"{path or 'the image'}: {cause}"), cause=cause
+            )
         except BlemishError as cause:
-            return Inspection(Verdict(path=path, decision="error", error=str(cause)))
+            return Inspection(Verdict(path=path, decision="error", error=str(cause)), cause=cause)
         verdict = self.judge(prediction, (pixels.shape[1], pixels.shape[0]), path)
         return Inspection(verdict, pixels, prediction, self.card.decision.color_range)
 
