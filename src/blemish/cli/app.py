@@ -106,6 +106,7 @@ def inspect(
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when an anomaly is found.")] = FailOn.never,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 100_000_000,
+    timeout: Annotated[float, typer.Option(help="Seconds that the graph may take for an image or four tiles.")] = 60.0,
     device: Annotated[str, typer.Option(help="cpu, or cuda with onnxruntime-gpu.")] = "cpu",
 ) -> None:
     """Judge images: good or anomaly, how sure, and where."""
@@ -114,7 +115,7 @@ def inspect(
     from blemish.inference.results import ImageWriter, Result, ResultsFolder
 
     images = _images(paths, null)
-    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, device=device)
+    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, timeout=timeout, device=device)
     drift_test = DriftFile(drift, inspector.card) if drift else None
     counts: Counter[str] = Counter()
     if evidence and not out:

@@ -45,6 +45,7 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print each line of verdicts.jsonl instead of text.")] = False,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 100_000_000,
+    timeout: Annotated[float, typer.Option(help="Seconds that the graph may take for an image or four tiles.")] = 60.0,
     device: Annotated[str, typer.Option(help="cpu, or cuda with onnxruntime-gpu.")] = "cpu",
 ) -> None:
     """Inspect a folder while images are written into it: each once, in order."""
@@ -60,7 +61,7 @@ def watch(
     targets = _targets(webhook, mqtt, topic, mqtt_tls)
     for warning in (target.warning for target in targets if target.warning):
         _notify(warning)
-    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, device=device)
+    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, timeout=timeout, device=device)
     drift_file = DriftFile(drift, inspector.card, anew=True) if drift else None
 
     def read(row: dict[str, Any]) -> None:

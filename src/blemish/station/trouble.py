@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 FIRST, LONGEST = 0.5, 60.0  # seconds until the second try, and at most between two tries
 
@@ -16,6 +17,8 @@ _OF_THE_IMAGE = {
     *(errno.EINVAL, errno.EOVERFLOW, errno.EFBIG, errno.ESPIPE),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
 }
+# In the texts of onnxruntime, which has one kind of error for all that happens while it runs.
+_MACHINE = re.compile(r"alloc|memory|cuda|cudnn|cublas|gpu", re.IGNORECASE)
 
 
 def passing(error: BaseException | None) -> str:
@@ -28,8 +31,8 @@ def passing(error: BaseException | None) -> str:
             return os.strerror(error.errno)
         if isinstance(error, OSError) and not error.errno and text.startswith("out of memory"):  # Pillow's decoders
             return "not enough memory"
-        if type(error).__module__.partition(".")[0] == "onnxruntime":  # its errors have no common base
-            return f"onnxruntime failed: {text[:200]}"
+        if type(error).__module__.partition(".")[0] == "onnxruntime" and _MACHINE.search(str(error)):
+            return "not enough memory, or the GPU failed"
         if type(error).__module__.startswith("cv2") and getattr(error, "code", 0) == -4:  # StsNoMem
             return "not enough memory"
         if isinstance(error, RuntimeError) and "start new thread" in text:
