@@ -1,14 +1,17 @@
-"""What the operating system does in one step: lock a file, rename without replacing, exchange two folders."""
+"""What the operating system does in one step: lock a file, rename without replacing, exchange two folders, open only
+what is a regular file."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from blemish.types import BlemishError
 
@@ -117,3 +120,20 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
         if (temporary and str(cause.filename) == str(temporary)) or (cause.filename is None and cause.errno in _DISK):
             cause.filename = str(path)
         raise
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """The file, open for reading. Never waits, as opening a pipe does, and opens no device. Raises OSError for what is
+    no regular file."""
+    descriptor = -1
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            # Without waiting, because a pipe may have taken its place since.
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                file, descriptor = os.fdopen(descriptor, "rb"), -1
+                return file
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    raise OSError(errno.EINVAL, "is no regular file", str(path))

@@ -38,6 +38,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from blemish.atomic import open_regular
 from blemish.listing import DEPTH, Tree, walk
 from blemish.types import BlemishError, Sample
 
@@ -149,7 +150,7 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
             raise ImageError(f"{shown} is a device or pipe, not an image; give an image file.")
         if kind.st_size == 0:
             raise ImageError(f"{shown} is empty (0 bytes); write or copy it again.")
-        file = path.open("rb")
+        file = open_regular(path)
     except FileNotFoundError:
         raise ImageError(f"{shown}: there is no such file; check the path.") from None
     except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ from blemish.files import kept
 from blemish.inference import overlay
 from blemish.inference.evidence import gather, open_store
 from blemish.inference.inspector import Inspection, Inspector
+from blemish.inference.naming import output_name
 from blemish.inference.resizing import size_of
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def write_images(
     another detector's `inpainted/NAME.jpg`. Returns these paths by kind, and the evidence's figures."""
     assert inspection.image is not None
     (low, high), counterfactual = color_range, evidence.counterfactual if evidence else None
+    name = output_name(name)
     written: dict[str, Any] = {"overlay": f"overlays/{name}.jpg"}
     marked = overlay.overlay(inspection.image, inspection.map, inspection.verdict.regions, low=low, high=high)
     overlay.save(marked, folder / written["overlay"])
