@@ -34,7 +34,7 @@ def config_for(product: Path, out: Path, grid: str = GRID, **changes: Any) -> Sw
 
 def read_table(out: Path) -> list[dict[str, str]]:
     """The CSV without its seconds."""
-    with (out / "sweep.csv").open(encoding="utf-8", newline="") as lines:
+    with (out / "sweep.csv").open(encoding="utf-8-sig", newline="") as lines:
         return [{name: text for name, text in row.items() if name != "seconds"} for row in csv.DictReader(lines)]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blemish.cli.verdicts import INCOMPLETE, DriftFile, print_verdict, summary
+from blemish.cli.words import say, say_raw
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def watch(
     if unjudged:
         _notify(f"{unjudged} images or folders could not be inspected, for the reasons above; run it again.")
     if not as_json:
-        typer.echo(f"{summary(counts)} Verdicts are in {journal.file}.")
+        say(f"{summary(counts)} Verdicts are in {journal.file}.")
     if drift_file:
         _notify(drift_file.save())
     if once and (counts["error"] or unjudged):
@@ -97,7 +98,7 @@ def _to_all(
         for outbox in outboxes:
             outbox.wake()
         if as_json:
-            typer.echo(line.decode(), nl=False)
+            say_raw(line.decode().rstrip("\n"))
         else:
             print_verdict(verdict, False)
         if drift_file and drift_file.see(verdict.score):
@@ -153,4 +154,4 @@ def _stopped_by_signals() -> Iterator[Event]:
 
 def _notify(sentence: str) -> None:
     """What is not a verdict goes to standard error."""
-    typer.echo(sentence, err=True)
+    say(sentence, err=True)

@@ -101,8 +101,8 @@ def mcnemar(first: Bools, second: Bools) -> dict[str, Any]:
 def table(compared: dict[str, Any]) -> Table:
     """The comparison for a terminal: a row for each figure, a column for each run, then the differences to the
     first."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     shown = Table(
         title=f"{compared['images']} images in common: {compared['good']} good, {compared['anomalies']} defective",
@@ -113,7 +113,7 @@ def table(compared: dict[str, Any]) -> Table:
     folders = [Path(run["run"]) for run in compared["runs"]]
     short = len({folder.name for folder in folders}) == len(folders)
     for number, folder in enumerate(folders, start=1):
-        shown.add_column(escape(f"{number}: {folder.name if short else folder}"), justify="right", overflow="fold")
+        shown.add_column(Text(f"{number}: {folder.name if short else folder}"), justify="right", overflow="fold")
     for number, _ in enumerate(compared["differences"], start=2):
         shown.add_column(f"{number} minus 1", justify="right")
     for name in FIGURES:
@@ -136,8 +136,7 @@ def sentences(compared: dict[str, Any], most: int = 20) -> list[str]:
     lines.append(f"{len(changed)} verdicts changed:" if len(changed) > 1 else "One verdict changed:")
     for image in changed[:most]:
         what = image["defect"] or image["label"] or "no label"
-        name = image["name"].encode("utf-8", "replace").decode()
-        lines.append(f"  {name} ({what}): {', '.join(image['decisions'])}")
+        lines.append(f"  {image['name']} ({what}): {', '.join(image['decisions'])}")
     return lines + ([f"  and {len(changed) - most} more, see --json"] if len(changed) > most else [])
 
 

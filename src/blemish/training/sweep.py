@@ -330,7 +330,7 @@ def _read(file: Path) -> list[Row]:
     if not file.exists():
         return []
     rows = []
-    with file.open(encoding="utf-8", newline="") as lines:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
         for line in csv.DictReader(lines):
             try:
                 figures = {name: float(text) for name in FIGURES if (text := line.pop(name))}
@@ -347,6 +347,7 @@ def _write(file: Path, rows: Iterable[Row]) -> None:
     rows = list(rows)
     options = dict.fromkeys(name for row in rows for name in row.options if name != "seed")
     text = io.StringIO()
+    text.write("\ufeff")  # for Excel
     columns = (*options, "seed", *FIGURES, "seconds", "error")
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
