@@ -34,7 +34,7 @@ def explain(
     store = open_store(inspector)
     inspection = inspector.look(image)
     _check(inspection, place, image)
-    nearest = nearest_normal(inspection, store, inspector.card, place)
+    nearest = nearest_normal(inspector, store, inspection, place)
     file = None
     if out and nearest:
         file = out / f"{image.name}-{place[0]}-{place[1]}.jpg"
