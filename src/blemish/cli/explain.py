@@ -42,7 +42,7 @@ def _explain(bundle: Path, image: Path, place: tuple[int, int], out: Path | None
     store = open_store(inspector)
     inspection = inspector.look(image)
     _check(inspection, place, image)
-    nearest = nearest_normal(inspection, store, inspector.card, place)
+    nearest = nearest_normal(inspector, store, inspection, place)
     file = None
     if out and nearest:
         file = out / f"{image.name}-{place[0]}-{place[1]}.jpg"
