@@ -50,9 +50,11 @@ def watch(
     device: Annotated[str, typer.Option(help="cpu, or cuda with onnxruntime-gpu.")] = "cpu",
 ) -> None:
     """Inspect a folder while images are written into it: each once, in order."""
+    from blemish.files import kept
     from blemish.inference.inspector import Inspector
+    from blemish.inference.results import WRITTEN
     from blemish.station.deliveries import Outbox
-    from blemish.station.journal import Journal
+    from blemish.station.journal import Journal, is_foreign
     from blemish.station.watch import UNJUDGED, WatchConfig
     from blemish.station.watch import watch as run
 
@@ -69,7 +71,8 @@ def watch(
         if drift_file and row.get("bundle") == inspector.card.sha256:
             drift_file.see(row["score"])
 
-    with _stopped_by_signals() as stop, Journal(out, read) as journal:
+    own = kept(out, "watch", WRITTEN, resume=True, foreign=is_foreign)
+    with _stopped_by_signals() as stop, own, Journal(out, read) as journal:
         if drift_file:
             drift_file.check_complete(journal.file)
         outboxes = [Outbox(journal, target, _notify) for target in targets]

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from blemish.atomic import open_regular
 from blemish.inference.results import VERDICTS
 from blemish.station.scan import File
 from blemish.types import BlemishError
@@ -160,6 +161,17 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether `blemish watch` did not write this folder, which has no mark: versions before marks wrote some."""
+    if (folder / LOCK).is_file():
+        return False
+    try:
+        with open_regular(folder / VERDICTS) as lines:
+            return lines.read(len(_BEGIN)) != _BEGIN
+    except OSError:
+        return True
 
 
 def identity(file: File, content: str) -> str:
