@@ -29,7 +29,7 @@ QUICK = PatchCoreConfig(max_bank=50)
 
 
 def test_a_run_is_complete(run: Path) -> None:
-    names = ["bundle", "evidence", "inpainted", "metrics.json", "overlays", "report.html", "verdicts.jsonl"]
+    names = [".blemish", "bundle", "evidence", "inpainted", "metrics.json", "overlays", "report.html", "verdicts.jsonl"]
     assert sorted(p.name for p in run.iterdir()) == names
     assert sorted(p.name for p in (run / "bundle").iterdir()) == ["card.json", "evidence.zip", "model.onnx"]
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))

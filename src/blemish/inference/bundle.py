@@ -19,11 +19,12 @@ from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from blemish.files import replacing, write_text
+from blemish.files import check_file, replacing, write_text
 from blemish.images import MAX_PIXELS
 from blemish.inference.bundle_files import BundleError as BundleError  # where everything else about bundles is
 from blemish.inference.bundle_files import is_litter, opened, shown
 from blemish.inference.bundle_format_1 import upgraded
+from blemish.types import BlemishError
 
 MODEL = "model.onnx"
 CARD = "card.json"
@@ -330,10 +331,13 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
 
-def pack(folder: Path, file: Path) -> None:
-    """Writes a bundle's folder as one .zip, uncompressed (weights do not compress), with the same bytes every time."""
+def pack(folder: Path, file: Path, *, overwrite: bool = False) -> None:
+    """Writes a bundle's folder as one .zip, uncompressed (weights do not compress), with the same bytes every time.
+    Raises `BlemishError` where `file` cannot be written, is another's, or exists and `overwrite` is not given."""
     bundle = read(folder)
-    names = sorted([CARD, *bundle.card.files])
+    check_file(file, f"{CARD}{{\n", [folder])
+    if file.exists() and not overwrite:
+        raise BlemishError(f"{file} exists; choose another file, or replace it with --overwrite.")
     with replacing(file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name in names:
+        for name in [CARD, *sorted(bundle.card.files)]:
             archive.writestr(zipfile.ZipInfo(name), (bundle.path / name).read_bytes())

@@ -60,6 +60,7 @@ class Inspection:
     image: npt.NDArray[np.uint8] | None = None  # (H, W, 3)
     prediction: Prediction | None = None  # of one image
     color_range: tuple[float, float] = (0.0, 1.0)  # of the bundle's card: map values drawn transparent and brightest
+    cause: BlemishError | None = None  # of an error verdict; its `__cause__` tells a broken image from a broken machine
 
     @property
     def map(self) -> npt.NDArray[np.float32] | None:
@@ -235,7 +236,7 @@ class Inspector:
                     f"the detector took longer than {self.timeout:g} s; look at the image, or raise the limit with "
                     "--timeout."
                 ) from None
-            raise GraphError(f"the detector cannot be run on it ({shown(str(cause))}); look at the image.") from None
+            raise GraphError(f"the detector cannot be run on it ({shown(str(cause))}); look at the image.") from cause
         outputs = dict(zip(self._asked.values(), values, strict=True))
         check_outputs(outputs, len(images), self.card)
         return Prediction.named(outputs)
@@ -309,9 +310,9 @@ class Inspector:
                 self._largest = max(self._largest, pixels.nbytes)
                 prediction = self.predict(pixels)
         except (AlignError, GraphError) as cause:
-            return Inspection(_failed(path, cause))
+            return Inspection(_failed(path, cause), cause=cause)
         except BlemishError as cause:
-            return Inspection(Verdict(path=path, decision="error", error=str(cause)))
+            return Inspection(Verdict(path=path, decision="error", error=str(cause)), cause=cause)
         verdict = self.judge(prediction, (pixels.shape[1], pixels.shape[0]), path)
         return Inspection(verdict, pixels, prediction, self.card.decision.color_range)
 

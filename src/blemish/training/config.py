@@ -139,6 +139,12 @@ class TrainConfig:
         return self.settings.traits.name
 
     @property
+    def reads(self) -> list[Path]:
+        """The files and folders that the training reads."""
+        files = (self.roi, getattr(self.settings, "weights", None))
+        return [self.data, *(file for file in files if isinstance(file, Path))]
+
+    @property
     def decision_rule(self) -> DecisionRule:
         return DecisionRule(self.false_alarms, self.review, self.confidence, self.decide, self.boxes, self.min_area)
 
