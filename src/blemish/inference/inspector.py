@@ -115,6 +115,22 @@ def open_session(model: bytes, threads: int = 0, device: str = "cpu") -> onnxrun
         return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=len(cuda))
 
 
+def checked_session(
+    loaded: bundle.Bundle, threads: int = 0, device: str = "cpu", session: onnxruntime.InferenceSession | None = None
+) -> onnxruntime.InferenceSession:
+    """The session of a bundle, or a given one of its graph. Raises `BundleError` for a graph that is not of its card,
+    takes weights from elsewhere, or cannot be loaded."""
+    check_file(loaded.model, loaded.path)
+    try:
+        session = session or open_session(loaded.model, threads, device)
+    except Exception as cause:  # onnxruntime has no common base for its errors
+        raise bundle.BundleError(
+            f"{loaded.path}: onnxruntime cannot load the graph ({shown(str(cause))}); update onnxruntime."
+        ) from None
+    check_session(session, loaded.card, loaded.path)
+    return session
+
+
 def _failed(path: str, cause: BlemishError) -> Verdict:
     return Verdict(path=path, decision="error", error=f"{path or 'the image'}: {cause}")
 
@@ -176,14 +192,7 @@ class Inspector:
         self._model, self._device = loaded.model, device
         self._workers, self._given = threads or cores(), session is not None
         self._in_thread = threading.local()  # `session`, in the workers of `each`
-        check_file(loaded.model, loaded.path)
-        try:
-            self._session = session or open_session(loaded.model, threads, device)
-        except Exception as cause:  # onnxruntime has no common base for its errors
-            raise bundle.BundleError(
-                f"{loaded.path}: onnxruntime cannot load the graph ({shown(str(cause))}); update onnxruntime."
-            ) from None
-        check_session(self._session, self.card, loaded.path)
+        self._session = checked_session(loaded, threads, device, session)
         self._largest = 0  # bytes of an image so far
         self._asked, self._input = names_asked(self._session), self._session.get_inputs()[0].name
 
