@@ -1,7 +1,8 @@
 """The command line: one short function per command.
 
 Exit codes: 0 done; 1 an anomaly was found and `--fail-on anomaly` was given; 2 the request cannot be carried out (a
-sentence on standard error says why and what to do); 3 done, but some images could not be read; 130 interrupted
+sentence on standard error says why and what to do); 3 done, but some images could not be read, or the data has
+errors; 130 interrupted
 (unfinished output is removed).
 """
 
@@ -80,6 +81,8 @@ def data(
         typer.echo(json.dumps(audited.to_json(), indent=1))
     else:
         render(audited, out)
+    if any(problem.severity == "error" for problem in audited.problems):
+        raise typer.Exit(INCOMPLETE)
 
 
 app.command()(train.train)

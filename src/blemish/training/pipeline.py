@@ -80,6 +80,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
             evaluated = evaluate_test(folder, inspector, tested, results.test, seen.framing, config.overlays, progress)
             clock.lap("evaluate")
             metrics = cards.metrics(card, divided.split, parity, warnings) | evaluated.metrics | detector.metrics
+            metrics["files"] = data.files
             write_run(folder, metrics, evaluated, crossed, card, clock.laps, progress)
             work.keep_log(folder)
     return Run(config.out, metrics, warnings)
