@@ -40,7 +40,7 @@ def greys(values: npt.NDArray[Any], white: float) -> list[float]:
     found, counts = np.unique(corner[square], return_counts=True)
     kinds = {float(value) for value, count in zip(found, counts, strict=True) if count >= least}
     near = np.asarray(Image.fromarray(bright.astype(np.uint8)).filter(ImageFilter.MaxFilter(_REACH))) > 0
-    apart = values[low & ~near & (values >= (0 if few <= _EXACT else white * _CLEAR))]
+    apart = values[low & ~near & ~np.isin(values, list(kinds)) & (values >= (0 if few <= _EXACT else white * _CLEAR))]
     if len(apart) > least:
         kinds.add(float(np.median(apart)))
     return sorted(kinds)

@@ -173,8 +173,7 @@ def gather(folder: Listing, classes: Sequence[Class], masks: Sequence[MaskFolder
             given.setdefault(fits[0], []).append(f"{name.rpartition('/')[0]}/" if united else name)
         else:
             good = _Table({i: c.within for c in serves if c.kind == "good" for i in images[c]})
-            of_good = not defective or good.fits(key)[0]
-            reading.left[name] = "mask-of-good" if of_good else "mask-unused"
+            reading.left[name] = "mask-of-good" if good.fits(key)[0] else "mask-unused"
     for each in classes:
         for name in images[each]:
             mask = _chosen(given.get(name, []), reading)
