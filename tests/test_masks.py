@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw
 
-from blemish.masks import defective, greys, looks_drawn
+from blemish.masks import defective, greys, is_picture, looks_drawn
 
 
 def drawn(*areas: tuple[int, int, int], size: int = 64) -> npt.NDArray[np.uint8]:
@@ -69,3 +69,5 @@ def test_drawings_are_told_from_pictures() -> None:
     speck = drawn((700, 2, 255), size=1000)  # so small that a coarse look misses it
     assert all(looks_drawn(rgb(values)) for values in (drawn((5, 10, 255)), drawn((5, 9, 1), (20, 9, 2)), speck))
     assert not any(looks_drawn(rgb(values)) for values in (picture, dark_field, drawn()))
+    assert is_picture(picture, 255)
+    assert not any(is_picture(values, 255) for values in (drawn((5, 50, 100)), dark_field, speck))

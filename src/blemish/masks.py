@@ -21,6 +21,7 @@ _NOISE = 1 / 16  # of white: JPEG's ripples beside an edge stay below
 _EXACT = 4  # a mask with no more different values has no ripples
 _SHARE = 0.01  # of the mask's area above half: smaller patches of one value are a JPEG's
 _COLOURS = 8  # of a drawing, at most
+_PICTURE = 1 / 5  # of the image in middle greys: no soft edges are so large
 _REACH = 7  # pixels: side of the square in which an edge's ramp meets what is above half
 _CLEAR = 1 / 5  # of white: JPEG's ripples farther away stay below
 
@@ -57,6 +58,12 @@ def defective(values: npt.NDArray[Any], white: float) -> npt.NDArray[np.bool_]:
         return np.asarray(values > 0)
     lowest = min(greys(values, white), default=white)
     return np.asarray(values > lowest / 2)
+
+
+def is_picture(values: npt.NDArray[Any], white: float) -> bool:
+    """Whether a mask's values (H, W) are those of a picture: many, and a fifth of them between dark and bright."""
+    middle = (values > white * _CLEAR) & (values < white * (1 - _CLEAR))
+    return bool(middle.mean() > _PICTURE and len(np.unique(values[middle])) > 4 * _COLOURS)
 
 
 def looks_drawn(pixels: npt.NDArray[np.uint8]) -> bool:

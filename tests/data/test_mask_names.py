@@ -110,6 +110,16 @@ def test_pictures_in_a_folder_that_is_named_like_masks_are_refused(tmp_path: Pat
         read(root)
 
 
+def test_annotated_pictures_inside_a_type_are_neither_images_nor_masks(tmp_path: Path) -> None:
+    root = data(tmp_path)
+    for i in range(2):
+        picture(root / "NG" / "annotated" / f"{i}.png", 50 + i)
+    result = audit(read(root))
+    assert [row.count for row in result.rows if row.defect] == [2]
+    assert [row.masks for row in result.rows if row.defect] == [0]
+    assert "holds a picture, not a mask" in next(p for p in result.problems if p.kind == "mask-unusable").sentence
+
+
 def test_a_camera_that_looks_at_the_label_is_no_mask(tmp_path: Path) -> None:
     root = data(tmp_path)
     picture(root / "good" / "label" / "1.png")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from blemish.data.layouts import Dataset
 from blemish.images import ImageError, find_images, has_image_start, is_16_bit, mask_values, pages
 from blemish.listing import REASONS, Reason, ending, natural
-from blemish.masks import defective, greys
+from blemish.masks import defective, greys, is_picture
 from blemish.types import Sample
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def mask_facts(mask: Path, size: tuple[int, int]) -> dict[str, Any]:
     marked, found = None, set[float]()
     for file in files:
         values, white = mask_values(file, size)
+        if is_picture(values, white):
+            raise ImageError(f"{file} holds a picture, not a mask; draw the defect in white on black, or move it away.")
         one = defective(values, white)
         marked = one if marked is None else marked | one
         found.update(greys(values, white))

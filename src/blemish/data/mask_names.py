@@ -261,7 +261,7 @@ def _mask_folders(folder: Listing, each: Class) -> Callable[[str], bool]:
         if place not in known:
             name = place.rpartition("/")[2]
             rest = "".join(word for word in words(name) if word not in STRONG | WEAK)
-            sure = names_masks(name) in STRONG or (_mentions(name) and rest == own)
+            sure = names_masks(name) not in {"", "label", "labels"} or (_mentions(name) and rest == own)
             known[place] = sure or (_mentions(name) and folder.looks_like_masks(f"{each.within}/{place}") is not False)
         return known[place]
 
