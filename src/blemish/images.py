@@ -38,6 +38,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from blemish import masks
 from blemish.atomic import open_regular
 from blemish.listing import DEPTH, Tree, walk
 from blemish.types import BlemishError, Sample
@@ -94,12 +95,21 @@ def preload(samples: Sequence[Sample], most: int) -> list[Sample]:
 def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """The defect mask as `bool (H, W)`; `size` is the (height, width) of its upright image.
 
-    A pixel's value is its largest colour channel, on black where transparent. Where any value is above half of
-    white, a pixel is defective if it is above half (so edges softened by resizing or JPEG are rounded); otherwise,
-    as in masks that number their defects 1, 2, 3, if it is above 0.
-    Raises ImageError as `load_image` does, and for another size.
+    A pixel's value is its largest colour channel, on black where transparent; `masks.defective` says which values are
+    defective. A folder is the union of the masks in it.
+    Raises ImageError as `load_image` does, for another size, and for a folder without images.
     """
     path = Path(path)
+    if path.is_dir():
+        files = find_images(path)
+        if not files:
+            raise ImageError(f"{_shown(path)} holds no masks; draw one, or remove the folder.")
+        return np.asarray(np.stack([load_mask(file, size) for file in files]).any(axis=0))
+    return masks.defective(*mask_values(path, size))
+
+
+def mask_values(path: Path, size: tuple[int, int]) -> tuple[npt.NDArray[Any], float]:
+    """The values (H, W) of one mask's file and the value of its white; as `load_mask`."""
     height, width = size
     with _opened(path, max(MAX_PIXELS, height * width)) as image:
         actual = _upright_size(image)
@@ -110,14 +120,41 @@ def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
             )
         image.load()
         values, white = _values(image)
-        values = _upright(values, image)
-        return np.ascontiguousarray(values > (white / 2 if values.max() > white / 2 else 0))
+        return np.ascontiguousarray(_upright(values, image)), white
+
+
+def pages(path: Path | str) -> int:
+    """How many pages or frames the file has, of which the first is read; 1 for a JPEG, whatever it carries besides.
+    Raises ImageError."""
+    with _opened(Path(path), None) as image:
+        return 1 if image.format in {"JPEG", "MPO"} else int(getattr(image, "n_frames", 1))
+
+
+def is_16_bit(path: Path | str) -> bool:
+    """Whether the file holds 16 bits for each value. Raises ImageError."""
+    with _opened(Path(path), None) as image:
+        bits = getattr(image, "tag_v2", {}).get(_BITS)
+        return bits != (12,) and (image.mode.startswith("I;16") or ";16" in str(image.tile))
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
     """(width, height) of the upright image, from the file's header alone. Raises ImageError."""
     with _opened(Path(path), None) as image:
         return _upright_size(image)
+
+
+def has_image_start(path: Path) -> bool:
+    """Whether a file begins as a JPEG, PNG, BMP, TIFF, WebP or GIF does."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    if start.startswith(b"RIFF"):
+        return start.endswith(b"WEBP")
+    return start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")) or (
+        start.startswith(b"BM") and start[6:10] == b"\0\0\0\0"
+    )
 
 
 def find_images(folder: Path | str, *, recursive: bool = False) -> list[Path]:
@@ -180,7 +217,7 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
 
 def _decoder(file: IO[bytes]) -> ImageFile.ImageFile:
     """Like Image.open for our formats, but without its size limit, which no argument raises."""
-    start = file.read(16)
+    start = file.read(16).ljust(16, b"\0")  # Pillow's check of DIB fails on shorter files
     for name in _FORMATS:
         factory, accepts = Image.OPEN[name]
         if accepts is None or accepts(start) is not True:

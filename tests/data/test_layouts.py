@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from blemish.data.layouts import LAYOUTS, Dataset, LayoutError, read
+from blemish.data.layouts import LAYOUTS, Dataset, read
+from blemish.data.reading import LayoutError
 from blemish.types import Sample
 from tests.support import shared_folder, touch
 
@@ -168,7 +169,7 @@ def test_folders(tmp_path: Path) -> None:
         ("good/a.png", "good", "", "", ""),
         ("good/day2/b.png", "good", "", "", ""),
         ("scratch/1.png", "anomaly", "scratch", "", "ground_truth/scratch/1_mask.png"),
-        ("scratch/2.jpg", "anomaly", "scratch", "", ""),
+        ("scratch/2.jpg", "anomaly", "scratch", "", "masks/2.png"),  # of one type alone there is a 2
     ]
     assert "Dent and scratch for defect types" in dataset.why
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from blemish.data.checks import Files
 from blemish.evaluation.bootstrap import to_json, wilson
 from blemish.evaluation.localisation import PixelStatistics
 from blemish.files import check_file, write_text
@@ -88,6 +89,7 @@ def facts(run: Recorded) -> dict[str, Any]:
         "faithfulness": _faithfulness(metrics.get("faithfulness")),
         "suspects": metrics.get("cross_validation", {}).get("suspects", metrics.get("suspects")),
         "data_problems": metrics.get("data_problems"),
+        "data_files": Files(**metrics["files"]).sentence() if metrics.get("files") else None,
         "repeat": repeat(card),
         "images": [{**to_json(image), "outcome": image.outcome} for image in run.images],
     }

@@ -85,6 +85,7 @@ def write(config: TrainConfig, folder: Path, progress: Progress) -> tuple[dict[s
         evaluated = evaluate_test(folder, inspector, tested, results.test, seen.framing, config.overlays, progress)
         clock.lap("evaluate")
         metrics = cards.metrics(card, divided.split, parity, warnings) | evaluated.metrics | detector.metrics
+        metrics["files"] = data.files
         write_run(folder, metrics, evaluated, crossed, card, clock.laps, progress)
         work.keep_log(folder)
     return metrics, warnings

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,7 @@ class Data:
     samples: list[Sample]
     groups: list[list[int]]
     warnings: tuple[str, ...]  # problems that the audit found
+    files: dict[str, Any] = field(default_factory=dict)  # the sums of all files, as `data.checks.Files`
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def read_data(folder: Path, layout: str = "auto", progress: Progress = silent, *
         samples = [replace(sample, split="") for sample in samples]
     samples = preload(samples, PRELOADED)
     warnings = tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
-    return Data(dataset.layout, samples, groups, warnings)
+    return Data(dataset.layout, samples, groups, warnings, asdict(checked.files))
 
 
 def divide(data: Data, rule: SplitRule, decision: DecisionRule, traits: Traits) -> Divided:

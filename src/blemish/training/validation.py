@@ -15,7 +15,7 @@ from blemish.data.corrupt import KINDS, corrupt
 from blemish.data.split import split
 from blemish.evaluation.detection import auroc, average_precision
 from blemish.evaluation.localisation import collect, evaluation_size, pixel_figures, reduce_mask, thresholds_for
-from blemish.images import decode, load_mask, read_size
+from blemish.images import decode, find_images, load_mask, read_size
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
 FIGURES = ("choice", "image_auroc", "average_precision", "pixel_auroc", "aupro", "best_iou")
@@ -115,6 +115,13 @@ def measure(samples: Sequence[Sample], prediction: Prediction) -> dict[str, floa
     }
 
 
+def _mask_files(mask: Path | None) -> list[Path]:
+    """A mask's file, or the files of a folder of masks, which are united."""
+    if mask is None:
+        return []
+    return find_images(mask) if mask.is_dir() else [mask]
+
+
 def digest(samples: Iterable[Sample]) -> str:
     """SHA-256 over the names, labels, defect types, splits, items, image bytes and mask bytes of the samples."""
     total = hashlib.sha256()
@@ -123,7 +130,7 @@ def digest(samples: Iterable[Sample]) -> str:
         for content in (
             json.dumps(record).encode(),
             sample.path.read_bytes(),
-            sample.mask and sample.mask.read_bytes(),
+            b"".join(file.read_bytes() for file in _mask_files(sample.mask)),
         ):
             total.update(hashlib.sha256(content or b"").digest())
     return total.hexdigest()
