@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from PIL import (
@@ -40,6 +40,7 @@ from PIL import (
 
 from blemish import masks
 from blemish.atomic import open_regular
+from blemish.decoding import Metered, take, turn
 from blemish.listing import DEPTH, Tree, walk
 from blemish.types import BlemishError, Sample
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, BmpImagePlugin, TiffImagePlugin, WebPImagePlugin, GifImagePlugin)
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "DIB")
 MAX_PIXELS = 100_000_000
+BAND = 2**18  # pixels that are converted at a time
 
 _ORIENTATION = 0x0112  # EXIF 2.3, 4.6.4 A: 1 upright ... 8 rotated by a quarter
 _PHOTOMETRIC = 262  # TIFF 6.0, section 3: 0 means that white is zero
@@ -66,10 +68,12 @@ class ImageError(BlemishError):
 def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """The image as C-contiguous `uint8 (H, W, 3)` RGB, upright, by the rules at the top of this file.
 
+    Waits where large images that other threads hold leave no memory for it, see `decoding.py`.
     Raises ImageError for anything that is not a whole, readable image of at most `max_pixels` pixels.
     """
     path = Path(path)
-    with _opened(path, max_pixels) as image:
+    with turn(), _opened(path, max_pixels) as image:
+        take(image.width * image.height)
         sixteen_bits = ";16" in str(image.tile)  # per channel; known only before decoding
         image.load()
         pixels = _upright(_rgb(image, path, sixteen_bits), image)
@@ -194,8 +198,10 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
         raise ImageError(f"{shown} cannot be opened ({_cause(error)}); check the path.") from error
     with file, _quiet():
         try:
-            with _decoder(file) as image:
+            metered = Metered(file)
+            with _decoder(cast("IO[bytes]", metered)) as image:
                 width, height = image.size
+                metered.allow(width * height)
                 if width < 1 or height < 1:
                     raise ImageError(f"{shown} has no pixels ({width} × {height}); write or copy it again.")
                 if max_pixels is not None and width * height > max_pixels:
@@ -282,7 +288,17 @@ def _too_dark(path: Path) -> ImageError:
 
 
 def _on(image: Image.Image, background: int) -> npt.NDArray[np.uint8]:
-    """`uint8 (H, W, 3)`, composited on the background's grey where it is transparent."""
+    """`uint8 (H, W, 3)`, composited on the background's grey where it is transparent. Some rows at a time: as a whole
+    it would take two to four times the memory."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows := max(1, BAND // width)):
+        bottom = min(height, top + rows)
+        pixels[top:bottom] = _band_on(image.crop((0, top, width, bottom)), background)
+    return pixels
+
+
+def _band_on(image: Image.Image, background: int) -> npt.NDArray[np.uint8]:
     if not image.has_transparency_data and image.mode not in {"La", "RGBa"}:
         return np.asarray(image.convert("RGB"))
     straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)  # their colours are multiplied by alpha

@@ -28,14 +28,17 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.made(tmp_path_factory.mktemp("healthy") / "b")
 
 
-def verdicts(path: Path) -> list[dict[str, Any]] | None:
+def verdicts(path: Path, *, drawn: bool = False) -> list[dict[str, Any]] | None:
     """The verdicts of the bundle, which are valid JSON; None where it is refused in a sentence."""
     try:
         inspector = Inspector(path, threads=1)
     except BlemishError as refusal:
         sentence = str(refusal)
     else:
-        rows = [inspector.inspect(image).to_json() for image in IMAGES]
+        looks = [inspector.look(image) for image in IMAGES]
+        rows = [look.verdict.to_json() for look in looks]
+        if drawn:
+            assert [look._repr_png_() is None for look in looks] == [row["decision"] == "error" for row in rows]
         json.dumps(rows, allow_nan=False)
         return rows
     assert "\n" not in sentence
@@ -135,4 +138,4 @@ def test_any_value_in_a_card(
         del place[last]
     else:
         place[last] = data.draw(VALUES)
-    verdicts(tiny.sealed(folder, content))
+    verdicts(tiny.sealed(folder, content), drawn=True)

@@ -211,7 +211,7 @@ def test_no_single_part_raises_the_alarm() -> None:
     assert [running.see(1e9).alarm for _ in range(3)] == [False] * 3
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "other"}', "broken"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "other"}', "broken", "[" * 100_000])
 def test_text_that_it_did_not_save_is_refused(text: str) -> None:
     with pytest.raises(BlemishError, match="no drift test that blemish saved"):
         Drift.from_json(text)
@@ -220,7 +220,21 @@ def test_text_that_it_did_not_save_is_refused(text: str) -> None:
 def test_a_saved_test_that_was_changed_is_refused() -> None:
     content = json.loads(Drift([1.0, 2.0], threshold=5.0).to_json())
     changes: list[dict[str, object]] = [{"scores": [1.0, 9.0]}, {"scores": []}, {"awake": [0.0]}, {"rate": 2}]
-    for change in [*changes, {"highest": math.nan}]:
+    changes += [
+        {"seen": -5},
+        {"seen": math.inf},
+        {"seen": 2**60},
+        {"since": -1},
+        {"threshold": math.nan},
+        {"seed": math.inf},
+    ]
+    for change in [
+        *changes,
+        {"highest": math.nan},
+        {"rate": math.nan},
+        {"scores": [math.nan]},
+        {"awake": [math.inf] * 6},
+    ]:
         with pytest.raises(BlemishError, match="no drift test that blemish saved"):
             Drift.from_json(json.dumps(content | change))
 

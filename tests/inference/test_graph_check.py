@@ -16,6 +16,8 @@ from blemish import BlemishError, Inspector
 from blemish.inference.bundle import BundleError
 from blemish.inference.graph_check import GraphError, _has_external_data, check_file
 from tests import tiny
+from tests.support import blemish, write_image
+from tests.support import refused as command_refused
 
 Change = Callable[[onnx.GraphProto], None]
 GREY = np.full((7, 9, 3), 50, np.uint8)
@@ -119,6 +121,15 @@ def test_a_graph_with_external_data_is_refused(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "secret.bin").write_bytes(np.float32(7).tobytes())
     monkeypatch.chdir(tmp_path)
     assert "takes weights from other files" in refused(tmp_path, tiny.model(change))
+
+
+def test_the_command_that_verifies_a_bundle_refuses_it_too(tmp_path: Path) -> None:
+    tiny.made(tmp_path / "outside", tiny.model(_initializer))
+    tiny.made(tmp_path / "without", tiny.model(_no_maps))
+    for options in ([], ["--json"], ["--zip", tmp_path / "b.zip"]):
+        assert "takes weights from other files" in command_refused("bundle", tmp_path / "outside", *options)
+        assert "no output maps" in command_refused("bundle", tmp_path / "without", *options)
+    assert not (tmp_path / "b.zip").exists()
 
 
 def test_external_data_of_a_function_is_found() -> None:
@@ -346,6 +357,24 @@ def test_a_graph_that_asks_for_all_memory_is_refused_or_an_error(tmp_path: Path)
         graph.initializer.append(tiny.tensor("shape", [10**7, 10**7]))
 
     assert "the detector cannot be run on it" in failed(tmp_path, tiny.model(change))
+
+
+def test_a_map_of_few_cells_has_evidence(tmp_path: Path) -> None:
+    """Fewer than eight, which were a cell of the feature grid of old autoencoders."""
+    image = write_image(tmp_path / "a.png", np.full((7, 9), 150, np.uint8))
+    blemish("inspect", tiny.made(tmp_path / "b"), image, "--out", tmp_path / "out")
+    assert (tmp_path / "out/overlays/a.png.jpg").exists()
+
+
+def test_evaluate_says_why_no_image_was_judged(tmp_path: Path) -> None:
+    for name in ("good/a", "NG/b"):
+        write_image(tmp_path / f"in/{name}.png", np.full((7, 9), 150, np.uint8))
+
+    def change(graph: onnx.GraphProto) -> None:
+        graph.initializer[2].CopyFrom(tiny.tensor("one", np.nan, np.float32))
+
+    folder = tiny.made(tmp_path / "b", tiny.model(change))
+    assert "gave no number" in command_refused("evaluate", folder, tmp_path / "in")
 
 
 def test_a_verdict_never_rests_on_what_is_no_number(tmp_path: Path) -> None:

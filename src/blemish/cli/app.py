@@ -165,8 +165,10 @@ def bundle(
 ) -> None:
     """Verify a bundle and show its card."""
     from blemish.inference import bundle as bundles
+    from blemish.inference.inspector import checked_session
 
     loaded = bundles.read(path)
+    checked_session(loaded)
     if pack:
         if not loaded.path.is_dir():
             raise BlemishError(f"{path}: is a .zip already; give a folder, or omit --zip.")

@@ -42,6 +42,7 @@ MAX_MAP = 2**26  # cells of a map, as 8192 x 8192
 MAX_TILES = 500_000
 MAX_TEXT = 100_000  # characters
 MAX_CLASSES = 10_000
+MAX_VALUE, LEAST_RANGE = 1e38, 1e-30  # of a map's values, which are float32
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -112,6 +113,9 @@ class Decision(_Frozen):
         each = {len(values) for values in (self.scores, self.map_maxima, self.distances) if values}
         if self.items and each != {len(self.items)}:
             raise ValueError("there are not as many items as scores")
+        low, high = self.color_range
+        if not (high - low >= LEAST_RANGE and max(abs(low), abs(high)) <= MAX_VALUE):
+            raise ValueError("color_range is no range of a map's values")
         return self
 
 

@@ -88,7 +88,7 @@ def _anomalous_cells(inspection: Inspection, rule: Rule) -> npt.NDArray[np.bool_
     assert inspection.image is not None
     assert inspection.map is not None
     size, shape = size_of(inspection.image), inspection.map.shape
-    grid = shape[0] // 8, shape[1] // 8  # of an old autoencoder's bundle, which has no neighbours
+    grid = max(1, shape[0] // 8), max(1, shape[1] // 8)  # of an old autoencoder's bundle, which has no neighbours
     if inspection.distances is not None:
         grid = inspection.distances.shape[0], inspection.distances.shape[1]
     cells = np.zeros(grid, bool)

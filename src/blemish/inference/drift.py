@@ -176,7 +176,17 @@ class Drift:
             drift._awake = [-math.inf if capital is None else _finite(capital) for capital in content["awake"]]
             drift._highest = _finite(content["highest"])
             drift._since = None if content["since"] is None else int(content["since"])
-        except (ValueError, KeyError, TypeError, AttributeError, BlemishError) as cause:
+            if not all(0 <= count < 2**53 for count in (drift._seen, drift._left_out, drift._since or 0)):
+                raise ValueError("counts that cannot be")
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            BlemishError,
+        ) as cause:
             raise BlemishError(
                 f"This is no drift test that blemish saved ({cause}); start it anew from the calibration scores."
             ) from None

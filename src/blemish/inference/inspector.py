@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from blemish.decoding import budget, take, turn
 from blemish.images import MAX_PIXELS, load_image
 from blemish.inference import bundle, calibration
 from blemish.inference.bundle_files import shown
@@ -114,6 +115,22 @@ def open_session(model: bytes, threads: int = 0, device: str = "cpu") -> onnxrun
         return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=len(cuda))
 
 
+def checked_session(
+    loaded: bundle.Bundle, threads: int = 0, device: str = "cpu", session: onnxruntime.InferenceSession | None = None
+) -> onnxruntime.InferenceSession:
+    """The session of a bundle, or a given one of its graph. Raises `BundleError` for a graph that is not of its card,
+    takes weights from elsewhere, or cannot be loaded."""
+    check_file(loaded.model, loaded.path)
+    try:
+        session = session or open_session(loaded.model, threads, device)
+    except Exception as cause:  # onnxruntime has no common base for its errors
+        raise bundle.BundleError(
+            f"{loaded.path}: onnxruntime cannot load the graph ({shown(str(cause))}); update onnxruntime."
+        ) from None
+    check_session(session, loaded.card, loaded.path)
+    return session
+
+
 def _failed(path: str, cause: BlemishError) -> Verdict:
     return Verdict(path=path, decision="error", error=f"{path or 'the image'}: {cause}")
 
@@ -175,14 +192,8 @@ class Inspector:
         self._model, self._device = loaded.model, device
         self._workers, self._given = threads or cores(), session is not None
         self._in_thread = threading.local()  # `session`, in the workers of `each`
-        check_file(loaded.model, loaded.path)
-        try:
-            self._session = session or open_session(loaded.model, threads, device)
-        except Exception as cause:  # onnxruntime has no common base for its errors
-            raise bundle.BundleError(
-                f"{loaded.path}: onnxruntime cannot load the graph ({shown(str(cause))}); update onnxruntime."
-            ) from None
-        check_session(self._session, self.card, loaded.path)
+        self._session = checked_session(loaded, threads, device, session)
+        self._largest = 0  # bytes of an image so far
         self._asked, self._input = names_asked(self._session), self._session.get_inputs()[0].name
 
     def __repr__(self) -> str:
@@ -205,7 +216,10 @@ class Inspector:
             raise ValueError(f"expected an RGB image uint8 (H, W, 3); got {image.dtype} {image.shape}")
         if self.framing is None:
             return self._run(image[None])
-        prediction = self.framing.wrap(self._run)(image[None])
+        try:
+            prediction = self.framing.wrap(self._run)(image[None])
+        except MemoryError as cause:
+            raise GraphError("there is not enough memory for it; make it smaller, or free some.") from cause
         check_finite(prediction.outputs())  # large numbers may have overflowed
         return prediction
 
@@ -296,9 +310,14 @@ class Inspector:
     def look(self, image: Path | str | npt.NDArray[np.uint8], name: str = "") -> Inspection:
         """Like `inspect`, with the image and the prediction."""
         path = name or ("" if isinstance(image, np.ndarray) else str(image))
+        frame = self.card.frame.size if self.card.frame else (0, 0)
         try:
-            pixels = image if isinstance(image, np.ndarray) else load_image(image, max_pixels=self.max_pixels)
-            prediction = self.predict(pixels)
+            with turn(frame[0] * frame[1]):
+                if isinstance(image, np.ndarray):
+                    take(image.size // 3)
+                pixels = image if isinstance(image, np.ndarray) else load_image(image, max_pixels=self.max_pixels)
+                self._largest = max(self._largest, pixels.nbytes)
+                prediction = self.predict(pixels)
         except (AlignError, GraphError) as cause:
             return Inspection(_failed(path, cause), cause=cause)
         except BlemishError as cause:
@@ -313,11 +332,16 @@ class Inspector:
     def each(self, items: Iterable[tuple[Path | str, S]], do: Callable[[Inspection, S], T]) -> Iterator[T]:
         """Inspects the image of each item, (path, anything), and gives `do(inspection, anything)`, in the order of the
         items, as `in_threads` does."""
-        return self.in_threads(items, lambda item: do(self.look(item[0]), item[1]))
+
+        def work(item: tuple[Path | str, S]) -> T:
+            with turn():  # what is drawn of a large image takes memory too
+                return do(self.look(item[0]), item[1])
+
+        return self.in_threads(items, work)
 
     def in_threads(self, items: Iterable[S], do: Callable[[S], T]) -> Iterator[T]:
         """Gives `do(item)` in the order of the items, which `do` may use this inspector for. At most two items a thread
-        are taken ahead of what has been given.
+        are taken ahead of what has been given, fewer where the images are so large that those would fill the memory.
 
         The first item gets all threads. Of more, each thread works on an item of its own; several threads call `do` at
         once. That is faster than all threads on one image, where each has to wait for the others.
@@ -331,13 +355,18 @@ class Inspector:
         ahead: deque[Future[T]] = deque()
         with ThreadPoolExecutor(self._workers, initializer=self._set_session, initargs=(self._single,)) as pool:
             try:
-                first = chain(following, islice(waiting, 2 * self._workers - 1))
-                ahead.extend(pool.submit(do, item) for item in first)
+                for item in chain(following, islice(waiting, self._ahead() - 1)):
+                    ahead.append(pool.submit(do, item))
                 while ahead:
                     yield ahead.popleft().result()
-                    ahead.extend(pool.submit(do, item) for item in islice(waiting, 1))
+                    free = min(1, self._ahead() - len(ahead))
+                    ahead.extend(pool.submit(do, item) for item in islice(waiting, free))
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _ahead(self) -> int:
+        """How many items are taken ahead: their images, as large as the largest so far, in an eighth of the memory."""
+        return max(1, min(2 * self._workers, budget() // 4 // max(1, self._largest)))
 
     @cached_property
     def _single(self) -> onnxruntime.InferenceSession:

@@ -81,7 +81,8 @@ def heat_layer(anomaly_map: npt.NDArray[np.float32], size: tuple[int, int], *, l
     if anomaly_map.ndim != 2 or not np.isfinite(anomaly_map).all():
         raise ValueError(f"expected a finite map (h, w); got shape {anomaly_map.shape}")
     values = resized(np.ascontiguousarray(anomaly_map, np.float32), size)
-    step = (values - np.float32(low)) * np.float32(255 / (high - low)) + np.float32(0.5)  # 256 steps, rounded
+    with np.errstate(over="ignore"):  # of a range so narrow, all is above it or below
+        step = (values - np.float32(low)) * np.float32(255 / (high - low)) + np.float32(0.5)  # 256 steps, rounded
     rgba = _palette()[np.clip(step, 0, 255, out=step).astype(np.uint8)].view(np.uint8)
     return Image.fromarray(rgba.reshape(*values.shape, 4))
 

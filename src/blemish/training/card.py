@@ -65,7 +65,7 @@ def decision(
         map_maxima=tuple(map(float, map_maxima)),
         distances=() if distances is None else tuple(map(float, distances.reshape(len(distances), -1).max(1))),
         items=tuple(number_of[item] for item in items) if len(number_of) < len(items) else (),
-        color_range=(float(np.median(map_maxima)), pixel_threshold + (pixel_threshold - normal_median)),
+        color_range=_color_range(map_maxima, pixel_threshold + (pixel_threshold - normal_median)),
     )
 
 
@@ -84,8 +84,14 @@ def _by_class(rule: DecisionRule, good: Prediction, framing: Framing | None) -> 
         min_area=rule.min_area,
         scores=(),
         map_maxima=tuple(map(float, map_maxima)),
-        color_range=(float(np.median(map_maxima)), 2 * float(map_maxima.max()) - normal_median),
+        color_range=_color_range(map_maxima, 2 * float(map_maxima.max()) - normal_median),
     )
+
+
+def _color_range(map_maxima: npt.NDArray[np.float32], high: float) -> tuple[float, float]:
+    """From the median of the maxima to `high`; a range also where all maps are constant."""
+    low = float(np.median(map_maxima))
+    return low, high if high - low >= bundle.LEAST_RANGE else low + 1
 
 
 def _map_maxima(prediction: Prediction) -> npt.NDArray[np.float32]:
