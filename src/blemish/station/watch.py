@@ -160,9 +160,9 @@ def _found(
     def paths() -> Iterator[Path]:
         for file in batch:
             try:
-                content = _sha256(folder / file.name, stop)
-            except OSError as cause:
-                content, why = "", passing(cause) or str(cause.strerror)
+                content, why = _sha256(folder / file.name, stop), ""
+            except (OSError, MemoryError) as cause:
+                content, why = "", passing(cause) or str(cause)
             if stop.is_set():
                 return
             if not is_unchanged(folder, file):
