@@ -38,7 +38,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from blemish.files import open_regular
+from blemish.atomic import open_regular
 from blemish.listing import DEPTH, Tree, walk
 from blemish.types import BlemishError, Sample
 

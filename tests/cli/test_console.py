@@ -1,7 +1,15 @@
 import pytest
-from rich.console import Console
 
 from blemish.cli.console import figures_table, products_table, progress, suspected, sweep_table
+from blemish.cli.tables import console
+
+
+def printed(table: object, width: int) -> str:
+    page = console()
+    page.width = width
+    with page.capture() as captured:
+        page.print(table)
+    return captured.get()
 
 
 def figure(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
@@ -28,10 +36,7 @@ METRICS = {
 
 
 def page(table: object) -> str:
-    console = Console(width=80, record=True, file=None, quiet=False, force_terminal=False)
-    with console.capture() as captured:
-        console.print(table)
-    return captured.get()
+    return printed(table, 80)
 
 
 def test_the_table_of_products_fits_80_columns() -> None:

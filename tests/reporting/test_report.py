@@ -286,7 +286,8 @@ def test_junit_has_the_failures(written: Path) -> None:
 
 
 def test_csv_has_a_row_for_each_image_and_runs_no_formula(written: Path) -> None:
-    with (written / "all.csv").open(encoding="utf-8", newline="") as file:
+    assert (written / "all.csv").read_bytes().startswith(b"\xef\xbb\xbfimage,label,")  # as Excel knows UTF-8
+    with (written / "all.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == ORDER
     by_name = {row["image"]: row for row in rows}
@@ -295,6 +296,17 @@ def test_csv_has_a_row_for_each_image_and_runs_no_formula(written: Path) -> None
     assert by_name["test/good/2.png"]["outcome"] == "false alarm"
     assert by_name["test/torn.png"]["score"] == ""
     assert by_name["test/torn.png"]["error"] == "test/torn.png is <no> image"
+
+
+@pytest.mark.parametrize(
+    "name", ["=1.png", "+1.png", "-1.png", "@a.png", "\t=1.png", "\n=1.png", "\r=1.png", "＝1.png"]
+)
+def test_no_name_begins_a_formula(tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "run", [verdict(name, "good", 1.0)], images=False)
+    report(run, None, junit=tmp_path / "r.xml", csv=tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == [f"'{name}"]
+    assert ElementTree.parse(tmp_path / "r.xml").getroot()[0][0].get("name") == name
 
 
 def test_names_that_are_no_unicode_are_written_too(tmp_path: Path) -> None:
@@ -389,11 +401,12 @@ def test_a_classifier_guarantees_nothing(tmp_path: Path) -> None:
 
 def test_a_damaged_overlay_leaves_the_old_report(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [verdict("a.png", "good", 1.0)])
-    (tmp_path / "r.html").write_text("old")
+    report(run, tmp_path / "r.html")
+    old = (tmp_path / "r.html").read_text()
     (run / "overlays/a.png.jpg").write_bytes(b"torn")
     with pytest.raises(BlemishError, match=r"a\.png\.jpg"):
         report(run, tmp_path / "r.html")
-    assert (tmp_path / "r.html").read_text() == "old"
+    assert (tmp_path / "r.html").read_text() == old
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.html", "run"]
     with pytest.raises(BlemishError, match="is a folder"):
         report(run, None, csv=tmp_path / "run")

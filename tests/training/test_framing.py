@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from blemish.images import load_image
 from blemish.inference.bundle import Frame
 from blemish.inference.framing import Framing
 from blemish.training.config import TrainConfig
-from blemish.training.framing import Seen, check, how_seen, read_roi
+from blemish.training.framing import Seen, check, how_seen
 from blemish.training.leave_one_out import leave_one_out
 from blemish.training.pipeline import refuse, train
 from blemish.types import Sample
@@ -144,55 +143,6 @@ def test_all_tiles_of_an_item_are_left_out_together(plates: Path, tmp_path: Path
         assert sample.name not in images[detector.sources().table[entries.ravel(), 0]]
     one_item = leave_one_out(detector, samples, ["a", "a", ""], seen=seen, samples=training_samples)
     assert one_item.scores[0] >= scored.scores[0]
-
-
-@pytest.mark.parametrize("suffix", ["json", "png"])
-def test_a_region_is_read_from_polygons_and_from_a_mask(tmp_path: Path, suffix: str) -> None:
-    expected = np.zeros((20, 30), bool)
-    expected[2:11, 4:25] = True
-    expected[5:8, 10:16] = False
-    file = tmp_path / f"roi.{suffix}"
-    if suffix == "png":
-        write_image(file, expected.astype(np.uint8) * 255)
-    else:
-        box = [[4, 2], [24, 2], [24, 10], [4, 10]]
-        file.write_text(json.dumps({"polygons": [box], "holes": [[[10, 5], [15, 5], [15, 7], [10, 7]]]}), "utf-8")
-    np.testing.assert_array_equal(read_roi(file, (30, 20)), expected)
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ("{", "cannot be read as JSON"),
-        ("[]", r'must be \{"polygons"'),
-        ('{"polygons": []}', r'must be \{"polygons"'),
-        ('{"polygons": [[[0, 0], [5, 5], [0, 5]]], "circles": []}', r'must be \{"polygons"'),
-        ('{"polygons": [[[0, 0], [5, 5]]]}', "at least three points"),
-        ('{"polygons": [["a", "b", "c"]]}', "at least three points"),
-        ('{"polygons": 7}', "at least three points"),
-        ('{"polygons": [[[0, 0], [NaN, 5], [0, 5]]]}', "at least three points"),
-        ('{"polygons": [[[40, 40], [50, 50], [40, 50]]]}', "nothing of the images is inside"),
-        ('{"polygons": [[[-1, -1], [31, -1], [31, 21], [-1, 21]]]}', "the whole image is inside"),
-    ],
-)
-def test_invalid_polygons_are_refused(tmp_path: Path, content: str, sentence: str) -> None:
-    file = tmp_path / "roi.json"
-    file.write_text(content, "utf-8")
-    with pytest.raises(BlemishError, match=sentence) as refusal:
-        read_roi(file, (30, 20))
-    assert str(refusal.value).startswith(str(file))
-
-
-def test_invalid_masks_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BlemishError, match=r"has 8 x 8 pixels, the images 30 x 20"):
-        read_roi(write_image(tmp_path / "a.png", np.full((8, 8), 255)), (30, 20))
-    with pytest.raises(BlemishError, match="nothing of the images is inside"):
-        read_roi(write_image(tmp_path / "b.png", np.zeros((20, 30))), (30, 20))
-    with pytest.raises(BlemishError, match="the whole image is inside"):
-        read_roi(write_image(tmp_path / "c.png", np.full((20, 30), 255)), (30, 20))
-    (tmp_path / "d.png").write_bytes(b"broken")
-    with pytest.raises(BlemishError, match=r"d\.png is not an image"):
-        read_roi(tmp_path / "d.png", (30, 20))
 
 
 def test_impossible_frames_are_refused_before_the_work(plates: Path, tmp_path: Path) -> None:

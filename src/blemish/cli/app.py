@@ -1,13 +1,13 @@
 """The command line: one short function per command.
 
 Exit codes: 0 done; 1 an anomaly was found and `--fail-on anomaly` was given; 2 the request cannot be carried out (a
-sentence on standard error says why and what to do); 3 done, but some images could not be read; 130 interrupted
-(unfinished output is removed).
+sentence on standard error says why and what to do); 3 done, but some images could not be read; 70 a fault of blemish
+itself; 130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP (unfinished output is removed); 141 nobody read the output.
 """
 
 from __future__ import annotations
 
-import json
+import shutil
 import sys
 from collections import Counter
 from contextlib import nullcontext
@@ -18,25 +18,20 @@ from typing import Annotated
 import typer
 
 from blemish import __version__
-from blemish.cli import explain, report, synthetic, train, watch
-from blemish.cli.verdicts import INCOMPLETE, STDIN, DriftFile, each_of_stdin, print_verdict, summary
+from blemish.cli import explain, report, synthetic, watch
+from blemish.cli.commands import Commands
+from blemish.cli.ending import ended_by, finished, stop_unread
+from blemish.cli.signals import ending
+from blemish.cli.streams import unfailing
+from blemish.cli.verdicts import INCOMPLETE, STDIN, DriftFile, check_stdin, each_of_stdin, print_verdict, summary
+from blemish.cli.words import say, say_json
 from blemish.types import BlemishError
 
-FOUND, REFUSED = 1, 2
-LEARN = {
-    "lightning_fabric",
-    "matplotlib",
-    "torch",
-    "torchvision",
-    "timm",
-    "safetensors",
-    "sklearn",
-    "onnx",
-    "onnxscript",
-    "jinja2",
-}
+FOUND = 1
+NARROW = 60  # columns that help in panels needs
 
 app = typer.Typer(
+    cls=Commands,
     help="Explainable visual inspection: learn from good parts, find where a new one is defective.",
     no_args_is_help=True,
     add_completion=False,
@@ -51,7 +46,7 @@ class FailOn(StrEnum):
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"blemish {__version__}")
+        say(f"blemish {__version__}")
         raise typer.Exit
 
 
@@ -77,14 +72,11 @@ def data(
 
     audited = audit(read(path, layout), progress)
     if as_json:
-        typer.echo(json.dumps(audited.to_json(), indent=1))
+        say_json(audited.to_json(), indent=1)
     else:
         render(audited, out)
 
 
-app.command()(train.train)
-app.command()(train.detectors)
-app.command()(train.sweep)
 app.command()(synthetic.corrupt)
 
 
@@ -101,6 +93,7 @@ def inspect(
     drift: Annotated[
         Path | None, typer.Option(help="File of a running test whether good parts still look like the calibration set.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier inspection in --out.")] = False,
     null: Annotated[bool, typer.Option("-0", "--null", help="Paths on standard input end with NUL.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each image.")] = False,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when an anomaly is found.")] = FailOn.never,
@@ -118,10 +111,12 @@ def inspect(
     inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, timeout=timeout, device=device)
     drift_test = DriftFile(drift, inspector.card) if drift else None
     counts: Counter[str] = Counter()
-    if evidence and not out:
-        raise BlemishError("--evidence is written beside the verdicts; give a folder with --out.")
+    if (evidence or overwrite) and not out:
+        option = "--evidence is written beside the verdicts" if evidence else "--overwrite is about --out"
+        raise BlemishError(f"{option}; give a folder with --out.")
     writer = ImageWriter(out, inspector, evidence=evidence is not False) if out else None
-    folder = ResultsFolder(out) if out else None
+    reads = [bundle, *(path for path in paths if path != Path(STDIN))]
+    folder = ResultsFolder(out, overwrite=overwrite, reads=reads) if out else None
     with folder or nullcontext():
         unique = folder.unique if folder else str
         write = writer.write if writer else lambda inspection, _: Result(inspection)
@@ -142,13 +137,15 @@ def inspect(
             counts[verdict.decision] += 1
             print_verdict(verdict, as_json)
             if result.sentence and not as_json:
-                typer.echo(f"         {result.sentence}")
+                say(f"         {result.sentence}")
+            if not (folder or drift_test or fail_on is FailOn.anomaly):
+                stop_unread()
     if writer and writer.evidence and writer.store is None and counts["anomaly"] + counts["review"]:
-        typer.echo(NO_EVIDENCE, err=True)
+        say(NO_EVIDENCE, err=True)
     if not as_json:
-        typer.echo(summary(counts) + (f" Overlays and verdicts.jsonl are in {out}." if out else ""))
+        say(summary(counts) + (f" Overlays and verdicts.jsonl are in {out}." if out else ""))
     if drift_test:
-        typer.echo(drift_test.save(), err=True)
+        say(drift_test.save(), err=True)
     _exit(counts, fail_on)
 
 
@@ -160,6 +157,7 @@ app.command()(explain.explain)
 def bundle(
     path: Annotated[Path, typer.Argument(help="A bundle.")],
     pack: Annotated[Path | None, typer.Option("--zip", help="Write the bundle as one .zip.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier .zip of a bundle.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole card.")] = False,
 ) -> None:
     """Verify a bundle and show its card."""
@@ -169,19 +167,19 @@ def bundle(
     if pack:
         if not loaded.path.is_dir():
             raise BlemishError(f"{path}: is a .zip already; give a folder, or omit --zip.")
-        bundles.pack(loaded.path, pack)
+        bundles.pack(loaded.path, pack, overwrite=overwrite)
     if as_json:
-        typer.echo(loaded.card.model_dump_json(indent=1))
+        say_json(loaded.card.model_dump(mode="json"), indent=1)
         return
     card = loaded.card
-    typer.echo(f"{card.product}: {card.detector} on {card.backbone['name']} ({card.backbone['licence']})")
-    typer.echo(
+    say(f"{card.product}: {card.detector} on {card.backbone['name']} ({card.backbone['licence']})")
+    say(
         f"learned {card.created} from {card.data.train - card.data.anomalies} good"
         f"{f' and {card.data.anomalies} defective' if card.data.anomalies else ''} images, "
         f"{card.image_size[0]}x{card.image_size[1]}"
     )
-    typer.echo(card.decision.guarantee)
-    typer.echo(
+    say(card.decision.guarantee)
+    say(
         f"threshold {card.decision.threshold:.5g}; all {len(card.files)} files are intact"
         + (f"; {pack}" if pack else "")
     )
@@ -202,6 +200,7 @@ def _images(paths: list[Path], null: bool) -> list[tuple[Path, str]] | None:
     if Path(STDIN) in paths and len(paths) > 1:
         raise BlemishError("- cannot be combined with paths; give paths either here or on standard input.")
     if Path(STDIN) in paths:
+        check_stdin()
         return None
     images: list[tuple[Path, str]] = []
     for path in paths:
@@ -224,21 +223,15 @@ def _exit(counts: Counter[str], fail_on: FailOn) -> None:
 
 
 def main() -> None:
-    """The entry point of the `blemish` program: a `BlemishError` becomes one sentence and exit code 2."""
+    """The entry point of the `blemish` program: every exception becomes one sentence and an exit code."""
+    with unfailing(), ending():
+        sys.exit(finished(_run()))
+
+
+def _run() -> int:
+    if shutil.get_terminal_size().columns < NARROW:
+        app.rich_markup_mode = None  # help as plain text
     try:
-        app()
-    except BlemishError as refusal:
-        typer.echo(f"blemish: {refusal}", err=True)
-        sys.exit(REFUSED)
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] not in LEARN:
-            raise
-        sentence = f"blemish: this command needs {missing.name}, which the base install leaves out"
-        typer.echo(f"{sentence}; run: pip install 'blemish[learn]'", err=True)
-        sys.exit(REFUSED)
-    except OSError as cause:  # a full disk, a folder without permission
-        typer.echo(
-            f"blemish: {cause.filename or 'a file'}: {cause.strerror or cause}; correct that and run it again.",
-            err=True,
-        )
-        sys.exit(REFUSED)
+        return int(app(standalone_mode=False) or 0)
+    except BaseException as cause:
+        return ended_by(cause)

@@ -6,27 +6,28 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from blemish.cli.tables import console
+from blemish.cli.words import escaped
 from blemish.reporting.figures import FIGURES, MEASURES, SHORT, defined, interval_of, stacked, value_of
 
 T = TypeVar("T")
 EVERY = 5.0  # seconds between two lines where the output is no terminal
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = console()
+err = console(stderr=True)
 
 
 def progress(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
     """Yields the items with a progress bar on a terminal; in a log, with a line every few seconds and one at the end.
     `total` is None where their number is not known."""
+    what = escaped(what)
     if err.is_terminal:
         columns = (
-            TextColumn("{task.description:<12}"),
+            TextColumn("{task.description:<12}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -42,8 +43,8 @@ def progress(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
         done += 1
         if time.monotonic() - last > EVERY:
             last = time.monotonic()
-            err.print(f"{what}: {done}{'' if total is None else f'/{total}'}, {last - begun:.0f} s")
-    err.print(f"{what}: {done} in {time.monotonic() - begun:.1f} s")
+            err.print(f"{what}: {done}{'' if total is None else f'/{total}'}, {last - begun:.0f} s", soft_wrap=True)
+    err.print(f"{what}: {done} in {time.monotonic() - begun:.1f} s", soft_wrap=True)
 
 
 def figures_table(metrics: Mapping[str, Any], *, crossed: bool = False) -> Table:
@@ -106,13 +107,13 @@ def sweep_table(candidates: Sequence[Mapping[str, Any]], most: int = 20) -> Tabl
     values = {name: {c["options"].get(name, "") for c in candidates} for name in names}
     vary = [name for name in names if len(values[name]) > 1]
     same = ", ".join(f"{name} {values[name].pop()}" for name in names if name not in vary)
-    table = Table(title=escape(f"On the validation split{f', {same}' if same else ''}"), title_justify="left")
+    table = Table(title=escaped(f"On the validation split{f', {same}' if same else ''}"), title_justify="left")
     for name in vary:
-        table.add_column(escape(name.replace("_", "-")), overflow="fold")
+        table.add_column(escaped(name.replace("_", "-")), overflow="fold")
     for name in ("choice", "image\nAUROC", "pixel\nAUROC", "AUPRO", "seeds", "s"):
         table.add_column(name, justify="right", no_wrap=True)
     for c in candidates[:most]:
-        options = [escape(c["options"].get(name, "")) for name in vary]
+        options = [escaped(c["options"].get(name, "")) for name in vary]
         if c["error"]:
             table.add_row(*options, "failed", "", "", "", str(len(c["seeds"])), f"{c['seconds']:.0f}")
             continue
@@ -122,7 +123,7 @@ def sweep_table(candidates: Sequence[Mapping[str, Any]], most: int = 20) -> Tabl
         table.add_row(*options, figures[0] + spread, *figures[1:], str(len(c["seeds"])), f"{c['seconds']:.0f}")
     errors = list(dict.fromkeys(c["error"] for c in candidates if c["error"]))
     more = [f"and {len(candidates) - most} more, see sweep.csv"] if len(candidates) > most else []
-    table.caption = escape("\n".join([*more, *errors]))
+    table.caption = "\n".join(map(escaped, [*more, *errors]))
     return table
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from blemish.cli.words import say, say_json
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
@@ -25,23 +26,30 @@ def explain(
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
 ) -> None:
     """Say what the detector saw at one place of an image, and the normal patch that comes nearest."""
+    from blemish.files import kept
+
+    place = _place(at)
+    with kept(out, "explanation", (), resume=True, reads=[bundle, image]) if out else nullcontext():
+        _explain(bundle, image, place, out, as_json, threads)
+
+
+def _explain(bundle: Path, image: Path, place: tuple[int, int], out: Path | None, as_json: bool, threads: int) -> None:
     from blemish.inference.evidence import open_store
     from blemish.inference.inspector import Inspector
     from blemish.inference.nearest_normal import nearest_normal
 
-    place = _place(at)
     inspector = Inspector(bundle, threads=threads)
     store = open_store(inspector)
     inspection = inspector.look(image)
     _check(inspection, place, image)
-    nearest = nearest_normal(inspection, store, inspector.card, place)
+    nearest = nearest_normal(inspector, store, inspection, place)
     file = None
     if out and nearest:
         file = out / f"{image.name}-{place[0]}-{place[1]}.jpg"
         _write(nearest, file)
     facts = _facts(inspection, inspector.card.decision, place, image, nearest, file)
     if as_json:
-        typer.echo(json.dumps(facts))
+        say_json(facts)
     else:
         _print(facts, inspection, inspector.card.decision, has_store=store is not None)
 
@@ -110,30 +118,30 @@ def _print(facts: dict[str, Any], inspection: Inspection, rule: Decision, *, has
     from blemish.inference.evidence import NO_EVIDENCE
 
     verdict, value, p_value, (x, y) = inspection.verdict, facts["value"], facts["p_value"], facts["at"]
-    typer.echo(f"{facts['path']}: {verdict.decision}, score {verdict.score:.4g} (threshold {rule.threshold:.4g}).")
+    say(f"{facts['path']}: {verdict.decision}, score {verdict.score:.4g} (threshold {rule.threshold:.4g}).")
     # The threshold for places is one of the highest values of good images: a place may reach it in a good image.
     side = "at or above" if value >= rule.pixel_threshold else "below"
-    typer.echo(
+    say(
         f"At {x},{y} the map is {value:.4g}, {side} the threshold for places, {rule.pixel_threshold:.4g}; "
         f"the place is {'' if facts['flagged'] else 'not '}flagged."
     )
     if p_value is not None:
         kind = "held-out good images" if rule.calibrated_by == "split" else "good images, each without its own item,"
         as_high = sum(peak >= value for peak in rule.map_maxima)
-        typer.echo(f"Of {len(rule.map_maxima)} {kind} {as_high} get as high somewhere (p = {p_value:.2g}).")
+        say(f"Of {len(rule.map_maxima)} {kind} {as_high} get as high somewhere (p = {p_value:.2g}).")
     nearest = facts["nearest"]
     if nearest is None:
-        typer.echo(NO_EVIDENCE)
+        say(NO_EVIDENCE)
         return
     distance, p_value, rank = nearest["distance"], nearest["p_value"], ""
     if p_value is not None:
         as_far = sum(largest >= distance for largest in rule.distances)
         rank = f"; {as_far} of those images have a patch as far from the memory bank (p = {p_value:.2g})"
-    typer.echo(f"The nearest normal patch is at distance {distance:.4g}{rank}.")
+    say(f"The nearest normal patch is at distance {distance:.4g}{rank}.")
     if nearest["source"]:
         see = f"; see {nearest['file']}" if nearest["file"] else ""
-        typer.echo(f"It comes from {nearest['source']}{see}.")
+        say(f"It comes from {nearest['source']}{see}.")
     elif not has_store:
-        typer.echo(NO_EVIDENCE)
+        say(NO_EVIDENCE)
     else:
-        typer.echo("The image that it comes from did not fit into the bundle, see --evidence-size.")
+        say("The image that it comes from did not fit into the bundle, see --evidence-size.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from blemish.cli.words import say, say_json
 from blemish.types import BlemishError, Sample
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def evaluate(
         good_score = median(inspector.card.decision.scores or [result["median_good_score"]])
         result["faithfulness"] = _heatmaps(bundle, inspector, samples, good_score, other, most, seed)
     if as_json:
-        typer.echo(json.dumps(result, indent=1))
+        say_json(result, indent=1)
     else:
         _print({"product": data.name, "detector": inspector.card.detector, **result})
 
@@ -84,15 +85,15 @@ def _print(result: dict[str, Any]) -> None:
     from blemish.reporting.sentences import of_misses
 
     out.print(figures_table(result))
-    typer.echo(f"Measured on {result['tested_on']}.")
+    say(f"Measured on {result['tested_on']}.")
     for sentence in (*of_misses(result["misses"]), *result.get("costs", {}).get("sentences", ())):
-        typer.echo(sentence)
+        say(sentence)
     if result["unreadable"]:
-        typer.echo(f"Left out, because unreadable: {', '.join(result['unreadable'])}.")
+        say(f"Left out, because unreadable: {', '.join(result['unreadable'])}.")
     if "faithfulness" in result:
         out.print(faithfulness_table(result["faithfulness"]))
         for sentence in result["faithfulness"]["sentences"]:
-            out.print(sentence, soft_wrap=True, markup=False)
+            out.print(sentence, soft_wrap=True)
 
 
 def report(
@@ -110,17 +111,15 @@ def report(
     page = out or (None if as_json else Path("report.html"))
     facts = write(run, page, data=data, junit=junit, csv=csv, progress=progress)
     if as_json:
-        typer.echo(json.dumps(facts, indent=1))
+        say_json(facts, indent=1)
         return
-    typer.echo(facts["verdict"])
+    say(facts["verdict"])
     written = ", ".join(str(file) for file in (page, junit, csv) if file)
-    typer.echo(f"Written: {written}.")
+    say(f"Written: {written}.")
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders that `blemish train` wrote; the first is the reference.")],
-    seed: Annotated[int, typer.Option(help="Same seed, same intervals.")] = 0,
-    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Compare runs on the test images that they have in common."""
@@ -128,10 +127,10 @@ def compare(
     from blemish.reporting.compare import compare as measure
     from blemish.reporting.compare import sentences, table
 
-    compared = measure(runs, seed=seed, resamples=resamples)
+    compared = measure(runs)
     if as_json:
-        typer.echo(json.dumps(compared, indent=1))
+        say_json(compared, indent=1)
         return
     out.print(table(compared))
     for line in sentences(compared):
-        typer.echo(line)
+        say(line)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from blemish.cli.words import say_json
 from blemish.types import BlemishError
 
 
@@ -45,13 +45,13 @@ def corrupt(
         progress=progress,
     )
     if as_json:
-        typer.echo(json.dumps(card, indent=1))
+        say_json(card, indent=1)
         return
     for folder, count in card["counts"].items():
-        page.print(f"{folder:<16} {count:>6}", markup=False)
+        page.print(f"{folder:<16} {count:>6}")
     if card["skipped"]:
-        page.print(f"Left out, because unreadable: {', '.join(card['skipped'])}.", soft_wrap=True, markup=False)
-    page.print(f"Written to {out}. Next: blemish train {out} -o RUN", soft_wrap=True, markup=False)
+        page.print(f"Left out, because unreadable: {', '.join(card['skipped'])}.", soft_wrap=True)
+    page.print(f"Written to {out}. Next: blemish train {out} -o RUN", soft_wrap=True)
 
 
 def demo(
@@ -66,17 +66,19 @@ def demo(
     if draw:
         from blemish.demo.line import PRODUCTS, write_line
         from blemish.demo.panel import write_panel
+        from blemish.demo.run import own_folder
 
         options: dict[str, Any]
         if draw not in (*PRODUCTS, "panel"):
             raise BlemishError(f"--draw takes {', '.join(PRODUCTS)} or panel, not '{draw}'.")
-        if draw == "panel":
-            options = {"size": (1000, 750), "good": 4, "defective": 1} if quick else {}
-            folder = write_panel(out / "data", progress=progress, **options)
-        else:
-            options = {"size": 256, "train": 30, "good": 8, "defective": 2} if quick else {"train": 80}
-            folder = write_line(out / "data", products=[draw], progress=progress, **options)[0]
-        page.print(f"Drawn in {folder}. Next: blemish train {folder} -o RUN", soft_wrap=True, markup=False)
+        with own_folder(out):
+            if draw == "panel":
+                options = {"size": (1000, 750), "good": 4, "defective": 1} if quick else {}
+                folder = write_panel(out / "data", progress=progress, **options)
+            else:
+                options = {"size": 256, "train": 30, "good": 8, "defective": 2} if quick else {"train": 80}
+                folder = write_line(out / "data", products=[draw], progress=progress, **options)[0]
+        page.print(f"Drawn in {folder}. Next: blemish train {folder} -o RUN", soft_wrap=True)
         return
     from blemish.demo.run import run_demo
 

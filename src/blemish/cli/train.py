@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from blemish.cli.options import detector_options, fixed, with_options
+from blemish.cli.words import say_json
 from blemish.detectors.registry import config_of, loadable
 from blemish.options import options
 from blemish.training.config import TrainConfig, configure, share, size
@@ -36,26 +36,26 @@ def train(data: Path, out: Path, detector: str, recipe: str, json_: bool, **aske
     run = run_training(configure(data, out, detector=detector, recipe=recipe, **asked), progress)
     _warn(run.warnings, data)
     if json_:
-        typer.echo(json.dumps(run.metrics, indent=1))
+        say_json(run.metrics, indent=1)
         return
     page.print(figures_table(run.metrics))
     if crossed := run.metrics.get("cross_validation"):
         page.print(figures_table({**run.metrics, **crossed}, crossed=True))
         for line in suspected(crossed):
-            page.print(line, soft_wrap=True, markup=False)
+            page.print(line, soft_wrap=True)
     page.print(run.metrics["decision"]["guarantee"], soft_wrap=True)
     page.print(f"Written to {run.folder}. Next: blemish inspect {run.folder}/bundle IMAGES --out DIR", soft_wrap=True)
 
 
 def _warn(warnings: Sequence[str], data: Path) -> None:
-    from rich.markup import escape
+    from rich.text import Text
 
     from blemish.cli.console import err
 
     for warning in warnings[:WARNINGS]:
-        err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+        err.print(Text.assemble(("warning:", "yellow"), f" {warning}"), soft_wrap=True)
     if len(warnings) > WARNINGS:
-        err.print(f"and {len(warnings) - WARNINGS} more; see: blemish data {data}", soft_wrap=True, markup=False)
+        err.print(f"and {len(warnings) - WARNINGS} more; see: blemish data {data}", soft_wrap=True)
 
 
 def detectors(
@@ -75,7 +75,7 @@ def detectors(
             }
             for name in loadable()
         }
-        typer.echo(json.dumps(listing, indent=1, default=str))
+        say_json(listing, indent=1, default=str)
         return
     from rich.table import Table
 
@@ -131,13 +131,13 @@ def sweep(
     result = run_sweep(config, progress)
     _warn(result.warnings, data)
     if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=1))
+        say_json(result.to_json(), indent=1)
         return
     page.print(sweep_table(result.to_json()["candidates"]))
-    page.print(f"Chosen: {shown(result.chosen)} ({RULE}).", soft_wrap=True, markup=False)
+    page.print(f"Chosen: {shown(result.chosen)} ({RULE}).", soft_wrap=True)
     if result.metrics is None:
-        page.print(f"Written to {out}. The test split was not used.", soft_wrap=True, markup=False)
+        page.print(f"Written to {out}. The test split was not used.", soft_wrap=True)
         return
     page.print(figures_table(result.metrics))
     page.print(result.metrics["decision"]["guarantee"], soft_wrap=True)
-    page.print(f"Written to {out}. Next: blemish inspect {out}/chosen IMAGES --out DIR", soft_wrap=True, markup=False)
+    page.print(f"Written to {out}. Next: blemish inspect {out}/chosen IMAGES --out DIR", soft_wrap=True)

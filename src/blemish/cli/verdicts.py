@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import codecs
 import os
 import select
 import sys
@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import typer
-
+from blemish.cli.words import say, say_json
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ T = TypeVar("T")
 STDIN = "-"
 INCOMPLETE = 3  # exit code: done, but there were errors
 CHUNK = 65536  # bytes read at once: no more of a list of paths is held in memory
+LONGEST = 1 << 20  # bytes of a path
 
 
 def each_of_stdin(
@@ -42,18 +42,47 @@ def each_of_stdin(
         yield from inspector.each(burst(first), do)
 
 
+def check_stdin() -> None:
+    """Raises `BlemishError` where there is no standard input that could be read."""
+    if sys.stdin is None:
+        raise BlemishError("- reads paths from standard input, which is closed; pipe a list into it, or give paths.")
+
+
 def _stdin_paths(separator: bytes) -> Iterator[Path | None]:
     """Paths as they come, without empty lines; None where the next has not been written yet."""
-    descriptor, rest = sys.stdin.fileno(), b""
-    while chunk := os.read(descriptor, CHUNK):
+    descriptor, rest, at_start = sys.stdin.fileno(), b"", True
+    while chunk := _chunk(descriptor):
+        if at_start:
+            chunk, at_start = _without_mark(chunk), False
         *whole, rest = (rest + chunk).split(separator)
         for line in whole:
             if name := line.rstrip(b"\r\n"):
                 yield Path(os.fsdecode(name))
+        if len(rest) > LONGEST:
+            raise BlemishError("standard input is no list of paths; write one path in each line, or end each with NUL.")
         if not _more(descriptor):
             yield None
     if name := rest.rstrip(b"\r\n"):
         yield Path(os.fsdecode(name))
+
+
+def _chunk(descriptor: int) -> bytes:
+    while True:
+        try:
+            return os.read(descriptor, CHUNK)
+        except BlockingIOError:  # whoever shares it made it non-blocking, and nothing is there yet
+            select.select([descriptor], [], [])
+        except OSError as cause:
+            raise BlemishError(
+                f"standard input cannot be read ({cause.strerror}); pipe a list of paths into it."
+            ) from None
+
+
+def _without_mark(start: bytes) -> bytes:
+    """The start of a list without its byte order mark."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise BlemishError("the list of paths on standard input is UTF-16; write it as UTF-8.")
+    return start.removeprefix(codecs.BOM_UTF8)
 
 
 def _more(descriptor: int) -> bool:
@@ -67,16 +96,16 @@ def _more(descriptor: int) -> bool:
 def print_verdict(verdict: Verdict, as_json: bool) -> None:
     """One line, for people or for programs."""
     if as_json:
-        typer.echo(json.dumps(verdict.to_json()))
+        say_json(verdict.to_json())
     elif verdict.decision == "error":
-        typer.echo(f"error    {verdict.error}")
+        say(f"error    {verdict.error}")
     else:
         boxes = " ".join(f"({','.join(map(str, r.box))})" for r in verdict.regions[:3])
         more = f" +{len(verdict.regions) - 3}" if len(verdict.regions) > 3 else ""
         p_value = "" if verdict.p_value is None else f" p {verdict.p_value:.3f}"
         probability = "" if verdict.probability is None else f" probability {verdict.probability:.3f}"
         defect = f"  {verdict.defect}" if verdict.defect else ""
-        typer.echo(
+        say(
             f"{verdict.decision:<8} score {verdict.score:.4g} (threshold {verdict.threshold:.4g}){p_value}{probability}"
             f"  {verdict.path}{defect}  {boxes}{more}".rstrip()
         )
@@ -93,6 +122,7 @@ class DriftFile:
     the calibration scores instead, and is given every score again; `check_complete` checks that."""
 
     def __init__(self, file: Path, card: Card, *, anew: bool = False) -> None:
+        from blemish.files import writable
         from blemish.inference.drift import Drift
 
         rule = card.decision
@@ -101,6 +131,7 @@ class DriftFile:
                 "--drift compares with the good images that set the threshold, each of another part, and this bundle "
                 "has none; train with --decide guarantee, on one image of each part."
             )
+        writable(file)
         if not file.parent.is_dir():  # checked now, not after hours of inspection
             raise BlemishError(f"{file}: there is no folder {file.parent} to keep it in; make it, or name another.")
         self.file = file

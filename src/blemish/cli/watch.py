@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blemish.cli.verdicts import INCOMPLETE, DriftFile, print_verdict, summary
+from blemish.cli.words import say, say_raw
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ def watch(
     device: Annotated[str, typer.Option(help="cpu, or cuda with onnxruntime-gpu.")] = "cpu",
 ) -> None:
     """Inspect a folder while images are written into it: each once, in order."""
+    from blemish.files import kept
     from blemish.inference.inspector import Inspector
+    from blemish.inference.results import WRITTEN
     from blemish.station.deliveries import Outbox
-    from blemish.station.journal import Journal
+    from blemish.station.journal import Journal, is_foreign
     from blemish.station.watch import UNJUDGED, WatchConfig
     from blemish.station.watch import watch as run
 
@@ -70,7 +73,8 @@ def watch(
         if drift_file and row.get("bundle") == inspector.card.sha256:
             drift_file.see(row["score"])
 
-    with _stopped_by_signals() as stop, Journal(out, read) as journal:
+    own = kept(out, "watch", WRITTEN, resume=True, foreign=is_foreign)
+    with _stopped_by_signals() as stop, own, Journal(out, read) as journal:
         if drift_file:
             drift_file.check_complete(journal.file)
         outboxes = [Outbox(journal, target, _notify) for target in targets]
@@ -83,7 +87,7 @@ def watch(
     if unjudged:
         _notify(f"{unjudged} images or folders could not be inspected, for the reasons above; run it again.")
     if not as_json:
-        typer.echo(f"{summary(counts)} Verdicts are in {journal.file}.")
+        say(f"{summary(counts)} Verdicts are in {journal.file}.")
     if drift_file:
         _notify(drift_file.save())
     if once and (counts["error"] or unjudged):
@@ -99,7 +103,7 @@ def _to_all(
         for outbox in outboxes:
             outbox.wake()
         if as_json:
-            typer.echo(line.decode(), nl=False)
+            say_raw(line.decode().rstrip("\n"))
         else:
             print_verdict(verdict, False)
         if drift_file and drift_file.see(verdict.score):
@@ -157,4 +161,4 @@ def _stopped_by_signals() -> Iterator[Event]:
 
 def _notify(sentence: str) -> None:
     """What is not a verdict goes to standard error."""
-    typer.echo(sentence, err=True)
+    say(sentence, err=True)

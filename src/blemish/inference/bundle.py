@@ -15,15 +15,16 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from blemish.files import replacing, write_text
+from blemish.files import check_file, replacing, write_text
 from blemish.images import MAX_PIXELS
 from blemish.inference.bundle_files import BundleError as BundleError  # where everything else about bundles is
 from blemish.inference.bundle_files import is_litter, opened, shown
 from blemish.inference.bundle_format_1 import upgraded
+from blemish.types import BlemishError
 
 MODEL = "model.onnx"
 CARD = "card.json"
@@ -47,6 +48,9 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Place = Annotated[int, Field(ge=0, le=MAX_SIDE)]
+
+
+Part = TypeVar("Part", bound=BaseModel)
 
 
 class _Frozen(BaseModel):
@@ -129,7 +133,10 @@ class Frame(_Frozen):
     def _fits(self) -> Self:
         _check_area(self.size, MAX_PIXELS, "size")
         _check_area(self.map_size, MAX_MAP, "map_size")
-        if self.tile and not self.overlap < min(self.tile) <= max(self.tile) <= max(self.size):
+        # Of a strip that is one tile high, the overlap may be more than that.
+        if self.tile and not (
+            self.overlap < max(self.tile) and all(t <= s for t, s in zip(self.tile, self.size, strict=True))
+        ):
             raise ValueError("the tiles are larger than the frame, or overlap by more than a tile")
         return self
 
@@ -214,6 +221,17 @@ class Bundle:
     evidence: bytes | None = None
     roi: bytes | None = None
     reference: bytes | None = None
+
+
+def made(kind: type[Part], **fields: Any) -> Part:
+    """A card or a part of one. Raises `BundleError` for what `read` would refuse, such as a threshold that is NaN."""
+    try:
+        return kind(**fields)
+    except ValidationError as cause:
+        raise BundleError(
+            f"the {kind.__name__.lower()} of this bundle cannot be written ({_first(cause)}); change the options or "
+            "the images, and train again."
+        ) from None
 
 
 def write(folder: Path, card: Card) -> Bundle:
@@ -309,10 +327,13 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
 
-def pack(folder: Path, file: Path) -> None:
-    """Writes a bundle's folder as one .zip, uncompressed (weights do not compress), with the same bytes every time."""
+def pack(folder: Path, file: Path, *, overwrite: bool = False) -> None:
+    """Writes a bundle's folder as one .zip, uncompressed (weights do not compress), with the same bytes every time.
+    Raises `BlemishError` where `file` cannot be written, is another's, or exists and `overwrite` is not given."""
     bundle = read(folder)
-    names = sorted([CARD, *bundle.card.files])
+    check_file(file, f"{CARD}{{\n", [folder])
+    if file.exists() and not overwrite:
+        raise BlemishError(f"{file} exists; choose another file, or replace it with --overwrite.")
     with replacing(file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name in names:
+        for name in [CARD, *sorted(bundle.card.files)]:
             archive.writestr(zipfile.ZipInfo(name), (bundle.path / name).read_bytes())

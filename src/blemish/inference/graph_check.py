@@ -114,7 +114,10 @@ def _varint(data: bytes, start: int) -> tuple[int, int]:
 
 def check_session(session: onnxruntime.InferenceSession, card: Card, path: Path) -> None:
     """Raises `BundleError` where the graph's input or outputs are not as `docs/bundle.md` and the card say."""
-    problem = next(_problems(session, card), None)
+    try:
+        problem = next(_problems(session, card), None)
+    except UnicodeDecodeError:
+        problem = "a name in it is no text"
     if problem:
         raise BundleError(f"{path}: the graph is not one of this bundle's card ({problem}); train the bundle again.")
 

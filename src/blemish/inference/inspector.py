@@ -109,7 +109,9 @@ def open_session(model: bytes, threads: int = 0, device: str = "cpu") -> onnxrun
     options.add_session_config_entry("session.load_model_format", "ONNX")
     cuda = ["CUDAExecutionProvider"] if device == "cuda" else []
     with time_limit(LOADING, lambda: options.set_load_cancellation_flag(True)):
-        return onnxruntime.InferenceSession(model, options, providers=[*cuda, "CPUExecutionProvider"])
+        providers = [*cuda, "CPUExecutionProvider"]
+        # On the CPU there is nothing to fall back to, and it would say on standard output that it tries.
+        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=len(cuda))
 
 
 def _failed(path: str, cause: BlemishError) -> Verdict:

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from blemish.reporting.figures import number
@@ -13,8 +14,10 @@ from blemish.reporting.run import OUTCOMES, JudgedImage, Recorded
 
 # What XML 1.0 cannot hold, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# Characters with which a formula of a spreadsheet begins.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# Characters with which a formula of a spreadsheet begins; the last four are the wide ones of East Asian keyboards.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+MARK = "\ufeff"  # without this byte order mark, Excel reads UTF-8 as the machine's old encoding
+JUNIT = '<testsuites name="blemish"'  # how these files begin
 COLUMNS = (
     "image",
     "label",
@@ -29,6 +32,7 @@ COLUMNS = (
     "boxes",
     "error",
 )
+CSV = ",".join(COLUMNS)
 
 
 def junit(run: Recorded) -> str:
@@ -71,18 +75,24 @@ def _message(image: JudgedImage) -> str:
 
 
 def table(run: Recorded) -> str:
-    """CSV with a row for each image under a row of `COLUMNS`. A text that a spreadsheet would run as a formula gets an
-    apostrophe in front."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    """CSV (RFC 4180, but lines end with LF) with a row for each image under a row of `COLUMNS`, after a byte order
+    mark, so that Excel shows every name. A text that a spreadsheet would run as a formula gets an apostrophe in
+    front."""
+    rows = [_row(COLUMNS)]
     for image in run.images:
         texts = (image.shown, image.label or "", image.defect, image.decision, OUTCOMES[image.outcome])
         figures = (image.score, image.threshold, image.p_value, image.probability)
         numbers = ["" if value is None else repr(value) for value in figures]  # every digit, for programs
         last = (_cell(image.predicted_defect), len(image.regions), _cell(image.error or ""))
-        writer.writerow([*map(_cell, texts), *numbers, *last])
-    return file.getvalue()
+        rows.append(_row([*map(_cell, texts), *numbers, *last]))
+    return MARK + "".join(rows)
+
+
+def _row(cells: Sequence[str | int]) -> str:
+    # With LF as its end of a line, the writer would not quote a name with CR.
+    line = io.StringIO(newline="")
+    csv.writer(line).writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _cell(text: str) -> str:

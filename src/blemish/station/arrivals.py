@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from blemish.files import open_regular
+from blemish.atomic import open_regular
 from blemish.listing import natural
 from blemish.station import trouble
 from blemish.station.scan import File, Scan

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from blemish.atomic import open_regular
 from blemish.inference.results import VERDICTS
 from blemish.station.scan import File
 from blemish.types import BlemishError
@@ -101,7 +102,7 @@ class Journal:
     def add(self, row: dict[str, Any]) -> bytes:
         """Writes a row, with `name`, `bytes`, `modified` and `sha256` among its fields, and returns the line. Raises
         `BlemishError` where it cannot be written, and as `check` does."""
-        line = json.dumps(row).encode() + b"\n"
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
         rest = memoryview(line)
         self.check()
         try:
@@ -160,6 +161,17 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether `blemish watch` did not write this folder, which has no mark: versions before marks wrote some."""
+    if (folder / LOCK).is_file():
+        return False
+    try:
+        with open_regular(folder / VERDICTS) as lines:
+            return lines.read(len(_BEGIN)) != _BEGIN
+    except OSError:
+        return True
 
 
 def identity(file: File, content: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from blemish.files import open_regular
+from blemish.atomic import open_regular
 from blemish.inference.evidence import NO_EVIDENCE
 from blemish.inference.inspector import Inspection, Inspector
 from blemish.inference.results import ImageWriter, Result, write_images

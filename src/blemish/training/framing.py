@@ -5,25 +5,24 @@ learn from.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from blemish.data.split import Split
 from blemish.detectors.interface import DetectorConfig, Traits
 from blemish.images import decode, load_mask, read_size
 from blemish.inference import alignment
-from blemish.inference.bundle import REFERENCE, ROI, Frame
+from blemish.inference.bundle import REFERENCE, ROI, Frame, made
 from blemish.inference.framing import Framing, Mask
 from blemish.inference.resizing import resized
 from blemish.inference.tiling import map_size, tile_corners
 from blemish.training.config import FrameRule
+from blemish.training.roi import check_file, check_seen, read_roi
 from blemish.training.splits import auto_size, shape_for
 from blemish.types import BlemishError, Progress, Runner, Sample, silent
 
@@ -97,8 +96,8 @@ def check(rule: FrameRule, traits: Traits) -> None:
         raise BlemishError(f"--overlap {rule.overlap} must be between 0 and half of --tile {rule.tile}.")
     if rule.align:
         alignment.opencv()
-    if rule.roi and not rule.roi.is_file():
-        raise BlemishError(f"{rule.roi}: there is no such file; --roi takes a mask image or a .json of polygons.")
+    if rule.roi:
+        check_file(rule.roi)
 
 
 def how_seen(
@@ -130,6 +129,8 @@ def how_seen(
     frame = _frame(rule, size, roi, image_size, area)
     width, height = frame.tile or size
     seen_at = image_size or shape_for(width / height, area)
+    if rule.roi and roi is not None:
+        check_seen(rule.roi, roi, (seen_at[1] / width, seen_at[0] / height))
     framing = Framing(frame, roi)
     poses: dict[str, alignment.Pose] = {}
     unaligned = frozenset[str]()
@@ -161,7 +162,8 @@ def _frame(
             raise BlemishError(f"--tile {rule.tile} is no smaller than the images ({size[0]} x {size[1]}); omit it.")
     width, height = tile or size
     seen_at = image_size or shape_for(width / height, area)
-    return Frame(
+    return made(
+        Frame,
         size=size,
         map_size=map_size(size, tile, seen_at) if tile else seen_at,
         tile=tile,
@@ -169,58 +171,6 @@ def _frame(
         tiles=tile_corners(size, tile, rule.overlap, roi) if tile else (),
         roi=roi is not None,
     )
-
-
-def read_roi(file: Path, size: tuple[int, int]) -> Mask:
-    """The region of interest, bool (H, W), of a frame of `size` (width, height). `file` is a mask of that size, white
-    inside the region, or JSON with coordinates in its pixels: `{"polygons": [[[x, y], ...], ...], "holes": [...]}`.
-
-    Raises `BlemishError` for anything else, and if the region is empty or the whole image.
-    """
-    if file.suffix.lower() == ".json":
-        roi = _draw_polygons(file, size)
-    else:
-        mask_size = read_size(file)
-        if mask_size != size:
-            raise BlemishError(
-                f"{file}: has {mask_size[0]} x {mask_size[1]} pixels, the images {size[0]} x {size[1]}; make "
-                "the mask as large as the images."
-            )
-        roi = load_mask(file, (size[1], size[0]))
-    if not roi.any():
-        raise BlemishError(f"{file}: nothing of the images is inside; mark where they count (white in a mask).")
-    if roi.all():
-        raise BlemishError(f"{file}: the whole image is inside, so it changes nothing; omit --roi.")
-    return roi
-
-
-def _draw_polygons(file: Path, size: tuple[int, int]) -> Mask:
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as cause:
-        raise BlemishError(f"{file}: cannot be read as JSON ({cause}); correct it.") from None
-    known_keys = {"polygons", "holes"}
-    if not isinstance(content, dict) or not content.get("polygons") or set(content) - known_keys:
-        raise BlemishError(
-            f'{file}: must be {{"polygons": [[[x, y], ...], ...]}}, and may have "holes" in the same form.'
-        )
-    image = Image.new("L", size)
-    pen = ImageDraw.Draw(image)
-    for kind, value in (("polygons", 255), ("holes", 0)):
-        for polygon in _polygons(content.get(kind, []), file):
-            pen.polygon(polygon, fill=value, outline=value)
-    return np.asarray(image) > 0
-
-
-def _polygons(content: Any, file: Path) -> list[list[tuple[float, float]]]:
-    try:
-        polygons = [[(float(x), float(y)) for x, y in polygon] for polygon in content]
-    except (TypeError, ValueError):
-        polygons = [[]]
-    coordinates = [number for polygon in polygons for point in polygon for number in point]
-    if any(len(polygon) < 3 for polygon in polygons) or not np.isfinite(coordinates).all():
-        raise BlemishError(f"{file}: a polygon is a list of at least three points [x, y], in pixels of the images.")
-    return polygons
 
 
 def _resized(sample: Sample, size: tuple[int, int]) -> alignment.Pixels:
