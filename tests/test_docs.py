@@ -103,7 +103,10 @@ def test_examples_are_commands(line: str, home: Path, monkeypatch: pytest.Monkey
         read = [word for word in words[1:] if not word.startswith("-")][:reads]
         if words[0] in ("train", "sweep", "demo") or not all((home / path).exists() for path in read):
             return
+    before = set(home.iterdir())
     done = CliRunner().invoke(app, words, catch_exceptions=False)
+    for path in set(home.iterdir()) - before:  # another example may write under the same name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert done.exit_code == (1 if "--fail-on" in words else 0), done.output
     assert done.output
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blemish import images
 from blemish.images import ImageError, find_images, load_image, load_mask, read_size
 from tests.support import grey, png, put, refusal, save, shared_folder, tiff, write_image
 
@@ -308,11 +307,6 @@ def test_a_link_cycle_ends(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
     assert 1 <= len(find_images(tmp_path, recursive=True)) <= 10
-
-
-def test_every_suffix_is_a_format_that_is_read() -> None:
-    Image.init()
-    assert {Image.registered_extensions()[suffix] for suffix in images.SUFFIXES} == set(images._FORMATS)
 
 
 @pytest.mark.real

@@ -49,10 +49,10 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     path = write_image(tmp_path / "a.png", GREYS)
     if os.geteuid() == 0:  # root may read every file, so the refusal is simulated
 
-        def refuse(self: Path, *args: object) -> None:
-            raise PermissionError(13, "Permission denied", str(self))
+        def refuse(path: Path) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr(Path, "open", refuse)
+        monkeypatch.setattr(images, "open_regular", refuse)
     else:
         path.chmod(stat.S_IWUSR)
     assert "Permission denied" in refusal(path)

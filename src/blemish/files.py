@@ -1,37 +1,375 @@
-"""Files and folders that are written whole or not at all."""
+"""What blemish writes: whole or not at all, and never over what is not its own.
+
+A folder that a command writes is its own. The file `.blemish` in it is its mark, which says what wrote it and which
+files are its own, and its lock: one process at a time writes a folder. So
+
+- a folder without a mark that holds anything is another's, and is refused in words;
+- a folder of blemish's is replaced only where the user asked for that, and only if every file in it is its own;
+- a marked folder is never read as data.
+
+`staged` is for folders that appear when they are complete: they are made in `.NAME.partial` beside NAME and take its
+place in one step, where the system has one (Linux, macOS), else in two, with the old one in `.NAME.old` in between. A
+kill at any point leaves the old folder or the new one whole, and the next call puts it into its place. `kept` is for
+folders that grow while they are there. All is checked before the work, and again when a folder takes its place.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from blemish.atomic import EXCHANGE, NOREPLACE, Lock, lock_file, naming, rename
+from blemish.types import BlemishError
+
 MARK = ".blemish"  # the file that marks a folder as written by blemish; such a folder is never read as data
+LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # what a file manager leaves; no user's file
+LONGEST = 255  # bytes of a file's name, on all common file systems
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The content of a folder's mark. `files` are its own files, relative to it; None where they are not known, because
+    the folder is still written or the process was killed: then everything below `names` is its own."""
+
+    kind: str
+    names: tuple[str, ...] = ()
+    files: frozenset[str] | None = None
+    complete: bool = False
+
+    def content(self) -> bytes:
+        files = None if self.files is None else sorted(self.files)
+        facts = {"kind": self.kind, "complete": self.complete, "names": self.names, "files": files}
+        return json.dumps({"blemish": "wrote this folder", **facts}, indent=1).encode() + b"\n"
+
+
+def mark_of(folder: Path) -> Mark | None:
+    """The folder's mark; None where it has none. A damaged one is of no kind, and incomplete."""
+    try:
+        text = (folder / MARK).read_bytes().decode()
+        content, _ = json.JSONDecoder().raw_decode(text)  # a kill may leave the end of an older mark behind it
+        files = None if content["files"] is None else frozenset(map(str, content["files"]))
+        return Mark(str(content["kind"]), tuple(map(str, content["names"])), files, content["complete"] is True)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return Mark("")
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target`, for a file or a folder: it takes the place of `target` when the block ends, and
-    is removed when the block raises. What a killed process left there is removed first."""
-    temporary = target.with_name(f".{target.name}.partial")
-    _remove(temporary)
-    try:
-        yield temporary
-        if target.is_dir():  # a folder cannot be replaced in one step
-            shutil.rmtree(target)
-        temporary.replace(target)
-    finally:
-        _remove(temporary)
+def staged(target: Path, kind: str, *, overwrite: bool = False, reads: Sequence[Path] = ()) -> Iterator[Path]:
+    """A new folder, which becomes `target` when the block ends and is removed when the block raises. `reads` are what
+    the command reads: `target` must not hold any of it.
+
+    Raises `BlemishError`, before the block, where `target` cannot be written or is not ours to replace; and after it,
+    where that has become so meanwhile: the new folder is then kept under another name, which the error says.
+    """
+    writable(target, reads)
+    if target.is_mount():
+        raise BlemishError(f"{target}: is a mounted disk, which cannot be replaced; choose a new folder in it.")
+    with _parents_of(target), naming(target, _beside(target, "partial")):
+        lock = _claim(target, kind)
+        partial, replaced = _beside(target, "partial"), None
+        try:
+            _refuse_existing(target, kind, overwrite)
+            yield partial
+            lock.write(Mark(kind, files=frozenset(_files_in(partial)), complete=True).content())
+            replaced = _put(partial, target, kind, overwrite, lock)
+        finally:
+            for held in (lock, replaced):
+                if held and held.holds(partial / MARK):  # unfinished, or the one that was replaced
+                    _remove(partial)
+                if held:
+                    held.close()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+@dataclass
+class Kept:
+    """A folder that is written in place. What is `adopted` (paths relative to it) is its own."""
+
+    path: Path
+    adopted: set[str] = field(default_factory=set)
+
+
+@contextmanager
+def kept(
+    target: Path,
+    kind: str,
+    names: Sequence[str],
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    foreign: Callable[[Path], bool] = lambda _: True,
+    reads: Sequence[Path] = (),
+) -> Iterator[Kept]:
+    """The folder `target`, made where it is missing, which no other process writes until the block ends. `names` are
+    the files and folders that this kind writes into it; without `resume`, only what was adopted is its own once the
+    block has ended.
+
+    An earlier one is replaced with `overwrite`, and continued with `resume`. `foreign` says of a folder without a mark
+    that holds something whether it is another's. Raises `BlemishError` where it cannot be written or is not ours.
+    """
+    writable(target, reads)
+    with _parents_of(target), naming(target, target / MARK):
+        mark = mark_of(target)
+        resumed = resume and not overwrite and mark is not None and mark.kind == kind
+        if target.exists() and not resumed:
+            unmarked = mark is None and target.is_dir()
+            if not (unmarked and (_is_empty(target) or not foreign(target))):
+                _refuse_existing(target, kind, overwrite)
+                _empty(target, kind)
+        lock = _lock(target, target)
+        folder, complete = Kept(target), False
+        lock.write(Mark(kind, tuple(names)).content())
+        try:
+            yield folder
+            complete = True
+        finally:
+            files = None if resume else frozenset(folder.adopted)
+            with suppress(OSError):  # a full disk
+                lock.write(Mark(kind, tuple(names), files, complete).content())
+            if not complete and lock.holds(target / MARK) and _is_empty(target):
+                _remove(target)
+            lock.close()
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A temporary path beside `file`, which takes its place when the block ends, and is removed when the block raises.
+    What a killed process left there is overwritten. Raises `BlemishError` where `file` is a folder, or another process
+    writes it."""
+    if file.is_dir():
+        raise BlemishError(f"{file}: is a folder; choose a file to write.")
+    temporary = _beside(file, "partial")
+    with naming(file, temporary):
+        lock = lock_file(temporary, file)
+        try:
+            lock.write(b"")
+            yield temporary
+            temporary.replace(file)
+        finally:
+            if lock.holds(temporary):
+                temporary.unlink()
+            lock.close()
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Writes a text file whole or not at all. In a folder of blemish's that is complete, it becomes its own."""
     with replacing(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    mark = mark_of(file.parent)
+    if mark and mark.files is not None and file.name not in mark.files:
+        with suppress(BlemishError):  # another process writes there
+            lock = _lock(file.parent, file.parent)
+            lock.write(replace(mark, files=mark.files | {file.name}).content())
+            lock.close()
+
+
+def writable(target: Path, reads: Sequence[Path] = ()) -> None:
+    """Raises `BlemishError` unless a command may write `target`, a file or folder: one with a name of its own, no link,
+    not in a bundle, not the current folder or one above it, and without any of what the command `reads`."""
+    if target.name.strip() in ("", ".."):
+        raise BlemishError(f"'{target}' is no name for something new; choose a folder or file that may be written.")
+    if target.is_symlink():
+        raise BlemishError(f"{target}: is a link; choose the place itself that it leads to, or another one.")
+    above = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise BlemishError(f"{target}: {above} is no folder; choose another place.")
+    if not os.access(target if target.exists() else above, os.W_OK):
+        raise BlemishError(f"{target}: you may not write {target if target.exists() else above}; choose another place.")
+    here = target.resolve()
+    if Path.cwd().is_relative_to(here):
+        raise BlemishError(f"{target}: is the current folder, or one above it; choose a folder in it.")
+    for folder in here.parents:
+        if (folder / "card.json").is_file() and (folder / "model.onnx").is_file():
+            raise BlemishError(f"{target}: is in the bundle {folder}, which must stay as it is; choose another place.")
+    for source in reads:
+        if source.resolve().is_relative_to(here):
+            raise BlemishError(
+                f"{target}: {'' if source == target else f'holds {source}, which '}is read by this "
+                "command; choose another place to write to."
+            )
+
+
+def check_file(file: Path, start: str, reads: Sequence[Path] = ()) -> None:
+    """Raises `BlemishError` unless `file` is new and `writable`, or is ours to replace: empty, or with the text `start`
+    within its first 1000 bytes."""
+    writable(file, reads)
+    if not file.exists():
+        return
+    if not file.is_file():
+        raise BlemishError(f"{file}: is a folder or device; choose a file to write.")
+    with file.open("rb") as stream:
+        head = stream.read(1000)
+    if head and start.encode() not in head:
+        raise BlemishError(f"{file}: exists and is something else, so it is not replaced; choose another file.")
+
+
+def not_own(folder: Path) -> str | None:
+    """The first file below a marked folder that is not its own, relative to it; None where all are."""
+    mark = mark_of(folder) or Mark("")
+    for name in _files_in(folder):
+        if mark.files is None:
+            first = name.partition("/")[0]
+            own = first in mark.names and not (mark_of(folder / first) and not_own(folder / first))
+        else:
+            own = name in mark.files
+        if not own:
+            return name
+    return None
+
+
+def _refuse_existing(target: Path, kind: str, overwrite: bool) -> None:
+    """Raises `BlemishError` where `target` exists, unless it may be replaced."""
+    if not os.path.lexists(target):
+        return
+    if target.is_symlink() or not target.is_dir():
+        raise BlemishError(f"{target} exists and is no folder; choose another one.")
+    mark = mark_of(target)
+    if mark is None and not _is_empty(target):
+        raise BlemishError(f"{target} exists and was not written by blemish; choose another folder.")
+    if mark and mark.kind not in ("", kind):
+        raise BlemishError(f"{target} exists and is of another kind ({mark.kind}, not {kind}); choose another folder.")
+    if not overwrite:
+        raise BlemishError(f"{target} exists; choose another folder, or replace it with --overwrite.")
+    if name := not_own(target):
+        raise BlemishError(
+            f"{target} holds {name}, which blemish did not write; move that away, or choose another folder."
+        )
+
+
+def _put(partial: Path, target: Path, kind: str, overwrite: bool, lock: Lock) -> Lock | None:
+    """Moves the complete folder `partial` to `target`, where that is still missing or ours to replace; else to a free
+    name beside it. Returns the lock of the folder that it has replaced, which is at `partial` then."""
+    if os.name == "nt":  # where a folder with an open file cannot be moved
+        lock.close()
+    replaced = None
+    try:
+        _refuse_existing(target, kind, overwrite)
+        if not os.path.lexists(target):
+            rename(partial, target, NOREPLACE)
+            return None
+        replaced = _lock(target, target)
+    except (BlemishError, FileExistsError) as cause:
+        number = 2
+        while os.path.lexists(free := target.with_name(f"{target.name}-{number}")):
+            number += 1
+        rename(partial, free, NOREPLACE)
+        reason = cause if isinstance(cause, BlemishError) else f"{target} exists."
+        raise BlemishError(f"The result is in {free}, since {target} has changed during the work: {reason}") from None
+    _exchange(partial, target)
+    return replaced
+
+
+def _empty(target: Path, kind: str) -> None:
+    """Replaces a folder of ours by an empty one."""
+    partial, locks = _beside(target, "partial"), [_lock(target, target)]
+    try:
+        locks.append(_claim(target, kind))
+        _exchange(partial, target)
+    finally:
+        for lock in locks:
+            if lock.holds(partial / MARK):
+                _remove(partial)
+            lock.close()
+
+
+def _exchange(partial: Path, target: Path) -> None:
+    try:
+        rename(partial, target, EXCHANGE)
+    except NotImplementedError:
+        old = _beside(target, "old")
+        target.rename(old)
+        partial.rename(target)
+        old.rename(partial)
+
+
+def _claim(target: Path, kind: str) -> Lock:
+    """Makes `.NAME.partial`, empty, and locks it. What a kill left is put in order first: a complete folder that had
+    not reached its place reaches it, else the one that was moved away comes back."""
+    partial, old = _beside(target, "partial"), _beside(target, "old")
+    if os.path.lexists(partial) and mark_of(partial) is None and not (partial.is_dir() and _is_empty(partial)):
+        raise BlemishError(f"{partial}: is in the way of {target}; move it away, or choose another folder.")
+    lock = _lock(partial, target)
+    try:
+        mark = mark_of(partial)
+        if not os.path.lexists(target) and mark and mark.complete:
+            rename(partial, target, NOREPLACE)
+            lock.close()
+            return _claim(target, kind)
+        if mark_of(old):
+            if os.path.lexists(target):
+                _remove(old)
+            else:
+                rename(old, target, NOREPLACE)
+        lock.write(Mark(kind).content())
+        _clear(partial)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _lock(folder: Path, target: Path) -> Lock:
+    """Makes the folder and its mark where they are missing, and locks the mark; `target` is what the user named."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # the process that had it has just removed it
+            return lock_file(folder / MARK, target)
+
+
+@contextmanager
+def _parents_of(target: Path) -> Iterator[None]:
+    """Makes the folders above `target`, and removes those again that are empty when the block raises."""
+    missing = [folder for folder in target.parents if not folder.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _remove(folder: Path) -> None:
+    """Removes a marked folder. It is no longer complete from the first moment, so that a kill leaves no half of one
+    that looks whole; the mark goes last."""
+    os.truncate(folder / MARK, 0)
+    _clear(folder)
+    (folder / MARK).unlink()
+    folder.rmdir()
+
+
+def _clear(folder: Path) -> None:
+    for entry in list(folder.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != MARK:
+            entry.unlink()
+
+
+def _files_in(folder: Path) -> Iterator[str]:
+    """Files and links below a folder, relative to it, without marks and litter; no link is followed."""
+    for top, folders, files in os.walk(folder):
+        for name in sorted([*files, *(name for name in folders if Path(top, name).is_symlink())]):
+            if name not in LITTER and name != MARK:
+                yield Path(top, name).relative_to(folder).as_posix()
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it holds nothing but a mark or litter."""
+    return all(entry.name in LITTER or entry.name == MARK for entry in folder.iterdir())
+
+
+def _beside(target: Path, what: str) -> Path:
+    """`.NAME.what` beside it, shortened where that would be too long a name."""
+    name = f".{target.name}.{what}"
+    if len(os.fsencode(name)) > LONGEST:
+        name = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]}.{what}"
+    return target.with_name(name)

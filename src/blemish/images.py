@@ -15,8 +15,6 @@ because a part must look the same in every image. The rules, and what is refused
 
 from __future__ import annotations
 
-import os
-import re
 import stat
 import threading
 import warnings
@@ -40,6 +38,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from blemish.atomic import open_regular
+from blemish.listing import DEPTH, Tree, walk
 from blemish.types import BlemishError, Sample
 
 if TYPE_CHECKING:
@@ -47,10 +47,8 @@ if TYPE_CHECKING:
 
 # Importing them registers them in Image.OPEN; none of Pillow's other decoders is ever tried.
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, BmpImagePlugin, TiffImagePlugin, WebPImagePlugin, GifImagePlugin)
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
-SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".png", ".apng", ".bmp", ".tif", ".tiff", ".webp", ".gif"])
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "DIB")
 MAX_PIXELS = 100_000_000
-DEPTH = 8  # levels of folders that are searched
 
 _ORIENTATION = 0x0112  # EXIF 2.3, 4.6.4 A: 1 upright ... 8 rotated by a quarter
 _PHOTOMETRIC = 262  # TIFF 6.0, section 3: 0 means that white is zero
@@ -123,42 +121,21 @@ def read_size(path: Path | str) -> tuple[int, int]:
 
 
 def find_images(folder: Path | str, *, recursive: bool = False) -> list[Path]:
-    """The images in `folder`, recognised by their endings, in natural order (2 before 10), without hidden ones.
+    """The images in `folder`, recognised by their endings, in natural order (2 before 10).
 
-    The order is the same on every machine. Links are followed. Raises ImageError if it cannot be listed.
+    The order is the same on every machine. Hidden files, litter, what blemish wrote and links to what is listed already
+    are left out (see `listing`). Raises ImageError if a folder cannot be listed.
     """
-    return [Path(folder, name) for name in list_images(Path(folder), depth=DEPTH if recursive else 0)]
+    return [Path(folder, name) for name in listed(Path(folder), DEPTH if recursive else 0, count=False).images]
 
 
-def list_images(folder: Path, depth: int) -> list[str]:
-    """Names of images relative to `folder`, with forward slashes, at most `depth` folders down (so link cycles end)."""
-    names, folders = [], []
+def listed(folder: Path, depth: int = DEPTH, *, count: bool = True) -> Tree:
+    """What is below `folder`, as `listing.walk`. Raises ImageError if a folder cannot be listed."""
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif has_suffix(entry.name):
-                    names.append(entry.name)
+        return walk(folder, depth, count=count)
     except OSError as error:
-        raise ImageError(f"{_shown(folder)}: cannot be listed ({_cause(error)}); check the path.") from error
-    if depth:
-        for sub in folders:
-            names += [f"{sub}/{name}" for name in list_images(folder / sub, depth - 1)]
-    return sorted(names, key=natural)
-
-
-def has_suffix(name: str) -> bool:
-    """Whether a file's name ends as an image's does."""
-    return f".{name.rpartition('.')[2].lower()}" in SUFFIXES
-
-
-def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key: runs of digits count as numbers, and case matters only between names that are equal otherwise."""
-    runs = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
-    return [(0, int(run), "") if run[0] in "0123456789" else (1, 0, run) for run in runs], name
+        where = error.filename if isinstance(error.filename, str) else folder
+        raise ImageError(f"{_shown(Path(where))}: cannot be listed ({_cause(error)}); check the path.") from error
 
 
 @contextmanager
@@ -173,7 +150,7 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
             raise ImageError(f"{shown} is a device or pipe, not an image; give an image file.")
         if kind.st_size == 0:
             raise ImageError(f"{shown} is empty (0 bytes); write or copy it again.")
-        file = path.open("rb")
+        file = open_regular(path)
     except FileNotFoundError:
         raise ImageError(f"{shown}: there is no such file; check the path.") from None
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -139,7 +140,8 @@ class Region:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result for one image. `decision` is "error" if the image could not be read, and `error` is the reason.
+    """The result for one image. `decision` is "error" if the image could not be judged, and `error` is the reason.
+    All numbers are finite.
 
     Classifiers only: `probability` of an anomaly (with equal prior odds if it was trained so) and, for an anomaly if it
     learned defect types, the likeliest type `defect`. In a notebook a verdict of `Inspector.inspect` is shown as the
@@ -162,6 +164,9 @@ class Verdict:
             raise ValueError("a verdict carries an error text exactly when its decision is 'error'")
         if self.decision == "good" and self.regions:
             raise ValueError("a good verdict has no regions")
+        numbers = (self.score, self.threshold, self.p_value, self.probability)
+        if not all(number is None or isfinite(number) for number in numbers):
+            raise ValueError("a verdict's numbers are finite")
 
     def to_json(self) -> dict[str, Any]:
         """The fields, as in a line of `verdicts.jsonl`."""

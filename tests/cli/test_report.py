@@ -136,9 +136,9 @@ def test_report_writes_what_it_is_asked_for(
 
 
 def test_compare_prints_what_changed(run: Path, all_teach: Path) -> None:
-    found = printed("compare", run, all_teach, "--resamples", 100)
+    found = printed("compare", run, all_teach)
     assert len(found["runs"]) == 2
-    assert "12" in blemish("compare", run, all_teach, "--resamples", 100).stdout
+    assert "12" in blemish("compare", run, all_teach).stdout
     assert "takes two runs or more" in refused("compare", run)
 
 

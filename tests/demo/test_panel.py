@@ -56,7 +56,7 @@ def test_the_command_draws_one_product(tmp_path: Path) -> None:
     printed = blemish("demo", "--draw", "panel", "--quick", "-o", tmp_path / "demo")
     assert len(list((tmp_path / "demo/data/panel/train/good").iterdir())) == 20
     assert "Next: blemish train" in printed.stdout
-    assert sorted(file.name for file in (tmp_path / "demo").iterdir()) == ["data"]
+    assert sorted(file.name for file in (tmp_path / "demo").iterdir()) == [".blemish", "data"]
     assert "--draw takes flange, cloth, board or panel, not 'x'" in refused(
         "demo", "--draw", "x", "-o", tmp_path / "demo"
     )

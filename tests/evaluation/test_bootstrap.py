@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from blemish.evaluation.bootstrap import Interval, bootstrap, clopper_pearson, intervals, to_json, wilson
+from blemish.evaluation.bootstrap import Interval, bootstrap, clopper_pearson, intervals, paired_shares, to_json, wilson
 
 Floats = npt.NDArray[np.float64]
 
@@ -116,6 +116,35 @@ def test_clopper_pearson_never_covers_less_than_its_level() -> None:
     assert clopper_pearson(0, 0) == Interval(None)
     with pytest.raises(ValueError, match="successes"):
         clopper_pearson(6, 5)
+
+
+def test_paired_shares_by_hand() -> None:
+    """Bonett and Price (2012): with b and c trials in which only the one, only the other is True, (b - c) / (n + 2) -+
+    z sqrt(((b + 1) + (c + 1) - (b - c)^2 / (n + 2)) / (n + 2)^2)."""
+    some, less = np.arange(30) < 21, np.isin(np.arange(30), [*range(15), 25, 26])
+    found = paired_shares(some, less)  # b = 6, c = 2
+    half = 1.959964 * math.sqrt((7 + 3 - 4**2 / 32) / 32**2)
+    assert found.value == pytest.approx(4 / 30)
+    assert (found.low, found.high) == pytest.approx((4 / 32 - half, 4 / 32 + half))
+    equal = paired_shares(some, some)
+    assert (equal.low, equal.high) == pytest.approx((-1.959964 * math.sqrt(2) / 32, 1.959964 * math.sqrt(2) / 32))
+    assert paired_shares(some[:1], less[:1]) == Interval(0.0)
+    assert paired_shares(some[:0], less[:0]) == Interval(None)
+
+
+@pytest.mark.parametrize("count", [10, 20, 50])
+@pytest.mark.parametrize(("first", "second"), [(0.9, 0.95), (0.95, 0.95), (0.99, 0.9)])
+def test_paired_shares_cover_the_difference(count: int, first: float, second: float) -> None:
+    random = np.random.default_rng(4)
+    held = 0
+    for _ in range(500):
+        common = random.random(count)
+        other = np.where(random.random(count) < 0.5, common, random.random(count))
+        found = paired_shares(common < first, other < second)
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= first - second <= found.high
+    assert held / 500 >= 0.93
 
 
 def test_to_json_gives_json_types() -> None:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 from sklearn import metrics
 
+from blemish.evaluation.auroc_interval import auroc_interval
 from blemish.evaluation.bootstrap import Interval
 from blemish.evaluation.detection import (
     Confusion,
@@ -119,10 +120,11 @@ def test_undefined_figures_have_no_value() -> None:
     assert nobody["auroc"] == nobody["recall"] == Interval(None)
 
 
-def test_perfect_separation_has_no_bootstrap_interval_but_one_of_recall() -> None:
+def test_perfect_separation_has_no_bootstrap_interval_but_those_of_auroc_and_recall() -> None:
     labels = np.arange(20) >= 10
     found = detection_metrics(np.arange(20, dtype=np.float32), labels, labels)
-    assert found["auroc"] == found["f1"] == Interval(1.0)
+    assert found["f1"] == Interval(1.0)
+    assert found["auroc"] == auroc_interval(np.arange(20.0), labels)
     recall = found["recall"]
     assert isinstance(recall, Interval)
     assert recall.low == pytest.approx(10 / (10 + 1.959964**2))  # Wilson at 10 of 10

@@ -39,7 +39,7 @@ def card() -> bundle.Card:
             color_range=(0.5, 2.0),
         ),
         parity={"scores": 0.0},
-        backbone={"name": "bundled"},
+        backbone={"name": "bundled", "licence": "Apache-2.0"},
         licences={},
         versions={},
     )

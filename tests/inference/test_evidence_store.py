@@ -66,8 +66,8 @@ def npy(array: object) -> bytes:
         ({"names.json": b"7"}, "cannot be read"),
         ({"names.json": b"[1, 2]"}, "names.json has the wrong form"),
         ({"sources.npy": b"no array"}, "cannot be read"),
-        ({"sources.npy": npy([[0, 1]])}, "sources.npy or names.json has the wrong form"),
-        ({"sources.npy": npy(np.zeros((1, 3)))}, "sources.npy or names.json has the wrong form"),
+        ({"sources.npy": npy([[0, 1]])}, "sources.npy has the wrong form"),
+        ({"sources.npy": npy(np.zeros((1, 3)))}, "sources.npy has the wrong form"),
         ({"sources.npy": npy([{"a": 1}])}, "cannot be read"),  # a pickle is never opened
         ({"sources.npy": npy(np.array([[2, 0, 0]], np.int32))}, "names images that are not in it"),
     ],

@@ -15,6 +15,7 @@ from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.inference import bundle, evidence, framing
 from blemish.inference.bundle import Frame
 from blemish.inference.framing import Framing, bounding_box, cells_of, clipped, inverse
+from blemish.inference.nearest_normal import nearest_normal
 from blemish.training.config import TrainConfig
 from blemish.training.pipeline import train
 from tests.framing import HEIGHT, SPOTS, WIDTH, anywhere, plate, region, write_product
@@ -229,6 +230,37 @@ def test_regions_and_evidence_of_an_aligned_run_are_in_the_image_as_it_was_given
             assert left <= x.mean() < right
             assert top <= y.mean() < bottom
         assert gathered.nearest[0].crop.max() > 235  # the spot itself
+
+
+@pytest.mark.parametrize(
+    ("moved", "place"), [((18, 10, 0), (WIDTH - 2, 40)), ((-17, 6, 4), (1, 100)), ((5, -12, -3), (120, 1))]
+)
+def test_the_evidence_of_a_shifted_part_is_cut_from_what_the_detector_saw(
+    aligned: Path, tmp_path: Path, moved: tuple[float, float, float], place: tuple[int, int]
+) -> None:
+    """At the edge to which the part was shifted: what the image does not show came from the reference, not from the
+    repeated edge. And the normal crop shows the same place of the part."""
+    inspector = Inspector(aligned, threads=1)
+    assert inspector.framing
+    image = plate(410, moved=moved)[0]
+    inspection = inspector.look(write_image(tmp_path / "a.png", image))
+    nearest = nearest_normal(inspector, evidence.open_store(inspector), inspection, place)
+    assert nearest
+    seen, _ = inspector.framing.to_frame(image, inspection.pose)
+    places = np.lib.stride_tricks.sliding_window_view(seen, nearest.crop.shape)[:, :, 0]
+    same = np.argwhere((places == nearest.crop).all((2, 3, 4)))
+    assert len(same) == 1
+    (top, left), (height, width) = same[0].tolist(), nearest.crop.shape[:2]
+    assert nearest.normal is not None
+    store = evidence.open_store(inspector)
+    assert store is not None
+    source = np.asarray(Image.fromarray(store.image(store.names.index(nearest.source or ""))).resize((WIDTH, HEIGHT)))
+    apart = {  # of the normal crop from what its image shows there, moved by so many pixels
+        move: np.abs(nearest.normal.astype(float) - source[top:, move:][:height, :width]).mean()
+        for move in range(left - 20, left + 21)
+        if 0 <= move <= WIDTH - width
+    }
+    assert abs(min(apart, key=lambda move: apart[move]) - left) <= 12  # to a cell, of 10 pixels
 
 
 def test_an_image_that_cannot_be_aligned_is_an_error_and_others_are_inspected(aligned: Path, tmp_path: Path) -> None:

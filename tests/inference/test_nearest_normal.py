@@ -1,4 +1,5 @@
 import io
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from tests.inference.conftest import with_outputs
 def test_a_spot_is_shown_beside_the_normal_patch_nearest_to_it(
     inspector: Inspector, store: EvidenceStore, defective: Inspection
 ) -> None:
-    nearest = nearest_normal(defective, store, inspector.card, defective.verdict.regions[0])
+    nearest = nearest_normal(inspector, store, defective, defective.verdict.regions[0])
     assert nearest is not None
     assert nearest.region == defective.verdict.regions[0]
     assert defective.image is not None
@@ -65,7 +66,7 @@ def test_the_normal_crop_is_shifted_as_the_patch_is(inspector: Inspector) -> Non
         distances=np.ones((1, 8, 8), np.float32),
     )
     inspection = Inspection(Verdict("a.png", "anomaly", 1.0, 0.5), good, prediction)
-    nearest = nearest_normal(inspection, store, inspector.card, (36, 28))
+    nearest = nearest_normal(inspector, store, inspection, (36, 28))
     assert nearest is not None
     assert nearest.box == (24, 16, 48, 40)  # three cells of eight pixels around it
     assert nearest.normal is not None
@@ -85,14 +86,15 @@ def test_p_values_by_hand(inspector: Inspector, store: EvidenceStore, defective:
         distances[row, column] = distance
         place = round((column + 0.5) * 80 / distances.shape[1]), round((row + 0.5) * 60 / distances.shape[0])
         changed = with_outputs(defective, distances=distances[None])
-        nearest = nearest_normal(changed, store, inspector.card, place)
+        nearest = nearest_normal(inspector, store, changed, place)
         assert nearest is not None
         assert nearest.distance == pytest.approx(distance)
         assert nearest.p_value == pytest.approx((1 + sum(d >= nearest.distance for d in rule.distances)) / 20)
         assert nearest.region is None
     # A bundle without distances of calibration images has no p-value.
-    blank = inspector.card.model_copy(update={"decision": rule.model_copy(update={"distances": ()})})
-    nearest = nearest_normal(defective, store, blank, region)
+    blank = copy(inspector)
+    blank.card = inspector.card.model_copy(update={"decision": rule.model_copy(update={"distances": ()})})
+    nearest = nearest_normal(blank, store, defective, region)
     assert nearest is not None
     assert nearest.p_value is None
 
@@ -102,7 +104,7 @@ def test_a_patch_whose_image_is_not_in_the_bundle_has_a_distance_alone(
 ) -> None:
     table = store.table.copy()
     table[:, 0] = -1
-    nearest = nearest_normal(defective, replace(store, table=table), inspector.card, (36, 26))
+    nearest = nearest_normal(inspector, replace(store, table=table), defective, (36, 26))
     assert nearest is not None
     assert (nearest.source, nearest.normal) == (None, None)
     assert nearest.distance > 0
@@ -112,7 +114,7 @@ def test_without_neighbours_there_is_nothing_to_compare(
     inspector: Inspector, store: EvidenceStore, defective: Inspection
 ) -> None:
     old = with_outputs(defective, neighbours=None, distances=None)
-    assert nearest_normal(old, store, inspector.card, (36, 26)) is None
+    assert nearest_normal(inspector, store, old, (36, 26)) is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from blemish import BlemishError, Inspector
+from blemish.files import kept, mark_of
 from blemish.inference.evidence import gather
 from blemish.inference.evidence_store import EvidenceStore
 from blemish.inference.inspector import Inspection
@@ -25,7 +26,6 @@ def test_what_is_written_of_an_anomaly_a_broken_file_and_without_evidence(
         folder.add(with_evidence.write(defective, folder.unique("deep/a.png")))
         folder.add(with_evidence.write(inspector.look(tmp_path / "missing.png"), "b.png"))
         folder.add(without.write(defective, "c.png"))
-        assert not (out / VERDICTS).exists()
     anomaly, missing, plain = (json.loads(line) for line in (out / VERDICTS).read_text("utf-8").splitlines())
     nearest, inpainted = evidence.nearest[0], evidence.counterfactual
     assert anomaly["evidence"][0] == {
@@ -71,25 +71,56 @@ def test_equal_names_get_numbers(tmp_path: Path) -> None:
     assert names == ["a.png", "b/a.png", "a.png-2", "A.PNG-3", "a.png-2-2", "a.png-4"]
 
 
-def test_verdicts_are_there_whole_or_not_at_all(tmp_path: Path, defective: Inspection) -> None:
-    (tmp_path / VERDICTS).write_text("earlier\n")
+def test_each_verdict_is_there_at_once_and_stays_when_the_rest_fails(tmp_path: Path, defective: Inspection) -> None:
+    out = tmp_path / "seen"
 
     def fail() -> None:
-        with ResultsFolder(tmp_path) as folder:
-            folder.add(Result(defective))
+        with ResultsFolder(out) as folder:
+            for number in (1, 2):
+                folder.add(Result(defective))
+                assert len((out / VERDICTS).read_text().splitlines()) == number
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert [file.name for file in tmp_path.iterdir()] == [VERDICTS]
-    assert (tmp_path / VERDICTS).read_text() == "earlier\n"
-    with ResultsFolder(tmp_path) as folder:
-        folder.add(Result(defective))
-    assert [file.name for file in tmp_path.iterdir()] == [VERDICTS]
-    assert json.loads((tmp_path / VERDICTS).read_text())["decision"] == "anomaly"
+    assert len((out / VERDICTS).read_text().splitlines()) == 2
+    mark = mark_of(out)
+    assert mark is not None
+    assert (mark.kind, mark.complete, mark.files) == ("inspection", False, frozenset({VERDICTS}))
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_an_earlier_inspection_is_replaced_as_a_whole_and_only_if_asked(
+    inspector: Inspector, defective: Inspection, tmp_path: Path
+) -> None:
+    out = tmp_path / "seen"
+    writer = ImageWriter(out, inspector)
+    with ResultsFolder(out) as folder:
+        folder.add(writer.write(defective, folder.unique("old.png")))
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    assert len(before) == 5  # mark, verdicts, overlay, evidence, inpainted
+    with pytest.raises(BlemishError, match="--overwrite"):
+        ResultsFolder(out)
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+    with ResultsFolder(out, overwrite=True) as folder:
+        folder.add(writer.write(defective, folder.unique("new.png")))
+    assert not list(out.rglob("old*"))
+    (out / "overlays/mine.jpg").touch()
+    with pytest.raises(BlemishError, match=r"holds overlays/mine\.jpg, which blemish did not write"):
+        ResultsFolder(out, overwrite=True)
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BlemishError, match=r"cannot be written to .* choose another --out"):
+    with pytest.raises(BlemishError, match="is no folder"):
         ResultsFolder(tmp_path / "file")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / VERDICTS).write_text("journal\n")
+    for overwrite in (False, True):
+        with pytest.raises(BlemishError, match="was not written by blemish"):
+            ResultsFolder(tmp_path / "mine", overwrite=overwrite)
+    assert (tmp_path / "mine" / VERDICTS).read_text() == "journal\n"
+    with kept(tmp_path / "w", "watch", [VERDICTS], resume=True):
+        (tmp_path / "w" / VERDICTS).write_text("journal\n")
+    with pytest.raises(BlemishError, match=r"of another kind \(watch, not inspection\)"):
+        ResultsFolder(tmp_path / "w", overwrite=True)
+    assert (tmp_path / "w" / VERDICTS).read_text() == "journal\n"

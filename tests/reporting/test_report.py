@@ -401,11 +401,12 @@ def test_a_classifier_guarantees_nothing(tmp_path: Path) -> None:
 
 def test_a_damaged_overlay_leaves_the_old_report(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [verdict("a.png", "good", 1.0)])
-    (tmp_path / "r.html").write_text("old")
+    report(run, tmp_path / "r.html")
+    old = (tmp_path / "r.html").read_text()
     (run / "overlays/a.png.jpg").write_bytes(b"torn")
     with pytest.raises(BlemishError, match=r"a\.png\.jpg"):
         report(run, tmp_path / "r.html")
-    assert (tmp_path / "r.html").read_text() == "old"
+    assert (tmp_path / "r.html").read_text() == old
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.html", "run"]
     with pytest.raises(BlemishError, match="is a folder"):
         report(run, None, csv=tmp_path / "run")

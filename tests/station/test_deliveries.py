@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from blemish import BlemishError
-from blemish.station.deliveries import PASSWORD, TOKEN, USER, Mqtt, Outbox, Webhook
+from blemish.station.deliveries import Outbox
 from blemish.station.journal import Journal
+from blemish.station.receivers import PASSWORD, TOKEN, USER, Mqtt, Webhook
 from tests.station.test_journal import row
 from tests.support import eventually
 

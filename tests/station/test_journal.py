@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from blemish import BlemishError
-from blemish.station.arrivals import File
 from blemish.station.journal import Journal, identity
+from blemish.station.scan import File
 
 CONTENT = "ab" * 32  # a SHA-256
 

@@ -68,7 +68,7 @@ def test_the_bundle_gives_the_scores_of_predict(fitted: Estimator, good: list[Pa
     verdict = inspector.inspect(image)
     assert verdict.decision == "anomaly"
     assert verdict.score == pytest.approx(fitted.predict([image]).scores[0], rel=1e-5)
-    with pytest.raises(BlemishError, match="exists; choose another folder"):
+    with pytest.raises(BlemishError, match="--overwrite"):
         detector.export(folder)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import pytest
 from PIL import Image
@@ -22,13 +23,13 @@ from blemish.training.splits import auto_size
 from blemish.types import BlemishError, Decision, Label, Prediction, Sample, Verdict
 from tests.conftest import tile
 from tests.detectors.nn.test_loggers import read_events
-from tests.support import write_image
+from tests.support import grey, write_image
 
 QUICK = PatchCoreConfig(max_bank=50)
 
 
 def test_a_run_is_complete(run: Path) -> None:
-    names = ["bundle", "evidence", "inpainted", "metrics.json", "overlays", "report.html", "verdicts.jsonl"]
+    names = [".blemish", "bundle", "evidence", "inpainted", "metrics.json", "overlays", "report.html", "verdicts.jsonl"]
     assert sorted(p.name for p in run.iterdir()) == names
     assert sorted(p.name for p in (run / "bundle").iterdir()) == ["card.json", "evidence.zip", "model.onnx"]
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
@@ -187,6 +188,21 @@ def test_parity_of_a_faithful_export(tmp_path: Path) -> None:
     parity = prove_parity(in_pytorch, exported, [s.name for s in some])
     assert parity.images == 3
     assert parity.scores < 1e-5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("of", ["scores", "maps"])
+def test_an_image_without_a_finite_score_ends_the_training_by_name(tmp_path: Path, of: str, value: float) -> None:
+    def run(images: npt.NDArray[np.uint8]) -> Prediction:
+        values: dict[str, Any] = {"scores": np.zeros(1, np.float32), "maps": np.zeros((1, 2, 2), np.float32)}
+        if images.max() > 0:
+            values[of].flat[-1] = value
+        return Prediction(**values)
+
+    some = [Sample(tmp_path, "black.png", pixels=grey(np.zeros((4, 4)))), Sample(tmp_path, "b.png", pixels=tile(1)[0])]
+    assert len(predict(run, some[:1])) == 1
+    with pytest.raises(BlemishError, match=f"^b.png: the detector gave no number .* among its {of}"):
+        predict(run, some)
 
 
 def test_failed_parity_names_the_images_and_figures(tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def test_a_sweep_measures_every_cell_and_tests_the_chosen_settings(swept: Sweep,
     card = bundle.read(swept.folder / "chosen").card
     assert card.settings["coreset"] == float(swept.chosen.options["coreset"])
     assert (card.settings["seed"], card.image_size) == (0, (64, 96))
-    assert sorted(p.name for p in swept.folder.iterdir()) == ["chosen", "sweep.csv", "sweep.json", "validation"]
+    written = [".blemish", "chosen", "sweep.csv", "sweep.json", "validation"]
+    assert sorted(p.name for p in swept.folder.iterdir()) == written
     # The final training also learns from the validation images, and the test split is that of `blemish train`.
     assert card.data == bundle.read(run).card.data
     assert swept.metrics is not None
@@ -287,7 +288,7 @@ def test_a_killed_cell_is_resumed_from_its_checkpoint(
     sweep(config)
     assert CHECKPOINT_EXISTED == [False, False, True]  # the second cell finds its own file, not that of the first
     assert [r["error"] for r in read_table(config.out)] == ["", ""]
-    assert sorted(p.name for p in config.out.iterdir()) == ["sweep.csv", "sweep.json", "validation"]
+    assert sorted(p.name for p in config.out.iterdir()) == [".blemish", "sweep.csv", "sweep.json", "validation"]
 
 
 def test_progress_names_the_cell(product: Path, tmp_path: Path) -> None:
@@ -335,10 +336,10 @@ def test_other_images_are_refused_and_overwriting_starts_again(swept: Sweep, pro
 
 
 def test_refusals(product: Path, tmp_path: Path) -> None:
-    with pytest.raises(BlemishError, match="is not a blemish sweep, so it cannot be resumed"):
-        sweep(config_for(product, tmp_path))
-    with pytest.raises(BlemishError, match="so it is not replaced"):
-        sweep(config_for(product, tmp_path, overwrite=True))
+    (tmp_path / "mine").touch()
+    for overwrite in (False, True):
+        with pytest.raises(BlemishError, match="was not written by blemish"):
+            sweep(config_for(product, tmp_path, overwrite=overwrite))
     for grid, sentence in (
         ("cores=1", "--cores is not an option of --detector patchcore"),
         ("num_neighbours=1,many", "--num-neighbours takes a whole number, not 'many'"),

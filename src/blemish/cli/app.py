@@ -93,11 +93,13 @@ def inspect(
     drift: Annotated[
         Path | None, typer.Option(help="File of a running test whether good parts still look like the calibration set.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier inspection in --out.")] = False,
     null: Annotated[bool, typer.Option("-0", "--null", help="Paths on standard input end with NUL.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each image.")] = False,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when an anomaly is found.")] = FailOn.never,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 100_000_000,
+    timeout: Annotated[float, typer.Option(help="Seconds that the graph may take for an image or four tiles.")] = 60.0,
     device: Annotated[str, typer.Option(help="cpu, or cuda with onnxruntime-gpu.")] = "cpu",
 ) -> None:
     """Judge images: good or anomaly, how sure, and where."""
@@ -106,13 +108,15 @@ def inspect(
     from blemish.inference.results import ImageWriter, Result, ResultsFolder
 
     images = _images(paths, null)
-    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, device=device)
+    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, timeout=timeout, device=device)
     drift_test = DriftFile(drift, inspector.card) if drift else None
     counts: Counter[str] = Counter()
-    if evidence and not out:
-        raise BlemishError("--evidence is written beside the verdicts; give a folder with --out.")
+    if (evidence or overwrite) and not out:
+        option = "--evidence is written beside the verdicts" if evidence else "--overwrite is about --out"
+        raise BlemishError(f"{option}; give a folder with --out.")
     writer = ImageWriter(out, inspector, evidence=evidence is not False) if out else None
-    folder = ResultsFolder(out) if out else None
+    reads = [bundle, *(path for path in paths if path != Path(STDIN))]
+    folder = ResultsFolder(out, overwrite=overwrite, reads=reads) if out else None
     with folder or nullcontext():
         unique = folder.unique if folder else str
         write = writer.write if writer else lambda inspection, _: Result(inspection)
@@ -153,6 +157,7 @@ app.command()(explain.explain)
 def bundle(
     path: Annotated[Path, typer.Argument(help="A bundle.")],
     pack: Annotated[Path | None, typer.Option("--zip", help="Write the bundle as one .zip.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier .zip of a bundle.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole card.")] = False,
 ) -> None:
     """Verify a bundle and show its card."""
@@ -162,7 +167,7 @@ def bundle(
     if pack:
         if not loaded.path.is_dir():
             raise BlemishError(f"{path}: is a .zip already; give a folder, or omit --zip.")
-        bundles.pack(loaded.path, pack)
+        bundles.pack(loaded.path, pack, overwrite=overwrite)
     if as_json:
         say_json(loaded.card.model_dump(mode="json"), indent=1)
         return

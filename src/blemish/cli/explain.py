@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,16 +26,23 @@ def explain(
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
 ) -> None:
     """Say what the detector saw at one place of an image, and the normal patch that comes nearest."""
+    from blemish.files import kept
+
+    place = _place(at)
+    with kept(out, "explanation", (), resume=True, reads=[bundle, image]) if out else nullcontext():
+        _explain(bundle, image, place, out, as_json, threads)
+
+
+def _explain(bundle: Path, image: Path, place: tuple[int, int], out: Path | None, as_json: bool, threads: int) -> None:
     from blemish.inference.evidence import open_store
     from blemish.inference.inspector import Inspector
     from blemish.inference.nearest_normal import nearest_normal
 
-    place = _place(at)
     inspector = Inspector(bundle, threads=threads)
     store = open_store(inspector)
     inspection = inspector.look(image)
     _check(inspection, place, image)
-    nearest = nearest_normal(inspection, store, inspector.card, place)
+    nearest = nearest_normal(inspector, store, inspection, place)
     file = None
     if out and nearest:
         file = out / f"{image.name}-{place[0]}-{place[1]}.jpg"

@@ -120,8 +120,6 @@ def report(
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders that `blemish train` wrote; the first is the reference.")],
-    seed: Annotated[int, typer.Option(help="Same seed, same intervals.")] = 0,
-    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Compare runs on the test images that they have in common."""
@@ -129,7 +127,7 @@ def compare(
     from blemish.reporting.compare import compare as measure
     from blemish.reporting.compare import sentences, table
 
-    compared = measure(runs, seed=seed, resamples=resamples)
+    compared = measure(runs)
     if as_json:
         say_json(compared, indent=1)
         return

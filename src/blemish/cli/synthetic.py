@@ -66,16 +66,18 @@ def demo(
     if draw:
         from blemish.demo.line import PRODUCTS, write_line
         from blemish.demo.panel import write_panel
+        from blemish.demo.run import own_folder
 
         options: dict[str, Any]
         if draw not in (*PRODUCTS, "panel"):
             raise BlemishError(f"--draw takes {', '.join(PRODUCTS)} or panel, not '{draw}'.")
-        if draw == "panel":
-            options = {"size": (1000, 750), "good": 4, "defective": 1} if quick else {}
-            folder = write_panel(out / "data", progress=progress, **options)
-        else:
-            options = {"size": 256, "train": 30, "good": 8, "defective": 2} if quick else {"train": 80}
-            folder = write_line(out / "data", products=[draw], progress=progress, **options)[0]
+        with own_folder(out):
+            if draw == "panel":
+                options = {"size": (1000, 750), "good": 4, "defective": 1} if quick else {}
+                folder = write_panel(out / "data", progress=progress, **options)
+            else:
+                options = {"size": 256, "train": 30, "good": 8, "defective": 2} if quick else {"train": 80}
+                folder = write_line(out / "data", products=[draw], progress=progress, **options)[0]
         page.print(f"Drawn in {folder}. Next: blemish train {folder} -o RUN", soft_wrap=True)
         return
     from blemish.demo.run import run_demo

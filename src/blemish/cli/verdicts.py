@@ -122,6 +122,7 @@ class DriftFile:
     the calibration scores instead, and is given every score again; `check_complete` checks that."""
 
     def __init__(self, file: Path, card: Card, *, anew: bool = False) -> None:
+        from blemish.files import writable
         from blemish.inference.drift import Drift
 
         rule = card.decision
@@ -130,6 +131,7 @@ class DriftFile:
                 "--drift compares with the good images that set the threshold, each of another part, and this bundle "
                 "has none; train with --decide guarantee, on one image of each part."
             )
+        writable(file)
         if not file.parent.is_dir():  # checked now, not after hours of inspection
             raise BlemishError(f"{file}: there is no folder {file.parent} to keep it in; make it, or name another.")
         self.file = file

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,8 +18,11 @@ from blemish.cli.words import say, say_raw
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
-    from blemish.station.deliveries import Outbox, Target
+    from blemish.station.deliveries import Outbox
+    from blemish.station.receivers import Target
     from blemish.types import Verdict
+
+GRACE = 10.0  # seconds that it may take to end after a signal
 
 
 def watch(
@@ -41,27 +46,33 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print each line of verdicts.jsonl instead of text.")] = False,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 = all.")] = 0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 100_000_000,
+    timeout: Annotated[float, typer.Option(help="Seconds that the graph may take for an image or four tiles.")] = 60.0,
     device: Annotated[str, typer.Option(help="cpu, or cuda with onnxruntime-gpu.")] = "cpu",
 ) -> None:
     """Inspect a folder while images are written into it: each once, in order."""
+    from blemish.files import kept
     from blemish.inference.inspector import Inspector
+    from blemish.inference.results import WRITTEN
     from blemish.station.deliveries import Outbox
-    from blemish.station.journal import Journal
-    from blemish.station.watch import WatchConfig
+    from blemish.station.journal import Journal, is_foreign
+    from blemish.station.watch import UNJUDGED, WatchConfig
     from blemish.station.watch import watch as run
 
     config = WatchConfig(
         folder, out, settle=settle, give_up=give_up, poll=poll, once=once, evidence=evidence is not False
     )
     targets = _targets(webhook, mqtt, topic, mqtt_tls)
-    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, device=device)
+    for warning in (target.warning for target in targets if target.warning):
+        _notify(warning)
+    inspector = Inspector(bundle, threads=threads, max_pixels=max_pixels, timeout=timeout, device=device)
     drift_file = DriftFile(drift, inspector.card, anew=True) if drift else None
 
     def read(row: dict[str, Any]) -> None:
         if drift_file and row.get("bundle") == inspector.card.sha256:
             drift_file.see(row["score"])
 
-    with _stopped_by_signals() as stop, Journal(out, read) as journal:
+    own = kept(out, "watch", WRITTEN, resume=True, foreign=is_foreign)
+    with _stopped_by_signals() as stop, own, Journal(out, read) as journal:
         if drift_file:
             drift_file.check_complete(journal.file)
         outboxes = [Outbox(journal, target, _notify) for target in targets]
@@ -70,11 +81,14 @@ def watch(
         finally:
             for outbox in outboxes:
                 outbox.close()
+    unjudged = counts.pop(UNJUDGED, 0)
+    if unjudged:
+        _notify(f"{unjudged} images or folders could not be inspected, for the reasons above; run it again.")
     if not as_json:
         say(f"{summary(counts)} Verdicts are in {journal.file}.")
     if drift_file:
         _notify(drift_file.save())
-    if once and counts["error"]:
+    if once and (counts["error"] or unjudged):
         raise typer.Exit(INCOMPLETE)
 
 
@@ -97,7 +111,7 @@ def _to_all(
 
 
 def _targets(webhook: str | None, mqtt: str | None, topic: str, tls: bool) -> list[Target]:
-    from blemish.station.deliveries import Mqtt, Webhook
+    from blemish.station.receivers import Mqtt, Webhook
 
     if tls and not mqtt:
         raise BlemishError("--mqtt-tls is about a broker; name it with --mqtt.")
@@ -107,20 +121,38 @@ def _targets(webhook: str | None, mqtt: str | None, topic: str, tls: bool) -> li
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[Event]:
-    """An event that Ctrl-C and SIGTERM set, so that what was begun is finished. A second one ends the process at
-    once."""
+    """An event that Ctrl-C and SIGTERM set, so that what was begun is finished. A second one ends the process at once,
+    and so does `GRACE`: an image, a disk or a terminal that never answers must not hold it."""
     stop = Event()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
 
-    def handle(number: int, _frame: object) -> None:
+    def wait() -> None:
+        # The system writes here even where the main thread is deep in a library and runs no handler.
+        number = os.read(reading, 1)
+        if number:
+            stop.set()
+            if select.select([reading], [], [], GRACE)[0] and not os.read(reading, 1):
+                return  # it has ended in time
+            os._exit(128 + number[0])
+        # Nobody writes any more: the watch is over.
+
+    def handle(_number: int, _frame: object) -> None:
         stop.set()
-        signal.signal(number, signal.SIG_DFL)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    waiter = Thread(target=wait, name="signals", daemon=True)
+    waiter.start()
     try:
         yield stop
     finally:
+        signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(writing)
+        waiter.join()
+        os.close(reading)
 
 
 def _notify(sentence: str) -> None:

@@ -46,7 +46,7 @@ def say(line: str, *, err: bool = False) -> None:
 
 def say_json(value: Any, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> None:
     """Prints a value as JSON, in ASCII."""
-    say_raw(json.dumps(value, indent=indent, default=default))
+    say_raw(json.dumps(value, indent=indent, default=default, allow_nan=False))
 
 
 def say_raw(line: str) -> None:

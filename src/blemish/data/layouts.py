@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from blemish.images import DEPTH, list_images, natural
+from blemish.images import listed
+from blemish.listing import DEPTH, natural
 from blemish.types import BlemishError, Label, Sample, SplitName
 
 GOOD = frozenset({"good", "ok", "normal"})  # folder names, in any case
@@ -52,7 +53,7 @@ class Listing:
         """Names relative to `folder` of the images in it, and in its own folders down to `depth`."""
         if (folder, depth) not in self._known:
             path = self.root / folder
-            self._known[folder, depth] = list_images(path, depth) if path.is_dir() else []
+            self._known[folder, depth] = listed(path, depth, count=False).images if path.is_dir() else []
         return self._known[folder, depth]
 
     @cached_property

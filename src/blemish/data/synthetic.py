@@ -24,7 +24,7 @@ from blemish.data import idx, layouts
 from blemish.data.audit import audit
 from blemish.data.corrupt import AREA, KINDS, check_kinds, corrupt
 from blemish.data.split import split
-from blemish.files import replacing, write_text
+from blemish.files import staged, write_text
 from blemish.images import load_image
 from blemish.types import BlemishError, Progress, Sample, silent
 
@@ -83,25 +83,26 @@ def write_corrupted(
     kinds = list(dict.fromkeys(kinds))
     check_kinds(kinds)
     _check_counts(train, test)
-    _check_folders(data, out, overwrite)
+    here, there = data.resolve(), out.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise BlemishError(f"{out} and {data} overlap; choose a folder outside {data} with -o.")
     rng = np.random.default_rng([seed, 0])
-    division = _thinned(_divide(data, layout, one_class, seed, kinds, rng, progress), train, test, rng)
-    card: dict[str, Any] = {
-        "format": FORMAT,
-        "source": str(data),
-        "layout": division.layout,
-        "one_class": one_class,
-        "seed": seed,
-        "kinds": kinds,
-        "area": list(area),
-        "skipped": list(division.skipped),
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as folder:
+    with staged(out, "images", overwrite=overwrite, reads=[data]) as folder:
+        division = _thinned(_divide(data, layout, one_class, seed, kinds, rng, progress), train, test, rng)
         count = len(division.train) + len(division.good) + len(division.corrupted)
         written = dict(progress(_write(folder, division, kinds, area, seed), "writing", count))
-        card["counts"] = dict(sorted(Counter(name.rpartition("/")[0] for name in written).items()))
-        card["images"] = written
+        card = {
+            "format": FORMAT,
+            "source": str(data),
+            "layout": division.layout,
+            "one_class": one_class,
+            "seed": seed,
+            "kinds": kinds,
+            "area": list(area),
+            "skipped": list(division.skipped),
+            "counts": dict(sorted(Counter(name.rpartition("/")[0] for name in written).items())),
+            "images": written,
+        }
         write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
     return card
 
@@ -111,24 +112,6 @@ def _check_counts(train: int | None, test: int | None) -> None:
         raise BlemishError(f"Asked for {train} training images; there must be at least 1.")
     if test is not None and test < 2:
         raise BlemishError(f"Asked for {test} test images; there must be at least 2, a good and a corrupted one.")
-
-
-def _check_folders(data: Path, out: Path, overwrite: bool) -> None:
-    here, there = data.resolve(), out.resolve()
-    if here == there or here in there.parents or there in here.parents:
-        raise BlemishError(f"{out} and {data} overlap; choose a folder outside {data} with -o.")
-    if not out.exists():
-        return
-    if not overwrite:
-        raise BlemishError(f"{out} exists; choose another folder with -o, or replace it with --overwrite.")
-    try:
-        ours = json.loads((out / CARD).read_text(encoding="utf-8"))["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
-        raise BlemishError(
-            f"{out} was not written by `blemish corrupt`, so it is not replaced; choose another folder with -o."
-        )
 
 
 def _divide(

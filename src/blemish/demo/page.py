@@ -19,9 +19,10 @@ from blemish import reporting
 from blemish.data import layouts
 from blemish.demo.line import PRODUCTS
 from blemish.files import write_text
-from blemish.images import load_image, load_mask, natural
+from blemish.images import load_image, load_mask
 from blemish.inference import bundle
 from blemish.inference.overlay import colours
+from blemish.listing import natural
 from blemish.reporting.figures import FILTERS, MAIN, SHORT, Figure
 from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError, Progress, Sample, silent

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from blemish.demo.line import PRODUCTS, write_line
-from blemish.demo.page import write_page
+from blemish.demo.page import IMAGES, write_page
 from blemish.detectors.attention.config import AttentionConfig
 from blemish.detectors.cam.config import CamConfig
 from blemish.detectors.interface import DetectorConfig
 from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.files import Kept, kept
 from blemish.training.config import TrainConfig
 from blemish.training.pipeline import train
 from blemish.types import Progress, silent
@@ -48,17 +51,27 @@ def plans(*, quick: bool = False) -> list[Plan]:
     ]
 
 
+def own_folder(out: Path) -> AbstractContextManager[Kept]:
+    """The demo's folder, see `files.kept`."""
+    return kept(out, "demo", ("data", IMAGES, "index.html", *(plan.run for plan in plans())), resume=True)
+
+
 def run_demo(out: Path, *, quick: bool = False, progress: Progress = silent) -> list[dict[str, Any]]:
     """Writes `out/data/<product>` (images and masks), `out/<product>` (a run each), a second run by the autoencoder in
     `out/<product>-attention` and one by the classifier in `out/<product>-cam`, and `out/index.html`.
 
     Returns each run's metrics. A rerun draws only what is missing and trains again.
     """
+    planned = plans(quick=quick)
+    with own_folder(out):
+        return _run_demo(out, planned, quick=quick, progress=progress)
+
+
+def _run_demo(out: Path, planned: Sequence[Plan], *, quick: bool, progress: Progress) -> list[dict[str, Any]]:
     if quick:
         write_line(out / "data", train=30, good=8, defective=2, size=256, progress=progress)
     else:
         write_line(out / "data", train=80, good=20, defective=6, progress=progress)
-    planned = plans(quick=quick)
     metrics = []
     for plan in planned:
         config = TrainConfig(

@@ -1,4 +1,4 @@
-"""Confidence intervals: the bootstrap over images, and Wilson's and the exact interval for plain shares."""
+"""Confidence intervals: the bootstrap over images, and closed formulas for plain shares and their differences."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def intervals(
     give equal intervals.
 
     There is no interval where it would mislead: with fewer than 2 images in a stratum, with more than 5 % of the
-    resamples undefined, or where all resamples give the same value (an AUROC of exactly 1 stays 1 in each).
+    resamples undefined, or where all resamples give the same value (an average precision of exactly 1 stays 1 in each).
     """
     group = np.zeros(strata, np.int64) if isinstance(strata, int) else np.asarray(strata)
     _, group = np.unique(group, return_inverse=True)
@@ -122,13 +122,17 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
         raise ValueError(f"expected 0 <= successes <= trials; got {successes} of {trials}")
     if trials == 0:
         return Interval(None)
+    low, high = wilson_ends(successes / trials, trials, level)
+    return Interval(successes / trials, low, high)
+
+
+def wilson_ends(share: float, trials: float, level: float = 0.95) -> tuple[float, float]:
+    """The ends of `wilson` for a share (0..1) of any positive number of trials, which need not be whole."""
     z = NormalDist().inv_cdf((1 + level) / 2)
-    share, penalty = successes / trials, z * z / trials
+    penalty = z * z / trials
     centre = (share + penalty / 2) / (1 + penalty)
     half = z / (1 + penalty) * math.sqrt(share * (1 - share) / trials + penalty / (4 * trials))
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == trials else min(1.0, centre + half)
-    return Interval(share, low, high)
+    return 0.0 if share == 0 else max(0.0, centre - half), 1.0 if share == 1 else min(1.0, centre + half)
 
 
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:
@@ -162,6 +166,29 @@ def _share_with_tail(trials: int, successes: int, tail: float) -> float:
         below = binomial_tail(trials, successes, middle) < tail
         low, high = (middle, high) if below else (low, middle)
     return middle
+
+
+def paired_shares(some: npt.NDArray[np.bool_], less: npt.NDArray[np.bool_], level: float = 0.95) -> Interval:
+    """The share of True in `some` (N,) minus that in `less` (N,), of the same trials, with the interval of Bonett and
+    Price (2012): Wald's, with a further trial that only the one has, and one that only the other has.
+
+    A bootstrap has no interval where the two are equal in each trial, and too short a one where they are in most.
+    No interval of 1 trial; undefined for none.
+
+    >>> found = paired_shares(np.array([True, True, True, False]), np.array([True, False, False, False]))
+    >>> found.value, round(found.low, 3), round(found.high, 3)  # 2/6 -+ 1.96 sqrt((4/6 - 4/36) / 6)
+    (0.5, -0.263, 0.93)
+    """
+    if not len(some):
+        return Interval(None)
+    differences = some.astype(np.float64) - less
+    value = float(differences.mean())
+    if len(some) == 1:
+        return Interval(value)
+    widened = np.concatenate([differences, [1, -1]])
+    half = NormalDist().inv_cdf((1 + level) / 2) * float(widened.std()) / math.sqrt(len(widened))
+    middle = float(widened.mean())
+    return Interval(value, max(-1.0, min(value, middle - half)), min(1.0, max(value, middle + half)))
 
 
 def to_json(value: Any) -> Any:

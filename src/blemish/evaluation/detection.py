@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from blemish.evaluation.auroc_interval import auroc_interval
 from blemish.evaluation.bootstrap import Interval, intervals, wilson
 
 Floats = npt.NDArray[np.float64]
@@ -185,8 +186,9 @@ def detection_metrics(
 ) -> dict[str, Interval | Confusion]:
     """All image-level figures by name (docs/metrics.md explains each), each with its interval at `level`.
 
-    `auroc`, `average_precision`, `best_f1`, `f1` and `balanced_accuracy` have bootstrap intervals over images,
-    stratified by label. The plain shares have Wilson's: `precision` = caught / flagged, `recall` = caught / anomalies,
+    `auroc` has the interval of `auroc_interval`. `average_precision`, `best_f1`, `f1` and `balanced_accuracy` have
+    bootstrap intervals over images, stratified by label. The plain shares have Wilson's: `precision` = caught /
+    flagged, `recall` = caught / anomalies,
     `miss_rate` = missed / anomalies, `false_alarm_rate` = false alarms / good, `accuracy` = right / all. `confusion`
     holds the numbers.
     """
@@ -197,7 +199,6 @@ def detection_metrics(
         ranked = ranking.counts(weights)
         caught, missed, false_alarms, passed = (weights @ decisions.T.astype(np.float64)).T
         return {
-            "auroc": area_under_roc(*ranked),
             "average_precision": average_precision_of(*ranked),
             "best_f1": best_f1_of(*ranked),
             "f1": f1(caught, missed, false_alarms),
@@ -206,6 +207,7 @@ def detection_metrics(
 
     anomalies, good = counts.caught + counts.missed, counts.false_alarms + counts.passed
     return {
+        "auroc": auroc_interval(scores, labels, level),
         **intervals(figures, labels, resamples=resamples, seed=seed, level=level),
         "precision": wilson(counts.caught, counts.caught + counts.false_alarms, level),
         "recall": wilson(counts.caught, anomalies, level),

@@ -10,6 +10,7 @@ from PIL import Image
 
 from blemish.inference.bundle import Decision as Rule
 from blemish.inference.evidence_store import EvidenceStore, Pixels
+from blemish.inference.graph_check import GraphError
 from blemish.inference.inpainting import fill, soft
 from blemish.inference.inspector import Inspection, Inspector
 from blemish.inference.nearest_normal import map_window
@@ -51,7 +52,10 @@ def counterfactual(inspector: Inspector, store: EvidenceStore | None, inspection
     else:
         return None
     # Judged at the size at which the detector sees it, so that nothing is resized twice; a frame resizes by itself.
-    prediction = inspector.predict(composed(framed if framing else seen, content, alpha))
+    try:
+        prediction = inspector.predict(composed(framed if framing else seen, content, alpha))
+    except GraphError:  # the verdict stands without it
+        return None
     verdict = inspector.judge(prediction, size_of(image))
     inpainted = composed(image, content, alpha)
     return Counterfactual(inpainted, float(prediction.scores[0]), verdict.p_value, verdict.decision)

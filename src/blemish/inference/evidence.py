@@ -56,7 +56,7 @@ def gather(inspector: Inspector, store: EvidenceStore | None, inspection: Inspec
     verdict = inspection.verdict
     if verdict.decision not in ("anomaly", "review") or not verdict.regions or inspection.image is None:
         return None
-    nearest = (nearest_normal(inspection, store, inspector.card, region) for region in verdict.regions[:REGIONS])
+    nearest = (nearest_normal(inspector, store, inspection, region) for region in verdict.regions[:REGIONS])
     return Evidence(
         tuple(one for one in nearest if one is not None),
         counterfactual(inspector, store, inspection),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import threading
-import zipfile
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,8 +17,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from blemish.inference.bundle import EVIDENCE, BundleError
+from blemish.inference.bundle_files import opened_zip, shown
 
 TABLE, NAMES, NO_IMAGE = "sources.npy", "names.json", -1
+MAX_IMAGES = 100_000
 DECODED = 128  # images held decoded at once
 
 Pixels = npt.NDArray[np.uint8]
@@ -48,10 +49,11 @@ class EvidenceStore:
         if pixels is None:
             try:
                 with Image.open(io.BytesIO(self.jpegs[number]), formats=["JPEG"]) as image:
-                    pixels = np.asarray(image.convert("RGB"))
-            except (OSError, ValueError, Image.DecompressionBombError) as cause:
+                    is_of_size = image.size == self.size[::-1]  # before it is decoded
+                    pixels = np.asarray(image.convert("RGB")) if is_of_size else None
+            except Exception as cause:  # Pillow's decoders raise almost anything on damaged files
                 raise _unreadable(f"{image_name(number)}: {cause}") from None
-            if pixels.shape[:2] != self.size:
+            if pixels is None:
                 raise _unreadable(f"{image_name(number)} is not of the card's image size")
             with self._lock:
                 if len(self._decoded) >= DECODED:
@@ -60,7 +62,10 @@ class EvidenceStore:
         return pixels
 
     def origin(self, entry: int) -> tuple[int, int, int] | None:
-        """Image, row and column that an entry of the memory bank comes from; None where its image was left out."""
+        """Image, row and column that an entry of the memory bank comes from; None where its image was left out. Raises
+        `BundleError` for an entry that the bank does not have."""
+        if not 0 <= entry < len(self.table):
+            raise _unreadable(f"{TABLE} has {len(self.table)} entries, and the detector names entry {entry}")
         number, row, column = (int(value) for value in self.table[entry])
         return None if number == NO_IMAGE else (number, row, column)
 
@@ -69,24 +74,46 @@ def read_store(content: bytes, size: tuple[int, int]) -> EvidenceStore:
     """From the bytes of evidence.zip; `size` (height, width) is the card's image size. Raises `BundleError` for what is
     no such file."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            files = {name: archive.read(name) for name in archive.namelist()}
-        table = np.load(io.BytesIO(files[TABLE]), allow_pickle=False)
+        files = _files(content)
+        table = _table(files[TABLE])
         names = json.loads(files[NAMES])
         jpegs = tuple(files[image_name(number)] for number in range(len(names)))
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, TypeError) as cause:
-        raise _unreadable(str(cause)) from None
     except KeyError as cause:
         raise _unreadable(f"it has no {cause.args[0]}") from None
-    is_table = isinstance(table, np.ndarray) and table.ndim == 2 and table.shape[1] == 3 and table.dtype == np.int32
-    if not is_table or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _unreadable(f"{TABLE} or {NAMES} has the wrong form")
+    except (BundleError, ValueError, TypeError, RecursionError) as cause:
+        raise _unreadable(str(cause)) from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _unreadable(f"{NAMES} has the wrong form")
     if len(table) and not (table[:, 0].min() >= NO_IMAGE and table[:, 0].max() < len(names)):
         raise _unreadable(f"{TABLE} names images that are not in it")
+    if len(table) and not (table[:, 1:].min() >= 0 and (table[:, 1:] < size).all()):
+        raise _unreadable(f"{TABLE} names places that are not in its images")
     return EvidenceStore(table, tuple(names), size, jpegs)
+
+
+def _files(content: bytes) -> dict[str, bytes]:
+    """All files by name. Raises `BundleError`, and ValueError where they are larger than the whole, which is not
+    compressed: what is compressed may fill the memory."""
+    with opened_zip(io.BytesIO(content), EVIDENCE, MAX_IMAGES) as files:
+        if sum(files.sizes.values()) > len(content):
+            raise ValueError("its files are larger than itself")
+        return {name: files.read(name) for name in files.sizes}
+
+
+def _table(content: bytes) -> npt.NDArray[np.int32]:
+    """What `np.save` wrote of int32 (M, 3). `np.load` would make an array as large as the header says, however short
+    the file is. Raises ValueError."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_column, dtype = header(file)
+    rest = content[file.tell() :]
+    if len(shape) != 2 or shape[1] != 3 or dtype != np.int32 or len(rest) != shape[0] * 12:
+        raise ValueError(f"{TABLE} has the wrong form")
+    return np.frombuffer(rest, dtype).reshape(shape, order="F" if by_column else "C")
 
 
 def _unreadable(cause: str) -> BundleError:
     return BundleError(
-        f"{EVIDENCE} of this bundle cannot be read ({cause}); train it again, or inspect with --no-evidence."
+        f"{EVIDENCE} of this bundle cannot be read ({shown(cause)}); train it again, or inspect with --no-evidence."
     )

@@ -24,6 +24,7 @@ from PIL import Image
 
 from blemish.inference import alignment
 from blemish.inference.bundle import REFERENCE, ROI, Bundle, BundleError, Frame
+from blemish.inference.bundle_files import shown
 from blemish.inference.resizing import resized, resized_mask
 from blemish.inference.tiling import Blend, Box, TileAxis
 from blemish.types import BlemishError, Prediction, Runner
@@ -62,10 +63,9 @@ class Framing:
         frame = loaded.card.frame
         if frame is None:
             return None
-        roi = _decoded(loaded, ROI, loaded.roi, "L") > 127 if frame.roi else None
-        reference = _decoded(loaded, REFERENCE, loaded.reference, "RGB") if frame.align else None
-        if roi is not None and roi.shape != (frame.size[1], frame.size[0]):
-            raise BundleError(f"{loaded.path}: {ROI} is not of the frame's size; train the bundle again.")
+        side = alignment.SIDE
+        roi = _decoded(loaded, ROI, loaded.roi, "L", frame.size, frame.size) > 127 if frame.roi else None
+        reference = _decoded(loaded, REFERENCE, loaded.reference, "RGB", (1, 1), (side, side)) if frame.align else None
         width, height = frame.tile or (0, 0)
         inside = all(
             0 <= left <= frame.size[0] - width and 0 <= top <= frame.size[1] - height for left, top in frame.tiles
@@ -265,9 +265,18 @@ def _filled(image: Pixels, inside: Mask) -> Pixels:
     return np.where(inside[..., None], image, np.uint8(FILL))
 
 
-def _decoded(loaded: Bundle, name: str, content: bytes | None, mode: str) -> Pixels:
+def _decoded(
+    loaded: Bundle, name: str, content: bytes | None, mode: str, least: tuple[int, int], most: tuple[int, int]
+) -> Pixels:
+    """The pixels of a PNG of a bundle, whose size (width, height) is checked before they are decoded."""
     try:
         with Image.open(io.BytesIO(content or b""), formats=["PNG"]) as image:
-            return np.asarray(image.convert(mode))
-    except (OSError, ValueError, Image.DecompressionBombError) as cause:
-        raise BundleError(f"{loaded.path}: {name} cannot be read ({cause}); train the bundle again.") from None
+            fits = all(low <= side <= high for low, side, high in zip(least, image.size, most, strict=True))
+            pixels = np.asarray(image.convert(mode)) if fits else None
+    except Exception as cause:  # Pillow's decoders raise almost anything on damaged files
+        problem = f"{name} cannot be read ({shown(str(cause))})"
+        raise BundleError(f"{loaded.path}: {problem}; train the bundle again.") from None
+    if pixels is None:
+        size = "the frame's size" if least == most else f"at most {most[0]} x {most[1]} pixels"
+        raise BundleError(f"{loaded.path}: {name} is not of {size}; train the bundle again.")
+    return pixels

@@ -24,9 +24,22 @@ import onnxruntime
 
 from blemish.images import MAX_PIXELS, load_image
 from blemish.inference import bundle, calibration
+from blemish.inference.bundle_files import shown
 from blemish.inference.framing import AlignError, Framing
+from blemish.inference.graph_check import (
+    GraphError,
+    check_file,
+    check_finite,
+    check_outputs,
+    check_session,
+    names_asked,
+)
 from blemish.inference.regions import find_regions, single_box
+from blemish.inference.time_limit import SECONDS, time_limit
 from blemish.types import BlemishError, Decision, Prediction, Region, Verdict
+
+SILENT = 4  # onnxruntime's log: what it says of errors is in our sentences
+LOADING = 300.0  # seconds, after which onnxruntime gives up preparing a graph
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -46,6 +59,7 @@ class Inspection:
     image: npt.NDArray[np.uint8] | None = None  # (H, W, 3)
     prediction: Prediction | None = None  # of one image
     color_range: tuple[float, float] = (0.0, 1.0)  # of the bundle's card: map values drawn transparent and brightest
+    cause: BlemishError | None = None  # of an error verdict; its `__cause__` tells a broken image from a broken machine
 
     @property
     def map(self) -> npt.NDArray[np.float32] | None:
@@ -87,12 +101,21 @@ class Inspection:
 
 def open_session(model: bytes, threads: int = 0, device: str = "cpu") -> onnxruntime.InferenceSession:
     """The graph, ready to run with `threads` threads (0 = one for each core); with "cuda", on the GPU as far as
-    possible."""
+    possible. Raises what onnxruntime does."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
+    # Not its own format, which `graph_check` does not read.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     cuda = ["CUDAExecutionProvider"] if device == "cuda" else []
-    return onnxruntime.InferenceSession(model, options, providers=[*cuda, "CPUExecutionProvider"])
+    with time_limit(LOADING, lambda: options.set_load_cancellation_flag(True)):
+        providers = [*cuda, "CPUExecutionProvider"]
+        # On the CPU there is nothing to fall back to, and it would say on standard output that it tries.
+        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=len(cuda))
+
+
+def _failed(path: str, cause: BlemishError) -> Verdict:
+    return Verdict(path=path, decision="error", error=f"{path or 'the image'}: {cause}")
 
 
 def cores() -> int:
@@ -117,8 +140,9 @@ def _item_weights(items: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
 
 class Inspector:
     """Runs a bundle, given by its path or loaded (with its `session` where one is open), on `device`, "cpu" or "cuda",
-    with `threads` processor threads (0 = one for each core); images with more than `max_pixels` are refused. One
-    inspector may be used by several threads at once.
+    with `threads` processor threads (0 = one for each core); images with more than `max_pixels` are refused. A run of
+    the graph, on an image or on four of its tiles, is ended after `timeout` seconds, and the verdict is then an error.
+    One inspector may be used by several threads at once.
 
     Raises `BundleError` for a missing, damaged or foreign bundle, and `BlemishError` where it aligns images and
     OpenCV is not installed, or where onnxruntime has no CUDA.
@@ -130,9 +154,12 @@ class Inspector:
         *,
         threads: int = 0,
         max_pixels: int = MAX_PIXELS,
+        timeout: float = SECONDS,
         device: str = "cpu",
         session: onnxruntime.InferenceSession | None = None,
     ) -> None:
+        if not 0 < timeout <= threading.TIMEOUT_MAX:
+            raise BlemishError(f"a time limit of {timeout:g} s is none; give a number of seconds above 0.")
         if device not in ("cpu", "cuda"):
             raise BlemishError(f"there is no device '{device}'; choose cpu or cuda.")
         if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
@@ -144,16 +171,19 @@ class Inspector:
         self.card = loaded.card
         self.evidence = loaded.evidence  # the bytes of evidence.zip, see `evidence.open_store`
         self.framing = Framing.of(loaded)  # None: images go to the graph as they are
-        self.max_pixels = max_pixels
+        self.max_pixels, self.timeout = max_pixels, timeout
         self._model, self._device = loaded.model, device
         self._workers, self._given = threads or cores(), session is not None
         self._in_thread = threading.local()  # `session`, in the workers of `each`
+        check_file(loaded.model, loaded.path)
         try:
             self._session = session or open_session(loaded.model, threads, device)
         except Exception as cause:  # onnxruntime has no common base for its errors
             raise bundle.BundleError(
-                f"{loaded.path}: onnxruntime cannot load the graph ({cause}); update onnxruntime."
+                f"{loaded.path}: onnxruntime cannot load the graph ({shown(str(cause))}); update onnxruntime."
             ) from None
+        check_session(self._session, self.card, loaded.path)
+        self._asked, self._input = names_asked(self._session), self._session.get_inputs()[0].name
 
     def __repr__(self) -> str:
         card, rule = self.card, self.card.decision
@@ -164,17 +194,20 @@ class Inspector:
     @property
     def reconstructs(self) -> bool:
         """Whether the detector is an autoencoder, with a reconstruction among its outputs."""
-        return "reconstruction" in self._names(self._session)
+        return "reconstruction" in self._asked.values()
 
     def predict(self, image: npt.NDArray[np.uint8]) -> Prediction:
         """uint8 RGB `(H, W, 3)` of any size -> the `Prediction` of one image: the raw score, the map, of the card's
         image size or its frame's map size, and what else the detector has. Bundles of older versions have neither
-        neighbours nor distances. Raises `AlignError` for an image that cannot be aligned as the card asks, and
-        ValueError for an array of another shape or dtype."""
+        neighbours nor distances. Raises `AlignError` for an image that cannot be aligned as the card asks, `GraphError`
+        where the graph fails or its numbers are none, and ValueError for an array of another shape or dtype."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"expected an RGB image uint8 (H, W, 3); got {image.dtype} {image.shape}")
-        run = self.framing.wrap(self._run) if self.framing else self._run
-        return run(image[None])
+        if self.framing is None:
+            return self._run(image[None])
+        prediction = self.framing.wrap(self._run)(image[None])
+        check_finite(prediction.outputs())  # large numbers may have overflowed
+        return prediction
 
     def reconstruct(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """An autoencoder's reconstruction of an image uint8 (H, W, 3), as it would look without defects: uint8
@@ -187,18 +220,31 @@ class Inspector:
 
     def _run(self, images: npt.NDArray[np.uint8]) -> Prediction:
         session = getattr(self._in_thread, "session", self._session)
-        feed = {session.get_inputs()[0].name: images}
-        return Prediction.named(dict(zip(self._names(session), session.run(None, feed), strict=True)))
-
-    @staticmethod
-    def _names(session: onnxruntime.InferenceSession) -> list[str]:
-        """The names of the graph's outputs, as of bundle format 2."""
-        return [bundle.OUTPUTS.get(output.name, output.name) for output in session.get_outputs()]
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = SILENT
+        try:
+            with time_limit(self.timeout, lambda: setattr(options, "terminate", True)):
+                values = session.run(list(self._asked), {self._input: images}, options)
+        except Exception as cause:  # onnxruntime has no common base for its errors
+            if options.terminate:
+                raise GraphError(
+                    f"the detector took longer than {self.timeout:g} s; look at the image, or raise the limit with "
+                    "--timeout."
+                ) from None
+            raise GraphError(f"the detector cannot be run on it ({shown(str(cause))}); look at the image.") from cause
+        outputs = dict(zip(self._asked.values(), values, strict=True))
+        check_outputs(outputs, len(images), self.card)
+        return Prediction.named(outputs)
 
     def judge(self, prediction: Prediction, size: tuple[int, int], path: Path | str = "") -> Verdict:
-        """The verdict on one image, by the card's thresholds; `size` is the original image's (width, height)."""
+        """The verdict on one image, by the card's thresholds; `size` is the original image's (width, height). An error
+        where a number is NaN or infinite, which is neither above a threshold nor below it."""
         score, rule, classes = float(prediction.scores[0]), self.card.decision, self.card.classes
         decision: Decision = "good"
+        try:
+            check_finite({**prediction[0].outputs(), "scores": np.array([score, rule.threshold])})
+        except GraphError as cause:
+            return _failed(str(path), cause)
         if score > rule.threshold:
             decision = "anomaly"
         elif rule.review_threshold is not None and score > rule.review_threshold:
@@ -253,10 +299,10 @@ class Inspector:
         try:
             pixels = image if isinstance(image, np.ndarray) else load_image(image, max_pixels=self.max_pixels)
             prediction = self.predict(pixels)
-        except AlignError as cause:
-            return Inspection(Verdict(path=path, decision="error", error=f"{path or 'the image'}: {cause}"))
+        except (AlignError, GraphError) as cause:
+            return Inspection(_failed(path, cause), cause=cause)
         except BlemishError as cause:
-            return Inspection(Verdict(path=path, decision="error", error=str(cause)))
+            return Inspection(Verdict(path=path, decision="error", error=str(cause)), cause=cause)
         verdict = self.judge(prediction, (pixels.shape[1], pixels.shape[0]), path)
         return Inspection(verdict, pixels, prediction, self.card.decision.color_range)
 

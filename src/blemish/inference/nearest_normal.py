@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from blemish.inference.bundle import Card
 from blemish.inference.evidence_store import EvidenceStore, Pixels
 from blemish.inference.framing import Framing, bounding_box, clipped, inverse
-from blemish.inference.inspector import Inspection, p_value_of
+from blemish.inference.inspector import Inspection, Inspector, p_value_of
 from blemish.inference.resizing import size_of
 from blemish.inference.tiling import Box
 from blemish.types import Region
@@ -48,7 +47,7 @@ class _Seen(NamedTuple):
 
 
 def nearest_normal(
-    inspection: Inspection, store: EvidenceStore | None, card: Card, place: Region | tuple[int, int]
+    inspector: Inspector, store: EvidenceStore | None, inspection: Inspection, place: Region | tuple[int, int]
 ) -> NearestNormal | None:
     """A region, or the place (x, y) in pixels of the original image, beside the nearest normal patch of its peak.
 
@@ -66,11 +65,12 @@ def nearest_normal(
         region, box = None, (*place, place[0] + 1, place[1] + 1)
         x, y = (place[0] + 0.5) / width, (place[1] + 0.5) / height
     seen = _Seen(image, distances, neighbours)
-    if card.frame is None:
+    framing = inspector.framing  # with its reference, which fills what an aligned image does not show
+    if framing is None:
         nearest = _compared(seen, store, box, (x, y))
     else:
-        nearest = _compared_in_frame(Framing(card.frame), seen, inspection.pose, store, box, (x, y))
-    return replace(nearest, p_value=p_value_of(card.decision, "distances", nearest.distance), region=region)
+        nearest = _compared_in_frame(framing, seen, inspection.pose, store, box, (x, y))
+    return replace(nearest, p_value=p_value_of(inspector.card.decision, "distances", nearest.distance), region=region)
 
 
 def _compared(seen: _Seen, store: EvidenceStore | None, box: Box, at: tuple[float, float]) -> NearestNormal:

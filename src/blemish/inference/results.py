@@ -4,18 +4,20 @@ image's own name an overlay and, of an anomaly, its evidence and the inpainted i
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from PIL import Image
 
-from blemish.files import replacing
+from blemish.atomic import naming
+from blemish.files import kept
 from blemish.inference import overlay
 from blemish.inference.evidence import gather, open_store
 from blemish.inference.inspector import Inspection, Inspector
+from blemish.inference.naming import output_name
 from blemish.inference.resizing import size_of
-from blemish.types import BlemishError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from blemish.inference.nearest_normal import NearestNormal
 
 VERDICTS = "verdicts.jsonl"
+INSPECTION = "inspection"  # what `files.kept` calls the folder of `blemish inspect --out`
+WRITTEN = (VERDICTS, "overlays", "evidence", "inpainted", "reconstruction")
 
 
 class Result(NamedTuple):
@@ -71,6 +75,7 @@ def write_images(
     another detector's `inpainted/NAME.jpg`. Returns these paths by kind, and the evidence's figures."""
     assert inspection.image is not None
     (low, high), counterfactual = color_range, evidence.counterfactual if evidence else None
+    name = output_name(name)
     written: dict[str, Any] = {"overlay": f"overlays/{name}.jpg"}
     marked = overlay.overlay(inspection.image, inspection.map, inspection.verdict.regions, low=low, high=high)
     overlay.save(marked, folder / written["overlay"])
@@ -127,22 +132,28 @@ def comparison(nearest: NearestNormal, inpainted: npt.NDArray[np.uint8] | None =
 
 
 class ResultsFolder:
-    """Writes `verdicts.jsonl` in the folder `path`; it is there once the block has ended, whole or not at all."""
+    """The folder `path` of `blemish inspect --out`, see `files.kept`. A line of `verdicts.jsonl` is written as soon as
+    it is given, so that those of a process that is killed are there. `reads` are the images and the bundle.
 
-    def __init__(self, path: Path) -> None:
+    Raises `BlemishError` where the folder is another's, or holds an earlier inspection and `overwrite` is not given.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False, reads: Sequence[Path] = ()) -> None:
         self.path = path
         self._taken: dict[str, int] = {}  # name -> its last number
         self._open = ExitStack()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            partial = self._open.enter_context(replacing(path / VERDICTS))
-            self._file = self._open.enter_context(partial.open("w", encoding="utf-8"))
-        except OSError as cause:
-            raise BlemishError(f"{path}: cannot be written to ({cause.strerror}); choose another --out.") from None
+        self._folder = self._open.enter_context(kept(path, INSPECTION, WRITTEN, overwrite=overwrite, reads=reads))
+        self._file = self._open.enter_context((path / VERDICTS).open("w", encoding="utf-8"))
+        self._folder.adopted.add(VERDICTS)
 
     def add(self, result: Result) -> None:
         """Writes one image's line."""
-        self._file.write(json.dumps(result.row()) + "\n")
+        row = result.row()
+        with naming(self.path / VERDICTS):
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
+        files = [row.get(kind) for kind in ("overlay", "reconstruction", "inpainted")]
+        self._folder.adopted.update(file for file in [*files, *(one["file"] for one in row["evidence"])] if file)
 
     def unique(self, name: str) -> str:
         """The name that an image's files get: a/b.png stays, a second a/b.png becomes a/b.png-2. To be called in the

@@ -1,7 +1,7 @@
 """Two or more runs on the same test images: is one better, or could that be chance?
 
-Differences are paired by image, so that what is easy or hard about an image cancels out: the bootstrap draws the same
-images for every run, and McNemar's test counts only images on which the runs disagree.
+Differences are paired by image, so that what is easy or hard about an image cancels out: the intervals are those of the
+images' own differences, and McNemar's test counts only images on which the runs disagree.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from blemish.evaluation.bootstrap import Interval, intervals, to_json, wilson
-from blemish.evaluation.detection import Ranking, area_under_roc
+from blemish.evaluation.auroc_interval import auroc_difference, auroc_interval
+from blemish.evaluation.bootstrap import Interval, paired_shares, to_json, wilson
 from blemish.reporting.figures import NAMED, p_value, stacked
 from blemish.reporting.run import JudgedImage, Recorded, read_run
 from blemish.types import BlemishError
@@ -28,13 +28,13 @@ Bools = npt.NDArray[np.bool_]
 FIGURES = ("auroc", "recall", "false_alarm_rate")
 
 
-def compare(folders: Sequence[Path], *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, Any]:
+def compare(folders: Sequence[Path], *, level: float = 0.95) -> dict[str, Any]:
     """The figures of the runs on the test images that all of them judged, JSON-ready.
 
     `runs` holds each run's figures. `differences` holds, for each run but the first, its figures minus the first's with
-    paired bootstrap intervals, and `mcnemar` on right and wrong verdicts. `changed` holds the images whose verdicts
-    differ. "review" counts as not flagged: a person decides. Images without a label only appear among the changed.
-    Raises `BlemishError` with fewer than two runs, or where they have no image in common.
+    intervals at `level` paired by image, and `mcnemar` on right and wrong verdicts. `changed` holds the images whose
+    verdicts differ. "review" counts as not flagged: a person decides. Images without a label only appear among the
+    changed. Raises `BlemishError` with fewer than two runs, or where they have no image in common.
     """
     if len(folders) < 2:
         raise BlemishError("a comparison takes two runs or more; give their folders.")
@@ -46,7 +46,7 @@ def compare(folders: Sequence[Path], *, resamples: int = 1000, seed: int = 0, le
     labels = np.array([rows[0][i].label == "anomaly" for i in labelled], bool)
     scores = np.array([[row[i].score for i in labelled] for row in rows], np.float64)
     flagged = np.array([[row[i].decision == "anomaly" for i in labelled] for row in rows], bool)
-    figures = _figures(scores, labels, flagged, resamples=resamples, seed=seed, level=level)
+    figures = _figures(scores, labels, flagged, level)
     each = [
         {
             "run": str(folder),
@@ -165,36 +165,14 @@ def _common(runs: Sequence[Recorded]) -> tuple[list[str], list[str]]:
     return same, warnings
 
 
-def _figures(
-    scores: Floats, labels: Bools, flagged: Bools, *, resamples: int, seed: int, level: float
-) -> dict[str, Interval]:
-    """Figures by name and run, "auroc 0", and differences to the first run, "auroc 1 - 0": all from the same resamples,
-    stratified by label; a run's own shares have Wilson's interval. `scores` and `flagged` are (runs, N)."""
-    number = range(len(scores))
-    rankings = [Ranking.of(of_run, labels) for of_run in scores]
-
-    def statistics(weights: Floats) -> dict[str, Floats]:
-        anomalies, good = weights @ labels, weights @ ~labels
-        own: dict[str, Floats] = {}
-        for i in number:
-            own[f"auroc {i}"] = area_under_roc(*rankings[i].counts(weights))
-            own[f"recall {i}"] = _share(weights @ (labels & flagged[i]), anomalies)
-            own[f"false_alarm_rate {i}"] = _share(weights @ (~labels & flagged[i]), good)
-        differences = {f"{name} {i} - 0": own[f"{name} {i}"] - own[f"{name} 0"] for i in number[1:] for name in FIGURES}
-        return {**own, **differences}
-
-    if not len(labels):
-        nothing = [f"{name} {i}" for name in FIGURES for i in number]
-        nothing += [f"{name} {i} - 0" for name in FIGURES for i in number[1:]]
-        return dict.fromkeys(nothing, Interval(None))
-    figures = intervals(statistics, labels, resamples=resamples, seed=seed, level=level)
-    for i in number:
-        figures[f"recall {i}"] = wilson(int((labels & flagged[i]).sum()), int(labels.sum()), level)
-        figures[f"false_alarm_rate {i}"] = wilson(int((~labels & flagged[i]).sum()), int((~labels).sum()), level)
+def _figures(scores: Floats, labels: Bools, flagged: Bools, level: float) -> dict[str, Interval]:
+    """Figures by name and run, "auroc 0", and differences to the first run, "auroc 1 - 0". `scores` and `flagged` are
+    (runs, N)."""
+    figures: dict[str, Interval] = {}
+    for i, (of_run, calls) in enumerate(zip(scores, flagged, strict=True)):
+        figures[f"auroc {i}"] = auroc_interval(of_run, labels, level)
+        figures[f"auroc {i} - 0"] = auroc_difference(of_run, scores[0], labels, level)
+        for name, counted in (("recall", labels), ("false_alarm_rate", ~labels)):
+            figures[f"{name} {i}"] = wilson(int(calls[counted].sum()), int(counted.sum()), level)
+            figures[f"{name} {i} - 0"] = paired_shares(calls[counted], flagged[0][counted], level)
     return figures
-
-
-def _share(some: Floats, of: Floats) -> Floats:
-    shares: Floats = np.full(len(of), np.nan)
-    np.divide(some, of, out=shares, where=of > 0)
-    return shares

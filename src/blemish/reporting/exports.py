@@ -17,6 +17,7 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 # Characters with which a formula of a spreadsheet begins; the last four are the wide ones of East Asian keyboards.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 MARK = "\ufeff"  # without this byte order mark, Excel reads UTF-8 as the machine's old encoding
+JUNIT = '<testsuites name="blemish"'  # how these files begin
 COLUMNS = (
     "image",
     "label",
@@ -31,6 +32,7 @@ COLUMNS = (
     "boxes",
     "error",
 )
+CSV = ",".join(COLUMNS)
 
 
 def junit(run: Recorded) -> str:

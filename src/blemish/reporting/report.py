@@ -16,7 +16,7 @@ import numpy as np
 
 from blemish.evaluation.bootstrap import to_json, wilson
 from blemish.evaluation.localisation import PixelStatistics
-from blemish.files import write_text
+from blemish.files import check_file, write_text
 from blemish.inference import bundle, calibration
 from blemish.reporting import curves, exports, sentences
 from blemish.reporting.figures import FILTERS, MEASURES, REPORT, defined, number, percent, with_interval
@@ -25,6 +25,7 @@ from blemish.reporting.rerun import repeat
 from blemish.reporting.run import OUTCOMES, Recorded, read_run
 from blemish.types import BlemishError, Progress, Sample, silent
 
+_PAGE = 'name="generator" content="blemish'  # how a page of ours begins
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # false-alarm rates for which thresholds are compared
 
 
@@ -46,6 +47,11 @@ def report(
     they were read, give all but the curve. `junit` and `csv` are further files to write. Every file is written whole
     or not at all. Raises `BlemishError` where `run` or `data` is not what it should be.
     """
+    files = {file: start for file, start in ((out, _PAGE), (junit, exports.JUNIT), (csv, exports.CSV)) if file}
+    for file, start in files.items():
+        check_file(file, start)
+    if len(files) < sum(file is not None for file in (out, junit, csv)):
+        raise BlemishError("The page, JUnit XML and CSV are one file each; choose different names.")
     recorded = read_run(run, card)
     known = facts(recorded)
     if out:
@@ -245,6 +251,4 @@ def _reliability(run: Recorded) -> str | None:
 
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.is_dir():
-        raise BlemishError(f"{file}: is a folder; give a file to write.")
     write_text(file, text)

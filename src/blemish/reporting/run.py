@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blemish.images import natural
 from blemish.inference import bundle
+from blemish.listing import natural
 from blemish.types import BlemishError
 
 # An image's label against its verdict, in the order in which people should look at them.

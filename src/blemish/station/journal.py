@@ -3,24 +3,33 @@
 A line is one JSON object. It is written with one system call and synchronised to the disk (fsync) before any receiver
 gets it. So neither a kill nor a power cut loses a line, if the disk does what it confirms; an image that was begun and
 has no line is inspected again. An incomplete last line, as a kill may leave it, is cut off at the next start.
+
+The journal itself is locked, so that there is one writer whatever happens to other files. Before each line it is
+checked that it is still the file that stands under its name, as long as we left it: nothing is written into a file that
+somebody has deleted, moved away or replaced.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Callable
+from contextlib import ExitStack
 from hashlib import blake2b, sha256
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
+from blemish.atomic import open_regular
 from blemish.inference.results import VERDICTS
-from blemish.station.arrivals import File
+from blemish.station.scan import File
 from blemish.types import BlemishError
 
 LOCK = ".watch.lock"
 _HALF = (1 << 64) - 1
+_BEGIN = b'{"id": "'  # of each of our lines
 
 
 class Journal:
@@ -32,27 +41,36 @@ class Journal:
 
     def __init__(self, folder: Path, read: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
         self.file = folder / VERDICTS
-        self._last: dict[int, int] = {}  # hash of the name -> hash of size and time of change, and of the content
+        self._last: dict[int, int] = {}  # hash of the name -> hash of size and times, and of the content
+        self._open = ExitStack()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / LOCK).open("a+")
+            with self._open as opened:
+                opened.callback(os.close, locked(folder / LOCK, folder))  # older versions of blemish lock this one
+                self._descriptor = locked(self.file, folder)
+                opened.callback(os.close, self._descriptor)
+                self.end = self._recover(read)  # bytes of it that are on the disk
+                os.ftruncate(self._descriptor, self.end)
+                os.fsync(self._descriptor)
+                _sync_folder(folder)
+                self._open = opened.pop_all()
         except OSError as cause:
             raise BlemishError(f"{folder}: cannot be written to ({cause.strerror}); choose another --out.") from None
-        try:
-            _acquire(self._lock, folder)
-            self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            self.end = self._recover(read)  # bytes of it that are on the disk
-            os.ftruncate(self._descriptor, self.end)
-            os.fsync(self._descriptor)
-            _sync_folder(folder)
-        except BaseException:
-            self._lock.close()
-            raise
 
     def knows(self, file: File) -> bool:
-        """Whether this file has been recorded, with the same name, size and time of change."""
-        last = self._last.get(_number(file.name))
-        return last is not None and last >> 64 == _state(file.size, file.modified)
+        """Whether this file has been recorded, with the same name, size and times."""
+        number = _number(file.name)
+        last = self._last.get(number)
+        if last is None:
+            return False
+        now = _state(file.size, file.modified, file.changed)
+        if last >> 64 == now:
+            return True
+        if last >> 64 != _state(file.size, file.modified, None):
+            return False
+        # Recorded by a version that did not record the time of change: what it is now counts from here on.
+        self._last[number] = now << 64 | last & _HALF
+        return True
 
     def has(self, name: str) -> bool:
         """Whether any file of that name has been recorded."""
@@ -64,35 +82,60 @@ class Journal:
         key = _number(file.name)
         if key not in self._last or self._last[key] & _HALF != int(content[:16], 16):
             return False
-        self._last[key] = _value(file.size, file.modified, content)
+        self._last[key] = _value(_state(file.size, file.modified, file.changed), content)
         return True
 
+    def check(self) -> None:
+        """Raises `BlemishError` where the file is no longer the one that stands under its name, as we left it."""
+        try:
+            there = self.file.stat()
+        except OSError as cause:
+            if cause.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise BlemishError(f"{self.file}: cannot be reached ({cause.strerror}); mend that.") from None
+            raise self._changed("was deleted or moved away") from None
+        ours = os.fstat(self._descriptor)
+        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            raise self._changed("was replaced by another file")
+        if there.st_size != self.end:
+            raise self._changed("was cut off" if there.st_size < self.end else "was written to by another program")
+
     def add(self, row: dict[str, Any]) -> bytes:
-        """Writes a row, with `name`, `bytes`, `modified` and `sha256` among its fields, and returns the line."""
-        line = json.dumps(row).encode() + b"\n"
+        """Writes a row, with `name`, `bytes`, `modified` and `sha256` among its fields, and returns the line. Raises
+        `BlemishError` where it cannot be written, and as `check` does."""
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
         rest = memoryview(line)
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
-        os.fsync(self._descriptor)
+        self.check()
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+            os.fsync(self._descriptor)
+        except OSError as cause:
+            raise BlemishError(f"{self.file}: cannot be written to ({cause.strerror}); mend that.") from None
         self.end += len(line)
         self._remember(row)
         return line
 
+    def _changed(self, what: str) -> BlemishError:
+        return BlemishError(
+            f"{self.file}: {what} while `blemish watch` wrote it, so it ends; put it back, or start a new one."
+        )
+
     def _remember(self, row: dict[str, Any]) -> None:
-        self._last[_number(row["name"])] = _value(row["bytes"], row["modified"], row["sha256"])
+        state = _state(row["bytes"], row["modified"], row.get("changed"))
+        self._last[_number(row["name"])] = _value(state, row["sha256"])
 
     def _recover(self, read: Callable[[dict[str, Any]], None]) -> int:
         """Reads what is in the file; returns where the last complete line ends. Raises `BlemishError` for a line that
         is not from `blemish watch`."""
         end, torn = 0, b""
-        with self.file.open("rb") as lines:
+        with open(os.dup(self._descriptor), "rb") as lines:  # noqa: PTH123 - the file that is locked
             for number, line in enumerate(lines, 1):
                 row = _row(line)
                 if torn or (row is not None and "id" not in row):
                     raise self._foreign(number - bool(torn))
                 if row is None:
                     torn = line  # allowed for the last line only
-                    if line.strip(b"\0") and not line.startswith(b'{"'):
+                    if not _is_torn(line, number == 1):
                         raise self._foreign(number)
                     continue
                 try:
@@ -109,8 +152,7 @@ class Journal:
         )
 
     def close(self) -> None:
-        os.close(self._descriptor)
-        self._lock.close()
+        self._open.close()
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +161,17 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether `blemish watch` did not write this folder, which has no mark: versions before marks wrote some."""
+    if (folder / LOCK).is_file():
+        return False
+    try:
+        with open_regular(folder / VERDICTS) as lines:
+            return lines.read(len(_BEGIN)) != _BEGIN
+    except OSError:
+        return True
 
 
 def identity(file: File, content: str) -> str:
@@ -137,30 +190,58 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
+def _is_torn(line: bytes, first: bool) -> bool:
+    """Whether this may be what a kill or a power cut left of our line: its beginning, or zeros where blocks were given
+    to the file and not written. After a whole line of ours, anything without an end is."""
+    if not first and not line.endswith(b"\n"):
+        return True
+    start = line.partition(b"\0")[0].rstrip(b"\n")
+    return start.startswith(_BEGIN) or _BEGIN.startswith(start)
+
+
 def _number(name: str) -> int:
     return int.from_bytes(blake2b(os.fsencode(name), digest_size=16).digest())
 
 
-def _state(size: int, modified: int) -> int:
-    return hash((size, modified)) & _HALF  # need only be the same within this process
+def _state(size: int, modified: int, changed: int | None) -> int:
+    return hash((size, modified, changed)) & _HALF  # need only be the same within this process
 
 
-def _value(size: int, modified: int, content: str) -> int:
-    return _state(size, modified) << 64 | int(content[:16] or "0", 16)
+def _value(state: int, content: str) -> int:
+    return state << 64 | int(content[:16] or "0", 16)
 
 
-def _acquire(lock: IO[str], folder: Path) -> None:
-    """Locks the file for this process; the kernel unlocks it, however the process ends."""
+def locked(path: Path, folder: Path) -> int:
+    """A descriptor of the file `path`, which is made where it is missing, locked for this process; the kernel unlocks
+    it, however the process ends. Raises `BlemishError` where another process has locked it."""
     try:
         import fcntl
     except ModuleNotFoundError:
         raise BlemishError("`blemish watch` needs Linux or macOS; on Windows run it in WSL.") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise BlemishError(
-            f"{folder}: another `blemish watch` writes there; stop that one, or choose another --out."
-        ) from None
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise BlemishError(f"{path}: is a pipe or a device; remove it, or choose another --out.")
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(status, path.stat()):
+                return descriptor
+        except OSError as cause:
+            os.close(descriptor)
+            if isinstance(cause, BlockingIOError):
+                raise BlemishError(
+                    f"{folder}: another `blemish watch` writes there; stop that one, or choose another --out."
+                ) from None
+            if cause.errno != errno.ENOENT:
+                raise BlemishError(
+                    f"{folder}: its file system has no locks ({cause.strerror}); choose an --out on a local disk."
+                ) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        else:  # somebody deleted it between opening and locking
+            os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

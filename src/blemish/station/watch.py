@@ -6,6 +6,7 @@ sends the verdicts to receivers.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import time
 from collections import Counter, deque
@@ -16,14 +17,19 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from blemish.atomic import open_regular
 from blemish.inference.evidence import NO_EVIDENCE
 from blemish.inference.inspector import Inspection, Inspector
-from blemish.inference.results import ImageWriter, Result
-from blemish.station.arrivals import Arrivals, File, is_unchanged
+from blemish.inference.results import ImageWriter, Result, write_images
+from blemish.station.arrivals import Arrivals
 from blemish.station.journal import Journal, identity
+from blemish.station.scan import File, is_unchanged
+from blemish.station.trouble import passing
 from blemish.types import BlemishError, Verdict
 
 Notify = Callable[[str], None]
+UNJUDGED = "unjudged"  # what `watch` counts beside the decisions
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,12 @@ def watch(
 ) -> Counter[str]:
     """Inspects what arrives until `stop` is set or, with `config.once`, until nothing is left. `deliver` gets each
     verdict and its line once it is on the disk, `notify` what a person should know. Returns how many images got each
-    decision.
+    decision and, with `once`, how many trouble that did not pass left `UNJUDGED`.
 
-    Raises OSError where the results cannot be written and, with `once`, `BlemishError` where the folder is gone.
+    Raises `BlemishError` where the journal cannot be written or is not ours any more, where the disk is full and, with
+    `once`, where the folder is gone.
     """
-    arrivals = Arrivals(config.folder, journal.knows, settle=config.settle, give_up=config.give_up)
+    arrivals = Arrivals(config.folder, journal.knows, settle=config.settle, give_up=config.give_up, out=config.out)
     listing = _Listing(config, arrivals, notify)
     writer = ImageWriter(config.out, inspector, evidence=config.evidence)
     if config.evidence and writer.store is None:
@@ -76,22 +83,28 @@ def watch(
     counts: Counter[str] = Counter()
     while not stop.is_set():
         begun = time.monotonic()
+        journal.check()
         batch = listing.batch()
         if batch is None:
             stop.wait(config.poll)
             continue
         seconds = time.monotonic() - begun
-        for inspection, file, content in _inspections(inspector, config.folder, batch, arrivals, journal, stop):
-            if not _is_final(inspection, file, config.folder, arrivals, notify):
+        for found, file, content in _found(inspector, config.folder, batch, arrivals, journal, stop):
+            if isinstance(found, str):
+                if arrivals.troubled(file):
+                    notify(f"{file.name}: cannot be inspected now ({found}); it is tried again until it can be.")
                 continue
+            if not _is_final(found, file, config.folder, arrivals, notify):
+                continue
+            journal.check()  # or the images would make a folder again that somebody took away
             # A second image of this name gets a name of its own; one whose line a kill prevented gets the same again.
             name = f"{file.name}-{identity(file, content)[:8]}" if journal.has(file.name) else file.name
-            result = writer.write(inspection, name)
-            line = journal.add(_row(file, content, result, inspector.card.sha256))
+            line = journal.add(_row(file, content, _drawn(writer, found, name, notify), inspector.card.sha256))
             arrivals.done(file)
-            counts[inspection.verdict.decision] += 1
-            deliver(inspection.verdict, line)
-        if not batch and not arrivals.waiting and config.once:
+            counts[found.verdict.decision] += 1
+            deliver(found.verdict, line)
+        if config.once and not batch and arrivals.stuck():
+            counts.update([UNJUDGED] * (arrivals.waiting + len(arrivals.scan.unlisted)))
             break
         # A folder so large that listing it takes long is listed for at most half of the time.
         stop.wait(seconds if batch else max(config.poll, seconds))
@@ -99,11 +112,12 @@ def watch(
 
 
 class _Listing:
-    """The listings of the watched folder. A person is notified once of what cannot be listed, and when it is back."""
+    """The listings of the watched folder. A person is notified once of what cannot be listed or is left out, and when
+    the folder is back."""
 
     def __init__(self, config: WatchConfig, arrivals: Arrivals, notify: Notify) -> None:
         self._config, self._arrivals, self._notify = config, arrivals, notify
-        self._gone, self._unlisted = False, set[str]()
+        self._gone, self._told = False, set[str]()
 
     def batch(self) -> list[File] | None:
         """The next complete files; None where the folder cannot be listed. Raises `BlemishError` for that with
@@ -121,34 +135,70 @@ class _Listing:
         if self._gone:
             self._notify(f"{folder}: is back.")
         self._gone = False
-        for name in sorted(self._arrivals.unlisted - self._unlisted):
-            self._notify(f"{folder / name}: cannot be listed and is left out until it can be; check its permissions.")
-        self._unlisted = set(self._arrivals.unlisted)
+        scan = self._arrivals.scan
+        sentences = {
+            f"{folder / name}: cannot be listed ({cause}) and is left out until it can be; check its permissions."
+            for name, cause in scan.unlisted.items()
+        } | {f"{folder / name}: {reason}; it is left out." for name, reason in scan.skipped.items()}
+        for sentence in sorted(sentences - self._told):
+            self._notify(sentence)
+        self._told = sentences
         return batch
 
 
-def _inspections(
+Found = Inspection | str  # or why the image cannot be inspected now
+
+
+def _found(
     inspector: Inspector, folder: Path, batch: list[File], arrivals: Arrivals, journal: Journal, stop: Event
-) -> Iterator[tuple[Inspection, File, str]]:
+) -> Iterator[tuple[Found, File, str]]:
     """The inspections of the files that are still as they were listed, with their SHA-256. Begins no other after
     `stop`."""
     begun: deque[tuple[File, str]] = deque()
+    troubled: deque[tuple[str, File]] = deque()
 
     def paths() -> Iterator[Path]:
         for file in batch:
+            try:
+                content = _sha256(folder / file.name, stop)
+            except OSError as cause:
+                content, why = "", passing(cause) or str(cause.strerror)
             if stop.is_set():
                 return
-            content = _sha256(folder / file.name)
             if not is_unchanged(folder, file):
                 continue  # the next listing has it as it is then
-            if content and journal.same_content(file, content):
+            if not content:
+                troubled.append((why, file))
+            elif journal.same_content(file, content):
                 arrivals.done(file)
-                continue
-            begun.append((file, content))
-            yield folder / file.name
+            else:
+                begun.append((file, content))
+                yield folder / file.name
 
-    for inspection in inspector.look_many(paths()):
-        yield inspection, *begun.popleft()
+    def look(path: Path) -> Found | None:
+        """None after `stop`."""
+        return None if stop.is_set() else _look(inspector, path)
+
+    try:
+        for found in inspector.in_threads(paths(), look):
+            if found is None:
+                return
+            yield found, *begun.popleft()
+    except Exception as cause:  # such as no memory for another thread
+        why = passing(cause)
+        if not why:
+            raise
+        troubled.extend((why, file) for file in [file for file, _ in begun] or batch)
+    yield from ((why, file, "") for why, file in troubled)
+
+
+def _look(inspector: Inspector, path: Path) -> Found:
+    try:
+        inspection = inspector.look(path)
+    except Exception as cause:  # of the runtime, of memory
+        sentence = f"{path}: could not be inspected ({type(cause).__name__}: {cause}); please report this."
+        return passing(cause) or Inspection(Verdict(path=str(path), decision="error", error=" ".join(sentence.split())))
+    return passing(inspection.cause) or inspection
 
 
 def _is_final(inspection: Inspection, file: File, folder: Path, arrivals: Arrivals, notify: Notify) -> bool:
@@ -161,13 +211,38 @@ def _is_final(inspection: Inspection, file: File, folder: Path, arrivals: Arriva
     return unchanged is not False and (inspection.verdict.error is None or arrivals.failed(file))
 
 
-def _sha256(path: Path) -> str:
-    """Of the file's bytes; "" where it cannot be read, for which the verdict has the reason."""
+def _drawn(writer: ImageWriter, inspection: Inspection, name: str, notify: Notify) -> Result:
+    """The inspection with the images that could be written of it: its verdict counts without them as well. Raises
+    `BlemishError` where the disk is full: then no line has room either."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
+        return writer.write(inspection, name)
+    except Exception as cause:  # of a folder without permission, of memory, of a damaged evidence store
+        _raise_where_full(cause)
+        why, without = cause, "evidence"
+    try:
+        color_range = writer.inspector.card.decision.color_range
+        result = Result(inspection, write_images(writer.path, name, inspection, color_range))
+    except Exception as cause:
+        _raise_where_full(cause)
+        why, without, result = cause, "images", Result(inspection)
+    reason = (passing(why) or str(why)).removesuffix(".")
+    notify(f"{name}: the verdict is recorded without {without}, which could not be made: {reason}.")
+    return result
+
+
+def _raise_where_full(cause: Exception) -> None:
+    inner = cause if isinstance(cause, OSError) else cause.__cause__
+    if isinstance(inner, OSError) and inner.errno in _FULL:
+        raise cause
+
+
+def _sha256(path: Path, stop: Event) -> str:
+    """Of the file's bytes, or of some of them after `stop`. Raises OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while (block := file.read(1 << 20)) and not stop.is_set():
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _row(file: File, content: str, result: Result, bundle: str) -> dict[str, Any]:
@@ -179,6 +254,7 @@ def _row(file: File, content: str, result: Result, bundle: str) -> dict[str, Any
         **result.row(),
         "bytes": file.size,
         "modified": file.modified,
+        "changed": file.changed,
         "sha256": content,
         "bundle": bundle,
     }

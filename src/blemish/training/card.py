@@ -45,7 +45,8 @@ def decision(
     if rule.review:
         thresholds = calibration.thresholds(good.scores, rule.false_alarms, rule.review, items, confidence=confidence)
         review_threshold = thresholds.review
-    return bundle.Decision(
+    return bundle.made(
+        bundle.Decision,
         rule="guarantee",
         boxes=rule.boxes,
         false_alarms=rule.false_alarms,
@@ -71,7 +72,8 @@ def decision(
 def _by_class(rule: DecisionRule, good: Prediction, framing: Framing | None) -> bundle.Decision:
     """Without a guarantee: the prediction on good images only sets the pixel threshold and the color range."""
     map_maxima, normal_median = _map_maxima(good), _normal_median(good, framing)
-    return bundle.Decision(
+    return bundle.made(
+        bundle.Decision,
         rule="class",
         boxes=rule.boxes,
         false_alarms=None,
@@ -107,7 +109,8 @@ def digest(samples: Iterable[Sample]) -> str:
 
 def data(folder: Path, layout: str, split: Split, rule: SplitRule, *, pooled: bool = False) -> bundle.Data:
     """The data that the detector learned from."""
-    return bundle.Data(
+    return bundle.made(
+        bundle.Data,
         source=folder.resolve().name,
         layout=layout,
         train=len(split.train),
@@ -132,7 +135,8 @@ def card(
 ) -> bundle.Card:
     """The card of a fitted detector, without the hashes of its files."""
     origin = detector.origin
-    return bundle.Card(
+    return bundle.made(
+        bundle.Card,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         product=data.source,
         detector=settings.traits.name,

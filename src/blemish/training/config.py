@@ -90,8 +90,10 @@ class TrainConfig:
     out: Path
     settings: DetectorConfig = field(default_factory=PatchCoreConfig)
     layout: str = setting("auto", "Read the folder as this layout.", panel=DATA)
-    test: float = setting(0.2, "Share of good images for the test, if the folder has no test.", low=0, panel=DATA)
-    calibration: float = setting(0.2, "Share of good images held out for the threshold.", low=0, panel=DATA)
+    test: float = setting(
+        0.2, "Share of good images for the test, if the folder has no test.", low=0, high=1, panel=DATA
+    )
+    calibration: float = setting(0.2, "Share of good images held out for the threshold.", low=0, high=1, panel=DATA)
     # The published case study pools all images and splits them again.
     pooled: bool = setting(False, "Ignore the folder's own train and test, and split all images.", panel=DATA)
     seed: int = setting(0, "Same seed, same split, same detector.", panel=DATA)
@@ -122,7 +124,7 @@ class TrainConfig:
     boxes: Literal["regions", "one"] = setting(
         "regions", "regions: boxes around the map's peaks; one: the published single box.", panel=OUTPUT
     )
-    min_area: float = setting(0.0002, "Smallest region, as a share of the image.", low=0, panel=OUTPUT)
+    min_area: float = setting(0.0002, "Smallest region, as a share of the image.", low=0, high=1, panel=OUTPUT)
     overlays: int = setting(300, "Number of test images that are drawn at most.", low=0, panel=OUTPUT)
     evidence: bool = setting(True, "Store the images that normal patches come from in the bundle.", panel=OUTPUT)
     evidence_size: float = setting(8.0, "Size limit, in MB, of the good images in the bundle.", low=0, panel=OUTPUT)
@@ -135,6 +137,12 @@ class TrainConfig:
     def detector(self) -> str:
         """Its name in the registry."""
         return self.settings.traits.name
+
+    @property
+    def reads(self) -> list[Path]:
+        """The files and folders that the training reads."""
+        files = (self.roi, getattr(self.settings, "weights", None))
+        return [self.data, *(file for file in files if isinstance(file, Path))]
 
     @property
     def decision_rule(self) -> DecisionRule:

@@ -25,7 +25,7 @@ from blemish.detectors.interface import Detector, DetectorConfig
 from blemish.detectors.nn.feature_cache import file_key
 from blemish.detectors.nn.provenance import write_evidence
 from blemish.detectors.patchcore.config import PatchCoreConfig
-from blemish.files import replacing
+from blemish.files import staged
 from blemish.inference import bundle, calibration
 from blemish.training import card as cards
 from blemish.training.config import DecisionRule, Run, configure
@@ -136,8 +136,6 @@ class Estimator:
             raise BlemishError(
                 "A bundle needs a threshold; call calibrate with good images that are not training images."
             )
-        if folder.exists():
-            raise BlemishError(f"{folder} exists; choose another folder.")
         data = bundle.Data(
             source=product or folder.resolve().parent.name,
             layout="python",
@@ -148,8 +146,7 @@ class Estimator:
             seed=self.config.seed,
             sha256=cards.digest(self._learned),
         )
-        with replacing(folder) as partial:
-            partial.mkdir(parents=True)
+        with staged(folder, "bundle") as partial:
             (partial / bundle.MODEL).write_bytes(self._calibrated.model)  # the very graph that was calibrated
             sources = detector.sources() if evidence_size else None
             if sources is not None:

@@ -18,6 +18,7 @@ from torch import nn
 from blemish.detectors.interface import Graph, WithoutItem
 from blemish.detectors.nn.nearest import candidates_in_onnx
 from blemish.images import decode
+from blemish.inference.graph_check import GraphError, check_finite
 from blemish.inference.inspector import open_session
 from blemish.types import BlemishError, Prediction, Progress, Runner, Sample, silent
 
@@ -114,11 +115,18 @@ def predict(run: Runner, samples: Sequence[Sample], progress: Progress = silent,
 
     The outputs are copied into arrays that are allocated once. Keeping small arrays allocated between large temporary
     ones would fragment the heap, by up to one large array for each image.
+
+    Raises `GraphError` for an image of which a score, a map, a probability or a distance is NaN or infinite: no
+    threshold means anything for that.
     """
     arrays: dict[str, np.ndarray] = {}
     for i, sample in enumerate(progress(samples, what, len(samples))):
         outputs = run(decode(sample)[None]).outputs()
         outputs.pop("class_maps", None)  # no metric needs them
+        try:
+            check_finite(outputs)
+        except GraphError as cause:
+            raise GraphError(f"{samples[i].name}: {cause}") from None
         if not arrays:
             arrays = {name: np.empty((len(samples), *out.shape[1:]), out.dtype) for name, out in outputs.items()}
         for name, array in arrays.items():

@@ -17,7 +17,7 @@ from blemish.data.split import Split
 from blemish.detectors.interface import DetectorConfig, Traits
 from blemish.images import decode, load_mask, read_size
 from blemish.inference import alignment
-from blemish.inference.bundle import REFERENCE, ROI, Frame
+from blemish.inference.bundle import REFERENCE, ROI, Frame, made
 from blemish.inference.framing import Framing, Mask
 from blemish.inference.resizing import resized
 from blemish.inference.tiling import map_size, tile_corners
@@ -162,7 +162,8 @@ def _frame(
             raise BlemishError(f"--tile {rule.tile} is no smaller than the images ({size[0]} x {size[1]}); omit it.")
     width, height = tile or size
     seen_at = image_size or shape_for(width / height, area)
-    return Frame(
+    return made(
+        Frame,
         size=size,
         map_size=map_size(size, tile, seen_at) if tile else seen_at,
         tile=tile,

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from onnxruntime import InferenceSession
 
 from blemish.detectors.interface import Detector, DetectorConfig, Graph, LeavesOneOut, Resumable
 from blemish.detectors.nn.provenance import write_evidence
 from blemish.detectors.registry import config_of, names
-from blemish.files import replacing
+from blemish.files import MARK, mark_of, staged
 from blemish.inference import bundle
 from blemish.inference.inspector import Inspector, open_session
 from blemish.options import either
@@ -42,13 +42,20 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
     Raises `BlemishError` if the images cannot support what was asked.
     """
     refuse(config)
+    with staged(config.out, "run", overwrite=config.overwrite, reads=config.reads) as folder:
+        metrics, warnings = write(config, folder, progress)
+    return Run(config.out, metrics, warnings)
+
+
+def write(config: TrainConfig, folder: Path, progress: Progress) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Trains, and writes the run into the empty `folder`. Returns its metrics and warnings."""
     clock, traits = Clock(), config.settings.traits
     data = read_data(config.data, config.layout, progress, pooled=config.pooled)
     divided = divide(data, config.split_rule, config.decision_rule, traits)
     seen = how_seen(config.frame_rule, divided.split, config.settings, config.image_size, progress)
     divided = divided.without_tests(seen.unaligned)
     warnings = (*divided.warnings, *data.warnings, *seen.warnings)
-    with workplace(config, seen.image_size) as work:
+    with workplace(config, folder, seen.image_size) as work:
         learned = (*divided.split.train, *(divided.split.calibration if traits.learns_from_defects else ()))
         samples = seen.training_samples(learned, work.frames, divided.items, progress)
         clock.lap("read")
@@ -57,43 +64,35 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
         clock.lap("cross-validate", shown=config.folds > 0)
         graph = fit(detector, divided, samples, progress)
         clock.lap("fit")
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(config.out) as folder:
-            runners = export_graph(graph, seen, folder / "bundle")
-            clock.lap("export")
-            # From here on everything is measured on the exported graph, which is the one that will run.
-            results = inspect_images(runners, divided, progress)
-            clock.lap("inspect")
-            parity = prove(graph, runners, results, progress)
-            clock.lap("parity")
-            good = results.good or left_out(detector, divided, seen, samples, progress)
-            clock.lap("leave one out", shown=divided.left_out)
-            items = [divided.items[sample.name] for sample in results.good_samples]
-            decision = cards.decision(config.decision_rule, good, items, divided.kind, seen.framing)
-            learned_from = cards.data(config.data, data.layout, divided.split, config.split_rule, pooled=config.pooled)
-            complete_bundle(folder / "bundle", detector, work.settings, seen, config)
-            card = cards.card(detector, work.settings, seen.frame, learned_from, decision, parity)
-            written = bundle.write(folder / "bundle", card)
-            card, inspector = written.card, Inspector(written, session=runners.session)
-            clock.lap("calibrate")
-            tested = divided.split.test
-            evaluated = evaluate_test(folder, inspector, tested, results.test, seen.framing, config.overlays, progress)
-            clock.lap("evaluate")
-            metrics = cards.metrics(card, divided.split, parity, warnings) | evaluated.metrics | detector.metrics
-            write_run(folder, metrics, evaluated, crossed, card, clock.laps, progress)
-            work.keep_log(folder)
-    return Run(config.out, metrics, warnings)
+        runners = export_graph(graph, seen, folder / "bundle")
+        clock.lap("export")
+        # From here on everything is measured on the exported graph, which is the one that will run.
+        results = inspect_images(runners, divided, progress)
+        clock.lap("inspect")
+        parity = prove(graph, runners, results, progress)
+        clock.lap("parity")
+        good = results.good or left_out(detector, divided, seen, samples, progress)
+        clock.lap("leave one out", shown=divided.left_out)
+        items = [divided.items[sample.name] for sample in results.good_samples]
+        decision = cards.decision(config.decision_rule, good, items, divided.kind, seen.framing)
+        learned_from = cards.data(config.data, data.layout, divided.split, config.split_rule, pooled=config.pooled)
+        complete_bundle(folder / "bundle", detector, work.settings, seen, config)
+        card = cards.card(detector, work.settings, seen.frame, learned_from, decision, parity)
+        written = bundle.write(folder / "bundle", card)
+        card, inspector = written.card, Inspector(written, session=runners.session)
+        clock.lap("calibrate")
+        tested = divided.split.test
+        evaluated = evaluate_test(folder, inspector, tested, results.test, seen.framing, config.overlays, progress)
+        clock.lap("evaluate")
+        metrics = cards.metrics(card, divided.split, parity, warnings) | evaluated.metrics | detector.metrics
+        write_run(folder, metrics, evaluated, crossed, card, clock.laps, progress)
+        work.keep_log(folder)
+    return metrics, warnings
 
 
 def refuse(config: TrainConfig) -> None:
     """Raises `BlemishError`, before any work, for options that exclude each other or the detector."""
     traits, name = config.settings.traits, config.detector
-    if config.out.exists() and not config.overwrite:
-        raise BlemishError(f"{config.out} exists; choose another folder with -o, or replace it with --overwrite.")
-    if config.out.exists() and not (config.out / "bundle" / bundle.CARD).is_file():
-        raise BlemishError(
-            f"{config.out} is not a run that blemish wrote, so it is not replaced; choose another folder with -o."
-        )
     if config.decide == "class" and not traits.learns_from_defects:
         raise BlemishError(f"{name} is not a classifier; --decide class needs one, such as --detector cam.")
     if config.decide == "class" and (config.review or config.confidence):
@@ -132,16 +131,18 @@ class Workplace:
 
 
 @contextmanager
-def workplace(config: TrainConfig, image_size: tuple[int, int]) -> Iterator[Workplace]:
-    """Temporary folders beside `config.out`. The frames are deleted at the end in any case, the unfinished training
-    only when the run is complete."""
-    frames, unfinished = (config.out.with_name(f".{config.out.name}.{what}") for what in ("frames", "training"))
+def workplace(config: TrainConfig, folder: Path, image_size: tuple[int, int]) -> Iterator[Workplace]:
+    """Temporary folders: the frames in the run's `folder`, deleted at the end in any case; the unfinished training
+    beside `config.out`, deleted only when the run is complete."""
+    frames, unfinished = folder / "frames", config.out.with_name(f".{config.out.name}.training")
     settings = replace(config.settings, image_size=image_size)  # type: ignore[type-var]
-    shutil.rmtree(frames, ignore_errors=True)
     if settings.traits.trained_by_gradient:
+        if unfinished.exists() and mark_of(unfinished) is None:
+            raise BlemishError(f"{unfinished}: is in the way of {config.out}; move it away, or name another folder.")
         if unfinished.exists() and not config.resume:
             shutil.rmtree(unfinished)
         unfinished.mkdir(parents=True, exist_ok=True)
+        (unfinished / MARK).touch()
         settings = replace(settings, checkpoint=unfinished, resume=config.resume)  # type: ignore[type-var]
     try:
         yield Workplace(settings, frames, unfinished)

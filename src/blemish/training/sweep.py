@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from blemish.detectors.interface import DetectorConfig
 from blemish.detectors.registry import settings_for
-from blemish.files import replacing, write_text
+from blemish.files import kept, write_text
 from blemish.inference import bundle
 from blemish.options import as_json
 from blemish.training.config import TrainConfig
@@ -112,6 +112,12 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
     cells = parse_grid(config.grid)
     defaults = settings_for(config.detector, {})
     _refuse(config, defaults, cells)
+    names = (ROWS, IDENTITY, VALIDATION, CHOSEN, CELLS, f".{CHOSEN}.training", f".{CHOSEN}.json")
+    with kept(config.out, "sweep", names, overwrite=config.overwrite, resume=True, reads=[config.data]):
+        return _sweep(config, cells, defaults, progress)
+
+
+def _sweep(config: SweepConfig, cells: Sequence[dict[str, str]], defaults: DetectorConfig, progress: Progress) -> Sweep:
     final = _final_training(config, defaults)
     data = read_data(final.data, final.layout, progress)
     divided = divide(data, final.split_rule, final.decision_rule, defaults.traits)
@@ -121,7 +127,7 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
     image_size = config.image_size or auto_size(train_split, defaults.image_size[0] * defaults.image_size[1])
 
     identity = _identity(config, data.samples, image_size, defaults)
-    if config.overwrite or not config.out.exists():
+    if not (config.out / IDENTITY).exists():
         _start(config, identity, learning, held_out, progress)
     validation = _resume(config.out, identity)
     rows = _measure_cells(config, cells, image_size, learning, validation, progress)
@@ -142,7 +148,7 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
 
 
 def _refuse(config: SweepConfig, defaults: DetectorConfig, cells: Sequence[dict[str, str]]) -> None:
-    """Raises `BlemishError` before any work for a detector, an option or a folder that a sweep cannot use."""
+    """Raises `BlemishError` before any work for a detector or an option that a sweep cannot use."""
     if defaults.traits.learns_from_defects:
         raise BlemishError(
             f"{config.detector} learns from defective images too, and a sweep makes its own; compare its settings "
@@ -150,9 +156,6 @@ def _refuse(config: SweepConfig, defaults: DetectorConfig, cells: Sequence[dict[
         )
     for cell in cells:
         cell_settings(config.detector, cell, defaults.image_size, config.seed)
-    if config.out.exists() and not (config.out / IDENTITY).is_file():
-        consequence = "is not replaced" if config.overwrite else "cannot be resumed"
-        raise BlemishError(f"{config.out} is not a blemish sweep, so it {consequence}; choose another folder with -o.")
 
 
 def _final_training(config: SweepConfig, defaults: DetectorConfig) -> TrainConfig:
@@ -194,12 +197,12 @@ def _start(
     held_out: Sequence[Sample],
     progress: Progress,
 ) -> None:
-    """Writes a new `config.out` with the validation split and the identity, and without rows."""
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(config.out) as out:
-        write_validation(out / VALIDATION, held_out, learning, config.seed, progress)
-        written = {**identity, "corrupted": digest(read_validation(out / VALIDATION))}
-        (out / IDENTITY).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    """Writes the validation split and, last, the identity."""
+    out = config.out
+    shutil.rmtree(out / VALIDATION, ignore_errors=True)  # a killed process may have begun it
+    write_validation(out / VALIDATION, held_out, learning, config.seed, progress)
+    written = {**identity, "corrupted": digest(read_validation(out / VALIDATION))}
+    write_text(out / IDENTITY, json.dumps(written, indent=1) + "\n")
 
 
 def _measure_cells(

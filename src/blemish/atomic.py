@@ -1,0 +1,139 @@
+"""What the operating system does in one step: lock a file, rename without replacing, exchange two folders, open only
+what is a regular file."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from blemish.types import BlemishError
+
+NOREPLACE, EXCHANGE = 1, 2  # flags of Linux's renameat2
+_MACOS = {NOREPLACE: 4, EXCHANGE: 2}  # the same of macOS's renamex_np
+_AT_FDCWD = -100
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+
+class Lock:
+    """An open file that this process has locked. The kernel unlocks it, however the process ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def holds(self, path: Path) -> bool:
+        """Whether the path still is this file."""
+        try:
+            return self.descriptor >= 0 and os.path.samestat(path.lstat(), os.fstat(self.descriptor))
+        except OSError:
+            return False
+
+    def write(self, content: bytes) -> None:
+        """Replaces the file's content in place, as another file would not be locked. A kill in between leaves the new
+        content with the end of the old one behind it."""
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(self.descriptor, rest) :]
+        os.ftruncate(self.descriptor, len(content))
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        self.descriptor = -1
+
+
+def lock_file(file: Path, target: Path) -> Lock:
+    """Makes and locks a file; `target` is what the user named. Raises `BlemishError` where another process has locked
+    it, and OSError where it cannot be made."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    while True:
+        lock = Lock(os.open(file, flags, 0o666))
+        try:
+            if not try_lock(lock.descriptor):
+                raise BlemishError(
+                    f"{target}: another process writes there; let that one end, or choose another place."
+                )
+            if lock.holds(file):
+                return lock
+        except BaseException:
+            lock.close()
+            raise
+        lock.close()  # it was moved or removed between opening and locking
+
+
+def try_lock(descriptor: int) -> bool:
+    """Locks an open file for this process; False where another one has it. True, without a lock, on Windows and on file
+    systems that have none."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as cause:
+        return cause.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
+
+
+def rename(source: Path, target: Path, flag: int) -> None:
+    """`NOREPLACE`: renames, and raises FileExistsError where the target exists, be it an empty folder. `EXCHANGE`: both
+    change places in one step; raises NotImplementedError where the system cannot."""
+    failed = _system_rename(os.fsencode(source), os.fsencode(target), flag)
+    if failed in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):  # the system, or the file system, has no such call
+        if flag == EXCHANGE:
+            raise NotImplementedError
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        source.rename(target)
+    elif failed:
+        raise OSError(failed, os.strerror(failed), str(target))
+
+
+def _system_rename(source: bytes, target: bytes, flag: int) -> int:
+    """The error's number, 0 for none."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None, use_errno=True)
+        if hasattr(library, "renameat2"):
+            arguments = _AT_FDCWD, source, _AT_FDCWD, target, ctypes.c_uint(flag)
+            return ctypes.get_errno() if library.renameat2(*arguments) else 0
+    elif sys.platform == "darwin":
+        library = ctypes.CDLL(None, use_errno=True)
+        if hasattr(library, "renamex_np"):
+            return ctypes.get_errno() if library.renamex_np(source, target, ctypes.c_uint(_MACOS[flag])) else 0
+    return errno.ENOSYS
+
+
+@contextmanager
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Gives `path` as its file to an OSError of the block that names `temporary`, or that is about the disk and names
+    no file."""
+    try:
+        yield
+    except OSError as cause:
+        if (temporary and str(cause.filename) == str(temporary)) or (cause.filename is None and cause.errno in _DISK):
+            cause.filename = str(path)
+        raise
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """The file, open for reading. Never waits, as opening a pipe does, and opens no device. Raises OSError for what is
+    no regular file."""
+    descriptor = -1
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            # Without waiting, because a pipe may have taken its place since.
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                file, descriptor = os.fdopen(descriptor, "rb"), -1
+                return file
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    raise OSError(errno.EINVAL, "is no regular file", str(path))
