@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from blemish.images import listed
 from blemish.listing import DEPTH, natural
-from blemish.types import BlemishError, Label, Sample, SplitName
+from blemish.types import BlemishError, Label, Sample, SplitName, readable
 
 GOOD = frozenset({"good", "ok", "normal"})  # folder names, in any case
 MASKS = frozenset({"ground_truth", "masks"})
@@ -97,6 +97,7 @@ def read(path: Path | str, layout: str = "auto") -> Dataset:
         raise LayoutError(f"{root} could be {_or(readings)}; say which with --layout.")
     ((name, (samples, what)),) = readings.items()
     chosen = "as asked" if layout != "auto" else "the only layout that fits"
+    samples = [replace(sample, defect=readable(sample.defect)) for sample in samples]
     samples.sort(key=lambda sample: natural(sample.name))
     return Dataset(root, name, tuple(samples), f"Read as {name} ({chosen}): {what}.")
 
