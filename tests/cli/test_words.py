@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +67,13 @@ def test_what_the_encoding_lacks_becomes_plain(encoding: str, written: bytes) ->
     stream.write("5 × 6 ±0.1 – 零 é\n")
     stream.flush()
     assert raw.getvalue() == written
+
+
+def test_nothing_is_printed_around_it() -> None:
+    """Everything that reaches a terminal is made safe by `words` or by `tables`."""
+    source = Path(__file__).resolve().parents[2] / "src/blemish"
+    for file in source.rglob("*.py"):
+        text = file.read_text("utf-8")
+        assert "typer.echo" not in text.replace("# Not typer.echo", ""), file
+        assert not re.search(r"sys\.std(out|err)\.write", text), file
+        assert file.name == "tables.py" or not re.search(r"(?<!\w)Console\(", text), file
