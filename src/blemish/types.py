@@ -37,6 +37,18 @@ def silent(items: Iterable[T], what: str = "", total: int = 0) -> Iterator[T]:  
     return iter(items)
 
 
+def readable(name: str) -> str:
+    """A file's or folder's name as text: each of its bytes that is not UTF-8 as `\\xff`, four characters.
+
+    >>> readable("零件"), readable("a\\udcff")
+    ('零件', 'a\\\\xff')
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair, as Windows allows
+        return name.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One image of a data set, not yet decoded.

@@ -10,7 +10,7 @@ Huang et al. 2020; "folders" and "flat" are what people make themselves.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blemish.data.mask_names import Class, MaskFolder, Sorted, gather, masks_beside, names_masks, sort_folders
@@ -29,7 +29,7 @@ from blemish.data.reading import (
 from blemish.files import MARK
 from blemish.images import listed
 from blemish.listing import DEPTH, LeftOut, is_own, natural
-from blemish.types import Sample
+from blemish.types import Sample, readable
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def read(path: Path | str, layout: str = "auto") -> Dataset:
         raise LayoutError(f"{root} could be {enumerated(readings, 'or')}; say which with --layout.")
     ((name, reading),) = readings.items()
     chosen = "as asked" if layout != "auto" else "the only layout that fits"
-    samples = tuple(sorted(reading.samples, key=lambda each: natural(each.name)))
+    labelled = (replace(each, defect=readable(each.defect)) for each in reading.samples)
+    samples = tuple(sorted(labelled, key=lambda each: natural(each.name)))
     masks, left_out = _account(listing, reading)
     ambiguous = tuple((mask, tuple(images)) for mask, images in sorted(reading.ambiguous.items()))
     return Dataset(root, name, samples, f"Read as {name} ({chosen}): {reading.what}.", masks, left_out, ambiguous)

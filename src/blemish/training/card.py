@@ -21,7 +21,7 @@ from blemish.inference.framing import Framing
 from blemish.options import as_json
 from blemish.training.config import DecisionRule, SplitRule
 from blemish.training.export import Parity
-from blemish.types import Prediction, Sample
+from blemish.types import Prediction, Sample, readable
 
 
 def decision(
@@ -117,7 +117,7 @@ def data(folder: Path, layout: str, split: Split, rule: SplitRule, *, pooled: bo
     """The data that the detector learned from."""
     return bundle.made(
         bundle.Data,
-        source=folder.resolve().name,
+        source=readable(folder.resolve().name),
         layout=layout,
         train=len(split.train),
         calibration=len(split.calibration),
