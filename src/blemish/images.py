@@ -20,10 +20,8 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -80,17 +78,6 @@ def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
 def decode(sample: Sample) -> npt.NDArray[np.uint8]:
     """A sample's image, as `load_image`."""
     return load_image(sample.path) if sample.pixels is None else sample.pixels
-
-
-def preload(samples: Sequence[Sample], most: int) -> list[Sample]:
-    """The samples with their pixels, decoded once for all that is to be done with them; as they are where all pixels
-    together take more than `most` bytes. Raises `ImageError` for a file that cannot be read."""
-    sizes = [read_size(sample.path) for sample in samples if sample.pixels is None]
-    if sum(3 * width * height for width, height in sizes) > most:
-        return list(samples)
-    with ThreadPoolExecutor() as pool:
-        pixels = list(pool.map(decode, samples))
-    return [replace(sample, pixels=image) for sample, image in zip(samples, pixels, strict=True)]
 
 
 def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:

@@ -45,6 +45,7 @@ class Sample:
     `split` is the image's split in the data set ("" if the data set has none).
     `group` names the item: images of one item are never on both sides of a split ("" = an item of its own).
     `pixels` is the image itself, RGB (H, W, 3), if there is no file; `images.decode` returns it in either case.
+    `sha256` is the hash of the bytes that were read, in hex digits ("" = not read yet); see `data.content`.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Sample:
     split: SplitName = ""
     group: str = ""
     pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    sha256: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.label == "good" and (self.defect or self.mask):

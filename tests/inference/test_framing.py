@@ -232,7 +232,9 @@ def test_regions_and_evidence_of_an_aligned_run_are_in_the_image_as_it_was_given
         assert gathered.nearest[0].crop.max() > 235  # the spot itself
 
 
-@pytest.mark.parametrize(("moved", "place"), [((18, 10, 0), (WIDTH - 2, 40)), ((-17, 6, 4), (1, 100)), ((5, -12, -3), (120, 1))])
+@pytest.mark.parametrize(
+    ("moved", "place"), [((18, 10, 0), (WIDTH - 2, 40)), ((-17, 6, 4), (1, 100)), ((5, -12, -3), (120, 1))]
+)
 def test_the_evidence_of_a_shifted_part_is_cut_from_what_the_detector_saw(
     aligned: Path, tmp_path: Path, moved: tuple[float, float, float], place: tuple[int, int]
 ) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 
 from blemish.data import layouts
 from blemish.data.audit import Audit, audit
+from blemish.data.content import preload
 from blemish.data.split import Split, items, split
 from blemish.detectors.interface import Traits
-from blemish.images import preload, read_size
+from blemish.images import read_size
 from blemish.inference import calibration
 from blemish.training.config import DecisionRule, SplitRule
 from blemish.types import Progress, Sample, silent

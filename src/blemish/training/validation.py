@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from blemish.data.content import fingerprint
 from blemish.data.corrupt import KINDS, corrupt
 from blemish.data.split import split
 from blemish.evaluation.detection import auroc, average_precision
@@ -120,10 +121,8 @@ def digest(samples: Iterable[Sample]) -> str:
     total = hashlib.sha256()
     for sample in sorted(samples, key=lambda s: s.name):
         record = [sample.name, sample.label, sample.defect, sample.split, sample.group]
-        for content in (
-            json.dumps(record).encode(),
-            sample.path.read_bytes(),
-            sample.mask and sample.mask.read_bytes(),
-        ):
-            total.update(hashlib.sha256(content or b"").digest())
+        mask = sample.mask.read_bytes() if sample.mask else b""
+        total.update(hashlib.sha256(json.dumps(record).encode()).digest())
+        total.update(bytes.fromhex(fingerprint(sample)))
+        total.update(hashlib.sha256(mask).digest())
     return total.hexdigest()
