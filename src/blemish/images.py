@@ -174,7 +174,7 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
                 if max_pixels is not None and width * height > max_pixels:
                     raise ImageError(
                         f"{shown} has {width} × {height} = {width * height:,} pixels, more than the limit of "
-                        f"{max_pixels:,}; make it smaller, or raise max_pixels if that size is intended."
+                        f"{max_pixels:,}; make it smaller, or cut it into pieces."
                     )
                 yield image
         except ImageError:

@@ -25,6 +25,10 @@ class BlemishError(Exception):
     """An error that the user can correct: its text is one sentence that names the thing, the cause and the remedy."""
 
 
+class TooFewError(BlemishError):
+    """Too few images for what was asked of them."""
+
+
 class Progress(Protocol):
     """Wraps an iterable and reports its progress: `for x in progress(xs, "features", len(xs))`."""
 

@@ -46,7 +46,12 @@ def test_an_old_file_is_read_once_and_again_when_it_changed(
 ) -> None:
     read: list[Path] = []
     real = content._read
-    monkeypatch.setattr(content, "_read", lambda path: (read.append(path), real(path))[1])
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(content, "_read", counted)
     monkeypatch.setattr(time, "time_ns", lambda now=time.time_ns: now() + 2 * FRESH)  # the files are older than that
     path = samples[0].path
     first = [fingerprint(samples[0]) for _ in range(3)]

@@ -91,18 +91,20 @@ def _inspected(
 ) -> tuple[list[Sample], list[Verdict], Prediction, list[str]]:
     """The samples that can be read, their verdicts and predictions, and the names of the others."""
     images, verdicts, rows, unreadable = list[Sample](), list[Verdict](), [], list[str]()
-    used = ("scores", "maps", "probabilities", "poses")
+    used, first = ("scores", "maps", "probabilities", "poses"), ""
     inspections = inspector.look_many([sample.path for sample in samples])
     for sample, inspection in zip(samples, progress(inspections, "inspecting", len(samples)), strict=True):
         if inspection.prediction is None:
             unreadable.append(sample.name)
+            first = first or str(inspection.verdict.error).removesuffix(".")
             continue
         images.append(sample)
         verdicts.append(inspection.verdict)
         rows.append({name: value for name, value in inspection.prediction.outputs().items() if name in used})
     if len({sample.label for sample in images}) < 2:
         raise BlemishError(
-            f"Of {len(samples)} images {len(unreadable)} cannot be read, which leaves no good or no defective ones."
+            f"Of {len(samples)} images {len(unreadable)} cannot be inspected, which leaves no good or no defective "
+            f"ones; the first: {first}."
         )
     prediction = Prediction(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
     return images, verdicts, prediction, unreadable

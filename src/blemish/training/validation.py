@@ -17,7 +17,7 @@ from blemish.data.split import split
 from blemish.evaluation.detection import auroc, average_precision
 from blemish.evaluation.localisation import collect, evaluation_size, pixel_figures, reduce_mask, thresholds_for
 from blemish.images import decode, load_mask, read_size
-from blemish.types import BlemishError, Prediction, Progress, Sample, silent
+from blemish.types import BlemishError, Prediction, Progress, Sample, TooFewError, silent
 
 FIGURES = ("choice", "image_auroc", "average_precision", "pixel_auroc", "aupro", "best_iou")
 FEWEST = 8  # images held out, if that is at most half of the training images
@@ -45,7 +45,7 @@ def hold_out(
         groups=[group for group in index_groups if group],
     )
     if len(splits.calibration) < 2:
-        raise BlemishError("A sweep needs at least 2 held-out good images, and there is 1; add good images.")
+        raise TooFewError("A sweep needs at least 2 held-out good images, and there is 1; add good images.")
     return splits.train, splits.calibration
 
 
