@@ -18,10 +18,8 @@ from __future__ import annotations
 import stat
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
@@ -83,17 +81,6 @@ def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray
 def decode(sample: Sample) -> npt.NDArray[np.uint8]:
     """A sample's image, as `load_image`."""
     return load_image(sample.path) if sample.pixels is None else sample.pixels
-
-
-def preload(samples: Sequence[Sample], most: int) -> list[Sample]:
-    """The samples with their pixels, decoded once for all that is to be done with them; as they are where all pixels
-    together take more than `most` bytes. Raises `ImageError` for a file that cannot be read."""
-    sizes = [read_size(sample.path) for sample in samples if sample.pixels is None]
-    if sum(3 * width * height for width, height in sizes) > most:
-        return list(samples)
-    with ThreadPoolExecutor() as pool:
-        pixels = list(pool.map(decode, samples))
-    return [replace(sample, pixels=image) for sample, image in zip(samples, pixels, strict=True)]
 
 
 def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -207,7 +194,7 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
                 if max_pixels is not None and width * height > max_pixels:
                     raise ImageError(
                         f"{shown} has {width} × {height} = {width * height:,} pixels, more than the limit of "
-                        f"{max_pixels:,}; make it smaller, or raise max_pixels if that size is intended."
+                        f"{max_pixels:,}; make it smaller, or cut it into pieces."
                     )
                 yield image
         except ImageError:

@@ -26,6 +26,10 @@ class BlemishError(Exception):
     """An error that the user can correct: its text is one sentence that names the thing, the cause and the remedy."""
 
 
+class TooFewError(BlemishError):
+    """Too few images for what was asked of them."""
+
+
 class Progress(Protocol):
     """Wraps an iterable and reports its progress: `for x in progress(xs, "features", len(xs))`."""
 
@@ -58,6 +62,7 @@ class Sample:
     `split` is the image's split in the data set ("" if the data set has none).
     `group` names the item: images of one item are never on both sides of a split ("" = an item of its own).
     `pixels` is the image itself, RGB (H, W, 3), if there is no file; `images.decode` returns it in either case.
+    `sha256` is the hash of the bytes that were read, in hex digits ("" = not read yet); see `data.content`.
     """
 
     path: Path
@@ -68,6 +73,7 @@ class Sample:
     split: SplitName = ""
     group: str = ""
     pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    sha256: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.label == "good" and (self.defect or self.mask):
