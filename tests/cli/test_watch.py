@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from blemish.files import open_regular
+from blemish.atomic import open_regular
 from tests.conftest import tile
 from tests.station.test_deliveries import Broker, Receiver, needs_mosquitto, subscribed
 from tests.support import blemish, eventually, refused, write_image

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from blemish import BlemishError, Inspector
-from blemish.files import open_regular
+from blemish.atomic import open_regular
 from blemish.station.arrivals import Arrivals
 from blemish.station.journal import Journal
 from blemish.station.watch import UNJUDGED, WatchConfig, watch
