@@ -24,7 +24,7 @@ from blemish.reporting.figures import FILTERS, MEASURES, REPORT, defined, number
 from blemish.reporting.gallery import Gallery, gallery
 from blemish.reporting.rerun import repeat
 from blemish.reporting.run import OUTCOMES, Recorded, read_run
-from blemish.types import BlemishError, Progress, Sample, silent
+from blemish.types import BlemishError, Progress, Sample, readable, silent
 
 _PAGE = 'name="generator" content="blemish'  # how a page of ours begins
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # false-alarm rates for which thresholds are compared
@@ -253,4 +253,4 @@ def _reliability(run: Recorded) -> str | None:
 
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, text)
+    write_text(file, readable(text))  # names of older runs, such as of their classes, may be no Unicode
