@@ -311,6 +311,10 @@ def test_a_kept_folder_is_resumed(tmp_path: Path) -> None:
         (tmp_path / "w/v").write_text("1")
     with kept(tmp_path / "w", "watch", ["v"], resume=True) as folder:
         assert (folder.path / "v").read_text() == "1"
+    (tmp_path / "empty/folders").mkdir(parents=True)
+    with kept(tmp_path / "empty", "watch", ["v"], resume=True):
+        pass
+    assert names(tmp_path / "empty") == [MARK, "folders"]
     (tmp_path / "older").mkdir()
     (tmp_path / "older/v").touch()  # without a mark, but known by what is in it
     with kept(tmp_path / "older", "watch", ["v"], resume=True, foreign=lambda path: not (path / "v").exists()):

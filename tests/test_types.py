@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blemish.types import Prediction, Region, Sample, Verdict
+from blemish.types import Prediction, Region, Sample, Verdict, readable
 
 MAPS = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
 SCORES = np.array([1, 2, 3], np.float32)
@@ -124,3 +124,11 @@ def test_a_good_sample_has_neither_defect_nor_mask() -> None:
     for more in ({"defect": "crack"}, {"mask": Path("mask.png")}):
         with pytest.raises(ValueError, match="neither defect type nor mask"):
             Sample(Path("a.png"), "a.png", "good", **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("零件", "零件"), ("a\udcff", "a\\xff"), ("\ud800", "\\ud800"), ("a\\xff", "a\\xff"), ("", "")]
+)
+def test_a_name_is_readable(name: str, text: str) -> None:
+    assert readable(name) == text
+    readable(name).encode()  # raises nothing

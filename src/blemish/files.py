@@ -363,8 +363,8 @@ def _files_in(folder: Path) -> Iterator[str]:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether it holds nothing but a mark or litter."""
-    return all(entry.name in LITTER or entry.name == MARK for entry in folder.iterdir())
+    """Whether no file is in it or below it, but for marks and litter."""
+    return next(_files_in(folder), None) is None
 
 
 def _beside(target: Path, what: str) -> Path:

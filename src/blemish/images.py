@@ -18,10 +18,8 @@ from __future__ import annotations
 import stat
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
@@ -38,6 +36,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from blemish import masks
 from blemish.atomic import open_regular
 from blemish.decoding import Metered, take, turn
 from blemish.listing import DEPTH, Tree, walk
@@ -84,26 +83,24 @@ def decode(sample: Sample) -> npt.NDArray[np.uint8]:
     return load_image(sample.path) if sample.pixels is None else sample.pixels
 
 
-def preload(samples: Sequence[Sample], most: int) -> list[Sample]:
-    """The samples with their pixels, decoded once for all that is to be done with them; as they are where all pixels
-    together take more than `most` bytes. Raises `ImageError` for a file that cannot be read."""
-    sizes = [read_size(sample.path) for sample in samples if sample.pixels is None]
-    if sum(3 * width * height for width, height in sizes) > most:
-        return list(samples)
-    with ThreadPoolExecutor() as pool:
-        pixels = list(pool.map(decode, samples))
-    return [replace(sample, pixels=image) for sample, image in zip(samples, pixels, strict=True)]
-
-
 def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """The defect mask as `bool (H, W)`; `size` is the (height, width) of its upright image.
 
-    A pixel's value is its largest colour channel, on black where transparent. Where any value is above half of
-    white, a pixel is defective if it is above half (so edges softened by resizing or JPEG are rounded); otherwise,
-    as in masks that number their defects 1, 2, 3, if it is above 0.
-    Raises ImageError as `load_image` does, and for another size.
+    A pixel's value is its largest colour channel, on black where transparent; `masks.defective` says which values are
+    defective. A folder is the union of the masks in it.
+    Raises ImageError as `load_image` does, for another size, and for a folder without images.
     """
     path = Path(path)
+    if path.is_dir():
+        files = find_images(path)
+        if not files:
+            raise ImageError(f"{_shown(path)} holds no masks; draw one, or remove the folder.")
+        return np.asarray(np.stack([load_mask(file, size) for file in files]).any(axis=0))
+    return masks.defective(*mask_values(path, size))
+
+
+def mask_values(path: Path, size: tuple[int, int]) -> tuple[npt.NDArray[Any], float]:
+    """The values (H, W) of one mask's file and the value of its white; as `load_mask`."""
     height, width = size
     with _opened(path, max(MAX_PIXELS, height * width)) as image:
         actual = _upright_size(image)
@@ -114,14 +111,41 @@ def load_mask(path: Path | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
             )
         image.load()
         values, white = _values(image)
-        values = _upright(values, image)
-        return np.ascontiguousarray(values > (white / 2 if values.max() > white / 2 else 0))
+        return np.ascontiguousarray(_upright(values, image)), white
+
+
+def pages(path: Path | str) -> int:
+    """How many pages or frames the file has, of which the first is read; 1 for a JPEG, whatever it carries besides.
+    Raises ImageError."""
+    with _opened(Path(path), None) as image:
+        return 1 if image.format in {"JPEG", "MPO"} else int(getattr(image, "n_frames", 1))
+
+
+def is_16_bit(path: Path | str) -> bool:
+    """Whether the file holds 16 bits for each value. Raises ImageError."""
+    with _opened(Path(path), None) as image:
+        bits = getattr(image, "tag_v2", {}).get(_BITS)
+        return bits != (12,) and (image.mode.startswith("I;16") or ";16" in str(image.tile))
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
     """(width, height) of the upright image, from the file's header alone. Raises ImageError."""
     with _opened(Path(path), None) as image:
         return _upright_size(image)
+
+
+def has_image_start(path: Path) -> bool:
+    """Whether a file begins as a JPEG, PNG, BMP, TIFF, WebP or GIF does."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    if start.startswith(b"RIFF"):
+        return start.endswith(b"WEBP")
+    return start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")) or (
+        start.startswith(b"BM") and start[6:10] == b"\0\0\0\0"
+    )
 
 
 def find_images(folder: Path | str, *, recursive: bool = False) -> list[Path]:
@@ -170,7 +194,7 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
                 if max_pixels is not None and width * height > max_pixels:
                     raise ImageError(
                         f"{shown} has {width} × {height} = {width * height:,} pixels, more than the limit of "
-                        f"{max_pixels:,}; make it smaller, or raise max_pixels if that size is intended."
+                        f"{max_pixels:,}; make it smaller, or cut it into pieces."
                     )
                 yield image
         except ImageError:
@@ -186,7 +210,7 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
 
 def _decoder(file: IO[bytes]) -> ImageFile.ImageFile:
     """Like Image.open for our formats, but without its size limit, which no argument raises."""
-    start = file.read(16)
+    start = file.read(16).ljust(16, b"\0")  # Pillow's check of DIB fails on shorter files
     for name in _FORMATS:
         factory, accepts = Image.OPEN[name]
         if accepts is None or accepts(start) is not True:

@@ -26,6 +26,10 @@ class BlemishError(Exception):
     """An error that the user can correct: its text is one sentence that names the thing, the cause and the remedy."""
 
 
+class TooFewError(BlemishError):
+    """Too few images for what was asked of them."""
+
+
 class Progress(Protocol):
     """Wraps an iterable and reports its progress: `for x in progress(xs, "features", len(xs))`."""
 
@@ -37,6 +41,18 @@ def silent(items: Iterable[T], what: str = "", total: int = 0) -> Iterator[T]:  
     return iter(items)
 
 
+def readable(name: str) -> str:
+    """A file's or folder's name as text: each of its bytes that is not UTF-8 as `\\xff`, four characters.
+
+    >>> readable("零件"), readable("a\\udcff")
+    ('零件', 'a\\\\xff')
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair, as Windows allows
+        return name.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One image of a data set, not yet decoded.
@@ -46,6 +62,7 @@ class Sample:
     `split` is the image's split in the data set ("" if the data set has none).
     `group` names the item: images of one item are never on both sides of a split ("" = an item of its own).
     `pixels` is the image itself, RGB (H, W, 3), if there is no file; `images.decode` returns it in either case.
+    `sha256` is the hash of the bytes that were read, in hex digits ("" = not read yet); see `data.content`.
     """
 
     path: Path
@@ -56,6 +73,7 @@ class Sample:
     split: SplitName = ""
     group: str = ""
     pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    sha256: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.label == "good" and (self.defect or self.mask):

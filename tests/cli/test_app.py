@@ -128,7 +128,8 @@ def test_train_refuses_in_a_sentence(product: Path, tmp_path: Path, arguments: l
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interrupted_run_leaves_nothing(product: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(product: Path, tmp_path: Path, number: signal.Signals) -> None:
     # Processes that a shell starts in the background, and their children, ignore the signal.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     program += "from blemish.cli.app import main; main()"
@@ -138,10 +139,10 @@ def test_an_interrupted_run_leaves_nothing(product: Path, tmp_path: Path) -> Non
         for line in process.stderr:
             if line.startswith("test"):  # the partial folder exists by now
                 assert (tmp_path / ".run.partial").is_dir()
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 break
         rest = process.stderr.read()
-    assert process.returncode == 130, rest
+    assert process.returncode == 128 + number, rest
     assert "Traceback" not in rest
     assert list(tmp_path.iterdir()) == []
 

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from blemish.atomic import open_regular
 from tests.conftest import tile
 from tests.station.test_deliveries import Broker, Receiver, needs_mosquitto, subscribed
 from tests.support import blemish, eventually, refused, write_image
@@ -108,6 +110,72 @@ def test_a_second_watcher_is_refused_until_the_first_is_killed(run: Path, folder
     process.communicate()
     blemish(*second, code=3)
     assert len(names(folder)) == len(set(names(folder))) == 24
+
+
+def test_a_deleted_journal_ends_it_with_2_and_the_next_run_begins_a_new_one(
+    run: Path, folder: Path, receiver: Receiver
+) -> None:
+    process = start(run, folder, "--webhook", receiver.url)
+    eventually(lambda: lines(folder))
+    (folder.parent / "out/verdicts.jsonl").unlink()
+    stderr = process.communicate(timeout=30)[1]
+    assert process.returncode == 2
+    assert stderr.splitlines()[-1].startswith("blemish: ")
+    assert "was deleted or moved away" in stderr.splitlines()[-1]
+    blemish("watch", folder, "--bundle", run, "--out", folder.parent / "out", "--once", *QUICK, code=3)
+    assert len(names(folder)) == 24
+
+
+def test_a_reader_that_stops_does_not_keep_it_from_ending(run: Path, folder: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):  # a terminal that is held: every write to it waits
+        while True:
+            os.write(writing, bytes(1 << 16))
+    os.set_blocking(writing, True)
+    process = subprocess.Popen(command(run, folder), stdout=writing, stderr=subprocess.DEVNULL)
+    eventually(lambda: lines(folder))
+    process.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert 8 < time.monotonic() - begun < 20
+    os.close(reading)
+    os.close(writing)
+    count = len(names(folder))
+    blemish("watch", folder, "--bundle", run, "--out", folder.parent / "out", "--once", *QUICK, code=3)
+    assert len(names(folder)) == len(set(names(folder))) == 24 >= count
+
+
+def test_what_trouble_leaves_without_a_verdict_is_counted(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(path: Path) -> Any:
+        if path.name == "3.png":
+            raise PermissionError(13, "Permission denied")
+        return open_regular(path)
+
+    (folder / "22.png").unlink()
+    monkeypatch.setattr("blemish.station.watch.open_regular", refusing)
+    printed = blemish("watch", folder, "--bundle", run, "--out", folder.parent / "out", "--once", *QUICK, code=3)
+    assert "3.png: cannot be inspected now (Permission denied)" in printed.stderr
+    assert "1 images or folders could not be inspected" in printed.stderr
+    assert printed.stdout.splitlines()[-1].startswith("22 images: ")
+    monkeypatch.undo()
+    blemish("watch", folder, "--bundle", run, "--out", folder.parent / "out", "--once", *QUICK)
+    assert names(folder)[-1] == "3.png"
+
+
+def test_a_secret_that_would_be_sent_unencrypted_is_warned_of_and_none_is_printed(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLEMISH_WEBHOOK_TOKEN", "geheim")
+    arguments = ["watch", folder, "--bundle", run, "--out", folder.parent / "out", "--once", *QUICK, "--webhook"]
+    printed = blemish(*arguments, "http://host.invalid/geheim?geheim", code=3)
+    assert "is sent unencrypted" in printed.stderr
+    assert "geheim" not in printed.stdout + printed.stderr
+    monkeypatch.setenv("BLEMISH_WEBHOOK_TOKEN", "geheim\n")
+    assert "geheim" not in refused(*arguments, "https://host.invalid/")
+    assert "geheim" not in refused(*arguments, "https://user:geheim@host.invalid/")
 
 
 def test_once_prints_what_inspect_prints(run: Path, folder: Path, tmp_path: Path) -> None:

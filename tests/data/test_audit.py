@@ -16,7 +16,8 @@ from PIL import Image
 from rich.console import Console
 
 from blemish.data import audit as module
-from blemish.data.audit import Audit, Problem, Row, audit, render
+from blemish.data.audit import Audit, Row, audit, render
+from blemish.data.checks import Problem
 from blemish.data.layouts import read
 from blemish.data.split import split
 from blemish.images import load_image
@@ -222,7 +223,7 @@ def test_the_audit_as_json_and_as_text(tmp_path: Path) -> None:
     assert "[red]0.png" in text
     assert "48 × 64" in text
     back = json.loads(json.dumps(result.to_json()))
-    assert set(back) == {"layout", "why", "rows", "problems", "groups"}
+    assert set(back) == {"layout", "why", "files", "rows", "problems", "groups"}
     assert len(back["problems"]) == 12
     assert back["rows"][0] == {
         "split": "",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from blemish.data.layouts import LAYOUTS, Dataset, LayoutError, read
+from blemish.data.layouts import LAYOUTS, Dataset, read
+from blemish.data.reading import LayoutError
 from blemish.types import Sample
 from tests.support import shared_folder, touch
 
@@ -168,7 +169,7 @@ def test_folders(tmp_path: Path) -> None:
         ("good/a.png", "good", "", "", ""),
         ("good/day2/b.png", "good", "", "", ""),
         ("scratch/1.png", "anomaly", "scratch", "", "ground_truth/scratch/1_mask.png"),
-        ("scratch/2.jpg", "anomaly", "scratch", "", ""),
+        ("scratch/2.jpg", "anomaly", "scratch", "", "masks/2.png"),  # of one type alone there is a 2
     ]
     assert "Dent and scratch for defect types" in dataset.why
 
@@ -356,3 +357,10 @@ def test_magnetic_tiles_have_six_exposures_each() -> None:
 @pytest.mark.real
 def test_the_parent_of_the_real_data_sets_is_refused_with_their_names() -> None:
     assert "casting, cookies, kolektorsdd and magnetic-tile" in refusal(shared_folder("data"))
+
+
+def test_a_type_whose_name_is_no_utf8_is_readable(tmp_path: Path) -> None:
+    touch(tmp_path, "good/1.png", "good/2.png", "N\udcfeG/1.png")
+    (sample,) = [sample for sample in read(tmp_path).samples if sample.label == "anomaly"]
+    assert sample.defect == "N\\xfeG"
+    assert sample.path.is_file()

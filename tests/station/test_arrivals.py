@@ -80,6 +80,32 @@ def test_a_file_that_cannot_be_decoded_is_tried_again_when_it_has_not_changed_fo
     assert watched.failed(file, 110.0)
 
 
+def test_a_file_in_trouble_is_tried_at_growing_intervals_and_holds_no_other(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(coded("PNG"))
+    watched = watcher(tmp_path)
+    (file,) = watched.complete(100.0)
+    assert not watched.stuck(120.0)
+    assert watched.troubled(file, 100.0)  # the first time: a person is told
+    (tmp_path / "b.png").write_bytes(coded("PNG"))
+    assert names(watched.complete(100.4)) == ["b.png"]
+    assert watched.complete(100.5)[0] == file
+    assert not watched.troubled(file, 100.5)
+    assert names(watched.complete(101.4)) == ["b.png"]
+    assert watched.complete(101.5)[0] == file
+    watched.done(next(f for f in watched.complete(101.5) if f != file))
+    assert not watched.stuck(109.9)
+    assert watched.stuck(110.0)
+    (tmp_path / "a.png").chmod(0o600)  # such as a permission that was missing: tried at once
+    assert "a.png" in names(watched.complete(101.6))
+    assert not watched.troubled(file, 101.6)
+
+
+def test_a_file_that_became_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    os.mkfifo(path)
+    assert not has_end(path, 100)
+
+
 def test_a_failure_is_forgotten_when_the_file_changes(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"no image")

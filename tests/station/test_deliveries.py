@@ -7,18 +7,17 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blemish import BlemishError
-from blemish.station.deliveries import Outbox
+from blemish.station.deliveries import TRIES, Outbox
 from blemish.station.journal import Journal
 from blemish.station.receivers import PASSWORD, TOKEN, USER, Mqtt, Webhook
 from tests.station.test_journal import row
@@ -179,28 +178,123 @@ def test_a_receiver_that_does_not_answer_times_out(journal: Journal) -> None:
         assert "geheim" not in "".join(notes)
 
 
-@pytest.mark.parametrize("url", ["ftp://a/b", "file:///etc/passwd", "host", "http://", "http://a:b@c/", "http://a:x/"])
-def test_an_invalid_web_address_is_refused(url: str) -> None:
-    with pytest.raises(BlemishError, match="--webhook takes an address"):
-        Webhook(url)
+def test_a_message_that_is_refused_for_ever_is_put_aside_and_the_next_are_delivered(
+    journal: Journal, receiver: Receiver
+) -> None:
+    receiver.answers = [200, *[413] * TRIES, *[400] * (TRIES - 1), 503, *[422] * TRIES]
+    notes: list[str] = []
+    outbox = Outbox(journal, Webhook(receiver.url), notes.append, longest=0.02)
+    add(journal, outbox, *range(5))
+    eventually(lambda: len(receiver.taken) == 3)
+    outbox.close()
+    assert receiver.taken == ["0", "3", "4"]
+    lines = journal.file.read_bytes().splitlines(keepends=True)
+    assert outbox.refused_file.read_bytes() == b"".join(lines[1:3])  # never lost
+    assert outbox.delivered == journal.end
+    refusals = [note for note in notes if "refused a verdict 5 times" in note]
+    assert ["HTTP 413" in refusals[0], "HTTP 422" in refusals[1]] == [True, True]
+    assert all(".refused-webhook.jsonl" in note for note in refusals)
 
 
-@pytest.mark.parametrize("address", ["", "a:b:c", "user:geheim@host", "host/topic", "host:99999", ":1883"])
-def test_an_invalid_broker_is_refused(address: str) -> None:
-    with pytest.raises(BlemishError, match="--mqtt takes HOST"):
-        Mqtt(address, "blemish")
+@pytest.mark.parametrize("answer", [401, 403, 404, 408, 429, 500, 302])
+def test_what_is_not_about_the_message_is_tried_for_ever(answer: int, journal: Journal, receiver: Receiver) -> None:
+    receiver.answers = [answer] * (2 * TRIES)
+    outbox = Outbox(journal, Webhook(receiver.url), lambda _: None, longest=0.01)
+    add(journal, outbox, 0, 1)
+    eventually(lambda: len(receiver.taken) == 2)
+    outbox.close()
+    assert receiver.taken == numbers(2)
+    assert not outbox.refused_file.exists()
 
 
-@pytest.mark.parametrize("topic", ["", "a/#", "+/a"])
-def test_an_invalid_topic_is_refused(topic: str) -> None:
-    with pytest.raises(BlemishError, match="--topic"):
-        Mqtt("localhost", topic)
+def test_what_is_refused_and_cannot_be_put_aside_is_kept_where_it_is(journal: Journal, receiver: Receiver) -> None:
+    receiver.answers = [400] * (TRIES + 3)
+    outbox = Outbox(journal, Webhook(receiver.url), lambda _: None, longest=0.01)
+    outbox.refused_file.mkdir()
+    add(journal, outbox, 0)
+    eventually(lambda: receiver.taken)
+    outbox.close()
+    assert receiver.taken == ["0"]
 
 
-def test_a_missing_paho_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
-    with pytest.raises(BlemishError, match=r"pip install 'blemish\[mqtt\]'"):
-        Mqtt("localhost", "blemish")
+def test_a_journal_that_somebody_deletes_is_delivered_as_far_as_it_was_written(
+    journal: Journal, receiver: Receiver
+) -> None:
+    receiver.answers = [503] * 3
+    outbox = Outbox(journal, Webhook(receiver.url), lambda _: None, longest=0.05)
+    add(journal, outbox, *range(3))
+    journal.file.unlink()
+    eventually(lambda: len(receiver.taken) == 3)
+    outbox.close()
+    assert receiver.taken == numbers(3)
+
+
+class Unkind:
+    """A server that answers every connection with `answer(its socket)`."""
+
+    def __init__(self, answer: Callable[[socket.socket], None]) -> None:
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}/"
+        self.connections = 0
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = self.listening.accept()
+                    self.connections += 1
+                    with connection, suppress(OSError):
+                        connection.recv(1 << 16)
+                        answer(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+
+    def close(self) -> None:
+        self.listening.shutdown(socket.SHUT_RDWR)
+        self.listening.close()
+
+
+def drip(connection: socket.socket) -> None:
+    for byte in b"HTTP/1.1 200 OK\r\n" + b"X: " + b"x" * 10_000:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.02)
+
+
+def endless_body(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n")
+    with suppress(OSError):
+        connection.recv(1)
+
+
+def test_headers_that_drip_have_one_time_limit_together(journal: Journal) -> None:
+    server, notes = Unkind(drip), list[str]()
+    outbox = Outbox(journal, Webhook(server.url, timeout=0.2), notes.append, longest=0.01)
+    add(journal, outbox, 0)
+    eventually(lambda: server.connections >= 2, 10)
+    outbox.close()
+    server.close()
+    assert "timed out" in notes[0]
+
+
+def test_a_body_without_an_end_holds_nothing(journal: Journal) -> None:
+    server = Unkind(endless_body)
+    outbox = Outbox(journal, Webhook(server.url), pytest.fail)
+    add(journal, outbox, 0, 1)
+    eventually(lambda: outbox.delivered == journal.end, 5)
+    outbox.close()
+    server.close()
+
+
+def test_an_answer_that_quotes_the_token_is_not_shown(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN, "geheim")
+    server = Unkind(lambda connection: connection.sendall(b"Bearer geheim is wrong\r\n\r\n"))
+    notes: list[str] = []
+    outbox = Outbox(journal, Webhook(f"{server.url}geheim?geheim#geheim"), notes.append, longest=0.01)
+    add(journal, outbox, 0)
+    eventually(lambda: notes)
+    outbox.close()
+    server.close()
+    assert "its answer is not HTTP" in notes[0]
+    assert "geheim" not in "".join(notes)
 
 
 class Broker:
@@ -309,6 +403,24 @@ def test_the_same_outbox_resumes_when_the_broker_is_back(journal: Journal, tmp_p
         broker.kill()
     assert len(notes) == 2
     assert "takes verdicts again" in notes[1]
+
+
+@needs_mosquitto
+def test_a_message_that_is_too_large_for_the_broker_is_put_aside(journal: Journal, tmp_path: Path) -> None:
+    broker, notes = Broker(tmp_path, "allow_anonymous true", "max_packet_size 300"), list[str]()
+    try:
+        with subscribed(broker, "line") as received:
+            outbox = Outbox(journal, Mqtt(broker.address, "line"), notes.append, longest=0.02)
+            add(journal, outbox, 0)
+            journal.add({**row("1"), "regions": "x" * 500})
+            add(journal, outbox, 2)
+            eventually(lambda: received == ["0", "2"])
+            outbox.close()
+    finally:
+        broker.kill()
+    assert json.loads(outbox.refused_file.read_text())["name"] == "1"
+    assert len(notes) == 1
+    assert "it ends the connection" in notes[0]
 
 
 @needs_mosquitto

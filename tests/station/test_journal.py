@@ -60,7 +60,10 @@ def test_a_file_that_was_only_touched_is_known_by_its_content(tmp_path: Path) ->
         assert journal.knows(touched)
 
 
-@pytest.mark.parametrize("rest", [b'{"id": "0', b'{"', b"\0" * 500, b'{"id": 1}\n'[:-1], b'{"id\0\0\0\n'])
+REST = [b'{"id": "0', b'{"', b"{", b"\xc3", b"x", b"\0", b"\0" * 500, b'{"id": 1}', b'{"id\0\0\0\n', b"\0\n"]
+
+
+@pytest.mark.parametrize("rest", REST)
 def test_an_incomplete_last_line_after_a_kill_or_power_cut_is_cut_off(rest: bytes, tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         first = journal.add(row())
@@ -71,7 +74,27 @@ def test_an_incomplete_last_line_after_a_kill_or_power_cut_is_cut_off(rest: byte
     assert journal.file.read_bytes() == first + second
 
 
-@pytest.mark.parametrize("foreign", ["text\n", "text", '{"path": "a.png", "decision": "good"}\n', '{"id": "1"}\n'])
+@pytest.mark.parametrize("rest", [b"{", b'{"id": "', b'{"id": "0123', b"\0", b"\0" * 500])
+def test_a_first_line_that_is_incomplete_is_cut_off(rest: bytes, tmp_path: Path) -> None:
+    (tmp_path / "verdicts.jsonl").write_bytes(rest)
+    with Journal(tmp_path) as journal:
+        line = journal.add(row())
+    assert journal.file.read_bytes() == line
+
+
+FOREIGN = [
+    "text\n",
+    "text",
+    "é",
+    "[1]\n",
+    "{}\n",
+    '{"path": "a',
+    '{"path": "a", "decision": "good"}\n',
+    '{"id": "1"}\n',
+]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
 def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(foreign: str, tmp_path: Path) -> None:
     file = tmp_path / "verdicts.jsonl"
     file.write_text(foreign)
@@ -92,6 +115,86 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with Journal(tmp_path):
         assert "another `blemish watch` writes there" in refused(tmp_path)
     Journal(tmp_path).close()
+
+
+def test_a_deleted_lock_file_admits_no_second_writer(tmp_path: Path) -> None:
+    with Journal(tmp_path):
+        (tmp_path / ".watch.lock").unlink()
+        assert "another `blemish watch` writes there" in refused(tmp_path)
+        assert "another `blemish watch` writes there" in refused(tmp_path)
+    Journal(tmp_path).close()
+
+
+def test_a_pipe_or_a_folder_in_the_place_of_the_journal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a/verdicts.jsonl").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    os.mkfifo(tmp_path / "b/verdicts.jsonl")
+    assert "choose another --out" in refused(tmp_path / "a")
+    assert "is a pipe or a device" in refused(tmp_path / "b")
+
+
+def meddle(what: str, file: Path) -> str:
+    """Does to the journal what somebody may do; returns how it is called."""
+    other = file.with_name("other")
+    if what == "delete":
+        file.unlink()
+    elif what == "delete its folder":
+        file.parent.rename(file.parent.with_name("moved"))
+    elif what == "move":
+        file.rename(other)
+    elif what == "replace":
+        other.write_bytes(file.read_bytes())
+        other.rename(file)
+    elif what == "cut":
+        os.truncate(file, 3)
+    else:
+        with file.open("ab") as appended:
+            appended.write(b"x\n")
+    return {"replace": "replaced", "cut": "cut off", "write": "written to"}.get(what, "deleted or moved")
+
+
+@pytest.mark.parametrize("what", ["delete", "delete its folder", "move", "replace", "cut", "write"])
+def test_nothing_is_written_into_a_journal_that_somebody_else_changed(what: str, tmp_path: Path) -> None:
+    with Journal(tmp_path / "out") as journal:
+        journal.add(row())
+        journal.check()
+        sentence = meddle(what, journal.file)
+        kept = {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
+        for attempt in (journal.check, lambda: journal.add(row("b.png"))):
+            with pytest.raises(BlemishError, match=sentence):
+                attempt()
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")} == kept
+
+
+def test_another_time_of_change_asks_for_the_content(tmp_path: Path) -> None:
+    file = File("a.png", 10, 1, 0, changed=7)
+    with Journal(tmp_path) as journal:
+        journal.add({**row(), "changed": 7})
+        assert journal.knows(file)
+        assert not journal.knows(file._replace(changed=8))
+        assert journal.same_content(file._replace(changed=8), CONTENT)
+        assert journal.knows(file._replace(changed=8))
+    with Journal(tmp_path) as journal:
+        assert journal.knows(file)
+        assert not journal.knows(file._replace(changed=8))
+
+
+GOLDEN = (  # a line as blemish wrote it before it recorded the time of change
+    '{"id": "fb2ec3ec367e2a582fbfd5677cf22381", "time": "2025-01-01T00:00:00.000+00:00", "name": "a.png", "path": '
+    '"in/a.png", "decision": "good", "score": 0.5, "threshold": 1.0, "p_value": 0.5, "regions": [], "error": null, '
+    '"overlay": "overlays/a.png.jpg", "evidence": [], "counterfactual": null, "bytes": 10, "modified": 1, "sha256": "'
+    + CONTENT
+    + '", "bundle": "cd"}\n'
+)
+
+
+def test_journals_of_older_versions_are_read(tmp_path: Path) -> None:
+    (tmp_path / "verdicts.jsonl").write_text(GOLDEN)
+    file = File("a.png", 10, 1, 0, changed=7)
+    with Journal(tmp_path) as journal:
+        assert journal.knows(file)  # of an unknown time of change
+        assert not journal.knows(file._replace(changed=8))  # and from then on of this one
+    assert journal.file.read_text() == GOLDEN
 
 
 def test_a_refused_journal_releases_its_lock(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,11 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from blemish import BlemishError, Inspector
+from blemish.atomic import open_regular
+from blemish.station.arrivals import Arrivals
 from blemish.station.journal import Journal
-from blemish.station.watch import WatchConfig, watch
+from blemish.station.watch import UNJUDGED, WatchConfig, watch
 from tests.conftest import tile
 from tests.support import eventually, write_image
 
@@ -35,6 +39,7 @@ class Watched:
         self.file = out / "verdicts.jsonl"
         self.notes: list[str] = []
         self.counts: Counter[str] = Counter()
+        self.thread = threading.current_thread()
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -59,7 +64,7 @@ def watching(inspector: Inspector, folder: Path, out: Path, **options: Any) -> I
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = watched.thread = threading.Thread(target=run)
     thread.start()
     try:
         yield watched
@@ -256,6 +261,175 @@ def test_an_image_that_changes_while_it_is_inspected_is_inspected_again(
     watched = once(inspector, folder, tmp_path / "out")
     assert [row["decision"] for row in watched.rows] == ["anomaly"]
     assert watched.rows[0]["bytes"] == path.stat().st_size
+
+
+def test_a_name_that_is_too_long_for_an_overlay_gets_a_shorter_one(
+    inspector: Inspector, folder: Path, tmp_path: Path
+) -> None:
+    names = ["x" * 250 + ".png", "é" * 123 + ".png", f"{'d' * 250}/{'e' * 250}.png", "a.png", "a.png.jpg/b.png"]
+    for i, name in enumerate(names):
+        stamped(folder / name, 900 + i, i + 1, (20, 30) if i == 0 else None)
+    watched = once(inspector, folder, tmp_path / "out")
+    assert watched.names == names
+    assert watched.notes == []
+    written = [row["overlay"] for row in watched.rows] + [watched.rows[0]["evidence"][0]["file"]]
+    assert len(set(written)) == 6
+    assert all((tmp_path / "out" / file).is_file() for file in written)
+
+
+def test_an_image_that_cannot_be_drawn_gets_its_verdict(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for i, name in enumerate(["a.png", "b.png", "c.png"]):
+        stamped(folder / name, 900 + i, i + 1, (20, 30))
+    (out / "overlays/a.png.jpg").mkdir(parents=True)
+    (out / "evidence/b.png.jpg").mkdir(parents=True)
+    watched = once(inspector, folder, out)
+    assert [row["decision"] for row in watched.rows] == ["anomaly"] * 3
+    assert [row["overlay"] for row in watched.rows] == [None, "overlays/b.png.jpg", "overlays/c.png.jpg"]
+    assert [len(row["evidence"]) > 0 for row in watched.rows] == [False, False, True]
+    assert ["a.png: " in watched.notes[0], "b.png: " in watched.notes[1]] == [True, True]
+    assert ["without images" in watched.notes[0], "without evidence" in watched.notes[1]] == [True, True]
+    assert len(watched.notes) == 2
+
+
+def test_a_full_disk_ends_it_before_a_line_is_written(
+    inspector: Inspector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamped(folder / "a.png", 900, 1)
+
+    def full(*_: Any) -> None:
+        raise BlemishError("no space left") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("blemish.inference.overlay.save", full)
+    with pytest.raises(BlemishError, match="no space left"):
+        once(inspector, folder, tmp_path / "out")
+    assert (tmp_path / "out/verdicts.jsonl").read_bytes() == b""
+
+
+def test_pipes_hold_nothing_and_are_named_once(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(folder / "1.png")
+    (folder / "3.png").symlink_to("/dev/zero")
+    stamped(folder / "2.png", 900, 1)
+    with watching(inspector, folder, tmp_path / "out", settle=0.01) as watched:
+        eventually(lambda: watched.names == ["2.png"])
+        stamped(folder / "4.png", 901, 2)
+        eventually(lambda: watched.names == ["2.png", "4.png"])
+    assert len(watched.notes) == 2
+    assert all("no image file; it is left out" in note for note in watched.notes)
+
+
+def test_a_file_that_becomes_a_pipe_before_it_is_opened_holds_nothing(
+    inspector: Inspector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stamped(folder / "a.png", 900, 1)
+    listed = Arrivals.complete
+
+    def swapping(self: Arrivals) -> Any:
+        monkeypatch.undo()
+        batch = listed(self)
+        path.unlink()
+        os.mkfifo(path)
+        return batch
+
+    monkeypatch.setattr(Arrivals, "complete", swapping)
+    assert once(inspector, folder, tmp_path / "out").names == []
+
+
+TROUBLE = [MemoryError(), PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "Input/output error")]
+
+
+@pytest.mark.parametrize("error", TROUBLE)
+@pytest.mark.parametrize("where", ["blemish.station.watch.open_regular", "blemish.images.open_regular"])
+def test_trouble_that_passes_is_told_once_and_never_recorded(
+    error: Exception, where: str, inspector: Inspector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamped(folder / "a.png", 900, 1)
+    stamped(folder / "b.png", 901, 2)
+    there = threading.Event()
+
+    def opened(path: Path) -> Any:
+        if path.name == "a.png" and not there.is_set():
+            raise error
+        return open_regular(path)
+
+    monkeypatch.setattr(where, opened)
+    monkeypatch.setattr("blemish.station.trouble.FIRST", 0.01)
+    with watching(inspector, folder, tmp_path / "out", give_up=NEVER) as watched:
+        eventually(lambda: watched.names == ["b.png"])
+        stamped(folder / "c.png", 902, 3)
+        eventually(lambda: watched.names == ["b.png", "c.png"])
+        there.set()
+        eventually(lambda: watched.names == ["b.png", "c.png", "a.png"])
+    assert watched.rows[-1]["decision"] == "good"
+    assert len(watched.notes) == 1
+    assert "a.png: cannot be inspected now" in watched.notes[0]
+
+
+@pytest.mark.parametrize("error", TROUBLE)
+def test_once_ends_although_the_trouble_does_not(
+    error: Exception, inspector: Inspector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamped(folder / "a.png", 900, 1)
+    stamped(folder / "b.png", 901, 2)
+    predict = Inspector.predict
+
+    def failing(self: Inspector, image: Any) -> Any:
+        if np.array_equal(image, tile(900)[0]):
+            raise error
+        return predict(self, image)
+
+    monkeypatch.setattr(Inspector, "predict", failing)
+    watched = once(inspector, folder, tmp_path / "out")
+    assert watched.names == ["b.png"]
+    assert watched.counts == {"good": 1, UNJUDGED: 1}
+
+
+def test_an_error_that_nobody_foresaw_is_recorded_after_giving_up(
+    inspector: Inspector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamped(folder / "a.png", 900, 1)
+
+    def failing(*_: Any) -> Any:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(Inspector, "predict", failing)
+    (row,) = once(inspector, folder, tmp_path / "out", give_up=0.1).rows
+    assert row["decision"] == "error"
+    assert "(ZeroDivisionError: division by zero)" in row["error"]
+
+
+def test_other_content_of_the_same_size_and_time_is_a_new_image(
+    inspector: Inspector, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    stamped(folder / "a.bmp", 900, 1)
+    size = (folder / "a.bmp").stat().st_size
+    with watching(inspector, folder, out, settle=0.01) as watched:
+        eventually(lambda: len(watched.rows) == 1)
+        stamped(folder / "a.bmp", 901, 1, (20, 30))
+        eventually(lambda: len(watched.rows) == 2)
+    stamped(folder / "a.bmp", 902, 1)  # also while nobody watches
+    assert once(inspector, folder, out).counts == {"good": 1}
+    (folder / "a.bmp").chmod(0o600)  # another time of change, the same content
+    assert once(inspector, folder, out).counts == {}
+    assert [row["decision"] for row in watched.rows] == ["good", "anomaly", "good"]
+    assert {(row["bytes"], row["modified"]) for row in watched.rows} == {(size, 10**9)}
+
+
+def test_a_journal_that_somebody_takes_away_ends_it(inspector: Inspector, folder: Path, tmp_path: Path) -> None:
+    stamped(folder / "a.png", 900, 1)
+
+    def taken_away() -> None:
+        with watching(inspector, folder, tmp_path / "out") as watched:
+            eventually(lambda: watched.rows)
+            (tmp_path / "out").rename(tmp_path / "moved")
+            stamped(folder / "b.png", 901, 2)
+            eventually(lambda: not watched.thread.is_alive())
+
+    with pytest.raises(BlemishError, match="was deleted or moved away"):
+        taken_away()
+    assert not (tmp_path / "out").exists()
+    assert len((tmp_path / "moved/verdicts.jsonl").read_text().splitlines()) == 1
 
 
 def test_after_stop_no_other_image_is_begun(inspector: Inspector, folder: Path, tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from blemish.data.content import identified
 from blemish.data.split import Split
-from blemish.training.card import counts, decision
-from blemish.training.config import DecisionRule
+from blemish.training.card import counts, data, decision, digest
+from blemish.training.config import DecisionRule, SplitRule
 from blemish.types import BlemishError, Prediction, Sample
+from tests.support import write_image
 
 NAMES = [f"{i}.png" for i in range(19)]
 
@@ -101,3 +105,20 @@ def test_counts_by_split_and_label() -> None:
         "test_anomaly": 6,
         "test_masks": 5,
     }
+
+
+def test_the_hash_is_of_what_was_read_and_a_changed_image_is_refused(tmp_path: Path) -> None:
+    files = [write_image(tmp_path / f"{i}.png", np.full((4, 4, 3), i)) for i in range(3)]
+    samples = [identified(Sample(file, file.name, "good")) for file in files]
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    found = data(tmp_path, "flat", Split(tuple(samples[:2]), (samples[2],), ()), SplitRule())
+    assert digest(samples) == whole.hexdigest()
+    assert found.sha256 == digest(samples[:2])
+    for changed in (2, 0):  # one that calibrates, and one that was learned from
+        write_image(files[changed], np.full((4, 4, 3), 99))
+        with pytest.raises(BlemishError, match=rf"{changed}\.png changed during training; leave the images alone"):
+            data(tmp_path, "flat", Split(tuple(samples[:2]), (samples[2],), ()), SplitRule())
+    held = [replace(sample, pixels=np.zeros((4, 4, 3), np.uint8)) for sample in samples]
+    assert data(tmp_path, "flat", Split(tuple(held[:2]), (held[2],), ()), SplitRule()).sha256 == found.sha256

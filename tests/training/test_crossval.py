@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from blemish.data.layouts import read
 from blemish.detectors.cam.config import CamConfig
 from blemish.detectors.cam.detector import Cam
+from blemish.images import load_image
 from blemish.training.crossval import cross_validate, mean_of, of_fold, spread
+from tests.support import write_image
 
 
 def test_mean_of_figures() -> None:
@@ -69,6 +72,17 @@ def test_a_killed_cross_validation_is_resumed(labelled: Path, tmp_path: Path, mo
     monkeypatch.setattr(again, "fit", watched)
     assert cross_validate(again, samples, folds=3).rows == whole.rows
     assert fitted == ["repeat-1-fold-2"]
+    fitted.clear()
+    for name in ("good/000.png", "bright/000.png"):  # other images of the same names
+        (tmp_path / name).parent.mkdir()
+        write_image(tmp_path / name, 255 - load_image(labelled / name))
+    others = [replace(s, path=p) if (p := tmp_path / s.name).exists() else s for s in samples]
+    cross_validate(again, others, folds=3)
+    assert fitted == ["repeat-1-fold-1", "repeat-1-fold-2", "repeat-1-fold-3"]
+    again.config = replace(config, contrast=not config.contrast)
+    fitted.clear()
+    cross_validate(again, others, folds=3)
+    assert len(fitted) == 3  # other options
 
 
 def test_repetitions_differ_and_are_averaged(labelled: Path) -> None:

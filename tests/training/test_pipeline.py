@@ -39,6 +39,10 @@ def test_a_run_is_complete(run: Path) -> None:
     assert metrics["localisation"]["pixel_auroc"]["value"] > 0.95
     assert metrics["localisation"]["defects_hit"]["value"] > 0.8
     assert metrics["parity"]["images"] == 12
+    files = metrics["files"]
+    assert (files["images"], files["masks"], files["refused"]) == (52, 6, 0)
+    assert files["all"] == 58 + sum(files["left_out"].values())
+    assert "Of all files, 52 images and 6 masks are read" in (run / "report.html").read_text(encoding="utf-8")
     assert metrics["parity"]["scores"] < 1e-3
     card = bundle.read(run).card
     assert len(card.decision.scores) == 19

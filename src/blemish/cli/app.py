@@ -1,8 +1,9 @@
 """The command line: one short function per command.
 
 Exit codes: 0 done; 1 an anomaly was found and `--fail-on anomaly` was given; 2 the request cannot be carried out (a
-sentence on standard error says why and what to do); 3 done, but some images could not be read; 70 a fault of blemish
-itself; 130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP (unfinished output is removed); 141 nobody read the output.
+sentence on standard error says why and what to do); 3 done, but some images could not be read, or the data has errors;
+70 a fault of blemish itself; 130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP (unfinished output is removed); 141 nobody
+read the output.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def data(
         say_json(audited.to_json(), indent=1)
     else:
         render(audited, out)
+    if any(problem.severity == "error" for problem in audited.problems):
+        raise typer.Exit(INCOMPLETE)
 
 
 app.command()(synthetic.corrupt)

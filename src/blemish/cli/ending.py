@@ -3,6 +3,7 @@ anomaly was found."""
 
 from __future__ import annotations
 
+import errno
 import os
 import traceback
 from typing import Any
@@ -27,6 +28,14 @@ LEARN = {
     "onnx",
     "onnxscript",
     "jinja2",
+}
+REMEDY = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EACCES: "check who may read and write there",
+    errno.EPERM: "check who may read and write there",
+    errno.EROFS: "choose a place that can be written to",
+    errno.EMFILE: "allow more open files (ulimit -n)",
 }
 NO_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation")
 
@@ -62,7 +71,10 @@ def explained(cause: BaseException) -> tuple[str, int]:
         )
     if isinstance(cause, OSError):  # a full disk, a folder without permission
         what = f"{os.fsdecode(cause.filename)}:" if isinstance(cause.filename, str | bytes) else "the output:"
-        return f"{what} {cause.strerror or cause}; correct that and run it again.", REFUSED
+        return (
+            f"{what} {cause.strerror or cause}; {REMEDY.get(cause.errno or 0, 'correct that')} and run it again.",
+            REFUSED,
+        )
     more = "" if os.environ.get(TRACE) else f"; run it again with {TRACE}=1 in the environment to see where, and"
     return f"this is a fault of blemish, not of yours ({_short(cause)}){more or ';'} please report it.", FAULT
 

@@ -4,40 +4,47 @@ nothing in a cell, a title or a sentence reaches the terminal as a control."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
 from blemish.cli.words import escaped
 
+NARROW = 40  # columns in which text is not broken between words: the terminal does that
 FOLDED = 12  # cells that a column needs at least whose words may be folded
 BESIDE = 3  # cells that a column takes beside its words
 
 
-def console(*, stderr: bool = False) -> Console:
+class _Page(Console):
     """A console that prints text as it is, without markup: names may hold brackets and colons."""
-    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    made.push_render_hook(_Border())
-    return made
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        soft = {**options, "soft_wrap": options.get("soft_wrap", self.width < NARROW)}
+        for one in objects or ("",):
+            if isinstance(one, Table) and fits(one, self.width):
+                super().print(_SafeTable(one), **options)
+            elif isinstance(one, Table):
+                for line in listed(one):
+                    super().print(Text(line), soft_wrap=True)
+            elif isinstance(one, str | Text):
+                super().print(_safe(one), **soft)
+            else:
+                super().print(one, **options)
 
 
-class _Border(RenderHook):
-    """What is printed, as it may reach the terminal."""
-
-    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        return [_safe(renderable) for renderable in renderables]
+def console(*, stderr: bool = False) -> Console:
+    """Standard output, or standard error, for tables and for lines with colours."""
+    return _Page(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
-def _safe(renderable: ConsoleRenderable) -> ConsoleRenderable:
-    if isinstance(renderable, Text):
-        clean = escaped(renderable.plain)
-        if clean == renderable.plain:
-            return renderable
-        return Text(clean, no_wrap=renderable.no_wrap, overflow=renderable.overflow, end=renderable.end)
-    return _SafeTable(renderable) if isinstance(renderable, Table) else renderable
+def _safe(text: str | Text) -> Text:
+    """One line without controls; without its colours where it had any of those."""
+    clean = escaped(_plain(text))
+    return text if isinstance(text, Text) and clean == text.plain else Text(clean)
 
 
 class _SafeTable:
@@ -45,14 +52,9 @@ class _SafeTable:
         self.table = table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if fits(self.table, options.max_width):
-            for segment in console.render(self.table, options):
-                lines = segment.text.split("\n")
-                yield segment if segment.control else Segment("\n".join(map(escaped, lines)), segment.style)
-        else:
-            for line in listed(self.table):
-                yield Segment(line)
-                yield Segment.line()
+        for segment in console.render(self.table, options):
+            lines = segment.text.split("\n")
+            yield segment if segment.control else Segment("\n".join(map(escaped, lines)), segment.style)
 
 
 def fits(table: Table, width: int) -> bool:

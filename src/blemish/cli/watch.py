@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from blemish.types import Verdict
 
 GRACE = 10.0  # seconds that it may take to end after a signal
+SAME = 1.0  # seconds in which another signal is the same request: some send it to a process and to its group
 
 
 def watch(
@@ -129,13 +131,15 @@ def _stopped_by_signals() -> Iterator[Event]:
 
     def wait() -> None:
         # The system writes here even where the main thread is deep in a library and runs no handler.
-        number = os.read(reading, 1)
-        if number:
-            stop.set()
-            if select.select([reading], [], [], GRACE)[0] and not os.read(reading, 1):
-                return  # it has ended in time
-            os._exit(128 + number[0])
-        # Nobody writes any more: the watch is over.
+        signals = os.read(reading, 1)
+        begun, left = time.monotonic(), GRACE
+        stop.set()
+        while signals and left > 0 and select.select([reading], [], [], left)[0]:
+            if not os.read(reading, 1):  # nobody writes any more: the watch is over
+                return
+            left = begun + GRACE - time.monotonic() if time.monotonic() - begun < SAME else 0
+        if signals:
+            os._exit(128 + signals[0])
 
     def handle(_number: int, _frame: object) -> None:
         stop.set()

@@ -8,21 +8,31 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from blemish.data.checks import (
+    Decoded,
+    Files,
+    Problem,
+    contents,
+    count_files,
+    is_dark,
+    mask_facts,
+    not_read,
+    page_count,
+)
 from blemish.data.duplicates import near_pairs, thumbnail
 from blemish.data.grouping import connected
 from blemish.data.layouts import Dataset
-from blemish.images import ImageError, load_image, load_mask
+from blemish.images import ImageError, load_image
+from blemish.masks import looks_drawn
 from blemish.types import Progress, Sample, silent
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from rich.console import Console
 
-Severity = Literal["error", "warning", "note"]
 # A conformal p-value of n calibration scores is at least 1 / (n + 1), so 5 % needs 19: half of the good images.
 ENOUGH_GOOD = 38
 IMBALANCE = 20  # times as many images of one label as of the other
@@ -43,24 +53,13 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """`kind` is stable for programs, `sentence` is for people, `names` are the samples concerned.
-
-    error: results would be wrong; warning: they would be worse, or look better than they are; note: good to know.
-    """
-
-    kind: str
-    severity: Severity
-    sentence: str
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Audit:
-    """`groups` are indices of the data set's samples that show the same thing, as `split` takes them."""
+    """`files` counts every file of the folder. `groups` are indices of the data set's samples that show the same thing,
+    as `split` takes them."""
 
     layout: str
     why: str
+    files: Files
     rows: tuple[Row, ...]
     problems: tuple[Problem, ...]
     groups: tuple[tuple[int, ...], ...]
@@ -68,18 +67,6 @@ class Audit:
     def to_json(self) -> dict[str, object]:
         """Only dicts, lists, strings, numbers and None: ready for json.dumps."""
         return dataclasses.asdict(self)
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """What is kept of a decoded image."""
-
-    size: tuple[int, int] | None = None
-    digest: bytes = b""
-    thumbnail: npt.NDArray[np.uint8] | None = None
-    error: str = ""
-    mask_error: str = ""
-    mask_empty: bool = False
 
 
 def audit(dataset: Dataset, progress: Progress = silent, threads: int = 2) -> Audit:
@@ -101,29 +88,38 @@ def audit(dataset: Dataset, progress: Progress = silent, threads: int = 2) -> Au
         *_items_in_both_splits(samples),
         *_masks(samples, decoded),
         *_counts(samples, decoded),
+        *contents(samples, decoded),
+        *not_read(dataset),
     ]
     rank = ("error", "warning", "note")
     problems.sort(key=lambda problem: rank.index(problem.severity))
-    return Audit(dataset.layout, dataset.why, _rows(samples, decoded), tuple(problems), groups)
+    files = count_files(dataset, decoded)
+    return Audit(dataset.layout, dataset.why, files, _rows(samples, decoded), tuple(problems), groups)
 
 
-def _decode(sample: Sample) -> _Decoded:
+def _decode(sample: Sample) -> Decoded:
     try:
         pixels = load_image(sample.path)
     except ImageError as error:
-        return _Decoded(error=str(error))
+        return Decoded(error=str(error))
     height, width, _ = pixels.shape
-    digest = hashlib.sha256(f"{width}x{height}:".encode() + pixels.tobytes()).digest()
-    mask_error, mask_empty = "", False
+    seen = Decoded(
+        size=(width, height),
+        digest=hashlib.sha256(f"{width}x{height}:".encode() + pixels.tobytes()).digest(),
+        thumbnail=thumbnail(pixels),
+        pages=page_count(sample.path),
+        dark=is_dark(sample.path, pixels),
+        drawn=looks_drawn(pixels),
+    )
     if sample.mask:
         try:
-            mask_empty = not load_mask(sample.mask, (height, width)).any()
+            return dataclasses.replace(seen, **mask_facts(sample.mask, (height, width)))
         except ImageError as error:
-            mask_error = str(error)
-    return _Decoded((width, height), digest, thumbnail(pixels), "", mask_error, mask_empty)
+            return dataclasses.replace(seen, mask_error=str(error))
+    return seen
 
 
-def _rows(samples: Sequence[Sample], decoded: Sequence[_Decoded]) -> tuple[Row, ...]:
+def _rows(samples: Sequence[Sample], decoded: Sequence[Decoded]) -> tuple[Row, ...]:
     classes: dict[tuple[str, str, str], list[int]] = {}
     for index, sample in enumerate(samples):
         key = (sample.split, sample.label or "", sample.defect)
@@ -146,7 +142,7 @@ def _by(keys: Iterable[bytes | None]) -> list[list[int]]:
     return [group for group in members.values() if len(group) > 1]
 
 
-def _near(decoded: Sequence[_Decoded]) -> list[tuple[int, int]]:
+def _near(decoded: Sequence[Decoded]) -> list[tuple[int, int]]:
     """Index pairs of near duplicates."""
     readable = [i for i, image in enumerate(decoded) if image.thumbnail is not None]
     if not readable:
@@ -173,7 +169,7 @@ def _several(count: int, links: Iterable[Sequence[int]]) -> tuple[tuple[int, ...
     return tuple(tuple(group) for group in connected(count, links) if len(group) > 1)
 
 
-def _unreadable(samples: Sequence[Sample], decoded: Sequence[_Decoded]) -> Iterable[Problem]:
+def _unreadable(samples: Sequence[Sample], decoded: Sequence[Decoded]) -> Iterable[Problem]:
     for sample, image in zip(samples, decoded, strict=True):
         if image.error:
             yield Problem("unreadable", "error", image.error, (sample.name,))
@@ -222,12 +218,12 @@ def _items_in_both_splits(samples: Sequence[Sample]) -> Iterable[Problem]:
             yield Problem("item-across-splits", "warning", text, tuple(names.values()))
 
 
-def _masks(samples: Sequence[Sample], decoded: Sequence[_Decoded]) -> Iterable[Problem]:
+def _masks(samples: Sequence[Sample], decoded: Sequence[Decoded]) -> Iterable[Problem]:
     without = []
     for sample, image in zip(samples, decoded, strict=True):
         if image.mask_error:
             yield Problem("mask-unusable", "error", image.mask_error, (sample.name,))
-        elif image.mask_empty:
+        elif image.mask_share == 0:
             text = f"{sample.mask} marks nothing, but {sample.name} is labelled {sample.defect}; draw it or remove it."
             yield Problem("mask-empty", "warning", text, (sample.name,))
         elif sample.label == "anomaly" and sample.mask is None:
@@ -238,7 +234,7 @@ def _masks(samples: Sequence[Sample], decoded: Sequence[_Decoded]) -> Iterable[P
         yield Problem("mask-missing", "note", text, tuple(without))
 
 
-def _counts(samples: Sequence[Sample], decoded: Sequence[_Decoded]) -> Iterable[Problem]:
+def _counts(samples: Sequence[Sample], decoded: Sequence[Decoded]) -> Iterable[Problem]:
     usable = [sample for sample, image in zip(samples, decoded, strict=True) if not image.error]
     to_train = sum(sample.label != "anomaly" and sample.split != "test" for sample in usable)
     if to_train < ENOUGH_GOOD:
@@ -282,6 +278,7 @@ def render(audit: Audit, console: Console) -> None:
         cells = (row.split, row.label or "unlabelled", row.defect, str(row.count), _sizes(row), str(row.masks or ""))
         table.add_row(*map(Text, cells))
     console.print(table)
+    console.print(Text(audit.files.sentence()), soft_wrap=True)
     colours = {"error": "red", "warning": "yellow", "note": "dim"}
     kinds = Counter(problem.kind for problem in audit.problems)
     printed: Counter[str] = Counter()

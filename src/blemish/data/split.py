@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from blemish.data.grouping import connected
-from blemish.types import BlemishError, Sample
+from blemish.types import BlemishError, Sample, TooFewError
 
 Unit = list[Sample]
 
@@ -107,7 +107,7 @@ def kfold(
     for repetition in range(repeat):
         units = _units(samples, groups, f"{seed}/{repetition}")
         if (good := sum(any(map(_is_good, unit)) for unit in units)) < folds:
-            raise BlemishError(
+            raise TooFewError(
                 f"There are {good} good images (or items) for {folds} folds; add good images or take fewer folds."
             )
         for in_test in _folds(units, folds):
@@ -228,7 +228,7 @@ def _refuse_empty(result: Split, calibrated: bool, tested: bool, count: int) -> 
     labelled = any(sample.label for sample in placed)
     empty += ["test"] if tested and labelled and not any(map(_is_good, result.test)) else []
     if empty:
-        raise BlemishError(
+        raise TooFewError(
             f"Of {count} images {sum(map(_is_good, placed))} are good, which leaves none for {' and '.join(empty)}; "
             "add good images (of different items, where images are grouped by item)."
         )

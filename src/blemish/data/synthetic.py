@@ -24,9 +24,10 @@ from blemish.data import idx, layouts
 from blemish.data.audit import audit
 from blemish.data.corrupt import AREA, KINDS, check_kinds, corrupt
 from blemish.data.split import split
+from blemish.data.unusable import explained, unusable
 from blemish.files import staged, write_text
 from blemish.images import load_image
-from blemish.types import BlemishError, Progress, Sample, silent
+from blemish.types import BlemishError, Progress, Sample, TooFewError, silent
 
 CARD = "corrupted.json"
 FORMAT = "blemish corrupted 1"
@@ -152,10 +153,11 @@ def _from_folder(data: Path, layout: str, seed: int, progress: Progress) -> _Div
     samples = [replace(sample, label="good") for sample in candidates if sample.name not in broken]
     train = [sample for sample in samples if sample.split == "train"]
     held_out = [sample for sample in samples if sample.split == "test"]
-    if not (train and held_out):
-        share = max(HELD_OUT, 2 / max(1, len(samples)))
-        train, held_out = _divided(samples, share, copies, seed, data)
-    corrupted, good = _divided(held_out, 0.5, copies, seed, data)
+    with explained(unusable(data, replace(dataset, samples=tuple(candidates)), checked)):
+        if not (train and held_out):
+            share = max(HELD_OUT, 2 / max(1, len(samples)))
+            train, held_out = _divided(samples, share, copies, seed, data)
+        corrupted, good = _divided(held_out, 0.5, copies, seed, data)
     return _Division(dataset.layout, _named(train), _named(good), _named(corrupted), tuple(sorted(broken)))
 
 
@@ -169,7 +171,7 @@ def _divided(
         free = [replace(sample, split="") for sample in samples]
         divided = split(free, seed=seed, test=share, calibration=0.0, groups=[group for group in groups if group])
     except BlemishError:
-        raise BlemishError(
+        raise TooFewError(
             f"{data} has too few good images of different items: at least 3 are needed, and 2 of them held out."
         ) from None
     return list(divided.train), list(divided.test)

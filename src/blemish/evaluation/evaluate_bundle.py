@@ -90,13 +90,13 @@ def _inspected(
     inspector: Inspector, samples: Sequence[Sample], progress: Progress
 ) -> tuple[list[Sample], list[Verdict], Prediction, list[str]]:
     """The samples that can be read, their verdicts and predictions, and the names of the others."""
-    images, verdicts, rows, unreadable, why = list[Sample](), list[Verdict](), [], list[str](), ""
-    used = ("scores", "maps", "probabilities", "poses")
+    images, verdicts, rows, unreadable = list[Sample](), list[Verdict](), [], list[str]()
+    used, first = ("scores", "maps", "probabilities", "poses"), ""
     inspections = inspector.look_many([sample.path for sample in samples])
     for sample, inspection in zip(samples, progress(inspections, "inspecting", len(samples)), strict=True):
         if inspection.prediction is None:
             unreadable.append(sample.name)
-            why = why or f" The first: {inspection.verdict.error}"
+            first = first or str(inspection.verdict.error).removesuffix(".")
             continue
         images.append(sample)
         verdicts.append(inspection.verdict)
@@ -104,7 +104,7 @@ def _inspected(
     if len({sample.label for sample in images}) < 2:
         raise BlemishError(
             f"Of {len(samples)} images {len(unreadable)} cannot be read or judged, which leaves no good or no "
-            f"defective ones.{why}"
+            f"defective ones; the first: {first}."
         )
     prediction = Prediction(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
     return images, verdicts, prediction, unreadable

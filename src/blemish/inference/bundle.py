@@ -24,7 +24,7 @@ from blemish.images import MAX_PIXELS
 from blemish.inference.bundle_files import BundleError as BundleError  # where everything else about bundles is
 from blemish.inference.bundle_files import is_litter, opened, shown
 from blemish.inference.bundle_format_1 import upgraded
-from blemish.types import BlemishError
+from blemish.types import BlemishError, readable
 
 MODEL = "model.onnx"
 CARD = "card.json"
@@ -238,6 +238,15 @@ def made(kind: type[Part], **fields: Any) -> Part:
         ) from None
 
 
+def _readable(value: Any) -> Any:
+    """The same with names of files that JSON can hold."""
+    if isinstance(value, dict):
+        return {key: _readable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_readable, value))
+    return readable(value) if isinstance(value, str) else value
+
+
 def write(folder: Path, card: Card) -> Bundle:
     """Completes a bundle's folder: hashes the files in it and writes the card. Returns the bundle, as `read` would.
     Raises `BundleError` for a card that `read` would refuse."""
@@ -251,7 +260,7 @@ def write(folder: Path, card: Card) -> Bundle:
         for name, content in contents.items()
     }
     try:
-        card = Card.model_validate({**card.model_dump(), "files": files})
+        card = Card.model_validate({**_readable(card.model_dump()), "files": files})
     except ValidationError as cause:
         raise BundleError(f"{folder}: this bundle cannot be written ({_first(cause)}); train it again.") from None
     card = card.model_copy(update={"sha256": card.digest()})

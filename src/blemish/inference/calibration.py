@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from blemish.types import BlemishError
+from blemish.types import BlemishError, TooFewError
 
 Kind = Literal["split", "leave-one-out"]
 Level = Literal["good", "review", "anomaly"]
@@ -110,7 +110,7 @@ def allowance(
     """
     needed = parts_needed(false_alarms, confidence)
     if n < needed:
-        raise BlemishError(_too_few(n, false_alarms, confidence, unit, held_out))
+        raise TooFewError(_too_few(n, false_alarms, confidence, unit, held_out))
     if confidence is None:
         return math.floor(false_alarms * (n + 1) + _SLACK)
     low, high = 1, n + 1  # the tail falls with k: low is allowed, high is not

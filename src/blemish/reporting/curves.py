@@ -11,6 +11,7 @@ import html
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -193,7 +194,8 @@ def _mark(axes: Axes, at: tuple[float, float] | None) -> None:
 def draw_reliability(reliability: Mapping[str, Any], file: Path, title: str) -> None:
     """Writes the reliability diagram of a `Reliability` as JSON to `file`, an SVG: observed share of anomalies against
     predicted probability, with the histogram of probabilities below."""
-    with _style("blemish"):
+    with _style("blemish"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the font has no Chinese
         _diagram(reliability, title).savefig(file, format="svg", metadata=NO_METADATA)
 
 
@@ -243,7 +245,9 @@ def _svg(draw: Callable[[Axes], None], label: str, size: tuple[float, float] = S
         for title in (axes.xaxis.label, axes.yaxis.label):
             title.set_fontsize(FONT)
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata=NO_METADATA)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # the font has no Chinese
+            figure.savefig(file, format="svg", metadata=NO_METADATA)
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href=", "href=")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from blemish.data.checks import Files
 from blemish.evaluation.bootstrap import to_json, wilson
 from blemish.evaluation.localisation import PixelStatistics
 from blemish.files import check_file, write_text
@@ -23,7 +24,7 @@ from blemish.reporting.figures import FILTERS, MEASURES, REPORT, defined, number
 from blemish.reporting.gallery import Gallery, gallery
 from blemish.reporting.rerun import repeat
 from blemish.reporting.run import OUTCOMES, Recorded, read_run
-from blemish.types import BlemishError, Progress, Sample, silent
+from blemish.types import BlemishError, Progress, Sample, readable, silent
 
 _PAGE = 'name="generator" content="blemish'  # how a page of ours begins
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # false-alarm rates for which thresholds are compared
@@ -88,6 +89,7 @@ def facts(run: Recorded) -> dict[str, Any]:
         "faithfulness": _faithfulness(metrics.get("faithfulness")),
         "suspects": metrics.get("cross_validation", {}).get("suspects", metrics.get("suspects")),
         "data_problems": metrics.get("data_problems"),
+        "data_files": Files(**metrics["files"]).sentence() if metrics.get("files") else None,
         "repeat": repeat(card),
         "images": [{**to_json(image), "outcome": image.outcome} for image in run.images],
     }
@@ -251,4 +253,4 @@ def _reliability(run: Recorded) -> str | None:
 
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, text)
+    write_text(file, readable(text))  # names of older runs, such as of their classes, may be no Unicode

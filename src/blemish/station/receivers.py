@@ -207,10 +207,13 @@ class Mqtt:
             raise RefusedError("larger than MQTT allows") from None
         # A broker has no other way to refuse a message than to end the connection.
         deadline = time.monotonic() + self._timeout
-        while not sent.is_published() and not self._ended.is_set() and time.monotonic() < deadline:
-            sent.wait_for_publish(0.1)
-        if sent.is_published():
-            return
+        try:
+            while not sent.is_published() and not self._ended.is_set() and time.monotonic() < deadline:
+                sent.wait_for_publish(0.1)
+            if sent.is_published():
+                return
+        except RuntimeError:  # paho has noticed the end itself
+            self._ended.set()
         raise RefusedError("it ends the connection") if self._ended.is_set() else TimeoutError
 
     def close(self) -> None:

@@ -42,6 +42,7 @@ class Scan:
         self.skipped: dict[str, str] = {}  # what was left out although somebody may expect it: name -> reason
         self._searched: set[tuple[int, int]] = set()  # device and inode of folders
         self._links: list[tuple[str, int]] = []  # name, and levels of folders below it
+        self._own: dict[Path, bool] = {}  # folders of which it is known whether blemish wrote them
 
     def files(self) -> Iterator[File]:
         """The images that are there now. Raises OSError where the folder itself cannot be listed."""
@@ -49,6 +50,7 @@ class Scan:
         self.skipped.clear()
         self._searched.clear()
         self._links.clear()
+        self._own.clear()
         root = Path(os.path.realpath(self.root))
         out = Path(os.path.realpath(self.out)) if self.out else None
         yield from self._search("", DEPTH)
@@ -65,7 +67,10 @@ class Scan:
                     continue
                 if out and target.is_relative_to(out):
                     continue
-                if not folder:
+                # Of what blemish wrote, the images lie in a folder below it.
+                if self._is_own(target.parent) or (not folder and self._is_own(target.parent.parent)):
+                    self._skip(name, "leads to what blemish wrote")
+                elif not folder:
                     files.append(name)
                 elif root.is_relative_to(target):
                     self._skip(name, "is a link to the folder that is watched, or to one above it")
@@ -82,7 +87,10 @@ class Scan:
         """The images in one folder, and in its folders; its links are kept for later."""
         folder = self.root / name
         place = folder.stat()
-        if (place.st_dev, place.st_ino) in self._searched or self._is_own(name):
+        if (place.st_dev, place.st_ino) in self._searched:
+            return
+        if name and self._is_own(folder):
+            self._skip(name, "was written by blemish")
             return
         if place.st_ino:  # some file systems have no inodes
             self._searched.add((place.st_dev, place.st_ino))
@@ -123,10 +131,11 @@ class Scan:
         except OSError as cause:
             self._note(name, cause)
             return
-        if (listed and (place.st_dev, place.st_ino) in self._searched) or (status.st_dev, status.st_ino) in linked:
-            return
-        if status.st_ino:
-            linked.add((status.st_dev, status.st_ino))
+        inode = (status.st_dev, status.st_ino)
+        if stat.S_ISREG(status.st_mode) and status.st_ino:
+            if inode in linked or (listed and (place.st_dev, place.st_ino) in self._searched):
+                return
+            linked.add(inode)
         yield from self._file(name, status)
 
     def _file(self, name: str, status: os.stat_result) -> Iterator[File]:
@@ -135,18 +144,16 @@ class Scan:
         else:
             self._skip(name, "is a pipe, a socket or a device, no image file")
 
-    def _is_own(self, name: str) -> bool:
-        """Whether blemish wrote this folder, or the watch itself writes there."""
-        if not name:
-            return False
-        folder = self.root / name
-        if self.out and os.path.realpath(folder) == os.path.realpath(self.out):
-            return True
-        with os.scandir(folder) as entries:
-            own = is_own(folder, {entry.name for entry in entries if not has_suffix(entry.name)})
-        if own:
-            self._skip(name, "was written by blemish")
-        return own
+    def _is_own(self, folder: Path) -> bool:
+        """Whether blemish wrote this folder, or the watch itself writes there; not where it cannot be listed."""
+        if folder not in self._own:
+            try:
+                with os.scandir(folder) as entries:
+                    own = is_own(folder, {entry.name for entry in entries if not has_suffix(entry.name)})
+                self._own[folder] = own or bool(self.out and self.out.exists() and self.out.samefile(folder))
+            except OSError:
+                return False
+        return self._own[folder]
 
     def _skip(self, name: str, reason: str) -> None:
         self.skipped[name] = reason

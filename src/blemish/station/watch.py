@@ -1,7 +1,7 @@
 """Inspects a folder that a camera writes into: every image once, in order, over restarts and half-written files.
 
-`arrivals.py` finds the files that are complete, `journal.py` records which have been inspected, and `deliveries.py`
-sends the verdicts to receivers.
+`scan.py` lists what is there, `arrivals.py` finds the files that are complete, `trouble.py` tells errors that pass,
+`journal.py` records which have been inspected, and `deliveries.py` sends the verdicts to `receivers.py`.
 """
 
 from __future__ import annotations
@@ -160,9 +160,9 @@ def _found(
     def paths() -> Iterator[Path]:
         for file in batch:
             try:
-                content = _sha256(folder / file.name, stop)
-            except OSError as cause:
-                content, why = "", passing(cause) or str(cause.strerror)
+                content, why = _sha256(folder / file.name, stop), ""
+            except (OSError, MemoryError) as cause:
+                content, why = "", passing(cause) or str(cause)
             if stop.is_set():
                 return
             if not is_unchanged(folder, file):

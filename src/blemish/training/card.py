@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from blemish.data.content import fingerprint, refuse_changed
 from blemish.data.split import Split
 from blemish.detectors.interface import Detector, DetectorConfig
-from blemish.images import decode
 from blemish.inference import bundle, calibration
 from blemish.inference.framing import Framing
 from blemish.options import as_json
 from blemish.training.config import DecisionRule, SplitRule
 from blemish.training.export import Parity
-from blemish.types import Prediction, Sample
+from blemish.types import Prediction, Sample, readable
 
 
 def decision(
@@ -105,19 +105,21 @@ def _normal_median(prediction: Prediction, framing: Framing | None) -> float:
 
 
 def digest(samples: Iterable[Sample]) -> str:
-    """SHA-256 of the images' names and bytes, sorted by name."""
+    """SHA-256 of the images' names and bytes (as they were learned, of samples that are `identified`), sorted by
+    name."""
     total = hashlib.sha256()
     for sample in sorted(samples, key=lambda s: s.name):
-        content = sample.path.read_bytes() if sample.path.is_file() else decode(sample).tobytes()
-        total.update(sample.name.encode() + b"\0" + hashlib.sha256(content).digest())
+        total.update(sample.name.encode("utf-8", "surrogateescape") + b"\0" + bytes.fromhex(fingerprint(sample)))
     return total.hexdigest()
 
 
 def data(folder: Path, layout: str, split: Split, rule: SplitRule, *, pooled: bool = False) -> bundle.Data:
-    """The data that the detector learned from."""
+    """The data that the detector learned from. Raises `BlemishError` where an image is not any more what it was when it
+    was read: then it was learned from, or judged, in another state than the hash says."""
+    refuse_changed([*split.train, *split.calibration, *split.test])
     return bundle.made(
         bundle.Data,
-        source=folder.resolve().name,
+        source=readable(folder.resolve().name),
         layout=layout,
         train=len(split.train),
         calibration=len(split.calibration),

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from blemish.data.content import fingerprint
 from blemish.data.split import kfold
+from blemish.detectors.nn.loop import identity
 from blemish.detectors.nn.resampling import Enlarge
 from blemish.evaluation.bootstrap import to_json
 from blemish.evaluation.detection import auroc, balanced_accuracy, confusion
@@ -235,19 +237,23 @@ def mean_of(several: Sequence[Any]) -> Any:
 def _fold(
     detector: CrossValidated, train: Sequence[Sample], test: Sequence[Sample], run: str, progress: Progress
 ) -> tuple[Floats, Floats]:
-    """Logits and maps of the test images, in their order; loaded if a killed run left them."""
+    """Logits and maps of the test images, in their order; loaded if a killed run with the same options and images left
+    them."""
     folder = detector.config.checkpoint
+    made_for = identity(
+        detector.config, [[(s.name, s.label, s.defect, fingerprint(s)) for s in part] for part in (train, test)]
+    )
     file = folder / f"{run}.npz" if folder else None
     if file and file.is_file() and detector.config.resume:
         with np.load(file, allow_pickle=False) as loaded:
-            if list(loaded["names"]) == [sample.name for sample in test]:
+            if "identity" in loaded and str(loaded["identity"]) == made_for:
                 detector.classes = tuple(map(str, loaded["classes"]))
                 return loaded["logits"], loaded["maps"]
     detector.fit(train, progress, run=run)
     logits, maps = detector.cells(test)
     if file:
         with replacing(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, names=[s.name for s in test], classes=detector.classes, logits=logits, maps=maps)
+            np.savez(stream, identity=made_for, classes=detector.classes, logits=logits, maps=maps)
     return logits, maps
 
 

@@ -19,10 +19,10 @@ from typing import Any, Literal, ParamSpec
 import numpy as np
 import numpy.typing as npt
 
+from blemish.data.content import fingerprint, identified, refuse_changed
 from blemish.detectors.attention.config import AttentionConfig
 from blemish.detectors.cam.config import CamConfig
 from blemish.detectors.interface import Detector, DetectorConfig
-from blemish.detectors.nn.feature_cache import file_key
 from blemish.detectors.nn.provenance import write_evidence
 from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.files import staged
@@ -67,8 +67,8 @@ class Estimator:
         """Learns from images. `labels` are for images without their own (paths, arrays); unlabelled images count as
         good.
 
-        Raises `BlemishError` if there is no image or one cannot be read, and ValueError for arrays of another shape or
-        dtype.
+        Raises `BlemishError` if there is no image, one cannot be read, or one changes meanwhile, and ValueError for
+        arrays of another shape or dtype.
         """
         samples = as_samples(images, labels)
         if unknown := {label for label in labels or () if label not in ("good", "anomaly")}:
@@ -77,7 +77,10 @@ class Estimator:
         if not traits.learns_from_defects and any(sample.label == "anomaly" for sample in samples):
             raise BlemishError(f"{traits.title} learns from good images alone; leave the defective ones out of fit.")
         self._calibrated = None
-        self._detector, self._learned = self.config.build().fit(samples, progress), tuple(samples)
+        samples = [identified(sample) for sample in samples]
+        detector = self.config.build().fit(samples, progress)
+        refuse_changed(samples)
+        self._detector, self._learned = detector, tuple(samples)
         return self
 
     def predict(self, images: Images, progress: Progress = silent) -> Prediction:
@@ -104,8 +107,8 @@ class Estimator:
         samples = as_samples(images)
         if any(sample.label == "anomaly" for sample in samples):
             raise BlemishError("The threshold comes from good images alone; leave the defective ones out of calibrate.")
-        learned = {file_key(sample) for sample in self._learned}
-        if training_images := [sample.name for sample in samples if file_key(sample) in learned]:
+        learned = {fingerprint(sample) for sample in self._learned}
+        if training_images := [sample.name for sample in samples if fingerprint(sample) in learned]:
             raise BlemishError(
                 f"{training_images[0]} is a training image, so it cannot calibrate; hold good images out."
             )
@@ -150,6 +153,7 @@ class Estimator:
             (partial / bundle.MODEL).write_bytes(self._calibrated.model)  # the very graph that was calibrated
             sources = detector.sources() if evidence_size else None
             if sources is not None:
+                refuse_changed(sources.samples)  # which are decoded again
                 write_evidence(sources, self.config.image_size, partial / bundle.EVIDENCE, evidence_size)
             card = cards.card(
                 detector,

@@ -70,7 +70,15 @@ class Seen:
                 Image.fromarray(framed[top:bottom, left:right]).save(file, compress_level=1)
                 name = f"{sample.name}@{left},{top}" if self.framing.frame.tile else sample.name
                 tiles.append(
-                    replace(sample, path=file, pixels=None, name=name, mask=None, group=items.get(sample.name, ""))
+                    replace(
+                        sample,
+                        path=file,
+                        pixels=None,
+                        sha256="",
+                        name=name,
+                        mask=None,
+                        group=items.get(sample.name, ""),
+                    )
                 )
             written[sample.name] = tiles
         return written

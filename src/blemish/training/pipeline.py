@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from onnxruntime import InferenceSession
 
+from blemish.data.unusable import explained
 from blemish.detectors.interface import Detector, DetectorConfig, Graph, LeavesOneOut, Resumable
 from blemish.detectors.nn.provenance import write_evidence
 from blemish.detectors.registry import config_of, names
@@ -85,6 +86,7 @@ def write(config: TrainConfig, folder: Path, progress: Progress) -> tuple[dict[s
         evaluated = evaluate_test(folder, inspector, tested, results.test, seen.framing, config.overlays, progress)
         clock.lap("evaluate")
         metrics = cards.metrics(card, divided.split, parity, warnings) | evaluated.metrics | detector.metrics
+        metrics["files"] = data.files
         write_run(folder, metrics, evaluated, crossed, card, clock.laps, progress)
         work.keep_log(folder)
     return metrics, warnings
@@ -154,16 +156,17 @@ def workplace(config: TrainConfig, folder: Path, image_size: tuple[int, int]) ->
 
 def cross_validated(detector: Detector, data: Data, config: TrainConfig, progress: Progress) -> CrossValidation:
     """Predictions of each image by a classifier that did not learn from it."""
-    return cross_validate(
-        cast("CrossValidated", detector),
-        data.samples,
-        folds=config.folds,
-        repeats=config.repeats,
-        seed=config.seed,
-        groups=data.groups,
-        false_alarms=config.false_alarms,
-        progress=progress,
-    )
+    with explained(data.unusable):
+        return cross_validate(
+            cast("CrossValidated", detector),
+            data.samples,
+            folds=config.folds,
+            repeats=config.repeats,
+            seed=config.seed,
+            groups=data.groups,
+            false_alarms=config.false_alarms,
+            progress=progress,
+        )
 
 
 def fit(detector: Detector, divided: Divided, samples: Mapping[str, Sequence[Sample]], progress: Progress) -> Graph:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from blemish.data import layouts
 from blemish.data.audit import Audit, audit
+from blemish.data.content import preload
 from blemish.data.split import Split, items, split
+from blemish.data.unusable import explained, unusable
 from blemish.detectors.interface import Traits
-from blemish.images import preload, read_size
+from blemish.images import read_size
 from blemish.inference import calibration
 from blemish.training.config import DecisionRule, SplitRule
-from blemish.types import Progress, Sample, silent
+from blemish.types import Progress, Sample, TooFewError, silent
 
 PRELOADED = 2**29  # bytes of decoded images that are kept, so that they are decoded once
 FEW = 3  # with "auto", no images are held out if the threshold would have a rank below this among their scores
@@ -31,6 +34,8 @@ class Data:
     samples: list[Sample]
     groups: list[list[int]]
     warnings: tuple[str, ...]  # problems that the audit found
+    files: dict[str, Any] = field(default_factory=dict)  # the sums of all files, as `data.checks.Files`
+    unusable: str = ""  # how many more there are that cannot be used, in words
 
 
 @dataclass(frozen=True)
@@ -64,16 +69,29 @@ def read_data(folder: Path, layout: str = "auto", progress: Progress = silent, *
     read."""
     dataset = layouts.read(folder, layout)
     checked = audit(dataset, progress)
+    why_few = unusable(folder, dataset, checked)
     samples, groups = usable(dataset, checked)
     if pooled:
         samples = [replace(sample, split="") for sample in samples]
     samples = preload(samples, PRELOADED)
     warnings = tuple(problem.sentence for problem in checked.problems if problem.severity != "note")
-    return Data(dataset.layout, samples, groups, warnings)
+    return Data(dataset.layout, samples, groups, warnings, asdict(checked.files), why_few)
 
 
 def divide(data: Data, rule: SplitRule, decision: DecisionRule, traits: Traits) -> Divided:
-    """Splits the images for a detector. Raises `BlemishError` if they are too few for the guarantee."""
+    """Splits the images for a detector. Raises `BlemishError` if they are too few for the guarantee, and says why if
+    that is because of images that cannot be used."""
+    with explained(data.unusable):
+        divided = _divide(data, rule, decision, traits)
+        if traits.learns_from_defects and not any(sample.label == "anomaly" for sample in divided.split.train):
+            raise TooFewError(
+                f"{traits.title} learns from good and defective images, and among {len(divided.split.train)} training "
+                "images there is no defective one; add some, or use --detector patchcore, which needs good ones only."
+            )
+    return divided
+
+
+def _divide(data: Data, rule: SplitRule, decision: DecisionRule, traits: Traits) -> Divided:
     item_of = items(data.samples, data.groups)
 
     def split_with(calibration_share: float, min_calibration: int) -> Split:

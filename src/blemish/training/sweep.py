@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple, TypeVar
 
+from blemish.data.unusable import explained
 from blemish.detectors.interface import DetectorConfig
 from blemish.detectors.registry import settings_for
 from blemish.files import kept, write_text
@@ -123,7 +124,8 @@ def _sweep(config: SweepConfig, cells: Sequence[dict[str, str]], defaults: Detec
     divided = divide(data, final.split_rule, final.decision_rule, defaults.traits)
     train_split = divided.split.train
     near_duplicates = [[data.samples[i].name for i in group] for group in data.groups]
-    learning, held_out = hold_out(train_split, config.validation, config.seed, near_duplicates)
+    with explained(data.unusable):
+        learning, held_out = hold_out(train_split, config.validation, config.seed, near_duplicates)
     image_size = config.image_size or auto_size(train_split, defaults.image_size[0] * defaults.image_size[1])
 
     identity = _identity(config, data.samples, image_size, defaults)

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from blemish.data.content import fingerprint
 from blemish.data.corrupt import KINDS, corrupt
 from blemish.data.split import split
 from blemish.evaluation.detection import auroc, average_precision
 from blemish.evaluation.localisation import collect, evaluation_size, pixel_figures, reduce_mask, thresholds_for
-from blemish.images import decode, load_mask, read_size
-from blemish.types import BlemishError, Prediction, Progress, Sample, silent
+from blemish.images import decode, find_images, load_mask, read_size
+from blemish.types import BlemishError, Prediction, Progress, Sample, TooFewError, silent
 
 FIGURES = ("choice", "image_auroc", "average_precision", "pixel_auroc", "aupro", "best_iou")
 FEWEST = 8  # images held out, if that is at most half of the training images
@@ -44,7 +45,7 @@ def hold_out(
         groups=[group for group in index_groups if group],
     )
     if len(splits.calibration) < 2:
-        raise BlemishError("A sweep needs at least 2 held-out good images, and there is 1; add good images.")
+        raise TooFewError("A sweep needs at least 2 held-out good images, and there is 1; add good images.")
     return splits.train, splits.calibration
 
 
@@ -115,15 +116,20 @@ def measure(samples: Sequence[Sample], prediction: Prediction) -> dict[str, floa
     }
 
 
+def _mask_files(mask: Path | None) -> list[Path]:
+    """A mask's file, or the files of a folder of masks, which are united."""
+    if mask is None:
+        return []
+    return find_images(mask) if mask.is_dir() else [mask]
+
+
 def digest(samples: Iterable[Sample]) -> str:
     """SHA-256 over the names, labels, defect types, splits, items, image bytes and mask bytes of the samples."""
     total = hashlib.sha256()
     for sample in sorted(samples, key=lambda s: s.name):
         record = [sample.name, sample.label, sample.defect, sample.split, sample.group]
-        for content in (
-            json.dumps(record).encode(),
-            sample.path.read_bytes(),
-            sample.mask and sample.mask.read_bytes(),
-        ):
-            total.update(hashlib.sha256(content or b"").digest())
+        mask = b"".join(file.read_bytes() for file in _mask_files(sample.mask))
+        total.update(hashlib.sha256(json.dumps(record).encode()).digest())
+        total.update(bytes.fromhex(fingerprint(sample)))
+        total.update(hashlib.sha256(mask).digest())
     return total.hexdigest()

@@ -142,6 +142,12 @@ def test_killed_and_resumed_is_the_same_to_the_bit(samples: list[Sample], tmp_pa
             Attention(replace(other, resume=True)).fit(samples)
     with pytest.raises(BlemishError, match="other images or options"):
         Attention(replace(checkpointed, resume=True)).fit(samples[1:])
+    others = [  # of the same names, mean and deviation
+        replace(s, path=write_image(tmp_path / f"moved/{i}.bmp", np.roll(load_image(s.path), 1, axis=1)))
+        for i, s in enumerate(samples)
+    ]
+    with pytest.raises(BlemishError, match="other images or options"):
+        Attention(replace(checkpointed, resume=True)).fit(others)
 
 
 def test_two_processes_learn_what_one_does(samples: list[Sample], capfd: pytest.CaptureFixture[str]) -> None:

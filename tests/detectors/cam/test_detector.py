@@ -240,6 +240,10 @@ def test_killed_and_resumed_is_the_same_to_the_bit(samples: list[Sample], tmp_pa
     renamed = [replace(sample, name=f"x/{sample.name}") for sample in samples]
     with pytest.raises(BlemishError, match="other images or options"):
         cam(replace(config, resume=True)).fit(renamed, run="first")
+    moved = write_image(tmp_path / "moved.png", np.roll(load_image(samples[0].path), 1, axis=1))
+    others = [replace(samples[0], path=moved), *samples[1:]]  # of the same names
+    with pytest.raises(BlemishError, match="other images or options"):
+        cam(replace(config, resume=True)).fit(others, run="first")
 
 
 def test_two_processes_learn_what_one_does(samples: list[Sample], capfd: pytest.CaptureFixture[str]) -> None:

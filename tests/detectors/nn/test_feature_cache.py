@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,32 +99,47 @@ def test_rows_in_any_order(samples: list[Sample], tmp_path: Path) -> None:
     wanted = by_hand(some)[0][::4]
     torch.testing.assert_close(cache.tensors[0][rows], wanted, rtol=1e-6, atol=1e-4)
     assert samples[4] in cache
-    assert Sample(tmp_path / "f.png", "f.png") not in cache
+    with pytest.raises(ImageError, match=r"f\.png cannot be read \(No such file"):
+        cache.rows([Sample(tmp_path / "f.png", "f.png")])
 
 
-def test_another_file_of_the_same_name_is_not_in_the_cache(samples: list[Sample], tmp_path: Path) -> None:
+def test_other_images_of_the_same_names_are_not_in_the_cache(samples: list[Sample], tmp_path: Path) -> None:
+    """Also of the same size, and changed at the same time: images are known by their content, and so is a copy."""
     cache = cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0)
-    first = samples[0]
-    (tmp_path / "other").mkdir()
-    copied = replace(first, path=write_image(tmp_path / "other" / first.path.name, load_image(first.path)))
-    assert copied not in cache
-    with pytest.raises(BlemishError, match=r"other.c\.png was changed or moved during training; .* train again"):
-        cache.rows([first, copied])
-    (tmp_path / "link").symlink_to(tmp_path)
-    relative = replace(first, path=tmp_path / "link" / "other" / ".." / first.path.name, name="another name")
-    assert relative in cache  # the same file by another path
+    pixels = load_image(samples[0].path)
+    assert Sample(write_image(tmp_path / "other/c.png", pixels), "another name") in cache
+    one, two = (Sample(write_image(tmp_path / f"{i}/a.bmp", pixels ^ i), "a.bmp") for i in (0, 1))
+    old = one.path.stat()
+    os.utime(two.path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert (two.path.stat().st_size, two.path.stat().st_mtime_ns) == (old.st_size, old.st_mtime_ns)
+    cache = cache_features([one], Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0)
+    assert one in cache
+    assert two not in cache
+    with pytest.raises(BlemishError, match=r"1.a\.bmp changed during training; .* train again"):
+        cache.rows([one, two])
 
 
 def test_a_file_that_changed_is_not_in_the_cache(samples: list[Sample]) -> None:
     cache = cache_features(samples, Resize(*SIZE), trunk, AUGMENTATIONS, memory=1.0)
-    before = samples[0].path.stat()
-    os.utime(samples[0].path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    path, content, before = samples[0].path, samples[0].path.read_bytes(), samples[0].path.stat()
+    path.write_bytes(content[:-1] + b"x")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # size and time as before
     assert samples[0] not in cache
-    os.utime(samples[0].path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.write_bytes(content)
     assert samples[0] in cache
-    samples[0].path.unlink()
-    assert samples[0] not in cache
     assert samples[1] in cache
+
+
+def test_a_file_that_changes_while_the_features_are_computed_is_refused(samples: list[Sample]) -> None:
+    other = write_image(samples[0].path.with_name("other.png"), load_image(samples[0].path))
+
+    def changing(images: Tensor) -> Sequence[Tensor]:
+        if other.exists():
+            other.replace(samples[4].path)
+        return trunk(images)
+
+    with pytest.raises(BlemishError, match=r"d\.png changed during training"):
+        cache_features(samples, Resize(*SIZE), changing, AUGMENTATIONS, memory=1.0, batch=1)
 
 
 def test_progress_counts_batches(samples: list[Sample]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blemish.data.content import fingerprint
 from blemish.data.corrupt import corrupt
 from blemish.data.split import kfold
 from blemish.detectors.attention.config import AttentionConfig, check
@@ -99,8 +100,8 @@ class Attention:
         )
         rows = cache.rows(learned)
         mean, std = channels(cache.tensors[0][chosen] for chosen in torch.split(rows, 64))
-        names = tuple(sample.name for sample in learned)
-        job = Job(config, cache, names, rows, mean, std.clamp(min=1 / 255), run)
+        images = tuple((sample.name, fingerprint(sample)) for sample in learned)
+        job = Job(config, cache, images, rows, mean, std.clamp(min=1 / 255), run)
         learner = job.learner(self._start)
         if config.processes > 1:
             self.records, state = in_processes(train_in_process, job, device=config.device, processes=config.processes)

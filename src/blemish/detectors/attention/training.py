@@ -38,7 +38,7 @@ class Job:
 
     config: AttentionConfig
     cache: FeatureCache  # of images in 0..1
-    names: tuple[str, ...]  # of the samples
+    images: tuple[tuple[str, str], ...]  # of the samples: names, and hashes of their contents
     rows: Tensor  # (n,) of the cache
     mean: Tensor  # (3, 1, 1), of the images
     std: Tensor
@@ -110,7 +110,7 @@ def train(fabric: Fabric, learner: Learner, job: Job, progress: Progress = silen
     return descend_run(
         job.run,
         config,
-        (job.names, job.mean.tolist(), job.std.tolist()),
+        (job.images, job.mean.tolist(), job.std.tolist()),
         learner,
         steps,
         len(job.rows),

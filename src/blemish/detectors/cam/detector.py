@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from blemish.data.content import fingerprint
 from blemish.detectors.cam.classifier import CamGraph, Classifier, Score, fit_head
 from blemish.detectors.cam.config import CamConfig, pooled_by_default
 from blemish.detectors.cam.maps import METHODS, GradientMap
@@ -158,8 +159,8 @@ class Cam:
         self._good = [sample for sample in samples if self._kind(sample) == GOOD]
         if config.unfreeze:
             classifier.requires_grad_(True)
-            names = tuple(sample.name for sample in samples)
-            self._train(classifier, Job(config, cache, names, rows, targets, weights, run), progress)
+            images = tuple((sample.name, fingerprint(sample)) for sample in samples)
+            self._train(classifier, Job(config, cache, images, rows, targets, weights, run), progress)
         classifier.requires_grad_(False)
         if held_out:
             self.scale_temperature(held_out, progress)

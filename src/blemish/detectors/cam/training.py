@@ -36,7 +36,7 @@ class Job:
 
     config: CamConfig
     cache: FeatureCache
-    names: tuple[str, ...]  # of the samples
+    images: tuple[tuple[str, str], ...]  # of the samples: names, and hashes of their contents
     rows: Tensor  # (n,) of the cache
     targets: Tensor  # (n,)
     weights: Tensor  # (classes,)
@@ -70,7 +70,7 @@ def train(fabric: Fabric, detector: Inputs, classifier: Classifier, job: Job, pr
     return descend_run(
         job.run,
         config,
-        (job.names, job.targets.tolist(), job.weights.tolist()),
+        (job.images, job.targets.tolist(), job.weights.tolist()),
         classifier,
         [Step(adam(classifier.parameters(), lr=config.learning_rate, weight_decay=config.decay), loss)],
         len(job.rows),

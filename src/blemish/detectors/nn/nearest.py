@@ -123,12 +123,11 @@ class Nearest(nn.Module):
 
     def without(self, left_out: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and penalty for `search` without some entries, `left_out` bool `(M,)`: their columns get the smallest
-        product that there is, so that they are no group's best while it has another."""
+        product that there is, so that they are no group's best while it has another. As patches' codes and place values
+        are never negative, that is the product with the smallest code throughout, whatever the patch."""
         codes = self.codes.clone()
         columns = torch.cat([left_out, left_out[-1:].expand(codes.shape[1] - len(left_out))])
-        patch_codes = len(self.mean)
-        codes[:patch_codes, columns] = 0
-        codes[patch_codes:, columns] = -BANK_CODE
+        codes[:, columns] = -BANK_CODE
         return codes, torch.where(left_out, torch.inf, 0.0)
 
     def coded(self, patches: Tensor) -> Tensor:
