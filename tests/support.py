@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-import blemish.cli.train  # noqa: F401 - its options are made now, without the packages that tests install
+import blemish.cli.train
 from blemish.cli.app import main
 from blemish.images import ImageError, load_image
 from blemish.training.config import TrainConfig
