@@ -19,7 +19,6 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-import blemish.cli.train
 from blemish.cli import train as train  # its options are made now, without the packages that tests install
 from blemish.cli.app import main
 from blemish.images import ImageError, load_image
