@@ -79,7 +79,7 @@ class Listing:
         return self.are_drawn([f"{folder}/{name}" for name in self.images(folder, DEPTH)])
 
     def are_drawn(self, images: Sequence[str], most: int = 3) -> bool | None:
-        """Whether the first of the images are drawn in few values, as masks are; None where none of them can be read."""
+        """Whether the first of the images are drawn in few values, as masks are; None where none can be read."""
         seen = []
         for name in images[:most]:
             try:
