@@ -125,8 +125,8 @@ def kept(
                 _empty(target, kind)
         lock = _lock(target, target)
         folder, complete = Kept(target), False
-        lock.write(Mark(kind, tuple(names)).content())
         try:
+            lock.write(Mark(kind, tuple(names)).content())
             yield folder
             complete = True
         finally:
@@ -310,6 +310,8 @@ def _claim(target: Path, kind: str) -> Lock:
         lock.write(Mark(kind).content())
         _clear(partial)
     except BaseException:
+        if lock.holds(partial / MARK) and _is_empty(partial):  # a full disk, or a signal
+            _remove(partial)
         lock.close()
         raise
     return lock
