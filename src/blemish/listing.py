@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from blemish.files import MARK
+from blemish.ownership import MARK
 
 SUFFIXES = frozenset(
     [

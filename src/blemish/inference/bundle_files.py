@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from blemish.files import MARK
+from blemish.ownership import MARK
 from blemish.types import BlemishError
 
 LITTER = {MARK, ".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.ini"}  # no part of a bundle, wherever it lies
