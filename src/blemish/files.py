@@ -123,6 +123,7 @@ def kept(
             if not (unmarked and (_is_empty(target) or not foreign(target))):
                 _refuse_existing(target, kind, overwrite)
                 _empty(target, kind)
+        _refuse_awaited(target)
         lock = _lock(target, target)
         folder, complete = Kept(target), False
         try:
@@ -241,6 +242,14 @@ def _refuse_existing(target: Path, kind: str, overwrite: bool) -> None:
         raise BlemishError(
             f"{target} holds {name}, which blemish did not write; move that away, or choose another folder."
         )
+
+
+def _refuse_awaited(target: Path) -> None:
+    """Raises `BlemishError` where another process makes the folder that is to be `target`."""
+    partial = _beside(target, "partial")
+    if not target.exists() and mark_of(partial):
+        with suppress(FileNotFoundError):  # it has just taken its place, or is gone
+            lock_file(partial / MARK, target).close()
 
 
 def _put(partial: Path, target: Path, kind: str, overwrite: bool, lock: Lock) -> Lock | None:
