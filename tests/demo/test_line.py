@@ -150,6 +150,17 @@ def test_an_error_of_a_helper_process_is_raised(tmp_path: Path) -> None:
         write_line(tmp_path, products=["cloth"], train=9, good=1, defective=0, size=64, workers=2)
 
 
+def test_what_is_half_drawn_is_removed_when_it_ends_early(tmp_path: Path) -> None:
+    def stopping(items, what="", total=0):  # type: ignore[no-untyped-def]
+        for _ in range(4):
+            yield next(items)
+        items.close()  # as a signal does that arrives while it waits for a helper
+
+    write_line(tmp_path, products=["flange"], workers=4, progress=stopping)
+    assert list(tmp_path.rglob("*.png"))
+    assert not list(tmp_path.rglob(".*.partial"))
+
+
 def test_a_rerun_draws_only_what_is_missing(tmp_path: Path) -> None:
     def digests() -> dict[str, tuple[str, int]]:
         return {
