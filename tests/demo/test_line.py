@@ -7,6 +7,7 @@ import json
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import numpy.typing as npt
@@ -152,11 +153,13 @@ def test_an_error_of_a_helper_process_is_raised(tmp_path: Path) -> None:
 
 def test_what_is_half_drawn_is_removed_when_it_ends_early(tmp_path: Path) -> None:
     def stopping(items, what="", total=0):  # type: ignore[no-untyped-def]
-        for _ in range(4):
-            yield next(items)
+        yield next(items)
+        until = monotonic() + 10
+        while not list(tmp_path.rglob(".*.partial")) and monotonic() < until:
+            pass
         items.close()  # as a signal does that arrives while it waits for a helper
 
-    write_line(tmp_path, products=["flange"], workers=4, progress=stopping)
+    write_line(tmp_path, products=["flange"], train=9, good=0, defective=0, size=1024, workers=4, progress=stopping)
     assert list(tmp_path.rglob("*.png"))
     assert not list(tmp_path.rglob(".*.partial"))
 
