@@ -86,6 +86,7 @@ def kept(
     writable(target, reads)
     with _parents_of(target), naming(target, target / MARK):
         made, folder, complete = not os.path.lexists(target), Kept(target), False
+        _refuse_awaited(target)
         lock = _entered(target, Mark(kind, tuple(names)), overwrite=overwrite, resume=resume, foreign=foreign)
         try:
             lock.write(Mark(kind, tuple(names)).content())
@@ -192,6 +193,14 @@ def _refuse_existing(target: Path, kind: str, overwrite: bool) -> None:
         raise BlemishError(
             f"{target} holds {name}, which blemish did not write; move that away, or choose another folder."
         )
+
+
+def _refuse_awaited(target: Path) -> None:
+    """Raises `BlemishError` where another process makes the folder that is to be `target`."""
+    partial = _beside(target, "partial")
+    if not target.exists() and mark_of(partial):
+        with suppress(FileNotFoundError):  # it has just taken its place, or is gone
+            lock_file(partial / MARK, target).close()
 
 
 def _put(partial: Path, target: Path, kind: str, overwrite: bool, lock: Lock) -> Lock | None:

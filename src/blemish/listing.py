@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
-from collections.abc import Set
+from collections import Counter, deque
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -132,6 +132,12 @@ class Tree:
     images: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+
+
+def other_formats(left_out: Iterable[LeftOut]) -> str:
+    """Which images in formats that are not read are among these files, in words: "20 .heic, 1 .pgm"; "" for none."""
+    endings = Counter(ending(left.name) for left in left_out if left.reason == "other-format")
+    return ", ".join(f"{count} {name}" for name, count in endings.most_common())
 
 
 def walk(root: Path | str, depth: int = DEPTH, *, count: bool = True) -> Tree:

@@ -22,6 +22,8 @@ from tests.support import blemish
         (OSError(errno.ENOSPC, "No space left on device"), "the output: No space left on device", 2),
         (PermissionError(errno.EACCES, "Permission denied", b"\xff"), "\udcff: Permission denied; check who may", 2),
         (MemoryError(), "not enough memory (MemoryError)", 2),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory", 2),
+        (ImportError("a.so: failed to map segment from shared object"), "not enough memory", 2),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "not enough memory", 2),
         (RecursionError("maximum recursion depth"), "fault of blemish, not of yours (RecursionError: maximum", 70),
         (ZeroDivisionError("division by zero\nmore"), "(ZeroDivisionError: division by zero); run it again with", 70),

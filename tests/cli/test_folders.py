@@ -165,3 +165,17 @@ def test_a_disk_without_room_for_the_mark_leaves_no_folder(making: Callable[[Pat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_being_made_is_not_begun_by_another_command(tmp_path: Path) -> None:
+    target = tmp_path / "run"
+    with staged(target, "run") as folder:
+        (folder / "metrics").write_text("x")
+        with (
+            pytest.raises(BlemishError, match="another process writes there"),
+            kept(target, "inspection", ["overlays"]),
+        ):
+            pass
+    assert (target / "metrics").exists()
+    with kept(tmp_path / "seen", "inspection", ["overlays"]):
+        pass

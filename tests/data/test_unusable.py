@@ -50,6 +50,18 @@ def test_reasons_are_counted(tmp_path: Path) -> None:
     assert str(other.value) == "No OpenCV."
 
 
+def test_images_in_formats_that_are_not_read(tmp_path: Path) -> None:
+    put(tmp_path / "a/good", 2)
+    for name in ("1.heic", "2.HEIC", "3.pgm"):
+        (tmp_path / "a/good" / name).write_bytes(b"x")
+    assert why(tmp_path / "a") == (
+        f"images in formats that are not read: 2 .heic, 1 .pgm: see blemish data {tmp_path / 'a'}"
+    )
+    for i in range(2):
+        (tmp_path / f"a/good/{i}.png").unlink()
+    assert "Images in formats that are not read (2 .heic, 1 .pgm): convert" in refused("data", tmp_path / "a")
+
+
 def test_where_no_image_can_be_used(tmp_path: Path) -> None:
     for i in range(2):
         large(tmp_path / f"big/good/{i}.png")

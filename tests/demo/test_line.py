@@ -7,6 +7,7 @@ import json
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +149,19 @@ def test_an_error_of_a_helper_process_is_raised(tmp_path: Path) -> None:
     (tmp_path / "cloth" / "train").write_text("in the way")
     with pytest.raises(DemoError, match=r"Cannot write the demo line to .*Choose a folder you may write to\.$"):
         write_line(tmp_path, products=["cloth"], train=9, good=1, defective=0, size=64, workers=2)
+
+
+def test_what_is_half_drawn_is_removed_when_it_ends_early(tmp_path: Path) -> None:
+    def stopping(items, what="", total=0):  # type: ignore[no-untyped-def]
+        yield next(items)
+        until = monotonic() + 10
+        while not list(tmp_path.rglob(".*.partial")) and monotonic() < until:
+            pass
+        items.close()  # as a signal does that arrives while it waits for a helper
+
+    write_line(tmp_path, products=["flange"], train=9, good=0, defective=0, size=1024, workers=4, progress=stopping)
+    assert list(tmp_path.rglob("*.png"))
+    assert not list(tmp_path.rglob(".*.partial"))
 
 
 def test_a_rerun_draws_only_what_is_missing(tmp_path: Path) -> None:

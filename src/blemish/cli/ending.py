@@ -37,7 +37,10 @@ REMEDY = {
     errno.EROFS: "choose a place that can be written to",
     errno.EMFILE: "allow more open files (ulimit -n)",
 }
-NO_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation")
+NO_MEMORY = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate memory"),
+    *("failed to map segment", "bad_alloc", "bad allocation"),
+)
 
 
 def ended_by(cause: BaseException) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.data.layouts import Dataset
 from blemish.images import ImageError, find_images, has_image_start, is_16_bit, mask_values, pages
-from blemish.listing import REASONS, Reason, ending, natural
+from blemish.listing import REASONS, Reason, ending, natural, other_formats
 from blemish.masks import defective, greys, is_picture
 from blemish.types import Sample
 
@@ -144,8 +144,7 @@ def not_read(dataset: Dataset) -> Iterable[Problem]:
             f"{dataset.layout} names no such place; move them into a class's folder, or out of the data."
         )
         yield Problem("not-in-layout", "warning", text, tuple(names))
-    endings = Counter(ending(name) for name in by_reason.get("other-format", []))
-    shown = ", ".join(f"{count} {name}" for name, count in endings.most_common())
+    shown = other_formats(dataset.left_out)
     yield from problem(
         "other-format", "warning", f"{{count}} in formats that are not read ({shown}): {{names}}; convert them to PNG."
     )

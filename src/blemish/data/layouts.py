@@ -27,7 +27,7 @@ from blemish.data.reading import (
     sample,
 )
 from blemish.images import listed
-from blemish.listing import DEPTH, LeftOut, is_own, natural
+from blemish.listing import DEPTH, LeftOut, is_own, natural, other_formats
 from blemish.ownership import MARK
 from blemish.types import Sample, readable
 
@@ -221,7 +221,9 @@ def _no_layout(folder: Listing, missing: dict[str, str]) -> LayoutError:
     inside_it = [f"{len(folder.images())} images"] if folder.images() else []
     inside_it += [f"folder {name}" for name in folder.folders] or ["no folders"]
     expected = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+    formats = other_formats(folder.tree.left_out)
+    convert = f"Images in formats that are not read ({formats}): convert them to PNG. " if formats else ""
     return LayoutError(
-        f"{folder.root} fits no layout. Found: {one_and(inside_it)}. Missing for {expected}. "
+        f"{folder.root} fits no layout. Found: {one_and(inside_it)}. Missing for {expected}. {convert}"
         "Put the good images into a folder good, and each defect type into a folder of its own."
     )

@@ -1,4 +1,5 @@
-"""Why so few images are left: how many of a folder cannot be read, are too large, or are copies of others."""
+"""Why so few images are left: how many of a folder cannot be read, are too large, are copies of others, or have formats
+that are not read."""
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ from pathlib import Path
 from blemish.data.audit import Audit
 from blemish.data.layouts import Dataset
 from blemish.images import MAX_PIXELS, ImageError, read_size
+from blemish.listing import other_formats
 from blemish.types import TooFewError
 
 
 def unusable(folder: Path, dataset: Dataset, checked: Audit) -> str:
-    """In words, for a refusal, with what is left; "" where all images of the `dataset` in `folder` can be used and no
-    two show the same.
+    """In words, for a refusal, with what is left; "" where all images of the `dataset` in `folder` can be used, no two
+    show the same, and none has a format that is not read.
 
     Raises `TooFewError` where none can be used.
     """
@@ -35,7 +37,10 @@ def unusable(folder: Path, dataset: Dataset, checked: Audit) -> str:
         )
     if copies := sum(len(group) - 1 for group in checked.groups):
         reasons.append(f"{copies} {'shows' if copies == 1 else 'show'} the same as another, which counts once")
-    return f"of the {count} images in {folder} {_listed(reasons)}: see blemish data {folder}" if reasons else ""
+    said = [f"of the {count} images in {folder} {_listed(reasons)}"] if reasons else []
+    if formats := other_formats(dataset.left_out):
+        said.append(f"images in formats that are not read: {formats}")
+    return f"{'; '.join(said)}: see blemish data {folder}" if said else ""
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -247,8 +248,13 @@ def _perform(tasks: Sequence[_Task], workers: int) -> Iterator[None]:
             if end >= 0:
                 os.close(end)
         for helper in helpers:
-            helper.kill()
-            helper.wait()
+            helper.terminate()
+        for helper in helpers:
+            try:
+                helper.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                helper.kill()
+                helper.wait()
             if helper.stderr is not None:
                 helper.stderr.close()
 
@@ -272,7 +278,9 @@ def _hand_over(helper: subprocess.Popen[bytes], tasks: Sequence[_Task]) -> None:
 
 
 def _serve() -> None:
-    """In a helper: draws the tasks on standard input (JSON), and writes one byte to standard output after each."""
+    """In a helper: draws the tasks on standard input (JSON), and writes one byte to standard output after each.
+    SIGTERM removes the file that is half written."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     for item in json.load(sys.stdin):
         mask = Path(item["mask"]) if item["mask"] else None
         task = _Task(**{**item, "defects": tuple(item["defects"]), "image": Path(item["image"]), "mask": mask})
