@@ -312,6 +312,8 @@ def _claim(target: Path, kind: str) -> Lock:
         lock.write(Mark(kind).content())
         _clear(partial)
     except BaseException:
+        if lock.holds(partial / MARK) and is_empty(partial):  # a full disk, or a signal
+            _remove(partial)
         lock.close()
         raise
     return lock

@@ -1,14 +1,17 @@
 """Whose folder is it? What the commands refuse to write over, and what stays there."""
 
 import json
+import resource
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.files import kept, staged
 from blemish.training.config import TrainConfig
 from blemish.training.pipeline import train
 from blemish.types import BlemishError
@@ -150,3 +153,15 @@ def test_a_second_training_is_refused_and_a_folder_that_appears_stays(product: P
     metrics = json.loads((out.with_name("late-2") / "metrics.json").read_text())
     assert card["product"] == metrics["product"]
     assert sorted(path.name for path in out.parent.iterdir()) == ["late", "late-2"]
+
+
+@pytest.mark.parametrize("making", [partial(staged, kind="run"), partial(kept, kind="inspection", names=["verdicts"])])
+def test_a_disk_without_room_for_the_mark_leaves_no_folder(making: Callable[[Path], Any], tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"), making(tmp_path / "new" / "run"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

@@ -184,6 +184,18 @@ def test_mvtec_3d(tmp_path: Path) -> None:
     assert sorted(reasons(dataset).values()) == ["depth-map"] * 4 + ["mask-of-good"]
 
 
+def test_black_masks_of_good_images_make_no_masks_of_the_types_beside(tmp_path: Path) -> None:
+    """MVTec 3D names its images alike in every folder, and draws black masks of the good ones."""
+    for i in range(4):
+        for kind in ("good", "hole"):
+            picture(tmp_path / f"test/{kind}/rgb/{i}.png", i)
+            mask(tmp_path / f"test/{kind}/gt/{i}.png", 0 if kind == "good" else 4)
+        picture(tmp_path / f"train/good/rgb/{i}.png", 9 + i)
+    dataset = read(tmp_path)
+    assert pairs(dataset) == {f"test/hole/rgb/{i}.png": f"test/hole/gt/{i}.png" for i in range(4)}
+    assert reasons(dataset) == {f"test/good/gt/{i}.png": "mask-of-good" for i in range(4)}
+
+
 def test_mvtec_loco_has_several_masks_of_an_image_which_are_united(tmp_path: Path) -> None:
     for name in ("train/good/000", "validation/good/000", "test/good/000", "test/logical/000", "test/logical/001"):
         picture(tmp_path / f"{name}.png")

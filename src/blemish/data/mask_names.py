@@ -109,12 +109,15 @@ def sort_folders(folder: Listing, names: Iterable[str], parent: str = "") -> Sor
 
 def _refuse_masks_under_other_names(folder: Listing, classes: Sequence[str], parent: str) -> None:
     """A defect type that is drawn in few values, with the names of another class's pictures, is that one's masks."""
-    stems = {name: {stem(image) for image in folder.images(_join(parent, name), DEPTH)} for name in classes}
+    # Without the masks inside a class: MVTec 3D has good/gt and hole/gt beside good/rgb and hole/rgb.
+    withins = {name: _join(parent, name) for name in classes}
+    pictures_of = {name: _class_images(folder, Class(within, name), Reading([]))[0] for name, within in withins.items()}
+    stems = {name: {stem(image)[len(withins[name]) :] for image in images} for name, images in pictures_of.items()}
     drawn: dict[str, bool | None] = {}
 
     def is_drawn(name: str) -> bool | None:
         if name not in drawn:
-            drawn[name] = folder.looks_like_masks(_join(parent, name))
+            drawn[name] = folder.are_drawn(pictures_of[name])
         return drawn[name]
 
     for name in classes:

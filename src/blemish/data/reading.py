@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -74,13 +74,16 @@ class Listing:
         """One of the folders as a listing of its own."""
         return Listing(self.root / folder, self.tree, f"{self.top}{folder}/")
 
-    def looks_like_masks(self, folder: str, most: int = 3) -> bool | None:
-        """Whether the first images in a folder and below are drawn in few values, as masks are; None where none of them
-        can be read."""
+    def looks_like_masks(self, folder: str) -> bool | None:
+        """Whether the images in a folder and below are drawn in few values, as masks are: see `are_drawn`."""
+        return self.are_drawn([f"{folder}/{name}" for name in self.images(folder, DEPTH)])
+
+    def are_drawn(self, images: Sequence[str], most: int = 3) -> bool | None:
+        """Whether the first of the images are drawn in few values, as masks are; None where none can be read."""
         seen = []
-        for name in self.images(folder, DEPTH)[:most]:
+        for name in images[:most]:
             try:
-                seen.append(looks_drawn(load_image(self.root / folder / name)))
+                seen.append(looks_drawn(load_image(self.root / name)))
             except ImageError:
                 continue
         return all(seen) if seen else None
