@@ -64,7 +64,7 @@ def test_only_a_run_whose_files_are_all_ours_is_replaced(tmp_path: Path) -> None
     for place in ("notes.txt", "sub/notes.txt", "more/notes.txt"):
         (target / place).parent.mkdir(exist_ok=True)
         (target / place).write_text("mine")
-        with pytest.raises(BlemishError, match=rf"holds {place}, which blemish did not write"):
+        with pytest.raises(BlemishError, match=rf"holds {place}, which is not its own"):
             run_at(target, "newer", overwrite=True)
         assert (target / place).read_text() == "mine"
         (target / place).unlink()
@@ -74,7 +74,7 @@ def test_only_a_run_whose_files_are_all_ours_is_replaced(tmp_path: Path) -> None
     (target / "link").unlink()
     (target / ".DS_Store").touch()  # no user's file
     (target / MARK).write_text('{"kind": ')  # damaged: nothing is known to be ours
-    with pytest.raises(BlemishError, match="did not write"):
+    with pytest.raises(BlemishError, match="is not its own"):
         run_at(target, "newer", overwrite=True)
     assert names(tmp_path) == ["run"]
     run_at(tmp_path / "other", "")
@@ -90,9 +90,12 @@ def test_another_folder_is_never_touched(tmp_path: Path) -> None:
     mine.mkdir()
     (mine / "precious").write_text("x")
     for overwrite in (False, True):
-        with pytest.raises(BlemishError, match="not written by blemish"):
+        with pytest.raises(BlemishError, match="not written by this version"):
             run_at(mine, "", overwrite=overwrite)
-        with pytest.raises(BlemishError, match="not written by blemish"), kept(mine, "w", ["y"], overwrite=overwrite):
+        with (
+            pytest.raises(BlemishError, match="not written by this version"),
+            kept(mine, "w", ["y"], overwrite=overwrite),
+        ):
             pass
     assert names(mine) == ["precious"]
     hidden = tmp_path / ".run.partial"  # where the run would be made

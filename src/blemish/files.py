@@ -183,15 +183,13 @@ def _refuse_existing(target: Path, kind: str, overwrite: bool) -> None:
         raise BlemishError(f"{target} exists and is no folder; choose another one.")
     mark = mark_of(target)
     if mark is None and not is_empty(target):
-        raise BlemishError(f"{target} exists and was not written by blemish; choose another folder.")
+        raise BlemishError(f"{target} exists and was not written by this version of blemish; choose another folder.")
     if mark and mark.kind not in ("", kind):
         raise BlemishError(f"{target} exists and is of another kind ({mark.kind}, not {kind}); choose another folder.")
     if not overwrite:
         raise BlemishError(f"{target} exists; choose another folder, or replace it with --overwrite.")
     if name := not_own(target):
-        raise BlemishError(
-            f"{target} holds {name}, which blemish did not write; move that away, or choose another folder."
-        )
+        raise BlemishError(f"{target} holds {name}, which is not its own; move that away, or choose another folder.")
 
 
 def _put(partial: Path, target: Path, kind: str, overwrite: bool, lock: Lock) -> Lock | None:
