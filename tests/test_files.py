@@ -471,6 +471,45 @@ def test_a_result_is_never_lost_because_a_folder_cannot_be_moved(
     assert (text_of(run), text_of(partial)) == ("old", "newer")
 
 
+@pytest.mark.parametrize("two_steps", [False, True])
+def test_what_comes_into_the_old_folder_while_it_is_replaced_stays(
+    two_steps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange = files._exchange
+
+    def late(partial: Path, target: Path) -> None:
+        (target / "mine").write_text("x")
+        exchange(partial, target)
+
+    if two_steps:
+        monkeypatch.setattr(atomic, "_system_rename", lambda *_: errno.ENOSYS)
+    run_at(tmp_path / "run", "old")
+    monkeypatch.setattr(files, "_exchange", late)
+    with pytest.raises(BlemishError, match=r"is new, and what was there before is in .*run-2, as mine has come into"):
+        run_at(tmp_path / "run", "new", overwrite=True)
+    assert (text_of(tmp_path / "run"), text_of(tmp_path / "run-2")) == ("new", "old")
+    assert (tmp_path / "run-2/mine").read_text() == "x"
+    with kept(tmp_path / "seen", "inspection", ["v"]):
+        pass
+    with (
+        pytest.raises(BlemishError, match=r"before is in .*seen-2, as mine has"),
+        kept(tmp_path / "seen", "inspection", ["v"], overwrite=True),
+    ):
+        pass
+    assert names(tmp_path) == ["run", "run-2", "seen", "seen-2"]
+
+
+def test_a_file_in_what_a_kill_left_stays(tmp_path: Path) -> None:
+    left = tmp_path / ".run.partial"
+    run_at(tmp_path / "run", "new")
+    run_at(tmp_path / "old", "old")
+    (tmp_path / "old").rename(left)  # as a kill between the swap and the removal leaves it
+    (left / "mine").write_text("x")
+    with pytest.raises(BlemishError, match="is in the way"):
+        run_at(tmp_path / "run", "newer", overwrite=True)
+    assert (text_of(tmp_path / "run"), (left / "mine").read_text()) == ("new", "x")
+
+
 def test_a_kept_folder_that_cannot_be_moved_is_emptied_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
