@@ -97,11 +97,13 @@ def test_large_images_wait_for_each_other(room: Callable[[float], None]) -> None
     """Of eight threads no more than two hold a large image at a time, and all have their turn."""
     room(2.5)
     holding, most, done = set[int](), list[int](), list[int]()
+    together = threading.Barrier(2)
 
     def work(number: int) -> None:
         with turn():
             take(LARGE)
             holding.add(number)
+            together.wait(20)
             most.append(len(holding))
             time.sleep(0.01)
             holding.remove(number)
@@ -132,8 +134,7 @@ def test_the_largest_is_not_passed_by(room: Callable[[float], None]) -> None:
     for name, pixels in (("first", LARGE), ("huge", 50 * LARGE), ("last", LARGE)):
         threads.append(threading.Thread(target=work, args=(name, pixels)))
         threads[-1].start()
-        eventually(lambda: order or decoding._waiting)
-        time.sleep(0.05)
+        eventually(lambda: len(order) + len(decoding._waiting) == len(threads))
     assert order == ["first"]
     first.set()
     for thread in threads:

@@ -64,7 +64,7 @@ def test_only_a_run_whose_files_are_all_ours_is_replaced(tmp_path: Path) -> None
     for place in ("notes.txt", "sub/notes.txt", "more/notes.txt"):
         (target / place).parent.mkdir(exist_ok=True)
         (target / place).write_text("mine")
-        with pytest.raises(BlemishError, match=rf"holds {place}, which blemish did not write"):
+        with pytest.raises(BlemishError, match=rf"holds {place}, which is not its own"):
             run_at(target, "newer", overwrite=True)
         assert (target / place).read_text() == "mine"
         (target / place).unlink()
@@ -74,7 +74,7 @@ def test_only_a_run_whose_files_are_all_ours_is_replaced(tmp_path: Path) -> None
     (target / "link").unlink()
     (target / ".DS_Store").touch()  # no user's file
     (target / MARK).write_text('{"kind": ')  # damaged: nothing is known to be ours
-    with pytest.raises(BlemishError, match="did not write"):
+    with pytest.raises(BlemishError, match="is not its own"):
         run_at(target, "newer", overwrite=True)
     assert names(tmp_path) == ["run"]
     run_at(tmp_path / "other", "")
@@ -90,9 +90,12 @@ def test_another_folder_is_never_touched(tmp_path: Path) -> None:
     mine.mkdir()
     (mine / "precious").write_text("x")
     for overwrite in (False, True):
-        with pytest.raises(BlemishError, match="not written by blemish"):
+        with pytest.raises(BlemishError, match="not written by this version"):
             run_at(mine, "", overwrite=overwrite)
-        with pytest.raises(BlemishError, match="not written by blemish"), kept(mine, "w", ["y"], overwrite=overwrite):
+        with (
+            pytest.raises(BlemishError, match="not written by this version"),
+            kept(mine, "w", ["y"], overwrite=overwrite),
+        ):
             pass
     assert names(mine) == ["precious"]
     hidden = tmp_path / ".run.partial"  # where the run would be made
@@ -209,21 +212,21 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 DRIVER = """
-import os, sys
+import os, shutil, sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from blemish import atomic, files
 from test_files import run_at, text_of
-folder = Path({folder!r})
+target = Path({folder!r}) / "run"
 if {two_steps}:
     atomic._system_rename = lambda *_: 38  # ENOSYS
+os.fsync = lambda _: None  # which matters to a power cut only
 ours = {{files.__file__, atomic.__file__}}
+if {overwrite}:
+    run_at(target, "old")
 step = ends = 0
 while not ends:
     step += 1
-    target = folder / f"{{step}}/run"
-    if {overwrite}:
-        run_at(target, "old")
     child = os.fork()
     if child == 0:
         count = 0
@@ -250,9 +253,11 @@ while not ends:
         after = text_of(target)
         assert "--overwrite" in str(refusal), refusal
     assert sorted(os.listdir(target.parent)) in (["run"], [".run.partial", "run"]), os.listdir(target.parent)
-    run_at(target, "last", overwrite=True)
-    assert text_of(target) == "last" and os.listdir(target.parent) == ["run"], os.listdir(target.parent)
     print(before, after)
+    run_at(target, "old", overwrite=True)
+    assert text_of(target) == "old" and os.listdir(target.parent) == ["run"], os.listdir(target.parent)
+    if not {overwrite}:
+        shutil.rmtree(target)
 """
 
 
@@ -464,6 +469,45 @@ def test_a_result_is_never_lost_because_a_folder_cannot_be_moved(
     with pytest.raises(BlemishError, match=r"The result is in .*\.run\.partial, since"):
         run_at(run, "newer", overwrite=True)
     assert (text_of(run), text_of(partial)) == ("old", "newer")
+
+
+@pytest.mark.parametrize("two_steps", [False, True])
+def test_what_comes_into_the_old_folder_while_it_is_replaced_stays(
+    two_steps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange = files._exchange
+
+    def late(partial: Path, target: Path) -> None:
+        (target / "mine").write_text("x")
+        exchange(partial, target)
+
+    if two_steps:
+        monkeypatch.setattr(atomic, "_system_rename", lambda *_: errno.ENOSYS)
+    run_at(tmp_path / "run", "old")
+    monkeypatch.setattr(files, "_exchange", late)
+    with pytest.raises(BlemishError, match=r"is new, and what was there before is in .*run-2, as mine has come into"):
+        run_at(tmp_path / "run", "new", overwrite=True)
+    assert (text_of(tmp_path / "run"), text_of(tmp_path / "run-2")) == ("new", "old")
+    assert (tmp_path / "run-2/mine").read_text() == "x"
+    with kept(tmp_path / "seen", "inspection", ["v"]):
+        pass
+    with (
+        pytest.raises(BlemishError, match=r"before is in .*seen-2, as mine has"),
+        kept(tmp_path / "seen", "inspection", ["v"], overwrite=True),
+    ):
+        pass
+    assert names(tmp_path) == ["run", "run-2", "seen", "seen-2"]
+
+
+def test_a_file_in_what_a_kill_left_stays(tmp_path: Path) -> None:
+    left = tmp_path / ".run.partial"
+    run_at(tmp_path / "run", "new")
+    run_at(tmp_path / "old", "old")
+    (tmp_path / "old").rename(left)  # as a kill between the swap and the removal leaves it
+    (left / "mine").write_text("x")
+    with pytest.raises(BlemishError, match="is in the way"):
+        run_at(tmp_path / "run", "newer", overwrite=True)
+    assert (text_of(tmp_path / "run"), (left / "mine").read_text()) == ("new", "x")
 
 
 def test_a_kept_folder_that_cannot_be_moved_is_emptied_in_place(

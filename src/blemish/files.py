@@ -43,18 +43,16 @@ def staged(target: Path, kind: str, *, overwrite: bool = False, reads: Sequence[
         raise BlemishError(f"{target}: is a mounted disk, which cannot be replaced; choose a new folder in it.")
     with _parents_of(target), naming(target, _beside(target, "partial")):
         lock = _claim(target, kind)
-        partial, replaced = _beside(target, "partial"), None
+        partial = _beside(target, "partial")
         try:
             _refuse_existing(target, kind, overwrite)
             yield partial
             lock.write(Mark(kind, files=frozenset(files_in(partial)), complete=True).content())
-            replaced = _put(partial, target, kind, overwrite, lock)
+            _put(partial, target, kind, overwrite, lock)
         finally:
-            for held in (lock, replaced):
-                if held and held.holds(partial / MARK):  # unfinished, or the one that was replaced
-                    _remove(partial)
-                if held:
-                    held.close()
+            if lock.holds(partial / MARK):
+                _remove(partial)
+            lock.close()
 
 
 @dataclass
@@ -184,15 +182,13 @@ def _refuse_existing(target: Path, kind: str, overwrite: bool) -> None:
         raise BlemishError(f"{target} exists and is no folder; choose another one.")
     mark = mark_of(target)
     if mark is None and not is_empty(target):
-        raise BlemishError(f"{target} exists and was not written by blemish; choose another folder.")
+        raise BlemishError(f"{target} exists and was not written by this version of blemish; choose another folder.")
     if mark and mark.kind not in ("", kind):
         raise BlemishError(f"{target} exists and is of another kind ({mark.kind}, not {kind}); choose another folder.")
     if not overwrite:
         raise BlemishError(f"{target} exists; choose another folder, or replace it with --overwrite.")
     if name := not_own(target):
-        raise BlemishError(
-            f"{target} holds {name}, which blemish did not write; move that away, or choose another folder."
-        )
+        raise BlemishError(f"{target} holds {name}, which is not its own; move that away, or choose another folder.")
 
 
 def _refuse_awaited(target: Path) -> None:
@@ -203,31 +199,45 @@ def _refuse_awaited(target: Path) -> None:
             lock_file(partial / MARK, target).close()
 
 
-def _put(partial: Path, target: Path, kind: str, overwrite: bool, lock: Lock) -> Lock | None:
+def _put(partial: Path, target: Path, kind: str, overwrite: bool, lock: Lock) -> None:
     """Moves the complete folder `partial` to `target`, where that is still missing or ours to replace; else, and where
-    the system does not let us, to a free name beside it. Returns the lock of the folder that it has replaced, which is
-    at `partial` then."""
+    the system does not let us, to a free name beside it."""
     replaced = None
     try:
         _refuse_existing(target, kind, overwrite)
         if not os.path.lexists(target):
             rename(partial, target, NOREPLACE)
-            return None
+            return
         replaced = _lock(target, target)
         _exchange(partial, target)
-        return replaced
     except (BlemishError, OSError) as cause:
         for held in (lock, replaced):
             if held:
                 held.close()  # some network file systems move no folder with an open file
         place = _moved(partial, target)
         if place == target:
-            return None
+            return
         if isinstance(cause, OSError) and not isinstance(cause, FileExistsError):
             why = f"{target} cannot be replaced: {cause.strerror or cause}."
         else:
             why = f"{target} has changed during the work: {cause if isinstance(cause, BlemishError) else 'it exists.'}"
         raise BlemishError(f"The result is in {place}, since {why}") from None
+    _discard(partial, target, replaced)
+
+
+def _discard(partial: Path, target: Path, lock: Lock) -> None:
+    """Removes the folder at `partial` that was replaced, with its `lock`, unless something has come into it since it
+    was checked."""
+    with closing(lock):
+        name = not_own(partial) if lock.holds(partial / MARK) else None
+        if not name and lock.holds(partial / MARK):
+            _remove(partial)
+    if name:
+        place = _moved(partial, target)
+        raise BlemishError(
+            f"{target} is new, and what was there before is in {place}, as {name} has come into it meanwhile; take "
+            "that out, and remove the rest."
+        )
 
 
 def _moved(partial: Path, target: Path) -> Path:
@@ -263,26 +273,28 @@ def _entered(target: Path, begun: Mark, *, overwrite: bool, resume: bool, foreig
 
 def _emptied(target: Path, begun: Mark) -> Lock:
     """The lock of an empty folder that has taken the place of one of ours."""
-    partial, locks = _beside(target, "partial"), [_lock(target, target)]
+    partial, before, lock = _beside(target, "partial"), _lock(target, target), None
     try:
-        try:
-            locks.append(_claim(target, begun.kind))
-            _exchange(partial, target)
-        except OSError:  # a mounted disk cannot be moved, nor anything in a folder where we may not write
-            locks[0].write(begun.content())
-            _clear(target)
-        for lock in locks:
-            if lock.holds(partial / MARK):
-                _remove(partial)
+        lock = _claim(target, begun.kind)
+        _exchange(partial, target)
+    except OSError:  # a mounted disk cannot be moved, nor anything in a folder where we may not write
+        if lock:
+            _remove(partial)
+            lock.close()
+        before.write(begun.content())
+        _clear(target)
+        return before
     except BaseException:
-        for lock in locks:
-            lock.close()
+        if lock and lock.holds(partial / MARK):
+            _remove(partial)
+        before.close()
         raise
-    emptied = next(lock for lock in locks if lock.holds(target / MARK))
-    for lock in locks:
-        if lock is not emptied:
-            lock.close()
-    return emptied
+    try:
+        _discard(partial, target, before)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
 
 
 def _exchange(partial: Path, target: Path) -> None:
@@ -293,8 +305,9 @@ def _exchange(partial: Path, target: Path) -> None:
         target.rename(old)
         try:
             partial.rename(target)
-        except OSError:
-            old.rename(target)
+        except BaseException:  # also a signal
+            with suppress(OSError):
+                old.rename(target)
             raise
         with suppress(OSError):  # the next call removes it
             old.rename(partial)
@@ -304,7 +317,9 @@ def _claim(target: Path, kind: str) -> Lock:
     """Makes `.NAME.partial`, empty, and locks it. What a kill left is put in order first: a complete folder that had
     not reached its place reaches it, else the one that was moved away comes back."""
     partial, old = _beside(target, "partial"), _beside(target, "old")
-    if os.path.lexists(partial) and mark_of(partial) is None and not (partial.is_dir() and is_empty(partial)):
+    left = mark_of(partial)
+    unmarked = left is None and os.path.lexists(partial) and not (partial.is_dir() and is_empty(partial))
+    if unmarked or (left and left.complete and not_own(partial)):
         raise BlemishError(f"{partial}: is in the way of {target}; move it away, or choose another folder.")
     lock = _lock(partial, target)
     try:

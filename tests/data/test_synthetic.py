@@ -231,7 +231,7 @@ def test_only_its_own_folder_is_replaced(product: Path, tmp_path: Path) -> None:
     write_corrupted(product, out, kinds=["crop"], overwrite=True)
     assert not (out / "test/rectangle").exists()
     (out / "mine.txt").touch()
-    with pytest.raises(BlemishError, match=r"holds mine\.txt, which blemish did not write"):
+    with pytest.raises(BlemishError, match=r"holds mine\.txt, which is not its own"):
         write_corrupted(product, out, overwrite=True)
     file = write_image(tmp_path / "file.png", noise(0))
     with pytest.raises(BlemishError, match="is no folder"):

@@ -106,7 +106,7 @@ def test_an_earlier_inspection_is_replaced_as_a_whole_and_only_if_asked(
         folder.add(writer.write(defective, folder.unique("new.png")))
     assert not list(out.rglob("old*"))
     (out / "overlays/mine.jpg").touch()
-    with pytest.raises(BlemishError, match=r"holds overlays/mine\.jpg, which blemish did not write"):
+    with pytest.raises(BlemishError, match=r"holds overlays/mine\.jpg, which is not its own"):
         ResultsFolder(out, overwrite=True)
 
 
@@ -117,7 +117,7 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / VERDICTS).write_text("journal\n")
     for overwrite in (False, True):
-        with pytest.raises(BlemishError, match="was not written by blemish"):
+        with pytest.raises(BlemishError, match="was not written by this version"):
             ResultsFolder(tmp_path / "mine", overwrite=overwrite)
     assert (tmp_path / "mine" / VERDICTS).read_text() == "journal\n"
     with kept(tmp_path / "w", "watch", [VERDICTS], resume=True):

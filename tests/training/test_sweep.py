@@ -338,7 +338,7 @@ def test_other_images_are_refused_and_overwriting_starts_again(swept: Sweep, pro
 def test_refusals(product: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     for overwrite in (False, True):
-        with pytest.raises(BlemishError, match="was not written by blemish"):
+        with pytest.raises(BlemishError, match="was not written by this version"):
             sweep(config_for(product, tmp_path, overwrite=overwrite))
     for grid, sentence in (
         ("cores=1", "--cores is not an option of --detector patchcore"),
