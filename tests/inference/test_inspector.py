@@ -323,3 +323,10 @@ def test_an_unknown_device_is_refused(run: Path) -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(BlemishError, match="onnxruntime-gpu"):
             Inspector(run, device="cuda")
+
+
+def test_a_hundred_thousand_threads_are_not_made() -> None:
+    inspector = Inspector(Path(__file__).parents[1] / "golden/bundle", threads=100_000)
+    alive = list(inspector.in_threads(range(300), lambda _: threading.active_count()))
+    assert len(alive) == 300
+    assert 1 < max(alive) < 100

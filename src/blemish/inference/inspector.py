@@ -40,6 +40,7 @@ from blemish.inference.time_limit import SECONDS, time_limit
 from blemish.types import BlemishError, Decision, Prediction, Region, Verdict
 
 SILENT = 4  # onnxruntime's log: what it says of errors is in our sentences
+MOST_THREADS = 64  # or the processor's cores, if these are more: each holds an image and its maps
 LOADING = 300.0  # seconds, after which onnxruntime gives up preparing a graph
 
 S = TypeVar("S")
@@ -157,9 +158,9 @@ def _item_weights(items: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
 
 class Inspector:
     """Runs a bundle, given by its path or loaded (with its `session` where one is open), on `device`, "cpu" or "cuda",
-    with `threads` processor threads (0 = one for each core); images with more than `max_pixels` are refused. A run of
-    the graph, on an image or on four of its tiles, is ended after `timeout` seconds, and the verdict is then an error.
-    One inspector may be used by several threads at once.
+    with `threads` processor threads (0 = one for each core; at most 64, or the cores); images with more than
+    `max_pixels` are refused. A run of the graph, on an image or on four of its tiles, is ended after `timeout` seconds,
+    and the verdict is then an error. One inspector may be used by several threads at once.
 
     Raises `BundleError` for a missing, damaged or foreign bundle, and `BlemishError` where it aligns images and
     OpenCV is not installed, or where onnxruntime has no CUDA.
@@ -179,6 +180,7 @@ class Inspector:
             raise BlemishError(f"a time limit of {timeout:g} s is none; give a number of seconds above 0.")
         if device not in ("cpu", "cuda"):
             raise BlemishError(f"there is no device '{device}'; choose cpu or cuda.")
+        threads = min(threads, max(MOST_THREADS, cores()))
         if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             raise BlemishError(
                 "this onnxruntime has no CUDA; run `pip uninstall onnxruntime`, `pip install onnxruntime-gpu`, or use "
