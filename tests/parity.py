@@ -149,7 +149,7 @@ def make(name: str, folder: Path) -> Made:
             data=bundle.Data(source="", layout="", train=16, calibration=24, test=0, seed=0, sha256=""),
             decision=card_of.decision(rule, calibration, [sample.name for sample in held_out], "split"),
             parity={},
-            backbone={},
+            backbone={"name": "random", "licence": "none"},
             classes=detector.classes,
             licences={},
             versions={},

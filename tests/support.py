@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from blemish.cli import train as train  # its options are made now, without the packages that tests install
 from blemish.cli.app import main
 from blemish.images import ImageError, load_image
 from blemish.training.config import TrainConfig

@@ -211,3 +211,17 @@ def test_an_inspector_takes_fewer_large_images_ahead(
     assert max(most) <= 2.5 * LARGE * PER_PIXEL
     assert inspector._ahead() == 3
     assert decoding._taken == 0
+
+
+def test_a_large_image_among_small_ones_loses_none(
+    room: Callable[[float], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of small images many are taken ahead; when the large one has come, so few that none may follow for a while."""
+    room(2.5)
+    monkeypatch.setattr("blemish.inference.inspector.budget", decoding.budget)
+    small, large = tmp_path / "small.png", tmp_path / "large.png"
+    Image.new("L", (8, 8), 50).save(small)
+    Image.new("L", (2800, 1400), 50).save(large)
+    inspector = Inspector(tiny.made(tmp_path / "b"), threads=4)
+    paths = [*[small] * 3, large, *[small] * 20]
+    assert [Path(look.verdict.path) for look in inspector.look_many(paths)] == paths

@@ -1,15 +1,18 @@
 """What blemish writes: whole or not at all, and never over what is not its own."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from blemish import atomic, files
-from blemish.files import MARK, check_file, kept, mark_of, replacing, staged, write_text
+from blemish.files import check_file, kept, replacing, staged, write_text
+from blemish.ownership import MARK, Mark, mark_of, not_own
 from blemish.types import BlemishError
 
 
@@ -283,8 +286,8 @@ def test_a_kept_folder_is_marked_from_the_start_and_says_what_is_its_own(tmp_pat
         running = mark_of(target)
         folder.adopted.add("v")
     assert running is not None
-    assert running == files.Mark("inspection", ("v", "overlays"))
-    assert mark_of(target) == files.Mark("inspection", ("v", "overlays"), frozenset({"v"}), complete=True)
+    assert running == Mark("inspection", ("v", "overlays"))
+    assert mark_of(target) == Mark("inspection", ("v", "overlays"), frozenset({"v"}), complete=True)
     with pytest.raises(BlemishError, match="--overwrite"), kept(target, "inspection", ["v"]):
         pass
     with pytest.raises(BlemishError, match="another kind"), kept(target, "watch", ["v"], resume=True):
@@ -298,7 +301,7 @@ def test_a_kept_folder_is_marked_from_the_start_and_says_what_is_its_own(tmp_pat
         (target / "v").write_text("2")
         (target / MARK).rename(tmp_path / "as a kill leaves it")
     (tmp_path / "as a kill leaves it").rename(target / MARK)
-    (target / MARK).write_bytes(files.Mark("inspection", ("v", "overlays")).content())
+    (target / MARK).write_bytes(Mark("inspection", ("v", "overlays")).content())
     with kept(target, "inspection", ["v", "overlays"], overwrite=True):
         assert names(target) == [MARK]
     with pytest.raises(RuntimeError), kept(tmp_path / "new", "inspection", ["v"]):
@@ -320,15 +323,6 @@ def test_a_kept_folder_is_resumed(tmp_path: Path) -> None:
     with kept(tmp_path / "older", "watch", ["v"], resume=True, foreign=lambda path: not (path / "v").exists()):
         pass
     assert names(tmp_path / "older") == [MARK, "v"]
-
-
-def test_a_mark_written_over_a_longer_one_is_read_at_any_moment(tmp_path: Path) -> None:
-    long, short = files.Mark("run", files=frozenset(map(str, range(100))), complete=True), files.Mark("run")
-    (tmp_path / MARK).write_bytes(short.content() + long.content()[len(short.content()) :])
-    assert mark_of(tmp_path) == short
-    for content in (b"", b"{", b"[]", b'{"kind": 1}', b"\xff"):
-        (tmp_path / MARK).write_bytes(content)
-        assert mark_of(tmp_path) == files.Mark("")
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -392,3 +386,131 @@ def test_without_the_systems_help_folders_are_exchanged_in_two_steps(
     assert text_of(tmp_path / "run") == "new"
     assert names(tmp_path) == ["run"]
     assert json.loads((tmp_path / "run" / MARK).read_text())["kind"] == "run"
+
+
+def test_another_process_that_comes_first_between_check_and_lock_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, lock = tmp_path / "seen", files._lock
+
+    def late(folder: Path, named: Path) -> atomic.Lock:
+        monkeypatch.setattr(files, "_lock", lock)
+        with kept(target, "inspection", ["v"]) as first:
+            (target / "v").write_text("first")
+            first.adopted.add("v")
+        return lock(folder, named)
+
+    monkeypatch.setattr(files, "_lock", late)
+    with pytest.raises(BlemishError, match="--overwrite"), kept(target, "inspection", ["v"]):
+        pytest.fail("writes over the first one's")
+    assert (target / "v").read_text() == "first"
+
+
+def test_what_was_written_when_an_inspection_was_interrupted_is_its_own(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with kept(tmp_path / "seen", "inspection", ["v", "overlays"]) as folder:
+            (folder.path / "v").touch()
+            folder.adopted.add("v")
+            (folder.path / "overlays").mkdir()
+            (folder.path / "overlays/of a thread that was faster").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with kept(tmp_path / "seen", "inspection", ["v", "overlays"], overwrite=True):
+        assert names(tmp_path / "seen") == [MARK]
+
+
+def test_a_mark_that_a_power_cut_emptied_does_not_stop_a_watch(tmp_path: Path) -> None:
+    for content in (b"", b"\0" * 80):
+        (tmp_path / "w").mkdir(exist_ok=True)
+        (tmp_path / "w/v").touch()
+        (tmp_path / "w" / MARK).write_bytes(content)
+        with kept(tmp_path / "w", "watch", ["v"], resume=True, foreign=lambda _: False):
+            pass
+        assert mark_of(tmp_path / "w") == Mark("watch", ("v",), None, complete=True)
+        with pytest.raises(BlemishError, match="another kind"), kept(tmp_path / "w", "sweep", ["v"], resume=True):
+            pass
+
+
+def test_an_empty_folder_of_the_users_stays_when_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "mine/sub").mkdir(parents=True)
+    with pytest.raises(RuntimeError), kept(tmp_path / "mine", "inspection", ["v"]):
+        raise RuntimeError
+    assert names(tmp_path / "mine") == ["sub"]
+
+
+def refusing(number: int, *places: Path) -> Callable[[bytes, bytes, int], int]:
+    """The system's rename where these places cannot be moved."""
+    really = atomic._system_rename
+
+    def rename(source: bytes, target: bytes, flag: int) -> int:
+        moved = {Path(os.fsdecode(name)) for name in (source, target)}
+        return number if moved & set(places) else really(source, target, flag)
+
+    return rename
+
+
+def test_a_result_is_never_lost_because_a_folder_cannot_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, partial = tmp_path / "run", tmp_path / ".run.partial"
+    run_at(run, "old")
+    monkeypatch.setattr(atomic, "_system_rename", refusing(errno.EXDEV, run))  # a lower layer of a container's disk
+    with pytest.raises(BlemishError, match=r"The result is in .*run-2, since .*run cannot be replaced: Invalid cross"):
+        run_at(run, "new", overwrite=True)
+    assert (text_of(run), text_of(tmp_path / "run-2")) == ("old", "new")
+    monkeypatch.setattr(atomic, "_system_rename", refusing(errno.EACCES, partial))
+    with pytest.raises(BlemishError, match=r"The result is in .*\.run\.partial, since"):
+        run_at(run, "newer", overwrite=True)
+    assert (text_of(run), text_of(partial)) == ("old", "newer")
+
+
+def test_a_kept_folder_that_cannot_be_moved_is_emptied_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "seen"
+    with kept(target, "inspection", ["v"]) as folder:
+        (target / "v").touch()
+        folder.adopted.add("v")
+    monkeypatch.setattr(atomic, "_system_rename", refusing(errno.EBUSY, target))  # a volume of a container's
+    with kept(target, "inspection", ["v"], overwrite=True):
+        assert names(target) == [MARK]
+        assert names(tmp_path) == ["seen"]
+
+
+def open_files() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_without_locks_nothing_is_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where an open file and its folder cannot be moved or removed."""
+    monkeypatch.setattr(atomic, "LOCKS", False)
+    monkeypatch.setattr(atomic, "_system_rename", lambda *_: errno.ENOSYS)
+    before = open_files()
+    with staged(tmp_path / "run", "run") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub/x").write_text("old")
+        (folder / "y").write_text("old")
+        assert open_files() == before
+    run_at(tmp_path / "run", "new", overwrite=True)
+    write_text(tmp_path / "run/page", "text")
+    with kept(tmp_path / "seen", "inspection", ["v"]) as seen:
+        assert open_files() == before
+        (seen.path / "v").touch()
+    assert text_of(tmp_path / "run") == "new"
+    mark = mark_of(tmp_path / "run")
+    assert mark is not None
+    assert mark.files == frozenset({"sub/x", "y", "page"})
+    assert names(tmp_path) == ["run", "seen"]
+
+
+def test_a_zip_in_a_run_is_the_runs_own_and_a_mark_of_another_user_stops_no_report(tmp_path: Path) -> None:
+    run_at(tmp_path / "run", "1")
+    with replacing(tmp_path / "run/bundle.zip") as temporary:
+        temporary.write_bytes(b"x")
+    assert not_own(tmp_path / "run") is None
+    (tmp_path / "run" / MARK).unlink()
+    (tmp_path / "run" / MARK).mkdir()  # as root, who may write every file, the next best that cannot be opened
+    write_text(tmp_path / "run/page", "text")
+    assert (tmp_path / "run/page").read_text() == "text"

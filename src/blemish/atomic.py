@@ -18,63 +18,72 @@ from blemish.types import BlemishError
 NOREPLACE, EXCHANGE = 1, 2  # flags of Linux's renameat2
 _MACOS = {NOREPLACE: 4, EXCHANGE: 2}  # the same of macOS's renamex_np
 _AT_FDCWD = -100
+LOCKS = os.name == "posix"  # whether the system has locks
+TRIES = 100  # to lock a file that others move or remove, or whose number changes, as on some network file systems
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 class Lock:
-    """An open file that this process has locked. The kernel unlocks it, however the process ends."""
+    """A file that this process has locked and holds open. The kernel unlocks it, however the process ends. Where there
+    are no locks, as on Windows, it is not held open either: a folder with an open file could not be moved there."""
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
+    def __init__(self, file: Path, descriptor: int) -> None:
+        self._file, self._descriptor, self._status = file, descriptor, os.fstat(descriptor)
+        self._closed = False
+        if not LOCKS:
+            os.close(descriptor)
 
     def holds(self, path: Path) -> bool:
         """Whether the path still is this file."""
         try:
-            return self.descriptor >= 0 and os.path.samestat(path.lstat(), os.fstat(self.descriptor))
+            return not self._closed and os.path.samestat(path.lstat(), self._status)
         except OSError:
             return False
 
     def write(self, content: bytes) -> None:
         """Replaces the file's content in place, as another file would not be locked. A kill in between leaves the new
         content with the end of the old one behind it."""
-        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        if not LOCKS:
+            self._file.write_bytes(content)
+            return
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
         rest = memoryview(content)
         while rest:
-            rest = rest[os.write(self.descriptor, rest) :]
-        os.ftruncate(self.descriptor, len(content))
+            rest = rest[os.write(self._descriptor, rest) :]
+        os.ftruncate(self._descriptor, len(content))
+        if content:  # an empty mark after a power cut would be no mark
+            os.fsync(self._descriptor)
 
     def close(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-        self.descriptor = -1
+        if LOCKS and not self._closed:
+            os.close(self._descriptor)
+        self._closed = True
 
 
 def lock_file(file: Path, target: Path) -> Lock:
     """Makes and locks a file; `target` is what the user named. Raises `BlemishError` where another process has locked
     it, and OSError where it cannot be made."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    while True:
-        lock = Lock(os.open(file, flags, 0o666))
-        try:
-            if not try_lock(lock.descriptor):
-                raise BlemishError(
-                    f"{target}: another process writes there; let that one end, or choose another place."
-                )
-            if lock.holds(file):
-                return lock
-        except BaseException:
-            lock.close()
-            raise
-        lock.close()  # it was moved or removed between opening and locking
+    for _ in range(TRIES):
+        descriptor = os.open(file, flags, 0o666)
+        free = try_lock(descriptor)
+        lock = Lock(file, descriptor)
+        if free and lock.holds(file):
+            return lock
+        lock.close()
+        if not free:
+            raise BlemishError(f"{target}: another process writes there; let that one end, or choose another place.")
+        # It was moved or removed between opening and locking.
+    raise BlemishError(f"{target}: {file.name} cannot be kept there; choose a place on another disk.")
 
 
 def try_lock(descriptor: int) -> bool:
     """Locks an open file for this process; False where another one has it. True, without a lock, on Windows and on file
     systems that have none."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:
+    if not LOCKS:
         return True
+    import fcntl
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as cause:

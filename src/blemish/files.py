@@ -16,49 +16,18 @@ folders that grow while they are there. All is checked before the work, and agai
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from blemish.atomic import EXCHANGE, NOREPLACE, Lock, lock_file, naming, rename
+from blemish.ownership import MARK, Mark, files_in, is_empty, mark_of, not_own
 from blemish.types import BlemishError
 
-MARK = ".blemish"  # the file that marks a folder as written by blemish; such a folder is never read as data
-LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # what a file manager leaves; no user's file
 LONGEST = 255  # bytes of a file's name, on all common file systems
-
-
-@dataclass(frozen=True)
-class Mark:
-    """The content of a folder's mark. `files` are its own files, relative to it; None where they are not known, because
-    the folder is still written or the process was killed: then everything below `names` is its own."""
-
-    kind: str
-    names: tuple[str, ...] = ()
-    files: frozenset[str] | None = None
-    complete: bool = False
-
-    def content(self) -> bytes:
-        files = None if self.files is None else sorted(self.files)
-        facts = {"kind": self.kind, "complete": self.complete, "names": self.names, "files": files}
-        return json.dumps({"blemish": "wrote this folder", **facts}, indent=1).encode() + b"\n"
-
-
-def mark_of(folder: Path) -> Mark | None:
-    """The folder's mark; None where it has none. A damaged one is of no kind, and incomplete."""
-    try:
-        text = (folder / MARK).read_bytes().decode()
-        content, _ = json.JSONDecoder().raw_decode(text)  # a kill may leave the end of an older mark behind it
-        files = None if content["files"] is None else frozenset(map(str, content["files"]))
-        return Mark(str(content["kind"]), tuple(map(str, content["names"])), files, content["complete"] is True)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return Mark("")
 
 
 @contextmanager
@@ -78,7 +47,7 @@ def staged(target: Path, kind: str, *, overwrite: bool = False, reads: Sequence[
         try:
             _refuse_existing(target, kind, overwrite)
             yield partial
-            lock.write(Mark(kind, files=frozenset(_files_in(partial)), complete=True).content())
+            lock.write(Mark(kind, files=frozenset(files_in(partial)), complete=True).content())
             replaced = _put(partial, target, kind, overwrite, lock)
         finally:
             for held in (lock, replaced):
@@ -116,34 +85,30 @@ def kept(
     """
     writable(target, reads)
     with _parents_of(target), naming(target, target / MARK):
-        mark = mark_of(target)
-        resumed = resume and not overwrite and mark is not None and mark.kind == kind
-        if target.exists() and not resumed:
-            unmarked = mark is None and target.is_dir()
-            if not (unmarked and (_is_empty(target) or not foreign(target))):
-                _refuse_existing(target, kind, overwrite)
-                _empty(target, kind)
-        _refuse_awaited(target)
-        lock = _lock(target, target)
-        folder, complete = Kept(target), False
+        made, folder, complete = not os.path.lexists(target), Kept(target), False
+        lock = _entered(target, Mark(kind, tuple(names)), overwrite=overwrite, resume=resume, foreign=foreign)
         try:
             lock.write(Mark(kind, tuple(names)).content())
             yield folder
             complete = True
         finally:
-            files = None if resume else frozenset(folder.adopted)
+            # Of what was interrupted, threads may have written files that were not adopted any more.
+            files = frozenset(folder.adopted) if complete and not resume else None
             with suppress(OSError):  # a full disk
                 lock.write(Mark(kind, tuple(names), files, complete).content())
-            if not complete and lock.holds(target / MARK) and _is_empty(target):
-                _remove(target)
+            if not complete and lock.holds(target / MARK) and is_empty(target):
+                if made:
+                    _remove(target)
+                else:
+                    (target / MARK).unlink()
             lock.close()
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """A temporary path beside `file`, which takes its place when the block ends, and is removed when the block raises.
-    What a killed process left there is overwritten. Raises `BlemishError` where `file` is a folder, or another process
-    writes it."""
+    What a killed process left there is overwritten. In a complete folder of blemish's, the file becomes its own. Raises
+    `BlemishError` where `file` is a folder, or another process writes it."""
     if file.is_dir():
         raise BlemishError(f"{file}: is a folder; choose a file to write.")
     temporary = _beside(file, "partial")
@@ -157,18 +122,17 @@ def replacing(file: Path) -> Iterator[Path]:
             if lock.holds(temporary):
                 temporary.unlink()
             lock.close()
+    mark = mark_of(file.parent)
+    if mark and mark.files is not None and file.name not in mark.files:
+        # Another process may write there, and the mark may be another user's.
+        with suppress(BlemishError, OSError), closing(_lock(file.parent, file.parent)) as lock:
+            lock.write(replace(mark, files=mark.files | {file.name}).content())
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes a text file whole or not at all. In a folder of blemish's that is complete, it becomes its own."""
+    """Writes a text file whole or not at all, as `replacing`."""
     with replacing(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    mark = mark_of(file.parent)
-    if mark and mark.files is not None and file.name not in mark.files:
-        with suppress(BlemishError):  # another process writes there
-            lock = _lock(file.parent, file.parent)
-            lock.write(replace(mark, files=mark.files | {file.name}).content())
-            lock.close()
 
 
 def writable(target: Path, reads: Sequence[Path] = ()) -> None:
@@ -211,20 +175,6 @@ def check_file(file: Path, start: str, reads: Sequence[Path] = ()) -> None:
         raise BlemishError(f"{file}: exists and is something else, so it is not replaced; choose another file.")
 
 
-def not_own(folder: Path) -> str | None:
-    """The first file below a marked folder that is not its own, relative to it; None where all are."""
-    mark = mark_of(folder) or Mark("")
-    for name in _files_in(folder):
-        if mark.files is None:
-            first = name.partition("/")[0]
-            own = first in mark.names and not (mark_of(folder / first) and not_own(folder / first))
-        else:
-            own = name in mark.files
-        if not own:
-            return name
-    return None
-
-
 def _refuse_existing(target: Path, kind: str, overwrite: bool) -> None:
     """Raises `BlemishError` where `target` exists, unless it may be replaced."""
     if not os.path.lexists(target):
@@ -232,7 +182,7 @@ def _refuse_existing(target: Path, kind: str, overwrite: bool) -> None:
     if target.is_symlink() or not target.is_dir():
         raise BlemishError(f"{target} exists and is no folder; choose another one.")
     mark = mark_of(target)
-    if mark is None and not _is_empty(target):
+    if mark is None and not is_empty(target):
         raise BlemishError(f"{target} exists and was not written by blemish; choose another folder.")
     if mark and mark.kind not in ("", kind):
         raise BlemishError(f"{target} exists and is of another kind ({mark.kind}, not {kind}); choose another folder.")
@@ -253,10 +203,9 @@ def _refuse_awaited(target: Path) -> None:
 
 
 def _put(partial: Path, target: Path, kind: str, overwrite: bool, lock: Lock) -> Lock | None:
-    """Moves the complete folder `partial` to `target`, where that is still missing or ours to replace; else to a free
-    name beside it. Returns the lock of the folder that it has replaced, which is at `partial` then."""
-    if os.name == "nt":  # where a folder with an open file cannot be moved
-        lock.close()
+    """Moves the complete folder `partial` to `target`, where that is still missing or ours to replace; else, and where
+    the system does not let us, to a free name beside it. Returns the lock of the folder that it has replaced, which is
+    at `partial` then."""
     replaced = None
     try:
         _refuse_existing(target, kind, overwrite)
@@ -264,28 +213,76 @@ def _put(partial: Path, target: Path, kind: str, overwrite: bool, lock: Lock) ->
             rename(partial, target, NOREPLACE)
             return None
         replaced = _lock(target, target)
-    except (BlemishError, FileExistsError) as cause:
-        number = 2
-        while os.path.lexists(free := target.with_name(f"{target.name}-{number}")):
-            number += 1
-        rename(partial, free, NOREPLACE)
-        reason = cause if isinstance(cause, BlemishError) else f"{target} exists."
-        raise BlemishError(f"The result is in {free}, since {target} has changed during the work: {reason}") from None
-    _exchange(partial, target)
-    return replaced
+        _exchange(partial, target)
+        return replaced
+    except (BlemishError, OSError) as cause:
+        for held in (lock, replaced):
+            if held:
+                held.close()  # some network file systems move no folder with an open file
+        place = _moved(partial, target)
+        if place == target:
+            return None
+        if isinstance(cause, OSError) and not isinstance(cause, FileExistsError):
+            why = f"{target} cannot be replaced: {cause.strerror or cause}."
+        else:
+            why = f"{target} has changed during the work: {cause if isinstance(cause, BlemishError) else 'it exists.'}"
+        raise BlemishError(f"The result is in {place}, since {why}") from None
 
 
-def _empty(target: Path, kind: str) -> None:
-    """Replaces a folder of ours by an empty one."""
+def _moved(partial: Path, target: Path) -> Path:
+    """Moves a folder to `target` if that is free, else to the next free name, TARGET-2, TARGET-3 ...; returns where it
+    is then, which is `partial` where it cannot be moved at all."""
+    place, number = target, 1
+    while os.path.lexists(place):
+        number += 1
+        place = target.with_name(f"{target.name}-{number}")
+    try:
+        rename(partial, place, NOREPLACE)
+    except OSError:
+        return partial
+    return place
+
+
+def _entered(target: Path, begun: Mark, *, overwrite: bool, resume: bool, foreign: Callable[[Path], bool]) -> Lock:
+    """The lock of a kept folder, which is made, emptied or continued, see `kept`."""
+    mark = mark_of(target)
+    resumed = resume and not overwrite and mark is not None and mark.kind == begun.kind
+    if target.exists() and not resumed:
+        unmarked = target.is_dir() and not (mark and mark.kind)  # a power cut may have emptied the mark
+        if not (unmarked and (is_empty(target) or not foreign(target))):
+            _refuse_existing(target, begun.kind, overwrite)
+            return _emptied(target, begun)
+    _refuse_awaited(target)
+    lock = _lock(target, target)
+    now = mark_of(target)
+    if now and now.kind and now != mark:  # another process has been there between the check and the lock
+        lock.close()
+        return _entered(target, begun, overwrite=overwrite, resume=resume, foreign=foreign)
+    return lock
+
+
+def _emptied(target: Path, begun: Mark) -> Lock:
+    """The lock of an empty folder that has taken the place of one of ours."""
     partial, locks = _beside(target, "partial"), [_lock(target, target)]
     try:
-        locks.append(_claim(target, kind))
-        _exchange(partial, target)
-    finally:
+        try:
+            locks.append(_claim(target, begun.kind))
+            _exchange(partial, target)
+        except OSError:  # a mounted disk cannot be moved, nor anything in a folder where we may not write
+            locks[0].write(begun.content())
+            _clear(target)
         for lock in locks:
             if lock.holds(partial / MARK):
                 _remove(partial)
+    except BaseException:
+        for lock in locks:
             lock.close()
+        raise
+    emptied = next(lock for lock in locks if lock.holds(target / MARK))
+    for lock in locks:
+        if lock is not emptied:
+            lock.close()
+    return emptied
 
 
 def _exchange(partial: Path, target: Path) -> None:
@@ -294,15 +291,20 @@ def _exchange(partial: Path, target: Path) -> None:
     except NotImplementedError:
         old = _beside(target, "old")
         target.rename(old)
-        partial.rename(target)
-        old.rename(partial)
+        try:
+            partial.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        with suppress(OSError):  # the next call removes it
+            old.rename(partial)
 
 
 def _claim(target: Path, kind: str) -> Lock:
     """Makes `.NAME.partial`, empty, and locks it. What a kill left is put in order first: a complete folder that had
     not reached its place reaches it, else the one that was moved away comes back."""
     partial, old = _beside(target, "partial"), _beside(target, "old")
-    if os.path.lexists(partial) and mark_of(partial) is None and not (partial.is_dir() and _is_empty(partial)):
+    if os.path.lexists(partial) and mark_of(partial) is None and not (partial.is_dir() and is_empty(partial)):
         raise BlemishError(f"{partial}: is in the way of {target}; move it away, or choose another folder.")
     lock = _lock(partial, target)
     try:
@@ -319,7 +321,7 @@ def _claim(target: Path, kind: str) -> Lock:
         lock.write(Mark(kind).content())
         _clear(partial)
     except BaseException:
-        if lock.holds(partial / MARK) and _is_empty(partial):  # a full disk, or a signal
+        if lock.holds(partial / MARK) and is_empty(partial):  # a full disk, or a signal
             _remove(partial)
         lock.close()
         raise
@@ -363,19 +365,6 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(entry)
         elif entry.name != MARK:
             entry.unlink()
-
-
-def _files_in(folder: Path) -> Iterator[str]:
-    """Files and links below a folder, relative to it, without marks and litter; no link is followed."""
-    for top, folders, files in os.walk(folder):
-        for name in sorted([*files, *(name for name in folders if Path(top, name).is_symlink())]):
-            if name not in LITTER and name != MARK:
-                yield Path(top, name).relative_to(folder).as_posix()
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether no file is in it or below it, but for marks and litter."""
-    return next(_files_in(folder), None) is None
 
 
 def _beside(target: Path, what: str) -> Path:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from blemish.files import MARK
+from blemish.ownership import MARK
 
 SUFFIXES = frozenset(
     [
@@ -239,11 +239,11 @@ class _Walk:
             self._leave(name, "other-format" if ending(name) in OTHER_FORMATS else "no-image")
 
     def _leave(self, name: str, reason: Reason, folder: str = "") -> None:
-        files = files_in(folder) if folder and self.count else 1
+        files = _count(folder) if folder and self.count else 1
         self.found.left_out.append(LeftOut(name, reason, files))
 
 
-def files_in(folder: str) -> int:
+def _count(folder: str) -> int:
     """How many files and links are in a folder and all folders below it; what cannot be listed counts as none."""
     return sum(
         len(files) + sum(Path(place, inner).is_symlink() for inner in inside)

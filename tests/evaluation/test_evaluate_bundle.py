@@ -99,7 +99,7 @@ def test_what_cannot_be_read_is_left_out_by_name(product: Path, inspector: Inspe
     assert found["counts"] == {"test_good": 5, "test_anomaly": 6}
     for file in (data / "good").iterdir():
         file.write_bytes(b"broken")
-    with pytest.raises(BlemishError, match=r"Of 12 images 6 cannot be inspected.*the first: .*is not an image"):
+    with pytest.raises(BlemishError, match=r"Of 12 images 6 cannot be read or judged.*the first: .*is not an image"):
         measure(inspector, labelled_in(data))
 
 

@@ -6,11 +6,12 @@ import pytest
 from PIL import Image
 
 from blemish import BlemishError, Inspector
-from blemish.files import kept, mark_of
+from blemish.files import kept
 from blemish.inference.evidence import gather
 from blemish.inference.evidence_store import EvidenceStore
 from blemish.inference.inspector import Inspection
 from blemish.inference.results import VERDICTS, ImageWriter, Result, ResultsFolder, write_images
+from blemish.ownership import mark_of
 from tests.inference.conftest import with_outputs
 
 
@@ -86,7 +87,7 @@ def test_each_verdict_is_there_at_once_and_stays_when_the_rest_fails(tmp_path: P
     assert len((out / VERDICTS).read_text().splitlines()) == 2
     mark = mark_of(out)
     assert mark is not None
-    assert (mark.kind, mark.complete, mark.files) == ("inspection", False, frozenset({VERDICTS}))
+    assert (mark.kind, mark.complete, mark.files) == ("inspection", False, None)  # all in it is its own
 
 
 def test_an_earlier_inspection_is_replaced_as_a_whole_and_only_if_asked(

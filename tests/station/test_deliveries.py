@@ -156,6 +156,18 @@ def test_an_invalid_position_means_from_the_beginning(journal: Journal, receiver
         assert "is no position in verdicts.jsonl" in notes[0]
 
 
+def test_a_position_that_cannot_be_written_stops_nothing(journal: Journal, receiver: Receiver) -> None:
+    (journal.file.parent / ".delivered-webhook/x").mkdir(parents=True)
+    said: list[str] = []
+    outbox = Outbox(journal, Webhook(receiver.url), said.append)
+    add(journal, outbox, 0, 1, 2)
+    outbox.close()
+    assert receiver.taken == numbers(3)
+    assert [text.partition(": ")[2] for text in said] == [
+        "is no position in verdicts.jsonl; all of it is delivered again."
+    ]
+
+
 def test_a_token_from_the_environment_goes_into_the_header(
     journal: Journal, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

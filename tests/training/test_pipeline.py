@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from blemish.detectors.cam.config import CamConfig
 from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.inference import bundle
-from blemish.training import export
+from blemish.training import export, splits
+from blemish.training.card import digest
 from blemish.training.config import TrainConfig
 from blemish.training.export import ParityError, in_onnxruntime, in_torch, predict, prove_parity
 from blemish.training.pipeline import train
@@ -23,7 +24,7 @@ from blemish.training.splits import auto_size
 from blemish.types import BlemishError, Decision, Label, Prediction, Sample, Verdict
 from tests.conftest import tile
 from tests.detectors.nn.test_loggers import read_events
-from tests.support import grey, write_image
+from tests.support import divided, grey, write_image
 
 QUICK = PatchCoreConfig(max_bank=50)
 
@@ -333,3 +334,30 @@ def test_single_cells_of_gradient_maps_may_differ_more() -> None:
     for other, gated in ((near, False), (far, True), (wide, True)):
         with pytest.raises(ParityError):
             prove_parity(ours, replace(ours, maps=other), ["a"], gated=gated)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_an_image_that_changes_while_it_is_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    """The card's hash is of the bytes that were learned from; where they were not held in memory, it is refused."""
+    if not held:
+        monkeypatch.setattr(splits, "PRELOADED", 0)
+    for i in range(24):
+        write_image(tmp_path / f"data/good/{i}.png", np.random.default_rng(i).integers(90, 130, (64, 64)))
+    changed = tmp_path / "data/good/3.png"
+
+    def changing(items: Any, what: str = "", total: int = 0) -> Any:
+        if what == "patches":
+            write_image(changed, np.random.default_rng(99).integers(0, 255, (64, 64)))
+        return iter(items)
+
+    settings = PatchCoreConfig(max_bank=50)
+    config = TrainConfig(tmp_path / "data", tmp_path / "run", settings=settings, image_size=(64, 64), overlays=0)
+    before = digest(divided(config).split.train)
+    if held:
+        assert bundle.read(train(config, changing).folder).card.data.sha256 == before
+        return
+    with pytest.raises(BlemishError, match=r"good.3\.png changed during training; leave the images alone"):
+        train(config, changing)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["data"]

@@ -26,9 +26,9 @@ from blemish.data.reading import (
     one_and,
     sample,
 )
-from blemish.files import MARK
 from blemish.images import listed
 from blemish.listing import DEPTH, LeftOut, is_own, natural, other_formats
+from blemish.ownership import MARK
 from blemish.types import Sample, readable
 
 

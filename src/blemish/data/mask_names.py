@@ -24,19 +24,7 @@ WEAK = frozenset(
 )
 _FILLER = frozenset(
     [
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "png",
-        "bmp",
-        "pixel",
-        "pixels",
-        "binary",
-        "bw",
-        "class",
-        "object",
-        "data",
+        *("image", "images", "img", "imgs", "png", "bmp", "pixel", "pixels", "binary", "bw", "class", "object", "data"),
         "true",
     ]
 )

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from blemish.files import MARK
+from blemish.atomic import open_regular
+from blemish.ownership import MARK
 from blemish.types import BlemishError
 
 LITTER = {MARK, ".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.ini"}  # no part of a bundle, wherever it lies
@@ -94,9 +95,7 @@ def _folder(path: Path) -> Files:
 
     def read(name: str) -> bytes:
         try:
-            # Without waiting for a writer, should it have become a pipe meanwhile.
-            descriptor = os.open(path / name, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
-            with os.fdopen(descriptor, "rb") as file:
+            with open_regular(path / name) as file:
                 return _exactly(file, sizes[name], f"{path}: {shown(name)}")
         except OSError as cause:
             raise BundleError(

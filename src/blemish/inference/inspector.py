@@ -359,8 +359,8 @@ class Inspector:
                     ahead.append(pool.submit(do, item))
                 while ahead:
                     yield ahead.popleft().result()
-                    free = min(1, self._ahead() - len(ahead))
-                    ahead.extend(pool.submit(do, item) for item in islice(waiting, free))
+                    if len(ahead) < self._ahead():  # which a larger image may have made smaller
+                        ahead.extend(pool.submit(do, item) for item in islice(waiting, 1))
             finally:
                 pool.shutdown(cancel_futures=True)
 

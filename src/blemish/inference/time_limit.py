@@ -1,4 +1,5 @@
-"""A time limit for each run of a graph. A graph may hold loops, and nothing says that they end.
+"""A time limit for each run of a graph, and for each message to a receiver. A graph may hold loops, and nothing says
+that they end; a receiver may answer byte by byte.
 
 One thread watches all runs of this process: a thread for each would cost more than a small graph does.
 """
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 SECONDS = 60.0  # by default, for an image or four of its tiles
 
-_watched: dict[int, tuple[float, Callable[[], None]]] = {}  # running: when its time is up, and what to do then
+_watched: dict[object, tuple[float, Callable[[], None]]] = {}  # running: when its time is up, and what to do then
 _changed = threading.Condition()
 _thread: threading.Thread | None = None
 _wakes = 0.0  # when the thread will look again
@@ -20,9 +21,9 @@ _wakes = 0.0  # when the thread will look again
 
 @contextmanager
 def time_limit(seconds: float, end: Callable[[], None]) -> Iterator[None]:
-    """Calls `end` from another thread if the block takes longer than `seconds`."""
+    """Calls `end`, which must neither raise nor wait, from another thread if the block takes longer than `seconds`."""
     global _thread
-    due, key = time.monotonic() + seconds, id(token := object())
+    due, key = time.monotonic() + seconds, object()
     with _changed:
         _watched[key] = due, end
         if _thread is None or not _thread.is_alive():  # also after a fork, which copies no threads
@@ -35,7 +36,6 @@ def time_limit(seconds: float, end: Callable[[], None]) -> Iterator[None]:
     finally:
         with _changed:
             _watched.pop(key, None)
-        del token
 
 
 def _watch() -> None:

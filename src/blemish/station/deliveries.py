@@ -19,6 +19,7 @@ from blemish.files import write_text
 from blemish.station.journal import Journal
 from blemish.station.receivers import RefusedError, Target, cause_of
 from blemish.station.trouble import LONGEST, wait
+from blemish.types import BlemishError
 
 TRIES = 5  # that a receiver may refuse a message before it is put aside
 _BLOCK = 1 << 16  # bytes read at once
@@ -104,7 +105,9 @@ class Outbox:
                 self._failing = False
             self._refusals = 0
             self.delivered += len(line)
-            with suppress(OSError):  # a full disk ends the inspection itself; until then the position is in memory
+            # A full disk ends the inspection itself; until then, and where the file cannot be written, the position is
+            # in memory.
+            with suppress(OSError, BlemishError):
                 write_text(self.position_file, f"{self.delivered}\n")
         return True
 

@@ -22,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from blemish.inference.time_limit import time_limit
 from blemish.types import BlemishError
 
 if TYPE_CHECKING:
@@ -86,12 +87,10 @@ class Webhook:
     def send(self, message: bytes) -> None:
         request = urllib.request.Request(self._url, message, self._headers, method="POST")
         self._late.clear()
-        # Each wait for some bytes has the time limit, and all together have it: a receiver may send byte by byte.
-        timer = threading.Timer(self._timeout, self._hang_up)
-        timer.daemon = True
-        timer.start()
         try:
-            self._opener.open(request, timeout=self._timeout).close()  # its status is the answer; no body is read
+            # Each wait for some bytes has the time limit, and all together have it: a receiver may send byte by byte.
+            with time_limit(self._timeout, self._hang_up):
+                self._opener.open(request, timeout=self._timeout).close()  # its status is the answer; no body is read
         except urllib.error.HTTPError as answer:
             answer.close()
             if 400 <= answer.code < 500 and answer.code not in _LATER:
@@ -102,7 +101,6 @@ class Webhook:
                 raise TimeoutError from None
             raise
         finally:
-            timer.cancel()
             self._socket = None
 
     def close(self) -> None:

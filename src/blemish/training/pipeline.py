@@ -16,10 +16,11 @@ from blemish.data.unusable import explained
 from blemish.detectors.interface import Detector, DetectorConfig, Graph, LeavesOneOut, Resumable
 from blemish.detectors.nn.provenance import write_evidence
 from blemish.detectors.registry import config_of, names
-from blemish.files import MARK, mark_of, staged
+from blemish.files import staged
 from blemish.inference import bundle
 from blemish.inference.inspector import Inspector, open_session
 from blemish.options import either
+from blemish.ownership import MARK, mark_of
 from blemish.training import card as cards
 from blemish.training.config import Run, TrainConfig
 from blemish.training.crossval import CrossValidated, CrossValidation, cross_validate
