@@ -84,7 +84,6 @@ def kept(
     writable(target, reads)
     with _parents_of(target), naming(target, target / MARK):
         made, folder, complete = not os.path.lexists(target), Kept(target), False
-        _refuse_awaited(target)
         lock = _entered(target, Mark(kind, tuple(names)), overwrite=overwrite, resume=resume, foreign=foreign)
         try:
             lock.write(Mark(kind, tuple(names)).content())
@@ -263,6 +262,7 @@ def _entered(target: Path, begun: Mark, *, overwrite: bool, resume: bool, foreig
         if not (unmarked and (is_empty(target) or not foreign(target))):
             _refuse_existing(target, begun.kind, overwrite)
             return _emptied(target, begun)
+    _refuse_awaited(target)
     lock = _lock(target, target)
     now = mark_of(target)
     if now and now.kind and now != mark:  # another process has been there between the check and the lock
