@@ -144,6 +144,15 @@ def test_what_is_no_place_to_write_is_refused_before_the_work(tmp_path: Path, mo
     assert text_of(long) == "1"
 
 
+def test_a_current_folder_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(BlemishError, match="The current folder has been deleted"), staged(tmp_path / "run", "run"):
+        pass
+    monkeypatch.chdir(tmp_path)
+
+
 def test_data_inside_a_run_are_not_deleted_with_it(tmp_path: Path) -> None:
     run_at(tmp_path / "run", "old")
     (tmp_path / "run/data").mkdir()

@@ -138,6 +138,10 @@ def writable(target: Path, reads: Sequence[Path] = ()) -> None:
     not in a bundle, not the current folder or one above it, and without any of what the command `reads`."""
     if target.name.strip() in ("", ".."):
         raise BlemishError(f"'{target}' is no name for something new; choose a folder or file that may be written.")
+    try:
+        current = Path.cwd()
+    except FileNotFoundError:
+        raise BlemishError("The current folder has been deleted; change to another one and run it again.") from None
     if target.is_symlink():
         raise BlemishError(f"{target}: is a link; choose the place itself that it leads to, or another one.")
     above = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
@@ -146,7 +150,7 @@ def writable(target: Path, reads: Sequence[Path] = ()) -> None:
     if not os.access(target if target.exists() else above, os.W_OK):
         raise BlemishError(f"{target}: you may not write {target if target.exists() else above}; choose another place.")
     here = target.resolve()
-    if Path.cwd().is_relative_to(here):
+    if current.is_relative_to(here):
         raise BlemishError(f"{target}: is the current folder, or one above it; choose a folder in it.")
     for folder in here.parents:
         if (folder / "card.json").is_file() and (folder / "model.onnx").is_file():

@@ -123,6 +123,7 @@ def _long_tiles(content: dict[str, Any]) -> None:
         (_framed(overlap=-1), "frame.overlap"),
         (_framed(tiles=[[0, -1]]), "frame.tiles.0.1"),
         (_framed(tiles=[[0, 0]] * (bundle.MAX_TILES + 1)), "frame.tiles"),
+        (_framed(tiles=[[0, 0], [0, 8], [0, 0]]), "a tile is there twice"),
         (_framed(least_correlation=7), "frame.least_correlation"),
         (_framed(align="sift"), "frame.align"),
         (_long_tiles, "too large for tiles"),

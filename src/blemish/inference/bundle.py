@@ -142,6 +142,8 @@ class Frame(_Frozen):
             self.overlap < max(self.tile) and all(t <= s for t, s in zip(self.tile, self.size, strict=True))
         ):
             raise ValueError("the tiles are larger than the frame, or overlap by more than a tile")
+        if len(set(self.tiles)) < len(self.tiles):
+            raise ValueError("a tile is there twice")
         return self
 
     @property
