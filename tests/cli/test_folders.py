@@ -132,7 +132,17 @@ def test_a_drift_file_and_an_explanation_stay_out_of_what_is_not_theirs(
 
 def test_a_second_training_is_refused_and_a_folder_that_appears_stays(product: Path, tmp_path: Path) -> None:
     out, refusals = tmp_path / "runs/late", list[str]()
-    config = TrainConfig(product, out, settings=SMALL, image_size=(64, 64), overlays=0, tile=48, overlap=16)
+    config = TrainConfig(
+        product,
+        out,
+        settings=SMALL,
+        image_size=(64, 64),
+        tile=48,
+        overlap=16,
+        calibrate="split",
+        overlays=0,
+        evidence=False,
+    )
 
     def meanwhile(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         if what == "framing":

@@ -58,12 +58,11 @@ def test_equals_the_exported_graph_of_a_bank_without_the_image(tmp_path: Path) -
     prediction = leave_one_out(detector, samples, [""] * 4)
     graph, table = detector.graph(), detector.sources().table
     assert isinstance(graph, PatchCoreGraph)
-    for i in (0, 3):
-        rest = PatchCoreGraph(graph.features, graph.bank[table[:, 0] != i], detector.config).eval()
-        export(rest, tmp_path / f"{i}.onnx")
-        line = predict(in_onnxruntime(tmp_path / f"{i}.onnx"), [samples[i]])
-        assert prediction.scores[i] == pytest.approx(line.scores[0], rel=1e-4)
-        np.testing.assert_allclose(prediction.maps[i], line.maps[0], rtol=1e-3, atol=1e-5)
+    rest = PatchCoreGraph(graph.features, graph.bank[table[:, 0] != 3], detector.config).eval()
+    export(rest, tmp_path / "3.onnx")
+    line = predict(in_onnxruntime(tmp_path / "3.onnx"), [samples[3]])
+    assert prediction.scores[3] == pytest.approx(line.scores[0], rel=1e-4)
+    np.testing.assert_allclose(prediction.maps[3], line.maps[0], rtol=1e-3, atol=1e-5)
 
 
 def test_a_copy_hides_an_image_unless_both_are_one_item(tmp_path: Path) -> None:
