@@ -208,6 +208,17 @@ def test_a_message_that_is_refused_for_ever_is_put_aside_and_the_next_are_delive
     assert all(".refused-webhook.jsonl" in note for note in refusals)
 
 
+def test_a_refused_message_does_not_block_runs_that_end_at_once(journal: Journal, receiver: Receiver) -> None:
+    receiver.answers = [400] * TRIES
+    notes = list[str]()
+    outbox = Outbox(journal, Webhook(receiver.url), notes.append)
+    add(journal, outbox, 0, 1)
+    outbox.close()  # as `watch --once` does: it does not wait for the longer pauses
+    assert receiver.taken == ["1"]
+    assert outbox.refused_file.read_bytes() == journal.file.read_bytes().splitlines(keepends=True)[0]
+    assert len(notes) == 1
+
+
 @pytest.mark.parametrize("answer", [401, 403, 404, 408, 429, 500, 302])
 def test_what_is_not_about_the_message_is_tried_for_ever(answer: int, journal: Journal, receiver: Receiver) -> None:
     receiver.answers = [answer] * (2 * TRIES)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -22,6 +23,7 @@ from blemish.station.trouble import LONGEST, wait
 from blemish.types import BlemishError
 
 TRIES = 5  # that a receiver may refuse a message before it is put aside
+HURRIED = 0.2  # seconds between these tries at the end
 _BLOCK = 1 << 16  # bytes read at once
 
 
@@ -70,10 +72,13 @@ class Outbox:
                 if self._closing.is_set():
                     break
                 self._woken.wait()
-            else:
+            elif not self._closing.is_set():
                 tries += 1
-                if self._closing.wait(wait(tries, self._longest)):
-                    break
+                self._closing.wait(wait(tries, self._longest))
+            elif 0 < self._refusals < TRIES:  # else a refused message would block every short run that ends before
+                time.sleep(HURRIED)
+            else:
+                break
         self._target.close()
 
     def _deliver(self) -> bool:
