@@ -15,8 +15,9 @@ from typing import IO
 
 from blemish.types import BlemishError
 
-NOREPLACE, EXCHANGE = 1, 2  # flags of Linux's renameat2
-_MACOS = {NOREPLACE: 4, EXCHANGE: 2}  # the same of macOS's renamex_np
+_NOREPLACE, _EXCHANGE = 1, 2  # flags of Linux's renameat2
+_MACOS = {_NOREPLACE: 4, _EXCHANGE: 2}  # the same of macOS's renamex_np
+_MISSING = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}  # the system, or the file system, has no such call
 _AT_FDCWD = -100
 LOCKS = os.name == "posix"  # whether the system has locks
 TRIES = 100  # to lock a file that others move or remove, or whose number changes, as on some network file systems
@@ -91,18 +92,25 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def rename(source: Path, target: Path, flag: int) -> None:
-    """`NOREPLACE`: renames, and raises FileExistsError where the target exists, be it an empty folder. `EXCHANGE`: both
-    change places in one step; raises NotImplementedError where the system cannot."""
-    failed = _system_rename(os.fsencode(source), os.fsencode(target), flag)
-    if failed in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):  # the system, or the file system, has no such call
-        if flag == EXCHANGE:
-            raise NotImplementedError
+def rename(source: Path, target: Path) -> None:
+    """Renames, and raises FileExistsError where the target exists, be it an empty folder."""
+    if not _renamed(source, target, _NOREPLACE):
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
         source.rename(target)
-    elif failed:
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Both change places in one step; False where the system has no such step."""
+    return _renamed(first, second, _EXCHANGE)
+
+
+def _renamed(source: Path, target: Path, flag: int) -> bool:
+    """Whether the system has the call; raises OSError where it has, and refuses."""
+    failed = _system_rename(os.fsencode(source), os.fsencode(target), flag)
+    if failed and failed not in _MISSING:
         raise OSError(failed, os.strerror(failed), str(target))
+    return not failed
 
 
 def _system_rename(source: bytes, target: bytes, flag: int) -> int:

@@ -23,7 +23,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from blemish.atomic import EXCHANGE, NOREPLACE, Lock, lock_file, naming, rename
+from blemish.atomic import Lock, exchange, lock_file, naming, rename
 from blemish.ownership import MARK, Mark, files_in, is_empty, mark_of, not_own
 from blemish.types import BlemishError
 
@@ -209,7 +209,7 @@ def _put(partial: Path, target: Path, kind: str, overwrite: bool, lock: Lock) ->
     try:
         _refuse_existing(target, kind, overwrite)
         if not os.path.lexists(target):
-            rename(partial, target, NOREPLACE)
+            rename(partial, target)
             return
         replaced = _lock(target, target)
         _exchange(partial, target)
@@ -251,7 +251,7 @@ def _moved(partial: Path, target: Path) -> Path:
         number += 1
         place = target.with_name(f"{target.name}-{number}")
     try:
-        rename(partial, place, NOREPLACE)
+        rename(partial, place)
     except OSError:
         return partial
     return place
@@ -302,19 +302,19 @@ def _emptied(target: Path, begun: Mark) -> Lock:
 
 
 def _exchange(partial: Path, target: Path) -> None:
+    """Both change places; in two steps where the system has no single one."""
+    if exchange(partial, target):
+        return
+    old = _beside(target, "old")
+    target.rename(old)
     try:
-        rename(partial, target, EXCHANGE)
-    except NotImplementedError:
-        old = _beside(target, "old")
-        target.rename(old)
-        try:
-            partial.rename(target)
-        except BaseException:  # also a signal
-            with suppress(OSError):
-                old.rename(target)
-            raise
-        with suppress(OSError):  # the next call removes it
-            old.rename(partial)
+        partial.rename(target)
+    except BaseException:  # also a signal
+        with suppress(OSError):
+            old.rename(target)
+        raise
+    with suppress(OSError):  # the next call removes it
+        old.rename(partial)
 
 
 def _claim(target: Path, kind: str) -> Lock:
@@ -329,14 +329,14 @@ def _claim(target: Path, kind: str) -> Lock:
     try:
         mark = mark_of(partial)
         if not os.path.lexists(target) and mark and mark.complete:
-            rename(partial, target, NOREPLACE)
+            rename(partial, target)
             lock.close()
             return _claim(target, kind)
         if mark_of(old):
             if os.path.lexists(target):
                 _remove(old)
             else:
-                rename(old, target, NOREPLACE)
+                rename(old, target)
         lock.write(Mark(kind).content())
         _clear(partial)
     except BaseException:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import IO
 
 from blemish.atomic import open_regular
-from blemish.ownership import MARK
+from blemish.ownership import LITTER, MARK
 from blemish.types import BlemishError
 
-LITTER = {MARK, ".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.ini"}  # no part of a bundle, wherever it lies
+NO_PART = {MARK, "Desktop.ini", *LITTER}  # of a bundle, wherever it lies
 MAX_MEMBERS = 100  # of a bundle's .zip
 MAX_DIRECTORY = 16 * 2**20  # bytes of the table of contents of a .zip
 # What zipfile raises on damaged files; RuntimeError: encrypted, or packed in a way that Python does not know.
@@ -144,7 +144,7 @@ def _check_member(info: zipfile.ZipInfo, name: str) -> None:
 
 def is_litter(name: str) -> bool:
     """Whether a file is what blemish or an operating system leaves in folders, and no part of a bundle."""
-    return name in LITTER or name.startswith(("._", "__MACOSX/"))
+    return name in NO_PART or name.startswith(("._", "__MACOSX/"))
 
 
 class _Bounded(io.RawIOBase):

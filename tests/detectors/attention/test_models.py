@@ -14,6 +14,7 @@ from torchvision import models
 
 from blemish.detectors.attention.models import MODELS, Autoencoder, build
 from blemish.types import BlemishError
+from tests.detectors.support import randomise_norms
 
 SMALL: dict[str, Any] = {"width": 4, "latent": 5}
 
@@ -38,14 +39,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         net = models.resnet18(weights=None)
-        for module in net.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                nn.init.normal_(module.running_mean, std=0.2)
-                nn.init.uniform_(module.running_var, 0.5, 2)
-                nn.init.normal_(module.weight, 0.8, 0.2)
-                nn.init.normal_(module.bias, std=0.2)
+        randomise_norms(net)
     file = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
     save_file(net.state_dict(), file)
     return file
