@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
-from blemish.types import Progress, Sample, silent
+from blemish.types import Prediction, Progress, Sample, silent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -119,22 +119,6 @@ class LeavesOneOut(Protocol):
     """What a detector has in addition if its traits say `leaves_one_out`."""
 
     def sources(self) -> Sources: ...
-    def without(self, items: Sequence[int]) -> WithoutItem:
-        """The fitted detector with the entries of one item left out of its memory bank; `items` (M,) numbers the item
-        that each entry comes from."""
-
-
-class WithoutItem(Protocol):
-    """A `Graph` with further inputs that select the item to leave out."""
-
-    @property
-    def outputs(self) -> Sequence[str]: ...
-    @property
-    def inputs(self) -> Sequence[str]:
-        """The names of the further inputs."""
-
-    def left_out(self, item: int) -> Sequence[Tensor]:
-        """Their values for one item."""
-
-    def __call__(self, images: Tensor, *left_out: Tensor) -> Sequence[Tensor]: ...
-    def modules(self) -> Iterator[nn.Module]: ...
+    def left_out(self, progress: Progress = silent) -> Prediction:
+        """Predictions of the training samples, in the order of `sources().samples`, as if each sample's item
+        (`Sample.group`) had never been seen."""

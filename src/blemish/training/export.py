@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -15,7 +15,7 @@ import torch
 from onnxruntime import InferenceSession
 from torch import nn
 
-from blemish.detectors.interface import Graph, WithoutItem
+from blemish.detectors.interface import Graph
 from blemish.detectors.nn.nearest import candidates_in_onnx
 from blemish.images import decode
 from blemish.inference.graph_check import GraphError, check_finite
@@ -47,9 +47,9 @@ class Parity:
         return asdict(self)
 
 
-def export(graph: Graph | WithoutItem, file: Path, more: Mapping[str, torch.Tensor] | None = None) -> None:
+def export(graph: Graph, file: Path) -> None:
     """Writes `graph` (uint8 `(N, H, W, 3)` -> scores, maps, and the rest of its `outputs`) as ONNX; N, H and W stay
-    dynamic. `more` are examples of further inputs, whose shapes are fixed."""
+    dynamic."""
     from torch.export import Dim
 
     names = graph.outputs
@@ -66,12 +66,12 @@ def export(graph: Graph | WithoutItem, file: Path, more: Mapping[str, torch.Tens
         warnings.simplefilter("ignore")  # about future versions of the exporter
         program = torch.onnx.export(
             cast("nn.Module", graph),
-            (example, *(more or {}).values()),
+            (example,),
             dynamo=True,
             verbose=False,
-            input_names=["images", *(more or {})],
+            input_names=["images"],
             output_names=list(names),
-            dynamic_shapes=(free, *[None] * len(more or {})),
+            dynamic_shapes=(free,),
             opset_version=18,
             custom_translation_table={torch.ops.blemish.candidates.default: candidates_in_onnx},
         )

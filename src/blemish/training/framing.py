@@ -59,7 +59,7 @@ class Seen:
         or tiles, written into `folder`. `items` are the items by image name; tiles belong to the item of their
         image."""
         if self.framing is None:
-            return {sample.name: [sample] for sample in samples}
+            return {s.name: [replace(s, group=items.get(s.name, s.group))] for s in samples}
         folder.mkdir(parents=True, exist_ok=True)
         written: dict[str, list[Sample]] = {}
         for number, sample in enumerate(progress(samples, "framing", len(samples))):
@@ -77,7 +77,7 @@ class Seen:
                         sha256="",
                         name=name,
                         mask=None,
-                        group=items.get(sample.name, ""),
+                        group=items.get(sample.name) or sample.group or sample.name,
                     )
                 )
             written[sample.name] = tiles

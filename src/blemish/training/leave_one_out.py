@@ -1,25 +1,15 @@
-"""Leave-one-out scores of the training images: calibration without held-out images.
+"""Leave-one-out predictions of whole training images: calibration without held-out images.
 
-Each image is judged by the detector without the patches of its own item (`detectors.interface.LeavesOneOut`), in
-onnxruntime and with the nearest-neighbour search that inference uses.
-
-This is not exactly the detector that would have been trained without the item, because the coreset was chosen with it:
-if one of the item's patches was kept, similar patches of other items were not, and leaving it out leaves a gap. So the
-scores, and the threshold that they set, tend to be too high rather than too low.
+The detector says what its training samples look like without their own items (`detectors.interface.LeavesOneOut`).
+Where these are framed images or tiles, they are put together here as inference puts them together.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
 
 from blemish.detectors.interface import LeavesOneOut
-from blemish.inference.bundle import MODEL
-from blemish.inference.inspector import open_session
-from blemish.training.export import Pixels, export, predict
+from blemish.training.export import Pixels, predict
 from blemish.training.framing import Seen
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
@@ -27,50 +17,35 @@ from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 def leave_one_out(
     detector: LeavesOneOut,
     images: Sequence[Sample],
-    items: Sequence[str],
     progress: Progress = silent,
     *,
     seen: Seen | None = None,
     samples: Mapping[str, Sequence[Sample]] | None = None,
 ) -> Prediction:
-    """Predictions of the fitted `detector` on its training `images`, each without its own item.
-
-    `items` names the item of each image, as for `calibration.item_weights` ("" = an item of its own). With a frame
-    (`seen`), `samples` are the framed images or tiles that the detector learned from, by image name; those of the same
-    item are left out together. `neighbours` in the result are indices into the whole memory bank.
+    """Predictions of the fitted `detector` on its training `images`, each as if its item had never been seen. With a
+    frame (`seen`), `samples` are the framed images or tiles that the detector learned from, by image name.
 
     Raises `BlemishError` if all images show one item, `ValueError` if `images` are not the training images, and
     `RuntimeError` before `fit`.
     """
-    sources = detector.sources()
-    item_of = {s.name: ("item", item) if item else ("", s.name) for s, item in zip(images, items, strict=True)}
-    image_of = {image: image for image in item_of}  # by the name of a training sample
-    if samples is not None:
-        image_of = {sample.name: image for image in item_of for sample in samples[image]}
-    if set(image_of) != set(sources.names):
+    learned = detector.sources().samples
+    index_of = {sample.name: index for index, sample in enumerate(learned)}
+    names = [sample.name for image in images for sample in (samples[image.name] if samples else [image])]
+    if sorted(names) != sorted(index_of):
         raise ValueError("expected the images that the detector was fitted on, all of them")
-    number_of = {item: number for number, item in enumerate(sorted(set(item_of.values())))}
-    if len(number_of) < 2:
+    if len({sample.group or sample.name for sample in learned}) < 2:
         raise BlemishError(
             f"All {len(images)} good images are of one item, so nothing is left to compare them with; "
             "add images of other items, or hold some out."
         )
-    item_numbers = np.array([number_of[item_of[image_of[name]]] for name in sources.names])
-    graph = detector.without(item_numbers[sources.table[:, 0]].tolist())
-    with tempfile.TemporaryDirectory(prefix="blemish-") as folder:
-        export(graph, Path(folder) / MODEL, dict(zip(graph.inputs, graph.left_out(0), strict=True)))
-        session = open_session((Path(folder) / MODEL).read_bytes())
-    next_image, feed = iter(images), dict[str, np.ndarray]()
+    left_out = detector.left_out(progress)
+    if seen is None or seen.framing is None:
+        order = [index_of[name] for name in names]
+        return Prediction(**{name: values[order] for name, values in left_out.outputs().items()})
+    following = iter(names)
 
-    def in_onnxruntime(pixels: Pixels) -> Prediction:
-        outputs = session.run(list(graph.outputs), {"images": pixels, **feed})
-        return Prediction.named(dict(zip(graph.outputs, outputs, strict=True)))
+    def known(_: Pixels) -> Prediction:
+        """In place of a graph: what is known of the next sample."""
+        return left_out[index_of[next(following)]]
 
-    run = seen.framing.wrap(in_onnxruntime, batch=1) if seen and seen.framing else in_onnxruntime
-
-    def without_own(pixels: Pixels) -> Prediction:
-        left_out = graph.left_out(number_of[item_of[next(next_image).name]])
-        feed.update(zip(graph.inputs, (tensor.numpy() for tensor in left_out), strict=True))
-        return run(pixels)
-
-    return predict(without_own, images, progress, "leave one out")
+    return predict(seen.framing.wrap(known, batch=1), images, progress, "put together")

@@ -245,9 +245,7 @@ def left_out(
     progress: Progress,
 ) -> Prediction:
     """Leave-one-out predictions of the good training images."""
-    images = divided.calibrating
-    items = [divided.items[image.name] for image in images]
-    return leave_one_out(cast("LeavesOneOut", detector), images, items, progress, seen=seen, samples=samples)
+    return leave_one_out(cast("LeavesOneOut", detector), divided.calibrating, progress, seen=seen, samples=samples)
 
 
 def complete_bundle(

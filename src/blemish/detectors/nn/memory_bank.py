@@ -7,6 +7,7 @@ normal patch and its distance as evidence.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Self
 
 import numpy as np
@@ -20,6 +21,7 @@ from blemish.types import Progress, silent
 
 ENTRIES = 1024  # of a small bank, at most
 ACTIVE, CENTRES = 4096, 64  # rows that a step of the coreset's selection looks at; centres compared at once
+PROJECTION = 32  # dimensions in which a small bank is chosen
 IMAGES, PATCHES = 512, 16_384  # that it is chosen from: images at most, patches about
 
 
@@ -59,7 +61,9 @@ class NormalPatches(nn.Module):
         # A channel that hardly varies over good images must not dominate the distances of a new one.
         mean, scale = patches.mean(0), spread.clamp(min=float(spread.mean()) / 10 + 1e-6)
         patches = (patches - mean) / scale
-        kept = greedy_coreset(patches, min(ENTRIES, len(patches)), seed=seed, progress=progress)
+        kept = greedy_coreset(
+            project(patches, PROJECTION, seed), min(ENTRIES, len(patches)), seed=seed, progress=progress
+        )
         table = places(kept, torch.stack(cells), width)
         table[:, 0] = images.numpy()[table[:, 0]]
         return cls(patches[kept], mean, scale, table)
@@ -99,44 +103,85 @@ def some(count: int) -> Tensor:
     return torch.arange(0, count, -(-count // IMAGES))
 
 
-def greedy_coreset(
-    features: Tensor, size: int, *, projection: int = 32, seed: int = 0, progress: Progress = silent
-) -> Tensor:
+def project(features: Tensor, projection: int, seed: int = 0) -> Tensor:
+    """`features (n, d)` in `projection` dimensions, by a Gaussian random matrix (Johnson & Lindenstrauss 1984); as they
+    are where that is not fewer than d."""
+    d = features.shape[1]
+    if projection >= d:
+        return features
+    matrix = torch.randn(d, projection, generator=torch.Generator().manual_seed(seed)) / projection**0.5
+    return features @ matrix.to(features)
+
+
+def greedy_coreset(points: Tensor, size: int, *, seed: int = 0, progress: Progress = silent) -> Tensor:
     """Greedy k-centre selection (Sener & Savarese 2018; Roth et al. 2022, Eq. 5): indices `(size,)` of rows of
-    `features (n, d)` such that no row is far from a selected one. Starts at a row drawn from `seed`; each step takes
-    the row farthest from all selected ones. Distances are taken after a Gaussian random projection to `projection`
-    dimensions where that is fewer than d.
+    `points (n, d)` such that no row is far from a selected one. Starts at a row drawn from `seed`; each step takes
+    the row farthest from all selected ones."""
+    first = int(torch.randint(len(points), (), generator=torch.Generator().manual_seed(seed)))
+    farness = torch.full((len(points),), torch.inf, device=points.device)
+    rows = chain([first], _farthest_first(points, farness, [first]))
+    return torch.tensor([next(rows) for _ in progress(range(size), "coreset", size)], device=points.device)
+
+
+def replacements(points: Tensor, kept: Tensor, items: Tensor, progress: Progress = silent) -> dict[int, Tensor]:
+    """What the coreset would hold instead of an item's rows, had it never seen the item: for each item that has rows in
+    it, as many rows of other items, each the farthest from those that are left.
+
+    `points (n, d)` are all rows, `items (n,)` int64 the item of each, `kept (M,)` the coreset's rows, in any order.
+    Without the replacements, a coreset less an item has a gap wherever one row of that item stood for rows of others,
+    and the item's own rows would look odder than rows of a new item do. A row's replacement never depends on which
+    other rows the item has, only on those that it had in the coreset.
     """
-    n, d = features.shape
-    generator = torch.Generator().manual_seed(seed)
-    if projection < d:
-        matrix = torch.randn(d, projection, generator=generator) / projection**0.5
-        features = features @ matrix.to(features)
-    rows = _farthest_first(features, int(torch.randint(n, (), generator=generator)))
-    return torch.tensor([next(rows) for _ in progress(range(size), "coreset", size)], device=features.device)
+    nearest, second, item_of = _two_nearest_items(points, kept, items)
+    found = dict[int, Tensor]()
+    for item in progress(items[kept].unique().tolist(), "replacements", None):
+        farness = torch.where(item_of == item, second, nearest)
+        own, left = items == item, kept[items[kept] != item]
+        farness[own], farness[left] = -1, -1  # the item's own rows never, nor those that stay
+        rows = _farthest_first(points, farness, [])
+        count = min(len(kept) - len(left), int((farness >= 0).sum()))
+        found[item] = torch.tensor([next(rows) for _ in range(count)], dtype=torch.long)
+    return found
 
 
-def _farthest_first(features: Tensor, first: int) -> Iterator[int]:
-    """Rows of `features (n, d)`, each the farthest from all before it.
+def _two_nearest_items(points: Tensor, kept: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of the `points`, `(n,)` each: the squared distance to the nearest of the rows `kept`, that to the
+    nearest of another item than this one's, infinite where there is none, and this one's item."""
+    centres, centre_items = points[kept], items[kept]
+    norms = centres.square().sum(1)
+    nearest, second, item_of = [], [], []
+    for chunk in torch.split(points, ACTIVE):
+        distances = torch.addmm(norms, chunk, centres.T, alpha=-2) + chunk.square().sum(1, keepdim=True)
+        least, at = distances.min(1)
+        item = centre_items[at]
+        nearest.append(least)
+        second.append(distances.masked_fill_(centre_items == item[:, None], torch.inf).amin(1))
+        item_of.append(item)
+    return torch.cat(nearest), torch.cat(second), torch.cat(item_of)
+
+
+def _farthest_first(points: Tensor, farness: Tensor, selected: list[int]) -> Iterator[int]:
+    """Rows of `points (n, d)`, each the farthest from all before it, and from the rows `selected`. `farness (n,)` is
+    changed: the squared distance to what else was selected before, infinite without it, negative for rows that never
+    are.
 
     A row only ever comes nearer to the selected ones. So while the farthest of the `ACTIVE` farthest rows is farther
     than all others were, it is the farthest of all, and a step need look at the active rows alone. When that no longer
     holds, all rows learn of what was selected meanwhile, in one matrix product.
     """
-    norms = features.square().sum(1)
-    farness = torch.full_like(norms, torch.inf)  # squared distance to the nearest selected row
-    selected = [first]
-    yield first
+    norms = points.square().sum(1)
     while True:
-        for centres in torch.split(torch.tensor(selected, device=features.device), CENTRES):
-            distances = torch.addmm(norms[:, None], features, features[centres].T, alpha=-2) + norms[centres]
+        for centres in torch.split(torch.tensor(selected, dtype=torch.long, device=points.device), CENTRES):
+            if not len(centres):
+                break
+            distances = torch.addmm(norms[:, None], points, points[centres].T, alpha=-2) + norms[centres]
             torch.minimum(farness, distances.amin(1), out=farness)
         farness[selected] = -1  # never again, even among identical rows
         farthest = farness.topk(min(ACTIVE + 1, len(farness)))
         others = float(farthest.values[-1]) if len(farness) > ACTIVE else -torch.inf
         active = farthest.indices[:ACTIVE].sort().values  # of rows that are equally far, the first
         near = farness[active]
-        rows, row_norms, selected = features[active], norms[active], []
+        rows, row_norms, selected = points[active], norms[active], []
         while True:
             value, at = near.max(0)
             if selected and float(value) <= others:

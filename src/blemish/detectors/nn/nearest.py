@@ -108,27 +108,11 @@ class Nearest(nn.Module):
         self.register_buffer("codes", rows.T.to(torch.int8).contiguous())
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        return self.search(patches, self.codes)
-
-    def search(self, patches: Tensor, codes: Tensor, penalty: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `forward`, with other `codes`, and with a `penalty` `(M,)` that is added to an entry's squared distance:
-        infinite for entries that do not count, see `without`."""
-        columns = candidates(self.coded(patches), codes, self.group, self.count)
+        columns = candidates(self.coded(patches), self.codes, self.group, self.count)
         entries = columns.clamp(max=len(self.bank) - 1)  # the padding repeats the last entry
         distances = (patches[:, :, None] - self.bank[entries]).square().sum(-1)  # (N, P, count)
-        if penalty is not None:
-            distances = distances + penalty[entries]
         least, at = distances.min(2, keepdim=True)
         return entries.gather(2, at)[:, :, 0], least[:, :, 0].sqrt()
-
-    def without(self, left_out: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes and penalty for `search` without some entries, `left_out` bool `(M,)`: their columns get the smallest
-        product that there is, so that they are no group's best while it has another. As patches' codes and place values
-        are never negative, that is the product with the smallest code throughout, whatever the patch."""
-        codes = self.codes.clone()
-        columns = torch.cat([left_out, left_out[-1:].expand(codes.shape[1] - len(left_out))])
-        codes[:, columns] = -BANK_CODE
-        return codes, torch.where(left_out, torch.inf, 0.0)
 
     def coded(self, patches: Tensor) -> Tensor:
         """uint8 `(N, P, C + D)`: the patches' codes, then the place values that the bank's digits are multiplied by."""

@@ -2,35 +2,34 @@
 Detection").
 
 A patch is the mean of p x p cells of a pretrained network's feature map. The patches of good images are subsampled to a
-coreset, the memory bank; a new patch is as anomalous as it is far from the bank.
+coreset, the memory bank; a new patch is as anomalous as it is far from the bank. How far is normal may depend on the
+place (`place`), which the paper does not ask; its weight of the score, Eq. 7, is not used (docs/patchcore.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.detectors.interface import Origin
-from blemish.detectors.nn.backbones import load_backbone
-from blemish.detectors.nn.memory_bank import as_rows, aware, greedy_coreset, places
+from blemish.detectors.nn.memory_bank import greedy_coreset, places, project, some
 from blemish.detectors.nn.nearest import Nearest
 from blemish.detectors.nn.provenance import Sources
-from blemish.detectors.nn.resampling import Enlarge, Resize, batches, check_device
+from blemish.detectors.nn.resampling import Enlarge, Smooth, batches, check_device
 from blemish.detectors.patchcore.config import PatchCoreConfig
+from blemish.detectors.patchcore.features import Features
+from blemish.detectors.patchcore.left_out import Memory, left_out_distances
+from blemish.detectors.patchcore.place import LIES_STILL, Normal, foreseen, left_out_deviations, normal
 from blemish.options import check
-from blemish.types import BlemishError, Progress, Sample, silent
-
-if TYPE_CHECKING:
-    from blemish.detectors.patchcore.leave_one_out import WithoutItem
+from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
 
 class PatchCore:
-    """The detector. `fit` collects patches and selects the coreset; `graph` is then the whole detector in one
-    module."""
+    """The detector. `fit` collects patches, selects the coreset and finds out which distances are normal; `graph` is
+    then the whole detector in one module."""
 
     classes: tuple[str, ...] = ()
 
@@ -38,8 +37,9 @@ class PatchCore:
         self.config = config or PatchCoreConfig()
         self.metrics: dict[str, Any] = {}
         check(self.config)
-        self._bank: Tensor | None = None
+        self._memory: Memory | None = None
         self._sources: Sources | None = None
+        self._distances = dict[int, Tensor]()  # by the number of the training image, without its item
         self._features = Features(self.config)
 
     @property
@@ -54,7 +54,8 @@ class PatchCore:
         *,
         held_out: Sequence[Sample] = (),  # of classifiers
     ) -> Self:
-        """Learns from good images. Peak memory is `config.memory` plus a constant, however many there are.
+        """Learns from good images; those with the same `group` show one item. Peak memory is `config.memory` plus a
+        constant, however many there are.
 
         Raises `BlemishError` when there is no image, or one that cannot be read.
         """
@@ -65,12 +66,50 @@ class PatchCore:
         patches, cells = self._collect(samples, progress)
         grid = self._features.grid
         size = max(1, min(config.max_bank, round(config.coreset * len(samples) * grid[0] * grid[1]), len(patches)))
-        kept = greedy_coreset(
-            patches.to(config.device), size, projection=config.projection, seed=config.seed, progress=progress
-        )
-        self._bank = patches[kept.cpu()]
+        points = project(patches.to(config.device), config.projection, config.seed)
+        kept = greedy_coreset(points, size, seed=config.seed, progress=progress).cpu()
         self._sources = Sources(tuple(samples), places(kept, cells, grid[1]))
+        items = _numbered(samples)
+        self._memory = Memory(patches, points.cpu(), items.repeat_interleave(cells.shape[1]), kept)
+        self._distances = {}
+        self._normal, self._by_place = self._what_is_normal(items, progress)
         return self
+
+    def _what_is_normal(self, items: Tensor, progress: Progress) -> tuple[Normal, bool]:
+        """What is normal, and whether it is so by place. One image, or one item, cannot be compared with others: then
+        distances stay as they are."""
+        chosen = some(len(items))
+        if len(items[chosen].unique()) < 2 or len(self._bank_items().unique()) < 2:
+            as_they_are = torch.zeros(self._features.grid)
+            return Normal(as_they_are, as_they_are + 1), False
+        maps = self._smoothed(chosen, progress)
+        share = foreseen(maps, items[chosen])
+        by_place = share > LIES_STILL if self.config.place == "auto" else self.config.place == "yes"
+        self.metrics["place"] = {"used": by_place, "foreseen": round(share, 4)}
+        return normal(maps, by_place=by_place), by_place
+
+    def _bank_items(self) -> Tensor:
+        memory = self._fitted()
+        return memory.items[memory.kept]
+
+    def _smoothed(self, chosen: Tensor, progress: Progress) -> Tensor:
+        """Smoothed distances `(n, gh, gw)` of the `chosen` training images, each without its own item."""
+        sources, items = self.sources(), _numbered(self.sources().samples)
+        new = [index for index in chosen.tolist() if index not in self._distances]
+        if new:
+            samples = [sources.samples[index] for index in new]
+            features = self._features.cpu()
+            found = left_out_distances(self._fitted(), samples, items[new], features, self.config.batch, progress)
+            self._distances.update(zip(new, found, strict=True))
+        return self._smooth()(torch.stack([self._distances[index] for index in chosen.tolist()]))
+
+    def _smooth(self) -> Smooth:
+        return Smooth(self._features.grid, self.config.smoothing)
+
+    def _fitted(self) -> Memory:
+        if self._memory is None:
+            raise RuntimeError("fit the detector before asking what it learned")
+        return self._memory
 
     def _collect(self, samples: Sequence[Sample], progress: Progress) -> tuple[Tensor, Tensor]:
         """Patches `(images * each, channels)`, and the cells int32 `(images, each)` that they come from. Every image
@@ -106,67 +145,54 @@ class PatchCore:
         return self._sources
 
     def graph(self) -> PatchCoreGraph:
-        """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` and maps `(N, *image_size)`, and for each cell of
-        the feature grid, `(N, gh, gw)`, the index of the nearest entry of the memory bank (`neighbours`), int32, and
-        the distance to it, float32; on the CPU.
+        """uint8 `(N, H, W, 3)` of any size -> float32 scores `(N,)` and maps `(N, *image_size)`, both in deviations of
+        good images from their mean, and for each cell of the feature grid, `(N, gh, gw)`, the index of the nearest
+        entry of the memory bank (`neighbours`), int32, and the distance to it, float32; on the CPU.
 
         Raises `RuntimeError` before `fit`.
         """
-        if self._bank is None:
-            raise RuntimeError("fit the detector before asking for its graph")
-        return PatchCoreGraph(self._features.cpu(), self._bank, self.config).eval()
+        return PatchCoreGraph(self._features.cpu(), self._fitted().bank, self._normal, self.config).eval()
 
-    def without(self, items: Sequence[int]) -> WithoutItem:
-        """The fitted detector with the bank entries of one item left out at a time; `items` (M,) numbers the item that
-        each entry comes from."""
-        from blemish.detectors.patchcore.leave_one_out import WithoutItem
+    def left_out(self, progress: Progress = silent) -> Prediction:
+        """Scores, maps and distances of the training images, in order, as if each image's item had never been seen: it
+        is left out of the memory bank and of what is normal.
 
-        return WithoutItem(self.graph(), items, self.config.num_neighbours)
-
-
-class Features(nn.Module):
-    """Resized float32 images `(N, 3, H, W)` -> locally aware patch features `(N, cells, channels)`, row by row."""
-
-    def __init__(self, config: PatchCoreConfig) -> None:
-        super().__init__()
-        height, width = config.image_size
-        self.resize = Resize(height, width)
-        self.backbone = load_backbone(
-            config.backbone,
-            layers=config.layers,
-            image_size=config.image_size,
-            weights=config.weights,
-            random=config.random_weights,
-            seed=config.seed,
+        Raises `BlemishError` where nothing is left to compare with, `RuntimeError` before `fit`.
+        """
+        samples = self.sources().samples
+        items = _numbered(samples)
+        smoothed = self._smoothed(torch.arange(len(samples)), progress)
+        deviations = left_out_deviations(smoothed, items, by_place=self._by_place)
+        enlarge = Enlarge(self._features.grid, self.config.image_size, self.config.sigma)
+        return Prediction(
+            scores=deviations.flatten(1).amax(1).numpy(),
+            maps=enlarge(deviations).numpy(),
+            distances=torch.stack([self._distances[index] for index in range(len(samples))]).numpy(),
         )
-        self.patch_size = config.patch_size
-        self.channels = sum(tap.channels for tap in self.backbone.taps)
-        with torch.inference_mode():
-            first = self.backbone(torch.zeros(1, 3, height, width))[0]
-        self.grid: tuple[int, int] = (first.shape[2], first.shape[3])
 
-    def forward(self, images: Tensor) -> Tensor:
-        maps = []
-        for features in self.backbone(images):
-            patches = aware(features, self.patch_size)
-            if patches.shape[2:] != self.grid:  # deeper taps are enlarged to the finest grid (section 3.1)
-                patches = F.interpolate(patches, self.grid, mode="bilinear", align_corners=False)
-            maps.append(patches)
-        return as_rows(torch.cat(maps, 1))
+
+def _numbered(samples: Sequence[Sample]) -> Tensor:
+    """The number of each sample's item, int64 `(n,)`."""
+    keys = [("item", sample.group) if sample.group else ("", sample.name) for sample in samples]
+    numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
+    return torch.tensor([numbers[key] for key in keys])
 
 
 class PatchCoreGraph(nn.Module):
     """The fitted detector as one module of plain tensor operations: what torch runs and what becomes ONNX."""
 
-    support: Tensor
+    centre: Tensor
+    spread: Tensor
     outputs = ("scores", "maps", "neighbours", "distances")
     gated = False
 
-    def __init__(self, features: Features, bank: Tensor, config: PatchCoreConfig) -> None:
+    def __init__(self, features: Features, bank: Tensor, normal: Normal, config: PatchCoreConfig) -> None:
         super().__init__()
         self.features = features
         self.nearest = Nearest(bank)
-        self.register_buffer("support", nearest_in_bank(bank, min(config.num_neighbours, len(bank))))  # (M, b)
+        self.smooth = Smooth(features.grid, config.smoothing)
+        self.register_buffer("centre", normal.centre)
+        self.register_buffer("spread", normal.spread)
         self.enlarge = Enlarge(features.grid, config.image_size, config.sigma)
 
     @property
@@ -177,26 +203,7 @@ class PatchCoreGraph(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         patches = self.features(self.features.resize(images))  # (N, P, C)
         nearest, distances = self.nearest(patches)  # (N, P)
-        peak, at = distances.max(1)  # Eq. 6: s*, and m_test,*
-        scores = peak * self.reweight(patches, nearest, at)
         grid = distances.unflatten(1, self.features.grid)
-        return scores, self.enlarge(grid), nearest.unflatten(1, self.features.grid).to(torch.int32), grid
-
-    def reweight(self, patches: Tensor, nearest: Tensor, at: Tensor) -> Tensor:
-        """Eq. 7: the score is lower where m* itself is a rare patch, far from its `num_neighbours` nearest entries."""
-        if self.support.shape[1] < 2:
-            return torch.ones_like(at, dtype=patches.dtype)
-        test = patches.gather(1, at[:, None, None].expand(-1, 1, patches.shape[2]))  # (N, 1, C)
-        around = self.bank[self.support[nearest.gather(1, at[:, None]).squeeze(1)]]  # (N, num_neighbours, C), m* first
-        return 1 - (test - around).square().sum(-1).sqrt().softmax(1)[:, 0]
-
-
-def nearest_in_bank(bank: Tensor, num_neighbours: int) -> Tensor:
-    """`(M, num_neighbours)`: N_b of Eq. 7, the indices of each bank entry's nearest entries, itself first."""
-    table = torch.empty(len(bank), num_neighbours, dtype=torch.long)
-    for start in range(0, len(bank), 1024):
-        distances = torch.cdist(bank[start : start + 1024], bank)
-        rows = torch.arange(len(distances))
-        distances[rows, rows + start] = -1  # itself first, also among identical entries
-        table[start : start + 1024] = distances.topk(num_neighbours, largest=False, sorted=True).indices
-    return table
+        deviations = Normal(self.centre, self.spread).deviations(self.smooth(grid))
+        scores = deviations.flatten(1).amax(1)  # Eq. 6, in deviations
+        return scores, self.enlarge(deviations), nearest.unflatten(1, self.features.grid).to(torch.int32), grid

@@ -1,0 +1,79 @@
+"""Distances of the training images as if each had never been seen: to the memory bank without its own item.
+
+They say how far a new good image is from the bank, so they tell what is normal at each place, and they can calibrate
+(leave-one-out). Where an item's entries are left out, the entries that the coreset would have chosen in their place
+move in (`memory_bank.replacements`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blemish.detectors.nn.memory_bank import replacements
+from blemish.detectors.nn.resampling import batches
+from blemish.detectors.patchcore.features import Features
+from blemish.types import BlemishError, Progress, Sample, silent
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The patches of good images: `patches` (n, C), the same in fewer dimensions, `points` (n, k), the number of each
+    patch's item, `items` (n,) int64, and the rows `kept` (M,) that are the memory bank."""
+
+    patches: Tensor
+    points: Tensor
+    items: Tensor
+    kept: Tensor
+
+    @property
+    def bank(self) -> Tensor:
+        return self.patches[self.kept]
+
+
+def left_out_distances(
+    memory: Memory,
+    samples: Sequence[Sample],
+    items: Tensor,
+    features: Features,
+    batch: int,
+    progress: Progress = silent,
+) -> Tensor:
+    """Distances float32 `(len(samples), gh, gw)` of the training images `samples`, whose items are `items` (N,), each
+    to the bank without its item.
+
+    Raises `BlemishError` where the whole bank comes from one item.
+    """
+    bank, bank_items = memory.bank, memory.items[memory.kept]
+    if (bank_items == bank_items[0]).all():
+        raise BlemishError(
+            "The whole memory bank comes from one item, so without it nothing would be left to compare with; "
+            "add images of other items, raise --coreset, or hold good images out."
+        )
+    instead = replacements(memory.points, memory.kept, memory.items, progress)
+    result = torch.empty(len(samples), *features.grid)
+    images = batches(samples, features.resize, batch)
+    for number, rows in enumerate(progress(_patches(images, features), "leave one out", len(samples))):
+        distances = _squared(rows, bank)
+        distances[:, bank_items == items[number]] = torch.inf
+        nearest = distances.amin(1)
+        fill = instead.get(int(items[number]))
+        if fill is not None and len(fill):
+            nearest = torch.minimum(nearest, _squared(rows, memory.patches[fill]).amin(1))
+        result[number] = nearest.clamp(min=0).sqrt().unflatten(0, features.grid)
+    return result
+
+
+def _patches(images: Iterator[Tensor], features: Features) -> Iterator[Tensor]:
+    for batch in images:
+        with torch.inference_mode():
+            by_image = features(batch)
+        yield from by_image
+
+
+def _squared(rows: Tensor, others: Tensor) -> Tensor:
+    """Squared distances `(P, M)` of `rows` (P, C) and `others` (M, C)."""
+    return torch.addmm(others.square().sum(1), rows, others.T, alpha=-2) + rows.square().sum(1, keepdim=True)
