@@ -3,7 +3,8 @@
 A name is `bundled` (ours, distilled on drawn images, see docs/model-card.md), any timm name (`resnet18`, also vision
 transformers, whose tokens become a map: PatchCore is then the method of AnomalyDINO, Damm et al. 2025), or
 `torchvision/NAME`. Options follow a question mark: of `mobilenetv2_100?pad_type=same&mean=0.498&std=0.5`, `mean` and
-`std` (one number or three) are the normalisation, and everything else goes to the network's constructor.
+`std` (one number or three) are the normalisation, and everything else goes to the network's constructor. Without them,
+a weights file's metadata say mean and std, and without these the network's own description.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import ast
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +23,7 @@ from urllib.parse import parse_qsl
 import torch
 from torch import Tensor, nn
 
+from blemish.detectors.nn.weights import WeightsFile, describe, lacking, put, unfit
 from blemish.types import BlemishError
 
 BUNDLED = Path(__file__).parent / "bundled.safetensors"
@@ -78,8 +80,14 @@ class _Request(NamedTuple):
     options: dict[str, Any]
     layers: Sequence[str]
     image_size: tuple[int, int]
-    weights: Path | None
+    weights: WeightsFile | None
     random: bool
+
+    def normalisation(self, what: str, default: Any) -> tuple[float, float, float]:
+        """`mean` or `std`: as given in the name, else as the weights file says, else `default`."""
+        if what in self.options:
+            return _three(self.options.pop(what))
+        return (self.weights.normalisation(what) if self.weights else None) or _three(default)
 
 
 def load_backbone(
@@ -95,23 +103,17 @@ def load_backbone(
 
     `layers`: timm's indices of feature stages ("2", "3"; for a transformer the block's number, "-1" = last) or
     torchvision's module names; by default strides 8 and 16, of a transformer the last block.
-    `weights`: a local .safetensors file with the whole network's parameters, instead of a download.
+    `weights`: a local .safetensors file, instead of a download. It may lack what the taps do not need (the classifier).
     `random`: untrained weights from `seed`, for controls and tests.
     Raises `BlemishError` for an unknown name or layer, and where weights are missing or do not fit.
     """
     base, _, query = name.partition("?")
     options: dict[str, Any] = {key: _literal(value) for key, value in parse_qsl(query)}
-    request = _Request(options, layers, image_size, weights, random)
-    if weights is not None and weights.suffix != ".safetensors":
-        raise BlemishError(
-            f"{weights}: only .safetensors weights are read (no pickle is ever loaded); convert the file."
-        )
-    if weights is not None and not weights.is_file():
-        raise BlemishError(f"{weights}: no such weights file; check the path given with --weights.")
+    request = _Request(options, layers, image_size, describe(weights) if weights else None, random)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if base == "bundled":
-            return _bundled(layers, weights or BUNDLED, random)
+            return _bundled(request)
         if base.startswith("torchvision/"):
             return _torchvision(base.removeprefix("torchvision/"), request)
         return _timm(base.removeprefix("timm/"), request)
@@ -128,35 +130,38 @@ def stages(name: str, image_size: tuple[int, int]) -> list[Tap]:
 
         base = base.removeprefix("torchvision/")
         _torchvision_weights(base)  # raises for an unknown name
-        taps, learned = _survey(models.get_model(base, weights=None).eval(), image_size, base)
+        with torch.device("meta"):  # shapes alone
+            net = models.get_model(base, weights=None).eval()
+        taps, learned = _survey(net, image_size, base)
         ends = {taps[path].stride: path for path in _outermost_last(taps)}
         return [taps[path] for path in _blocks(taps) or [ends[stride] for stride in sorted(ends) if stride in learned]]
     info = _probe(base.removeprefix("timm/"), image_size, {})[0].feature_info.info
     return [Tap(str(index), stage["num_chs"], stage["reduction"]) for index, stage in enumerate(info)]
 
 
-def _bundled(layers: Sequence[str], file: Path, random: bool) -> Backbone:
-    """Ours: the first five stages of a MobileNetV2 (Sandler et al. 2018) with our own weights."""
+def _bundled(request: _Request) -> Backbone:
+    """Ours: the first five stages of a MobileNetV2 (Sandler et al. 2018) with our own weights, or those of a file."""
     import timm
-    from safetensors.torch import load_file
 
+    layers, file = request.layers, request.weights
     indices = [int(layer) for layer in layers if layer.isdecimal()] or [2, 3]
     net = timm.create_model(ARCHITECTURE, features_only=True, feature_cls="getter", out_indices=(2, 3), pad_type="same")
-    if not random:
+    if not request.random:
         try:
-            net.model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+            put(net.model, (file or describe(BUNDLED)).state(), net.model.state_dict())
         except RuntimeError as cause:
-            raise _no_weights("the bundled backbone", file, cause) from cause
+            raise unfit("the bundled backbone", file.file if file else BUNDLED, cause) from cause
     if not {*map(str, indices)} >= set(layers) or not set(indices) <= set(BUNDLED_STAGES):
         raise BlemishError(f"the bundled backbone has the layers 0 to 3, not {', '.join(layers)}; see --layers.")
     net.out_indices = sorted(set(indices))
+    ours = "blemish, distilled on drawn images (docs/model-card.md)"
     return Backbone(
         net,
         [BUNDLED_STAGES[i] for i in net.out_indices],
-        mean=(0.498,) * 3,
-        std=(0.5,) * 3,
-        licence="Apache-2.0",
-        source="random weights" if random else "blemish, distilled on drawn images (docs/model-card.md)",
+        mean=request.normalisation("mean", 0.498),
+        std=request.normalisation("std", 0.5),
+        licence=file.licence if file else "Apache-2.0",
+        source="random weights" if request.random else file.source if file else ours,
     )
 
 
@@ -165,7 +170,7 @@ def _timm(name: str, request: _Request) -> Backbone:
 
     options, layers, image_size, weights, random = request
     default = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    mean, std = (_three(options.pop(what, getattr(default, what, 0))) for what in ("mean", "std"))
+    mean, std = (request.normalisation(what, getattr(default, what, 0)) for what in ("mean", "std"))
     probe, build = _probe(name, image_size, options)
     chosen = [int(layer) for layer in layers] or _default_stages(probe.feature_info.reduction())
     overlay = {"pretrained_cfg_overlay": _local(weights)} if weights else {}
@@ -175,22 +180,21 @@ def _timm(name: str, request: _Request) -> Backbone:
         # timm leaves layers random that a file lacks, and only logs it.
         warnings = [message for message in messages if message.startswith("Missing keys")]
         missing = {key for warning in warnings for key in re.findall(r"[\w.]+", warning)}
-        if missing & {key.removeprefix("model.") for key in net.state_dict()}:
-            raise RuntimeError("some of its layers are not in the file")
+        lacking(key for key in net.model.state_dict() if key in missing)
     except (AssertionError, IndexError):
         stages = len(probe.feature_info.info)
         raise BlemishError(
             f"{name} has no layers {', '.join(layers)}; take some of 0 to {stages - 1} (or a transformer's blocks)."
         ) from None
     except (OSError, RuntimeError) as cause:
-        raise _no_weights(name, weights, cause) from cause
+        raise unfit(name, weights.file if weights else None, cause) from cause
     taps = [
         Tap(str(d), c, r)
         for d, c, r in zip(sorted(chosen), net.feature_info.channels(), net.feature_info.reduction(), strict=True)
     ]
-    licence = f"see {weights.name}" if weights else str(getattr(default, "license", None) or "not stated by timm")
+    licence = weights.licence if weights else str(getattr(default, "license", None) or "not stated by timm")
     hub = getattr(default, "hf_hub_id", None) or getattr(default, "url", "")
-    source = "random weights" if random else weights.name if weights else f"timm {hub}"
+    source = "random weights" if random else weights.source if weights else f"timm {hub}"
     return Backbone(net, taps, mean=mean, std=std, licence=licence, source=source)
 
 
@@ -213,34 +217,36 @@ def _probe(name: str, image_size: tuple[int, int], options: dict[str, Any]) -> t
 
 
 def _torchvision(name: str, request: _Request) -> Backbone:
-    from safetensors.torch import load_file
     from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor
 
     options, layers, image_size, weights, random = request
     known = _torchvision_weights(name)
     preset = known.transforms()
-    mean, std = _three(options.pop("mean", preset.mean)), _three(options.pop("std", preset.std))
+    mean, std = (request.normalisation(what, getattr(preset, what)) for what in ("mean", "std"))
+    local = weights if not random else None
     try:
-        if weights and not random:
-            state = load_file(weights)
-            classifier = list(models.get_model(name, weights=None, **options).state_dict())[-1]
-            classes = len(state.get(classifier, ()))
-            net = models.get_model(name, weights=None, num_classes=classes or 1000, **options)
-            net.load_state_dict(state)
-        else:
-            net = models.get_model(name, weights=None if random else known, **options)
+        # A file fills the cut network only: VGG16's dense layers alone would take half a gigabyte.
+        with torch.device("meta") if local else nullcontext():
+            net = models.get_model(name, weights=None if random or local else known, **options)
     except (OSError, RuntimeError) as cause:
-        raise _no_weights(name, weights, cause) from cause
+        raise unfit(name, None, cause) from cause
     net.eval()
     taps = _find_taps(net, layers, image_size, name)
+    features = create_feature_extractor(net, {tap.layer: tap.layer for tap in taps})
+    if local:
+        try:
+            put(features, local.state(), net.state_dict())
+        except RuntimeError as cause:
+            raise unfit(name, local.file, cause) from cause
+    terms = "BSD-3-Clause (torchvision); the weights' training data has its own terms"
     return Backbone(
-        create_feature_extractor(net, {tap.layer: tap.layer for tap in taps}),
+        features,
         taps,
         mean=mean,
         std=std,
-        licence="BSD-3-Clause (torchvision); the weights' training data has its own terms",
-        source="random weights" if random else weights.name if weights else f"torchvision {known}",
+        licence=local.licence if local else terms,
+        source="random weights" if random else local.source if local else f"torchvision {known}",
     )
 
 
@@ -274,9 +280,10 @@ def _survey(net: nn.Module, image_size: tuple[int, int], name: str) -> tuple[dic
                 learned.add(taps[path].stride)
 
         handles.append(module.register_forward_hook(record))
+    device = next(net.parameters()).device
     with torch.no_grad():
         try:
-            net(torch.zeros(1, 3, *image_size))
+            net(torch.zeros(1, 3, *image_size, device=device))
         except AssertionError as cause:  # torchvision's transformers take one size only
             raise BlemishError(f"{name} does not take {image_size[0]}x{image_size[1]} images: {cause}") from cause
         finally:
@@ -348,27 +355,20 @@ def _logged(logger: str) -> Iterator[list[str]]:
         log.setLevel(level)
 
 
-def _local(file: Path) -> dict[str, Any]:
+def _local(weights: WeightsFile) -> dict[str, Any]:
     """timm's description of weights in a local file."""
-    from safetensors.torch import load_file
-
-    classes = next((len(v) for k, v in load_file(file).items() if k.startswith(("classifier", "fc", "head"))), 0)
-    return {"file": str(file), "num_classes": classes}
-
-
-def _no_weights(name: str, weights: Path | None, cause: Exception) -> BlemishError:
-    first = str(cause).splitlines()[0][:160]
-    if weights:
-        return BlemishError(f"{weights}: these weights do not fit {name} ({first}); give the file made for it.")
-    return BlemishError(
-        f"{name}: its pretrained weights could not be downloaded ({first}); "
-        "download them on a machine with internet access and give them with --weights FILE.safetensors, or use the "
-        "bundled backbone."
+    heads = (
+        shape[0] for key, shape in weights.shapes.items() if shape and key.startswith(("classifier", "fc", "head"))
     )
+    # Any other number than that of the cut network, which is 0: then timm drops the classifier, and lets layers lack.
+    return {"file": str(weights.file), "num_classes": next(heads, 1)}
 
 
 def _three(value: Any) -> tuple[float, float, float]:
-    numbers = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),) * 3
+    try:
+        numbers = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),) * 3
+    except (TypeError, ValueError):
+        numbers = ()
     if len(numbers) != 3:
         raise BlemishError(f"mean and std are one number or three, not {value!r}.")
     return numbers
