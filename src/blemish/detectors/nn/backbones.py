@@ -1,7 +1,8 @@
 """Backbones: a pretrained network's feature maps at a few depths ("taps"), with normalisation, licence and source.
 
-A name is `bundled` (ours, distilled on drawn images, see docs/model-card.md), any timm name (`resnet18`, also vision
-transformers, whose tokens become a map: PatchCore is then the method of AnomalyDINO, Damm et al. 2025), or
+A name is `bundled` (ours, distilled on drawn images, see docs/model-card.md), `efficientnet-lite0` (trained on
+ImageNet, from a Python package, see `imagenet`), any timm name (`resnet18`, also vision transformers, whose tokens
+become a map: PatchCore is then the method of AnomalyDINO, Damm et al. 2025), or
 `torchvision/NAME`. Options follow a question mark: of `mobilenetv2_100?pad_type=same&mean=0.498&std=0.5`, `mean` and
 `std` (one number or three) are the normalisation, and everything else goes to the network's constructor. Without them,
 a weights file's metadata say mean and std, and without these the network's own description.
@@ -14,7 +15,6 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,24 +23,13 @@ from urllib.parse import parse_qsl
 import torch
 from torch import Tensor, nn
 
+from blemish.detectors.nn import imagenet
+from blemish.detectors.nn.taps import Tap, blocks, default_stages, find_taps, outermost_last, survey
 from blemish.detectors.nn.weights import WeightsFile, describe, lacking, put, unfit
 from blemish.types import BlemishError
 
 BUNDLED = Path(__file__).parent / "bundled.safetensors"
 ARCHITECTURE = "mobilenetv2_100"  # of the bundled weights: its first five stages
-# Strides tapped by default: PatchCore's "layer 2 + layer 3" of a ResNet (Roth et al. 2022, section 4.2).
-TAPS = (8, 16)
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A feature map that the backbone returns: `(N, channels, height / stride, width / stride)`."""
-
-    layer: str
-    channels: int
-    stride: int
-
-
 BUNDLED_STAGES = {0: Tap("0", 16, 2), 1: Tap("1", 24, 4), 2: Tap("2", 32, 8), 3: Tap("3", 96, 16)}
 
 
@@ -114,6 +103,8 @@ def load_backbone(
         torch.manual_seed(seed)
         if base == "bundled":
             return _bundled(request)
+        if base == imagenet.NAME:
+            return _packaged(request)
         if base.startswith("torchvision/"):
             return _torchvision(base.removeprefix("torchvision/"), request)
         return _timm(base.removeprefix("timm/"), request)
@@ -132,9 +123,10 @@ def stages(name: str, image_size: tuple[int, int]) -> list[Tap]:
         _torchvision_weights(base)  # raises for an unknown name
         with torch.device("meta"):  # shapes alone
             net = models.get_model(base, weights=None).eval()
-        taps, learned = _survey(net, image_size, base)
-        ends = {taps[path].stride: path for path in _outermost_last(taps)}
-        return [taps[path] for path in _blocks(taps) or [ends[stride] for stride in sorted(ends) if stride in learned]]
+        taps, learned = survey(net, image_size, base)
+        ends = {taps[path].stride: path for path in outermost_last(taps)}
+        return [taps[path] for path in blocks(taps) or [ends[stride] for stride in sorted(ends) if stride in learned]]
+    base = imagenet.NETWORK if base == imagenet.NAME else base
     info = _probe(base.removeprefix("timm/"), image_size, {})[0].feature_info.info
     return [Tap(str(index), stage["num_chs"], stage["reduction"]) for index, stage in enumerate(info)]
 
@@ -165,6 +157,23 @@ def _bundled(request: _Request) -> Backbone:
     )
 
 
+def _packaged(request: _Request) -> Backbone:
+    """EfficientNet-Lite0 (Google 2020) with the weights of the package, or as asked for those of a file or random."""
+    for what in ("mean", "std"):
+        if request.weights is None:
+            request.options.setdefault(what, imagenet.NORMALISATION)
+    if request.weights or request.random:
+        return _timm(imagenet.NETWORK, request)
+    state = imagenet.weights()
+    backbone = _timm(imagenet.NETWORK, request._replace(random=True))
+    try:
+        put(backbone.net.model, state, state)  # type: ignore[arg-type]
+    except RuntimeError as cause:  # timm gave its layers other names
+        raise unfit(imagenet.NAME, Path(imagenet.FILE), cause) from cause
+    backbone.licence, backbone.source = imagenet.LICENCE, imagenet.SOURCE
+    return backbone
+
+
 def _timm(name: str, request: _Request) -> Backbone:
     import timm
 
@@ -172,7 +181,7 @@ def _timm(name: str, request: _Request) -> Backbone:
     default = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     mean, std = (request.normalisation(what, getattr(default, what, 0)) for what in ("mean", "std"))
     probe, build = _probe(name, image_size, options)
-    chosen = [int(layer) for layer in layers] or _default_stages(probe.feature_info.reduction())
+    chosen = [int(layer) for layer in layers] or default_stages(probe.feature_info.reduction())
     overlay = {"pretrained_cfg_overlay": _local(weights)} if weights else {}
     try:
         with _logged("timm.models") as messages:
@@ -232,7 +241,7 @@ def _torchvision(name: str, request: _Request) -> Backbone:
     except (OSError, RuntimeError) as cause:
         raise unfit(name, None, cause) from cause
     net.eval()
-    taps = _find_taps(net, layers, image_size, name)
+    taps = find_taps(net, layers, image_size, name)
     features = create_feature_extractor(net, {tap.layer: tap.layer for tap in taps})
     if local:
         try:
@@ -261,64 +270,6 @@ def _torchvision_weights(name: str) -> Any:
         ) from None
 
 
-def _survey(net: nn.Module, image_size: tuple[int, int], name: str) -> tuple[dict[str, Tap], set[int]]:
-    """Runs one empty image through: each module's output as a tap, and the strides at which a module has parameters."""
-    taps: dict[str, Tap] = {}
-    learned: set[int] = set()
-    handles = []
-    for path, module in net.named_modules():
-
-        def record(module: nn.Module, _: object, out: object, path: str = path) -> None:
-            if not isinstance(out, Tensor):
-                return
-            if out.ndim == 4:
-                taps[path] = Tap(path, out.shape[1], round(image_size[1] / out.shape[3]))
-            elif out.ndim == 3:  # tokens (N, 1 + T, C)
-                area = image_size[0] * image_size[1] / max(1, out.shape[1] - 1)
-                taps[path] = Tap(path, out.shape[2], round(area**0.5))
-            if path in taps and any(True for _ in module.parameters(recurse=False)):
-                learned.add(taps[path].stride)
-
-        handles.append(module.register_forward_hook(record))
-    device = next(net.parameters()).device
-    with torch.no_grad():
-        try:
-            net(torch.zeros(1, 3, *image_size, device=device))
-        except AssertionError as cause:  # torchvision's transformers take one size only
-            raise BlemishError(f"{name} does not take {image_size[0]}x{image_size[1]} images: {cause}") from cause
-        finally:
-            for handle in handles:
-                handle.remove()
-    return taps, learned
-
-
-def _outermost_last(taps: dict[str, Tap]) -> list[str]:
-    """The modules' paths, the outermost last, so that a dictionary by stride keeps a stage and not a layer in it."""
-    return sorted(filter(None, taps), key=lambda path: -path.count("."))
-
-
-def _blocks(taps: dict[str, Tap]) -> list[str]:
-    """The blocks of a torchvision transformer."""
-    return [path for path in taps if path.startswith("encoder.layers.") and path.count(".") == 2]
-
-
-def _find_taps(net: nn.Module, layers: Sequence[str], image_size: tuple[int, int], name: str) -> list[Tap]:
-    """The taps of `layers`, by default each default stride's last module."""
-    taps, _ = _survey(net, image_size, name)
-    if not layers:
-        ends = {taps[path].stride: path for path in _outermost_last(taps) if taps[path].stride in TAPS}
-        if len(ends) < len(TAPS):  # a transformer
-            ends = {taps[path].stride: path for path in _blocks(taps)[-1:]} or ends
-        layers = [ends[stride] for stride in sorted(ends)]
-    missing = [layer for layer in layers if layer not in taps]
-    if missing or not layers:
-        raise BlemishError(
-            f"{name} has no feature map at '{', '.join(missing)}'; it has for example {', '.join(list(taps)[1:12])}."
-        )
-    order = list(taps)
-    return sorted((taps[layer] for layer in layers), key=lambda tap: (tap.stride, order.index(tap.layer)))
-
-
 def _as_map(features: Tensor, size: torch.Size, tap: Tap) -> Tensor:
     """Tokens `(N, 1 + T, C)` of a torchvision transformer become a map; a map stays as it is."""
     if features.ndim == 4:
@@ -326,14 +277,6 @@ def _as_map(features: Tensor, size: torch.Size, tap: Tap) -> Tensor:
     height = size[0] // tap.stride
     tokens = features[:, 1:].transpose(1, 2)  # without the class token
     return tokens.reshape(tokens.shape[0], tokens.shape[1], height, -1)
-
-
-def _default_stages(strides: Sequence[int]) -> list[int]:
-    """The deepest stages at strides 8 and 16; the last block where all have one stride (a transformer)."""
-    if len(set(strides)) == 1:
-        return [-1]
-    wanted = [max(i for i, s in enumerate(strides) if s == stride) for stride in TAPS if stride in strides]
-    return wanted or [len(strides) - 1]
 
 
 @contextmanager
