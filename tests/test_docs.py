@@ -143,6 +143,7 @@ def test_every_dependency_is_explained_and_pinned() -> None:
             ("Logs", "log"),
             ("MQTT", "mqtt"),
             ("Alignment", "align"),
+            ("ImageNet", "imagenet"),
             ("Development", "dev"),
         )
     }

@@ -110,6 +110,7 @@ def test_local_weights_are_used(name: str, tmp_path: Path) -> None:
         ("resnet18", {"weights": Path("missing.safetensors")}, "no such weights file"),
         ("resnet18", {"weights": Path("weights.pth")}, "no pickle is ever loaded"),
         ("resnet18?mean=1,2", {"random": True}, "one number or three"),
+        ("resnet18?std=grey", {"random": True}, "one number or three, not 'grey'"),
     ],
 )
 def test_refusals(name: str, options: dict[str, object], message: str) -> None:

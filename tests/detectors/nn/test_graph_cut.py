@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from blemish.detectors.nn import graph_cut
-from blemish.detectors.nn.backbones import Backbone, Tap, load_backbone
+from blemish.detectors.nn.backbones import Backbone, load_backbone
+from blemish.detectors.nn.taps import Tap
 from blemish.types import BlemishError
 from tests.detectors.support import randomise_norms
 

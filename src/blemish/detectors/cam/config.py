@@ -13,7 +13,7 @@ from blemish.types import BlemishError
 
 if TYPE_CHECKING:
     from blemish.detectors.cam.detector import Cam
-    from blemish.detectors.nn.backbones import Tap
+    from blemish.detectors.nn.taps import Tap
 
 
 def head_weights(text: str) -> tuple[float, ...] | str:
@@ -69,7 +69,7 @@ class CamConfig:
         recipes={"case-study": Recipe(case_study, CASE_STUDY)},
     )
 
-    backbone: str = setting("bundled", "bundled, a timm name, or torchvision/NAME.")
+    backbone: str = setting("bundled", "bundled, efficientnet-lite0, a timm name, or torchvision/NAME.")
     weights: Path | None = setting(None, "A local .safetensors file for the backbone.")
     random_weights: bool = setting(False, "An untrained backbone, as a control.")
     layers: tuple[str, ...] = setting((), "Layers whose features are pooled; without, stages of stride 8 and more.")

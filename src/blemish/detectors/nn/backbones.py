@@ -1,9 +1,11 @@
 """Backbones: a pretrained network's feature maps at a few depths ("taps"), with normalisation, licence and source.
 
-A name is `bundled` (ours, distilled on drawn images, see docs/model-card.md), any timm name (`resnet18`, also vision
-transformers, whose tokens become a map: PatchCore is then the method of AnomalyDINO, Damm et al. 2025), or
+A name is `bundled` (ours, distilled on drawn images, see docs/model-card.md), `efficientnet-lite0` (trained on
+ImageNet, from a Python package, see `imagenet`), any timm name (`resnet18`, also vision transformers, whose tokens
+become a map: PatchCore is then the method of AnomalyDINO, Damm et al. 2025), or
 `torchvision/NAME`. Options follow a question mark: of `mobilenetv2_100?pad_type=same&mean=0.498&std=0.5`, `mean` and
-`std` (one number or three) are the normalisation, and everything else goes to the network's constructor.
+`std` (one number or three) are the normalisation, and everything else goes to the network's constructor. Without them,
+a weights file's metadata say mean and std, and without these the network's own description.
 """
 
 from __future__ import annotations
@@ -12,8 +14,7 @@ import ast
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,23 +23,13 @@ from urllib.parse import parse_qsl
 import torch
 from torch import Tensor, nn
 
+from blemish.detectors.nn import imagenet
+from blemish.detectors.nn.taps import Tap, blocks, default_stages, find_taps, outermost_last, survey
+from blemish.detectors.nn.weights import WeightsFile, describe, lacking, put, unfit
 from blemish.types import BlemishError
 
 BUNDLED = Path(__file__).parent / "bundled.safetensors"
 ARCHITECTURE = "mobilenetv2_100"  # of the bundled weights: its first five stages
-# Strides tapped by default: PatchCore's "layer 2 + layer 3" of a ResNet (Roth et al. 2022, section 4.2).
-TAPS = (8, 16)
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A feature map that the backbone returns: `(N, channels, height / stride, width / stride)`."""
-
-    layer: str
-    channels: int
-    stride: int
-
-
 BUNDLED_STAGES = {0: Tap("0", 16, 2), 1: Tap("1", 24, 4), 2: Tap("2", 32, 8), 3: Tap("3", 96, 16)}
 
 
@@ -78,8 +69,14 @@ class _Request(NamedTuple):
     options: dict[str, Any]
     layers: Sequence[str]
     image_size: tuple[int, int]
-    weights: Path | None
+    weights: WeightsFile | None
     random: bool
+
+    def normalisation(self, what: str, default: Any) -> tuple[float, float, float]:
+        """`mean` or `std`: as given in the name, else as the weights file says, else `default`."""
+        if what in self.options:
+            return _three(self.options.pop(what))
+        return (self.weights.normalisation(what) if self.weights else None) or _three(default)
 
 
 def load_backbone(
@@ -95,23 +92,19 @@ def load_backbone(
 
     `layers`: timm's indices of feature stages ("2", "3"; for a transformer the block's number, "-1" = last) or
     torchvision's module names; by default strides 8 and 16, of a transformer the last block.
-    `weights`: a local .safetensors file with the whole network's parameters, instead of a download.
+    `weights`: a local .safetensors file, instead of a download. It may lack what the taps do not need (the classifier).
     `random`: untrained weights from `seed`, for controls and tests.
     Raises `BlemishError` for an unknown name or layer, and where weights are missing or do not fit.
     """
     base, _, query = name.partition("?")
     options: dict[str, Any] = {key: _literal(value) for key, value in parse_qsl(query)}
-    request = _Request(options, layers, image_size, weights, random)
-    if weights is not None and weights.suffix != ".safetensors":
-        raise BlemishError(
-            f"{weights}: only .safetensors weights are read (no pickle is ever loaded); convert the file."
-        )
-    if weights is not None and not weights.is_file():
-        raise BlemishError(f"{weights}: no such weights file; check the path given with --weights.")
+    request = _Request(options, layers, image_size, describe(weights) if weights else None, random)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if base == "bundled":
-            return _bundled(layers, weights or BUNDLED, random)
+            return _bundled(request)
+        if base == imagenet.NAME:
+            return _packaged(request)
         if base.startswith("torchvision/"):
             return _torchvision(base.removeprefix("torchvision/"), request)
         return _timm(base.removeprefix("timm/"), request)
@@ -128,36 +121,57 @@ def stages(name: str, image_size: tuple[int, int]) -> list[Tap]:
 
         base = base.removeprefix("torchvision/")
         _torchvision_weights(base)  # raises for an unknown name
-        taps, learned = _survey(models.get_model(base, weights=None).eval(), image_size, base)
-        ends = {taps[path].stride: path for path in _outermost_last(taps)}
-        return [taps[path] for path in _blocks(taps) or [ends[stride] for stride in sorted(ends) if stride in learned]]
+        with torch.device("meta"):  # shapes alone
+            net = models.get_model(base, weights=None).eval()
+        taps, learned = survey(net, image_size, base)
+        ends = {taps[path].stride: path for path in outermost_last(taps)}
+        return [taps[path] for path in blocks(taps) or [ends[stride] for stride in sorted(ends) if stride in learned]]
+    base = imagenet.NETWORK if base == imagenet.NAME else base
     info = _probe(base.removeprefix("timm/"), image_size, {})[0].feature_info.info
     return [Tap(str(index), stage["num_chs"], stage["reduction"]) for index, stage in enumerate(info)]
 
 
-def _bundled(layers: Sequence[str], file: Path, random: bool) -> Backbone:
-    """Ours: the first five stages of a MobileNetV2 (Sandler et al. 2018) with our own weights."""
+def _bundled(request: _Request) -> Backbone:
+    """Ours: the first five stages of a MobileNetV2 (Sandler et al. 2018) with our own weights, or those of a file."""
     import timm
-    from safetensors.torch import load_file
 
+    layers, file = request.layers, request.weights
     indices = [int(layer) for layer in layers if layer.isdecimal()] or [2, 3]
     net = timm.create_model(ARCHITECTURE, features_only=True, feature_cls="getter", out_indices=(2, 3), pad_type="same")
-    if not random:
+    if not request.random:
         try:
-            net.model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+            put(net.model, (file or describe(BUNDLED)).state(), net.model.state_dict())
         except RuntimeError as cause:
-            raise _no_weights("the bundled backbone", file, cause) from cause
+            raise unfit("the bundled backbone", file.file if file else BUNDLED, cause) from cause
     if not {*map(str, indices)} >= set(layers) or not set(indices) <= set(BUNDLED_STAGES):
         raise BlemishError(f"the bundled backbone has the layers 0 to 3, not {', '.join(layers)}; see --layers.")
     net.out_indices = sorted(set(indices))
+    ours = "blemish, distilled on drawn images (docs/model-card.md)"
     return Backbone(
         net,
         [BUNDLED_STAGES[i] for i in net.out_indices],
-        mean=(0.498,) * 3,
-        std=(0.5,) * 3,
-        licence="Apache-2.0",
-        source="random weights" if random else "blemish, distilled on drawn images (docs/model-card.md)",
+        mean=request.normalisation("mean", 0.498),
+        std=request.normalisation("std", 0.5),
+        licence=file.licence if file else "Apache-2.0",
+        source="random weights" if request.random else file.source if file else ours,
     )
+
+
+def _packaged(request: _Request) -> Backbone:
+    """EfficientNet-Lite0 (Google 2020) with the weights of the package, or as asked for those of a file or random."""
+    for what in ("mean", "std"):
+        if request.weights is None:
+            request.options.setdefault(what, imagenet.NORMALISATION)
+    if request.weights or request.random:
+        return _timm(imagenet.NETWORK, request)
+    state = imagenet.weights()
+    backbone = _timm(imagenet.NETWORK, request._replace(random=True))
+    try:
+        put(backbone.net.model, state, state)  # type: ignore[arg-type]
+    except RuntimeError as cause:  # timm gave its layers other names
+        raise unfit(imagenet.NAME, Path(imagenet.FILE), cause) from cause
+    backbone.licence, backbone.source = imagenet.LICENCE, imagenet.SOURCE
+    return backbone
 
 
 def _timm(name: str, request: _Request) -> Backbone:
@@ -165,9 +179,9 @@ def _timm(name: str, request: _Request) -> Backbone:
 
     options, layers, image_size, weights, random = request
     default = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    mean, std = (_three(options.pop(what, getattr(default, what, 0))) for what in ("mean", "std"))
+    mean, std = (request.normalisation(what, getattr(default, what, 0)) for what in ("mean", "std"))
     probe, build = _probe(name, image_size, options)
-    chosen = [int(layer) for layer in layers] or _default_stages(probe.feature_info.reduction())
+    chosen = [int(layer) for layer in layers] or default_stages(probe.feature_info.reduction())
     overlay = {"pretrained_cfg_overlay": _local(weights)} if weights else {}
     try:
         with _logged("timm.models") as messages:
@@ -175,22 +189,21 @@ def _timm(name: str, request: _Request) -> Backbone:
         # timm leaves layers random that a file lacks, and only logs it.
         warnings = [message for message in messages if message.startswith("Missing keys")]
         missing = {key for warning in warnings for key in re.findall(r"[\w.]+", warning)}
-        if missing & {key.removeprefix("model.") for key in net.state_dict()}:
-            raise RuntimeError("some of its layers are not in the file")
+        lacking(key for key in net.model.state_dict() if key in missing)
     except (AssertionError, IndexError):
         stages = len(probe.feature_info.info)
         raise BlemishError(
             f"{name} has no layers {', '.join(layers)}; take some of 0 to {stages - 1} (or a transformer's blocks)."
         ) from None
     except (OSError, RuntimeError) as cause:
-        raise _no_weights(name, weights, cause) from cause
+        raise unfit(name, weights.file if weights else None, cause) from cause
     taps = [
         Tap(str(d), c, r)
         for d, c, r in zip(sorted(chosen), net.feature_info.channels(), net.feature_info.reduction(), strict=True)
     ]
-    licence = f"see {weights.name}" if weights else str(getattr(default, "license", None) or "not stated by timm")
+    licence = weights.licence if weights else str(getattr(default, "license", None) or "not stated by timm")
     hub = getattr(default, "hf_hub_id", None) or getattr(default, "url", "")
-    source = "random weights" if random else weights.name if weights else f"timm {hub}"
+    source = "random weights" if random else weights.source if weights else f"timm {hub}"
     return Backbone(net, taps, mean=mean, std=std, licence=licence, source=source)
 
 
@@ -213,34 +226,36 @@ def _probe(name: str, image_size: tuple[int, int], options: dict[str, Any]) -> t
 
 
 def _torchvision(name: str, request: _Request) -> Backbone:
-    from safetensors.torch import load_file
     from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor
 
     options, layers, image_size, weights, random = request
     known = _torchvision_weights(name)
     preset = known.transforms()
-    mean, std = _three(options.pop("mean", preset.mean)), _three(options.pop("std", preset.std))
+    mean, std = (request.normalisation(what, getattr(preset, what)) for what in ("mean", "std"))
+    local = weights if not random else None
     try:
-        if weights and not random:
-            state = load_file(weights)
-            classifier = list(models.get_model(name, weights=None, **options).state_dict())[-1]
-            classes = len(state.get(classifier, ()))
-            net = models.get_model(name, weights=None, num_classes=classes or 1000, **options)
-            net.load_state_dict(state)
-        else:
-            net = models.get_model(name, weights=None if random else known, **options)
+        # A file fills the cut network only: VGG16's dense layers alone would take half a gigabyte.
+        with torch.device("meta") if local else nullcontext():
+            net = models.get_model(name, weights=None if random or local else known, **options)
     except (OSError, RuntimeError) as cause:
-        raise _no_weights(name, weights, cause) from cause
+        raise unfit(name, None, cause) from cause
     net.eval()
-    taps = _find_taps(net, layers, image_size, name)
+    taps = find_taps(net, layers, image_size, name)
+    features = create_feature_extractor(net, {tap.layer: tap.layer for tap in taps})
+    if local:
+        try:
+            put(features, local.state(), net.state_dict())
+        except RuntimeError as cause:
+            raise unfit(name, local.file, cause) from cause
+    terms = "BSD-3-Clause (torchvision); the weights' training data has its own terms"
     return Backbone(
-        create_feature_extractor(net, {tap.layer: tap.layer for tap in taps}),
+        features,
         taps,
         mean=mean,
         std=std,
-        licence="BSD-3-Clause (torchvision); the weights' training data has its own terms",
-        source="random weights" if random else weights.name if weights else f"torchvision {known}",
+        licence=local.licence if local else terms,
+        source="random weights" if random else local.source if local else f"torchvision {known}",
     )
 
 
@@ -255,63 +270,6 @@ def _torchvision_weights(name: str) -> Any:
         ) from None
 
 
-def _survey(net: nn.Module, image_size: tuple[int, int], name: str) -> tuple[dict[str, Tap], set[int]]:
-    """Runs one empty image through: each module's output as a tap, and the strides at which a module has parameters."""
-    taps: dict[str, Tap] = {}
-    learned: set[int] = set()
-    handles = []
-    for path, module in net.named_modules():
-
-        def record(module: nn.Module, _: object, out: object, path: str = path) -> None:
-            if not isinstance(out, Tensor):
-                return
-            if out.ndim == 4:
-                taps[path] = Tap(path, out.shape[1], round(image_size[1] / out.shape[3]))
-            elif out.ndim == 3:  # tokens (N, 1 + T, C)
-                area = image_size[0] * image_size[1] / max(1, out.shape[1] - 1)
-                taps[path] = Tap(path, out.shape[2], round(area**0.5))
-            if path in taps and any(True for _ in module.parameters(recurse=False)):
-                learned.add(taps[path].stride)
-
-        handles.append(module.register_forward_hook(record))
-    with torch.no_grad():
-        try:
-            net(torch.zeros(1, 3, *image_size))
-        except AssertionError as cause:  # torchvision's transformers take one size only
-            raise BlemishError(f"{name} does not take {image_size[0]}x{image_size[1]} images: {cause}") from cause
-        finally:
-            for handle in handles:
-                handle.remove()
-    return taps, learned
-
-
-def _outermost_last(taps: dict[str, Tap]) -> list[str]:
-    """The modules' paths, the outermost last, so that a dictionary by stride keeps a stage and not a layer in it."""
-    return sorted(filter(None, taps), key=lambda path: -path.count("."))
-
-
-def _blocks(taps: dict[str, Tap]) -> list[str]:
-    """The blocks of a torchvision transformer."""
-    return [path for path in taps if path.startswith("encoder.layers.") and path.count(".") == 2]
-
-
-def _find_taps(net: nn.Module, layers: Sequence[str], image_size: tuple[int, int], name: str) -> list[Tap]:
-    """The taps of `layers`, by default each default stride's last module."""
-    taps, _ = _survey(net, image_size, name)
-    if not layers:
-        ends = {taps[path].stride: path for path in _outermost_last(taps) if taps[path].stride in TAPS}
-        if len(ends) < len(TAPS):  # a transformer
-            ends = {taps[path].stride: path for path in _blocks(taps)[-1:]} or ends
-        layers = [ends[stride] for stride in sorted(ends)]
-    missing = [layer for layer in layers if layer not in taps]
-    if missing or not layers:
-        raise BlemishError(
-            f"{name} has no feature map at '{', '.join(missing)}'; it has for example {', '.join(list(taps)[1:12])}."
-        )
-    order = list(taps)
-    return sorted((taps[layer] for layer in layers), key=lambda tap: (tap.stride, order.index(tap.layer)))
-
-
 def _as_map(features: Tensor, size: torch.Size, tap: Tap) -> Tensor:
     """Tokens `(N, 1 + T, C)` of a torchvision transformer become a map; a map stays as it is."""
     if features.ndim == 4:
@@ -319,14 +277,6 @@ def _as_map(features: Tensor, size: torch.Size, tap: Tap) -> Tensor:
     height = size[0] // tap.stride
     tokens = features[:, 1:].transpose(1, 2)  # without the class token
     return tokens.reshape(tokens.shape[0], tokens.shape[1], height, -1)
-
-
-def _default_stages(strides: Sequence[int]) -> list[int]:
-    """The deepest stages at strides 8 and 16; the last block where all have one stride (a transformer)."""
-    if len(set(strides)) == 1:
-        return [-1]
-    wanted = [max(i for i, s in enumerate(strides) if s == stride) for stride in TAPS if stride in strides]
-    return wanted or [len(strides) - 1]
 
 
 @contextmanager
@@ -348,27 +298,20 @@ def _logged(logger: str) -> Iterator[list[str]]:
         log.setLevel(level)
 
 
-def _local(file: Path) -> dict[str, Any]:
+def _local(weights: WeightsFile) -> dict[str, Any]:
     """timm's description of weights in a local file."""
-    from safetensors.torch import load_file
-
-    classes = next((len(v) for k, v in load_file(file).items() if k.startswith(("classifier", "fc", "head"))), 0)
-    return {"file": str(file), "num_classes": classes}
-
-
-def _no_weights(name: str, weights: Path | None, cause: Exception) -> BlemishError:
-    first = str(cause).splitlines()[0][:160]
-    if weights:
-        return BlemishError(f"{weights}: these weights do not fit {name} ({first}); give the file made for it.")
-    return BlemishError(
-        f"{name}: its pretrained weights could not be downloaded ({first}); "
-        "download them on a machine with internet access and give them with --weights FILE.safetensors, or use the "
-        "bundled backbone."
+    heads = (
+        shape[0] for key, shape in weights.shapes.items() if shape and key.startswith(("classifier", "fc", "head"))
     )
+    # Any other number than that of the cut network, which is 0: then timm drops the classifier, and lets layers lack.
+    return {"file": str(weights.file), "num_classes": next(heads, 1)}
 
 
 def _three(value: Any) -> tuple[float, float, float]:
-    numbers = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),) * 3
+    try:
+        numbers = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),) * 3
+    except (TypeError, ValueError):
+        numbers = ()
     if len(numbers) != 3:
         raise BlemishError(f"mean and std are one number or three, not {value!r}.")
     return numbers

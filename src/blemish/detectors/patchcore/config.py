@@ -25,7 +25,7 @@ class PatchCoreConfig:
         leaves_one_out=True,
     )
 
-    backbone: str = setting("bundled", "bundled, a timm name, or torchvision/NAME.")
+    backbone: str = setting("bundled", "bundled, efficientnet-lite0, a timm name, or torchvision/NAME.")
     weights: Path | None = setting(None, "A local .safetensors file for the backbone.")
     random_weights: bool = setting(False, "An untrained backbone, as a control.")
     layers: tuple[str, ...] = setting((), "Feature layers, separated by commas; without, those of strides 8 and 16.")
