@@ -283,6 +283,14 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         *_head("change", *(row["set"] for row in rows)),
         *(_row(f"{change.name}, {change.unit}", *(_holds(row, change) for row in rows)) for change in CHANGES),
     ]
+    lines += [
+        "",
+        "All changes and severities of the sets that have a drift test, by their false alarms, and in how many of them "
+        "more than half of the orders raised the drift alarm; the median number of images until then:",
+        "",
+        *_head("false alarms", "changes", "alarm raised", "images", "if anomalies counted too", "images"),
+        *(_row(*cells) for cells in _by_false_alarms(rows)),
+    ]
     for row in rows:
         lines += [
             "",
@@ -303,6 +311,24 @@ def _holds(row: dict[str, Any], change: Change) -> str:
             return f"{last}; {found['severity']:g}: {percent(found['false_alarms']['value'])}, {_images(found)}"
         last = f"{found['severity']:g}"
     return f"all: {last}"
+
+
+def _by_false_alarms(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """How the drift test did where false alarms agree with the guarantee, are above it, and are most verdicts."""
+    kinds: dict[str, list[dict[str, Any]]] = {"as guaranteed": [], "more, up to half": [], "more than half": []}
+    for row in rows:
+        for found in [found for severities in row["changes"].values() for found in severities if found["drift"]]:
+            alarms = found["false_alarms"]
+            more = "more than half" if alarms["value"] > 0.5 else "more, up to half"
+            kinds["as guaranteed" if alarms["low"] <= row["guaranteed"] else more].append(found)
+    table = []
+    for kind, changed in kinds.items():
+        cells = [kind, str(len(changed))]
+        for test in ("drift", "drift_of_every_image"):
+            counts = [found[test]["median"] for found in changed if found[test]["median"] is not None]
+            cells += [str(len(counts)), f"{np.median(counts):.0f}" if counts else "–"]
+        table.append(cells)
+    return table
 
 
 def _cell(found: dict[str, Any]) -> str:

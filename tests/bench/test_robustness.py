@@ -171,6 +171,8 @@ def test_tables_say_how_far_the_guarantee_holds() -> None:
     assert "\n| JPEG, quality | all: 15 |\n" in text
     assert "\n| blur, % of side | none; 0.05: 100 %, > 60 (" in text
     assert "\n| JPEG, quality | 90: 5 / 50, 0.85, > 60 |" in text
+    assert "\n| as guaranteed | 10 | 0 | – | 0 | – |\n| more, up to half | 0 | 0 | – | 0 | – |\n" in text
+    assert "\n| more than half | 5 | 0 | – | 5 | " in text
 
 
 @pytest.mark.usefixtures("few")
