@@ -58,6 +58,7 @@ bench: demo .stamps/dev ## beside anomalib, accuracy, start-up, memory, measured
 	$(BIN)/python bench/trunk.py --data $(SHARED)/data/casting
 	$(BIN)/python bench/attention.py --shared $(SHARED) --demo $(DEMO)/data
 	$(BIN)/python bench/false_alarms.py --shared $(SHARED) --demo $(DEMO)/data
+	$(BIN)/python bench/robustness.py --shared $(SHARED) --demo $(DEMO)/data
 	$(BIN)/python bench/faithfulness.py --shared $(SHARED)
 	@if [ -f "$(TEACHER)" ]; then set -x; $(BIN)/python bench/backbones.py --data $(SHARED)/data --teacher $(TEACHER) && \
 	$(BIN)/python bench/cam.py --shared $(SHARED) --demo $(DEMO)/data; \

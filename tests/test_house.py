@@ -101,6 +101,6 @@ def test_tests_mirror_the_source() -> None:
     """tests/inference/test_bundle.py tests inference/bundle.py; what stands at the top of tests/ is about the whole."""
     for file in TESTS:
         folder, name = file.relative_to(ROOT / "tests").parent, file.name
-        if not name.startswith("test_") or folder == Path() or folder.parts[0] in ("golden", "tools"):
+        if not name.startswith("test_") or folder == Path() or folder.parts[0] in ("golden", "tools", "bench"):
             continue
         assert (HOUSE / folder).is_dir(), f"{file}: there is no room {folder}"

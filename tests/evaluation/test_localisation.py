@@ -74,7 +74,7 @@ def exact(maps: Map, masks: list[Mask | None]) -> dict[str, float]:
 def statistics(maps: Map, masks: list[Mask | None]) -> localisation.PixelStatistics:
     sizes = [(m.shape[1], m.shape[0]) for m in maps]
     thresholds = thresholds_for(list(maps), masks, sizes)
-    assert len(thresholds) <= 2402
+    assert len(thresholds) <= 2702
     return collect(zip(maps, masks, sizes, strict=True), thresholds)
 
 
@@ -248,7 +248,7 @@ def test_without_masks_nothing_is_claimed() -> None:
     maps = np.zeros((4, 8, 8), np.float32)
     labels = np.array([True, True, False, False])
     found = localisation_metrics(maps, [None] * 4, labels, [[]] * 4, [(8, 8)] * 4)
-    assert all(found[name] == Interval(None) for name in (*PIXEL_FIGURES, "defects_hit", "boxes_right"))
+    assert all(found[name] == Interval(None) for name in (*PIXEL_FIGURES, "aupimo", "defects_hit", "boxes_right"))
     assert (found["images"], found["left_out"]) == (2, 2)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from blemish.evaluation.aupimo import TAIL, aupimo_figures
 from blemish.evaluation.bootstrap import Interval, intervals
 from blemish.evaluation.boxes import BoxStatistics, judge_boxes
 from blemish.evaluation.detection import area_under_roc, average_precision_of
@@ -33,6 +34,8 @@ FALSE_POSITIVE_LIMIT = 0.3  # rate up to which AUPRO is integrated (Bergmann et 
 FIGURES = (
     "pixel_auroc",
     "aupro",
+    "aupimo",
+    "aupimo_p33",
     "pixel_average_precision",
     "best_iou",
     "pointing_game",
@@ -112,17 +115,17 @@ def reduce_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 def thresholds_for(maps: Sequence[Map], masks: Sequence[Mask | None], sizes: Sequence[tuple[int, int]]) -> Map:
-    """Rising thresholds (at most 2,402) that cut N maps (h, w) finely wherever a curve can bend.
+    """Rising thresholds (at most 2,702) that cut N maps (h, w) finely wherever a curve can bend.
 
     They are quantiles of defective and of good pixels separately, as the former are few, and of the good pixels' upper
-    tail again on a logarithmic scale, since precision is decided there. `masks` are at the evaluation size, None =
-    good; `sizes` are the images' (width, height).
+    tail again on a logarithmic scale, since precision is decided there; and of that of good images alone, in which
+    AUPIMO lies. `masks` are at the evaluation size, None = good; `sizes` are the images' (width, height).
     """
     each = max(1, SAMPLE // max(1, len(maps)))
-    good, defect = [], []
+    normal, good, defect = [], [], []
     for values, mask, size in zip(maps, masks, sizes, strict=True):
         if mask is None or not mask.any():
-            good.append(_thinned(values.ravel(), each))
+            normal.append(_thinned(values.ravel(), each))
             continue
         enlarged = resize_map(values, evaluation_size(size))
         defect.append(_thinned(enlarged[mask], each))
@@ -130,9 +133,11 @@ def thresholds_for(maps: Sequence[Map], masks: Sequence[Mask | None], sizes: Seq
     levels = np.linspace(0, 1, 1000)
     tail = 1 - np.geomspace(1e-6, 0.3, 400)
     cuts = [
-        np.quantile(np.concatenate(good), np.concatenate([levels, tail])),
+        np.quantile(np.concatenate([*normal, *good]), np.concatenate([levels, tail])),
         [min(m.min() for m in maps), max(m.max() for m in maps)],
     ]
+    if normal:
+        cuts.append(np.quantile(np.concatenate(normal), TAIL))
     if defect:
         cuts.append(np.quantile(np.concatenate(defect), levels))
     return np.unique(np.concatenate(cuts).astype(np.float32))
@@ -265,7 +270,8 @@ def localisation_metrics(
     progress: Progress = silent,
 ) -> dict[str, Interval | int]:
     """All localisation figures by name (docs/metrics.md explains each), with bootstrap intervals over images: those of
-    `pixel_figures`, `defects_hit` = defects hit / defects and `boxes_right` = right boxes / boxes (`judge_boxes`).
+    `pixel_figures` and `aupimo_figures`, `defects_hit` = defects hit / defects and `boxes_right` = right boxes / boxes
+    (`judge_boxes`).
 
     `maps` (N, h, w) are finite float32; `masks` are N, each bool (H, W), True = defect, or None; `labels` (N,) bool,
     True = anomaly; `regions` and `sizes` (width, height) are of the original images. Masks may be loaded lazily: each
@@ -298,6 +304,7 @@ def localisation_metrics(
         defects, hit, boxes, right = (weights @ counted).T
         return {
             **pixel_figures(pixels, weights),
+            **aupimo_figures(pixels.good, pixels.defect, ~labels[used], weights),
             "defects_hit": hit / _or_nan(defects),
             "boxes_right": right / _or_nan(boxes),
         }

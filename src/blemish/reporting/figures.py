@@ -42,6 +42,9 @@ MAIN = (  # on every page
 REPORT = (  # in the report
     *MAIN,
     Figure("localisation", "pixel_average_precision", "Pixel average precision", "of pixels, ranked by the map"),
+    Figure(
+        "localisation", "aupimo", "AUPIMO", "coverage of an image's defects, 0.001 to 0.01 % of good pixels flagged"
+    ),
     Figure("localisation", "pointing_game", "Pointing game", "maps whose maximum lies in a defect", percent=True),
     Figure("reliability", "ece", "Calibration error", "how far probabilities are off on average (ECE)"),
 )
@@ -51,6 +54,7 @@ FIGURES = (  # all, as the console lists them
     Figure("detection", "precision", "Precision", "flagged parts that are defective", percent=True),
     Figure("detection", "recall", "Recall", "defective parts called anomalies", percent=True),
     Figure("detection", "accuracy", "Accuracy", "parts decided rightly", percent=True),
+    Figure("localisation", "aupimo_p33", "AUPIMO, two thirds", "at least this in two of three defective images"),
     Figure("localisation", "best_iou", "Best IoU", "at the threshold that suits these images best: optimistic"),
     Figure("reliability", "brier", "Brier score", "mean squared error of the probabilities"),
     Figure("reliability", "log_loss", "Log loss", "mean -log of the probability of the truth, in nats"),
