@@ -73,7 +73,7 @@ def measure(folder: Path, name: str) -> dict[str, Any]:
 
 
 def patchcore(split: Split) -> dict[str, Any]:
-    config = PatchCoreConfig(image_size=auto_size(split.train))
+    config = PatchCoreConfig(image_size=auto_size(split.train, 384 * 384))
     begun = time.perf_counter()
     detector = PatchCore(config).fit(split.train, progress)
     seconds = time.perf_counter() - begun

@@ -112,7 +112,7 @@ def parts_of(folder: Path, changes: dict[str, Any]) -> Split:
 def measure(folder: Path, backbone: str, weights: Path | None) -> list[dict[str, Any]]:
     """One row for each baseline."""
     split = parts_of(folder, SETS[folder.name])
-    size = auto_size(split.train)
+    size = auto_size(split.train, 256 * 256)
     scores = baselines(split.train, split.test, image_size=size, backbone=backbone, weights=weights, progress=progress)
     labels = np.array([sample.label == "anomaly" for sample in split.test])
     rows = []

@@ -25,7 +25,7 @@ import platform
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,8 @@ def scored(folder: Path, half: int) -> dict[str, Any]:
     train = [i for i, sample in enumerate(samples) if sample.label == "good" and items[i] in train_items]
     held = [i for i, sample in enumerate(samples) if sample.label == "good" and items[i] not in train_items]
     bad = [i for i, sample in enumerate(samples) if sample.label == "anomaly" and items[i] not in train_items]
-    train_samples = [samples[i] for i in train]
-    config = PatchCoreConfig(image_size=auto_size(train_samples))
+    train_samples = [replace(samples[i], group=items[i]) for i in train]
+    config = PatchCoreConfig(image_size=auto_size(train_samples, 384 * 384))
     detector = PatchCore(config).fit(train_samples, progress)
     run = in_torch(detector.graph())
     return {
@@ -80,9 +80,7 @@ def scored(folder: Path, half: int) -> dict[str, Any]:
         "taught_items": len(train_items),
         "held": of(samples, items, held, predict(run, [samples[i] for i in held], progress, "held out").scores),
         "defective": of(samples, items, bad, predict(run, [samples[i] for i in bad], progress, "defective").scores),
-        "left_out": of(
-            samples, items, train, leave_one_out(detector, train_samples, [items[i] for i in train], progress).scores
-        ),
+        "left_out": of(samples, items, train, leave_one_out(detector, train_samples, progress).scores),
         "date": str(date.today()),
         "seconds": round(time.perf_counter() - begun),
     }

@@ -50,14 +50,14 @@ def test_text_that_is_not_a_grid_is_refused(text: str, sentence: str) -> None:
 def test_text_becomes_values_of_the_config() -> None:
     cell = {
         "coreset": "0.02",
-        "num_neighbours": "3",
+        "place": "no",
         "layers": "2, 3",
         "random_weights": "yes",
         "weights": "w.safetensors",
     }
     assert cell_settings("patchcore", cell, (64, 96), 5) == PatchCoreConfig(
         coreset=0.02,
-        num_neighbours=3,
+        place="no",
         layers=("2", "3"),
         random_weights=True,
         weights=Path("w.safetensors"),
@@ -74,7 +74,7 @@ def test_text_becomes_values_of_the_config() -> None:
 @pytest.mark.parametrize(
     ("cell", "sentence"),
     [
-        ({"num_neighbours": "1.5"}, "--num-neighbours takes a whole number, not '1.5'"),
+        ({"max_bank": "1.5"}, "--max-bank takes a whole number, not '1.5'"),
         ({"coreset": "a tenth"}, "--coreset takes a number, not 'a tenth'"),
         ({"coreset": "nan"}, "--coreset takes a number"),
         ({"random_weights": "perhaps"}, "--random-weights takes yes or no"),

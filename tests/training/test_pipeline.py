@@ -147,10 +147,10 @@ def test_the_image_size_follows_the_images(tmp_path: Path) -> None:
         paths = [write_image(tmp_path / f"{w}x{h}.png", np.zeros((h, w))) for w, h in pairs]
         return [Sample(path, path.name) for path in paths]
 
-    assert auto_size(sizes((512, 512))) == (256, 256)
-    assert auto_size(sizes((250, 630))) == (416, 160)
-    assert auto_size(sizes((100, 100), (200, 100), (210, 100))) == (192, 352)  # the median aspect
-    assert auto_size(sizes((2000, 10))) == (128, 512)  # never flatter than 4:1
+    assert auto_size(sizes((512, 512)), 256 * 256) == (256, 256)
+    assert auto_size(sizes((250, 630)), 256 * 256) == (416, 160)
+    assert auto_size(sizes((100, 100), (200, 100), (210, 100)), 256 * 256) == (192, 352)  # the median aspect
+    assert auto_size(sizes((2000, 10)), 256 * 256) == (128, 512)  # never flatter than 4:1
 
 
 class Doubler(nn.Module):

@@ -23,6 +23,7 @@ from blemish.types import Progress, Sample, TooFewError, silent
 
 PRELOADED = 2**29  # bytes of decoded images that are kept, so that they are decoded once
 FEW = 3  # with "auto", no images are held out if the threshold would have a rank below this among their scores
+LEAST_AREA = 256 * 256  # pixels that even smaller images are enlarged to
 _UNUSABLE = ("unreadable", "mask-unusable")
 
 
@@ -158,11 +159,13 @@ def usable(dataset: layouts.Dataset, checked: Audit) -> tuple[list[Sample], list
     return samples, [[new_index[i] for i in group if i in new_index] for group in checked.groups]
 
 
-def auto_size(samples: Sequence[Sample], area: int = 256 * 256, multiple: int = 32) -> tuple[int, int]:
+def auto_size(samples: Sequence[Sample], area: int, multiple: int = 32) -> tuple[int, int]:
     """Height and width with about `area` pixels and the median aspect ratio of (about 200 of) the images, limited to
-    1:4 and 4:1; both sides are multiples of `multiple`.
-    """
+    1:4 and 4:1; both sides are multiples of `multiple`. Images are not enlarged beyond LEAST_AREA: there is nothing
+    more to see."""
     sizes = [read_size(sample.path) for sample in samples[:: max(1, len(samples) // 200)]]
+    own = float(np.median([width * height for width, height in sizes]))
+    area = round(min(area, max(own, LEAST_AREA)))
     return shape_for(float(np.median([width / height for width, height in sizes])), area, multiple)
 
 

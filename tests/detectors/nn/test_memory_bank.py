@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blemish.detectors.nn.memory_bank import NormalPatches, aware, greedy_coreset, places, some
+from blemish.detectors.nn.memory_bank import NormalPatches, aware, greedy_coreset, places, project, replacements, some
 
 
 def slow_greedy(rows: np.ndarray, size: int, first: int) -> list[int]:
@@ -19,19 +19,44 @@ def slow_greedy(rows: np.ndarray, size: int, first: int) -> list[int]:
 @pytest.mark.parametrize("seed", range(5))
 def test_greedy_selection_equals_the_slow_oracle(seed: int) -> None:
     rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(seed))
-    found = greedy_coreset(rows, 15, projection=99, seed=seed).tolist()
+    found = greedy_coreset(project(rows, 99), 15, seed=seed).tolist()
     assert found == slow_greedy(rows.double().numpy(), 15, found[0])
 
 
 def test_greedy_selection_works_in_the_projected_space() -> None:
     rows = torch.randn(60, 50, generator=torch.Generator().manual_seed(1))
-    found = greedy_coreset(rows, 20, projection=8, seed=4).tolist()
+    found = greedy_coreset(project(rows, 8, 4), 20, seed=4).tolist()
     matrix = torch.randn(50, 8, generator=torch.Generator().manual_seed(4)) / 8**0.5
     assert found == slow_greedy((rows @ matrix).double().numpy(), 20, found[0])
 
 
 def test_greedy_selection_takes_each_row_once_even_among_identical_rows() -> None:
     assert sorted(greedy_coreset(torch.ones(7, 3), 7).tolist()) == list(range(7))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_replacements_equal_the_slow_oracle(seed: int) -> None:
+    """Eq. 5 to the letter among the other items' rows, after those of the coreset that are left."""
+    rows = torch.randn(60, 4, generator=torch.Generator().manual_seed(seed))
+    items = torch.arange(60) % 7
+    kept = greedy_coreset(rows, 20, seed=seed)
+    found = replacements(rows, kept, items)
+    assert set(found) == set(items[kept].tolist())
+    points = rows.double().numpy()
+    for item, new in found.items():
+        selected = [i for i in kept.tolist() if items[i] != item]
+        while len(selected) < 20:
+            rest = [i for i in range(60) if i not in selected and items[i] != item]
+            selected.append(
+                max(rest, key=lambda i: min(float(np.linalg.norm(points[i] - points[j])) for j in selected))
+            )
+        assert new.tolist() == selected[-len(new) :]
+
+
+def test_replacements_end_where_there_are_no_more_rows() -> None:
+    rows = torch.arange(6.0)[:, None]
+    found = replacements(rows, torch.arange(6), torch.tensor([0, 0, 0, 1, 1, 2]))
+    assert {item: new.tolist() for item, new in found.items()} == {0: [], 1: [], 2: []}
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -80,7 +80,7 @@ class _Request(NamedTuple):
 
 
 def load_backbone(
-    name: str = "bundled",
+    name: str = imagenet.NAME,
     *,
     layers: Sequence[str] = (),
     image_size: tuple[int, int] = (256, 256),
@@ -104,7 +104,7 @@ def load_backbone(
         if base == "bundled":
             return _bundled(request)
         if base == imagenet.NAME:
-            return _packaged(request)
+            return _lite0(request)
         if base.startswith("torchvision/"):
             return _torchvision(base.removeprefix("torchvision/"), request)
         return _timm(base.removeprefix("timm/"), request)
@@ -157,19 +157,23 @@ def _bundled(request: _Request) -> Backbone:
     )
 
 
-def _packaged(request: _Request) -> Backbone:
-    """EfficientNet-Lite0 (Google 2020) with the weights of the package, or as asked for those of a file or random."""
+def _lite0(request: _Request) -> Backbone:
+    """EfficientNet-Lite0 (Google 2020), trained on ImageNet: with the weights beside this file or, for layers that are
+    deeper, of the package; or as asked for with those of a file, or random."""
     for what in ("mean", "std"):
         if request.weights is None:
             request.options.setdefault(what, imagenet.NORMALISATION)
     if request.weights or request.random:
         return _timm(imagenet.NETWORK, request)
-    state = imagenet.weights()
     backbone = _timm(imagenet.NETWORK, request._replace(random=True))
+    net: nn.Module = backbone.net.model  # type: ignore[assignment]
+    state = describe(imagenet.FIRST_STAGES).state()
+    if any(key not in state for key in net.state_dict() if not key.endswith("num_batches_tracked")):
+        state = imagenet.weights()
     try:
-        put(backbone.net.model, state, state)  # type: ignore[arg-type]
+        put(net, state, state)
     except RuntimeError as cause:  # timm gave its layers other names
-        raise unfit(imagenet.NAME, Path(imagenet.FILE), cause) from cause
+        raise unfit(imagenet.NAME, imagenet.FIRST_STAGES, cause) from cause
     backbone.licence, backbone.source = imagenet.LICENCE, imagenet.SOURCE
     return backbone
 

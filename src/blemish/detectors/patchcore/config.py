@@ -25,14 +25,14 @@ class PatchCoreConfig:
         leaves_one_out=True,
     )
 
-    backbone: str = setting("bundled", "bundled, efficientnet-lite0, a timm name, or torchvision/NAME.")
+    backbone: str = setting("efficientnet-lite0", "bundled, efficientnet-lite0, a timm name, or torchvision/NAME.")
     weights: Path | None = setting(None, "A local .safetensors file for the backbone.")
     random_weights: bool = setting(False, "An untrained backbone, as a control.")
     layers: tuple[str, ...] = setting((), "Feature layers, separated by commas; without, those of strides 8 and 16.")
-    image_size: tuple[int, int] = (256, 256)  # height, width
+    image_size: tuple[int, int] = (384, 384)  # height, width
     patch_size: int = setting(3, "Width of a patch in feature cells (p of Eq. 1); odd.", low=1)
     coreset: float = setting(0.1, "Share of the patches kept in the memory bank.", low=0, high=1)
-    max_bank: int = setting(4096, "Most patches in the memory bank; inference time grows with it.", low=1)
+    max_bank: int = setting(2048, "Most patches in the memory bank; inference time grows with it.", low=1)
     projection: int = setting(32, "Dimensions in which the coreset is selected (Johnson & Lindenstrauss 1984).", low=1)
     sigma: float = setting(4.0, "Gaussian smoothing of the map, in pixels of the image size; 0 = none.", low=0)
     smoothing: float = setting(

@@ -79,7 +79,7 @@ class PatchCore:
         """What is normal, and whether it is so by place. One image, or one item, cannot be compared with others: then
         distances stay as they are."""
         chosen = some(len(items))
-        if len(items[chosen].unique()) < 2 or len(self._bank_items().unique()) < 2:
+        if min(len(set(items[chosen].tolist())), len(set(self._bank_items().tolist()))) < 2:
             as_they_are = torch.zeros(self._features.grid)
             return Normal(as_they_are, as_they_are + 1), False
         maps = self._smoothed(chosen, progress)
@@ -101,7 +101,8 @@ class PatchCore:
             features = self._features.cpu()
             found = left_out_distances(self._fitted(), samples, items[new], features, self.config.batch, progress)
             self._distances.update(zip(new, found, strict=True))
-        return self._smooth()(torch.stack([self._distances[index] for index in chosen.tolist()]))
+        smoothed: Tensor = self._smooth()(torch.stack([self._distances[index] for index in chosen.tolist()]))
+        return smoothed
 
     def _smooth(self) -> Smooth:
         return Smooth(self._features.grid, self.config.smoothing)

@@ -57,13 +57,12 @@ def left_out_distances(
     result = torch.empty(len(samples), *features.grid)
     images = batches(samples, features.resize, batch)
     for number, rows in enumerate(progress(_patches(images, features), "leave one out", len(samples))):
-        distances = _squared(rows, bank)
-        distances[:, bank_items == items[number]] = torch.inf
-        nearest = distances.amin(1)
+        own = bank_items == items[number]
+        nearest = _nearest(rows, bank, torch.where(own, torch.inf, 0.0))
         fill = instead.get(int(items[number]))
         if fill is not None and len(fill):
-            nearest = torch.minimum(nearest, _squared(rows, memory.patches[fill]).amin(1))
-        result[number] = nearest.clamp(min=0).sqrt().unflatten(0, features.grid)
+            nearest = torch.minimum(nearest, _nearest(rows, memory.patches[fill]))
+        result[number] = nearest.view(features.grid)
     return result
 
 
@@ -74,6 +73,8 @@ def _patches(images: Iterator[Tensor], features: Features) -> Iterator[Tensor]:
         yield from by_image
 
 
-def _squared(rows: Tensor, others: Tensor) -> Tensor:
-    """Squared distances `(P, M)` of `rows` (P, C) and `others` (M, C)."""
-    return torch.addmm(others.square().sum(1), rows, others.T, alpha=-2) + rows.square().sum(1, keepdim=True)
+def _nearest(rows: Tensor, others: Tensor, penalty: Tensor | float = 0.0) -> Tensor:
+    """Distances `(P,)` of `rows` (P, C) to the nearest of `others` (M, C), without those with an infinite `penalty`
+    (M,). A product finds the nearest, and its distance is then measured: the product's own would be rounded."""
+    products = torch.addmm(others.square().sum(1) + penalty, rows, others.T, alpha=-2)
+    return (rows - others[products.argmin(1)]).square().sum(1).sqrt()

@@ -35,7 +35,7 @@ def foreseen(maps: Tensor, items: Tensor) -> float:
     or below where an image says nothing about where another is far from the bank."""
     maps = maps.double()
     by_place = by_all = 0.0
-    for item in items.unique():
+    for item in set(items.tolist()):
         own = items == item
         if own.all():
             return 0.0
@@ -59,7 +59,7 @@ def left_out_deviations(maps: Tensor, items: Tensor, *, by_place: bool) -> Tenso
     """The deviations of each of the `maps` (n, gh, gw) from what is normal in those of other `items` (n,): an image
     that took part in its own mean and spread would look too normal."""
     result = torch.empty_like(maps)
-    for item in items.unique():
+    for item in set(items.tolist()):
         own = items == item
         result[own] = normal(maps[~own], by_place=by_place).deviations(maps[own])
     return result
