@@ -47,7 +47,7 @@ _AUTO = {"epochs": 4, "width": 4, "latent": 4}
 CASES = {
     "patchcore": Case("patchcore", {"max_bank": 200}),
     "patchcore, a transformer": Case(
-        "patchcore", {"backbone": "test_vit", "random_weights": True, "max_bank": 200, "num_neighbours": 1}
+        "patchcore", {"backbone": "test_vit", "random_weights": True, "max_bank": 200, "place": "no"}
     ),
     "cam, defect types": Case("cam", _SMALL | {"classes": "types"}),
     "cam, gradcam": Case("cam", _INSIDE, "gradcam"),

@@ -1,5 +1,5 @@
-"""Makes `src/blemish/detectors/nn/efficientnet-lite0.safetensors`: the first five stages of EfficientNet-Lite0, trained on
-ImageNet, in float16, from the Python package that `blemish[imagenet]` installs.
+"""Makes `src/blemish/detectors/nn/efficientnet-lite0.safetensors`: the first five stages of EfficientNet-Lite0, trained
+on ImageNet, in float16, from the Python package that `blemish[imagenet]` installs.
 
     python -m tools.pack_lite0
 

@@ -75,7 +75,7 @@ def test_other_data_is_refused(run: Path, product: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("detector", "changes", "rule"),
     [
-        ("patchcore", {"max_bank": 70, "num_neighbours": 3}, {"review": 0.1, "calibrated_by": "leave-one-out"}),
+        ("patchcore", {"max_bank": 70, "place": "no"}, {"review": 0.1, "calibrated_by": "leave-one-out"}),
         ("patchcore", {}, {"confidence": 0.9}),
         (
             "cam",

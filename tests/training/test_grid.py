@@ -31,7 +31,7 @@ def test_a_value_with_commas_stands_in_parentheses() -> None:
     [
         (
             "num_neighbours",
-            "'num_neighbours' in the grid is not name=value,value; write it like num_neighbours=1,9;seed=0,1",
+            "'num_neighbours' in the grid is not name=value,value; write it like place=yes,no;seed=0,1",
         ),
         ("=1", "'=1' in the grid is not name=value"),
         ("image-size=64;image_size=96", "image-size is in the grid twice"),

@@ -210,9 +210,9 @@ def test_a_killed_sweep_is_resumed(
     assert sweep(config_for(product, out)).metrics == swept.metrics
     assert len(done) == 4
     # A larger grid adds only its new cells; the same settings written differently are not new.
-    sweep(config_for(product, out, "coreset=0.20,0.3;num_neighbours=9", test=False))
+    sweep(config_for(product, out, "coreset=0.20,0.3;place=yes", test=False))
     assert [c.coreset for c in done[4:]] == [0.3]
-    assert [(r["coreset"], r["num_neighbours"]) for r in read_table(out)[3:]] == [("0.2", ""), ("0.3", "9")]
+    assert [(r["coreset"], r["place"]) for r in read_table(out)[3:]] == [("0.2", ""), ("0.3", "yes")]
 
 
 def test_a_failed_cell_is_a_row_and_is_tried_again(
@@ -342,7 +342,7 @@ def test_refusals(product: Path, tmp_path: Path) -> None:
             sweep(config_for(product, tmp_path, overwrite=overwrite))
     for grid, sentence in (
         ("cores=1", "--cores is not an option of --detector patchcore"),
-        ("num_neighbours=1,many", "--num-neighbours takes a whole number, not 'many'"),
+        ("max_bank=1,many", "--max-bank takes a whole number, not 'many'"),
     ):
         with pytest.raises(BlemishError, match=sentence):
             sweep(config_for(product, tmp_path / "out", grid))

@@ -181,7 +181,7 @@ def guarantee(
     bank without its own item, and new parts are scored by the whole bank. Let s_i be good image i's distance to the
     bank without its item. Full conformal prediction would add the new image to that bank, which can only lower s_i; so
     p from s_i is never below its p, and the guarantee is exact where a larger bank never raises a score, as with a
-    plain nearest-neighbour distance. PatchCore's coreset and its Eq. 7 make that approximate.
+    plain nearest-neighbour distance. PatchCore's coreset and its deviations by place make that approximate.
     Raises `BlemishError` where n is too small, and for a confidence without held-out images.
     """
     several = items is not None and items != n
@@ -232,7 +232,8 @@ def binomial_tail(n: int, k: int, share: float) -> float:
 
 _LEFT_OUT = (
     "The calibration images are in the memory bank too, each scored without its own item: exact for a plain "
-    "nearest-neighbour distance, but only approximate here, where the bank is a coreset and distances are re-weighted."
+    "nearest-neighbour distance, but only approximate here, where the bank is a coreset, in which other patches take "
+    "the place of the item's."
 )
 
 

@@ -13,7 +13,7 @@ from blemish.detectors.registry import settings_for
 from blemish.training.config import size
 from blemish.types import BlemishError
 
-EXAMPLE = "num_neighbours=1,9;seed=0,1"
+EXAMPLE = "place=yes,no;seed=0,1"
 
 
 def parse_grid(text: str) -> list[dict[str, str]]:
