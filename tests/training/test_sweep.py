@@ -210,9 +210,9 @@ def test_a_killed_sweep_is_resumed(
     assert sweep(config_for(product, out)).metrics == swept.metrics
     assert len(done) == 4
     # A larger grid adds only its new cells; the same settings written differently are not new.
-    sweep(config_for(product, out, "coreset=0.20,0.3;place=yes", test=False))
+    sweep(config_for(product, out, "coreset=0.20,0.3;place=auto", test=False))
     assert [c.coreset for c in done[4:]] == [0.3]
-    assert [(r["coreset"], r["place"]) for r in read_table(out)[3:]] == [("0.2", ""), ("0.3", "yes")]
+    assert [(r["coreset"], r["place"]) for r in read_table(out)[3:]] == [("0.2", ""), ("0.3", "auto")]
 
 
 def test_a_failed_cell_is_a_row_and_is_tried_again(

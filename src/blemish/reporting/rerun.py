@@ -9,7 +9,8 @@ from typing import Any
 from blemish.inference.bundle import EVIDENCE, ROI, Card
 from blemish.options import words
 
-SET_OTHERWISE = ("image_size", "seed", "device", "processes")  # set by the training, or of the machine
+# Set by the training, or of the machine, or an option that there was once.
+SET_OTHERWISE = ("image_size", "seed", "device", "processes", "num_neighbours")
 
 
 def repeat(card: Card) -> dict[str, Any]:

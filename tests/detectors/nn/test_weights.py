@@ -130,12 +130,14 @@ def test_metadata_that_are_no_colour_are_refused(what: str, stated: str, write: 
 
 
 def test_a_file_for_the_bundled_backbone(tmp_path: Path) -> None:
-    keys = [key.removeprefix("net.model.") for key in load_backbone().state_dict() if key.startswith("net.model.")]
+    keys = [
+        key.removeprefix("net.model.") for key in load_backbone("bundled").state_dict() if key.startswith("net.model.")
+    ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         whole = timm.create_model("mobilenetv2_100", pad_type="same").state_dict()
     save_file({key: whole[key] for key in keys}, tmp_path / "w.safetensors", METADATA)
-    backbone = load_backbone(weights=tmp_path / "w.safetensors")
+    backbone = load_backbone("bundled", weights=tmp_path / "w.safetensors")
     assert torch.equal(backbone.state_dict()["net.model.conv_stem.weight"], whole["conv_stem.weight"])
     assert backbone.licence == "CC BY 4.0"
     torch.testing.assert_close(backbone.std.flatten(), torch.full((3,), 0.25 * 255))

@@ -58,11 +58,11 @@ def test_patches_are_means_over_cells_of_both_taps(tmp_path: Path) -> None:
         fine, coarse = features.backbone(resized)
         found = features(resized).unflatten(1, features.grid)
     # A cell in the middle: the plain mean of the 3 x 3 cells of the fine tap around it.
-    torch.testing.assert_close(found[0, 3, 5, :32], fine[0, :, 2:5, 4:7].mean((1, 2)))
+    torch.testing.assert_close(found[0, 3, 5, :40], fine[0, :, 2:5, 4:7].mean((1, 2)))
     # In the corner the five cells beyond the edge are zeros.
-    torch.testing.assert_close(found[0, 0, 0, :32], fine[0, :, :2, :2].sum((1, 2)) / 9)
+    torch.testing.assert_close(found[0, 0, 0, :40], fine[0, :, :2, :2].sum((1, 2)) / 9)
     assert coarse.shape[2:] == (4, 6)
-    assert features.channels == 128
+    assert features.channels == 152
 
 
 def test_a_training_image_scores_zero_when_every_patch_is_kept(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_training_image_scores_zero_when_every_patch_is_kept(tmp_path: Path) -
 def test_neighbours_and_their_sources(tmp_path: Path) -> None:
     """Each cell's nearest entry by brute force; and the entries are the features at the places that sources names."""
     samples = images(tmp_path, 5)
-    patch = 4 * (128 + SMALL.projection)
+    patch = 4 * (152 + SMALL.projection)
     for memory in (0.1, 5 * 40 * patch / 2**30):  # all patches, and 40 of each image's 96
         config = PatchCoreConfig(**{**SMALL.__dict__, "memory": memory})
         detector = PatchCore(config).fit(samples)
@@ -145,10 +145,10 @@ def test_memory_bounds_the_patches_and_every_image_contributes(tmp_path: Path, m
 
     monkeypatch.setattr("blemish.detectors.patchcore.detector.project", spy)
     samples = images(tmp_path, 5)
-    patch = 4 * (128 + SMALL.projection)  # bytes
+    patch = 4 * (152 + SMALL.projection)  # bytes
     config = PatchCoreConfig(**{**SMALL.__dict__, "memory": 5 * 7 * patch / 2**30, "projection": 32})
     PatchCore(config).fit(samples)
-    assert given[0].shape == (5 * 7, 128)  # seven patches of each image instead of 96
+    assert given[0].shape == (5 * 7, 152)  # seven patches of each image instead of 96
     assert len({tuple(row.tolist()) for row in given[0]}) == 35
     with pytest.raises(BlemishError, match="raise --memory"):
         PatchCore(PatchCoreConfig(**{**SMALL.__dict__, "memory": 1e-9})).fit(samples)
