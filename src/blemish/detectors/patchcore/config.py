@@ -32,7 +32,7 @@ class PatchCoreConfig:
     image_size: tuple[int, int] = (384, 384)  # height, width
     patch_size: int = setting(3, "Width of a patch in feature cells (p of Eq. 1); odd.", low=1)
     coreset: float = setting(0.1, "Share of the patches kept in the memory bank.", low=0, high=1)
-    max_bank: int = setting(2048, "Most patches in the memory bank; inference time grows with it.", low=1)
+    max_bank: int = setting(8192, "Most patches in the memory bank; inference time grows with it.", low=1)
     projection: int = setting(32, "Dimensions in which the coreset is selected (Johnson & Lindenstrauss 1984).", low=1)
     sigma: float = setting(4.0, "Gaussian smoothing of the map, in pixels of the image size; 0 = none.", low=0)
     smoothing: float = setting(

@@ -15,7 +15,7 @@ from torch import Tensor
 # Places count where they foresee this share of the variance of an image that they have not seen. Below it, they hardly
 # change a score, in either direction (docs/patchcore.md).
 LIES_STILL = 0.05
-STEADY = 0.6  # share of the mean spread that is added to each place's: few images know a small spread badly
+STEADY = 1.0  # share of the mean spread that is added to each place's: few images know a small spread badly
 
 
 class Normal(NamedTuple):
