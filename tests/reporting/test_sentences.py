@@ -7,7 +7,7 @@ import numpy as np
 from blemish.evaluation.bootstrap import Interval, to_json
 from blemish.evaluation.cost import Prices, costs, miss_rate
 from blemish.evaluation.faithfulness import Measure
-from blemish.reporting.sentences import of_costs, of_faithfulness, of_misses
+from blemish.reporting.sentences import of_costs, of_faithfulness, of_misses, of_place
 
 
 def test_misses_with_their_exact_interval() -> None:
@@ -19,6 +19,11 @@ def test_misses_with_their_exact_interval() -> None:
         "Missed 0 of 6 defective: 0 %; of all defects like these, 0 to 46 %.",  # 1 - 0.025^(1/6)
         "Missed 2 of 40 dent: 5 %; of all defects like these, 1 to 17 %.",
     ]
+
+
+def test_places_are_said_with_their_reason() -> None:
+    assert of_place({"used": True, "foreseen": 0.589}).startswith("Measured place by place: 59 % of how far")
+    assert of_place({"used": False, "foreseen": -0.01}).startswith("Measured alike at all places: 0 % of how far")
 
 
 def test_costs_by_hand() -> None:

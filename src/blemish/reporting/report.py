@@ -89,6 +89,7 @@ def facts(run: Recorded) -> dict[str, Any]:
         "faithfulness": _faithfulness(metrics.get("faithfulness")),
         "suspects": metrics.get("cross_validation", {}).get("suspects", metrics.get("suspects")),
         "data_problems": metrics.get("data_problems"),
+        "place": sentences.of_place(metrics["place"]) if metrics.get("place") else None,
         "data_files": Files(**metrics["files"]).sentence() if metrics.get("files") else None,
         "repeat": repeat(card),
         "images": [{**to_json(image), "outcome": image.outcome} for image in run.images],

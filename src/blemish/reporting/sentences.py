@@ -22,6 +22,12 @@ def of_misses(misses: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def of_place(place: Mapping[str, Any]) -> str:
+    """Whether distances are measured place by place, and why: `place` of a PatchCore's metrics."""
+    share = f"{percent(max(0.0, place['foreseen']))} of how far good images are from the bank is foreseen by the place"
+    return f"Measured place by place: {share}." if place["used"] else f"Measured alike at all places: {share}."
+
+
 def of_costs(costs: Mapping[str, Any]) -> list[str]:
     """Two sentences on `cost.Costs`: the guaranteed threshold, and the cheapest one."""
     prices, guaranteed, cheapest = costs["prices"], costs["guaranteed"], costs["cheapest"]
