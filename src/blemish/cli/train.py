@@ -44,6 +44,8 @@ def train(data: Path, out: Path, detector: str, recipe: str, json_: bool, **aske
         for line in suspected(crossed):
             page.print(line, soft_wrap=True)
     page.print(run.metrics["decision"]["guarantee"], soft_wrap=True)
+    if choice := run.metrics.get("image_size"):
+        page.print(choice["sentence"], soft_wrap=True)
     page.print(f"Written to {run.folder}. Next: blemish inspect {run.folder}/bundle IMAGES --out DIR", soft_wrap=True)
 
 

@@ -74,6 +74,7 @@ def facts(run: Recorded) -> dict[str, Any]:
         "backbone": card.backbone.get("name", ""),
         "created": card.created,
         "image_size": card.image_size,
+        "image_size_choice": metrics.get("image_size", {}).get("sentence"),
         "classes": card.classes,
         "counts": metrics["counts"],
         "rule": card.decision.rule,

@@ -115,6 +115,11 @@ class TrainConfig:
         "guarantee", "guarantee: keep the false-alarm rate; class: the likelier class.", panel=GUARANTEE
     )
     image_size: tuple[int, int] | None = setting(None, "auto, 256, or HEIGHTxWIDTH.", parse=size, panel=IMAGES)
+    budget: float | None = setting(
+        None,
+        "Milliseconds that one image may take here: the image size is then chosen from the data.",
+        panel=IMAGES,
+    )
     tile: int = setting(
         0, "Side of square tiles that images are cut into, such as 512 pixels; 0 = no tiles.", low=0, panel=IMAGES
     )

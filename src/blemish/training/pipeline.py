@@ -22,6 +22,7 @@ from blemish.inference.inspector import Inspector, open_session
 from blemish.options import either
 from blemish.ownership import MARK, mark_of
 from blemish.training import card as cards
+from blemish.training import image_size
 from blemish.training.config import Run, TrainConfig
 from blemish.training.crossval import CrossValidated, CrossValidation, cross_validate
 from blemish.training.export import Parity, export, in_session, in_torch, predict, prove_parity
@@ -54,7 +55,11 @@ def write(config: TrainConfig, folder: Path, progress: Progress) -> tuple[dict[s
     clock, traits = Clock(), config.settings.traits
     data = read_data(config.data, config.layout, progress, pooled=config.pooled)
     divided = divide(data, config.split_rule, config.decision_rule, traits)
-    seen = how_seen(config.frame_rule, divided.split, config.settings, config.image_size, progress)
+    clock.lap("read")
+    choice = chosen_size(config, divided, progress) if config.budget else None
+    clock.lap("choose the image size", shown=choice is not None)
+    asked = choice.image_size if choice else config.image_size
+    seen = how_seen(config.frame_rule, divided.split, config.settings, asked, progress)
     divided = divided.without_tests(seen.unaligned)
     warnings = (*divided.warnings, *data.warnings, *seen.warnings)
     with workplace(config, folder, seen.image_size) as work:
@@ -88,6 +93,8 @@ def write(config: TrainConfig, folder: Path, progress: Progress) -> tuple[dict[s
         clock.lap("evaluate")
         metrics = cards.metrics(card, divided.split, parity, warnings) | evaluated.metrics | detector.metrics
         metrics["files"] = data.files
+        if choice:
+            metrics["image_size"] = choice.to_json()
         write_run(folder, metrics, evaluated, crossed, card, clock.laps, progress)
         work.keep_log(folder)
     return metrics, warnings
@@ -115,6 +122,13 @@ def refuse(config: TrainConfig) -> None:
     if config.folds and config.frame_rule.asked:
         raise BlemishError("--folds cannot be combined with --tile, --roi or --align; omit one or the other.")
     check_frame(config.frame_rule, traits)
+    image_size.check(config.budget, config.image_size, config.frame_rule, traits)
+
+
+def chosen_size(config: TrainConfig, divided: Divided, progress: Progress) -> image_size.Choice:
+    """The image size within the budget, chosen by training images alone."""
+    assert config.budget is not None
+    return image_size.choose_size(divided.split.train, divided.items, config.settings, config.budget, progress)
 
 
 @dataclass(frozen=True)
@@ -134,11 +148,11 @@ class Workplace:
 
 
 @contextmanager
-def workplace(config: TrainConfig, folder: Path, image_size: tuple[int, int]) -> Iterator[Workplace]:
+def workplace(config: TrainConfig, folder: Path, size: tuple[int, int]) -> Iterator[Workplace]:
     """Temporary folders: the frames in the run's `folder`, deleted at the end in any case; the unfinished training
     beside `config.out`, deleted only when the run is complete."""
     frames, unfinished = folder / "frames", config.out.with_name(f".{config.out.name}.training")
-    settings = replace(config.settings, image_size=image_size)  # type: ignore[type-var]
+    settings = replace(config.settings, image_size=size)  # type: ignore[type-var]
     if settings.traits.trained_by_gradient:
         if unfinished.exists() and mark_of(unfinished) is None:
             raise BlemishError(f"{unfinished}: is in the way of {config.out}; move it away, or name another folder.")
@@ -266,8 +280,8 @@ class Clock:
         self._last = time.perf_counter()
 
     def lap(self, name: str, *, shown: bool = True) -> None:
-        """Ends a stage; the time of one that is not `shown` is added to the next."""
+        """Ends a stage, or a part of it; the time of one that is not `shown` is added to the next."""
         if shown:
             now = time.perf_counter()
-            self.laps[name] = round(now - self._last, 2)
+            self.laps[name] = round(self.laps.get(name, 0) + now - self._last, 2)
             self._last = now
