@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blemish.detectors.patchcore.place import LIES_STILL, foreseen, left_out_deviations, normal
+from blemish.detectors.patchcore.place import LIES_STILL, eased, foreseen, left_out_deviations, normal
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -51,11 +51,12 @@ def test_images_of_one_item_foresee_nothing_of_each_other() -> None:
 @pytest.mark.parametrize("by_place", [True, False])
 def test_left_out_is_what_the_others_say(by_place: bool) -> None:
     maps, items = random(6, 3, 4).abs(), torch.tensor([0, 1, 0, 2, 3, 3])
-    found = left_out_deviations(maps, items, by_place=by_place)
+    found, spreads = left_out_deviations(maps, items, by_place=by_place)
     others = maps[[1, 3, 4, 5]].numpy().astype(np.float64)
     centre, spread = (others.mean(0), others.std(0)) if by_place else (others.mean(), np.full((3, 4), others.std()))
     wanted = (maps[2].numpy() - centre) / (spread + spread.mean())
     np.testing.assert_allclose(found[2], wanted, rtol=1e-5)
+    np.testing.assert_allclose(spreads[2], spread + spread.mean(), rtol=1e-5)
 
 
 def test_good_images_seem_no_more_normal_than_new_ones() -> None:
@@ -64,6 +65,33 @@ def test_good_images_seem_no_more_normal_than_new_ones() -> None:
     maps, new = random(10, 10, 10).abs(), random(400, 10, 10, seed=5).abs()
     known = normal(maps, by_place=True)
     highest_new = known.deviations(new).flatten(1).amax(1).median()
-    left_out = left_out_deviations(maps, torch.arange(10), by_place=True).flatten(1).amax(1).median()
+    left_out = left_out_deviations(maps, torch.arange(10), by_place=True)[0].flatten(1).amax(1).median()
     own = known.deviations(maps).flatten(1).amax(1).median()
     assert abs(left_out - highest_new) < (highest_new - own) / 2
+
+
+def test_places_ease_where_few_are_far_and_not_where_one_image_is_odd() -> None:
+    """One place is always 10 away and varies; elsewhere distances are small. Alike, that place sets the threshold
+    everywhere. Where all places are alike, places have less to go by."""
+    maps = 1 + 0.1 * random(40, 8, 8)
+    items = torch.arange(40)
+    assert 0.8 < eased(maps, items) < 1.5
+    maps[:, 3, 4] = 10 + random(40, seed=1)
+    assert eased(maps, items) < 0.3
+
+
+def test_eased_by_hand() -> None:
+    """Three images of two places, each left out: (0, 4), (2, 6), (4, 8)."""
+    maps = torch.tensor([[[0.0, 4.0]], [[2.0, 6.0]], [[4.0, 8.0]]])
+
+    def needed(by_place: bool) -> float:
+        deviations, units = [], []
+        for i in range(3):
+            others = np.delete(maps.numpy().astype(float), i, 0)
+            centre, spread = (others.mean(0), others.std(0)) if by_place else (others.mean(), others.std() * np.ones(2))
+            units.append(spread + spread.mean())
+            deviations.append((maps[i].numpy() - centre) / units[-1])
+        threshold = np.quantile(np.array(deviations).reshape(3, -1).max(1), 0.95)
+        return float(((threshold - np.array(deviations)) * np.array(units).reshape(3, 1, 2)).mean())
+
+    assert eased(maps, torch.arange(3)) == pytest.approx(needed(True) / needed(False), rel=1e-5)

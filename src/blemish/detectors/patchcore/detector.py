@@ -22,7 +22,7 @@ from blemish.detectors.nn.resampling import Enlarge, Smooth, batches, check_devi
 from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.detectors.patchcore.features import Features
 from blemish.detectors.patchcore.left_out import Memory, left_out_distances
-from blemish.detectors.patchcore.place import LIES_STILL, Normal, foreseen, left_out_deviations, normal
+from blemish.detectors.patchcore.place import LIES_STILL, Normal, eased, foreseen, left_out_deviations, normal
 from blemish.options import check
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
@@ -83,9 +83,10 @@ class PatchCore:
             as_they_are = torch.zeros(self._features.grid)
             return Normal(as_they_are, as_they_are + 1), False
         maps = self._smoothed(chosen, progress)
-        share = foreseen(maps, items[chosen])
-        by_place = share > LIES_STILL if self.config.place == "auto" else self.config.place == "yes"
-        self.metrics["place"] = {"used": by_place, "foreseen": round(share, 4)}
+        share, ease = foreseen(maps, items[chosen]), eased(maps, items[chosen])
+        helps = share > LIES_STILL and ease < 1
+        by_place = helps if self.config.place == "auto" else self.config.place == "yes"
+        self.metrics["place"] = {"used": by_place, "foreseen": round(share, 4), "eased": round(ease, 4)}
         return normal(maps, by_place=by_place), by_place
 
     def _bank_items(self) -> Tensor:
@@ -163,7 +164,7 @@ class PatchCore:
         samples = self.sources().samples
         items = _numbered(samples)
         smoothed = self._smoothed(torch.arange(len(samples)), progress)
-        deviations = left_out_deviations(smoothed, items, by_place=self._by_place)
+        deviations, _ = left_out_deviations(smoothed, items, by_place=self._by_place)
         enlarge = Enlarge(self._features.grid, self.config.image_size, self.config.sigma)
         return Prediction(
             scores=deviations.flatten(1).amax(1).numpy(),

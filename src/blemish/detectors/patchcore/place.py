@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Places count where they foresee this share of the variance of an image that they have not seen. Below it, they hardly
-# change a score, in either direction (docs/patchcore.md).
+# Places count where they foresee this share of the variance of an image that they have not seen, and where a defect
+# then needs to add less distance to be found (docs/patchcore.md).
 LIES_STILL = 0.05
 STEADY = 1.0  # share of the mean spread that is added to each place's: few images know a small spread badly
 
@@ -45,6 +45,19 @@ def foreseen(maps: Tensor, items: Tensor) -> float:
     return 1 - by_place / by_all if by_all > 0 else 0.0
 
 
+def eased(maps: Tensor, items: Tensor, rate: float = 0.05) -> float:
+    """How much distance a defect must add to be found where distances are measured by place, as a share of what it must
+    add where they are not: the mean over places and good images of `maps` (n, gh, gw), each left out, of the threshold
+    that flags `rate` of these images less what is there already. Below 1, places let more defects be found."""
+    missing = []
+    for by_place in (True, False):
+        deviations, spreads = left_out_deviations(maps, items, by_place=by_place)
+        threshold = deviations.flatten(1).amax(1).quantile(1 - rate)
+        needed = (threshold - deviations) * spreads  # back in units of distance
+        missing.append(float(needed.mean()))
+    return missing[0] / missing[1] if missing[1] > 0 else 1.0
+
+
 def normal(maps: Tensor, *, by_place: bool) -> Normal:
     """What is normal in `maps` (n, gh, gw) of good images: at each place, or at all places alike."""
     maps = maps.double()
@@ -55,11 +68,12 @@ def normal(maps: Tensor, *, by_place: bool) -> Normal:
     return Normal(centre.float(), steady.float())
 
 
-def left_out_deviations(maps: Tensor, items: Tensor, *, by_place: bool) -> Tensor:
-    """The deviations of each of the `maps` (n, gh, gw) from what is normal in those of other `items` (n,): an image
-    that took part in its own mean and spread would look too normal."""
-    result = torch.empty_like(maps)
+def left_out_deviations(maps: Tensor, items: Tensor, *, by_place: bool) -> tuple[Tensor, Tensor]:
+    """The deviations of each of the `maps` (n, gh, gw) from what is normal in those of other `items` (n,), and the
+    spreads that are their units: an image that took part in its own mean and spread would look too normal."""
+    deviations, spreads = torch.empty_like(maps), torch.empty_like(maps)
     for item in set(items.tolist()):
         own = items == item
-        result[own] = normal(maps[~own], by_place=by_place).deviations(maps[own])
-    return result
+        others = normal(maps[~own], by_place=by_place)
+        deviations[own], spreads[own] = others.deviations(maps[own]), others.spread
+    return deviations, spreads
