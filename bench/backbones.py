@@ -39,7 +39,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def configs(teacher: Path, bank: int, seed: int) -> dict[str, PatchCoreConfig]:
-    base = PatchCoreConfig(max_bank=bank, seed=seed)
+    base = PatchCoreConfig(image_size=(256, 256), max_bank=bank, seed=seed)
     return {
         "bundled": base,
         "teacher": replace(base, backbone=TEACHER, weights=teacher),
