@@ -21,6 +21,7 @@ from blemish.types import Progress, silent
 
 ENTRIES = 1024  # of a small bank, at most
 ACTIVE, CENTRES = 4096, 64  # rows that a step of the coreset's selection looks at; centres compared at once
+ROWS = 256  # compared with a whole bank at once
 PROJECTION = 32  # dimensions in which a small bank is chosen
 IMAGES, PATCHES = 512, 16_384  # that it is chosen from: images at most, patches about
 
@@ -152,7 +153,7 @@ def _two_nearest_items(points: Tensor, kept: Tensor, items: Tensor) -> tuple[Ten
     centres, centre_items = points[kept], items[kept]
     norms = centres.square().sum(1)
     nearest, second, item_of = [], [], []
-    for chunk in torch.split(points, ACTIVE):
+    for chunk in torch.split(points, ROWS):
         distances = torch.addmm(norms, chunk, centres.T, alpha=-2) + chunk.square().sum(1, keepdim=True)
         least, at = distances.min(1)
         item = centre_items[at]

@@ -18,6 +18,8 @@ from blemish.detectors.nn.resampling import batches
 from blemish.detectors.patchcore.features import Features
 from blemish.types import BlemishError, Progress, Sample, silent
 
+ROWS = 256  # patches compared with the bank at once: larger products are given back to the system each time
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -76,5 +78,6 @@ def _patches(images: Iterator[Tensor], features: Features) -> Iterator[Tensor]:
 def _nearest(rows: Tensor, others: Tensor, penalty: Tensor | float = 0.0) -> Tensor:
     """Distances `(P,)` of `rows` (P, C) to the nearest of `others` (M, C), without those with an infinite `penalty`
     (M,). A product finds the nearest, and its distance is then measured: the product's own would be rounded."""
-    products = torch.addmm(others.square().sum(1) + penalty, rows, others.T, alpha=-2)
-    return (rows - others[products.argmin(1)]).square().sum(1).sqrt()
+    norms = others.square().sum(1) + penalty
+    at = torch.cat([torch.addmm(norms, part, others.T, alpha=-2).argmin(1) for part in torch.split(rows, ROWS)])
+    return (rows - others[at]).square().sum(1).sqrt()
