@@ -102,7 +102,7 @@ def learned(work: Path, shared: Path, name: str, backbone: list[str]) -> dict[st
     command: list[str | Path] = [Path(sys.executable).parent / "blemish", "train", work / "images", "-o", out]
     command += ["--overwrite", "--image-size", "256", "--max-bank", str(BANK), "--memory", "0.5", "--no-evidence"]
     command += ["--calibrate", "leave-one-out", "--overlays", "0", *backbone]
-    if backbone:
+    if BACKBONE in backbone:
         command += ["--weights", shared / WEIGHTS]
     begun = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
@@ -154,7 +154,7 @@ def measure(shared: Path, work: Path, again: bool) -> dict[str, Any]:
             kept.write_text(json.dumps(theirs, indent=1), encoding="utf-8")
     print("blemish: learning", flush=True)
     fit = learned(work, shared, "same", ["--backbone", BACKBONE])
-    fit_bundled = learned(work, shared, "bundled", [])
+    fit_bundled = learned(work, shared, "bundled", ["--backbone", "bundled"])
 
     def we(task: str, run: str) -> dict[str, Any]:
         print(f"blemish: {task}, {run}", flush=True)
