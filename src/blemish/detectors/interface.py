@@ -119,6 +119,6 @@ class LeavesOneOut(Protocol):
     """What a detector has in addition if its traits say `leaves_one_out`."""
 
     def sources(self) -> Sources: ...
-    def left_out(self, progress: Progress = silent) -> Prediction:
-        """Predictions of the training samples, in the order of `sources().samples`, as if each sample's item
-        (`Sample.group`) had never been seen."""
+    def left_out(self, progress: Progress = silent) -> Callable[[int], Prediction]:
+        """Gives the prediction of a training sample, by its place in `sources().samples`, as if its item
+        (`Sample.group`) had not been seen."""

@@ -3,6 +3,7 @@ synthetic defects in good training images about as well as the best one does."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ def check(budget: float | None, image_size: tuple[int, int] | None, rule: FrameR
     """Raises `BlemishError`, before any work, where a budget cannot choose the size."""
     if budget is None:
         return
-    if budget <= 0:
+    if not (math.isfinite(budget) and budget > 0):
         raise BlemishError(f"--budget {budget:g} is no time; give the milliseconds that one image may take.")
     if traits.learns_from_defects or traits.trained_by_gradient:
         raise BlemishError(
@@ -102,7 +103,7 @@ def choose_size(
 
     Raises `BlemishError` for too few items, and where even the smallest size is over the budget.
     """
-    good = [sample for sample in samples if sample.label != "anomaly"]
+    good = [replace(sample, group=items[sample.name]) for sample in samples if sample.label != "anomaly"]
     learned, scored = parted(good, items)
     candidates: list[Candidate] = []
     sizes = sorted({auto_size(good, area) for area in AREAS}, key=lambda size: size[0] * size[1])

@@ -38,14 +38,11 @@ def leave_one_out(
             f"All {len(images)} good images are of one item, so nothing is left to compare them with; "
             "add images of other items, or hold some out."
         )
-    left_out = detector.left_out(progress)
-    if seen is None or seen.framing is None:
-        order = [index_of[name] for name in names]
-        return Prediction(**{name: values[order] for name, values in left_out.outputs().items()})
-    following = iter(names)
+    left_out, following = detector.left_out(progress), iter(names)
 
     def known(_: Pixels) -> Prediction:
         """In place of a graph: what is known of the next sample."""
-        return left_out[index_of[next(following)]]
+        return left_out(index_of[next(following)])
 
-    return predict(seen.framing.wrap(known, batch=1), images, progress, "put together")
+    run = seen.framing.wrap(known, batch=1) if seen and seen.framing else known
+    return predict(run, images, progress, "put together")

@@ -73,7 +73,8 @@ def write(config: TrainConfig, folder: Path, progress: Progress) -> tuple[dict[s
         clock.lap("fit")
         runners = export_graph(graph, seen, folder / "bundle")
         clock.lap("export")
-        # From here on everything is measured on the exported graph, which is the one that will run.
+        # From here on everything is measured on the exported graph, which is the one that will run; but leaving one out
+        # takes the fitted detector's own distances, which it measures exactly as the graph does.
         results = inspect_images(runners, divided, progress)
         clock.lap("inspect")
         parity = prove(graph, runners, results, progress)

@@ -11,7 +11,7 @@ from torch import Tensor
 from blemish.detectors.nn.memory_bank import project
 from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.detectors.patchcore.detector import PatchCore, PatchCoreGraph
-from blemish.types import BlemishError, Sample
+from blemish.types import BlemishError, Prediction, Sample
 
 SMALL = PatchCoreConfig(image_size=(64, 96), random_weights=True, max_bank=40, coreset=0.5, batch=2)
 
@@ -28,7 +28,7 @@ def images(folder: Path, count: int, size: tuple[int, int] = (50, 70)) -> list[S
 
 def fitted(tmp_path: Path, **changes: object) -> tuple[PatchCoreGraph, Tensor]:
     config = PatchCoreConfig(**{**SMALL.__dict__, **changes})
-    graph = PatchCore(config).fit(images(tmp_path, 3)).graph()
+    graph = PatchCore(config).fit(images(tmp_path, 8)).graph()
     assert isinstance(graph, PatchCoreGraph)
     return graph, torch.randint(0, 256, (2, 45, 80, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -48,6 +48,32 @@ def test_scores_and_maps_equal_a_slow_version(tmp_path: Path, place: str) -> Non
         assert float(score) == pytest.approx(deviations.max(), rel=1e-3)  # Eq. 6
         expected = torch.nn.functional.interpolate(torch.tensor(deviations)[None, None], (64, 96), mode="bilinear")
         torch.testing.assert_close(anomaly_map.double(), expected[0, 0], rtol=1e-3, atol=1e-3)
+
+
+def test_few_items_have_no_places(tmp_path: Path) -> None:
+    """Of two images each place's spread would be unknown, and every score without bounds."""
+    detector = PatchCore(PatchCoreConfig(**{**SMALL.__dict__, "place": "yes"})).fit(images(tmp_path, 2))
+    assert not detector.metrics["place"]["used"]
+    of = detector.left_out()
+    assert abs(float(of(0).scores[0])) < 100
+
+
+def test_what_is_normal_is_known_from_images_drawn_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from every second one, which may be the same view of each item; and leaving one out uses the same images."""
+    monkeypatch.setattr("blemish.detectors.patchcore.detector.IMAGES", 6)
+    detector = PatchCore(PatchCoreConfig(**{**SMALL.__dict__, "sigma": 0.0})).fit(images(tmp_path, 12))
+    chosen = detector._reference.nonzero().flatten()
+    assert len(chosen) == 6
+    assert set((chosen % 2).tolist()) == {0, 1}
+    of, graph = detector.left_out(), detector.graph()
+    distances = np.concatenate([found for i in range(12) if (found := of(i).distances) is not None])
+    smooth = np.array([gaussian_filter(d, 0.7, mode="reflect", radius=3) for d in distances], np.float64)
+    assert not detector.metrics["place"]["used"]
+    assert float(graph.centre[0, 0]) == pytest.approx(smooth[chosen].mean(), rel=1e-3)
+    one = int(chosen[0])
+    others = smooth[[i for i in chosen.tolist() if i != one]]
+    wanted = (smooth[one] - others.mean()) / (2 * others.std())
+    assert float(of(one).scores[0]) == pytest.approx(wanted.max(), rel=1e-3)
 
 
 def test_patches_are_means_over_cells_of_both_taps(tmp_path: Path) -> None:
@@ -121,7 +147,13 @@ def test_without_its_item_an_image_equals_the_graph_that_never_saw_it(tmp_path: 
     samples = [replace(sample, group=group) for sample, group in zip(samples, ["a", "", "a", "b", ""], strict=True)]
     config = PatchCoreConfig(**{**SMALL.__dict__, "coreset": 1.0, "max_bank": 10_000, "sigma": 0.0})
     detector = PatchCore(config).fit(samples)
-    left_out = detector.left_out()
+    of = detector.left_out()
+    found = [of(number) for number in range(5)]
+    left_out = Prediction(
+        scores=np.concatenate([one.scores for one in found]),
+        maps=np.concatenate([one.maps for one in found]),
+        distances=np.concatenate([one.distances for one in found if one.distances is not None]),
+    )
     assert left_out.distances is not None
     for i, own in enumerate([[0, 2], [1], [0, 2], [3], [4]]):
         graph = PatchCore(config).fit([sample for j, sample in enumerate(samples) if j not in own]).graph()

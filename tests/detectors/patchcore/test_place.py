@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blemish.detectors.patchcore.place import LIES_STILL, eased, foreseen, left_out_deviations, normal
+from blemish.detectors.patchcore.place import LIES_STILL, eased, foreseen, left_out_deviations, normal, varying
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -95,3 +95,13 @@ def test_eased_by_hand() -> None:
         return float(((threshold - np.array(deviations)) * np.array(units).reshape(3, 1, 2)).mean())
 
     assert eased(maps, torch.arange(3)) == pytest.approx(needed(True) / needed(False), rel=1e-5)
+
+
+def test_constant_cells_say_nothing_of_places() -> None:
+    """Half of the cells outside a region of interest: alone they would make places foresee almost everything."""
+    maps = random(30, 10, 10, seed=3)
+    maps[:, :5] = 7
+    assert foreseen(maps.flatten(1), torch.arange(30)) > 0.8
+    assert varying(maps).shape == (30, 50)
+    assert abs(foreseen(varying(maps), torch.arange(30))) < LIES_STILL
+    assert eased(varying(torch.ones(3, 2, 2)), torch.arange(3)) == 1

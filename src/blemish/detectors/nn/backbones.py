@@ -185,6 +185,8 @@ def _timm(name: str, request: _Request) -> Backbone:
     default = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     mean, std = (request.normalisation(what, getattr(default, what, 0)) for what in ("mean", "std"))
     probe, build = _probe(name, image_size, options)
+    if unknown := [layer for layer in layers if not layer.removeprefix("-").isdecimal()]:
+        raise BlemishError(f"{name} counts its layers; give numbers with --layers, not {', '.join(unknown)}.")
     chosen = [int(layer) for layer in layers] or default_stages(probe.feature_info.reduction())
     overlay = {"pretrained_cfg_overlay": _local(weights)} if weights else {}
     try:

@@ -8,21 +8,30 @@ place (`place`), which the paper does not ask; its weight of the score, Eq. 7, i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from blemish.detectors.interface import Origin
-from blemish.detectors.nn.memory_bank import greedy_coreset, places, project, some
+from blemish.detectors.nn.memory_bank import IMAGES, greedy_coreset, places, project
 from blemish.detectors.nn.nearest import Nearest
 from blemish.detectors.nn.provenance import Sources
 from blemish.detectors.nn.resampling import Enlarge, Smooth, batches, check_device
 from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.detectors.patchcore.features import Features
 from blemish.detectors.patchcore.left_out import Memory, left_out_distances
-from blemish.detectors.patchcore.place import LIES_STILL, Normal, eased, foreseen, left_out_deviations, normal
+from blemish.detectors.patchcore.place import (
+    FEWEST,
+    LIES_STILL,
+    Normal,
+    eased,
+    foreseen,
+    left_out_deviations,
+    normal,
+    varying,
+)
 from blemish.options import check
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
@@ -78,15 +87,25 @@ class PatchCore:
     def _what_is_normal(self, items: Tensor, progress: Progress) -> tuple[Normal, bool]:
         """What is normal, and whether it is so by place. One image, or one item, cannot be compared with others: then
         distances stay as they are."""
-        chosen = some(len(items))
+        # At random: a fixed step might always meet the same tile, or the same view, of every item.
+        chosen = (
+            torch.randperm(len(items), generator=torch.Generator().manual_seed(self.config.seed))[:IMAGES].sort().values
+        )
+        self._reference = torch.zeros(len(items), dtype=torch.bool).index_fill_(0, chosen, True)
         if min(len(set(items[chosen].tolist())), len(set(self._bank_items().tolist()))) < 2:
             as_they_are = torch.zeros(self._features.grid)
             return Normal(as_they_are, as_they_are + 1), False
         maps = self._smoothed(chosen, progress)
-        share, ease = foreseen(maps, items[chosen]), eased(maps, items[chosen])
+        share, ease = foreseen(varying(maps), items[chosen]), eased(varying(maps), items[chosen])
         helps = share > LIES_STILL and ease < 1
-        by_place = helps if self.config.place == "auto" else self.config.place == "yes"
-        self.metrics["place"] = {"used": by_place, "foreseen": round(share, 4), "eased": round(ease, 4)}
+        asked = self.config.place
+        by_place = (helps if asked == "auto" else asked == "yes") and len(set(items[chosen].tolist())) >= FEWEST
+        self.metrics["place"] = {
+            "asked": asked,
+            "used": by_place,
+            "foreseen": round(share, 4),
+            "eased": round(ease, 4),
+        }
         return normal(maps, by_place=by_place), by_place
 
     def _bank_items(self) -> Tensor:
@@ -155,22 +174,24 @@ class PatchCore:
         """
         return PatchCoreGraph(self._features.cpu(), self._fitted().bank, self._normal, self.config).eval()
 
-    def left_out(self, progress: Progress = silent) -> Prediction:
-        """Scores, maps and distances of the training images, in order, as if each image's item had never been seen: it
-        is left out of the memory bank and of what is normal.
+    def left_out(self, progress: Progress = silent) -> Callable[[int], Prediction]:
+        """Gives the prediction of each training image, by its number, as if its item had not been seen: it is left
+        out of the memory bank and of what is normal. (What the other images' distances were, and whether places are
+        used, may still depend on it a little.)
 
         Raises `BlemishError` where nothing is left to compare with, `RuntimeError` before `fit`.
         """
-        samples = self.sources().samples
-        items = _numbered(samples)
-        smoothed = self._smoothed(torch.arange(len(samples)), progress)
-        deviations, _ = left_out_deviations(smoothed, items, by_place=self._by_place)
+        items = _numbered(self.sources().samples)
+        smoothed = self._smoothed(torch.arange(len(items)), progress)
+        deviations, _ = left_out_deviations(smoothed, items, by_place=self._by_place, reference=self._reference)
         enlarge = Enlarge(self._features.grid, self.config.image_size, self.config.sigma)
-        return Prediction(
-            scores=deviations.flatten(1).amax(1).numpy(),
-            maps=enlarge(deviations).numpy(),
-            distances=torch.stack([self._distances[index] for index in range(len(samples))]).numpy(),
-        )
+
+        def of(number: int) -> Prediction:
+            one = deviations[number][None]
+            distances = self._distances[number][None].numpy()
+            return Prediction(scores=one.flatten(1).amax(1).numpy(), maps=enlarge(one).numpy(), distances=distances)
+
+        return of
 
 
 def _numbered(samples: Sequence[Sample]) -> Tensor:

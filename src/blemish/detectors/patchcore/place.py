@@ -15,6 +15,8 @@ from torch import Tensor
 # Places count where they foresee this share of the variance of an image that they have not seen, and where a defect
 # then needs to add less distance to be found (docs/patchcore.md).
 LIES_STILL = 0.05
+CONSTANT = 0.01  # of the mean spread: cells below it do not vary
+FEWEST = 8  # items: fewer do not know each place's spread
 STEADY = 1.0  # share of the mean spread that is added to each place's: few images know a small spread badly
 
 
@@ -29,26 +31,46 @@ class Normal(NamedTuple):
         return (distances - self.centre) / self.spread
 
 
+def varying(maps: Tensor) -> Tensor:
+    """The cells of `maps` (n, gh, gw) that vary over images, `(n, cells)`: constant ones, such as what is outside a
+    region of interest, would be foreseen perfectly and say nothing."""
+    flat = maps.flatten(1)
+    spread = flat.std(0, correction=0)
+    return flat[:, spread > CONSTANT * spread.mean()]
+
+
 def foreseen(maps: Tensor, items: Tensor) -> float:
-    """The share of the variance of good images' `maps` (n, gh, gw) that their places explain, each image's from the
+    """The share of the variance of good images' `maps` (n, cells) that their places explain, each image's from the
     images of other `items` (n,): 1 - sum (m - mean at the place)^2 / sum (m - mean of all places)^2. At most 1; about 0
     or below where an image says nothing about where another is far from the bank."""
+    if len(set(items.tolist())) < 2:
+        return 0.0
     maps = maps.double()
-    by_place = by_all = 0.0
-    for item in set(items.tolist()):
-        own = items == item
-        if own.all():
-            return 0.0
-        centre = maps[~own].mean(0)
-        by_place += float((maps[own] - centre).square().sum())
-        by_all += float((maps[own] - centre.mean()).square().sum())
+    centre = _without_own(maps, items)
+    by_place = float((maps - centre).square().sum())
+    by_all = float((maps - centre.mean(1, keepdim=True)).square().sum())
     return 1 - by_place / by_all if by_all > 0 else 0.0
+
+
+def _without_own(maps: Tensor, items: Tensor, reference: Tensor | None = None) -> Tensor:
+    """For each of the `maps` (n, ...), the mean of those of other items, `(n, ...)`; only maps whose `reference` (n,)
+    is true count. Of sums, so that many items take no longer."""
+    counted = torch.ones(len(maps)) if reference is None else reference.float()
+    weights = counted.to(maps.dtype).view(-1, *[1] * (maps.ndim - 1))
+    numbers = torch.unique(items, return_inverse=True)[1]
+    own = torch.zeros(int(numbers.max()) + 1, *maps.shape[1:], dtype=maps.dtype).index_add_(0, numbers, maps * weights)
+    own_count = torch.zeros(len(own), dtype=maps.dtype).index_add_(0, numbers, weights.flatten())
+    left = weights.sum() - own_count[numbers]
+    mean: Tensor = ((maps * weights).sum(0) - own[numbers]) / left.view_as(weights)
+    return mean
 
 
 def eased(maps: Tensor, items: Tensor, rate: float = 0.05) -> float:
     """How much distance a defect must add to be found where distances are measured by place, as a share of what it must
     add where they are not: the mean over places and good images of `maps` (n, gh, gw), each left out, of the threshold
     that flags `rate` of these images less what is there already. Below 1, places let more defects be found."""
+    if not maps[0].numel() or len(set(items.tolist())) < 2:
+        return 1.0
     missing = []
     for by_place in (True, False):
         deviations, spreads = left_out_deviations(maps, items, by_place=by_place)
@@ -68,12 +90,17 @@ def normal(maps: Tensor, *, by_place: bool) -> Normal:
     return Normal(centre.float(), steady.float())
 
 
-def left_out_deviations(maps: Tensor, items: Tensor, *, by_place: bool) -> tuple[Tensor, Tensor]:
-    """The deviations of each of the `maps` (n, gh, gw) from what is normal in those of other `items` (n,), and the
-    spreads that are their units: an image that took part in its own mean and spread would look too normal."""
-    deviations, spreads = torch.empty_like(maps), torch.empty_like(maps)
-    for item in set(items.tolist()):
-        own = items == item
-        others = normal(maps[~own], by_place=by_place)
-        deviations[own], spreads[own] = others.deviations(maps[own]), others.spread
-    return deviations, spreads
+def left_out_deviations(
+    maps: Tensor, items: Tensor, *, by_place: bool, reference: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The deviations of each of the `maps` (n, ...) from what is normal in those of other `items` (n,), and the spreads
+    that are their units: an image that took part in its own mean and spread would look too normal. `reference` (n,)
+    bool: the maps that say what is normal, all if it is None."""
+    values = maps.double()
+    centre, square = (_without_own(part, items, reference) for part in (values, values.square()))
+    if not by_place:
+        cells = tuple(range(1, maps.ndim))
+        centre, square = (part.mean(cells, keepdim=True).expand_as(maps) for part in (centre, square))
+    spread = (square - centre.square()).clamp(min=0).sqrt()
+    spread = (spread + STEADY * spread.mean(tuple(range(1, maps.ndim)), keepdim=True)).clamp(min=1e-6)
+    return ((values - centre) / spread).float(), spread.float()
