@@ -22,10 +22,10 @@ def test_misses_with_their_exact_interval() -> None:
 
 
 def test_places_are_said_with_their_reason() -> None:
-    assert of_place({"used": True, "foreseen": 0.589, "eased": 0.72}).startswith(
+    assert of_place({"asked": "auto", "used": True, "foreseen": 0.589, "eased": 0.72}).startswith(
         "Measured place by place: 58.9 % of how far"
     )
-    assert of_place({"used": False, "foreseen": -0.01, "eased": 1.1}).startswith(
+    assert of_place({"asked": "auto", "used": False, "foreseen": -0.01, "eased": 1.1}).startswith(
         "Measured alike at all places: 0 % of how far"
     )
 

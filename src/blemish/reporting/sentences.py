@@ -24,7 +24,7 @@ def of_misses(misses: Mapping[str, Any]) -> list[str]:
 
 def of_place(place: Mapping[str, Any]) -> str:
     """Whether distances are measured place by place, and why: `place` of a PatchCore's metrics."""
-    asked = "" if place.get("asked", "auto") == "auto" else ", as asked"
+    asked = "" if place["asked"] == "auto" else ", as asked"
     why = (
         f"{percent(max(0.0, place['foreseen']))} of how far good images are from the bank is foreseen by the place, "
         f"and place by place a defect must add {place['eased']:.2f} times as much distance to be found"

@@ -17,9 +17,8 @@ from blemish.data.corrupt import corrupt
 from blemish.detectors.interface import DetectorConfig, Traits
 from blemish.evaluation.detection import auroc
 from blemish.images import decode
-from blemish.inference.inspector import open_session
 from blemish.training.config import FrameRule
-from blemish.training.export import export, in_session
+from blemish.training.export import export, in_onnxruntime
 from blemish.training.splits import auto_size
 from blemish.types import BlemishError, Progress, Runner, Sample, silent
 
@@ -155,7 +154,7 @@ def _runner(settings: DetectorConfig, samples: Sequence[Sample]) -> Runner:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         export(settings.build().fit(samples).graph(), file)
-        return in_session(open_session(file.read_bytes()))
+        return in_onnxruntime(file)
 
 
 def milliseconds(run: Runner, sample: Sample) -> float:

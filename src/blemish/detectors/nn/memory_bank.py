@@ -21,7 +21,7 @@ from blemish.types import Progress, silent
 
 ENTRIES = 1024  # of a small bank, at most
 ACTIVE, CENTRES = 4096, 64  # rows that a step of the coreset's selection looks at; centres compared at once
-ROWS = 256  # compared with a whole bank at once
+ROWS = 256  # compared with a whole bank at once: larger products are given back to the system each time
 PROJECTION = 32  # dimensions in which a small bank is chosen
 IMAGES, PATCHES = 512, 16_384  # that it is chosen from: images at most, patches about
 

@@ -88,23 +88,6 @@ class Enlarge(nn.Module):
         return self.rows @ cells @ self.columns.T
 
 
-class Smooth(nn.Module):
-    """Maps `(..., *grid)` -> the same size, blurred by a Gaussian of `sigma` cells with mirrored borders; 0 = as they
-    are."""
-
-    rows: Tensor
-    columns: Tensor
-
-    def __init__(self, grid: Sequence[int], sigma: float) -> None:
-        super().__init__()
-        for name, size in zip(("rows", "columns"), grid, strict=True):
-            radius = min(int(4 * sigma + 0.5), size)
-            self.register_buffer(name, blur_weights(size, gaussian(radius, sigma)) if radius else torch.eye(size))
-
-    def forward(self, cells: Tensor) -> Tensor:
-        return self.rows @ cells @ self.columns.T
-
-
 def batches(samples: Sequence[Sample], resize: nn.Module, batch: int, device: str = "cpu") -> Iterator[Tensor]:
     """Resized images `(<= batch, 3, H, W)`; two threads decode files one or two batches ahead of the network."""
 

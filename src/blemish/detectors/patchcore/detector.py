@@ -18,7 +18,7 @@ from blemish.detectors.interface import Origin
 from blemish.detectors.nn.memory_bank import IMAGES, greedy_coreset, places, project
 from blemish.detectors.nn.nearest import Nearest
 from blemish.detectors.nn.provenance import Sources
-from blemish.detectors.nn.resampling import Enlarge, Smooth, batches, check_device
+from blemish.detectors.nn.resampling import Enlarge, batches, check_device
 from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.detectors.patchcore.features import Features
 from blemish.detectors.patchcore.left_out import Memory, left_out_distances
@@ -78,28 +78,30 @@ class PatchCore:
         points = project(patches.to(config.device), config.projection, config.seed)
         kept = greedy_coreset(points, size, seed=config.seed, progress=progress).cpu()
         self._sources = Sources(tuple(samples), places(kept, cells, grid[1]))
-        items = _numbered(samples)
-        self._memory = Memory(patches, points.cpu(), items.repeat_interleave(cells.shape[1]), kept)
+        self._items = _numbered(samples)
+        self._memory = Memory(patches, points.cpu(), self._items.repeat_interleave(cells.shape[1]), kept)
         self._distances = {}
-        self._normal, self._by_place = self._what_is_normal(items, progress)
+        self._normal, self._by_place = self._what_is_normal(progress)
         return self
 
-    def _what_is_normal(self, items: Tensor, progress: Progress) -> tuple[Normal, bool]:
+    def _what_is_normal(self, progress: Progress) -> tuple[Normal, bool]:
         """What is normal, and whether it is so by place. One image, or one item, cannot be compared with others: then
         distances stay as they are."""
         # At random: a fixed step might always meet the same tile, or the same view, of every item.
-        chosen = (
-            torch.randperm(len(items), generator=torch.Generator().manual_seed(self.config.seed))[:IMAGES].sort().values
-        )
-        self._reference = torch.zeros(len(items), dtype=torch.bool).index_fill_(0, chosen, True)
-        if min(len(set(items[chosen].tolist())), len(set(self._bank_items().tolist()))) < 2:
+        generator = torch.Generator().manual_seed(self.config.seed)
+        chosen = torch.randperm(len(self._items), generator=generator)[:IMAGES].sort().values
+        self._reference = torch.zeros(len(self._items), dtype=torch.bool).index_fill_(0, chosen, True)
+        memory, items = self._fitted(), self._items[chosen]
+        count = len(set(items.tolist()))
+        if min(count, len(set(memory.items[memory.kept].tolist()))) < 2:
             as_they_are = torch.zeros(self._features.grid)
             return Normal(as_they_are, as_they_are + 1), False
         maps = self._smoothed(chosen, progress)
-        share, ease = foreseen(varying(maps), items[chosen]), eased(varying(maps), items[chosen])
+        cells = varying(maps)
+        share, ease = foreseen(cells, items), eased(cells, items)
         helps = share > LIES_STILL and ease < 1
         asked = self.config.place
-        by_place = (helps if asked == "auto" else asked == "yes") and len(set(items[chosen].tolist())) >= FEWEST
+        by_place = (helps if asked == "auto" else asked == "yes") and count >= FEWEST
         self.metrics["place"] = {
             "asked": asked,
             "used": by_place,
@@ -108,24 +110,19 @@ class PatchCore:
         }
         return normal(maps, by_place=by_place), by_place
 
-    def _bank_items(self) -> Tensor:
-        memory = self._fitted()
-        return memory.items[memory.kept]
-
     def _smoothed(self, chosen: Tensor, progress: Progress) -> Tensor:
         """Smoothed distances `(n, gh, gw)` of the `chosen` training images, each without its own item."""
-        sources, items = self.sources(), _numbered(self.sources().samples)
+        sources = self.sources()
         new = [index for index in chosen.tolist() if index not in self._distances]
         if new:
             samples = [sources.samples[index] for index in new]
             features = self._features.cpu()
-            found = left_out_distances(self._fitted(), samples, items[new], features, self.config.batch, progress)
+            found = left_out_distances(self._fitted(), samples, self._items[new], features, self.config.batch, progress)
             self._distances.update(zip(new, found, strict=True))
-        smoothed: Tensor = self._smooth()(torch.stack([self._distances[index] for index in chosen.tolist()]))
+        smoothed: Tensor = smoothing(self._features.grid, self.config)(
+            torch.stack([self._distances[index] for index in chosen.tolist()])
+        )
         return smoothed
-
-    def _smooth(self) -> Smooth:
-        return Smooth(self._features.grid, self.config.smoothing)
 
     def _fitted(self) -> Memory:
         if self._memory is None:
@@ -181,9 +178,8 @@ class PatchCore:
 
         Raises `BlemishError` where nothing is left to compare with, `RuntimeError` before `fit`.
         """
-        items = _numbered(self.sources().samples)
-        smoothed = self._smoothed(torch.arange(len(items)), progress)
-        deviations, _ = left_out_deviations(smoothed, items, by_place=self._by_place, reference=self._reference)
+        smoothed = self._smoothed(torch.arange(len(self.sources().samples)), progress)
+        deviations, _ = left_out_deviations(smoothed, self._items, by_place=self._by_place, reference=self._reference)
         enlarge = Enlarge(self._features.grid, self.config.image_size, self.config.sigma)
 
         def of(number: int) -> Prediction:
@@ -201,6 +197,11 @@ def _numbered(samples: Sequence[Sample]) -> Tensor:
     return torch.tensor([numbers[key] for key in keys])
 
 
+def smoothing(grid: tuple[int, int], config: PatchCoreConfig) -> Enlarge:
+    """Blurs distances `(..., gh, gw)` by `config.smoothing` cells, at the same size."""
+    return Enlarge(grid, grid, config.smoothing)
+
+
 class PatchCoreGraph(nn.Module):
     """The fitted detector as one module of plain tensor operations: what torch runs and what becomes ONNX."""
 
@@ -213,7 +214,7 @@ class PatchCoreGraph(nn.Module):
         super().__init__()
         self.features = features
         self.nearest = Nearest(bank)
-        self.smooth = Smooth(features.grid, config.smoothing)
+        self.smooth = smoothing(features.grid, config)
         self.register_buffer("centre", normal.centre)
         self.register_buffer("spread", normal.spread)
         self.enlarge = Enlarge(features.grid, config.image_size, config.sigma)

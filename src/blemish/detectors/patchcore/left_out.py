@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blemish.detectors.nn.memory_bank import replacements
+from blemish.detectors.nn.memory_bank import ROWS, replacements
 from blemish.detectors.nn.resampling import batches
 from blemish.detectors.patchcore.features import Features
 from blemish.types import BlemishError, Progress, Sample, silent
-
-ROWS = 256  # patches compared with the bank at once: larger products are given back to the system each time
 
 
 @dataclass(frozen=True)

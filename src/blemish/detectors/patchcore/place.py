@@ -86,8 +86,13 @@ def normal(maps: Tensor, *, by_place: bool) -> Normal:
     centre, spread = maps.mean(0), maps.std(0, correction=0)
     if not by_place:
         centre, spread = maps.mean().expand_as(centre), maps.std(correction=0).expand_as(spread)
-    steady = (spread + STEADY * spread.mean()).clamp(min=1e-6)  # identical images have no spread
-    return Normal(centre.float(), steady.float())
+    return Normal(centre.float(), _steadied(spread[None])[0].float())
+
+
+def _steadied(spread: Tensor) -> Tensor:
+    """Each of the spreads (n, ...) with a share of its own mean; identical images have none."""
+    means = spread.mean(tuple(range(1, spread.ndim)), keepdim=True)
+    return (spread + STEADY * means).clamp(min=1e-6)
 
 
 def left_out_deviations(
@@ -101,6 +106,5 @@ def left_out_deviations(
     if not by_place:
         cells = tuple(range(1, maps.ndim))
         centre, square = (part.mean(cells, keepdim=True).expand_as(maps) for part in (centre, square))
-    spread = (square - centre.square()).clamp(min=0).sqrt()
-    spread = (spread + STEADY * spread.mean(tuple(range(1, maps.ndim)), keepdim=True)).clamp(min=1e-6)
+    spread = _steadied((square - centre.square()).clamp(min=0).sqrt())
     return ((values - centre) / spread).float(), spread.float()
