@@ -29,7 +29,7 @@ from baselines import DEMO, SETS, parts_of  # type: ignore[import-not-found]  # 
 from blemish import __version__
 from blemish.cli.console import progress
 from blemish.data.split import Split
-from blemish.detectors.attention.config import AttentionConfig, case_study
+from blemish.detectors.attention.config import AttentionConfig, paper
 from blemish.detectors.attention.detector import Attention
 from blemish.detectors.interface import Graph
 from blemish.detectors.patchcore.config import PatchCoreConfig
@@ -45,12 +45,12 @@ from blemish.types import Sample
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("flange", "cloth", "board", "magnetic-tile", "kolektorsdd")
-# The settings of each training that differ from the defaults, and its name in the tables; "study" is `case_study`.
+# The settings of each training that differ from the defaults, and its name in the tables; "study" is `paper`.
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "with": ({"attention_loss": "mean"}, "interpretability term"),
     "without": ({"attention_loss": "none"}, "no interpretability term"),
     "unspoiled": ({"corruption": "none"}, "images not corrupted"),
-    "study": ({}, "as in the study"),
+    "study": ({}, "as in the paper"),
 }
 STUDIED = ("flange", "magnetic-tile")  # 50 epochs of two steps per batch; other sets only with --only
 READINGS: dict[str, dict[str, str]] = {
@@ -84,7 +84,9 @@ def patchcore(split: Split) -> dict[str, Any]:
 def attending(split: Split, name: str) -> dict[str, Any]:
     height, width = AttentionConfig().image_size
     config = AttentionConfig(image_size=auto_size(split.train, height * width))
-    config = case_study(config) if name == "study" else replace(config, **CONFIGS[name][0])
+    config = (
+        replace(paper(config), image_size=config.image_size) if name == "study" else replace(config, **CONFIGS[name][0])
+    )
     begun = time.perf_counter()
     detector = Attention(config).fit(split.train, progress)
     seconds = time.perf_counter() - begun

@@ -2,8 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from blemish.detectors.attention.config import AttentionConfig
-from blemish.detectors.attention.config import case_study as attention_study
+from blemish.detectors.attention.config import AttentionConfig, paper, study
 from blemish.detectors.cam.config import CamConfig, case_study
 from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.detectors.registry import settings_for
@@ -41,16 +40,17 @@ def test_the_recipe_and_what_changes_it() -> None:
 
 def test_the_autoencoders_options_and_recipe() -> None:
     assert settings_for("attention", {"epochs": None}) == AttentionConfig()
-    asked = {"model": "vae", "layers": "encoder.11", "map": "attention", "input": "residual", "alternate": True}
+    asked = {"model": "vae", "layers": "encoder.11", "map": "attention", "input": "residual", "alternate": "every"}
     config = settings_for("attention", {**asked, "augmentations": "flip,shift", "latent": 8})
     wanted = AttentionConfig(
-        model="vae", layers=("encoder.11",), map="attention", input="residual", alternate=True, latent=8
+        model="vae", layers=("encoder.11",), map="attention", input="residual", alternate="every", latent=8
     )
     assert config == replace(wanted, augmentations=("flip", "shift"))
-    assert settings_for("attention", {}, recipe="case-study") == attention_study(AttentionConfig())
-    changed = settings_for("attention", {"layers": "encoder.14", "epochs": 2}, recipe="case-study")
+    assert settings_for("attention", {}, recipe="study") == study(AttentionConfig())
+    assert settings_for("attention", {}, recipe="paper") == paper(AttentionConfig())
+    changed = settings_for("attention", {"layers": "encoder.14", "epochs": 2}, recipe="study")
     assert isinstance(changed, AttentionConfig)
-    assert (changed.layers, changed.epochs, changed.alternate) == (("encoder.14",), 2, True)
+    assert (changed.layers, changed.epochs, changed.alternate) == (("encoder.14",), 2, "last")
 
 
 @pytest.mark.parametrize(

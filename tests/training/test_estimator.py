@@ -171,5 +171,7 @@ def test_the_whole_pipeline_in_one_call(product: Path, tmp_path: Path) -> None:
 def test_a_recipe_chooses_its_detector(tmp_path: Path) -> None:
     config = configure("data", tmp_path, recipe="case-study")
     assert (config.detector, config.decide, config.boxes) == ("cam", "class", "one")
-    assert configure("data", tmp_path, recipe="case-study", detector="attention").detector == "attention"
+    for recipe in ("study", "paper", "expvae"):
+        config = configure("data", tmp_path, recipe=recipe)
+        assert (config.detector, config.image_size) == ("attention", (256, 256))
     assert configure("data", tmp_path).detector == "patchcore"

@@ -22,7 +22,12 @@ WARNINGS = 5  # at most so many warnings are shown after training
         fixed("data", Path, typer.Argument(help="A folder of images; see `blemish data`.")),
         fixed("out", Path, typer.Option("-o", "--out", help="Folder to write; it must not exist.")),
         fixed("detector", str, typer.Option(help=f"{', '.join(loadable())}; see `blemish detectors`."), ""),
-        fixed("recipe", str, typer.Option(help="case-study: the published settings, of cam or attention."), ""),
+        fixed(
+            "recipe",
+            str,
+            typer.Option(help="Published settings: case-study (cam); study, paper or expvae (attention)."),
+            "",
+        ),
         fixed("json_", bool, typer.Option("--json", help="Print metrics.json instead of a table."), False),
     ],
     [*options(TrainConfig), *detector_options()],

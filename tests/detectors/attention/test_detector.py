@@ -14,11 +14,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from blemish.data.corrupt import corrupt
-from blemish.detectors.attention.config import AttentionConfig, case_study, epochs_for
+from blemish.detectors.attention.config import AttentionConfig, batch_for, epochs_for, expvae, paper, study
 from blemish.detectors.attention.corruption import pixels_of
 from blemish.detectors.attention.detector import COPIES, SHARES, Attention
 from blemish.detectors.attention.graph import attention
+from blemish.detectors.attention.losses import loss
 from blemish.detectors.attention.models import build
+from blemish.detectors.attention.training import Job, _draw, untrained
 from blemish.detectors.nn.resampling import Resize
 from blemish.images import load_image
 from blemish.types import BlemishError, Sample
@@ -97,7 +99,7 @@ def test_the_attention_loss_lowers_the_attention_in_either_way(samples: list[Sam
     for name, options in {
         "none": {"attention_weight": 0.0},
         "together": {},
-        "alternate": {"alternate": True},
+        "alternate": {"alternate": "every"},
     }.items():
         detector = Attention(replace(config, **options)).fit(samples[:8])  # type: ignore[arg-type]
         assert len(detector.records) == 6
@@ -110,7 +112,7 @@ def test_the_attention_loss_lowers_the_attention_in_either_way(samples: list[Sam
     assert last["alternate"] < 0.9 * last["none"]
     assert all(losses[-1] < losses[0] for losses in learned.values())
     assert learned["alternate"] != learned["together"]
-    without = Attention(replace(config, epochs=1, attention_loss="none", alternate=True)).fit(samples[:8])
+    without = Attention(replace(config, epochs=1, attention_loss="none", alternate="every")).fit(samples[:8])
     assert {*without.records[0]} == {"loss", "reconstruction"}
 
 
@@ -125,9 +127,9 @@ def test_fitting_again_starts_anew(samples: list[Sample]) -> None:
     assert not same(first, weights_of(other))
 
 
-@pytest.mark.parametrize("alternate", [False, True])
-def test_killed_and_resumed_is_the_same_to_the_bit(samples: list[Sample], tmp_path: Path, alternate: bool) -> None:
-    config = replace(SMALL, model="vae", alternate=alternate)
+@pytest.mark.parametrize("alternate", ["no", "every", "last"])
+def test_killed_and_resumed_is_the_same_to_the_bit(samples: list[Sample], tmp_path: Path, alternate: str) -> None:
+    config = replace(SMALL, model="vae", alternate=alternate, batch=5)  # type: ignore[arg-type]
     straight = Attention(config).fit(samples)
     whole, records = weights_of(straight), straight.records
     checkpointed = replace(config, checkpoint=tmp_path)
@@ -152,7 +154,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(samples: list[Sample], tmp_pa
 
 def test_two_processes_learn_what_one_does(samples: list[Sample], capfd: pytest.CaptureFixture[str]) -> None:
     """Alternating steps of a variational autoencoder: gradients of gradients, of each latent number, in both."""
-    config = replace(SMALL, model="vae", alternate=True, epochs=2, validation=0.0)
+    config = replace(SMALL, model="vae", alternate="every", epochs=2, validation=0.0)
     one = Attention(config).fit(samples[:7])
     two = Attention(replace(config, processes=2)).fit(samples[:7])
     still = Attention(replace(config, learning_rate=0.0)).fit(samples[:7])
@@ -239,11 +241,11 @@ def test_another_map_without_training_again(samples: list[Sample]) -> None:
         detector.shown_as(map="all")
 
 
-def test_the_published_study(samples: list[Sample]) -> None:
-    config = case_study(SMALL)
-    assert (config.model, config.epochs, config.layers, config.alternate) == ("unet", 50, ("encoder.21",), True)
-    assert (config.image_size, config.width) == ((32, 48), 4)  # unchanged
-    detector = Attention(replace(config, epochs=1)).fit(samples)
+def test_the_study_as_its_paper_has_it(samples: list[Sample]) -> None:
+    config = paper(SMALL)
+    assert (config.model, config.epochs, config.layers, config.alternate) == ("unet", 50, ("encoder.21",), "no")
+    assert (config.image_size, config.width) == ((256, 256), 4)
+    detector = Attention(replace(config, epochs=1, image_size=(32, 48))).fit(samples)
     graph = detector.graph()
     assert (graph.kind, graph.input, graph.whole, graph.share, detector.validation) == (
         "attention",
@@ -258,6 +260,99 @@ def test_the_published_study(samples: list[Sample]) -> None:
         maps = graph.maps(detector._cache.tensors[0][detector._rows])[0].double()
     assert float(maps.mean()) == pytest.approx(0, abs=1e-2)
     assert float(maps.std(correction=0)) == pytest.approx(1, abs=1e-2)
+
+
+def test_the_study_as_its_code_runs_by_hand(samples: list[Sample]) -> None:
+    """An epoch: a step down 1 - SSIM with the first nine of fifteen images, and one down the attention with the rest.
+    The loop is the study's; images, order, network and SSIM are ours, which have tests of their own."""
+    config = replace(study(SMALL), epochs=1, image_size=(64, 64), augmentations=("flip",))
+    assert study(SMALL).image_size == (256, 256)
+    detector = Attention(config).fit(samples[:15])
+    good = detector._cache.tensors[0][detector._rows]
+    mean = torch.stack([good.mean(0).flip(axes) for axes in ((), (1,), (2,), (1, 2))]).mean(0)
+    torch.testing.assert_close(detector._learner.mean[0], mean, rtol=1e-4, atol=1e-6)
+    assert bool((detector._learner.std == 1).all())
+
+    job = Job(config, detector._cache, (), detector._rows, mean, torch.ones(3, 1, 1), "")
+    learner = job.learner(untrained(config))
+    net = learner.net
+    mine, theirs = (torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.95, 0.999)) for _ in range(2))
+    torch.manual_seed(0)
+    order = torch.randperm(15)
+    images = _draw(job, [], order[:9], 0).images
+    mine.zero_grad()
+    features = net.encoder(images - mean)
+    off = loss(((1, "ssim"),), net.decode(features.flatten(1), []), images).mean()
+    off.backward()  # type: ignore[no-untyped-call]
+    mine.step()
+
+    images = _draw(job, [], order[9:], 0).images
+    features = net.encoder[:22](images - mean)
+    code = net.encoder[22:](features).flatten(1)
+    (slope,) = torch.autograd.grad(code.sum(), features, retain_graph=True)
+    weights = (slope / (slope.square().mean() + 1e-12).sqrt()).mean((2, 3), keepdim=True)
+    theirs.zero_grad()
+    shown = (weights * features).abs().mean()
+    shown.backward()
+    theirs.step()
+
+    (record,) = detector.records
+    assert record["loss"] == record["reconstruction"] == pytest.approx(off.item(), rel=1e-3)
+    assert 0 < record["attention"] < 1e-6  # made of rounding noise, see below
+    assert 0 < shown.item() < 1e-6
+    # All weights together: where a gradient is nearly zero, Adam makes a full step of its rounding error.
+    start = untrained(config).net.parameters()
+    ours = [p.detach().flatten() for p in detector._learner.net.parameters()]
+    moved = torch.cat([(p.detach() - q.detach()).flatten() for p, q in zip(net.parameters(), start, strict=True)])
+    apart = torch.cat(ours) - torch.cat([p.detach().flatten() for p in net.parameters()])
+    assert float(apart.norm()) < 0.03 * float(moved.norm())
+
+
+def test_the_studys_attention_weights_are_zero_but_for_rounding() -> None:
+    """An instance norm follows encoder.21, so its gradient cancels in every channel: more digits, smaller weights."""
+    net = build("study", (64, 96))
+    images = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    largest = []
+    for kind in (torch.float32, torch.float64):
+        net.to(kind)
+        features = net.encoder[:22](images.to(kind)).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(net.tail(21)(features).sum(), features)
+        size = slope.square().mean().sqrt()
+        assert size > 1e-3
+        largest.append(float((slope.mean((2, 3)) / size).abs().max()))
+    assert largest[0] < 1e-6
+    assert largest[1] < 1e-14
+    assert [net.cancels(layer) for layer in (20, 21, 22, 23, 24, 26)] == [False, True, False, False, True, False]
+    assert not build("unet", (64, 96)).cancels(21)  # a group norm does see a shift of one channel
+
+
+def test_expvae(samples: list[Sample]) -> None:
+    config = replace(expvae(SMALL), epochs=1, image_size=(32, 32), batch=8)
+    assert (expvae(SMALL).image_size, config.latent, config.input, config.map) == ((256, 256), 32, "image", "attention")
+    detector = Attention(config).fit(samples[:8])
+    with torch.inference_mode():
+        scores, maps, reconstruction, *_ = detector.graph()(torch.tensor(tile(3)[0])[None])
+    assert scores.isfinite().all()
+    assert maps.shape == (1, 32, 32)
+    assert reconstruction.dtype == torch.uint8
+
+
+def test_more_cycles_continue_fewer(samples: list[Sample], tmp_path: Path) -> None:
+    """Two cycles at once are the same bits as one, and then two resumed from there."""
+    config = replace(SMALL, epochs=2)
+    whole = Attention(replace(config, cycles=2)).fit(samples)
+    assert len(whole.records) == 4
+    first = Attention(replace(config, checkpoint=tmp_path)).fit(samples)
+    assert first.records == whole.records[:2]
+    resumed = Attention(replace(config, cycles=2, checkpoint=tmp_path, resume=True)).fit(samples)
+    assert resumed.records == whole.records
+    assert same(weights_of(whole), weights_of(resumed))
+
+
+@pytest.mark.parametrize(("images", "wanted"), [(209, 128), (391, 128), (129, 128), (128, 76), (80, 48), (1, 1)])
+def test_the_batch_leaves_a_remainder_for_the_attention(images: int, wanted: int) -> None:
+    assert batch_for(study(AttentionConfig()), images) == wanted
+    assert batch_for(AttentionConfig(batch=128), images) == 128
 
 
 def test_blur_is_part_of_the_graph(samples: list[Sample]) -> None:
@@ -287,7 +382,7 @@ def test_order_of_calls_and_no_images_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "gan"}, "--model takes unet, autoencoder, vae or resnet, not 'gan'"),
+        ({"model": "gan"}, "--model takes unet, autoencoder, vae, resnet, resnet-vae or study, not 'gan'"),
         ({"corruption": "rain"}, "--corruption takes patches, mask, noise, blur or none, not 'rain'"),
         ({"attention_loss": "max"}, "--attention-loss takes mean, mean-std or none"),
         ({"input": "noise"}, "--input takes image, difference or residual"),

@@ -67,6 +67,30 @@ def test_attention_by_plain_loops() -> None:
     assert attention(features, 0 * gradient).abs().max() == 0
 
 
+def test_published_weights_are_constants_and_the_batchs() -> None:
+    """By the batch's root mean square, and nothing is differentiated through them."""
+    features, gradient = numbers(2, 3, 4, 5), numbers(2, 3, 4, 5, seed=1) * torch.tensor([1, 1e3]).view(2, 1, 1, 1)
+    weights = (gradient.double() / gradient.double().square().mean().sqrt()).mean((2, 3), keepdim=True)
+    wanted = (weights * features).abs().mean(1)
+    features.requires_grad_()
+    gradient.requires_grad_()
+    found = attention(features, gradient, published=True)
+    np.testing.assert_allclose(found.detach(), wanted, rtol=1e-4)
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert gradient.grad is None
+    assert features.grad is not None
+    np.testing.assert_allclose(features.grad, (weights.abs() * features.sign() / 3).detach(), rtol=1e-4)
+
+
+def test_where_the_gradient_cancels_all_channels_weigh_the_same() -> None:
+    net = build("study", (64, 64))
+    features = numbers(2, 64, 2, 2)
+    found = LayerAttention(net, 21, features.shape, 128)(features)
+    torch.testing.assert_close(found, features.abs().sum(1) / 64)
+    other = numbers(2, 64, 2, 2).relu()
+    assert not torch.allclose(LayerAttention(net, 23, other.shape, 128)(other), other.abs().mean(1))
+
+
 def test_attention_of_each_latent_number_is_averaged() -> None:
     features, gradient = numbers(2, 3, 4, 5), numbers(2, 6, 3, 4, 5, seed=1)
     wanted = [
@@ -158,7 +182,7 @@ def test_the_losss_gradient_is_finite_and_equals_finite_differences(kind: str, f
         assert torch.autograd.gradcheck(lambda x: attention_loss(x, spared, kind), (found,))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["unet", "autoencoder", "vae", "resnet"])
 def test_a_gradient_step_lowers_the_attention(name: str) -> None:
     """Through the gradient of a gradient: the decrease along the steepest descent equals its derivative."""
     learner = Learner(perturbed(build(name, (32, 32), width=4, latent=4)).double(), (4, 7)).double()
@@ -194,7 +218,14 @@ def test_the_learner_standardises_and_blurs() -> None:
     torch.testing.assert_close(blurred.standard(torch.full_like(images, 0.7)), torch.full_like(images, 0.6))
 
 
-NETWORKS = {"unet": (0, 21, 27), "autoencoder": (2, 8, 11), "vae": (1, 8, 11), "resnet": (2, 7, 11)}
+NETWORKS = {
+    "unet": (0, 21, 27),
+    "autoencoder": (2, 8, 11),
+    "vae": (1, 8, 11),
+    "resnet": (2, 7, 11),
+    "resnet-vae": (7, 11),
+    "study": (2, 17, 23),
+}
 
 
 @pytest.mark.parametrize("name", [*MODELS, "pretrained"])

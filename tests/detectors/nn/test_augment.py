@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,13 +81,13 @@ def test_turns_to_the_left_and_then_mirrors(variant: tuple[int, bool], wanted: l
 )
 def test_shifts_repeat_the_border(down: float, right: float, rows: Iterable[int], columns: Iterable[int]) -> None:
     image = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0)) * 255
-    found = jitter(image, ("shift",), torch.tensor([[down, right, 1.0]]))
+    found = jitter(image, ("shift",), torch.tensor([[down, right, 1.0, 1.0]]))
     assert torch.equal(found, image[:, :, list(rows)][:, :, :, list(columns)])
 
 
 def test_each_image_is_brightened_by_its_own_factor_and_stays_in_range() -> None:
     images = torch.tensor([0.0, 100.0, 200.0, 240.0]).expand(3, 3, 1, 4)
-    found = jitter(images, ("brighten",), torch.tensor([[9.0, 9.0, 1.0], [9.0, 9.0, -1.0], [9.0, 9.0, 0.2]]))
+    found = jitter(images, ("brighten",), torch.tensor([[9.0, 9.0, light, 9.0] for light in (1.0, -1.0, 0.2)]))
     wanted = torch.tensor([[0, 115, 230, 255], [0, 85, 170, 204], [0, 103, 206, 247.2]])
     for channel in range(3):
         torch.testing.assert_close(found[:, channel, 0], wanted)
@@ -93,13 +95,30 @@ def test_each_image_is_brightened_by_its_own_factor_and_stays_in_range() -> None
 
 def test_shift_and_brighten_together_and_none() -> None:
     images = torch.arange(40.0).reshape(1, 1, 1, 40).expand(1, 3, 20, 40)
-    random = torch.tensor([[0.0, 1.0, 1.0]])
+    random = torch.tensor([[0.0, 1.0, 1.0, 1.0]])
     both = jitter(images, ("shift", "brighten"), random)
     assert both[0, 0, 0, :4].tolist() == pytest.approx([0, 0, 0, 1.15])
     assert torch.equal(jitter(images, ("rotate", "flip"), random), images)
 
 
+def test_a_tilt_is_a_turn_by_half_a_degree_at_most() -> None:
+    """Against a turn of every pixel by hand, in an oblong image; what comes from outside is black."""
+    image = torch.rand(1, 3, 300, 200, generator=torch.Generator().manual_seed(0)) + 1
+    for share in (1.0, -0.6):
+        found = jitter(image, ("tilt",), torch.tensor([[0.0, 0.0, 0.0, share]]))[0]
+        angle = math.radians(share * math.pi / 6)
+        y, x = np.mgrid[:300, :200] - np.array([149.5, 99.5])[:, None, None]
+        rows = np.sin(angle) * x + np.cos(angle) * y + 149.5
+        columns = np.cos(angle) * x - np.sin(angle) * y + 99.5
+        inside = (rows > -0.5) & (rows < 299.5) & (columns > -0.5) & (columns < 199.5)
+        at = rows.round().clip(0, 299).astype(int), columns.round().clip(0, 199).astype(int)
+        wanted = np.where(inside, image[0].numpy()[:, at[0], at[1]], 0)
+        agree = (found.numpy() == wanted).all(0)
+        assert agree.mean() > 0.999  # where a coordinate is halfway, either neighbour may be taken
+        assert not (found == image[0]).all()
+
+
 def test_an_unknown_augmentation_is_refused() -> None:
-    check(("rotate", "flip", "shift", "brighten"))
-    with pytest.raises(BlemishError, match="--augmentations takes rotate, flip, shift, brighten, not 'stretch'"):
+    check(("rotate", "flip", "shift", "brighten", "tilt"))
+    with pytest.raises(BlemishError, match="--augmentations takes rotate, flip, shift, brighten, tilt, not 'stretch'"):
         check(("flip", "stretch"))

@@ -184,6 +184,49 @@ def test_two_steps_equal_a_loop_by_hand(cycle: bool) -> None:
         torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-6)
 
 
+def test_cycles_and_a_remainder_of_its_own_by_hand() -> None:
+    """Two cycles of two epochs; batches of 4, 4 and 3; the second loss takes its step with the three alone."""
+    model = network()
+    one, two = two_steps(model)
+    steps = [one._replace(batches="full"), two._replace(batches="remainder")]
+    plan = Plan(epochs=2, batch=4, seed=7, one_cycle=True, cycles=2, remainder=True)
+    records = descend(model, steps, SAMPLES, plan, fabric=Fabric(accelerator="cpu", devices=1))
+    by_hand = network()
+    assert isinstance(by_hand, nn.Sequential)
+    mine = torch.optim.AdamW(by_hand.parameters(), lr=0.05)
+    theirs = torch.optim.Adam(by_hand[2].parameters(), lr=0.02)
+    for epoch in range(4):
+        order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(7 * 1_000_003 + epoch))
+        right = 0
+        for batch, chosen in enumerate((order[:4], order[4:8])):
+            mine.param_groups[0]["lr"] = 0.05 * one_cycle((3 * (epoch % 2) + batch) / 6)
+            by_hand.zero_grad()
+            logits = by_hand(FEATURES[chosen] * (1 + 0.1 * epoch))
+            F.cross_entropy(logits, TARGETS[chosen], WEIGHTS).backward()  # type: ignore[no-untyped-call]
+            mine.step()
+            right += int((logits.argmax(1) == TARGETS[chosen]).sum())
+        theirs.param_groups[0]["lr"] = 0.02 * one_cycle((3 * (epoch % 2) + 2) / 6)
+        by_hand.zero_grad()
+        outputs = by_hand(FEATURES[order[8:]])
+        pulled = ((outputs - 1) ** 2).sum() / 6
+        pulled.backward()
+        theirs.step()
+        assert records[epoch]["right"] == pytest.approx(right / 8)
+        assert records[epoch]["slope"] == pytest.approx(pulled.item(), abs=1e-6)
+        assert records[epoch]["above"] == pytest.approx(int((outputs > 1).sum()) / 3)
+    for found, wanted in zip(model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+def test_a_step_without_its_kind_of_batch_is_not_recorded() -> None:
+    model = network()
+    one, two = two_steps(model)
+    steps = [one._replace(batches="full"), two._replace(batches="remainder")]
+    plan = Plan(epochs=1, batch=SAMPLES, remainder=True)
+    (record,) = descend(model, steps, SAMPLES, plan, fabric=Fabric(accelerator="cpu", devices=1))
+    assert list(record) == ["kind", "right"]
+
+
 def test_names_must_not_clash() -> None:
     model = network()
 
@@ -435,7 +478,7 @@ def test_divergence_is_an_error_and_leaves_the_last_checkpoint(value: float, tmp
         return terms if epoch < 1 else terms._replace(total=terms.total * value)
 
     file = tmp_path / "run.safetensors"
-    with pytest.raises(BlemishError, match=r"diverged in epoch 2: .* --rate"):
+    with pytest.raises(BlemishError, match=r"diverged in epoch 2: .* --learning-rate"):
         train(Plan(epochs=3, batch=4), file, loss=diverging)
     with safe_open(file, "pt") as opened:
         assert len(json.loads(opened.metadata()["training"])["records"]) == 1

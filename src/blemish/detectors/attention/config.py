@@ -14,20 +14,64 @@ if TYPE_CHECKING:
     from blemish.detectors.attention.detector import Attention
 
 # Of a layer that instance norm follows the gradient's mean is zero: the code does not see a shift of a whole channel.
-LAYERS = {"unet": "encoder.21", "autoencoder": "encoder.11", "vae": "encoder.11", "resnet": "encoder.7"}
+LAYERS = {
+    "unet": "encoder.21",
+    "autoencoder": "encoder.11",
+    "vae": "encoder.11",
+    "resnet": "encoder.7",
+    "resnet-vae": "encoder.7",
+    "study": "encoder.21",
+}
 SEEN, MOST = 8000, 80  # training images seen where nobody says how many epochs, and epochs at most
 
 
-def case_study(config: AttentionConfig) -> AttentionConfig:
-    """The published study: a U-Net, attention alone, read from the difference to the average good image."""
+def study(config: AttentionConfig) -> AttentionConfig:
+    """What the public code of Jiang, Xue & Zou does when it is called once: 50 epochs, of which each takes one step
+    on the attention, with its last batch. (Its shell script calls it 100 times: --cycles 100.)
+
+    The code's one-cycle schedule is laid out for epochs times batch size steps and takes one a batch, so in 50 epochs
+    of up to 255 images its learning rate goes from 0.001 to 0.0012, and Adam's beta1 stays at 0.95.
+    """
+    return replace(
+        config,
+        model="study",
+        image_size=(256, 256),
+        center="image",
+        loss="ssim",
+        layers=("encoder.21",),
+        attention_loss="mean",
+        attention_weight=1.0,
+        fixed_weights=True,
+        alternate="last",
+        corruption="none",
+        input="residual",
+        map="attention",
+        standardise="whole",
+        score="max",
+        sigma=0.0,
+        augmentations=("flip", "tilt"),
+        epochs=50,
+        batch=128,
+        learning_rate=1e-3,
+        schedule="constant",
+        momentum=0.95,
+        decay=0.0,
+        validation=0.0,
+    )
+
+
+def paper(config: AttentionConfig) -> AttentionConfig:
+    """The study as its paper describes it: a U-Net, the attention as a term of the loss, read from a cubed difference
+    to the average good image."""
     return replace(
         config,
         model="unet",
+        image_size=(256, 256),
         loss="mse+ssim",
         layers=("encoder.21",),
         attention_loss="mean",
         attention_weight=1.0,
-        alternate=True,
+        alternate="no",
         corruption="none",
         input="difference",
         map="attention",
@@ -36,27 +80,63 @@ def case_study(config: AttentionConfig) -> AttentionConfig:
         sigma=0.0,
         augmentations=(),
         epochs=50,
+        validation=0.0,
     )
+
+
+def expvae(config: AttentionConfig) -> AttentionConfig:
+    """Liu et al. 2020 on MVTec AD: a variational autoencoder on a ResNet-18 with a code of 32 numbers, whose mean's
+    attention is the map. The paper does not say for how long it was trained, nor at which rate."""
+    pixels = 3 * 256 * 256
+    return replace(
+        config,
+        model="resnet-vae",
+        image_size=(256, 256),
+        latent=32,
+        loss="bce",
+        beta=32 / pixels,  # the paper's sums over pixels and code, as means
+        attention_loss="none",
+        corruption="none",
+        input="image",
+        map="attention",
+        standardise="whole",
+        score="max",
+        sigma=0.0,
+        augmentations=("rotate", "flip"),
+        epochs=50,
+        batch=16,
+        learning_rate=1e-3,
+        decay=0.0,
+        validation=0.0,
+    )
+
+
+WHOLE = {"image_size": (256, 256)}  # whatever the images' shape is
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Ours; `case_study` makes the published settings of it."""
+    """Ours; `study`, `paper` and `expvae` make the published settings of it."""
 
     traits: ClassVar[Traits] = Traits(
         name="attention",
         title="Autoencoder (attention)",
         summary="An autoencoder with gradient attention, from good images alone (Jiang, Xue & Zou 2023).",
         trained_by_gradient=True,
-        recipes={"case-study": Recipe(case_study)},
+        recipes={"study": Recipe(study, WHOLE), "paper": Recipe(paper, WHOLE), "expvae": Recipe(expvae, WHOLE)},
     )
 
-    model: Literal["unet", "autoencoder", "vae", "resnet"] = setting("unet", "unet, autoencoder, vae or resnet.")
+    model: Literal["unet", "autoencoder", "vae", "resnet", "resnet-vae", "study"] = setting(
+        "unet", "unet, autoencoder, vae, resnet, resnet-vae, or study: the network of the published code."
+    )
     pretrained: bool = setting(False, "The resnet's encoder starts from ImageNet's weights.")
     weights: Path | None = setting(None, "A local .safetensors file with these weights.")
     image_size: tuple[int, int] = (128, 128)  # height, width
     width: int = setting(8, "Channels of the first layers, doubled at every halving.", low=1)
     latent: int = setting(64, "Numbers in the code; the U-Net's is its flattened bottleneck.", low=1)
+    center: Literal["channel", "image"] = setting(
+        "channel", "The input is standardised by its channels (channel), or the mean good image is subtracted (image)."
+    )
     beta: float = setting(1e-3, "Weight of the KL divergence (vae).", low=0)
     loss: str = setting("mse+ssim", "mse, l1, bce, ssim, or a sum: 0.8*mse+0.2*ssim.")
     layers: tuple[str, ...] = setting((), "Encoder layers whose attention is used, averaged: encoder.21.")
@@ -66,7 +146,14 @@ class AttentionConfig:
     attention_weight: float = setting(
         0.01, "Weight of the attention in the loss; of steps of its own, a factor of their learning rate.", low=0
     )
-    alternate: bool = setting(False, "The attention loss takes steps of its own, with an optimiser of its own.")
+    fixed_weights: bool = setting(
+        False, "The attention's loss takes the channels' weights as constants, normalised over the batch, as published."
+    )
+    alternate: Literal["no", "every", "last"] = setting(
+        "no",
+        "The attention loss takes steps of its own, with an optimiser of its own: no, on every batch, or on the last, "
+        "smaller batch of an epoch instead of the reconstruction's.",
+    )
     corruption: Literal["patches", "mask", "noise", "blur", "none"] = setting(
         "patches", "What is done to training images, which are to be reconstructed: patches, mask, noise, blur, none."
     )
@@ -84,10 +171,13 @@ class AttentionConfig:
         "auto", "Score of an image: max, top (mean of the highest 1 %), or auto: the best on synthetic defects."
     )
     sigma: float = setting(2.0, "Gaussian smoothing of the map, in pixels of the image size; 0 = none.", low=0)
-    augmentations: tuple[str, ...] = setting((), "Changes that a good part may show: rotate,flip,shift,brighten.")
-    epochs: int = setting(0, f"Epochs; 0 = as many as show {SEEN} images, at most {MOST}.", low=0)
+    augmentations: tuple[str, ...] = setting((), "Changes that a good part may show: rotate,flip,shift,brighten,tilt.")
+    epochs: int = setting(0, f"Epochs of a cycle; 0 = as many as show {SEEN} images, at most {MOST}.", low=0)
+    cycles: int = setting(1, "Cycles of the learning rate, each of so many epochs.", low=1)
     batch: int = setting(4, "Images in a step.", low=1)
     learning_rate: float = setting(4e-3, "Highest learning rate.", low=0)
+    schedule: Literal["one-cycle", "constant"] = setting("one-cycle", "Of the learning rate: one-cycle or constant.")
+    momentum: float = setting(0.9, "beta1 of AdamW.", low=0, high=0.999)
     decay: float = setting(1e-4, "Weight decay of AdamW.", low=0)
     validation: float = setting(0.15, "Share of the good images held out to choose the score.", low=0, high=0.5)
     memory: float = setting(2.0, "GiB for images while learning; more go to a file.", low=0, machine=True)
@@ -108,6 +198,14 @@ def check(config: AttentionConfig) -> None:
     """Raises `BlemishError` where two settings do not go together."""
     if config.pretrained and config.model != "resnet":
         raise BlemishError(f"--pretrained is for --model resnet; {config.model} learns from scratch.")
+
+
+def batch_for(config: AttentionConfig, images: int) -> int:
+    """The batch's size. Where the last, smaller batch is the attention's, a set no larger than a batch would never be
+    reconstructed; then a batch is three fifths of it (of MVTec AD's 209 bottles 128 are)."""
+    if config.alternate == "last" and images <= config.batch:
+        return max(1, images * 3 // 5)
+    return config.batch
 
 
 def epochs_for(images: int) -> int:

@@ -22,7 +22,7 @@ from blemish.data.corrupt import corrupt
 from blemish.data.split import kfold
 from blemish.detectors.attention.config import AttentionConfig, check
 from blemish.detectors.attention.corruption import pixels_of
-from blemish.detectors.attention.graph import AttentionGraph, channels, patch_layer
+from blemish.detectors.attention.graph import AttentionGraph, channels, mean_image, patch_layer
 from blemish.detectors.attention.losses import parse
 from blemish.detectors.attention.training import Job, foreign_images, train, train_in_process, untrained
 from blemish.detectors.interface import Origin
@@ -100,6 +100,10 @@ class Attention:
         )
         rows = cache.rows(learned)
         mean, std = channels(cache.tensors[0][chosen] for chosen in torch.split(rows, 64))
+        if config.center == "image":
+            mean = mean_image(cache.tensors[0][chosen] for chosen in torch.split(rows, 64))
+            variants = augment.variants(config.augmentations, config.image_size)
+            mean = torch.stack([augment.turn(mean, variant) for variant in variants]).mean(0)
         images = tuple((sample.name, fingerprint(sample)) for sample in learned)
         job = Job(config, cache, images, rows, mean, std.clamp(min=1 / 255), run)
         learner = job.learner(self._start)

@@ -23,14 +23,17 @@ BLUR = 3.0  # standard deviation in pixels, of --corruption blur
 Images = Callable[[str], Iterator[Tensor]]
 
 
-def attention(features: Tensor, gradient: Tensor) -> Tensor:
+def attention(features: Tensor, gradient: Tensor, *, published: bool = False) -> Tensor:
     """M = mean_k |alpha_k A_k| with alpha_k = mean_ij(G_k / rms(G)): `(N, h, w)`, never negative.
 
     `features` A: `(N, K, h, w)`; `gradient` G of the latent code's sum, the same size; or `(N, D, K, h, w)`, of each
-    latent number by itself, whose D maps are averaged. G is normalised by each image's own root mean square (Liu et
-    al. take the batch's), so that an image's map does not depend on the rest of its batch.
+    latent number by itself, whose D maps are averaged. G is normalised by each image's own root mean square, so that an
+    image's map does not depend on the rest of its batch. `published`: by the batch's, as Liu et al. and Jiang et al.
+    do, and as constants through which nothing is differentiated.
     """
-    size = gradient.square().mean((-3, -2, -1), keepdim=True)
+    if published:
+        gradient = gradient.detach()
+    size = gradient.square().mean(None if published else (-3, -2, -1), keepdim=True)
     weights = (gradient / (size + 1e-12).sqrt()).mean((-2, -1), keepdim=True)  # the derivative of sqrt(0) is infinite
     if gradient.ndim == 5:
         return (weights * features[:, None]).abs().mean((1, 2))
@@ -66,23 +69,38 @@ class Learner(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, net: Autoencoder, layers: Sequence[int], blur: Enlarge | None = None) -> None:
+    def __init__(
+        self,
+        net: Autoencoder,
+        layers: Sequence[int],
+        blur: Enlarge | None = None,
+        *,
+        image: tuple[int, int] | None = None,
+        published: bool = False,
+    ) -> None:
+        """With `image`, (height, width), the mean is that of good images at every pixel, and nothing is divided.
+        `published`: see `attention`."""
         super().__init__()
-        self.net, self.layers, self.blur = net, tuple(layers), blur
-        self.register_buffer("mean", torch.zeros(1, 3, 1, 1))  # of good images
+        self.net, self.layers, self.blur, self.published = net, tuple(layers), blur, published
+        self.by_pixel = image is not None
+        self.register_buffer("mean", torch.zeros(1, 3, *(image or (1, 1))))  # of good images
         self.register_buffer("std", torch.ones(1, 3, 1, 1))
 
-    def forward(self, images: Tensor, noise: Tensor, attend: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def forward(
+        self, images: Tensor, noise: Tensor, attend: bool, decode: bool = True
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         code, features, skipped = self.net.encode(self.standard(images), self.layers)
         latent, divergence = self.net.sampled(code, noise)
         attentions: list[Tensor] = []
         if attend:
             slopes = gradients(self.net.latent(code), features, each=self.net.variational)
-            attentions = [attention(*pair) for pair in zip(features, slopes, strict=True)]
-        return self.net.decode(latent, skipped), divergence, attentions
+            pairs = zip(features, slopes, strict=True)
+            attentions = [attention(*pair, published=self.published) for pair in pairs]
+        return self.net.decode(latent, skipped) if decode else images, divergence, attentions
 
     def standard(self, images: Tensor) -> Tensor:
-        """The encoder's input: the images, blurred with --corruption blur, in good images' standard deviations."""
+        """The encoder's input: the images, blurred with --corruption blur, in good images' standard deviations, or less
+        the mean good image."""
         blurred: Tensor = images if self.blur is None else self.blur(images)
         return (blurred - self.mean) / self.std
 
@@ -90,17 +108,24 @@ class Learner(nn.Module):
 class LayerAttention(nn.Module):
     """Features `(N, K, h, w)` of a layer -> attention `(N, h, w)`, in forward operations alone.
 
-    `shape`: of the features. Raises `BlemishError` where the gradient has no such form (see `with_gradient`).
+    Where the gradient cancels (see `Autoencoder.cancels`) all channels weigh the same, M = mean_k |A_k|: weights that
+    are zero but for rounding would give another map in every runtime. `shape`: of the features. Raises `BlemishError`
+    where the gradient has no such form (see `with_gradient`).
     """
 
     def __init__(self, net: Autoencoder, layer: int, shape: Sequence[int], latent: int) -> None:
         super().__init__()
         self.numbers = latent if net.variational else 0
+        self.cancels = net.cancels(layer)
+        if self.cancels:
+            return
         example = torch.zeros(2, *([latent] if self.numbers else []), *shape[1:])
         tail = net.tail(layer)
         self.tail = with_gradient(Each(tail, latent) if self.numbers else tail, example)
 
     def forward(self, features: Tensor) -> Tensor:
+        if self.cancels:
+            return features.abs().mean(1)
         features = features.contiguous()  # as they were when the gradient was traced
         if not self.numbers:
             return attention(features, self.tail(features)[1])
@@ -223,8 +248,8 @@ class AttentionGraph(nn.Module):
         """Sets the average image and the maps' mean and spread; `good(what)` iterates over all good images in batches,
         `what` being shown as progress."""
         if self.gated and self.input == "difference":
-            self.get_buffer("average").copy_(_moments(good("average image"))[0])
-        if self.gated and self.input != "image":
+            self.get_buffer("average").copy_(mean_image(good("average image")))
+        if self.gated and self.input != "image" and not self.learner.by_pixel:
             mean, spread = channels(self._probe(images) for images in good("input"))
             self.get_buffer("probe_mean").copy_(mean)
             self.get_buffer("probe_std").copy_(spread.clamp(min=1e-6))
@@ -261,6 +286,11 @@ def channels(images: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
     mean, spread = _moments(images)
     overall = mean.mean((1, 2), keepdim=True)
     return overall, (spread.square() + (mean - overall).square()).mean((1, 2), keepdim=True).sqrt()
+
+
+def mean_image(images: Iterator[Tensor]) -> Tensor:
+    """`(C, H, W)`: the mean of all images at every pixel."""
+    return _moments(images)[0]
 
 
 def _moments(batches: Iterator[Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The autoencoders: U-Net, convolutional, variational, residual.
+"""The autoencoders: U-Net, convolutional, variational, residual, and the study's own.
 
 Each is an encoder of numbered layers, a latent code, and a decoder. `encoder.21` names the output of layer 21: the
 layers up to it are a prefix of the encoder and those after it a suffix, so attention needs no hooks. Normalisation is
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from blemish.detectors.nn.backbones import load_backbone
 from blemish.types import BlemishError
 
-MODELS = ("unet", "autoencoder", "vae", "resnet")
+MODELS = ("unet", "autoencoder", "vae", "resnet", "resnet-vae", "study")
 NETWORK = "resnet18"
 
 
@@ -67,6 +67,13 @@ class Autoencoder(nn.Module):
         last = [layer for layer in self.decoder.modules() if isinstance(layer, nn.Conv2d)][-1]
         assert last.bias is not None
         last.bias.copy_(colour.clamp(0.01, 0.99).logit())
+
+    def cancels(self, layer: int) -> bool:
+        """Whether the gradient at this layer has mean zero in every channel: an instance norm, which follows it,
+        subtracts the channel's mean, so the code does not see a shift of a whole channel. What is computed of such a
+        mean is rounding noise."""
+        after = self.encoder[layer + 1] if layer + 1 < len(self.encoder) else None
+        return isinstance(after, nn.GroupNorm) and after.num_groups == after.num_channels
 
     def latent(self, code: Tensor) -> Tensor:
         """`(N, D)`: the code, of a variational autoencoder its mean."""
@@ -126,15 +133,19 @@ def build(
         raise BlemishError(f"there is no model '{name}'; take one of {', '.join(MODELS)}.")
     if pretrained and name != "resnet":
         raise BlemishError(f"only --model resnet has an encoder with ImageNet weights, {name} has none.")
-    deep = 32 if name == "resnet" else 16
+    deep = 32 if name in ("resnet", "resnet-vae", "study") else 16
     if size[0] % deep or size[1] % deep:
         raise BlemishError(f"{name} halves the image until {deep} pixels are one: {size[0]}x{size[1]} does not fit.")
+    if name == "study" and min(size) < 2 * deep:  # an instance norm of a single cell is nothing
+        raise BlemishError(f"study needs images of at least {2 * deep}x{2 * deep}, not {size[0]}x{size[1]}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "unet":
             return _unet(size, width)
-        if name == "resnet":
-            return _resnet(size, width, latent, pretrained, weights)
+        if name == "study":
+            return _study(size)
+        if name.startswith("resnet"):
+            return _resnet(size, width, latent, pretrained, weights, variational=name == "resnet-vae")
         return _plain(size, width, latent, variational=name == "vae")
 
 
@@ -177,6 +188,60 @@ def _plain(size: tuple[int, int], width: int, latent: int, *, variational: bool)
     return Autoencoder(nn.Sequential(*layers), code, start, _upward(widths[-1], width, 4), variational=variational)
 
 
+class Affine(nn.Module):
+    """A factor and a summand for each channel: a batch norm that never normalises."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features * self.weight + self.bias
+
+
+def _study(size: tuple[int, int]) -> Autoencoder:
+    """The network of Jiang, Xue & Zou's public code: nine convolutions with instance norm and ReLU, 8 x 8 x 32 numbers
+    of an image of 256 x 256, a dense layer to 8 x 8, and a decoder. The code ends before the dense layer, as the
+    study's attention is the gradient of the sum of these numbers. Batch norms of the decoder are plain affine maps,
+    since the network is in evaluation mode throughout its training."""
+    layers: list[nn.Module] = []
+    inward = 3
+    for kernel, outward in ((4, 32), (4, 32), (4, 32), (3, 32), (4, 64), (3, 64), (4, 128), (3, 64), (3, 32)):
+        stride = 2 if kernel == 4 else 1
+        layers += [nn.Conv2d(inward, outward, kernel, stride, 1), nn.GroupNorm(outward, outward), nn.ReLU()]
+        inward = outward
+    grid = (size[0] // 32, size[1] // 32)
+    cells = grid[0] * grid[1]
+
+    def block(inward: int, outward: int, kernel: int, stride: int, enlarged: int, last: nn.Module) -> list[nn.Module]:
+        convolved = _same(inward, outward, kernel, stride)
+        return [*([nn.Upsample(scale_factor=enlarged)] if enlarged > 1 else []), *convolved, Affine(outward), last]
+
+    decoder = [
+        *block(1, 32, 3, 1, 1, nn.ReLU()),
+        *block(32, 64, 3, 1, 1, nn.ReLU()),
+        *block(64, 128, 4, 2, 2, nn.ReLU()),  # enlarged by 2 and halved again: still 8 x 8
+        *block(128, 64, 3, 1, 2, nn.ReLU()),
+        *block(64, 64, 4, 2, 2, nn.ReLU()),
+        *block(64, 32, 3, 1, 2, nn.ReLU()),
+        *block(32, 32, 4, 2, 2, nn.LeakyReLU()),
+        *block(32, 32, 4, 2, 4, nn.LeakyReLU()),
+        *block(32, 32, 4, 1, 2, nn.LeakyReLU()),
+        *block(32, 3, 4, 1, 2, nn.Identity()),
+    ]
+    start = nn.Sequential(nn.Linear(32 * cells, cells), nn.Unflatten(1, (1, *grid)))
+    return Autoencoder(nn.Sequential(*layers), nn.Flatten(), start, [nn.Sequential(*decoder)])
+
+
+def _same(inward: int, outward: int, kernel: int, stride: int) -> list[nn.Module]:
+    """A convolution whose output has the input's size divided by the stride; an even kernel at stride 1 is padded by
+    one cell more below and to the right."""
+    if kernel == 4 and stride == 1:
+        return [nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(inward, outward, kernel)]
+    return [nn.Conv2d(inward, outward, kernel, stride, 1)]
+
+
 def _dense(
     channels: int, grid: tuple[int, int], latent: int, variational: bool = False
 ) -> tuple[nn.Sequential, nn.Sequential]:
@@ -196,7 +261,9 @@ def _upward(channels: int, width: int, halvings: int) -> list[nn.Module]:
     return [*blocks, nn.Conv2d(channels, 3, 3, padding=1)]
 
 
-def _resnet(size: tuple[int, int], width: int, latent: int, pretrained: bool, weights: Path | None) -> Autoencoder:
+def _resnet(
+    size: tuple[int, int], width: int, latent: int, pretrained: bool, weights: Path | None, *, variational: bool
+) -> Autoencoder:
     """torchvision's ResNet-18 (He et al. 2016) as the encoder, its residual blocks as layers. From scratch it
     normalises by groups; ImageNet's weights come with batch norm, whose statistics stay fixed."""
     from torchvision import models
@@ -213,5 +280,5 @@ def _resnet(size: tuple[int, int], width: int, latent: int, pretrained: bool, we
         for module in layer.modules():
             if isinstance(module, nn.ReLU):
                 module.inplace = False  # it would overwrite the input of a skip or of the attention
-    start, code = _dense(512, (size[0] // 32, size[1] // 32), latent)
-    return Autoencoder(nn.Sequential(*layers), code, start, _upward(512, width, 5))
+    start, code = _dense(512, (size[0] // 32, size[1] // 32), latent, variational)
+    return Autoencoder(nn.Sequential(*layers), code, start, _upward(512, width, 5), variational=variational)

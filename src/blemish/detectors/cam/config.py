@@ -88,7 +88,7 @@ class CamConfig:
         "Weights of the classes in the loss: auto (every class counts the same), or each: 1,3.",
         parse=head_weights,
     )
-    augmentations: tuple[str, ...] = setting((), "Changes that a good part may show: rotate,flip,shift,brighten.")
+    augmentations: tuple[str, ...] = setting((), "Changes that a good part may show: rotate,flip,shift,brighten,tilt.")
     epochs: int = setting(8, "Epochs at most.", low=1)
     batch: int = setting(16, "Images in a step.", low=1)
     learning_rate: float = setting(3e-4, "Highest learning rate.", low=0)

@@ -52,7 +52,8 @@ def train(fabric: Fabric, detector: Inputs, classifier: Classifier, job: Job, pr
         # Drawn for all samples at once, so that a sample's change depends on seed and epoch, not on who has it.
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
         variant = torch.randint(job.cache.variants, (len(job.rows),), generator=random)
-        jitter = torch.rand(len(job.rows), 3, generator=random) * 2 - 1
+        drawn = [torch.rand(len(job.rows), count, generator=random) for count in (3, 1)]
+        jitter = torch.cat(drawn, 1) * 2 - 1
         chosen = chosen.cpu()
         rows = job.rows[chosen] + variant[chosen]
         inputs = detector.inputs(job.cache, rows, lambda images: augment.jitter(images, random_changes, jitter[chosen]))

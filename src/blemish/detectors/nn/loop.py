@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 for _module in ("distributed", "rank_zero"):
     logging.getLogger(f"lightning_fabric.utilities.{_module}").setLevel(logging.WARNING)
 
-_TOTAL, _WEIGHT = " total", " weight"  # keys of an epoch's sums, beside the names of counts
+# Keys of an epoch's sums, beside the names of counts.
+_TOTAL, _WEIGHT, _SEEN = " total", " weight", " samples"
 Records = list[dict[str, float]]
 Log = Callable[[int, Mapping[str, float]], None]  # epoch, counted from 1, and its record
 Work = Callable[..., tuple[Records, Mapping[str, Tensor]]]
@@ -55,11 +56,13 @@ Loss = Callable[[nn.Module, Tensor, int], Terms]  # model, indices (n,) of sampl
 
 
 class Step(NamedTuple):
-    """One step of `optimiser` down `loss` for every batch. `name` is the loss's in the records."""
+    """One step of `optimiser` down `loss` for every batch, or with `Plan.remainder` only for full batches or only for
+    the remainder. `name` is the loss's in the records."""
 
     optimiser: Optimizer
     loss: Loss
     name: str = "loss"
+    batches: Literal["all", "full", "remainder"] = "all"
 
 
 def unlogged(epoch: int, record: Mapping[str, float]) -> None:
@@ -72,14 +75,16 @@ def _never(_: Mapping[str, float]) -> bool:
 
 @dataclass(frozen=True)
 class Plan:
-    """The schedule. `stop(record)` ends the training after the first epoch for which it is true."""
+    """The schedule: `cycles` times `epochs`. `stop(record)` ends the training after the first epoch for which it is
+    true."""
 
     epochs: int
     batch: int
     seed: int = 0
-    one_cycle: bool = (
-        False  # the learning rate rises and falls along a cosine (Smith & Topin 2019), else it is constant
-    )
+    # In every cycle the learning rate rises and falls along a cosine (Smith & Topin 2019), else it is constant.
+    one_cycle: bool = False
+    cycles: int = 1
+    remainder: bool = False  # batches are of `batch` samples and the last one is what remains, else they are even
     stop: Callable[[Mapping[str, float]], bool] = _never
 
 
@@ -117,19 +122,23 @@ def descend(
     if resume and checkpoint and checkpoint.is_file():
         records = _load(checkpoint, model, optimisers, identity, fabric.device)
     batches = math.ceil(samples / plan.batch)
-    for epoch in range(len(records), plan.epochs):
+    last = plan.cycles * plan.epochs
+    for epoch in range(len(records), last):
         if records and plan.stop(records[-1]):
             break
         torch.manual_seed(plan.seed * 1_000_003 + epoch)
         order = torch.randperm(samples)
         sums: list[dict[str, float]] = [{} for _ in steps]
-        split = progress(order.tensor_split(batches), f"epoch {epoch + 1}/{plan.epochs}", batches)
-        for batch, chosen in enumerate(split):
+        split = torch.split(order, plan.batch) if plan.remainder else order.tensor_split(batches)
+        for batch, chosen in enumerate(progress(split, f"epoch {epoch + 1}/{last}", batches)):
             if plan.one_cycle:
-                _set_rates(optimisers, rates, one_cycle((epoch * batches + batch) / (plan.epochs * batches)))
+                into = epoch % plan.epochs * batches + batch
+                _set_rates(optimisers, rates, one_cycle(into / (plan.epochs * batches)))
+            full = "full" if len(chosen) == plan.batch else "remainder"
             for step, stepper, total in zip(steps, steppers, sums, strict=True):
-                _take(step, stepper, wrapped, chosen, epoch, total, fabric)
-        records.append(_record(steps, sums, samples))
+                if step.batches in ("all", full):
+                    _take(step, stepper, wrapped, chosen, epoch, total, fabric)
+        records.append(_record(steps, sums))
         if fabric.is_global_zero:
             if checkpoint:
                 _save(checkpoint, model, optimisers, identity, records)
@@ -152,9 +161,10 @@ def _take(
     stepper.step()
     for key, value in whole.items():
         sums[key] = sums.get(key, 0.0) + float(value)
+    sums[_SEEN] = sums.get(_SEEN, 0.0) + len(batch)
     if not math.isfinite(sums[_TOTAL]):
         raise BlemishError(
-            f"training diverged in epoch {epoch + 1}: the loss is no longer a number; take a lower --rate."
+            f"training diverged in epoch {epoch + 1}: the loss is no longer a number; take a lower --learning-rate."
         )
 
 
@@ -165,11 +175,14 @@ def _set_rates(optimisers: Sequence[Optimizer], rates: Sequence[Sequence[float]]
             group["lr"] = rate * factor
 
 
-def _record(steps: Sequence[Step], sums: Sequence[Mapping[str, float]], samples: int) -> dict[str, float]:
-    """An epoch's record, from each step's sums."""
+def _record(steps: Sequence[Step], sums: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """An epoch's record, from the sums of each step that was taken."""
     record: dict[str, float] = {}
     for step, total in zip(steps, sums, strict=True):
-        means = [(key, value / samples) for key, value in total.items() if key not in (_TOTAL, _WEIGHT)]
+        if not total:
+            continue
+        seen = total[_SEEN]
+        means = [(key, value / seen) for key, value in total.items() if key not in (_TOTAL, _WEIGHT, _SEEN)]
         for key, value in ((step.name, total[_TOTAL] / total[_WEIGHT]), *means):
             if key in record:
                 raise ValueError(f"two steps or counts are called {key!r}")
