@@ -27,9 +27,10 @@ import torch.nn.functional as F
 
 from baselines import DEMO, SETS, parts_of  # type: ignore[import-not-found]  # beside this file
 from blemish.cli.console import progress
+from blemish.detectors.attention import losses
 from blemish.detectors.attention.config import AttentionConfig, study
 from blemish.detectors.attention.detector import Attention
-from blemish.detectors.nn.resampling import Resize, batches
+from blemish.detectors.nn.resampling import Resize, batches, gaussian
 from blemish.evaluation.bootstrap import to_json
 from blemish.evaluation.detection import detection_metrics
 from blemish.evaluation.localisation import localisation_metrics
@@ -63,6 +64,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
         {**SMALL, **OFTEN, "layers": ("encoder.23",), "attention_loss": "none"},
         "batches of 16, attention at encoder.23, without the term, 128 x 128",
     ),
+    "batch-79-128": ({**SMALL, "batch": 79}, "batches of 79 and 1, 128 x 128"),
+    "zeros-128": (SMALL, "SSIM over borders of zeros, as in the code, 128 x 128"),
     "mse-128": ({**SMALL, "loss": "mse"}, "mean squared error instead of SSIM, 128 x 128"),
 }
 READINGS: dict[str, dict[str, str]] = {
@@ -71,7 +74,13 @@ READINGS: dict[str, dict[str, str]] = {
     "the same, each place by good images' spread": {"map": "attention", "input": "image", "standardise": "place"},
     "SSIM residual": {"map": "residual"},
 }
-PUBLISHED = "as published: weights of rounding, corners aligned"
+# By autograd, as the study's code does it, and with one thing of it at a time as ours.
+PUBLISHED = {
+    "as published: weights of rounding, by batch; corners aligned": {"batch": True, "rounding": True, "aligned": True},
+    "the same, weights by image": {"batch": False, "rounding": True, "aligned": True},
+    "the same, equal weights": {"batch": True, "rounding": False, "aligned": True},
+    "the same, equal weights, corners not aligned (ours)": {"batch": True, "rounding": False, "aligned": False},
+}
 FIGURES = ("pixel_auroc", "best_iou", "auroc")
 
 
@@ -83,23 +92,29 @@ def measure(folder: Path, name: str, cycles: int, work: Path) -> dict[str, Any]:
     if cycles:
         config = replace(config, cycles=cycles, checkpoint=work / f"{folder.name}-{name}.training", resume=True)
     else:
-        config = replace(config, epochs=1, learning_rate=0.0)
+        config = replace(config, untrained=True)
+    if name == "zeros-128":
+        losses._window_means = zero_padded
     detector = Attention(config).fit(good, progress)
     rows: dict[str, Any] = {}
     for reading, changes in READINGS.items():
         prediction = predict(in_torch(detector.shown_as(progress, **changes).graph()), split.test, progress, reading)
         rows[reading] = figures_of(prediction.maps, split.test)
     if detector._learner.net.cancels(detector._learner.layers[0]):
-        rows[PUBLISHED] = figures_of(published_maps(detector, split.test), split.test)
+        for reading, how in PUBLISHED.items():
+            rows[reading] = figures_of(published_maps(detector, split.test, **how), split.test)
     anomalies = sum(sample.label == "anomaly" for sample in split.test)
     counts = {"train": len(good), "test_good": len(split.test) - anomalies, "test_anomaly": anomalies}
     last = detector.records[-1] if cycles else {}
     return {"set": folder.name, "variant": name, "epochs": 50 * cycles, **counts, "last": last, "rows": rows}
 
 
-def published_maps(detector: Attention, samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
+def published_maps(
+    detector: Attention, samples: Sequence[Sample], *, batch: bool, rounding: bool, aligned: bool
+) -> npt.NDArray[np.float32]:
     """The maps by autograd as the study's code computes them: weights normalised over a batch of 128, whose mean is
-    zero but for rounding where an instance norm follows, and a bilinear enlargement with aligned corners."""
+    zero but for rounding where an instance norm follows, and a bilinear enlargement with aligned corners. Without
+    `batch` they are normalised by image, without `rounding` all are 1."""
     learner, found = detector._learner, []
     for images in batches(samples, Resize(*detector.config.image_size), 128):
         images = images / 255
@@ -108,10 +123,23 @@ def published_maps(detector: Attention, samples: Sequence[Sample]) -> npt.NDArra
         with torch.enable_grad():
             features = learner.net.encoder[: learner.layers[0] + 1](difference).detach().requires_grad_()
             gradient = torch.autograd.grad(learner.net.tail(learner.layers[0])(features).sum(), features)[0]
-        weights = (gradient / (gradient.square().mean().sqrt() + 1e-5)).mean((2, 3), keepdim=True)
-        attention = (weights * features.detach()).abs().mean(1, keepdim=True)
-        found.append(F.interpolate(attention, images.shape[2:], mode="bilinear", align_corners=True)[:, 0])
+        size = gradient.square().mean(None if batch else (1, 2, 3), keepdim=True).sqrt()
+        weights = (gradient / (size + 1e-5)).mean((2, 3), keepdim=True)
+        features = features.detach()
+        attention = (weights * features if rounding else features).abs().mean(1, keepdim=True)
+        found.append(F.interpolate(attention, images.shape[2:], mode="bilinear", align_corners=aligned)[:, 0])
     return torch.cat(found).numpy()
+
+
+def zero_padded(length: int) -> torch.Tensor:
+    """SSIM's means over windows that reach over the border into zeros, `(length, length)`: another
+    `losses._window_means`, for one variant alone. Run that variant in a process of its own."""
+    half = losses.WINDOW // 2
+    weights = gaussian(half, losses.SIGMA, torch.float64)
+    rows = torch.zeros(length, length + 2 * half, dtype=torch.float64)
+    for row in range(length):
+        rows[row, row : row + 2 * half + 1] = weights
+    return rows[:, half:-half].float()
 
 
 def figures_of(maps: npt.NDArray[np.float32], samples: Sequence[Sample]) -> dict[str, Any]:
@@ -139,13 +167,13 @@ def table(results: Sequence[dict[str, Any]], figure: str = "pixel_auroc") -> str
             f"{name}: learned from {first['train']} good images, tested on {first['test_good']} good and "
             f"{first['test_anomaly']} defective; {figure}.",
             "",
-            f"| {' | '.join(['training', 'epochs', *READINGS, PUBLISHED])} |",
-            f"|{'---|' * (3 + len(READINGS))}",
+            f"| {' | '.join(['training', 'epochs', *READINGS, *PUBLISHED])} |",
+            f"|{'---|' * (2 + len(READINGS) + len(PUBLISHED))}",
         ]
         for result in of_set:
             cells = [
                 with_interval(result["rows"][reading][figure]) if reading in result["rows"] else "–"
-                for reading in (*READINGS, PUBLISHED)
+                for reading in (*READINGS, *PUBLISHED)
             ]
             lines.append(f"| {' | '.join([VARIANTS[result['variant']][1], str(result['epochs']), *cells])} |")
         lines.append("")

@@ -349,6 +349,12 @@ def test_more_cycles_continue_fewer(samples: list[Sample], tmp_path: Path) -> No
     assert same(weights_of(whole), weights_of(resumed))
 
 
+def test_an_untrained_network_is_the_one_that_is_drawn(samples: list[Sample]) -> None:
+    still = Attention(replace(SMALL, untrained=True)).fit(samples)
+    assert still.records == []
+    assert same(weights_of(still), weights_of(Attention(replace(SMALL, learning_rate=0.0, decay=0.0)).fit(samples)))
+
+
 @pytest.mark.parametrize(("images", "wanted"), [(209, 128), (391, 128), (129, 128), (128, 76), (80, 48), (1, 1)])
 def test_the_batch_leaves_a_remainder_for_the_attention(images: int, wanted: int) -> None:
     assert batch_for(study(AttentionConfig()), images) == wanted

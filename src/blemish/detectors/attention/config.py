@@ -172,6 +172,7 @@ class AttentionConfig:
     )
     sigma: float = setting(2.0, "Gaussian smoothing of the map, in pixels of the image size; 0 = none.", low=0)
     augmentations: tuple[str, ...] = setting((), "Changes that a good part may show: rotate,flip,shift,brighten,tilt.")
+    untrained: bool = setting(False, "The network stays as it is drawn, as a control.")
     epochs: int = setting(0, f"Epochs of a cycle; 0 = as many as show {SEEN} images, at most {MOST}.", low=0)
     cycles: int = setting(1, "Cycles of the learning rate, each of so many epochs.", low=1)
     batch: int = setting(4, "Images in a step.", low=1)

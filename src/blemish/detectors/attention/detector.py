@@ -107,7 +107,9 @@ class Attention:
         images = tuple((sample.name, fingerprint(sample)) for sample in learned)
         job = Job(config, cache, images, rows, mean, std.clamp(min=1 / 255), run)
         learner = job.learner(self._start)
-        if config.processes > 1:
+        if config.untrained:
+            self.records = []
+        elif config.processes > 1:
             self.records, state = in_processes(train_in_process, job, device=config.device, processes=config.processes)
             learner.load_state_dict(state)
         else:
