@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python bench/study_curve.py --only flange/study flange/no-term --cycles 0 1 2 4 10
     python bench/study_curve.py --table
 
-A variant is one training of `--recipe study` with some settings changed. It stops after each of `--cycles` cycles of 50
-epochs, is evaluated on the test images of `blemish train`, and is resumed; 0 is the untrained network, the control. All
+A variant is one training of a recipe with some settings changed. It stops after each of `--cycles` cycles of 50 epochs,
+is evaluated on the test images of `blemish train`, and is resumed; 0 is the untrained network, the control. All
 good images of the training part are learned from, as in the study: no threshold is set here. Each result is written to
 --work at once, so that a killed run goes on where it was. `--table` collects them in bench/results/study_curve.json and
 study_curve.md. Which figure is best is nowhere used to choose anything.
@@ -15,10 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from baselines import DEMO, SETS, parts_of  # type: ignore[import-not-found]  # beside this file
 from blemish.cli.console import progress
 from blemish.detectors.attention import losses
-from blemish.detectors.attention.config import AttentionConfig, study
+from blemish.detectors.attention.config import AttentionConfig, expvae, paper, study
 from blemish.detectors.attention.detector import Attention
 from blemish.detectors.nn.resampling import Resize, batches, gaussian
 from blemish.evaluation.bootstrap import to_json
@@ -41,37 +41,46 @@ from blemish.types import Sample
 
 HERE = Path(__file__).resolve().parent
 SMALL = {"image_size": (128, 128)}
-OFTEN = {"alternate": "every", "fixed_weights": False, "batch": 16}
-# What differs from `study`, and the variant's name in the table.
-VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
-    "study": ({}, "as run, 256 x 256"),
-    "no-term": ({"attention_loss": "none"}, "without the term, 256 x 256"),
-    "study-128": (SMALL, "as run, 128 x 128"),
-    "no-term-128": ({**SMALL, "attention_loss": "none"}, "without the term, 128 x 128"),
-    "declared-128": (
+OFTEN = {"alternate": "every", "fixed_weights": False, "batch": 16, "layers": ("encoder.23",)}
+NO_TERM = {"attention_loss": "none"}
+
+
+class Variant(NamedTuple):
+    name: str  # in the table; those without a size are at 128 x 128
+    changes: dict[str, Any]
+    recipe: Callable[[AttentionConfig], AttentionConfig] = study
+
+
+VARIANTS = {
+    "study": Variant("study, 256 x 256", {}),
+    "no-term": Variant("study without the term, 256 x 256", NO_TERM),
+    "study-128": Variant("study", SMALL),
+    "no-term-128": Variant("study without the term", {**SMALL, **NO_TERM}),
+    "batch-79-128": Variant("study, batches of 79 and 1", {**SMALL, "batch": 79}),
+    "zeros-128": Variant("study, SSIM over borders of zeros, as in the code", SMALL),
+    "mse-128": Variant("study, mean squared error instead of SSIM", {**SMALL, "loss": "mse"}),
+    "declared-128": Variant(
+        "study, learning rate to 0.1 as its schedule declares",
         {**SMALL, "schedule": "one-cycle", "learning_rate": 0.1, "momentum": 0.9},
-        "learning rate to 0.1 as the schedule declares, 128 x 128",
     ),
-    "batch-16-128": (
-        {**SMALL, "attention_loss": "none", "alternate": "no", "batch": 16},
-        "batches of 16, every one reconstructed, without the term, 128 x 128",
+    "batch-16-128": Variant(
+        "study's network, batches of 16, all for the reconstruction",
+        {**SMALL, **NO_TERM, "alternate": "no", "batch": 16},
     ),
-    "acting-128": (
-        {**SMALL, **OFTEN, "layers": ("encoder.23",)},
-        "batches of 16, the term at encoder.23 (after norm and ReLU) in steps of its own, 128 x 128",
+    "acting-128": Variant(
+        "study's network, batches of 16, attention after norm and ReLU (encoder.23), the term on every batch",
+        {**SMALL, **OFTEN},
     ),
-    "not-acting-128": (
-        {**SMALL, **OFTEN, "layers": ("encoder.23",), "attention_loss": "none"},
-        "batches of 16, attention at encoder.23, without the term, 128 x 128",
-    ),
-    "batch-79-128": ({**SMALL, "batch": 79}, "batches of 79 and 1, 128 x 128"),
-    "zeros-128": (SMALL, "SSIM over borders of zeros, as in the code, 128 x 128"),
-    "mse-128": ({**SMALL, "loss": "mse"}, "mean squared error instead of SSIM, 128 x 128"),
+    "not-acting-128": Variant("the same without the term", {**SMALL, **OFTEN, **NO_TERM}),
+    "paper-128": Variant("paper", SMALL, paper),
+    "paper-no-term-128": Variant("paper without the term", {**SMALL, **NO_TERM}, paper),
+    "expvae-128": Variant("expvae", SMALL, expvae),
 }
 READINGS: dict[str, dict[str, str]] = {
     "attention of image - reconstruction": {"map": "attention", "input": "residual"},
     "attention of image - mean": {"map": "attention", "input": "image"},
-    "the same, each place by good images' spread": {"map": "attention", "input": "image", "standardise": "place"},
+    "attention of exp((mean - image)^3)": {"map": "attention", "input": "difference"},
+    "attention of image - mean, in each place's spread": {"map": "attention", "input": "image", "standardise": "place"},
     "SSIM residual": {"map": "residual"},
 }
 # By autograd, as the study's code does it, and with one thing of it at a time as ours.
@@ -88,7 +97,8 @@ def measure(folder: Path, name: str, cycles: int, work: Path) -> dict[str, Any]:
     """Trains up to `cycles` cycles, from the last checkpoint on, and evaluates every reading."""
     split = parts_of(folder, SETS[folder.name])
     good = [*split.train, *split.calibration]
-    config = replace(study(AttentionConfig()), **VARIANTS[name][0])
+    variant = VARIANTS[name]
+    config = replace(variant.recipe(AttentionConfig()), **variant.changes)
     if cycles:
         config = replace(config, cycles=cycles, checkpoint=work / f"{folder.name}-{name}.training", resume=True)
     else:
@@ -175,7 +185,7 @@ def table(results: Sequence[dict[str, Any]], figure: str = "pixel_auroc") -> str
                 with_interval(result["rows"][reading][figure]) if reading in result["rows"] else "–"
                 for reading in (*READINGS, *PUBLISHED)
             ]
-            lines.append(f"| {' | '.join([VARIANTS[result['variant']][1], str(result['epochs']), *cells])} |")
+            lines.append(f"| {' | '.join([VARIANTS[result['variant']].name, str(result['epochs']), *cells])} |")
         lines.append("")
     return "\n".join(lines)
 
