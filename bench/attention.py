@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python bench/attention.py [--only magnetic-tile/with ...]
     python bench/attention.py --table
 
-A configuration is one training, whose network is evaluated with each map of READINGS. Each is written to --work as soon
-as it is finished, so that a long run can be interrupted and resumed, or distributed over processes. `--table` collects
-all of them in bench/results/attention.json and attention.md, with the baselines of bench/results/baselines.json (image
-figures only). The best IoU is the highest over all thresholds of `thresholds_for`.
+A configuration is one training, whose network is evaluated with each map of READINGS; the published recipes are in
+study_curve.py. Each is written to --work as soon as it is finished, so that a long run can be interrupted and resumed,
+or distributed over processes. `--table` collects all of them in bench/results/attention.json and attention.md, with the
+baselines of bench/results/baselines.json (image figures only). The best IoU is the highest over all thresholds of
+`thresholds_for`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from baselines import DEMO, SETS, parts_of  # type: ignore[import-not-found]  # 
 from blemish import __version__
 from blemish.cli.console import progress
 from blemish.data.split import Split
-from blemish.detectors.attention.config import AttentionConfig, paper
+from blemish.detectors.attention.config import AttentionConfig
 from blemish.detectors.attention.detector import Attention
 from blemish.detectors.interface import Graph
 from blemish.detectors.patchcore.config import PatchCoreConfig
@@ -45,14 +46,12 @@ from blemish.types import Sample
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("flange", "cloth", "board", "magnetic-tile", "kolektorsdd")
-# The settings of each training that differ from the defaults, and its name in the tables; "study" is `paper`.
+# The settings of each training that differ from the defaults, and its name in the tables.
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "with": ({"attention_loss": "mean"}, "interpretability term"),
     "without": ({"attention_loss": "none"}, "no interpretability term"),
     "unspoiled": ({"corruption": "none"}, "images not corrupted"),
-    "study": ({}, "as in the paper"),
 }
-STUDIED = ("flange", "magnetic-tile")  # 50 epochs of two steps per batch; other sets only with --only
 READINGS: dict[str, dict[str, str]] = {
     "attention (image)": {"map": "attention", "input": "image"},
     "attention (difference)": {"map": "attention", "input": "difference"},
@@ -84,9 +83,7 @@ def patchcore(split: Split) -> dict[str, Any]:
 def attending(split: Split, name: str) -> dict[str, Any]:
     height, width = AttentionConfig().image_size
     config = AttentionConfig(image_size=auto_size(split.train, height * width))
-    config = (
-        replace(paper(config), image_size=config.image_size) if name == "study" else replace(config, **CONFIGS[name][0])
-    )
+    config = replace(config, **CONFIGS[name][0])
     begun = time.perf_counter()
     detector = Attention(config).fit(split.train, progress)
     seconds = time.perf_counter() - begun
@@ -199,8 +196,7 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=HERE.parent / "demo" / "data")
     parser.add_argument("--work", type=Path, default=HERE / "results" / "work" / "attention")
     every = [f"{where}/{name}" for name in (*CONFIGS, "patchcore") for where in NAMES]
-    normal_median = [task for task in every if not task.endswith("/study") or task.split("/")[0] in STUDIED]
-    parser.add_argument("--only", nargs="*", choices=every, default=normal_median, metavar="SET/CONFIG")
+    parser.add_argument("--only", nargs="*", choices=every, default=every, metavar="SET/CONFIG")
     parser.add_argument("--table", action="store_true", help="only collect the results in --work")
     options = parser.parse_args()
     if threads := os.environ.get("OMP_NUM_THREADS"):
