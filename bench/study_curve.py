@@ -72,6 +72,7 @@ VARIANTS = {
         {**SMALL, **OFTEN},
     ),
     "not-acting-128": Variant("the same without the term", {**SMALL, **OFTEN, **NO_TERM}),
+    "early-128": Variant("study, attention at encoder.3", {**SMALL, "layers": ("encoder.3",)}),
     "paper-128": Variant("paper", SMALL, paper),
     "paper-no-term-128": Variant("paper without the term", {**SMALL, **NO_TERM}, paper),
     "expvae-128": Variant("expvae", SMALL, expvae),

@@ -214,6 +214,21 @@ def test_the_case_study_by_one_command(labelled: Path, tmp_path: Path) -> None:
     assert len(metrics["training"]) == 1
 
 
+def test_the_second_study_by_one_command(labelled: Path, tmp_path: Path) -> None:
+    """Two calls of the published program are two cycles; its map runs in onnxruntime, gradient cancelled."""
+    out = tmp_path / "study"
+    options = ("--image-size", 64, "--epochs", 1, "--cycles", 2, "--overlays", 2, "--false-alarms", "15%")
+    blemish("train", labelled, "-o", out, "--recipe", "study", *options)
+    card = json.loads(blemish("bundle", out, "--json").stdout)
+    settings = card["settings"]
+    assert (settings["model"], settings["layers"], settings["alternate"]) == ("study", ["encoder.21"], "last")
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert [set(record) for record in metrics["training"]] == [{"loss", "reconstruction", "attention"}] * 2
+    verdict = Inspector(out / "bundle").inspect(labelled / "bright/000.png")
+    assert np.isfinite(verdict.score)
+    assert verdict.decision in ("good", "anomaly")
+
+
 def test_an_autoencoder_from_the_command_line(product: Path, folder: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     options = ("--detector", "attention", "--epochs", 2, "--model", "autoencoder", "--width", 4, "--latent", 4)

@@ -19,7 +19,7 @@ LAYERS = {
     "autoencoder": "encoder.11",
     "vae": "encoder.11",
     "resnet": "encoder.7",
-    "resnet-vae": "encoder.7",
+    "resnet-vae": "encoder.11",
     "study": "encoder.21",
 }
 SEEN, MOST = 8000, 80  # training images seen where nobody says how many epochs, and epochs at most
