@@ -225,6 +225,7 @@ def test_the_second_study_by_one_command(labelled: Path, tmp_path: Path) -> None
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert [set(record) for record in metrics["training"]] == [{"loss", "reconstruction", "attention"}] * 2
     verdict = Inspector(out / "bundle").inspect(labelled / "bright/000.png")
+    assert verdict.score is not None
     assert np.isfinite(verdict.score)
     assert verdict.decision in ("good", "anomaly")
 

@@ -82,7 +82,7 @@ def test_other_data_is_refused(run: Path, product: Path, tmp_path: Path) -> None
             {"classes": "types", "pool": "deviations", "augmentations": ("flip", "shift"), "head_weights": (1.0, 3.0)},
             {},
         ),
-        ("attention", {"model": "vae", "map": "combined", "layers": ("encoder.11",), "alternate": True}, {}),
+        ("attention", {"model": "vae", "map": "combined", "layers": ("encoder.11",), "alternate": "every"}, {}),
     ],
 )
 def test_the_command_repeats_the_configuration_of_the_card(
@@ -124,6 +124,13 @@ def test_the_command_repeats_the_configuration_of_the_card(
     assert config.calibrate == decision.calibrated_by
     seen: Any = config.settings
     assert as_json(replace(seen, image_size=card.image_size)) == card.settings
+
+
+def test_a_card_from_before_alternate_had_three_values(run: Path) -> None:
+    card = read_run(run).card
+    for before, now in ((True, "every"), (False, "no")):
+        old = card.model_copy(update={"detector": "attention", "settings": {"alternate": before}})
+        assert f"--alternate {now}" in repeat(old)["command"]
 
 
 def test_an_outline_lies_around_the_defect(beside: tuple[Elements, Gallery]) -> None:

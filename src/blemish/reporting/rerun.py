@@ -34,6 +34,8 @@ def repeat(card: Card) -> dict[str, Any]:
         "evidence": EVIDENCE in card.files,
         **{name: value for name, value in settings.items() if name not in SET_OTHERWISE},
     }
+    if isinstance(asked.get("alternate"), bool):  # of the autoencoder, once a yes or no
+        asked["alternate"] = "every" if asked["alternate"] else "no"
     command += [*_framed(card), *(word for name, value in asked.items() for word in words(name, value))]
     return {
         "command": shlex.join(command),
