@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from blemish.types import BlemishError
+from blemish.detectors.attention.config import AttentionConfig
+from blemish.detectors.attention.detector import Attention
+from blemish.reporting.figures import NAMED
+from blemish.training.config import configure
+from blemish.types import BlemishError, Sample
 from tests.conftest import tile
 from tests.support import shared_folder, write_image
 
@@ -55,23 +61,36 @@ def test_both_studies_on_a_folder(mvtec: Path, tmp_path: Path, capsys: pytest.Ca
     assert ours.startswith("| pill, epochs 1 | 0.828 [0.735, 0.893] | 0.817 | 22 of 28, 9 of 59 | ")
     assert "| 27 of 28, 14 of 59 | 347 | 59 / 28 | 10 | – |" in theirs
 
-    one = ("--study", "study", "--only", "tiles", "--false-alarms", "20%", "--untrained")
+    one = ("--study", "study", "--only", "tiles", "--false-alarms", "20%")
     text = once(*one)
-    files = [tmp_path / "work/study/tiles" / run / "metrics.json" for run in ("epochs-1", "untrained")]
-    trained, untrained = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-    rows = [line for line in text.splitlines() if line.startswith("| tiles")]
-    for line, run, metrics in zip(rows, ("epochs 1", "untrained"), (trained, untrained), strict=True):
-        assert line.startswith(f"| tiles, {run} | – | {metrics['localisation']['pixel_auroc']['value']:.3f} [")
-        assert f"| {metrics['counts']['train']} | 4 / 5 | 1 |" in line
-    assert trained["localisation"] != untrained["localisation"]
+    file = tmp_path / "work/study/tiles/epochs-1/metrics.json"
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    (row,) = (line for line in text.splitlines() if line.startswith("| tiles"))
+    assert row.startswith(f"| tiles, epochs 1 | – | {metrics['localisation']['pixel_auroc']['value']:.3f} [")
+    assert f"] | {metrics['counts']['train']} | 4 / 5 | 1 |" in row
 
     capsys.readouterr()
-    before = [file.stat().st_mtime_ns for file in files]
+    before = file.stat().st_mtime_ns
     assert once(*one) == text
-    assert capsys.readouterr().out.count("done before") == 2
-    assert [file.stat().st_mtime_ns for file in files] == before
+    assert "study, tiles: done before" in capsys.readouterr().out
+    assert file.stat().st_mtime_ns == before
     only_collected = studies.parse(["--table", "--work", str(tmp_path / "work"), "--study", "study", "--only", "tiles"])
     assert studies.run_all(only_collected, tmp_path) == text
+
+
+@pytest.mark.parametrize("recipe", ["study", "expvae", "paper"])
+def test_the_control_is_the_untrained_network(mvtec: Path, recipe: str) -> None:
+    config = configure(mvtec / "tiles", "run", detector="attention", recipe=recipe, **studies.UNTRAINED)
+    settings = replace(config.settings, image_size=(64, 64))  # type: ignore[type-var]
+    assert isinstance(settings, AttentionConfig)
+    untrained = Attention(settings)
+    start = {name: value.clone() for name, value in untrained._start.net.encoder.named_parameters()}
+    files = sorted((mvtec / "tiles/train/good").iterdir())
+    untrained.fit([Sample(file, file.name, "good", "", None) for file in files])
+    assert len(untrained.records) == 1
+    learned = dict(untrained._learner.net.encoder.named_parameters())
+    assert learned.keys() == start.keys()
+    assert all(torch.equal(value, start[name]) for name, value in learned.items())
 
 
 def test_what_is_not_ours_is_left_alone(mvtec: Path, tmp_path: Path) -> None:
@@ -123,7 +142,7 @@ def test_the_maintainers_rows_are_those_of_their_files() -> None:
         (row,) = studies.STUDIES[name].measured
         metrics = json.loads((folder / f"{file}.json").read_text(encoding="utf-8"))
         for figure, measured in row["figures"].items():
-            theirs = metrics[studies.NAMED[figure].group][figure]
+            theirs = metrics[NAMED[figure].group][figure]
             assert {key: round(value, 3) for key, value in theirs.items()} == measured
         assert row.get("confusion", metrics["detection"]["confusion"]) == metrics["detection"]["confusion"]
         assert [row[key] for key in ("train", "test_good", "test_anomaly")] == [
