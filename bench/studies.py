@@ -324,8 +324,10 @@ def write(work: Path, out: Path, studies: Sequence[str], only: Sequence[str] | N
     """Collects the finished runs in out/studies.json and studies.md; returns the tables."""
     results = {name: rows_of(work, name, only) for name in studies}
     text = "\n".join(table(name, rows, notes.get(name, ())) for name, rows in results.items())
-    text += "\nIntervals are of 95 %; that of a published accuracy is Wilson's, for its number of test images. Seconds are of "
-    text += "the training alone; of one that was resumed, since it was resumed.\n"
+    text += (
+        "\nIntervals are of 95 %; that of a published accuracy is Wilson's, for its number of test images. Seconds are "
+    )
+    text += "of the training alone; of one that was resumed, since it was resumed.\n"
     facts = {"date": str(date.today()), "blemish": __version__, "machine": platform.machine(), "cores": os.cpu_count()}
     out.mkdir(parents=True, exist_ok=True)
     (out / "studies.json").write_text(json.dumps({**facts, "studies": results}, indent=1) + "\n", encoding="utf-8")
