@@ -14,7 +14,7 @@ published figure and is measured all the same. Each class and study is one run o
 
 Runs are kept in --work, whole: a finished one is not repeated, a killed one is resumed after its last epoch. The tables
 are printed and written to bench/results/studies.json and studies.md after each run. `--untrained` adds the control
-of the attention: the same run of one epoch at a learning rate of 0. As in `blemish train`, a fifth of the good images,
+of the attention: the network as it is drawn. As in `blemish train`, a fifth of the good images,
 and at least as many as the guarantee takes, are held out for the threshold; the studies learned from all. With few
 images, `--false-alarms` takes fewer of them; no figure depends on it. (The classifier's images are split 80 to 20, as
 in its source.)
@@ -187,7 +187,7 @@ STUDIES = {
         ),
     ),
 }
-UNTRAINED = {"learning_rate": 0.0, "epochs": 1}
+UNTRAINED = {"untrained": True}
 
 
 def classes_in(folder: Path) -> list[str]:
@@ -354,7 +354,7 @@ def run_all(options: argparse.Namespace, out: Path = HERE / "results", **more: M
             for untrained in kinds:
                 run = run_of(options.work, name, each, changes, untrained=untrained)
                 try:
-                    own_changes = {**changes, **UNTRAINED, "cycles": 1} if untrained else changes
+                    own_changes = {**changes, **UNTRAINED} if untrained else changes
                     done = measure(options.mvtec / each, run, study, **own_changes)
                     said = f"measured, in {run}" if done else f"done before, in {run}"
                 except BlemishError as error:

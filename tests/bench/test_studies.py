@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from blemish.detectors.attention.config import AttentionConfig
-from blemish.detectors.attention.detector import Attention
 from blemish.reporting.figures import NAMED
-from blemish.training.config import configure
-from blemish.types import BlemishError, Sample
+from blemish.types import BlemishError
 from tests.conftest import tile
 from tests.support import shared_folder, write_image
 
@@ -44,22 +39,14 @@ def mvtec(tmp_path: Path) -> Path:
 def test_both_studies_on_a_folder(mvtec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def once(*arguments: str) -> str:
         options = studies.parse(["--mvtec", str(mvtec), "--work", str(tmp_path / "work"), "--epochs", "1", *arguments])
-        return studies.run_all(options, tmp_path, classifier={**SMALL, "random_weights": True}, study=SMALL)
+        return studies.run_all(options, tmp_path, study=SMALL)
 
-    text = once("--study", "classifier", "--only", "pill", "cable")
+    text = once("--study", "classifier", "--only", "cable")
     assert f"Not in {mvtec}: cable." in text
     assert "Not in" in capsys.readouterr().out
     kept = json.loads((tmp_path / "studies.json").read_text(encoding="utf-8"))["studies"]
-    cable, pill, maintainers = sorted(kept["classifier"], key=lambda row: row["class"])
+    (cable,) = (row for row in kept["classifier"] if row["class"] == "cable")
     assert (cable["figures"], cable["published"]["accuracy"]) == ({}, 0.947)
-    # 20 good and 5 defective images, pooled, four fifths to learn from; VGG16 without weights finds nothing.
-    assert [pill[key] for key in ("train", "test_good", "test_anomaly", "epochs")] == [20, 4, 1, 1]
-    counts = pill["confusion"]
-    assert pill["figures"]["accuracy"]["value"] == (counts["caught"] + counts["passed"]) / 5
-    assert maintainers["run"].startswith("by the maintainers, commit f1ca21b")
-    ours, theirs = (line for line in text.splitlines() if line.startswith("| pill"))
-    assert ours.startswith("| pill, epochs 1 | 0.828 [0.735, 0.893] | 0.817 | 22 of 28, 9 of 59 | ")
-    assert "| 27 of 28, 14 of 59 | 347 | 59 / 28 | 10 | – |" in theirs
 
     one = ("--study", "study", "--only", "tiles", "--false-alarms", "20%")
     text = once(*one)
@@ -76,21 +63,6 @@ def test_both_studies_on_a_folder(mvtec: Path, tmp_path: Path, capsys: pytest.Ca
     assert file.stat().st_mtime_ns == before
     only_collected = studies.parse(["--table", "--work", str(tmp_path / "work"), "--study", "study", "--only", "tiles"])
     assert studies.run_all(only_collected, tmp_path) == text
-
-
-@pytest.mark.parametrize("recipe", ["study", "expvae", "paper"])
-def test_the_control_is_the_untrained_network(mvtec: Path, recipe: str) -> None:
-    config = configure(mvtec / "tiles", "run", detector="attention", recipe=recipe, **studies.UNTRAINED)
-    settings = replace(config.settings, image_size=(64, 64))  # type: ignore[type-var]
-    assert isinstance(settings, AttentionConfig)
-    untrained = Attention(settings)
-    start = {name: value.clone() for name, value in untrained._start.net.encoder.named_parameters()}
-    files = sorted((mvtec / "tiles/train/good").iterdir())
-    untrained.fit([Sample(file, file.name, "good", "", None) for file in files])
-    assert len(untrained.records) == 1
-    learned = dict(untrained._learner.net.encoder.named_parameters())
-    assert learned.keys() == start.keys()
-    assert all(torch.equal(value, start[name]) for name, value in learned.items())
 
 
 def test_what_is_not_ours_is_left_alone(mvtec: Path, tmp_path: Path) -> None:
