@@ -75,6 +75,8 @@ VARIANTS = {
     "early-128": Variant("study, attention at encoder.3", {**SMALL, "layers": ("encoder.3",)}),
     "paper-128": Variant("paper", SMALL, paper),
     "paper-no-term-128": Variant("paper without the term", {**SMALL, **NO_TERM}, paper),
+    "paper-seed1-128": Variant("paper, another seed", {**SMALL, "seed": 1}, paper),
+    "paper-no-term-seed1-128": Variant("paper without the term, another seed", {**SMALL, **NO_TERM, "seed": 1}, paper),
     "expvae-128": Variant("expvae", SMALL, expvae),
 }
 READINGS: dict[str, dict[str, str]] = {
