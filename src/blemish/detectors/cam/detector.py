@@ -76,7 +76,7 @@ class Cam:
             seed=config.seed,
         )
         self.resize = Resize(*config.image_size)
-        self._net = graph_cut.trace(self.backbone, config.image_size)
+        self._net = graph_cut.trace(self.backbone, config.image_size, config.padding)
         nodes = dict(zip((tap.layer for tap in self.backbone.taps), graph_cut.outputs(self._net), strict=True))
         self._nodes = {layer: nodes[layer] for layer in sorted(nodes, key=chosen.order.index)}
         self._layers = {layer: nodes[layer] for layer in chosen.pooled}
