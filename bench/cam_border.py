@@ -55,9 +55,12 @@ ROWS: dict[str, dict[str, Any]] = {
     "recipe-reflect": {"padding": "reflect"},
     "recipe-replicate": {"padding": "replicate"},
     "recipe-roi": {},
-    "ours-zeros": {"padding": "zeros"},
-    "ours-reflect": {"padding": "reflect"},
-    "ours-replicate": {"padding": "replicate"},
+    "recipe-skip": {"background": "auto"},
+    "ours-zeros": {"background": "pooled"},
+    "ours-reflect": {"background": "pooled", "padding": "reflect"},
+    "ours-replicate": {"background": "pooled", "padding": "replicate"},
+    "ours": {},
+    "ours-skip-replicate": {"padding": "replicate"},
 }
 
 
@@ -201,7 +204,7 @@ def mean_of(values: npt.NDArray[np.float64]) -> dict[str, float]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    head = ("heat outside the part", "in the border", "AUROC outside", "AUROC inside", "peak on part")
+    head: tuple[str, ...] = ("heat outside the part", "in the border", "AUROC outside", "AUROC inside", "peak on part")
     head = (*head, "pointing game", "box on defect", "defects hit", "pixel AUROC", "balanced accuracy", "AUROC")
     lines = [f"| data | configuration | {' | '.join(head)} |", "|---" * (len(head) + 2) + "|"]
     for row in rows:

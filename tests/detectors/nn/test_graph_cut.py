@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Literal
 
 import pytest
 import torch
@@ -255,7 +256,7 @@ def test_padding_by_hand(padding: str, corner: float, last: float) -> None:
 
 
 @pytest.mark.parametrize("padding", ["reflect", "replicate"])
-def test_padding_is_that_of_torchs_convolutions(padding: str) -> None:
+def test_padding_is_that_of_torchs_convolutions(padding: Literal["reflect", "replicate"]) -> None:
     """Norms are folded all the same."""
     torch.manual_seed(0)
     net = Norms()

@@ -32,6 +32,7 @@ def case_study(config: CamConfig) -> CamConfig:
         image_size=(224, 224),
         layers=("features.29",),  # conv5_3 after its ReLU: 512 x 14 x 14
         padding="zeros",
+        background="pooled",
         pool="mean",
         unfreeze=1,
         outputs=2,
@@ -78,6 +79,11 @@ class CamConfig:
     classes: Literal["binary", "types"] = setting("binary", "binary, or types: good and each defect type.")
     padding: Literal["zeros", "reflect", "replicate"] = setting(
         "zeros", "What the backbone's convolutions see beyond the image's border."
+    )
+    background: Literal["auto", "pooled"] = setting(
+        "auto",
+        "auto: where nothing but the constant background of the good images is, no features are pooled; pooled: all "
+        "are, as published.",
     )
     # deviations: how far each cell is from good images at that place; for parts that lie still.
     pool: Literal["mean", "moments", "deviations"] = setting(

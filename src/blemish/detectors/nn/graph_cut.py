@@ -50,7 +50,9 @@ def trace(backbone: Backbone, image_size: tuple[int, int], padding: str = "zeros
 def _pad(graph: GraphModule, mode: str) -> None:
     """Makes every convolution's zero padding one of another mode: its own, and that of an operation before it."""
     for conv in [node for node in graph.graph.nodes if node.target is CONV]:
-        weight, bias, stride, padding, *rest = (*conv.args[1:], *(None, [1, 1], [0, 0])[len(conv.args) - 2 :])
+        left_out: list[Any] = [None, [1, 1], [0, 0]][len(conv.args) - 2 :]
+        arguments: list[Any] = [*conv.args[1:], *left_out]
+        weight, bias, stride, padding, *rest = arguments
         source = conv.args[0]
         if source.target is PAD and len(source.args[1]) == 4 and list(source.users) == [conv]:
             source.args = (*source.args[:2], mode)  # timm's padding "same", as TensorFlow pads
