@@ -49,12 +49,12 @@ SETS = ("magnetic-tile", "casting", "kolektorsdd", "cookies", "flange", "cloth",
 # The settings of each row that differ from the defaults; all at 224x224, as in the published study and the regression.
 CONFIGS: dict[str, dict[str, Any]] = {
     "bundled-head": {"unfreeze": 0},
-    "bundled-deviations": {"unfreeze": 0, "deviations": True},
+    "bundled-deviations": {"unfreeze": 0, "pool": "deviations"},
     "bundled-tail": {"unfreeze": 1},
     "imagenet-head": {"unfreeze": 0},
-    "imagenet-deviations": {"unfreeze": 0, "deviations": True},
+    "imagenet-deviations": {"unfreeze": 0, "pool": "deviations"},
     "imagenet-tail": {"unfreeze": 1},
-    "imagenet-mean": {"unfreeze": 0, "moments": 1, "layers": ("4",)},
+    "imagenet-mean": {"unfreeze": 0, "pool": "mean", "layers": ("4",)},
 }
 # Method and layer of the compared maps, of the classifier whose last stages were trained.
 MAPS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Literal
 
 import pytest
 import torch
@@ -214,3 +215,76 @@ class Listed(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [self.norm(self.conv(images))]
+
+
+class Sums(nn.Module):
+    """Sums over 3x3, with stride 1 and, padded as TensorFlow does, with stride 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.same = nn.Conv2d(3, 1, 3, padding=1, bias=False)
+        self.coarse = nn.Conv2d(3, 1, 3, stride=2, bias=False)
+        for conv in (self.same, self.coarse):
+            nn.init.zeros_(conv.weight)
+            nn.init.ones_(conv.weight[:, 0])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [self.same(images), self.coarse(nn.functional.pad(images, (0, 1, 0, 1)))]
+
+
+@pytest.mark.parametrize(
+    ("padding", "corner", "last"),
+    [
+        # Of 0 1 2 3 in each of 4 rows: the sum at the top left, and at the bottom right of the half-size map.
+        ("zeros", 2 * (0 + 1), 2 * (2 + 3)),
+        ("reflect", 3 * (1 + 0 + 1), 3 * (2 + 3 + 2)),
+        ("replicate", 3 * (0 + 0 + 1), 3 * (2 + 3 + 3)),
+    ],
+)
+def test_padding_by_hand(padding: str, corner: float, last: float) -> None:
+    images = torch.arange(4.0).expand(1, 3, 4, 4)
+    graph = graph_cut.trace(backbone_of(Sums(), 2), (4, 4), padding)
+    with torch.no_grad():
+        same, coarse = graph(images)
+        flat = graph(torch.full((1, 3, 4, 4), 5.0))
+    assert float(same[0, 0, 0, 0]) == corner
+    assert float(coarse[0, 0, -1, -1]) == last
+    if padding == "zeros":
+        assert [values.unique().tolist() for values in flat] == [[20, 30, 45]] * 2
+    else:
+        assert all(bool((values == 45).all()) for values in flat)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "replicate"])
+def test_padding_is_that_of_torchs_convolutions(padding: Literal["reflect", "replicate"]) -> None:
+    """Norms are folded all the same."""
+    torch.manual_seed(0)
+    net = Norms()
+    randomise_norms(net)
+    images = torch.randn(2, 3, 12, 13)
+    graph = graph_cut.trace(backbone_of(net, 3), (12, 13), padding)
+    conv = nn.Conv2d(8, 8, 3, padding=1, groups=8, padding_mode=padding)
+    conv.load_state_dict(net.depthwise[0].state_dict())
+    net.depthwise[0] = conv
+    for found, wanted in zip(graph(images), net(images), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bundled", "torchvision/resnet18"])
+def test_a_constant_image_gives_constant_maps(name: str) -> None:
+    """With zeros beyond the border, the border answers: that is how an empty background can carry a verdict."""
+    layers = ("2", "3") if name == "bundled" else ("layer2", "layer3")
+    backbone = load_backbone(name, layers=layers, image_size=(64, 96), random=True)
+    images = torch.full((1, 3, 64, 96), 30.0)
+    with torch.no_grad():
+        for padding in ("zeros", "reflect", "replicate"):
+            for values in graph_cut.trace(backbone, (64, 96), padding)(images):
+                spread = (values.amax((2, 3)) - values.amin((2, 3))).max() / values.abs().max()
+                assert (spread > 0.1) if padding == "zeros" else (spread < 1e-5)
+
+
+def test_a_map_too_small_to_be_reflected_is_refused() -> None:
+    backbone = load_backbone("torchvision/resnet18", layers=("layer4",), image_size=(32, 32), random=True)
+    with pytest.raises(BlemishError, match=r"a map of 1x1 cells is too small .* replicate"):
+        graph_cut.trace(backbone, (32, 32), "reflect")
+    graph_cut.trace(backbone, (32, 32), "replicate")

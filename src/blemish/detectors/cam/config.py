@@ -31,6 +31,8 @@ def case_study(config: CamConfig) -> CamConfig:
         backbone="torchvision/vgg16",
         image_size=(224, 224),
         layers=("features.29",),  # conv5_3 after its ReLU: 512 x 14 x 14
+        padding="zeros",
+        background="pooled",
         pool="mean",
         unfreeze=1,
         outputs=2,
@@ -75,6 +77,14 @@ class CamConfig:
     layers: tuple[str, ...] = setting((), "Layers whose features are pooled; without, stages of stride 8 and more.")
     image_size: tuple[int, int] = (256, 256)  # height, width
     classes: Literal["binary", "types"] = setting("binary", "binary, or types: good and each defect type.")
+    padding: Literal["zeros", "reflect", "replicate"] = setting(
+        "zeros", "What the backbone's convolutions see beyond the image's border."
+    )
+    background: Literal["auto", "pooled"] = setting(
+        "auto",
+        "auto: where nothing but the constant background of the good images is, no features are pooled; pooled: all "
+        "are, as published.",
+    )
     # deviations: how far each cell is from good images at that place; for parts that lie still.
     pool: Literal["mean", "moments", "deviations"] = setting(
         "moments", "What is pooled of each feature: mean, moments (mean and mean square), or deviations."

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,15 @@ import torch
 from torch import Tensor
 
 from blemish.data.content import fingerprint
+from blemish.detectors.cam.background import extremes
 from blemish.detectors.cam.classifier import CamGraph, Classifier, Score, fit_head
-from blemish.detectors.cam.config import CamConfig, pooled_by_default
-from blemish.detectors.cam.maps import METHODS, GradientMap
+from blemish.detectors.cam.config import CamConfig
+from blemish.detectors.cam.layers import Layers, chosen_layers
+from blemish.detectors.cam.maps import GradientMap
 from blemish.detectors.cam.training import Job, train
 from blemish.detectors.interface import Origin
 from blemish.detectors.nn import augment, graph_cut
-from blemish.detectors.nn.backbones import Backbone, load_backbone, stages
+from blemish.detectors.nn.backbones import Backbone, load_backbone
 from blemish.detectors.nn.feature_cache import FeatureCache, cache_features
 from blemish.detectors.nn.loggers import check
 from blemish.detectors.nn.loop import Records, fabric_on, in_processes
@@ -44,19 +46,6 @@ State = dict[str, npt.NDArray[np.float32]]
 GOOD = "good"
 
 
-class _Layers(NamedTuple):
-    """Stages of the backbone, by name."""
-
-    order: tuple[str, ...]  # all stages, first to last
-    pooled: tuple[str, ...]
-    map: str
-    frozen: str  # the last stage that is not trained; "" = all are
-
-    def loaded(self) -> tuple[str, ...]:
-        """Those whose outputs the backbone has to give."""
-        return tuple(dict.fromkeys(filter(None, (self.frozen, self.map, *self.pooled))))
-
-
 class Cam:
     """The detector. The trunk's outputs are cached, so that fitting again, on other samples, costs the tail alone."""
 
@@ -66,7 +55,7 @@ class Cam:
         augment.check(config.augmentations)
         check(config.log, config.checkpoint)
         check_device(config.device)
-        chosen = _chosen_layers(config)
+        chosen = chosen_layers(config)
         self.backbone: Backbone = load_backbone(
             config.backbone,
             layers=chosen.loaded(),
@@ -76,12 +65,13 @@ class Cam:
             seed=config.seed,
         )
         self.resize = Resize(*config.image_size)
-        self._net = graph_cut.trace(self.backbone, config.image_size)
+        self._net = graph_cut.trace(self.backbone, config.image_size, config.padding)
         nodes = dict(zip((tap.layer for tap in self.backbone.taps), graph_cut.outputs(self._net), strict=True))
         self._nodes = {layer: nodes[layer] for layer in sorted(nodes, key=chosen.order.index)}
         self._layers = {layer: nodes[layer] for layer in chosen.pooled}
         self._channels = [tap.channels for layer in chosen.pooled for tap in self.backbone.taps if tap.layer == layer]
         self._grids = [tuple(node.meta["val"].shape[2:]) for node in self._layers.values()]
+        self._looks = config.background == "auto"
         self._cut(chosen)
         # Where images change at random, the images themselves are cached, and the trunk runs every time.
         self._caches_images = bool(set(config.augmentations) - set(augment.FINITE))
@@ -92,7 +82,7 @@ class Cam:
         self._classifier: Classifier | None = None
         self._normal: NormalPatches | None = None
 
-    def _cut(self, chosen: _Layers) -> None:
+    def _cut(self, chosen: Layers) -> None:
         """Cuts the network after the last frozen stage, or before the first: `trunk`, and the tail that is trained."""
         images = graph_cut.source(self._net)
         border = self._nodes[chosen.frozen] if chosen.frozen else images
@@ -109,16 +99,20 @@ class Cam:
     def cache(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
         """Runs the frozen trunk over `samples`, so that `fit`, `scale_temperature` and `cells` need not read them."""
         config = self.config
-        trunk = self.trunk.to(config.device)
         self._cache = cache_features(
             samples,
             self.resize,
-            (lambda images: (images,)) if self._caches_images else trunk,
+            (lambda images: (images,)) if self._caches_images else self._before_tail,
             augment.variants(config.augmentations, config.image_size),
             memory=config.memory,
             device=config.device,
             progress=progress,
         )
+
+    def _before_tail(self, images: Tensor) -> Sequence[Tensor]:
+        """The classifier's inputs: the frozen trunk's outputs and, where it looks for a background, what finds it."""
+        outputs: Sequence[Tensor] = self.trunk.to(self.config.device)(images)
+        return (*outputs, extremes(images, self._grids[0])) if self._looks else outputs
 
     @property
     def origin(self) -> Origin:
@@ -149,10 +143,13 @@ class Cam:
         rows = cache.rows(samples)
         self._tail.load_state_dict(self._start)
         self._classifier = classifier = self.classifier(len(self.classes))
+        good = rows[targets == 0]
+        if self._looks:
+            classifier.find_background(torch.cat([self.inputs(cache, part)[-1] for part in torch.split(good, 32)]))
         if config.deviations:
-            good = torch.split(rows[targets == 0], 32)
             with torch.inference_mode():
-                classifier.fit_reference(self._tail(*self.inputs(cache, chunk)) for chunk in good)
+                chunks = (self.inputs(cache, part) for part in torch.split(good, 32))
+                classifier.fit_reference(classifier.layers(*inputs) for inputs in chunks)
         if config.head_first or not config.unfreeze:
             self._fit_head(classifier, self._pooled(classifier, cache, rows), targets, weights)
         self.records, self._temperature, self._normal = [], 1.0, None
@@ -162,6 +159,10 @@ class Cam:
             images = tuple((sample.name, fingerprint(sample)) for sample in samples)
             self._train(classifier, Job(config, cache, images, rows, targets, weights, run), progress)
         classifier.requires_grad_(False)
+        if classifier.skips:
+            with torch.no_grad():
+                logits = [classifier(*self.inputs(cache, part)) for part in torch.split(good, 32)]
+                classifier.normal.copy_(torch.cat(logits).mean(0))
         if held_out:
             self.scale_temperature(held_out, progress)
         return self
@@ -195,6 +196,7 @@ class Cam:
                 self.config.outputs,
                 self.config.moments,
                 self._grids if self.config.deviations else (),
+                self._looks,
             )
         return classifier.to(self.config.device).eval()
 
@@ -222,9 +224,9 @@ class Cam:
                 classifier.to(self.config.device)  # `graph` takes it to the CPU
                 cache = self._cached(samples, progress)
                 for rows in torch.split(cache.rows(samples), 32):
-                    features = classifier.features(*self.inputs(cache, rows))
-                    logits.append(classifier.logits(features).cpu())
-                    maps.append(classifier.log_odds_cells(features, self.config.contrast).cpu())
+                    features, content = classifier.seen(*self.inputs(cache, rows))
+                    logits.append(classifier.logits(features, content).cpu())
+                    maps.append(classifier.log_odds_cells(features, self.config.contrast, content).cpu())
             else:
                 graph = self._graph(None)
                 for images in progress(batches(samples, self.resize, 8), "maps", -(-len(samples) // 8)):
@@ -254,7 +256,7 @@ class Cam:
             chosen = some(len(self._good))
             with torch.inference_mode(False), torch.no_grad():
                 chunks = torch.split(cache.rows(self._good)[chosen], 8)
-                features = (classifier.tail(*self.inputs(cache, rows))[-1] for rows in chunks)
+                features = (classifier.layers(*self.inputs(cache, rows))[-1] for rows in chunks)
                 self._normal = NormalPatches.of(features, chosen, seed=self.config.seed)
         return self._normal
 
@@ -318,14 +320,13 @@ class Cam:
         if not self._caches_images:
             return cached
         with torch.no_grad():
-            inputs: Sequence[Tensor] = self.trunk.to(self.config.device)(change(cached[0]))
-        return inputs
+            return self._before_tail(change(cached[0]))
 
     def _pooled(self, classifier: Classifier, cache: FeatureCache, rows: Tensor) -> Tensor:
         """The pooled features `(n, K)` of the unchanged images."""
         with torch.inference_mode():
             chunks = (self.inputs(cache, chosen) for chosen in torch.split(rows, 32))
-            pooled = [classifier.pooled(classifier.features(*inputs)) for inputs in chunks]
+            pooled = [classifier.pooled(*classifier.seen(*inputs)) for inputs in chunks]
         return torch.cat(pooled).cpu().clone()
 
     def _kind(self, sample: Sample) -> str:
@@ -359,30 +360,10 @@ class Cam:
         return torch.tensor(given, dtype=torch.float32)
 
 
-def _chosen_layers(config: CamConfig) -> _Layers:
-    """The backbone's stages that the config names or implies. Raises `BlemishError` for a map or stages that there are
-    not, or that do not fit together."""
-    if config.map not in METHODS:
-        raise BlemishError(f"there is no map called '{config.map}'; take one of {', '.join(METHODS)}.")
-    taps = stages(config.backbone, config.image_size)
-    order = tuple(tap.layer for tap in taps)
-    pooled = config.layers or pooled_by_default(taps)
-    if unknown := [layer for layer in (*pooled, config.map_layer) if layer and layer not in order]:
-        raise BlemishError(f"{config.backbone} has no stage {unknown[0]}; its stages are {', '.join(order)}.")
-    pooled = tuple(sorted(pooled, key=order.index))
-    last = order.index(pooled[-1])
-    map_layer = pooled[0] if config.map == "cam" else config.map_layer or pooled[-1]
-    if order.index(map_layer) > last:
-        raise BlemishError(f"--map-layer {map_layer} comes after the last pooled layer, {pooled[-1]}; see --layers.")
-    if config.map_layer and config.map == "cam":
-        raise BlemishError("a plain CAM shows the pooled layers, see --layers; for --map-layer take --map layercam.")
-    frozen = order[last - config.unfreeze] if config.unfreeze <= last else ""
-    return _Layers(order, pooled, map_layer, frozen)
-
-
 def _in_process(fabric: Fabric, job: Job, start: State) -> tuple[Records, dict[str, Tensor]]:
     """One of several training processes. It builds a detector of its own, as a traced network cannot be pickled."""
     detector = Cam(job.config)
     classifier = detector.classifier(len(job.weights))
     classifier.load_state_dict({key: torch.from_numpy(value) for key, value in start.items()})
+    classifier.settle()
     return train(fabric, detector, classifier, job), classifier.state_dict()

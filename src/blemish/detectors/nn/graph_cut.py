@@ -21,11 +21,17 @@ from blemish.types import BlemishError
 SYM_SIZE = torch.ops.aten.sym_size.int
 CONV = torch.ops.aten.conv2d.default
 BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
+PAD = torch.ops.aten.pad.default
+# What lies beyond the border of a map: zeros, the map mirrored at its last row, or its last row again and again.
+PADDINGS = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate"}
 
 
-def trace(backbone: Backbone, image_size: tuple[int, int]) -> GraphModule:
+def trace(backbone: Backbone, image_size: tuple[int, int], padding: str = "zeros") -> GraphModule:
     """float32 images `(N, 3, *image_size)` in 0..255 -> one map per tap, as a graph without in-place operations, its
-    batch norms folded into the convolutions before them."""
+    batch norms folded into the convolutions before them.
+
+    `padding`: what convolutions see beyond the border, see PADDINGS. Other than `zeros` it replaces what the network
+    was trained with. Raises `BlemishError` where a map is too small to be reflected."""
     example = torch.zeros(2, 3, *image_size)
     program = torch.export.export(backbone, (example,), dynamic_shapes=({0: Dim.DYNAMIC},))
     graph: GraphModule = program.run_decompositions({}).module()
@@ -33,10 +39,38 @@ def trace(backbone: Backbone, image_size: tuple[int, int]) -> GraphModule:
         conv = norm.args[0]
         if conv.target is CONV and list(conv.users) == [norm]:
             _fold_norm(graph, conv, norm)
+    if padding != "zeros":
+        _pad(graph, PADDINGS[padding])
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     graph.recompile()
     return graph
+
+
+def _pad(graph: GraphModule, mode: str) -> None:
+    """Makes every convolution's zero padding one of another mode: its own, and that of an operation before it."""
+    for conv in [node for node in graph.graph.nodes if node.target is CONV]:
+        left_out: list[Any] = [None, [1, 1], [0, 0]][len(conv.args) - 2 :]
+        arguments: list[Any] = [*conv.args[1:], *left_out]
+        weight, bias, stride, padding, *rest = arguments
+        source = conv.args[0]
+        if source.target is PAD and len(source.args[1]) == 4 and list(source.users) == [conv]:
+            source.args = (*source.args[:2], mode)  # timm's padding "same", as TensorFlow pads
+            source.kwargs = {}
+        if not any(padding):
+            continue
+        down, across = padding
+        widths = [across, across, down, down]
+        with graph.graph.inserting_before(conv):
+            padded = graph.graph.call_function(PAD, (source, widths, mode))
+        try:
+            padded.meta["val"] = PAD(source.meta["val"], widths, mode)
+        except RuntimeError:
+            raise BlemishError(
+                f"a map of {'x'.join(map(str, source.meta['val'].shape[2:]))} cells is too small for --padding {mode}; "
+                "take --padding replicate, or larger images."
+            ) from None
+        conv.args = (padded, weight, bias, stride, [0, 0], *rest)
 
 
 def _fold_norm(graph: GraphModule, conv: Node, norm: Node) -> None:
