@@ -143,7 +143,7 @@ def measure(where: str, name: str, options: argparse.Namespace) -> dict[str, Any
             cells = torch.tensor(outputs["maps"])
         enlarged = Enlarge((cells.shape[1], cells.shape[2]), (SIDE, SIDE), detector.config.sigma)(cells)
         maps[[index[sample.name] for sample in test]] = enlarged.numpy()
-    for state in kept.glob("*.pt"):
+    for state in kept.glob("*.safetensors"):
         state.unlink()
     return {
         "set": where,

@@ -92,7 +92,7 @@ def fitted() -> tuple[Cam, list[Sample]]:
     samples += [
         Sample(Path(f"{i}.png"), f"{i}.png", "anomaly", "spot", pixels=scene(i, spot=True)) for i in range(8, 14)
     ]
-    config = CamConfig(image_size=(64, 64), random_weights=True, epochs=2, batch=4, sigma=0.0)
+    config = CamConfig(image_size=(64, 64), random_weights=True, epochs=2, batch=4, learning_rate=1e-5, sigma=0.0)
     return Cam(config).fit(samples), samples
 
 
