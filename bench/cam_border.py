@@ -56,11 +56,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "recipe-replicate": {"padding": "replicate"},
     "recipe-roi": {},
     "recipe-skip": {"background": "auto"},
-    "ours-zeros": {"background": "pooled"},
-    "ours-reflect": {"background": "pooled", "padding": "reflect"},
-    "ours-replicate": {"background": "pooled", "padding": "replicate"},
-    "ours": {},
-    "ours-skip-replicate": {"padding": "replicate"},
+    "ours-zeros": {},
+    "ours-reflect": {"padding": "reflect"},
+    "ours-replicate": {"padding": "replicate"},
+    "ours-skip": {"background": "auto"},
 }
 
 

@@ -326,6 +326,15 @@ def test_the_studys_attention_weights_are_zero_but_for_rounding() -> None:
     assert not build("unet", (64, 96)).cancels(21)  # a group norm does see a shift of one channel
 
 
+@pytest.mark.parametrize(("shown", "standard"), [("difference", True), ("residual", False), ("image", False)])
+def test_what_the_study_standardises(samples: list[Sample], shown: str, standard: bool) -> None:
+    """exp((mean - image)^3) is, image - reconstruction is not, and the image has its mean subtracted anyway."""
+    config = replace(study(SMALL), untrained=True, image_size=(64, 64), input=shown)  # type: ignore[arg-type]
+    graph = Attention(config).fit(samples[:6]).graph()
+    assert bool((graph.get_buffer("probe_std") != 1).all()) == standard
+    assert bool((graph.get_buffer("probe_mean") != 0).all()) == standard
+
+
 def test_expvae(samples: list[Sample]) -> None:
     config = replace(expvae(SMALL), epochs=1, image_size=(32, 32), batch=8)
     assert (expvae(SMALL).image_size, config.latent, config.input, config.map) == ((256, 256), 32, "image", "attention")
@@ -398,6 +407,7 @@ def test_order_of_calls_and_no_images_are_refused() -> None:
         ({"score": "mean"}, "--score takes auto, max or top"),
         ({"pretrained": True}, "--pretrained is for --model resnet; autoencoder learns"),
         ({"layers": ("encoder.99",)}, "there is no layer 'encoder.99'"),
+        ({"alternate": "last", "processes": 2}, "takes one process; omit --processes"),
         ({"loss": "rmse"}, "has a term 'rmse'"),
         ({"augmentations": ("melt",)}, "--augmentations takes .* not 'melt'"),
         ({"image_size": (33, 48)}, "33x48 does not fit"),

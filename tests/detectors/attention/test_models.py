@@ -72,7 +72,7 @@ def test_images_that_are_not_square(name: str, code: tuple[int, int], channels: 
     assert features.shape == (2, channels, *((6, 10) if name in ("unet", "autoencoder", "vae") else (3, 5)))
     assert net.latent(found).shape == (2, code[1] // (2 if name.endswith("vae") else 1))
     assert 0 < reconstruction.min() < reconstruction.max() < 1
-    assert reconstruction.std() > 5e-4  # an image, no constant
+    assert reconstruction.std() > (5e-4 if name == "study" else 0.01)  # an image, no constant
 
 
 @pytest.mark.parametrize("name", [*MODELS, "pretrained"])

@@ -14,7 +14,7 @@ from blemish.detectors.cam import background
 from blemish.detectors.cam.config import CamConfig
 from blemish.detectors.cam.detector import Cam
 from blemish.training.export import export, in_onnxruntime, in_torch, prove_parity
-from blemish.types import Sample
+from blemish.types import BlemishError, Sample
 
 GRID = (8, 8)
 
@@ -92,7 +92,9 @@ def fitted() -> tuple[Cam, list[Sample]]:
     samples += [
         Sample(Path(f"{i}.png"), f"{i}.png", "anomaly", "spot", pixels=scene(i, spot=True)) for i in range(8, 14)
     ]
-    config = CamConfig(image_size=(64, 64), random_weights=True, epochs=2, batch=4, learning_rate=1e-5, sigma=0.0)
+    config = CamConfig(
+        image_size=(64, 64), random_weights=True, epochs=2, batch=4, learning_rate=1e-5, sigma=0.0, background="auto"
+    )
     return Cam(config).fit(samples), samples
 
 
@@ -160,3 +162,10 @@ def test_a_gradients_map_is_zero_where_nothing_is(fitted: tuple[Cam, list[Sample
     seen = detector.with_map("gradcam", "2").cells(samples[:2])[1]
     assert not seen[:, 0].any()
     assert seen.any()
+
+
+def test_colours_that_augmentations_change_are_refused() -> None:
+    config = CamConfig(random_weights=True, background="auto", augmentations=("flip", "brighten"))
+    with pytest.raises(BlemishError, match="which brighten and tilt change; omit them"):
+        Cam(config)
+    assert CamConfig().background == "pooled"  # a part that is missing is background too

@@ -405,6 +405,13 @@ def test_finished_epochs_are_not_repeated(tmp_path: Path) -> None:
         train(plan, file, loss=killed_in(0, 0))
 
 
+def test_a_checkpoint_of_more_epochs_than_are_asked_for_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    train(Plan(epochs=2, cycles=2, batch=4), file)
+    with pytest.raises(BlemishError, match="has 4 epochs, and 2 are asked for; ask for as many, or train without"):
+        train(Plan(epochs=2, batch=4), file, resume=True)
+
+
 def test_a_kill_while_writing_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "run.safetensors"
     train(Plan(epochs=1, batch=4), file)

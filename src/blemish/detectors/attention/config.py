@@ -199,6 +199,8 @@ def check(config: AttentionConfig) -> None:
     """Raises `BlemishError` where two settings do not go together."""
     if config.pretrained and config.model != "resnet":
         raise BlemishError(f"--pretrained is for --model resnet; {config.model} learns from scratch.")
+    if config.alternate == "last" and config.processes > 1:  # which may be more than the last batch has images
+        raise BlemishError("--alternate last, as of --recipe study, takes one process; omit --processes.")
 
 
 def batch_for(config: AttentionConfig, images: int) -> int:

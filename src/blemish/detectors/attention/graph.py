@@ -249,7 +249,8 @@ class AttentionGraph(nn.Module):
         `what` being shown as progress."""
         if self.gated and self.input == "difference":
             self.get_buffer("average").copy_(mean_image(good("average image")))
-        if self.gated and self.input != "image" and not self.learner.by_pixel:
+        raw = self.input == "image" or (self.input == "residual" and self.learner.by_pixel)  # as published
+        if self.gated and not raw:
             mean, spread = channels(self._probe(images) for images in good("input"))
             self.get_buffer("probe_mean").copy_(mean)
             self.get_buffer("probe_std").copy_(spread.clamp(min=1e-6))

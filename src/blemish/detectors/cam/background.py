@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WIDEST = 16.0  # grey levels that an empty background may differ from its colour: noise, and no texture
+MOST = 1_000_000  # cells at most, to find the tolerance with
 LEAST = 0.05  # of the cells that must be empty, and that the part must have, in most good images
 
 
@@ -40,7 +41,8 @@ def find(good: Tensor) -> tuple[Tensor, float] | None:
     low, high = good[:, :, ring].chunk(2, 1)
     colour = ((low + high) / 2).movedim(1, 2).flatten(0, 1).median(0).values
     away = distance(good, colour)
-    tolerance = 1.5 * float(away[:, 0, ring].flatten().quantile(0.75)) + 4
+    seen = away[:, 0, ring].flatten()
+    tolerance = 1.5 * float(seen[:: -(-len(seen) // MOST)].quantile(0.75)) + 4
     if tolerance > WIDEST:
         return None
     shares = (away > tolerance).float().mean((1, 2, 3))

@@ -80,10 +80,10 @@ class CamConfig:
     padding: Literal["zeros", "reflect", "replicate"] = setting(
         "zeros", "What the backbone's convolutions see beyond the image's border."
     )
+    # Not the default: a part that is missing is background too, see docs/cam.md.
     background: Literal["auto", "pooled"] = setting(
-        "auto",
-        "auto: where nothing but the constant background of the good images is, no features are pooled; pooled: all "
-        "are, as published.",
+        "pooled",
+        "pooled: all features are, as published; auto: none where nothing but the good images' constant background is.",
     )
     # deviations: how far each cell is from good images at that place; for parts that lie still.
     pool: Literal["mean", "moments", "deviations"] = setting(

@@ -53,6 +53,11 @@ class Cam:
         self.config = config = config or CamConfig()
         check_settings(config)
         augment.check(config.augmentations)
+        if config.background == "auto" and {"brighten", "tilt"} & set(config.augmentations):
+            raise BlemishError(
+                "--background auto knows the background by its colour, which brighten and tilt change; omit them, or "
+                "--background auto."
+            )
         check(config.log, config.checkpoint)
         check_device(config.device)
         chosen = chosen_layers(config)

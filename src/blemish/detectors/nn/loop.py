@@ -123,6 +123,11 @@ def descend(
         records = _load(checkpoint, model, optimisers, identity, fabric.device)
     batches = math.ceil(samples / plan.batch)
     last = plan.cycles * plan.epochs
+    if len(records) > last:
+        raise BlemishError(
+            f"{checkpoint}: has {len(records)} epochs, and {last} are asked for; ask for as many, or train without "
+            "--resume."
+        )
     for epoch in range(len(records), last):
         if records and plan.stop(records[-1]):
             break
