@@ -59,6 +59,8 @@ CASES = {
     ),
     "attention, autoencoder": Case("attention", _AUTO | {"model": "autoencoder", "map": "combined", "residual": "l1"}),
     "attention, vae": Case("attention", _AUTO | {"model": "vae", "map": "attention", "input": "image"}),
+    "attention, resnet-vae": Case("attention", _AUTO | {"model": "resnet-vae", "map": "attention", "input": "image"}),
+    "attention, study": Case("attention", _AUTO | {"model": "study", "map": "attention", "center": "image"}),
     "attention, resnet": Case("attention", _AUTO | {"model": "resnet", "map": "residual"}),
 }
 
