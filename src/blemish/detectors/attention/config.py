@@ -22,7 +22,23 @@ LAYERS = {
     "resnet-vae": "encoder.11",
     "study": "encoder.21",
 }
+WHOLE = {"image_size": (256, 256)}  # of published settings, whatever the images' shape is
 SEEN, MOST = 8000, 80  # training images seen where nobody says how many epochs, and epochs at most
+
+
+def published(config: AttentionConfig) -> AttentionConfig:
+    """What the published settings have in common: the attention alone is the map, as it is, of whole images."""
+    return replace(
+        config,
+        image_size=WHOLE["image_size"],
+        corruption="none",
+        map="attention",
+        standardise="whole",
+        score="max",
+        sigma=0.0,
+        epochs=50,
+        validation=0.0,
+    )
 
 
 def study(config: AttentionConfig) -> AttentionConfig:
@@ -33,9 +49,8 @@ def study(config: AttentionConfig) -> AttentionConfig:
     of up to 255 images its learning rate goes from 0.001 to 0.0012, and Adam's beta1 stays at 0.95.
     """
     return replace(
-        config,
+        published(config),
         model="study",
-        image_size=(256, 256),
         center="image",
         loss="ssim",
         layers=("encoder.21",),
@@ -43,20 +58,13 @@ def study(config: AttentionConfig) -> AttentionConfig:
         attention_weight=1.0,
         fixed_weights=True,
         alternate="last",
-        corruption="none",
         input="residual",
-        map="attention",
-        standardise="whole",
-        score="max",
-        sigma=0.0,
         augmentations=("flip", "tilt"),
-        epochs=50,
         batch=128,
         learning_rate=1e-3,
         schedule="constant",
         momentum=0.95,
         decay=0.0,
-        validation=0.0,
     )
 
 
@@ -64,23 +72,15 @@ def paper(config: AttentionConfig) -> AttentionConfig:
     """The study as its paper describes it: a U-Net, the attention as a term of the loss, read from a cubed difference
     to the average good image."""
     return replace(
-        config,
+        published(config),
         model="unet",
-        image_size=(256, 256),
         loss="mse+ssim",
         layers=("encoder.21",),
         attention_loss="mean",
         attention_weight=1.0,
         alternate="no",
-        corruption="none",
         input="difference",
-        map="attention",
-        standardise="whole",
-        score="max",
-        sigma=0.0,
         augmentations=(),
-        epochs=50,
-        validation=0.0,
     )
 
 
@@ -89,29 +89,18 @@ def expvae(config: AttentionConfig) -> AttentionConfig:
     attention is the map. The paper does not say for how long it was trained, nor at which rate."""
     pixels = 3 * 256 * 256
     return replace(
-        config,
+        published(config),
         model="resnet-vae",
-        image_size=(256, 256),
         latent=32,
         loss="bce",
         beta=32 / pixels,  # the paper's sums over pixels and code, as means
         attention_loss="none",
-        corruption="none",
         input="image",
-        map="attention",
-        standardise="whole",
-        score="max",
-        sigma=0.0,
         augmentations=("rotate", "flip"),
-        epochs=50,
         batch=16,
         learning_rate=1e-3,
         decay=0.0,
-        validation=0.0,
     )
-
-
-WHOLE = {"image_size": (256, 256)}  # whatever the images' shape is
 
 
 @dataclass(frozen=True)
