@@ -1,4 +1,4 @@
-"""Accuracy of `blemish train` with its defaults on every real data set beside the repository, and on the demo.
+"""Accuracy of `blemish train --detector patchcore` on every real data set beside the repository, and on the demo.
 
     python bench/accuracy.py [--shared ../shared] [--demo demo/data] [--only cookies ...] [--seeds 5]
     python bench/accuracy.py --table
@@ -42,7 +42,7 @@ SETS: list[tuple[str, dict[str, Any], str]] = [
 
 
 def measure(folder: Path, work: Path, changes: dict[str, Any]) -> dict[str, Any]:
-    config = configure(folder, work / folder.name, overwrite=True, **changes)
+    config = configure(folder, work / folder.name, overwrite=True, detector="patchcore", **changes)
     return train(config, progress).metrics
 
 

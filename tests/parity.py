@@ -49,6 +49,7 @@ CASES = {
     "patchcore, a transformer": Case(
         "patchcore", {"backbone": "test_vit", "random_weights": True, "max_bank": 200, "place": "no"}
     ),
+    "hybrid": Case("hybrid", {"max_bank": 200, "use_defects": "yes", "epochs": 1, "heads": 2}),
     "cam, defect types": Case("cam", _SMALL | {"classes": "types"}),
     "cam, gradcam": Case("cam", _INSIDE, "gradcam"),
     "cam, gradcam++": Case("cam", _INSIDE, "gradcam++"),
@@ -129,7 +130,7 @@ def make(name: str, folder: Path) -> Made:
         map_setting = {"map": case.map} if case.map else {}
         config: Any = config_of(case.detector)
         detector = config(image_size=SIZE, **case.settings, **map_setting).build()
-        _LEARNED[key] = detector.fit([*good, *bad] if case.detector == "cam" else good)
+        _LEARNED[key] = detector.fit([*good, *bad] if config.traits.learns_from_defects else good)
     detector = _LEARNED[key]
     if isinstance(detector, Cam) and case.map:
         detector = detector.with_map(case.map, detector.config.map_layer)

@@ -136,7 +136,9 @@ def test_a_package_that_cannot_load_stops_only_its_own_detector(install: Install
     assert "--gain" not in blemish("train", "--help").stdout
     sentence = refused("train", dim, "-o", tmp_path / "r", "--detector", "broken")
     assert "'broken' cannot be loaded from broken_package:Config (No module named" in sentence
-    with pytest.raises(BlemishError, match="there is no detector 'other'; choose one of patchcore, cam, attention"):
+    with pytest.raises(
+        BlemishError, match="there is no detector 'other'; choose one of patchcore, hybrid, cam, attention"
+    ):
         config_of("other")
 
 

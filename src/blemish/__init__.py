@@ -1,7 +1,7 @@
 """blemish: explainable visual inspection. Everything is loaded on first use, so that `import blemish` costs nothing.
 
 Inference needs no PyTorch: `Inspector`, `Verdict`, `Region`, `Prediction`, `Folder`, `BlemishError`. Learning does:
-`train`, `PatchCore`, `Cam`, `Attention`.
+`train`, `PatchCore`, `Hybrid`, `Cam`, `Attention`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ __all__ = [
     "BlemishError",
     "Cam",
     "Folder",
+    "Hybrid",
     "Inspector",
     "PatchCore",
     "Prediction",
@@ -27,7 +28,7 @@ __all__ = [
 if TYPE_CHECKING:
     from blemish.data.folder import Folder
     from blemish.inference.inspector import Inspector
-    from blemish.training.estimator import Attention, Cam, PatchCore, train
+    from blemish.training.estimator import Attention, Cam, Hybrid, PatchCore, train
     from blemish.types import BlemishError, Prediction, Region, Verdict
 
 _WHERE = {
@@ -35,6 +36,7 @@ _WHERE = {
     "BlemishError": "blemish.types",
     "Cam": "blemish.training.estimator",
     "Folder": "blemish.data.folder",
+    "Hybrid": "blemish.training.estimator",
     "Inspector": "blemish.inference.inspector",
     "PatchCore": "blemish.training.estimator",
     "Prediction": "blemish.types",

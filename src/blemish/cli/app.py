@@ -70,12 +70,15 @@ def data(
     from blemish.cli.console import out, progress
     from blemish.data.audit import audit, render
     from blemish.data.layouts import read
+    from blemish.training.choice import choose
 
-    audited = audit(read(path, layout), progress)
+    dataset = read(path, layout)
+    audited, choice = audit(dataset, progress), choose(dataset.samples)
     if as_json:
-        say_json(audited.to_json(), indent=1)
+        say_json({**audited.to_json(), "detector": choice._asdict()}, indent=1)
     else:
         render(audited, out)
+        out.print(choice.sentence, soft_wrap=True, markup=False)
     if any(problem.severity == "error" for problem in audited.problems):
         raise typer.Exit(INCOMPLETE)
 

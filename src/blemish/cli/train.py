@@ -21,7 +21,12 @@ WARNINGS = 5  # at most so many warnings are shown after training
     [
         fixed("data", Path, typer.Argument(help="A folder of images; see `blemish data`.")),
         fixed("out", Path, typer.Option("-o", "--out", help="Folder to write; it must not exist.")),
-        fixed("detector", str, typer.Option(help=f"{', '.join(loadable())}; see `blemish detectors`."), ""),
+        fixed(
+            "detector",
+            str,
+            typer.Option(help=f"{', '.join(loadable())}; without, chosen by what the folder holds."),
+            "",
+        ),
         fixed(
             "recipe",
             str,
@@ -43,12 +48,19 @@ def train(data: Path, out: Path, detector: str, recipe: str, json_: bool, **aske
     if json_:
         say_json(run.metrics, indent=1)
         return
+    if why := run.metrics.get("detector_choice"):
+        page.print(why, soft_wrap=True, markup=False)
     page.print(figures_table(run.metrics))
     if crossed := run.metrics.get("cross_validation"):
         page.print(figures_table({**run.metrics, **crossed}, crossed=True))
         for line in suspected(crossed):
             page.print(line, soft_wrap=True)
     page.print(run.metrics["decision"]["guarantee"], soft_wrap=True)
+    if defects := run.metrics.get("defects"):
+        page.print(defects["sentence"], soft_wrap=True)
+    if "suspects" in run.metrics:
+        for line in suspected(run.metrics):
+            page.print(line, soft_wrap=True, markup=False)
     if choice := run.metrics.get("image_size"):
         page.print(choice["sentence"], soft_wrap=True)
     page.print(f"Written to {run.folder}. Next: blemish inspect {run.folder}/bundle IMAGES --out DIR", soft_wrap=True)

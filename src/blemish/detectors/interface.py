@@ -34,7 +34,8 @@ class Traits:
     name: str  # as in --detector
     title: str  # of its panel in --help
     summary: str  # one sentence, with the paper
-    learns_from_defects: bool = False  # a classifier: its training samples include defective images
+    learns_from_defects: bool = False  # its training samples include defective images
+    classifies: bool = False  # it has classes, so it cannot do without defective images
     leaves_one_out: bool = False  # can score a training image without its own item
     trained_by_gradient: bool = False  # its config has `checkpoint` and `resume`, so a killed training can be resumed
     cross_validates: bool = False  # has what `training.crossval` needs

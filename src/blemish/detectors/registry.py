@@ -17,6 +17,7 @@ from blemish.types import BlemishError
 GROUP = "blemish.detectors"
 OURS = {
     "patchcore": "blemish.detectors.patchcore.config:PatchCoreConfig",
+    "hybrid": "blemish.detectors.hybrid.config:HybridConfig",
     "cam": "blemish.detectors.cam.config:CamConfig",
     "attention": "blemish.detectors.attention.config:AttentionConfig",
 }

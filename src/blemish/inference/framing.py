@@ -108,6 +108,15 @@ class Framing:
             image = _filled(image, self.roi)
         return image, pose
 
+    def mask_to_frame(self, mask: Mask, pose: alignment.Pose | None = None) -> Mask:
+        """An image's mask bool (H, W) as `to_frame` shows the image: bool, of the frame's size, False outside the
+        region of interest."""
+        mask = resized_mask(mask, self.frame.size)
+        if pose is not None:
+            drawn = np.repeat(np.where(mask, np.uint8(255), np.uint8(0))[..., None], 3, axis=2)
+            mask = alignment.aligned(drawn, pose, np.zeros_like(drawn))[..., 0] > 127
+        return mask if self.roi is None else mask & self.roi
+
     def find_pose(self, image: Pixels) -> alignment.Pose:
         """The pose of an image of the frame's size. Raises `AlignError`."""
         assert self.reference is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +90,7 @@ class TrainConfig:
     data: Path
     out: Path
     settings: DetectorConfig = field(default_factory=PatchCoreConfig)
+    why: str = ""  # this detector, in a sentence, where none was asked for
     layout: str = setting("auto", "Read the folder as this layout.", panel=DATA)
     test: float = setting(
         0.2, "Share of good images for the test, if the folder has no test.", low=0, high=1, panel=DATA
@@ -176,13 +178,14 @@ RESERVED = {
 
 def configure(data: Path | str, out: Path | str, *, detector: str = "", recipe: str = "", **asked: Any) -> TrainConfig:
     """A `TrainConfig` from its options and those of the detector, by field name: values, or text as on the command
-    line; None = not given. `detector` is a name in the registry (patchcore if neither it nor a recipe is given).
+    line; None = not given. `detector` is a name in the registry; if neither it nor a recipe is given, it is chosen by
+    what the folder holds.
 
     Raises `BlemishError` for an unknown detector, recipe or option, and for an invalid value.
     """
     if not detector and recipe:
         detector = next((name for name in loadable() if recipe in config_of(name).traits.recipes), "")
-    detector = detector or PatchCoreConfig.traits.name
+    detector, why = (detector, "") if detector else _chosen(Path(data), asked)
     training_options = {option.field: option for option in options(TrainConfig)}
     if clash := RESERVED & {option.field for option in options(config_of(detector))}:
         raise BlemishError(
@@ -198,9 +201,35 @@ def configure(data: Path | str, out: Path | str, *, detector: str = "", recipe: 
         if name in training_options and value is not None
     }
     changed = dict(settings.traits.recipes[recipe].training) if recipe else {}
-    config = TrainConfig(Path(data), Path(out), settings=settings, **{**changed, **given})
+    config = TrainConfig(Path(data), Path(out), settings=settings, why=why, **{**changed, **given})
     check(config)
     return replace(config, settings=replace(settings, seed=config.seed))  # type: ignore[type-var]
+
+
+# Options that only a detector without defects can follow, or only one that is asked for by name.
+_DECIDED = ("calibrate", "budget", "decide", "folds")
+
+
+def _chosen(data: Path, asked: Mapping[str, Any]) -> tuple[str, str]:
+    """The detector for a folder, and why. A folder that cannot be read is refused later, in words."""
+    from blemish.data import layouts  # they load numpy, and --help need not
+    from blemish.training.choice import NORMAL, choose
+
+    given = {
+        option.field: read(option, asked[option.field]) for option in options(TrainConfig) if asked.get(option.field)
+    }
+    if any(given.get(name) not in (None, 0, "auto", "split", "guarantee") for name in _DECIDED):
+        return NORMAL, ""
+    try:
+        samples = layouts.read(data, str(given.get("layout", "auto"))).samples
+    except BlemishError:
+        return NORMAL, ""
+    if given.get("pooled"):
+        samples = tuple(replace(sample, split="") for sample in samples)
+    rules = {name: given[name] for name in ("test", "false_alarms", "confidence") if name in given}
+    if given.get("tile"):  # which tiles of a defective image are defective is known with a mask alone
+        samples = tuple(sample for sample in samples if sample.label != "anomaly" or sample.mask)
+    return choose(samples, **rules)
 
 
 @dataclass(frozen=True)

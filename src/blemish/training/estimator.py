@@ -22,6 +22,7 @@ import numpy.typing as npt
 from blemish.data.content import fingerprint, identified, refuse_changed
 from blemish.detectors.attention.config import AttentionConfig
 from blemish.detectors.cam.config import CamConfig
+from blemish.detectors.hybrid.config import HybridConfig
 from blemish.detectors.interface import Detector, DetectorConfig
 from blemish.detectors.nn.provenance import write_evidence
 from blemish.detectors.patchcore.config import PatchCoreConfig
@@ -50,7 +51,7 @@ class Calibrated:
 
 
 class Estimator:
-    """A detector with its settings, fitted or not. Made by `PatchCore`, `Cam` and `Attention`."""
+    """A detector with its settings, fitted or not. Made by `PatchCore`, `Hybrid`, `Cam` and `Attention`."""
 
     def __init__(self, config: DetectorConfig) -> None:
         size: object = config.image_size
@@ -199,6 +200,7 @@ def estimator(config: Callable[P, DetectorConfig]) -> Callable[P, Estimator]:
 
 
 PatchCore = estimator(PatchCoreConfig)
+Hybrid = estimator(HybridConfig)
 Cam = estimator(CamConfig)
 Attention = estimator(AttentionConfig)
 

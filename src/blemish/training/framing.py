@@ -56,32 +56,43 @@ class Seen:
         self, samples: Sequence[Sample], folder: Path, items: Mapping[str, str], progress: Progress = silent
     ) -> dict[str, list[Sample]]:
         """The training samples of each image, by the image's name: the image itself or, with a frame, the framed image
-        or tiles, written into `folder`. `items` are the items by image name; tiles belong to the item of their
-        image."""
+        or tiles, written into `folder` with their masks. `items` are the items by image name; tiles belong to the item
+        of their image. Of a defective image only the tiles with a defect are used: where it is, is known only with a
+        mask. Defective images that cannot be aligned have no samples."""
         if self.framing is None:
             return {s.name: [replace(s, group=items.get(s.name, s.group))] for s in samples}
         folder.mkdir(parents=True, exist_ok=True)
         written: dict[str, list[Sample]] = {}
         for number, sample in enumerate(progress(samples, "framing", len(samples))):
-            framed, _ = self.framing.to_frame(decode(sample), self.poses.get(sample.name))
+            if sample.name in self.unaligned:
+                continue
+            framed, pose = self.framing.to_frame(decode(sample), self.poses.get(sample.name))
+            mask = self._framed_mask(sample, pose)
+            item = items.get(sample.name) or sample.group or sample.name
+            whole = replace(sample, group=item, pixels=None, sha256="")
             tiles = []
             for left, top, right, bottom in self.framing.boxes:
+                part = None if mask is None else mask[top:bottom, left:right]
+                name = sample.name
+                if self.framing.frame.tile:
+                    if sample.label == "anomaly" and (part is None or not part.any()):
+                        continue
+                    name = f"{sample.name}@{left},{top}"
                 file = folder / f"{number:06}-{left}-{top}.png"
                 Image.fromarray(framed[top:bottom, left:right]).save(file, compress_level=1)
-                name = f"{sample.name}@{left},{top}" if self.framing.frame.tile else sample.name
-                tiles.append(
-                    replace(
-                        sample,
-                        path=file,
-                        pixels=None,
-                        sha256="",
-                        name=name,
-                        mask=None,
-                        group=items.get(sample.name) or sample.group or sample.name,
-                    )
-                )
+                drawn = None
+                if part is not None:
+                    drawn = file.with_name(f"{file.stem}-mask.png")
+                    Image.fromarray(part.astype(np.uint8) * np.uint8(255)).save(drawn)
+                tiles.append(replace(whole, path=file, name=name, mask=drawn))
             written[sample.name] = tiles
         return written
+
+    def _framed_mask(self, sample: Sample, pose: alignment.Pose | None) -> Mask | None:
+        if sample.mask is None or self.framing is None:
+            return None
+        width, height = read_size(sample.path)
+        return self.framing.mask_to_frame(load_mask(sample.mask, (height, width)), pose)
 
     def write(self, folder: Path) -> None:
         """Writes the region of interest and the reference into a bundle, which inference needs besides the card."""
@@ -93,7 +104,7 @@ class Seen:
 
 def check(rule: FrameRule, traits: Traits) -> None:
     """Raises `BlemishError`, before any work, for an impossible frame."""
-    if rule.tile and traits.learns_from_defects:
+    if rule.tile and traits.classifies:
         raise BlemishError(
             f"A label says nothing about the tiles of an image, so {traits.name} cannot learn from them; omit "
             "--tile, or use a detector that learns from good images alone."
@@ -135,6 +146,12 @@ def how_seen(
         )
     roi = read_roi(rule.roi, size) if rule.roi else None
     frame = _frame(rule, size, roi, image_size, area)
+    unlocated = sum(sample.label == "anomaly" and sample.mask is None for sample in split.train)
+    if rule.tile and unlocated:
+        warnings.append(
+            f"{unlocated} defective training images have no mask, so which of their tiles are defective is not known; "
+            "left out of learning."
+        )
     width, height = frame.tile or size
     seen_at = image_size or shape_for(width / height, area)
     if rule.roi and roi is not None:
@@ -145,15 +162,16 @@ def how_seen(
     if rule.align:
         reference = _reference([s for s in learned if s.label != "anomaly"], size, progress)
         framing, poses, unaligned = _aligned(framing, reference, learned, split.test, progress)
-        if lost := [sample.name for sample in learned if sample.name in unaligned]:
+        lost = [sample.name for sample in learned if sample.name in unaligned and sample.label != "anomaly"]
+        if left_out := [s.name for s in learned if s.name in unaligned and s.label == "anomaly"]:
+            warnings.append(f"{_named(left_out)}: cannot be aligned; left out of learning.")
+        if lost:
             raise BlemishError(
                 f"{_named(lost)}: cannot be aligned with the other images; remove images without a whole part, or omit "
                 "--align."
             )
-        if unaligned:
-            warnings.append(
-                f"{_named(sorted(unaligned))}: cannot be aligned, so the verdict is 'error'; left out of the test."
-            )
+        if untested := sorted(sample.name for sample in split.test if sample.name in unaligned):
+            warnings.append(f"{_named(untested)}: cannot be aligned, so the verdict is 'error'; left out of the test.")
     if roi is not None:
         warnings += _defects_outside(framing, [s for s in split.test if s.name not in unaligned], poses)
     return Seen(seen_at, framing, poses, unaligned, tuple(warnings))

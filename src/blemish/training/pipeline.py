@@ -63,7 +63,7 @@ def write(config: TrainConfig, folder: Path, progress: Progress) -> tuple[dict[s
     divided = divided.without_tests(seen.unaligned)
     warnings = (*divided.warnings, *data.warnings, *seen.warnings)
     with workplace(config, folder, seen.image_size) as work:
-        learned = (*divided.split.train, *(divided.split.calibration if traits.learns_from_defects else ()))
+        learned = (*divided.split.train, *(divided.split.calibration if traits.classifies else ()))
         samples = seen.training_samples(learned, work.frames, divided.items, progress)
         clock.lap("read")
         detector = work.settings.build()
@@ -94,6 +94,8 @@ def write(config: TrainConfig, folder: Path, progress: Progress) -> tuple[dict[s
         clock.lap("evaluate")
         metrics = cards.metrics(card, divided.split, parity, warnings) | evaluated.metrics | detector.metrics
         metrics["files"] = data.files
+        if config.why:
+            metrics["detector_choice"] = config.why
         if choice:
             metrics["image_size"] = choice.to_json()
         write_run(folder, metrics, evaluated, crossed, card, clock.laps, progress)
@@ -104,7 +106,7 @@ def write(config: TrainConfig, folder: Path, progress: Progress) -> tuple[dict[s
 def refuse(config: TrainConfig) -> None:
     """Raises `BlemishError`, before any work, for options that exclude each other or the detector."""
     traits, name = config.settings.traits, config.detector
-    if config.decide == "class" and not traits.learns_from_defects:
+    if config.decide == "class" and not traits.classifies:
         raise BlemishError(f"{name} is not a classifier; --decide class needs one, such as --detector cam.")
     if config.decide == "class" and (config.review or config.confidence):
         raise BlemishError("--review and --confidence belong to a guarantee, and --decide class gives none; omit them.")
@@ -119,7 +121,7 @@ def refuse(config: TrainConfig) -> None:
             "The guarantee of leave-one-out holds on average; omit --confidence, or use --calibrate split."
         )
     if config.folds and not traits.cross_validates:
-        raise BlemishError(f"{name} learns from good images alone; --folds is for --detector cam.")
+        raise BlemishError(f"{name} is not a classifier; --folds is for --detector cam.")
     if config.folds and config.frame_rule.asked:
         raise BlemishError("--folds cannot be combined with --tile, --roi or --align; omit one or the other.")
     check_frame(config.frame_rule, traits)

@@ -84,7 +84,7 @@ def divide(data: Data, rule: SplitRule, decision: DecisionRule, traits: Traits) 
     that is because of images that cannot be used."""
     with explained(data.unusable):
         divided = _divide(data, rule, decision, traits)
-        if traits.learns_from_defects and not any(sample.label == "anomaly" for sample in divided.split.train):
+        if traits.classifies and not any(sample.label == "anomaly" for sample in divided.split.train):
             raise TooFewError(
                 f"{traits.title} learns from good and defective images, and among {len(divided.split.train)} training "
                 "images there is no defective one; add some, or use --detector patchcore, which needs good ones only."
@@ -104,7 +104,7 @@ def _divide(data: Data, rule: SplitRule, decision: DecisionRule, traits: Traits)
             min_calibration=min_calibration,
             groups=data.groups,
             anomalies_in_train=1 - rule.test if traits.learns_from_defects else 0.0,
-            anomalies_in_calibration=rule.calibration if traits.learns_from_defects else 0.0,
+            anomalies_in_calibration=rule.calibration if traits.classifies else 0.0,
         )
 
     if leaves_one_out(rule, decision, traits):

@@ -154,7 +154,7 @@ def _refuse(config: SweepConfig, defaults: DetectorConfig, cells: Sequence[dict[
     if defaults.traits.learns_from_defects:
         raise BlemishError(
             f"{config.detector} learns from defective images too, and a sweep makes its own; compare its settings "
-            f"with blemish train --detector {config.detector} --folds."
+            f"by blemish train --detector {config.detector}, a classifier's with --folds."
         )
     for cell in cells:
         cell_settings(config.detector, cell, defaults.image_size, config.seed)

@@ -66,6 +66,7 @@ class CamConfig:
         title="Classifier (CAM)",
         summary="A classifier with class activation maps, from good and defective images (Zhou et al. 2016).",
         learns_from_defects=True,
+        classifies=True,
         trained_by_gradient=True,
         cross_validates=True,
         recipes={"case-study": Recipe(case_study, CASE_STUDY)},

@@ -8,8 +8,8 @@ place (`place`), which the paper does not ask; its weight of the score, Eq. 7, i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,18 +38,32 @@ from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 
 class PatchCore:
     """The detector. `fit` collects patches, selects the coreset and finds out which distances are normal; `graph` is
-    then the whole detector in one module."""
+    then the whole detector in one module. `patches`, if given, are those of each sample (P, C), computed already."""
 
     classes: tuple[str, ...] = ()
 
-    def __init__(self, config: PatchCoreConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: PatchCoreConfig | None = None,
+        *,
+        features: Features | None = None,
+        patches: Callable[[Sequence[Sample]], Iterator[Tensor]] | None = None,
+    ) -> None:
         self.config = config or PatchCoreConfig()
         self.metrics: dict[str, Any] = {}
         check(self.config)
         self._memory: Memory | None = None
         self._sources: Sources | None = None
         self._distances = dict[int, Tensor]()  # by the number of the training image, without its item
-        self._features = Features(self.config)
+        self._features = features or Features(self.config)
+        self._patches = patches or self._patches_of_files
+
+    def _patches_of_files(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
+        config, features = self.config, self._features.to(self.config.device)
+        for images in batches(samples, features.resize, config.batch, config.device):
+            with torch.inference_mode():
+                by_image = features(images.to(config.device)).cpu()
+            yield from by_image
 
     @property
     def origin(self) -> Origin:
@@ -116,8 +130,8 @@ class PatchCore:
         new = [index for index in chosen.tolist() if index not in self._distances]
         if new:
             samples = [sources.samples[index] for index in new]
-            features = self._features.cpu()
-            found = left_out_distances(self._fitted(), samples, self._items[new], features, self.config.batch, progress)
+            patches = self._patches(samples)
+            found = left_out_distances(self._fitted(), patches, self._items[new], self._features.grid, progress)
             self._distances.update(zip(new, found, strict=True))
         smoothed: Tensor = smoothing(self._features.grid, self.config)(
             torch.stack([self._distances[index] for index in chosen.tolist()])
@@ -132,7 +146,7 @@ class PatchCore:
     def _collect(self, samples: Sequence[Sample], progress: Progress) -> tuple[Tensor, Tensor]:
         """Patches `(images * each, channels)`, and the cells int32 `(images, each)` that they come from. Every image
         contributes the same number, chosen at random where not all of its patches fit into `config.memory`."""
-        config, features = self.config, self._features.to(self.config.device)
+        config, features = self.config, self._features
         generator = torch.Generator().manual_seed(config.seed)
         cells, channels = features.grid[0] * features.grid[1], features.channels
         budget = int(config.memory * 2**30) // (4 * (channels + config.projection))
@@ -143,17 +157,11 @@ class PatchCore:
             )
         patches = torch.empty(len(samples) * each, channels)
         origins = torch.arange(each, dtype=torch.int32).repeat(len(samples), 1)
-        done = 0
-        images = batches(samples, features.resize, config.batch, config.device)
-        for batch in progress(images, "patches", -(-len(samples) // config.batch)):
-            with torch.inference_mode():
-                by_image = features(batch.to(config.device)).cpu()
-            for rows in by_image:
-                if each < cells:
-                    chosen = torch.randperm(cells, generator=generator)[:each]
-                    origins[done], rows = chosen, rows[chosen]
-                patches[done * each : (done + 1) * each] = rows
-                done += 1
+        for number, rows in enumerate(progress(self._patches(samples), "patches", len(samples))):
+            if each < cells:
+                chosen = torch.randperm(cells, generator=generator)[:each]
+                origins[number], rows = chosen, rows[chosen]
+            patches[number * each : (number + 1) * each] = rows
         return patches, origins
 
     def sources(self) -> Sources:
@@ -178,8 +186,7 @@ class PatchCore:
 
         Raises `BlemishError` where nothing is left to compare with, `RuntimeError` before `fit`.
         """
-        smoothed = self._smoothed(torch.arange(len(self.sources().samples)), progress)
-        deviations, _ = left_out_deviations(smoothed, self._items, by_place=self._by_place, reference=self._reference)
+        deviations = self.left_out_deviations(progress)
         enlarge = Enlarge(self._features.grid, self.config.image_size, self.config.sigma)
 
         def of(number: int) -> Prediction:
@@ -188,6 +195,11 @@ class PatchCore:
             return Prediction(scores=one.flatten(1).amax(1).numpy(), maps=enlarge(one).numpy(), distances=distances)
 
         return of
+
+    def left_out_deviations(self, progress: Progress = silent) -> Tensor:
+        """Deviations `(n, gh, gw)` of the training images, each as in `left_out`."""
+        smoothed = self._smoothed(torch.arange(len(self.sources().samples)), progress)
+        return left_out_deviations(smoothed, self._items, by_place=self._by_place, reference=self._reference)[0]
 
 
 def _numbered(samples: Sequence[Sample]) -> Tensor:
@@ -200,6 +212,15 @@ def _numbered(samples: Sequence[Sample]) -> Tensor:
 def smoothing(grid: tuple[int, int], config: PatchCoreConfig) -> Enlarge:
     """Blurs distances `(..., gh, gw)` by `config.smoothing` cells, at the same size."""
     return Enlarge(grid, grid, config.smoothing)
+
+
+class Compared(NamedTuple):
+    """Patches against the memory bank, `(N, gh, gw)` each: deviations from what is normal, the index of the nearest
+    entry, int32, and the distance to it."""
+
+    deviations: Tensor
+    neighbours: Tensor
+    distances: Tensor
 
 
 class PatchCoreGraph(nn.Module):
@@ -225,9 +246,13 @@ class PatchCoreGraph(nn.Module):
         return self.nearest.bank
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        patches = self.features(self.features.resize(images))  # (N, P, C)
+        compared = self.compare(self.features(self.features.resize(images)))
+        scores = compared.deviations.flatten(1).amax(1)  # Eq. 6, in deviations
+        return scores, self.enlarge(compared.deviations), compared.neighbours, compared.distances
+
+    def compare(self, patches: Tensor) -> Compared:
+        """Patches `(N, P, C)` with the memory bank."""
         nearest, distances = self.nearest(patches)  # (N, P)
         grid = distances.unflatten(1, self.features.grid)
         deviations = Normal(self.centre, self.spread).deviations(self.smooth(grid))
-        scores = deviations.flatten(1).amax(1)  # Eq. 6, in deviations
-        return scores, self.enlarge(deviations), nearest.unflatten(1, self.features.grid).to(torch.int32), grid
+        return Compared(deviations, nearest.unflatten(1, self.features.grid).to(torch.int32), grid)

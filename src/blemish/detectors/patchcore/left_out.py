@@ -7,16 +7,14 @@ move in (`memory_bank.replacements`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from blemish.detectors.nn.memory_bank import ROWS, replacements
-from blemish.detectors.nn.resampling import batches
-from blemish.detectors.patchcore.features import Features
-from blemish.types import BlemishError, Progress, Sample, silent
+from blemish.types import BlemishError, Progress, silent
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,13 @@ class Memory:
 
 def left_out_distances(
     memory: Memory,
-    samples: Sequence[Sample],
+    patches: Iterable[Tensor],
     items: Tensor,
-    features: Features,
-    batch: int,
+    grid: tuple[int, int],
     progress: Progress = silent,
 ) -> Tensor:
-    """Distances float32 `(len(samples), gh, gw)` of the training images `samples`, whose items are `items` (N,), each
-    to the bank without its item.
+    """Distances float32 `(N, *grid)` of training images, whose `patches` are (P, C) each and whose items are `items`
+    (N,), each to the bank without its item.
 
     Raises `BlemishError` where the whole bank comes from one item.
     """
@@ -54,23 +51,15 @@ def left_out_distances(
             "add images of other items, raise --coreset, or hold good images out."
         )
     instead = replacements(memory.points, memory.kept, memory.items, progress)
-    result = torch.empty(len(samples), *features.grid)
-    images = batches(samples, features.resize, batch)
-    for number, rows in enumerate(progress(_patches(images, features), "leave one out", len(samples))):
+    result = torch.empty(len(items), *grid)
+    for number, rows in enumerate(progress(patches, "leave one out", len(items))):
         own = bank_items == items[number]
         nearest = _nearest(rows, bank, torch.where(own, torch.inf, 0.0))
         fill = instead.get(int(items[number]))
         if fill is not None and len(fill):
             nearest = torch.minimum(nearest, _nearest(rows, memory.patches[fill]))
-        result[number] = nearest.view(features.grid)
+        result[number] = nearest.view(grid)
     return result
-
-
-def _patches(images: Iterator[Tensor], features: Features) -> Iterator[Tensor]:
-    for batch in images:
-        with torch.inference_mode():
-            by_image = features(batch)
-        yield from by_image
 
 
 def _nearest(rows: Tensor, others: Tensor, penalty: Tensor | float = 0.0) -> Tensor:
