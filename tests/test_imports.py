@@ -46,7 +46,7 @@ def test_the_line_does_not_load_what_only_learning_has(module: str) -> None:
 def test_public_names_are_deliberate() -> None:
     import blemish
 
-    learning = {"Attention", "Cam", "PatchCore", "train"}
+    learning = {"Attention", "Cam", "Hybrid", "PatchCore", "train"}
     inference = {"BlemishError", "Folder", "Inspector", "Prediction", "Region", "Verdict", "__version__"}
     assert set(blemish.__all__) == learning | inference
     assert all(getattr(blemish, name) for name in blemish.__all__)

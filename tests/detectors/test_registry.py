@@ -56,7 +56,7 @@ def test_the_autoencoders_options_and_recipe() -> None:
 @pytest.mark.parametrize(
     ("detector", "asked", "said"),
     [
-        ("none", {}, "there is no detector 'none'; choose one of patchcore, cam"),
+        ("none", {}, "there is no detector 'none'; choose one of patchcore, hybrid"),
         ("patchcore", {"unfreeze": 1}, "--unfreeze is not an option of --detector patchcore"),
         ("patchcore", {"log": "wandb"}, "--log is not an option of --detector patchcore"),
         ("cam", {"max_bank": 5}, "--max-bank is not an option of --detector cam"),

@@ -11,7 +11,7 @@ from blemish.detectors.attention.config import AttentionConfig
 from blemish.detectors.cam.config import CamConfig
 from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.detectors.patchcore.detector import PatchCore
-from blemish.images import load_image
+from blemish.images import load_image, load_mask
 from blemish.inference.bundle import Frame
 from blemish.inference.framing import Framing
 from blemish.training.config import TrainConfig
@@ -20,7 +20,7 @@ from blemish.training.framing import Seen, check, how_seen
 from blemish.training.leave_one_out import leave_one_out
 from blemish.training.pipeline import refuse, train
 from blemish.types import Sample
-from tests.framing import HEIGHT, WIDTH, plate, region, write_product
+from tests.framing import HEIGHT, SPOTS, WIDTH, plate, region, write_product
 from tests.support import divided, refused, write_image
 
 
@@ -200,3 +200,56 @@ def test_other_detectors_learn_from_framed_images(plates: Path, tmp_path: Path, 
         assert prediction.reconstruction.dtype == np.uint8
     else:
         assert prediction.probabilities is not None
+
+
+def test_masks_are_framed_as_their_images_are(plates: Path, tmp_path: Path) -> None:
+    """Of a defective image, the tiles with a defect are learned from, with that part of the mask inside the region."""
+    roi = write_image(tmp_path / "roi.png", region())
+    seen = prepared(config_for(plates, tile=96, overlap=24, roi=roi))
+    spots = [s for s in divided(config_for(plates)).split.test if s.label == "anomaly"]
+    made = seen.training_samples(spots, tmp_path / "made", {})
+    for number, sample in enumerate(spots):
+        mask = (plate(0, SPOTS[number])[1] > 0) & (region() > 0)
+        boxes = [box for box in framed(seen)[0].boxes if mask[box[1] : box[3], box[0] : box[2]].any()]
+        assert [tile.name for tile in made[sample.name]] == [f"{sample.name}@{box[0]},{box[1]}" for box in boxes]
+        for tile, (left, top, right, bottom) in zip(made[sample.name], boxes, strict=True):
+            assert tile.mask
+            np.testing.assert_array_equal(load_mask(tile.mask, (96, 96)), mask[top:bottom, left:right])
+    without = [replace(sample, mask=None) for sample in spots]
+    assert not any(seen.training_samples(without, tmp_path / "word", {}).values())
+
+
+def test_an_aligned_mask_lies_on_its_defect(moved: Path, tmp_path: Path) -> None:
+    config = config_for(moved, align=True)
+    seen = prepared(config)
+    spots = [s for s in divided(config).split.test if s.label == "anomaly" and s.name not in seen.unaligned]
+    made = seen.training_samples(spots, tmp_path / "made", {})
+    assert len(spots) >= 3
+    for sample in spots:
+        (whole,) = made[sample.name]
+        assert whole.mask
+        bright = load_image(whole.path)[..., 0] > 220
+        mask = load_mask(whole.mask, bright.shape)
+        assert (bright & mask).sum() > 0.8 * mask.sum() > 0
+        assert (bright & ~mask).sum() < 0.2 * mask.sum()
+
+
+def test_word_only_defects_cannot_say_which_tile_is_defective(plates: Path, tmp_path: Path) -> None:
+    config = config_for(plates, tile=96, overlap=24)
+    split = divided(config).split
+    spots = tuple(replace(sample, mask=None, split="train") for sample in split.test if sample.label == "anomaly")
+    seen = how_seen(config.frame_rule, replace(split, train=(*split.train, *spots)), SMALL)
+    assert "4 defective training images have no mask, so which of their tiles are defective is not known" in " ".join(
+        seen.warnings
+    )
+
+
+def test_a_defective_image_that_cannot_be_aligned_is_left_out_of_learning(moved: Path, tmp_path: Path) -> None:
+    config = config_for(moved, align=True)
+    split = divided(config).split
+    noise = write_image(tmp_path / "noise.png", np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+    lost = Sample(noise, "bad/noise.png", "anomaly", "lost")
+    seen = how_seen(config.frame_rule, replace(split, train=(*split.train, lost)), SMALL)
+    assert "bad/noise.png: cannot be aligned; left out of learning." in seen.warnings
+    made = seen.training_samples([*split.train[:2], lost], tmp_path / "made", {})
+    assert list(made) == [sample.name for sample in split.train[:2]]

@@ -12,8 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from blemish.detectors.cam.config import CamConfig
+from blemish.detectors.hybrid.config import HybridConfig
 from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.inference import bundle
+from blemish.inference.inspector import Inspector
 from blemish.training import export, splits
 from blemish.training.card import digest
 from blemish.training.config import TrainConfig
@@ -247,6 +249,36 @@ def test_a_classifier_learns_from_defects_and_keeps_the_guarantee(classified: Pa
     assert "checkpoint" not in card.settings
     assert b"<svg" in (classified / "reliability.svg").read_bytes()
     assert not (classified.parent / f".{classified.name}.training").exists()
+
+
+def test_the_hybrid_learns_from_defects_and_no_defect_takes_part_in_the_threshold(
+    labelled: Path, tmp_path: Path
+) -> None:
+    settings = HybridConfig(use_defects="yes", heads=2, epochs=1, max_bank=100)
+    config = TrainConfig(
+        labelled, tmp_path / "run", settings=settings, why="Because.", image_size=(64, 96), false_alarms=0.1
+    )
+    metrics = train(config).metrics
+    card, counts = bundle.read(tmp_path / "run").card, metrics["counts"]
+    assert (counts["train_anomaly"], counts["calibration_anomaly"], counts["test_anomaly"]) == (16, 0, 4)
+    assert card.decision.calibrated_by == "split"
+    assert len(card.decision.scores) == counts["calibration"] >= 9
+    assert card.classes == ()
+    assert metrics["defects"]["masks"] == 16
+    assert metrics["detector_choice"] == "Because."
+    assert "good/wrong.png" in {suspect["name"] for suspect in metrics["suspects"]}
+    page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert "Because." in page
+    assert metrics["defects"]["sentence"] in page.replace("&#39;", "'")
+    inspection = Inspector(tmp_path / "run").inspect(next((labelled / "bright").glob("*.png")))
+    assert inspection.decision == "anomaly"
+    assert inspection.regions
+
+
+def test_the_hybrid_decides_by_its_score_and_not_by_class(labelled: Path, tmp_path: Path) -> None:
+    config = TrainConfig(labelled, tmp_path / "run", settings=HybridConfig(), decide="class")
+    with pytest.raises(BlemishError, match="hybrid is not a classifier; --decide class needs one"):
+        train(config)
 
 
 def test_the_likelier_class_can_decide(labelled: Path, tmp_path: Path) -> None:

@@ -33,7 +33,10 @@ SIDE = 384  # longest side of a thumbnail: sharp at the 190 to 380 pixels at whi
 # The outcomes of a verdict and their labels, in the order of the gallery.
 OUTCOMES = {"missed": "missed", "false-alarm": "false alarm", "found": "found", "passed": "good"}
 
-HOW = {"attention": "an autoencoder"}  # what a detector is called beside the same product's other runs
+HOW = {
+    "attention": "an autoencoder",
+    "hybrid": "the hybrid",
+}  # what a detector is called beside the same product's other runs
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,16 @@ class Exhibit:
     rows: tuple[Row, ...]
     errors: tuple[str, ...]
     reconstructs: bool  # an autoencoder reconstructed every image
+
+    @property
+    def saw_defects(self) -> bool:
+        """Whether it learned from defective parts too."""
+        return bool(self.metrics["counts"]["train_anomaly"])
+
+    @property
+    def sentence(self) -> str:
+        """What the defects brought to a detector that asks."""
+        return str(self.metrics.get("defects", {}).get("sentence", ""))
 
     def count(self, outcome: str) -> int:
         return sum(shot.outcome == outcome for shot in self.shots)

@@ -11,6 +11,7 @@ from blemish.demo.line import PRODUCTS, write_line
 from blemish.demo.page import IMAGES, write_page
 from blemish.detectors.attention.config import AttentionConfig
 from blemish.detectors.cam.config import CamConfig
+from blemish.detectors.hybrid.config import HybridConfig
 from blemish.detectors.interface import DetectorConfig
 from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.files import Kept, kept
@@ -20,6 +21,7 @@ from blemish.types import Progress, silent
 
 RECONSTRUCTED = "cloth"  # also by the autoencoder
 CLASSIFIED = "flange"  # also by the classifier, which learns from defective parts too
+TAUGHT = "board"  # also by the hybrid, which learns from good parts and from a few defective ones
 # The autoencoder is smaller than by default and trained for less long, so that the demo takes minutes.
 SHORT = AttentionConfig(image_size=(96, 96), epochs=14)
 SHORTEST = AttentionConfig(image_size=(64, 64), epochs=5)
@@ -48,6 +50,7 @@ def plans(*, quick: bool = False) -> list[Plan]:
         *(Plan(product, "", PatchCoreConfig()) for product in PRODUCTS),
         Plan(RECONSTRUCTED, "attention", SHORTEST if quick else SHORT),
         Plan(CLASSIFIED, "cam", classifier),
+        Plan(TAUGHT, "hybrid", HybridConfig(image_size=(256, 256))),
     ]
 
 
@@ -58,7 +61,8 @@ def own_folder(out: Path) -> AbstractContextManager[Kept]:
 
 def run_demo(out: Path, *, quick: bool = False, progress: Progress = silent) -> list[dict[str, Any]]:
     """Writes `out/data/<product>` (images and masks), `out/<product>` (a run each), a second run by the autoencoder in
-    `out/<product>-attention` and one by the classifier in `out/<product>-cam`, and `out/index.html`.
+    `out/<product>-attention`, one by the classifier in `out/<product>-cam` and one by the hybrid in
+    `out/<product>-hybrid`, and `out/index.html`.
 
     Returns each run's metrics. A rerun draws only what is missing and trains again.
     """

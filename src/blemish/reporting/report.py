@@ -76,6 +76,8 @@ def facts(run: Recorded) -> dict[str, Any]:
         "image_size": card.image_size,
         "image_size_choice": metrics.get("image_size", {}).get("sentence"),
         "classes": card.classes,
+        "choice": metrics.get("detector_choice"),
+        "defects": metrics.get("defects", {}).get("sentence"),
         "counts": metrics["counts"],
         "rule": card.decision.rule,
         "false_alarms_guaranteed": card.decision.false_alarms,
