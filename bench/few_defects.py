@@ -282,6 +282,43 @@ def table() -> str:
     return "\n".join(lines)
 
 
+STYLES = {"words": "C0-o", "masks": "C2-s", "cam": "C1-^", "regression": "C7-v"}
+
+
+def figure(file: Path) -> None:
+    """Recall against the number of defects: a panel for each set, means over draws, bars from lowest to highest."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "blemish"
+    names = [name for name in SETS if measured(name, "patchcore", 0)]
+    sheet, panels = pyplot.subplots(1, len(names), figsize=(2.6 * len(names), 3.2), sharey=True, squeeze=False)
+    for panel, name in zip(panels[0], names, strict=True):
+        start = [one["recall_observed"] for one in measured(name, "patchcore", 0)]
+        panel.axhline(float(np.mean(start)), color="k", linestyle=":", label="PatchCore")
+        for what, style in STYLES.items():
+            points = {n: [one["recall_observed"] for one in measured(name, what, n)] for n in NUMBERS}
+            points = {n: values for n, values in points.items() if values}
+            if not points:
+                continue
+            means = [float(np.mean(values)) for values in points.values()]
+            ends = [
+                [mean - min(values) for mean, values in zip(means, points.values(), strict=True)],
+                [max(values) - mean for mean, values in zip(means, points.values(), strict=True)],
+            ]
+            panel.errorbar(list(points), means, ends, fmt=style, capsize=2, markersize=4, label=METHODS[what])
+        panel.set(title=name, xscale="log", xlabel="labelled defects", ylim=(0, 1.03))
+        panel.set_xticks(NUMBERS, [str(number) for number in NUMBERS], minor=False)
+        panel.minorticks_off()
+    panels[0][0].set_ylabel("recall, 5 % of new good images flagged")
+    handles = dict(zip(*reversed(panels[0][0].get_legend_handles_labels()), strict=True))
+    sheet.legend(handles.values(), handles.keys(), loc="lower center", ncols=5, frameon=False)
+    sheet.tight_layout(rect=(0, 0.08, 1, 1))
+    sheet.savefig(file, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=("curve", "unseen", "wrong", "table"))
@@ -294,6 +331,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.mode == "table":
         print(table())
+        figure(HERE.parent / "docs" / "few-defects.svg")
         return
     torch.set_num_threads(1)
     for name in options.only:
