@@ -4,6 +4,7 @@ classifier's head (CAM) and logistic regression, on the same draws.
     python bench/few_defects.py curve [--shared ../shared] [--demo demo/data] [--only magnetic-tile ...] [--draws 5]
     python bench/few_defects.py unseen          # each defect type left out of learning in turn
     python bench/few_defects.py wrong           # 5 % of the training labels flipped
+    python bench/few_defects.py cost            # accuracy beside the time of one image, smaller settings too
     python bench/few_defects.py table           # tables and figure from what was measured
 
 A draw divides the images anew, items apart: half of each defect type may be learned from, a fifth of the good images
@@ -15,15 +16,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from onnxruntime import InferenceSession, SessionOptions
 from sklearn.linear_model import LogisticRegression
 
 from blemish.data.split import Split, items, split
@@ -34,7 +38,9 @@ from blemish.detectors.hybrid.detector import Hybrid, HybridGraph
 from blemish.detectors.nn.feature_cache import FeatureCache
 from blemish.detectors.patchcore.detector import PatchCoreGraph
 from blemish.evaluation.detection import auroc
+from blemish.images import decode
 from blemish.inference import calibration
+from blemish.training.export import export
 from blemish.training.splits import auto_size, read_data
 from blemish.types import Sample
 
@@ -53,12 +59,14 @@ Floats = npt.NDArray[np.float32]
 class Bench:
     """A data set with every image's features, computed once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: HybridConfig | None = None) -> None:
+        config = config or HybridConfig()
+        area = config.image_size[0] * config.image_size[1]
         self.name, self.data = folder.name, read_data(folder)
         samples = self.data.samples
         item_of = items(samples, self.data.groups)
         self.samples = [replace(sample, group=item_of[sample.name]) for sample in samples]
-        self.config = HybridConfig(image_size=auto_size(samples, 384 * 384), cache=8.0)
+        self.config = replace(config, image_size=auto_size(samples, area), cache=8.0)
         self.cache = Hybrid(self.config).cache(self.samples)
         self.cam: Cam | None = None
 
@@ -238,6 +246,43 @@ def wrong(draw: Draw, options: argparse.Namespace) -> None:
     keep(draw, "wrong", number, measured)
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "bundled, 256x256": {"backbone": "bundled", "image_size": (256, 256)},
+    "bundled, 256x256, bank of 1,024": {"backbone": "bundled", "image_size": (256, 256), "max_bank": 1024},
+}
+ROUNDS = 15
+
+
+def cost(folder: Path, number: int) -> None:
+    """Of one draw and `number` word-only defects: figures, and milliseconds of one image of the set on one thread,
+    medians of rounds in which all graphs take turns."""
+    runs: dict[str, Callable[[], Any]] = {}
+    lines = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, settings in SETTINGS.items():
+            draw = Draw(Bench(folder, HybridConfig(**settings)), 0)
+            image = decode(draw.split.test[0])[None]
+            for what in ("PatchCore", "hybrid"):
+                title = f"{what}, {name}"
+                bad = without_masks(draw.pool[:number])
+                lines[title] = draw.figures(draw.patchcore() if what == "PatchCore" else draw.hybrid_scores(bad)[0])
+                export(draw.hybrid.graph(), file := Path(temporary) / f"{len(runs)}.onnx")
+                options = SessionOptions()
+                options.intra_op_num_threads = 1
+                session = InferenceSession(file.read_bytes(), options)
+                runs[title] = partial(session.run, ["scores"], {"images": image})
+        seconds: dict[str, list[float]] = {title: [] for title in runs}
+        for _ in range(ROUNDS + 2):
+            for title, run in runs.items():
+                started = time.perf_counter()
+                run()
+                seconds[title].append(time.perf_counter() - started)
+    for title, values in seconds.items():
+        median = float(np.median(values[2:]))
+        print(title, f"{1000 * median:.1f} ms", lines[title], flush=True)
+
+
 def keep(draw: Draw, what: str, number: int, measure: Any) -> None:
     file = KEPT / draw.bench.name / f"{draw.number}-{what}-{number}.json"
     if file.is_file():
@@ -321,7 +366,7 @@ def figure(file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=("curve", "unseen", "wrong", "table"))
+    parser.add_argument("mode", choices=("curve", "unseen", "wrong", "cost", "table"))
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--demo", type=Path, default=HERE.parent / "demo" / "data")
     parser.add_argument("--only", nargs="*", default=SETS)
@@ -338,6 +383,9 @@ def main() -> None:
         folder = next((f / name for f in (options.demo, options.shared / "data") if (f / name).is_dir()), None)
         if folder is None:
             print(f"{name} is missing; skipped")
+            continue
+        if options.mode == "cost":
+            cost(folder, min(options.numbers))
             continue
         bench = Bench(folder)
         for number in range(options.draws):

@@ -219,6 +219,21 @@ def test_masks_are_framed_as_their_images_are(plates: Path, tmp_path: Path) -> N
     assert not any(seen.training_samples(without, tmp_path / "word", {}).values())
 
 
+def test_defects_outside_the_region_of_interest_are_not_learned_from(plates: Path, tmp_path: Path) -> None:
+    blank = region() & (plate(0, SPOTS[0])[1] == 0)
+    config = config_for(plates, roi=write_image(tmp_path / "roi.png", blank.astype(np.uint8) * np.uint8(255)))
+    split = divided(config).split
+    spots = tuple(replace(sample, split="train") for sample in split.test if sample.label == "anomaly")
+    seen = how_seen(config.frame_rule, replace(split, train=(*split.train, *spots)), SMALL)
+    made = seen.training_samples(spots, tmp_path / "made", {})
+    assert made[spots[0].name] == []
+    assert f"{spots[0].name}: all defects lie outside the region of interest, so they are left out" in " ".join(
+        seen.warnings
+    )
+    for sample, spot in zip(spots[1:], SPOTS[1:], strict=True):
+        assert len(made[sample.name]) == bool((plate(0, spot)[1].astype(bool) & blank.astype(bool)).any())
+
+
 def test_an_aligned_mask_lies_on_its_defect(moved: Path, tmp_path: Path) -> None:
     config = config_for(moved, align=True)
     seen = prepared(config)

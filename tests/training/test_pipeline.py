@@ -20,7 +20,7 @@ from blemish.training import export, splits
 from blemish.training.card import digest
 from blemish.training.config import TrainConfig
 from blemish.training.export import ParityError, in_onnxruntime, in_torch, predict, prove_parity
-from blemish.training.pipeline import train
+from blemish.training.pipeline import divided_for, train
 from blemish.training.results import _drawing_order
 from blemish.training.splits import auto_size
 from blemish.types import BlemishError, Decision, Label, Prediction, Sample, Verdict
@@ -273,6 +273,30 @@ def test_the_hybrid_learns_from_defects_and_no_defect_takes_part_in_the_threshol
     inspection = Inspector(tmp_path / "run").inspect(next((labelled / "bright").glob("*.png")))
     assert inspection.decision == "anomaly"
     assert inspection.regions
+
+
+def test_a_chosen_detector_that_cannot_have_its_split_gives_way(tmp_path: Path) -> None:
+    """Every item has a good and a defective image, so whole items are learned from, and no good one is held out."""
+    for number in range(60):
+        write_image(tmp_path / f"data/good/p{number}_Part1.png", tile(number)[0])
+        write_image(tmp_path / f"data/bad/p{number}_Part2.png", tile(100 + number, (9, 9))[0])
+    data = splits.read_data(tmp_path / "data")
+    paired = replace(data, samples=[replace(s, group=s.path.stem.partition("_")[0]) for s in data.samples])
+    config = TrainConfig(tmp_path / "data", tmp_path / "run", settings=HybridConfig(max_bank=50), why="Chosen.")
+    given, divided = divided_for(config, paired)
+    assert given.settings == PatchCoreConfig(max_bank=50)
+    assert given.why.startswith("The detector is patchcore, as hybrid cannot learn from these defects: ")
+    assert divided.split.train
+    with pytest.raises(BlemishError):
+        divided_for(replace(config, why=""), paired)  # asked for by name
+
+
+def test_defects_of_the_test_split_are_learned_from_with_a_warning(product: Path) -> None:
+    config = TrainConfig(product, product.parent / "run", settings=HybridConfig(), false_alarms=0.1)
+    found = divided(config)
+    assert sum(sample.label == "anomaly" for sample in found.split.train) == 5
+    assert any("5 defective images of the folder's own test split are learned from" in w for w in found.warnings)
+    assert not any("own test split" in w for w in divided(replace(config, settings=PatchCoreConfig())).warnings)
 
 
 def test_the_hybrid_decides_by_its_score_and_not_by_class(labelled: Path, tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def _counts(metrics: Mapping[str, Any]) -> str:
     if "train" not in counts:
         return tested
     defective = counts.get("train_anomaly", 0)
-    trained = f"{counts['train'] - defective} good" + (f" and {defective} defective" if defective else "")
+    used = metrics.get("defects", {}).get("used", True)
+    trained = f"{counts['train'] - defective} good" + (f" and {defective} defective" if defective and used else "")
     held_out = f", threshold from {counts['calibration']}" if counts["calibration"] else ""
     if metrics.get("decision", {}).get("calibrated_by") == "leave-one-out":
         held_out = ", threshold from the same, each without its own item"

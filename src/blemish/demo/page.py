@@ -99,7 +99,7 @@ class Exhibit:
     @property
     def saw_defects(self) -> bool:
         """Whether it learned from defective parts too."""
-        return bool(self.metrics["counts"]["train_anomaly"])
+        return bool(self.metrics["counts"]["train_anomaly"]) and self.metrics.get("defects", {}).get("used", True)
 
     @property
     def sentence(self) -> str:
@@ -119,7 +119,7 @@ class Exhibit:
         """How many parts the detector was trained on."""
         defective = self.metrics["counts"]["train_anomaly"]
         good = self.metrics["counts"]["train"] - defective
-        return f"{good} good" + (f" and {defective} defective" if defective else "")
+        return f"{good} good" + (f" and {defective} defective" if self.saw_defects else "")
 
     @property
     def defects(self) -> list[str]:

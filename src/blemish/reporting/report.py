@@ -78,6 +78,7 @@ def facts(run: Recorded) -> dict[str, Any]:
         "classes": card.classes,
         "choice": metrics.get("detector_choice"),
         "defects": metrics.get("defects", {}).get("sentence"),
+        "learned_from_defects": metrics.get("defects", {}).get("used", True),
         "counts": metrics["counts"],
         "rule": card.decision.rule,
         "false_alarms_guaranteed": card.decision.false_alarms,

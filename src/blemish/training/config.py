@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,7 +90,7 @@ class TrainConfig:
     data: Path
     out: Path
     settings: DetectorConfig = field(default_factory=PatchCoreConfig)
-    why: str = ""  # this detector, in a sentence, where none was asked for
+    why: str = ""  # this detector was chosen, in a sentence; "" = it was asked for
     layout: str = setting("auto", "Read the folder as this layout.", panel=DATA)
     test: float = setting(
         0.2, "Share of good images for the test, if the folder has no test.", low=0, high=1, panel=DATA
@@ -144,6 +144,11 @@ class TrainConfig:
     def detector(self) -> str:
         """Its name in the registry."""
         return self.settings.traits.name
+
+    def without_defects(self, because: str) -> TrainConfig:
+        """The same with PatchCore, which a chosen detector's other settings belong to as well."""
+        known = {name.name: getattr(self.settings, name.name) for name in fields(PatchCoreConfig)}
+        return replace(self, settings=PatchCoreConfig(**known), why=because)
 
     @property
     def reads(self) -> list[Path]:
@@ -216,7 +221,9 @@ def _chosen(data: Path, asked: Mapping[str, Any]) -> tuple[str, str]:
     from blemish.training.choice import NORMAL, choose
 
     given = {
-        option.field: read(option, asked[option.field]) for option in options(TrainConfig) if asked.get(option.field)
+        option.field: read(option, asked[option.field])
+        for option in options(TrainConfig)
+        if asked.get(option.field) is not None
     }
     if any(given.get(name) not in (None, 0, "auto", "split", "guarantee") for name in _DECIDED):
         return NORMAL, ""
@@ -226,7 +233,7 @@ def _chosen(data: Path, asked: Mapping[str, Any]) -> tuple[str, str]:
         return NORMAL, ""
     if given.get("pooled"):
         samples = tuple(replace(sample, split="") for sample in samples)
-    rules = {name: given[name] for name in ("test", "false_alarms", "confidence") if name in given}
+    rules = {name: given[name] for name in ("test", "calibration", "false_alarms", "confidence") if name in given}
     if given.get("tile"):  # which tiles of a defective image are defective is known with a mask alone
         samples = tuple(sample for sample in samples if sample.label != "anomaly" or sample.mask)
     return choose(samples, **rules)

@@ -30,6 +30,7 @@ SMALLEST_TILE = 32  # pixels
 REFERENCE_CANDIDATES = 50  # at most so many good images are compared to choose the reference
 LEAST_CORRELATION = 0.5  # of an image with the reference, as a share of the good images' median
 NAMES_SHOWN = 5  # in a sentence
+LEFT_OUT = "they are left out of learning"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Seen:
         """The training samples of each image, by the image's name: the image itself or, with a frame, the framed image
         or tiles, written into `folder` with their masks. `items` are the items by image name; tiles belong to the item
         of their image. Of a defective image only the tiles with a defect are used: where it is, is known only with a
-        mask. Defective images that cannot be aligned have no samples."""
+        mask. A defective image has no samples where none of its mask is in the region of interest, or where it cannot
+        be aligned."""
         if self.framing is None:
             return {s.name: [replace(s, group=items.get(s.name, s.group))] for s in samples}
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,9 +76,10 @@ class Seen:
             for left, top, right, bottom in self.framing.boxes:
                 part = None if mask is None else mask[top:bottom, left:right]
                 name = sample.name
-                if self.framing.frame.tile:
-                    if sample.label == "anomaly" and (part is None or not part.any()):
-                        continue
+                tiled = self.framing.frame.tile is not None
+                if sample.label == "anomaly" and (not part.any() if part is not None else tiled):
+                    continue
+                if tiled:
                     name = f"{sample.name}@{left},{top}"
                 file = folder / f"{number:06}-{left}-{top}.png"
                 Image.fromarray(framed[top:bottom, left:right]).save(file, compress_level=1)
@@ -173,7 +176,9 @@ def how_seen(
         if untested := sorted(sample.name for sample in split.test if sample.name in unaligned):
             warnings.append(f"{_named(untested)}: cannot be aligned, so the verdict is 'error'; left out of the test.")
     if roi is not None:
-        warnings += _defects_outside(framing, [s for s in split.test if s.name not in unaligned], poses)
+        for samples, so in ((split.test, "they cannot be found and count as missed"), (split.train, LEFT_OUT)):
+            if outside := _defects_outside(framing, [s for s in samples if s.name not in unaligned], poses):
+                warnings.append(f"{_named(outside)}: all defects lie outside the region of interest, so {so}.")
     return Seen(seen_at, framing, poses, unaligned, tuple(warnings))
 
 
@@ -244,7 +249,7 @@ def _aligned(
 
 
 def _defects_outside(framing: Framing, samples: Sequence[Sample], poses: Mapping[str, alignment.Pose]) -> list[str]:
-    """A warning that names the images whose defects lie wholly outside the region of interest."""
+    """The images whose defects lie wholly outside the region of interest."""
     outside = []
     for sample in samples:
         if sample.mask is None:
@@ -254,12 +259,7 @@ def _defects_outside(framing: Framing, samples: Sequence[Sample], poses: Mapping
         inside = framing.roi_in_image(size, poses.get(sample.name))
         if inside is not None and mask.any() and not (mask & inside).any():
             outside.append(sample.name)
-    if not outside:
-        return []
-    return [
-        f"{_named(outside)}: all defects lie outside the region of interest, so they cannot be found and count as "
-        "missed."
-    ]
+    return outside
 
 
 def _named(names: Sequence[str]) -> str:

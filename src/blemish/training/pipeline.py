@@ -52,9 +52,10 @@ def train(config: TrainConfig, progress: Progress = silent) -> Run:
 
 def write(config: TrainConfig, folder: Path, progress: Progress) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Trains, and writes the run into the empty `folder`. Returns its metrics and warnings."""
-    clock, traits = Clock(), config.settings.traits
+    clock = Clock()
     data = read_data(config.data, config.layout, progress, pooled=config.pooled)
-    divided = divide(data, config.split_rule, config.decision_rule, traits)
+    config, divided = divided_for(config, data)
+    traits = config.settings.traits
     clock.lap("read")
     choice = chosen_size(config, divided, progress) if config.budget else None
     clock.lap("choose the image size", shown=choice is not None)
@@ -101,6 +102,19 @@ def write(config: TrainConfig, folder: Path, progress: Progress) -> tuple[dict[s
         write_run(folder, metrics, evaluated, crossed, card, clock.laps, progress)
         work.keep_log(folder)
     return metrics, warnings
+
+
+def divided_for(config: TrainConfig, data: Data) -> tuple[TrainConfig, Divided]:
+    """The images by their use. Where a detector that was chosen, not asked for, cannot have its split, PatchCore takes
+    its place: items may hold good and defective images, and near duplicates are known only now."""
+    try:
+        return config, divide(data, config.split_rule, config.decision_rule, config.settings.traits)
+    except BlemishError as cause:
+        if not config.why or not config.settings.traits.learns_from_defects:
+            raise
+        because = f"The detector is patchcore, as hybrid cannot learn from these defects: {cause}"
+        config = config.without_defects(because)
+        return config, divide(data, config.split_rule, config.decision_rule, config.settings.traits)
 
 
 def refuse(config: TrainConfig) -> None:

@@ -22,6 +22,7 @@ from blemish.training.config import DecisionRule, SplitRule
 from blemish.types import Progress, Sample, TooFewError, silent
 
 PRELOADED = 2**29  # bytes of decoded images that are kept, so that they are decoded once
+MOST_LEARNED = 0.99  # of the defects, where no good image is to be tested
 FEW = 3  # with "auto", no images are held out if the threshold would have a rank below this among their scores
 LEAST_AREA = 256 * 256  # pixels that even smaller images are enlarged to
 _UNUSABLE = ("unreadable", "mask-unusable")
@@ -89,6 +90,14 @@ def divide(data: Data, rule: SplitRule, decision: DecisionRule, traits: Traits) 
                 f"{traits.title} learns from good and defective images, and among {len(divided.split.train)} training "
                 "images there is no defective one; add some, or use --detector patchcore, which needs good ones only."
             )
+    own = [sample.split for sample in divided.split.train if sample.label == "anomaly"]
+    if moved := own.count("test"):
+        left = sum(sample.label == "anomaly" for sample in divided.split.test)
+        moving = (
+            f"{moved} defective images of the folder's own test split are learned from, as its training split has "
+            f"none; the figures are of the other {left}."
+        )
+        divided = replace(divided, warnings=(*divided.warnings, moving))
     return divided
 
 
@@ -103,7 +112,7 @@ def _divide(data: Data, rule: SplitRule, decision: DecisionRule, traits: Traits)
             calibration=calibration_share,
             min_calibration=min_calibration,
             groups=data.groups,
-            anomalies_in_train=1 - rule.test if traits.learns_from_defects else 0.0,
+            anomalies_in_train=min(1 - rule.test, MOST_LEARNED) if traits.learns_from_defects else 0.0,
             anomalies_in_calibration=rule.calibration if traits.classifies else 0.0,
         )
 

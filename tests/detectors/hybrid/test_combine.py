@@ -2,15 +2,16 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_curve
 
-from blemish.detectors.hybrid.combine import Unit, combined, doubtful, partial_area
+from blemish.detectors.hybrid.combine import Help, Unit, Units, compared, doubtful, partial_area
 
 
 def test_a_unit_is_the_median_and_the_95_percent_quantile_of_good_images() -> None:
     unit = Unit.of(np.arange(101, dtype=np.float32))
     assert (unit.centre, unit.scale) == (50, 45)
-    assert unit(np.array([50.0, 95.0, 140.0])).tolist() == [0, 1, 2]
+    assert unit(torch.tensor([50.0, 95.0, 140.0])).tolist() == [0, 1, 2]
     assert Unit.of(np.ones(5)).scale > 0  # of images that are all alike too
 
 
@@ -36,24 +37,57 @@ def test_partial_area_against_the_curve() -> None:
     assert partial_area(labels.astype(float), labels) == 1
 
 
-def made(helps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    random = np.random.default_rng(2)
-    defective = np.arange(140) >= 100
-    return random.normal(size=140) + defective, random.normal(size=140) + helps * defective, defective
+def made(helps: float, seed: int = 2, bad: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distances and heads' answers of 100 good and some defective images, and which these are."""
+    random = np.random.default_rng(seed)
+    defective = np.arange(100 + bad) >= 100
+    count = len(defective)
+    return random.normal(size=count) + defective, random.normal(size=count) + helps * defective, defective
 
 
-def test_heads_take_part_where_more_is_caught_with_them() -> None:
-    found = combined(*made(helps=2.0))
-    assert found.weight == 1
-    assert max(found.areas[0.5], found.areas[1.0]) > found.areas[0.0] + 0.1
+def helped(helps: float, seed: int = 2, bad: int = 40) -> Help:
+    distances, heads, defective = made(helps, seed, bad)
+    return compared(distances, distances + heads, defective, [str(i) for i in range(len(defective))])
 
 
-def test_heads_that_are_noise_or_worse_stay_out_unless_forced() -> None:
-    assert combined(*made(helps=-2.0)).weight == 0
-    assert combined(*made(helps=-2.0), forced=True).weight == 1
-    distances, _, defective = made(helps=0)
+def test_heads_that_know_the_defects_help_clearly() -> None:
+    found = helped(2.0)
+    assert found.clear
+    assert found.with_heads > found.without + 0.1
+    assert found.sure > 0.95
+
+
+def test_heads_that_are_wrong_or_have_nothing_to_add_do_not_help() -> None:
+    assert not helped(-2.0).clear
+    distances, _, defective = made(0)
     perfect = distances + 20 * defective
-    assert combined(perfect, perfect, defective).weight == 0  # nothing to gain
+    assert not compared(perfect, 2 * perfect, defective, [str(i) for i in range(len(perfect))]).clear
+
+
+def test_heads_that_are_noise_are_seldom_taken_for_help() -> None:
+    """Adding noise loses; that it seems to win clearly happens in at most a sixth of the cases."""
+    taken = sum(helped(0.0, seed, bad=12).clear for seed in range(30))
+    assert taken <= 5
+
+
+def test_images_of_one_item_are_drawn_together() -> None:
+    """Of two defective items, one with 39 images that heads find and one that they lose, the one may be all that is
+    drawn, so that nothing is sure; as 40 items it would be."""
+    defective = np.arange(140) >= 100
+    before, after = np.where(defective, 0.0, np.arange(140) / 100), np.where(defective, 5.0, np.arange(140) / 100)
+    before[-1], after[-1] = 5.0, 0.0
+    own = [str(i) for i in range(140)]
+    assert compared(before, after, defective, own).sure > 0.99
+    shared = [*own[:100], *["one"] * 39, "other"]
+    assert 0.6 < compared(before, after, defective, shared).sure < 0.9
+
+
+def test_scores_and_cells_by_hand() -> None:
+    units = Units(Unit(1.0, 2.0), Unit(0.0, 4.0))
+    deviations, cells = torch.tensor([[3.0, 5.0]]), torch.tensor([[8.0, 0.0]])
+    scores, joint = units.join(deviations, cells, torch.tensor([6.0]))
+    assert joint.tolist() == [[1 + 2, 2 + 0]]
+    assert scores.tolist() == [((2 + 1.5) + 3) / 2]
 
 
 def test_wrong_labels_are_suspected() -> None:

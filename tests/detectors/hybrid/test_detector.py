@@ -1,19 +1,23 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import blemish
 from blemish.detectors.hybrid.config import HybridConfig
-from blemish.detectors.hybrid.detector import Hybrid, HybridGraph, _cells
+from blemish.detectors.hybrid.detector import Hybrid, HybridGraph, _cells, _folds
 from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.detectors.patchcore.detector import PatchCore, PatchCoreGraph
 from blemish.evaluation.detection import auroc
+from blemish.images import load_image
 from blemish.training.export import in_torch, predict
 from blemish.types import BlemishError, Prediction, Sample
 from tests.detectors.hybrid.support import SIDE, written
 from tests.detectors.support import StoppedError, killed_in
+from tests.support import write_image
 
 SMALL = HybridConfig(image_size=(SIDE, SIDE), backbone="bundled", max_bank=200, heads=3, epochs=3)
 
@@ -47,7 +51,7 @@ def test_defects_that_distances_miss_are_found_and_the_map_shows_them(
     assert figure(before, new) < 0.75
     assert figure(after, new) > 0.95
     facts = fitted.metrics["defects"]
-    assert (facts["images"], facts["masks"], facts["used"], facts["weight"]) == (24, 24, True, 1.0)
+    assert (facts["images"], facts["masks"], facts["used"]) == (24, 24, True)
     assert "24 defective training images (24 with masks) help" in facts["sentence"]
     grid = fitted._features.grid
     hits = 0
@@ -58,9 +62,9 @@ def test_defects_that_distances_miss_are_found_and_the_map_shows_them(
 
 
 def test_scores_and_maps_by_hand(images: dict[str, list[Sample]], fitted: Hybrid) -> None:
-    graph, found = fitted.graph(), fitted._combination
+    graph = fitted.graph()
     assert isinstance(graph, HybridGraph)
-    assert found is not None
+    units = graph.units
     pixels = torch.randint(0, 256, (2, 50, 70, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     plain = graph.patchcore
     with torch.inference_mode():
@@ -73,10 +77,10 @@ def test_scores_and_maps_by_hand(images: dict[str, list[Sample]], fitted: Hybrid
         deviations = compared.deviations[i].flatten()
         cells = sum(cells[i] for cells, _ in by_head) / 3
         answer = sum(float(score[i]) for _, score in by_head) / 3
-        joint = (deviations - found.distance.centre) / found.distance.scale
-        joint = joint + (cells - found.heads.centre) / found.heads.scale
-        apart = (float(deviations.max()) - found.distance.centre) / found.distance.scale
-        apart += (answer - found.heads.centre) / found.heads.scale
+        joint = (deviations - units.distances.centre) / units.distances.scale
+        joint = joint + (cells - units.heads.centre) / units.heads.scale
+        apart = (float(deviations.max()) - units.distances.centre) / units.distances.scale
+        apart += (answer - units.heads.centre) / units.heads.scale
         assert float(scores[i]) == pytest.approx((apart + float(joint.max())) / 2, rel=1e-4)
         torch.testing.assert_close(maps[i], plain.enlarge(joint.view(plain.features.grid)), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(distances, compared.distances)
@@ -84,7 +88,8 @@ def test_scores_and_maps_by_hand(images: dict[str, list[Sample]], fitted: Hybrid
 
 
 @pytest.mark.parametrize(
-    ("count", "use", "why"), [(0, "auto", "no defective"), (2, "auto", "2 defe"), (24, "no", "--use")]
+    ("count", "use", "why"),
+    [(0, "auto", "There is no defective"), (2, "auto", "on 2 defective items"), (24, "no", "--use")],
 )
 def test_without_defects_or_with_too_few_it_is_patchcore_to_the_bit(
     images: dict[str, list[Sample]], count: int, use: str, why: str
@@ -104,32 +109,82 @@ def test_without_defects_or_with_too_few_it_is_patchcore_to_the_bit(
 def test_labels_that_mean_nothing_do_not_help(images: dict[str, list[Sample]]) -> None:
     """Half of the good images called defective: cross-validation sees that there is nothing to learn."""
     good = images["good"]
-    lied = [replace(sample, label="anomaly", defect="none") for sample in good[:15]]
-    detector = Hybrid(SMALL).fit([*good[15:], *lied])
-    areas = detector.metrics["defects"]["partial_auroc"]
-    assert max(areas.values()) < 0.75
-    assert detector.metrics["defects"]["used"] == (max(areas["0.5"], areas["1"]) > areas["0"])
+    lied = [replace(sample, label="anomaly", defect="none") for sample in good[::2]]
+    detector = Hybrid(SMALL).fit([*good[1::2], *lied])
+    facts = detector.metrics["defects"]
+    assert not facts["used"]
+    assert "do not clearly help" in facts["sentence"]
+    assert isinstance(detector.graph(), PatchCoreGraph)
 
 
-def test_a_head_never_answers_for_an_item_that_it_was_trained_on(images: dict[str, list[Sample]]) -> None:
+def test_heads_answer_for_images_and_items_that_they_were_not_trained_on(
+    images: dict[str, list[Sample]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each head was trained on is noted, and with which images its answers come from it alone."""
     grouped = [
-        replace(sample, group=f"item {number // 5}{sample.label}")
+        replace(sample, group=f"item {number // 3} {sample.label}")
         for part in ("good", "bad")
         for number, sample in enumerate(images[part])
     ]
-    asked: list[tuple[set[str], set[str]]] = []
+    trained: list[set[int]] = []
 
-    class Watched(Hybrid):
-        def _cross_validate(self, known, samples, folds, progress):  # type: ignore[no-untyped-def]
-            from blemish.data.split import kfold
+    def noted(fabric, head, known, chosen, config, run, progress):  # type: ignore[no-untyped-def]
+        trained.append(set(chosen.tolist()))
+        with torch.no_grad():
+            head.offset.fill_(100.0 * len(trained))  # by which an answer tells whose it is
 
-            for learned, tested in kfold(samples, folds, seed=self.config.seed):
-                asked.append(({s.group for s in learned}, {s.group for s in tested}))
-            return super()._cross_validate(known, samples, folds, progress)
+    monkeypatch.setattr("blemish.detectors.hybrid.detector.train", noted)
+    answered: list[torch.Tensor] = []
+    inside = Hybrid._cross_validate
 
-    Watched(replace(SMALL, epochs=1)).fit(grouped)
-    assert len(asked) == 3
-    assert all(not learned & tested for learned, tested in asked)
+    def listened(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        found = inside(*given)
+        answered.append(found[1])
+        return found
+
+    monkeypatch.setattr(Hybrid, "_cross_validate", listened)
+    Hybrid(SMALL).fit(grouped)
+    whose = (answered[0] / 100).round().int() - 1
+    assert len(trained) == 3
+    assert set(whose.tolist()) == {0, 1, 2}
+    for row, head in enumerate(whose.tolist()):
+        items = {grouped[other].group for other in trained[head]}
+        assert grouped[row].group not in items
+
+
+def test_a_defective_image_is_compared_without_the_good_images_of_its_item(images: dict[str, list[Sample]]) -> None:
+    """Images of one item alike: were the item's good image in the bank, the defective one would seem normal."""
+    good = [replace(sample, group=f"item {i}") for i, sample in enumerate(images["good"][:12])]
+    twins = [replace(s, name=f"twin/{s.name}", label="anomaly", defect="none") for s in good[:6]]
+    detector = Hybrid(SMALL)
+    detector.fit_normal(good)
+    patchcore = detector._fitted()
+    deviations = patchcore.left_out_deviations(others=twins)
+    torch.testing.assert_close(deviations[12:], deviations[:6])
+    strangers = [replace(twin, group=f"stranger {i}") for i, twin in enumerate(twins)]
+    known = patchcore.left_out_deviations(others=strangers)[12:]
+    assert (known.flatten(1).amax(1) < deviations[12:].flatten(1).amax(1)).all()
+
+
+def test_two_folders_may_use_the_same_names(images: dict[str, list[Sample]]) -> None:
+    samples = [*images["good"], *images["bad"]]
+    named = [replace(sample, name=f"{number % 24}.png", group=sample.name) for number, sample in enumerate(samples)]
+    pairs = _folds(named, SMALL)
+    tested = torch.cat([others for _, others in pairs])
+    assert sorted(tested.tolist()) == list(range(len(samples)))
+    assert all(set(learned.tolist()).isdisjoint(others.tolist()) for learned, others in pairs)
+
+
+def test_every_head_has_something_to_learn_where_types_or_their_names_are_missing() -> None:
+    def samples(good: int, defects: list[str]) -> list[Sample]:
+        found = [Sample(Path(f"g{i}"), f"g{i}", "good", group=f"{i // 5}") for i in range(good)]
+        return [*found, *(Sample(Path(f"b{i}"), f"b{i}", "anomaly", kind) for i, kind in enumerate(defects))]
+
+    for good in range(11, 40):
+        for defects in (["", "", ""], ["a", "b", "c"], [""] * 5, ["a"] * 4):
+            for learned, others in _folds(samples(good, defects), HybridConfig()):
+                assert 0 < int((learned >= good).sum()) < len(learned)
+                assert len(others)
 
 
 def test_killed_and_resumed_is_the_same_to_the_bit(images: dict[str, list[Sample]], tmp_path: Path) -> None:
@@ -143,8 +198,33 @@ def test_killed_and_resumed_is_the_same_to_the_bit(images: dict[str, list[Sample
     for ours, theirs in zip(whole._heads, resumed._heads, strict=True):
         for value, other in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
             assert torch.equal(value, other)
-    with pytest.raises(BlemishError, match="made with other images or options"):
-        Hybrid(replace(config, resume=True)).fit(samples[1:])
+    for others in (samples[1:], [replace(sample, mask=None) for sample in samples]):
+        with pytest.raises(BlemishError, match="made with other images or options"):
+            Hybrid(replace(config, resume=True)).fit(others)
+
+
+def test_an_empty_mask_says_no_more_than_the_word(images: dict[str, list[Sample]], tmp_path: Path) -> None:
+    empty = write_image(tmp_path / "empty.png", np.zeros((SIDE, SIDE), np.uint8))
+    bad = [replace(sample, mask=empty) for sample in images["bad"][:6]]
+    detector = Hybrid(replace(SMALL, epochs=1)).fit([*images["good"][:12], *bad])
+    assert detector.metrics["defects"]["masks"] == 0
+
+
+def test_arrays_without_types_or_files_will_do(images: dict[str, list[Sample]]) -> None:
+    arrays = [load_image(sample.path) for sample in [*images["good"][:12], *images["bad"][:5]]]
+    labels: list[Any] = ["good"] * 12 + ["anomaly"] * 5
+    fitted = blemish.Hybrid(image_size=(SIDE, SIDE), backbone="bundled", max_bank=100, heads=2, epochs=1)
+    assert fitted.fit(arrays, labels).predict(arrays[:2]).scores.shape == (2,)
+
+
+@pytest.mark.parametrize("change", [{"max_bank": 1}, {"place": "yes"}])
+def test_where_nothing_can_be_compared_it_is_patchcore(images: dict[str, list[Sample]], change: dict[str, Any]) -> None:
+    good = images["good"][:12]
+    if "place" in change:  # all alike, so that one patch is the whole bank
+        good = [replace(good[0], name=f"{i}.png", group=f"{i}") for i in range(12)]
+    detector = Hybrid(replace(SMALL, **{"max_bank": 1, **change})).fit([*good, *images["bad"][:6]])
+    assert isinstance(detector.graph(), PatchCoreGraph)
+    assert "of one item" in detector.metrics["defects"]["sentence"]
 
 
 def test_a_cell_is_defective_where_any_pixel_is(images: dict[str, list[Sample]]) -> None:

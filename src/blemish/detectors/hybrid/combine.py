@@ -2,12 +2,14 @@
 that the heads in question were not trained on.
 
 Both are put into the same unit: 0 is the median of good images, 1 their 95 % quantile. If their upper tails fall
-exponentially, a value in this unit is -log p up to a constant factor, and the sum of both is Fisher's combination of
-two p-values. So either alone can flag an image: a defect that no head has seen is still far from normal.
+exponentially, a value in this unit is -log p up to a constant factor, and the sum of both is as in Fisher's combination
+of two p-values (which would be exact if they were independent; the threshold does not depend on that). So either alone
+can flag an image: a defect that no head has seen is still far from normal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
 from blemish.evaluation.label_errors import suspects
 
@@ -22,9 +25,8 @@ Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 
 TAIL = 0.95  # quantile of good images that is 1
-FULL = 1.0  # weight of the heads, beside the distance's 1
-TRIED = (0.5, FULL)  # on held-out images
 FALSE_ALARMS = 0.1  # up to which the curve's area is compared: what is caught at high rates helps nobody
+DRAWS, SURE = 200, 0.84  # bootstrap draws, and the share of them in which heads must help: one standard error
 
 
 @dataclass(frozen=True)
@@ -40,33 +42,63 @@ class Unit:
         centre, high = np.quantile(good.astype(np.float64), (0.5, TAIL))
         return cls(float(centre), max(float(high - centre), 1e-6))
 
-    def __call__(self, values: Any) -> Any:
-        """Values in this unit, of arrays and tensors alike."""
+    def __call__(self, values: Tensor) -> Tensor:
+        """Values in this unit."""
         return (values - self.centre) / self.scale
 
 
 @dataclass(frozen=True)
-class Combination:
-    """The units of distances and heads, and the heads' `weight`; 0 = they did not help, so that distances decide
-    alone. `areas`: by weight, the partial area under the ROC curve of images that were left out (0.5 = chance)."""
+class Units:
+    """The units of distances and of the heads' answers."""
 
-    distance: Unit
+    distances: Unit
     heads: Unit
-    weight: float
-    areas: dict[float, float]
+
+    def join(self, deviations: Tensor, cells: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+        """Deviations and the heads' logits of each cell `(N, P)`, and the heads' answers `(N,)` -> scores `(N,)` and
+        the map's cells `(N, P)`."""
+        joint = self.distances(deviations) + self.heads(cells)
+        apart = self.distances(deviations.amax(1)) + self.heads(answers)
+        # Half what both say, wherever in the image they say it, and half where they agree.
+        return (apart + joint.amax(1)) / 2, joint
 
 
-def combined(distances: Floats, heads: Floats, defective: Bools, *, forced: bool = False) -> Combination:
-    """Whether the heads take part: where, at one of the weights `TRIED`, more is caught than without them, or `forced`.
-    Distances (n,) are those of images without their own item, `heads` (n,) the scores of a head that was not trained on
-    the image's item. Such an answer is one head's, and the detector's is the mean of several, which errs less. So what
-    is seen here is too low for the heads: it may say whether they help, but where they do, they count in full."""
-    units = Unit.of(distances[~defective]), Unit.of(heads[~defective])
-    areas = {
-        weight: partial_area(units[0](distances) + weight * units[1](heads), defective) for weight in (0.0, *TRIED)
-    }
-    helps = max(areas[weight] for weight in TRIED) > areas[0.0]
-    return Combination(*units, FULL if helps or forced else 0.0, areas)
+@dataclass(frozen=True)
+class Help:
+    """What heads bring on images that were left out: the partial area under the ROC curve `without` and `with_heads`
+    (0.5 = chance), and the share `sure` (0..1) of bootstrap draws in which it rises."""
+
+    without: float
+    with_heads: float
+    sure: float
+
+    @property
+    def clear(self) -> bool:
+        return self.sure >= SURE
+
+
+def compared(before: Floats, after: Floats, defective: Bools, items: Sequence[str], *, seed: int = 0) -> Help:
+    """Scores (n,) of left-out images without and with heads. The draws are of items, good and defective ones apart."""
+    draws = _drawn(defective, items, np.random.default_rng(seed))
+    rises = [
+        partial_area(after[chosen], defective[chosen]) > partial_area(before[chosen], defective[chosen])
+        for chosen in draws
+    ]
+    return Help(partial_area(before, defective), partial_area(after, defective), float(np.mean(rises)))
+
+
+def _drawn(defective: Bools, items: Sequence[str], random: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+    """`DRAWS` times the indices of as many items, drawn with replacement, as each class has."""
+    classes = []
+    for kind in (False, True):
+        members: dict[str, list[int]] = {}
+        for index in np.flatnonzero(defective == kind):
+            members.setdefault(items[int(index)], []).append(int(index))
+        classes.append([np.array(indices) for indices in members.values()])
+    return [
+        np.concatenate([part[i] for part in classes for i in random.integers(len(part), size=len(part))])
+        for _ in range(DRAWS)
+    ]
 
 
 def partial_area(scores: Floats, defective: Bools) -> float:
@@ -76,8 +108,8 @@ def partial_area(scores: Floats, defective: Bools) -> float:
 
 
 def doubtful(scores: Floats, defective: Bools, names: list[str]) -> list[dict[str, Any]]:
-    """The images whose label may be wrong, most suspicious first, by combined scores (n,) that neither label nor item
-    of the image took part in: entries as in the cross-validation of a classifier."""
+    """The images whose label may be wrong, most suspicious first, by scores (n,) that neither label nor item of the
+    image took part in: entries as in the cross-validation of a classifier."""
     column = scores.astype(np.float64)[:, None]
     model = LogisticRegression(class_weight="balanced").fit(column, defective)
     probabilities = model.predict_proba(column)

@@ -8,7 +8,9 @@ defects bring is known from images that were not learned from. Where they bring 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from blemish.data.content import fingerprint
 from blemish.data.split import kfold
-from blemish.detectors.hybrid.combine import Combination, combined, doubtful
+from blemish.detectors.hybrid.combine import Help, Unit, Units, compared, doubtful
 from blemish.detectors.hybrid.config import HybridConfig
 from blemish.detectors.hybrid.head import Head, Known, train, untrained
 from blemish.detectors.interface import Origin
@@ -34,7 +36,7 @@ from blemish.images import load_mask, read_size
 from blemish.options import check
 from blemish.types import BlemishError, Progress, Sample, silent
 
-FEWEST = 3  # defective items: of fewer, cross-validation says nothing
+FEWEST = 3  # items, good and defective each: of fewer, cross-validation says nothing
 ROWS = 16  # images at a time, where nothing is trained
 
 
@@ -52,7 +54,7 @@ class Hybrid:
         self._features = Features(config)
         self._patchcore: PatchCore | None = None
         self._heads: list[Head] = []
-        self._combination: Combination | None = None
+        self._units: Units | None = None  # None where the heads take no part
 
     @property
     def origin(self) -> Origin:
@@ -75,14 +77,15 @@ class Hybrid:
         bad = [sample for sample in samples if sample.label == "anomaly"]
         if not good:
             raise BlemishError("The hybrid detector needs at least one good image to learn from.")
-        folds = min(self.config.heads, _items(good), _items(bad))
-        if self.config.use_defects != "no" and folds >= min(FEWEST, self.config.heads):
+        cache = None
+        if self.config.use_defects != "no" and min(_count(good), _count(bad)) >= FEWEST:
             cache = self.cache([*good, *bad], progress)
-            self.fit_normal(good, progress, cache)
+        self.fit_normal(good, progress, cache)
+        if cache is not None and self._fitted().compares:
             self.learn(cache, good, bad, progress)
         else:
-            self.fit_normal(good, progress)
-            self.metrics["defects"] = {"images": len(bad), "used": False, "sentence": _unused(len(bad), self.config)}
+            sentence = _unused(good, bad, self.config)
+            self.metrics["defects"] = {"images": len(bad), "used": False, "sentence": sentence}
         return self
 
     def fit_normal(
@@ -90,7 +93,7 @@ class Hybrid:
     ) -> None:
         """The first half of `fit`: PatchCore learns from good images. `cache` holds their patches."""
         patches = None if cache is None else partial(_rows, cache)
-        self._heads, self._combination = [], None
+        self._heads, self._units = [], None
         self._patchcore = PatchCore(self.config, features=self._features, patches=patches).fit(good, progress)
         self.metrics = {**self._patchcore.metrics}
 
@@ -99,21 +102,27 @@ class Hybrid:
     ) -> None:
         """The second half of `fit`: trains the heads on the same `good` images and on defective ones, and decides
         whether they take part. `cache` holds the patches of both."""
-        known, samples = self._known(cache, good, bad, progress), [*good, *bad]
-        folds = min(self.config.heads, _items(good), _items(bad))
-        left_out = self._cross_validate(known, samples, folds, progress)
-        distances, defective = known.deviations.amax(1).numpy(), known.defective.numpy()
-        self._combination = found = combined(distances, left_out, defective, forced=self.config.use_defects == "yes")
-        scores = found.distance(distances) + found.weight * found.heads(left_out)
+        samples = [*good, *bad]
+        known = self._known(cache, good, bad, progress)
+        cells, answers = self._cross_validate(known, samples, progress)
+        distances, defective = known.deviations.amax(1), known.defective.numpy()
+        units = Units(Unit.of(distances.numpy()[~defective]), Unit.of(answers.numpy()[~defective]))
+        scores = units.join(known.deviations, cells, answers)[0].numpy()
+        items = [_item(sample) for sample in samples]
+        found = compared(distances.numpy(), scores, defective, items, seed=self.config.seed)
+        used = found.clear or self.config.use_defects == "yes"
+        self._units = units if used else None
         masks = int((known.defective & known.located).sum())
+        if not used:
+            scores = distances.numpy()
         self.metrics["suspects"] = doubtful(scores, defective, [sample.name for sample in samples])
         self.metrics["defects"] = {
             "images": len(bad),
             "masks": masks,
-            "used": found.weight > 0,
-            "weight": found.weight,
-            "partial_auroc": {f"{weight:g}": round(area, 4) for weight, area in found.areas.items()},
-            "sentence": _sentence(len(bad), masks, found),
+            "used": used,
+            "partial_auroc": {"without": round(found.without, 4), "with": round(found.with_heads, 4)},
+            "sure": found.sure,
+            "sentence": _sentence(len(bad), masks, found, used=used),
         }
 
     def cache(self, samples: Sequence[Sample], progress: Progress = silent) -> FeatureCache:
@@ -131,49 +140,43 @@ class Hybrid:
         )
 
     def _known(self, cache: FeatureCache, good: Sequence[Sample], bad: Sequence[Sample], progress: Progress) -> Known:
-        """What the heads are given: of good images the deviations without their own item, as a new image has them."""
-        patchcore, samples = self._fitted(), [*good, *bad]
-        graph = patchcore.graph()
-        with torch.inference_mode():
-            new = [graph.compare(rows[None]).deviations for rows in _rows(cache, bad)]
-        deviations = torch.cat([patchcore.left_out_deviations(progress), *new]).flatten(1)
+        """What the heads are given. Deviations are those without the image's own item, as a new image has them."""
+        samples = [*good, *bad]
         rows = cache.rows(good)
         batches = ([cache.tensors[0][part].flatten(0, 1)] for part in torch.split(rows, ROWS))
         ((mean, std),) = mean_and_spread(batches)
-        grid = self._features.grid
-        located = [sample.label != "anomaly" or bool(self.config.use_masks and sample.mask) for sample in samples]
-        cells = [
-            _cells(sample, grid) if where else torch.zeros(grid) for sample, where in zip(samples, located, strict=True)
-        ]
+        masked = self.config.use_masks
+        cells = torch.stack([_cells(sample, self._features.grid, masked=masked) for sample in samples]).flatten(1) > 0
+        defective = torch.tensor([sample.label == "anomaly" for sample in samples])
         return Known(
             cache.tensors[0],
             cache.rows(samples),
-            deviations,
-            torch.tensor([sample.label == "anomaly" for sample in samples]),
-            torch.stack(cells).flatten(1) > 0,
-            torch.tensor(located),
+            self._fitted().left_out_deviations(progress, bad).flatten(1),
+            defective,
+            cells,
+            ~defective | cells.any(1),
             mean.float(),
             std.float().clamp(min=1e-6),
-            ([(sample.name, fingerprint(sample), sample.label) for sample in samples],),
+            (
+                [(sample.name, fingerprint(sample), sample.label, sample.group) for sample in samples],
+                sha256(cells.numpy().tobytes()).hexdigest(),
+            ),
         )
 
-    def _cross_validate(
-        self, known: Known, samples: Sequence[Sample], folds: int, progress: Progress
-    ) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Trains a head without each fold, and returns its scores `(n,)` of the fold's images."""
+    def _cross_validate(self, known: Known, samples: Sequence[Sample], progress: Progress) -> tuple[Tensor, Tensor]:
+        """Trains a head without each fold, and returns its logits of the cells `(n, P)` of the fold's images, and its
+        answers `(n,)`."""
         self._heads = []
-        row_of = {sample.name: row for row, sample in enumerate(samples)}
-        scores = np.zeros(len(samples), np.float32)
-        for number, (learned, tested) in enumerate(kfold(samples, folds, seed=self.config.seed)):
-            rows, others = (torch.tensor([row_of[sample.name] for sample in part]) for part in (learned, tested))
+        cells, answers = torch.zeros(known.deviations.shape), torch.zeros(len(samples))
+        for number, (learned, others) in enumerate(_folds(samples, self.config)):
             head = untrained(known, self.config, number)
-            train(fabric_on(self.config.device), head, known, rows, self.config, f"head-{number + 1}", progress)
+            train(fabric_on(self.config.device), head, known, learned, self.config, f"head-{number + 1}", progress)
             head = head.cpu().eval().requires_grad_(False)
             with torch.inference_mode():
-                answers = [head(*known.inputs(part))[1] for part in torch.split(others, ROWS)]
-            scores[others.numpy()] = torch.cat(answers).numpy()
+                for part in torch.split(others, ROWS):
+                    cells[part], answers[part] = head(*known.inputs(part))
             self._heads.append(head)
-        return scores
+        return cells, answers
 
     def sources(self) -> Sources:
         """Where each entry of the memory bank comes from. Raises `RuntimeError` before `fit`."""
@@ -182,10 +185,8 @@ class Hybrid:
     def graph(self) -> PatchCoreGraph | HybridGraph:
         """As PatchCore's; scores and maps are in units of the good images' upper tails. It is PatchCore's where
         defects do not help. Raises `RuntimeError` before `fit`."""
-        graph, found = self._fitted().graph(), self._combination
-        if found is None or not found.weight:
-            return graph
-        return HybridGraph(graph, self._heads, found).eval()
+        graph = self._fitted().graph()
+        return graph if self._units is None else HybridGraph(graph, self._heads, self._units).eval()
 
     def _fitted(self) -> PatchCore:
         if self._patchcore is None:
@@ -199,9 +200,9 @@ class HybridGraph(nn.Module):
     outputs = ("scores", "maps", "neighbours", "distances")
     gated = False
 
-    def __init__(self, patchcore: PatchCoreGraph, heads: Sequence[Head], combination: Combination) -> None:
+    def __init__(self, patchcore: PatchCoreGraph, heads: Sequence[Head], units: Units) -> None:
         super().__init__()
-        self.patchcore, self.heads, self.combination = patchcore, nn.ModuleList(heads), combination
+        self.patchcore, self.heads, self.units = patchcore, nn.ModuleList(heads), units
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         patchcore = self.patchcore
@@ -214,17 +215,37 @@ class HybridGraph(nn.Module):
     def combine(self, patches: Tensor, deviations: Tensor) -> tuple[Tensor, Tensor]:
         """Patches `(N, P, C)` and their deviations from normal `(N, P)` -> scores `(N,)` and cells `(N, P)` of the
         map."""
-        found = self.combination
-        answers = [head(patches, deviations) for head in self.heads]
-        cells, scores = (torch.stack(part).mean(0) for part in zip(*answers, strict=True))
-        joint = found.distance(deviations) + found.weight * found.heads(cells)
-        apart = found.distance(deviations.amax(1)) + found.weight * found.heads(scores)
-        # Half what both say, wherever in the image they say it, and half where they agree.
-        return (apart + joint.amax(1)) / 2, joint
+        by_head = [head(patches, deviations) for head in self.heads]
+        cells, answers = (torch.stack(part).mean(0) for part in zip(*by_head, strict=True))
+        return self.units.join(deviations, cells, answers)
 
 
-def _items(samples: Sequence[Sample]) -> int:
-    return len({sample.group or sample.name for sample in samples})
+def _item(sample: Sample) -> str:
+    return sample.group or sample.name
+
+
+def _count(samples: Sequence[Sample]) -> int:
+    return len(set(map(_item, samples)))
+
+
+def _folds(samples: Sequence[Sample], config: HybridConfig) -> list[tuple[Tensor, Tensor]]:
+    """For each head the rows of the images that it learns from, and of those that it is asked about, int64. Items stay
+    together, and defect types are spread evenly; but where this leaves a head nothing to learn, as some types have one
+    image, only the labels are."""
+    defective = torch.tensor([sample.label == "anomaly" for sample in samples])
+    good, bad = ([s for s in samples if (s.label == "anomaly") == kind] for kind in (False, True))
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for types in (True, False):
+        # Numbered, as two folders may use the same names.
+        rows = [
+            replace(s, name=f"{row:09}", group=_item(s), defect=(types and s.defect) or "defect" if d else "", split="")
+            for row, (s, d) in enumerate(zip(samples, defective.tolist(), strict=True))
+        ]
+        found = kfold(rows, min(config.heads, _count(good), _count(bad)), seed=config.seed)
+        pairs = [tuple(torch.tensor([int(s.name) for s in part]) for part in pair) for pair in found]  # type: ignore[misc]
+        if all(0 < int(defective[learned].sum()) < len(learned) for learned, _ in pairs):
+            break
+    return pairs
 
 
 def _rows(cache: FeatureCache, samples: Sequence[Sample]) -> Iterator[Tensor]:
@@ -233,35 +254,36 @@ def _rows(cache: FeatureCache, samples: Sequence[Sample]) -> Iterator[Tensor]:
         yield cache.tensors[0][row]
 
 
-def _cells(sample: Sample, grid: tuple[int, int]) -> Tensor:
-    """`(gh, gw)`: 1 in cells where any pixel of the mask is defective."""
-    if sample.mask is None:
+def _cells(sample: Sample, grid: tuple[int, int], *, masked: bool = True) -> Tensor:
+    """`(gh, gw)`: 1 in cells where any pixel of the mask is defective; 0 without a mask."""
+    if sample.mask is None or not masked:
         return torch.zeros(grid)
-    width, height = read_size(sample.path)
+    width, height = read_size(sample.path) if sample.pixels is None else sample.pixels.shape[1::-1]
     mask = torch.from_numpy(load_mask(sample.mask, (height, width)).astype(np.float32))
     return F.adaptive_max_pool2d(mask[None], grid)[0]
 
 
-def _unused(count: int, config: HybridConfig) -> str:
-    if not count:
+def _unused(good: Sequence[Sample], bad: Sequence[Sample], config: HybridConfig) -> str:
+    if not bad:
         return "There is no defective training image, so the detector is PatchCore."
     if config.use_defects == "no":
         return "With --use-defects no the detector is PatchCore."
-    return (
-        f"{count} defective training image{'s' if count > 1 else ''} cannot be checked for whether they help, as they "
-        f"show fewer than {FEWEST} items, so the detector is PatchCore; label more."
-    )
-
-
-def _sentence(count: int, masks: int, found: Combination) -> str:
-    without, best = found.areas[0.0], max(area for weight, area in found.areas.items() if weight)
-    what = f"The {count} defective training images" + (f" ({masks} with masks)" if masks else "")
-    if found.weight:
+    counts = {"good": _count(good), "defective": _count(bad)}
+    kind = min(counts, key=lambda kind: counts[kind])
+    if counts[kind] >= FEWEST:
         return (
-            f"{what} help: on held-out training images the partial AUROC rises from {without:.3f} to {best:.3f}, so "
-            "the detector uses both the distance to normal patches and the heads that learned from defects."
+            "All patches in the memory bank are of one item, so nothing can be compared, and the detector is PatchCore."
         )
     return (
-        f"{what} do not help: on held-out training images the partial AUROC is {without:.3f} without them and at most "
-        f"{best:.3f} with them, so the detector is PatchCore."
+        f"Whether the defects help cannot be checked on {counts[kind]} {kind} items (fewer than {FEWEST}), so the "
+        "detector is PatchCore; add some."
     )
+
+
+def _sentence(count: int, masks: int, found: Help, *, used: bool) -> str:
+    what = f"{count} defective training images" + (f" ({masks} with masks)" if masks else "")
+    areas = f"the partial AUROC on held-out training images is {found.with_heads:.3f} with heads that learned from them"
+    sure = f"and {found.without:.3f} without (higher in {found.sure:.0%} of bootstrap draws)"
+    so = "so heads and distances decide together" if used else "so the detector is PatchCore"
+    helps = "help" if found.clear else "do not clearly help"
+    return f"The {what} {helps}: {areas} {sure}, {so}."

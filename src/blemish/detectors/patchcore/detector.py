@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from blemish.detectors.interface import Origin
-from blemish.detectors.nn.memory_bank import IMAGES, greedy_coreset, places, project
+from blemish.detectors.nn.memory_bank import IMAGES, greedy_coreset, places, project, replacements
 from blemish.detectors.nn.nearest import Nearest
 from blemish.detectors.nn.provenance import Sources
 from blemish.detectors.nn.resampling import Enlarge, batches, check_device
@@ -56,13 +56,18 @@ class PatchCore:
         self._sources: Sources | None = None
         self._distances = dict[int, Tensor]()  # by the number of the training image, without its item
         self._features = features or Features(self.config)
-        self._patches = patches or self._patches_of_files
+        self._cached = patches
+        self._instead: dict[int, Tensor] | None = None
 
-    def _patches_of_files(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
-        config, features = self.config, self._features.to(self.config.device)
-        for images in batches(samples, features.resize, config.batch, config.device):
+    def _patches(self, samples: Sequence[Sample], device: str) -> Iterator[Tensor]:
+        """The patches `(P, C)` of each sample, computed on the `device` where they are not known."""
+        if self._cached:
+            yield from self._cached(samples)
+            return
+        features = self._features.to(device)
+        for images in batches(samples, features.resize, self.config.batch, device):
             with torch.inference_mode():
-                by_image = features(images.to(config.device)).cpu()
+                by_image = features(images.to(device)).cpu()
             yield from by_image
 
     @property
@@ -92,7 +97,9 @@ class PatchCore:
         points = project(patches.to(config.device), config.projection, config.seed)
         kept = greedy_coreset(points, size, seed=config.seed, progress=progress).cpu()
         self._sources = Sources(tuple(samples), places(kept, cells, grid[1]))
-        self._items = _numbered(samples)
+        self._number_of = {key: number for number, key in enumerate(sorted(set(map(_item, samples))))}
+        self._items = torch.tensor([self._number_of[_item(sample)] for sample in samples])
+        self._instead = None
         self._memory = Memory(patches, points.cpu(), self._items.repeat_interleave(cells.shape[1]), kept)
         self._distances = {}
         self._normal, self._by_place = self._what_is_normal(progress)
@@ -105,9 +112,9 @@ class PatchCore:
         generator = torch.Generator().manual_seed(self.config.seed)
         chosen = torch.randperm(len(self._items), generator=generator)[:IMAGES].sort().values
         self._reference = torch.zeros(len(self._items), dtype=torch.bool).index_fill_(0, chosen, True)
-        memory, items = self._fitted(), self._items[chosen]
+        items = self._items[chosen]
         count = len(set(items.tolist()))
-        if min(count, len(set(memory.items[memory.kept].tolist()))) < 2:
+        if not self.compares:
             as_they_are = torch.zeros(self._features.grid)
             return Normal(as_they_are, as_they_are + 1), False
         maps = self._smoothed(chosen, progress)
@@ -130,13 +137,25 @@ class PatchCore:
         new = [index for index in chosen.tolist() if index not in self._distances]
         if new:
             samples = [sources.samples[index] for index in new]
-            patches = self._patches(samples)
-            found = left_out_distances(self._fitted(), patches, self._items[new], self._features.grid, progress)
+            found = self._left_out_distances(samples, self._items[new], progress)
             self._distances.update(zip(new, found, strict=True))
         smoothed: Tensor = smoothing(self._features.grid, self.config)(
             torch.stack([self._distances[index] for index in chosen.tolist()])
         )
         return smoothed
+
+    def _left_out_distances(self, samples: Sequence[Sample], items: Tensor, progress: Progress) -> Tensor:
+        memory = self._fitted()
+        if self._instead is None:
+            self._instead = replacements(memory.points, memory.kept, memory.items, progress)
+        patches = self._patches(samples, "cpu")  # as the graph computes them
+        return left_out_distances(memory, patches, items, self._instead, self._features.grid, progress)
+
+    @property
+    def compares(self) -> bool:
+        """Whether images can be compared with other items than their own: there are two in the memory bank."""
+        memory = self._fitted()
+        return len(set(memory.items[memory.kept].tolist())) > 1
 
     def _fitted(self) -> Memory:
         if self._memory is None:
@@ -157,7 +176,7 @@ class PatchCore:
             )
         patches = torch.empty(len(samples) * each, channels)
         origins = torch.arange(each, dtype=torch.int32).repeat(len(samples), 1)
-        for number, rows in enumerate(progress(self._patches(samples), "patches", len(samples))):
+        for number, rows in enumerate(progress(self._patches(samples, config.device), "patches", len(samples))):
             if each < cells:
                 chosen = torch.randperm(cells, generator=generator)[:each]
                 origins[number], rows = chosen, rows[chosen]
@@ -196,17 +215,25 @@ class PatchCore:
 
         return of
 
-    def left_out_deviations(self, progress: Progress = silent) -> Tensor:
-        """Deviations `(n, gh, gw)` of the training images, each as in `left_out`."""
+    def left_out_deviations(self, progress: Progress = silent, others: Sequence[Sample] = ()) -> Tensor:
+        """Deviations `(n + m, gh, gw)` of the n training images, each as in `left_out`, and of m others, without those
+        training images that show the same item: a defective part may have good images too."""
         smoothed = self._smoothed(torch.arange(len(self.sources().samples)), progress)
-        return left_out_deviations(smoothed, self._items, by_place=self._by_place, reference=self._reference)[0]
+        items, reference = self._items, self._reference
+        if others:
+            for sample in others:
+                self._number_of.setdefault(_item(sample), len(self._number_of))
+            new = torch.tensor([self._number_of[_item(sample)] for sample in others])
+            distances = self._left_out_distances(others, new, progress)
+            smoothed = torch.cat([smoothed, smoothing(self._features.grid, self.config)(distances)])
+            items = torch.cat([items, new])
+            reference = torch.cat([reference, torch.zeros(len(others), dtype=torch.bool)])
+        return left_out_deviations(smoothed, items, by_place=self._by_place, reference=reference)[0]
 
 
-def _numbered(samples: Sequence[Sample]) -> Tensor:
-    """The number of each sample's item, int64 `(n,)`."""
-    keys = [("item", sample.group) if sample.group else ("", sample.name) for sample in samples]
-    numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
-    return torch.tensor([numbers[key] for key in keys])
+def _item(sample: Sample) -> tuple[str, str]:
+    """What tells a sample's item from others."""
+    return ("item", sample.group) if sample.group else ("", sample.name)
 
 
 def smoothing(grid: tuple[int, int], config: PatchCoreConfig) -> Enlarge:

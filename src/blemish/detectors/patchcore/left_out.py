@@ -7,13 +7,13 @@ move in (`memory_bank.replacements`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from blemish.detectors.nn.memory_bank import ROWS, replacements
+from blemish.detectors.nn.memory_bank import ROWS
 from blemish.types import BlemishError, Progress, silent
 
 
@@ -36,11 +36,12 @@ def left_out_distances(
     memory: Memory,
     patches: Iterable[Tensor],
     items: Tensor,
+    instead: Mapping[int, Tensor],
     grid: tuple[int, int],
     progress: Progress = silent,
 ) -> Tensor:
-    """Distances float32 `(N, *grid)` of training images, whose `patches` are (P, C) each and whose items are `items`
-    (N,), each to the bank without its item.
+    """Distances float32 `(N, *grid)` of images, whose `patches` are (P, C) each and whose items are `items` (N,), each
+    to the bank without its item. `instead`: the rows that take the place of each item's (`memory_bank.replacements`).
 
     Raises `BlemishError` where the whole bank comes from one item.
     """
@@ -50,7 +51,6 @@ def left_out_distances(
             "The whole memory bank comes from one item, so without it nothing would be left to compare with; "
             "add images of other items, raise --coreset, or hold good images out."
         )
-    instead = replacements(memory.points, memory.kept, memory.items, progress)
     result = torch.empty(len(items), *grid)
     for number, rows in enumerate(progress(patches, "leave one out", len(items))):
         own = bank_items == items[number]
