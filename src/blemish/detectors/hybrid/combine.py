@@ -58,9 +58,12 @@ class Units:
         """Deviations and the heads' logits of each cell `(N, P)`, and the heads' answers `(N,)` -> scores `(N,)` and
         the map's cells `(N, P)`."""
         joint = self.distances(deviations) + self.heads(cells)
-        apart = self.distances(deviations.amax(1)) + self.heads(answers)
         # Half what both say, wherever in the image they say it, and half where they agree.
-        return (apart + joint.amax(1)) / 2, joint
+        return (self.apart(deviations, answers) + joint.amax(1)) / 2, joint
+
+    def apart(self, deviations: Tensor, answers: Tensor) -> Tensor:
+        """What both say of the image `(N,)`, wherever in it they say it."""
+        return self.distances(deviations.amax(1)) + self.heads(answers)
 
 
 @dataclass(frozen=True)

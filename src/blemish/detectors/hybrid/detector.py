@@ -104,10 +104,11 @@ class Hybrid:
         whether they take part. `cache` holds the patches of both."""
         samples = [*good, *bad]
         known = self._known(cache, good, bad, progress)
-        cells, answers = self._cross_validate(known, samples, progress)
+        answers = self._cross_validate(known, samples, progress)
         distances, defective = known.deviations.amax(1), known.defective.numpy()
         units = Units(Unit.of(distances.numpy()[~defective]), Unit.of(answers.numpy()[~defective]))
-        scores = units.join(known.deviations, cells, answers)[0].numpy()
+        # Of one head's map the highest cell says little; the detector has that of the mean of all.
+        scores = units.apart(known.deviations, answers).numpy()
         items = [_item(sample) for sample in samples]
         found = compared(distances.numpy(), scores, defective, items, seed=self.config.seed)
         used = found.clear or self.config.use_defects == "yes"
@@ -163,20 +164,19 @@ class Hybrid:
             ),
         )
 
-    def _cross_validate(self, known: Known, samples: Sequence[Sample], progress: Progress) -> tuple[Tensor, Tensor]:
-        """Trains a head without each fold, and returns its logits of the cells `(n, P)` of the fold's images, and its
-        answers `(n,)`."""
+    def _cross_validate(self, known: Known, samples: Sequence[Sample], progress: Progress) -> Tensor:
+        """Trains a head without each fold, and returns its answers `(n,)` for the fold's images."""
         self._heads = []
-        cells, answers = torch.zeros(known.deviations.shape), torch.zeros(len(samples))
+        answers = torch.zeros(len(samples))
         for number, (learned, others) in enumerate(_folds(samples, self.config)):
             head = untrained(known, self.config, number)
             train(fabric_on(self.config.device), head, known, learned, self.config, f"head-{number + 1}", progress)
             head = head.cpu().eval().requires_grad_(False)
             with torch.inference_mode():
                 for part in torch.split(others, ROWS):
-                    cells[part], answers[part] = head(*known.inputs(part))
+                    answers[part] = head(*known.inputs(part))[1]
             self._heads.append(head)
-        return cells, answers
+        return answers
 
     def sources(self) -> Sources:
         """Where each entry of the memory bank comes from. Raises `RuntimeError` before `fit`."""
