@@ -49,7 +49,7 @@ CASES = {
     "patchcore, a transformer": Case(
         "patchcore", {"backbone": "test_vit", "random_weights": True, "max_bank": 200, "place": "no"}
     ),
-    "hybrid": Case("hybrid", {"max_bank": 200, "use_defects": "yes", "epochs": 1, "heads": 2}),
+    "hybrid": Case("hybrid", {"max_bank": 200, "use_defects": "yes", "epochs": 1, "head_folds": 2, "heads": 2}),
     "cam, defect types": Case("cam", _SMALL | {"classes": "types"}),
     "cam, gradcam": Case("cam", _INSIDE, "gradcam"),
     "cam, gradcam++": Case("cam", _INSIDE, "gradcam++"),

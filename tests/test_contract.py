@@ -18,7 +18,10 @@ from tests.conftest import tile
 from tests.support import write_image
 
 # Changes of the defaults that shorten training; the image size is changed for all.
-QUICK: dict[str, dict[str, Any]] = {"attention": {"epochs": 12}, "hybrid": {"use_defects": "yes", "epochs": 4}}
+QUICK: dict[str, dict[str, Any]] = {
+    "attention": {"epochs": 12},
+    "hybrid": {"use_defects": "yes", "epochs": 4, "heads": 1},
+}
 
 
 def config_of(name: str) -> Any:

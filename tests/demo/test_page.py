@@ -217,3 +217,19 @@ def test_missing_files_are_refused(demo: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(BlemishError, match=r"needs jinja2.*blemish\[learn\]"):
         write_page(demo, ["tiles"])
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_the_page_says_what_defects_brought(demo: Path, tmp_path: Path, used: bool) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(demo, out)
+    file = out / "tiles/metrics.json"
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    metrics["counts"]["train_anomaly"] = 5
+    metrics["defects"] = {"used": used, "sentence": "The 5 defective training images did something."}
+    file.write_text(json.dumps(metrics), encoding="utf-8")
+    write_page(out, ["tiles"])
+    text = " ".join((out / "index.html").read_text(encoding="utf-8").split())
+    assert "The 5 defective training images did something." in text
+    assert ("good and 5 defective" in text) == used
+    assert ("It saw good and defective parts." in text) == used

@@ -254,7 +254,7 @@ def test_a_classifier_learns_from_defects_and_keeps_the_guarantee(classified: Pa
 def test_the_hybrid_learns_from_defects_and_no_defect_takes_part_in_the_threshold(
     labelled: Path, tmp_path: Path
 ) -> None:
-    settings = HybridConfig(use_defects="yes", heads=2, epochs=1, max_bank=100)
+    settings = HybridConfig(use_defects="yes", head_folds=2, heads=1, epochs=1, max_bank=100)
     config = TrainConfig(
         labelled, tmp_path / "run", settings=settings, why="Because.", image_size=(64, 96), false_alarms=0.1
     )

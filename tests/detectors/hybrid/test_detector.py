@@ -19,7 +19,7 @@ from tests.detectors.hybrid.support import SIDE, written
 from tests.detectors.support import StoppedError, killed_in
 from tests.support import write_image
 
-SMALL = HybridConfig(image_size=(SIDE, SIDE), backbone="bundled", max_bank=200, heads=3, epochs=3)
+SMALL = HybridConfig(image_size=(SIDE, SIDE), backbone="bundled", max_bank=200, head_folds=3, heads=1, epochs=3)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_heads_answer_for_images_and_items_that_they_were_not_trained_on(
     ]
     trained: list[set[int]] = []
 
-    def noted(fabric, head, known, chosen, config, run, progress):  # type: ignore[no-untyped-def]
+    def noted(fabric, head, known, chosen, config, number, progress):  # type: ignore[no-untyped-def]
         trained.append(set(chosen.tolist()))
         with torch.no_grad():
             head.offset.fill_(100.0 * len(trained))  # by which an answer tells whose it is
@@ -212,7 +212,7 @@ def test_an_empty_mask_says_no_more_than_the_word(images: dict[str, list[Sample]
 def test_arrays_without_types_or_files_will_do(images: dict[str, list[Sample]]) -> None:
     arrays = [load_image(sample.path) for sample in [*images["good"][:12], *images["bad"][:5]]]
     labels: list[Any] = ["good"] * 12 + ["anomaly"] * 5
-    fitted = blemish.Hybrid(image_size=(SIDE, SIDE), backbone="bundled", max_bank=100, heads=2, epochs=1)
+    fitted = blemish.Hybrid(image_size=(SIDE, SIDE), backbone="bundled", max_bank=100, head_folds=2, heads=1, epochs=1)
     assert fitted.fit(arrays, labels).predict(arrays[:2]).scores.shape == (2,)
 
 

@@ -74,7 +74,7 @@ def test_the_word_defect_is_enough_to_find_where_it_is(located: bool) -> None:
     config = HybridConfig(hidden=8, epochs=6, learning_rate=1e-2)
     learned, new = torch.tensor([*range(24), *range(30, 38)]), torch.tensor([*range(24, 30), 38, 39])
     head = untrained(data, config, 0)
-    records = train(fabric_on("cpu"), head, data, learned, config, "head-1")
+    records = train(fabric_on("cpu"), head, data, learned, config, 0)
     assert records[-1]["loss"] < records[0]["loss"] / 2
     assert records[-1]["right"] > 0.9
     with torch.inference_mode():

@@ -30,10 +30,11 @@ class HybridConfig(PatchCoreConfig):
     use_defects: Literal["auto", "yes", "no"] = setting(
         "auto", "Whether the heads take part: auto = where they help on images that they were not trained on."
     )
-    heads: int = setting(5, "Heads, each trained without one fold of the images.", low=2, high=20)
+    head_folds: int = setting(5, "Folds of the images; heads are trained without each.", low=2, high=20)
+    heads: int = setting(3, "Heads for each fold, whose mean answers for it.", low=1, high=20)
     hidden: int = setting(64, "Channels of a head's adaptor.", low=1)
     top: float = setting(0.01, "Share of an image's cells whose mean is a head's score.", low=0, high=1)
-    epochs: int = setting(10, "Epochs of each head, of 160 good and 160 defective images each.", low=1)
+    epochs: int = setting(6, "Epochs of each head, of 160 good and 160 defective images each.", low=1)
     learning_rate: float = setting(2e-3, "Highest learning rate.", low=0)
     decay: float = setting(1e-2, "Weight decay of AdamW.", low=0)
     use_masks: bool = setting(True, "Where defects have masks, the heads' maps learn from them.")

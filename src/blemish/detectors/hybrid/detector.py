@@ -107,7 +107,7 @@ class Hybrid:
         answers = self._cross_validate(known, samples, progress)
         distances, defective = known.deviations.amax(1), known.defective.numpy()
         units = Units(Unit.of(distances.numpy()[~defective]), Unit.of(answers.numpy()[~defective]))
-        # Of one head's map the highest cell says little; the detector has that of the mean of all.
+        # Of a few heads' map the highest cell says little; the detector has that of the mean of all.
         scores = units.apart(known.deviations, answers).numpy()
         items = [_item(sample) for sample in samples]
         found = compared(distances.numpy(), scores, defective, items, seed=self.config.seed)
@@ -165,17 +165,19 @@ class Hybrid:
         )
 
     def _cross_validate(self, known: Known, samples: Sequence[Sample], progress: Progress) -> Tensor:
-        """Trains a head without each fold, and returns its answers `(n,)` for the fold's images."""
-        self._heads = []
+        """Trains heads without each fold, and returns their mean answers `(n,)` for the fold's images."""
+        config, self._heads = self.config, []
         answers = torch.zeros(len(samples))
-        for number, (learned, others) in enumerate(_folds(samples, self.config)):
-            head = untrained(known, self.config, number)
-            train(fabric_on(self.config.device), head, known, learned, self.config, f"head-{number + 1}", progress)
-            head = head.cpu().eval().requires_grad_(False)
-            with torch.inference_mode():
-                for part in torch.split(others, ROWS):
-                    answers[part] = head(*known.inputs(part))[1]
-            self._heads.append(head)
+        for learned, others in _folds(samples, config):
+            for _ in range(config.heads):
+                number = len(self._heads)
+                head = untrained(known, config, number)
+                train(fabric_on(config.device), head, known, learned, config, number, progress)
+                head = head.cpu().eval().requires_grad_(False)
+                with torch.inference_mode():
+                    for part in torch.split(others, ROWS):
+                        answers[part] += head(*known.inputs(part))[1] / config.heads
+                self._heads.append(head)
         return answers
 
     def sources(self) -> Sources:
@@ -241,7 +243,7 @@ def _folds(samples: Sequence[Sample], config: HybridConfig) -> list[tuple[Tensor
             replace(s, name=f"{row:09}", group=_item(s), defect=(types and s.defect) or "defect" if d else "", split="")
             for row, (s, d) in enumerate(zip(samples, defective.tolist(), strict=True))
         ]
-        found = kfold(rows, min(config.heads, _count(good), _count(bad)), seed=config.seed)
+        found = kfold(rows, min(config.head_folds, _count(good), _count(bad)), seed=config.seed)
         pairs = [tuple(torch.tensor([int(s.name) for s in part]) for part in pair) for pair in found]  # type: ignore[misc]
         if all(0 < int(defective[learned].sum()) < len(learned) for learned, _ in pairs):
             break

@@ -84,7 +84,7 @@ class Known:
 def untrained(known: Known, config: HybridConfig, number: int) -> Head:
     """A head with weights drawn from the seed and its number."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed * 1_000 + number)
+        torch.manual_seed(_seed(config, number))
         return Head(known.mean, known.std, config.hidden, config.top)
 
 
@@ -94,15 +94,16 @@ def train(
     known: Known,
     images: Tensor,
     config: HybridConfig,
-    run: str,
+    number: int,
     progress: Progress = silent,
 ) -> Records:
-    """Trains `head` in place on the `images` (int64). A sample is a pair of a good and a defective image, so that
-    both weigh the same however few defects there are."""
+    """Trains `head`, the one of this `number`, in place on `images` (int64). A sample is a pair of a good and a
+    defective image, so that both weigh the same however few defects there are."""
+    seed = _seed(config, number)
     good, bad = images[~known.defective[images]], images[known.defective[images]]
 
     def loss(model: nn.Module, chosen: Tensor, epoch: int) -> Terms:
-        random = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         pairs = torch.stack([_drawn(part, random) for part in (good, bad)])[:, chosen.cpu()]
         of_pairs = pairs.flatten()
         patches, deviations = known.inputs(of_pairs)
@@ -117,16 +118,21 @@ def train(
 
     optimiser = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.decay)
     return descend_run(
-        run,
+        f"head-{number + 1}",
         config,
         (*known.facts, images.tolist()),
         head,
         [Step(optimiser, loss)],
         PAIRS,
-        Plan(epochs=config.epochs, batch=BATCH, seed=config.seed, one_cycle=True),
+        Plan(epochs=config.epochs, batch=BATCH, seed=seed, one_cycle=True),
         fabric=fabric,
         progress=progress,
     )
+
+
+def _seed(config: HybridConfig, number: int) -> int:
+    """Of one head: all are to differ."""
+    return config.seed * 1_000 + number
 
 
 def _drawn(rows: Tensor, random: torch.Generator) -> Tensor:
