@@ -91,9 +91,7 @@ class Draw:
         self.scored = [*self.split.calibration, *self.split.test]
         self.defective = np.array([sample.label == "anomaly" for sample in self.split.test])
         self.hybrid = Hybrid(bench.config)
-        started = time.perf_counter()
         self.hybrid.fit_normal(self.good, cache=bench.cache)
-        self.seconds = time.perf_counter() - started
         self.deviations = self._deviations()
 
     def _deviations(self) -> torch.Tensor:

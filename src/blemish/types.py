@@ -79,6 +79,11 @@ class Sample:
         if self.label == "good" and (self.defect or self.mask):
             raise ValueError(f"{self.name}: a good sample has neither defect type nor mask")
 
+    @property
+    def item(self) -> str:
+        """The item that the image shows: its group, or without one its own name."""
+        return self.group or self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:

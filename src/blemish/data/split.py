@@ -123,7 +123,7 @@ def items(samples: Sequence[Sample], groups: Sequence[Sequence[int]] = ()) -> di
 
 def _units(samples: Sequence[Sample], groups: Sequence[Sequence[int]], seed: str) -> list[Unit]:
     """Samples that stay together, in the order of their rank: connected components of items and groups."""
-    keys = [sample.group or sample.name for sample in samples]
+    keys = [sample.item for sample in samples]
     of_item: dict[str, list[int]] = {}
     for index, key in enumerate(keys):
         of_item.setdefault(key, []).append(index)

@@ -4,7 +4,9 @@ Uncertainty in Dataset Labels"), with a limit on false suspects where classes me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +88,14 @@ def suspects(
         Suspect(int(i), int(given[i]), int(likely[i]), float(own[i]), float(margin[i]))
         for i in sorted(kept, key=lambda i: (margin[i], i))
     )
+
+
+def named(found: Sequence[Suspect], names: Sequence[str], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """As entries of metrics.json, with the images' names and those of the classes."""
+    return [
+        {"name": names[s.index], "given": classes[s.given], "likely": classes[s.likely], "sure": s.confidence}
+        for s in found
+    ]
 
 
 def _matched(p: Floats, count: npt.NDArray[np.integer]) -> Floats:

@@ -42,8 +42,8 @@ def choose(
     learned = 1.0 if divided else 1 - test
     open_to = [sample for sample in samples if not divided or sample.split != "test"]
     bad = [sample for sample in open_to if sample.label == "anomaly"]
-    defective = {_item(sample) for sample in bad}
-    good = {_item(sample) for sample in open_to if sample.label != "anomaly"} - defective
+    defective = {sample.item for sample in bad}
+    good = {sample.item for sample in open_to if sample.label != "anomaly"} - defective
     tested = sum(sample.label == "anomaly" for sample in samples) - len(bad)
     because = f"so the detector is {NORMAL}, which needs good images alone"
     if not bad and tested:
@@ -71,7 +71,3 @@ def _held_out(false_alarms: float, confidence: float | None) -> int:
     if confidence is not None:
         return RANK * parts_needed(false_alarms, confidence)
     return RANK * (parts_needed(false_alarms) + 1) - 1
-
-
-def _item(sample: Sample) -> str:
-    return sample.group or sample.name

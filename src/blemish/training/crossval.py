@@ -22,7 +22,7 @@ from blemish.detectors.nn.resampling import Enlarge
 from blemish.evaluation.bootstrap import to_json
 from blemish.evaluation.detection import auroc, balanced_accuracy, confusion
 from blemish.evaluation.evaluate import evaluate, targets
-from blemish.evaluation.label_errors import suspects
+from blemish.evaluation.label_errors import named, suspects
 from blemish.evaluation.reliability import class_weights, softmax, temperature
 from blemish.files import replacing
 from blemish.images import read_size
@@ -179,10 +179,8 @@ def _evaluate(
 def _suspects(samples: Sequence[Sample], probabilities: Floats, classes: Sequence[str]) -> list[dict[str, Any]]:
     """The images whose label looks wrong."""
     given = targets(samples, classes)
-    return [
-        {"name": samples[s.index].name, "given": classes[s.given], "likely": classes[s.likely], "sure": s.confidence}
-        for s in suspects(probabilities.astype(np.float64), given)
-    ]
+    found = suspects(probabilities.astype(np.float64), given)
+    return named(found, [sample.name for sample in samples], classes)
 
 
 def _rows(samples: Sequence[Sample], probabilities: Floats, classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -113,7 +113,7 @@ class Estimator:
             raise BlemishError(
                 f"{training_images[0]} is a training image, so it cannot calibrate; hold good images out."
             )
-        items = [sample.group or sample.name for sample in samples]
+        items = [sample.item for sample in samples]
         calibration.guarantee(  # refuses before any work
             len(items), false_alarms, confidence=confidence, items=len(set(items)), review=review
         )

@@ -70,7 +70,7 @@ class Seen:
                 continue
             framed, pose = self.framing.to_frame(decode(sample), self.poses.get(sample.name))
             mask = self._framed_mask(sample, pose)
-            item = items.get(sample.name) or sample.group or sample.name
+            item = items.get(sample.name) or sample.item
             whole = replace(sample, group=item, pixels=None, sha256="")
             tiles = []
             for left, top, right, bottom in self.framing.boxes:

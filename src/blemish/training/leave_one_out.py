@@ -33,7 +33,7 @@ def leave_one_out(
     names = [sample.name for image in images for sample in (samples[image.name] if samples else [image])]
     if sorted(names) != sorted(index_of):
         raise ValueError("expected the images that the detector was fitted on, all of them")
-    if len({sample.group or sample.name for sample in learned}) < 2:
+    if len({sample.item for sample in learned}) < 2:
         raise BlemishError(
             f"All {len(images)} good images are of one item, so nothing is left to compare them with; "
             "add images of other items, or hold some out."

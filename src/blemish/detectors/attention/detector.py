@@ -200,7 +200,7 @@ class Attention:
 def _split(samples: Sequence[Sample], config: AttentionConfig) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """The images to learn from, and those of whole items to choose the score with; none where there are too few."""
     folds = round(1 / config.validation) if config.validation > 0 else 0
-    items = {sample.group or sample.name for sample in samples}
+    items = {sample.item for sample in samples}
     if folds < 2 or len(items) < 2 * folds:
         return tuple(samples), ()
     return kfold([replace(sample, split="") for sample in samples], folds, seed=config.seed)[0]

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from blemish.evaluation.label_errors import suspects
+from blemish.evaluation.label_errors import named, suspects
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
@@ -119,8 +119,4 @@ def doubtful(scores: Floats, defective: Bools, names: list[str]) -> list[dict[st
     column = scores.astype(np.float64)[:, None]
     model = LogisticRegression(class_weight="balanced").fit(column, defective)
     probabilities = model.predict_proba(column)
-    classes = ("good", "anomaly")
-    return [
-        {"name": names[s.index], "given": classes[s.given], "likely": classes[s.likely], "sure": s.confidence}
-        for s in suspects(probabilities, defective.astype(np.int64))
-    ]
+    return named(suspects(probabilities, defective.astype(np.int64)), names, ("good", "anomaly"))

@@ -109,7 +109,7 @@ class Hybrid:
         units = Units(Unit.of(distances.numpy()[~defective]), Unit.of(answers.numpy()[~defective]))
         # Of a few heads' map the highest cell says little; the detector has that of the mean of all.
         scores = units.apart(known.deviations, answers).numpy()
-        items = [_item(sample) for sample in samples]
+        items = [sample.item for sample in samples]
         found = compared(distances.numpy(), scores, defective, items, seed=self.config.seed)
         used = found.clear or self.config.use_defects == "yes"
         self._units = units if used else None
@@ -222,12 +222,8 @@ class HybridGraph(nn.Module):
         return self.units.join(deviations, cells, answers)
 
 
-def _item(sample: Sample) -> str:
-    return sample.group or sample.name
-
-
 def _count(samples: Sequence[Sample]) -> int:
-    return len(set(map(_item, samples)))
+    return len({sample.item for sample in samples})
 
 
 def _folds(samples: Sequence[Sample], config: HybridConfig) -> list[tuple[Tensor, Tensor]]:
@@ -240,7 +236,7 @@ def _folds(samples: Sequence[Sample], config: HybridConfig) -> list[tuple[Tensor
     for types in (True, False):
         # Numbered, as two folders may use the same names.
         rows = [
-            replace(s, name=f"{row:09}", group=_item(s), defect=(types and s.defect) or "defect" if d else "", split="")
+            replace(s, name=f"{row:09}", group=s.item, defect=(types and s.defect) or "defect" if d else "", split="")
             for row, (s, d) in enumerate(zip(samples, defective.tolist(), strict=True))
         ]
         found = kfold(rows, min(config.head_folds, _count(good), _count(bad)), seed=config.seed)
