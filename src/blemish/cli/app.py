@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from blemish import __version__
-from blemish.cli import explain, report, synthetic, watch
+from blemish.cli import explain, report, serve, synthetic, watch
 from blemish.cli.commands import Commands
 from blemish.cli.ending import ended_by, finished, stop_unread
 from blemish.cli.signals import ending
@@ -157,6 +157,7 @@ def inspect(
 
 app.command()(watch.watch)
 app.command()(explain.explain)
+app.command()(serve.serve)
 
 
 @app.command()

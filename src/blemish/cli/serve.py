@@ -1,0 +1,54 @@
+"""The command that serves the page, registered by `cli/app.py`."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blemish.cli.words import say
+
+
+def serve(
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(help="Runs of `blemish train`, bundles, or .zips of them.")
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Folder for images, verdicts, corrections and detectors.")] = Path("page"),
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Labelled images that a bundle was trained on, to learn again from.")
+    ] = None,
+    watch: Annotated[list[Path] | None, typer.Option(help="Also inspect this folder while a camera writes it.")] = None,
+    database: Annotated[str, typer.Option(help="postgresql+psycopg://USER@HOST/NAME instead of SQLite.")] = "",
+    host: Annotated[str, typer.Option(help="Address to listen on; other than loopback, people log in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 = any.")] = 8477,
+    threads: Annotated[int, typer.Option(min=0, help="Images judged at once; 0 = one for each core.")] = 0,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Refuse larger files.")] = 64.0,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 100_000_000,
+    timeout: Annotated[float, typer.Option(help="Seconds that the graph may take for an image or four tiles.")] = 60.0,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Open a page to inspect, review, correct, and learn again."""
+    from blemish.web.config import Limits, ServeConfig
+    from blemish.web.server import serve as run
+
+    limits = Limits(megabytes=max_megabytes, pixels=max_pixels, timeout=timeout)
+    config = ServeConfig(
+        data=data,
+        bundles=tuple(bundles or ()),
+        images=tuple(images or ()),
+        watch=tuple(watch or ()),
+        database=database,
+        host=host,
+        port=port,
+        threads=threads,
+        limits=limits,
+    )
+
+    def ready(address: str) -> None:
+        say(f"blemish: {address}")
+        if show:
+            webbrowser.open(address)
+
+    run(config, ready)

@@ -1,0 +1,100 @@
+"""Errors become answers: one shape of JSON for programs, a page for people, and never a stack trace."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError
+from starlette.exceptions import HTTPException
+
+from blemish.types import BlemishError
+from blemish.web import site
+from blemish.web.access import ForbiddenError
+from blemish.web.database import is_unavailable, why
+from blemish.web.detectors import NoDetectorError
+from blemish.web.inspection import TooLargeError, UnavailableError
+
+API = "/api/"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+_STATUS: tuple[tuple[type[BlemishError], HTTPStatus], ...] = (
+    (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (ForbiddenError, HTTPStatus.FORBIDDEN),
+    (NoDetectorError, HTTPStatus.NOT_FOUND),
+)
+
+
+class Problem(BaseModel):
+    """What went wrong: a word for programs, and a sentence for people."""
+
+    code: str
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: Problem
+
+
+def answer(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """An error as JSON under /api/ and where JSON was asked for, else as a page."""
+    phrase = HTTPStatus(status).phrase
+    asked = request.headers.get("accept", "")
+    if request.url.path.startswith(API) or "text/html" not in asked:
+        code = phrase.lower().replace(" ", "_")
+        return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+    try:
+        response = site.page(request, "error.html", status=status, title=phrase, message=message)
+    except Exception:  # the frame of a page needs the database
+        text = site.fragment("trouble.html", title=phrase, message=message)
+        return Response(text, status, headers, "text/html")
+    response.headers.update(headers or {})
+    return response
+
+
+def install(app: FastAPI) -> None:
+    """Registers the answers to all errors."""
+
+    @app.exception_handler(BlemishError)
+    def blemish_error(request: Request, cause: BlemishError) -> Response:
+        status = next((s for kind, s in _STATUS if isinstance(cause, kind)), HTTPStatus.UNPROCESSABLE_ENTITY)
+        headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+        return answer(request, status, str(cause), headers)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, cause: RequestValidationError) -> Response:
+        first: dict[str, Any] = dict(cause.errors()[0])
+        where = ".".join(str(part) for part in first["loc"])
+        return answer(request, 422, f"{where}: {first['msg']}.")
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, cause: HTTPException) -> Response:
+        message = "There is nothing at this address." if cause.status_code == 404 else str(cause.detail)
+        return answer(request, cause.status_code, message, dict(cause.headers or {}))
+
+    @app.exception_handler(DBAPIError)
+    def database(request: Request, cause: DBAPIError) -> Response:
+        if not is_unavailable(cause):
+            return fault(request, cause)
+        words = f"The database cannot be used now ({why(cause)}). Nothing was recorded; try again in a moment."
+        return answer(request, 503, words, {"Retry-After": "2"})
+
+    @app.exception_handler(OSError)
+    def system(request: Request, cause: OSError) -> Response:
+        if cause.errno in FULL:
+            words = "The disk of the server is full. Nothing was recorded; make room there, and try again."
+            return answer(request, 507, words)
+        return fault(request, cause)
+
+    @app.exception_handler(Exception)
+    def fault(request: Request, cause: Exception) -> Response:
+        logging.getLogger("blemish").error("%s %s", request.method, request.url.path, exc_info=cause)
+        return answer(request, 500, "This is a fault of blemish, not of yours. It is in the server's log; report it.")

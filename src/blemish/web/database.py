@@ -1,0 +1,113 @@
+"""The database: SQLite beside the images, or PostgreSQL. Opened, brought to today's tables, and written by one at a
+time, so that the log's chain cannot fork and a verdict is there whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import Session
+
+from blemish.types import BlemishError
+
+WAIT = 30.0  # seconds that a writer waits for another one
+_LOCK = 0x626C656D697368  # "blemish": PostgreSQL's advisory lock of the writers
+
+
+class Database:
+    """`url` as SQLAlchemy has it. Raises `BlemishError` where it cannot be opened, or is of a newer blemish."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.name = make_url(url).render_as_string(hide_password=True)
+            self.engine = _engine(url)
+        except (ArgumentError, NoSuchModuleError) as cause:
+            raise BlemishError(
+                f"--database {url}: is no database's address ({cause}); write postgresql+psycopg://USER@HOST/NAME."
+            ) from None
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that only reads; what it gave can be used after it."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction of the only writer: committed when the block ends, or undone where it raises."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            session.connection(execution_options={"blemish_writes": True})
+            if not self.is_sqlite:
+                session.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            yield session
+
+    def upgrade(self, revision: str = "head") -> None:
+        """Brings the tables to today's, in one transaction; what is in them is kept."""
+        config = Config()
+        config.set_main_option("script_location", "blemish.web:migrations")
+        config.set_main_option("version_locations", "blemish.web:revisions")
+        try:
+            with self.engine.connect() as connection, connection.begin():
+                if not self.is_sqlite:
+                    connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+                config.attributes["connection"] = connection
+                command.upgrade(config, revision)
+        except OperationalError as cause:
+            raise BlemishError(
+                f"{self.name}: cannot be opened ({why(cause)}); check that it is there and may be written."
+            ) from None
+        except DatabaseError as cause:
+            raise BlemishError(
+                f"{self.name}: is no database of blemish's ({why(cause)}); choose another one."
+            ) from None
+        except CommandError as cause:
+            raise BlemishError(
+                f"{self.name}: was written by a newer blemish ({cause}); update blemish, or restore a backup."
+            ) from None
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def why(cause: DBAPIError) -> str:
+    """What the database said, in one line."""
+    return " ".join(str(cause.orig or cause).split())
+
+
+def is_unavailable(cause: BaseException) -> bool:
+    """Whether the database could not be used now: locked, full, or gone."""
+    return isinstance(cause, OperationalError)
+
+
+def _engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    engine = create_engine(url, connect_args={"timeout": WAIT, "check_same_thread": False}, pool_size=10)
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # or sqlite3 would begin transactions by itself, too late
+        cursor = connection.cursor()
+        # Synchronised to the disk with each commit: a verdict that was given is not lost with the power.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begun(connection: Connection) -> None:
+        # A writer takes its turn at once: one that read first could not become a writer any more.
+        writes = connection.get_execution_options().get("blemish_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

@@ -1,0 +1,129 @@
+"""The page on which images are inspected, and the images of a verdict."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator
+from importlib.resources import files
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from PIL import Image as Pixels
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+
+from blemish.inference import overlay
+from blemish.web.access import Inspecting
+from blemish.web.site import MissingError, ProductOf, Site, SiteOf, fragment, page, verdict_or_404
+from blemish.web.store import MEDIA
+from blemish.web.tables import Image, Verdict
+from blemish.web.uploads import uploads
+
+router = APIRouter(include_in_schema=False)
+RECENT = 24  # verdicts on the first page
+ALWAYS = {"Cache-Control": "private, max-age=31536000, immutable"}  # what is named by a hash never changes
+
+
+@router.get("/static/base.css")
+def base_css() -> FileResponse:
+    """The visual language of report and demo page."""
+    return FileResponse(str(files("blemish.reporting") / "base.css"), media_type="text/css")
+
+
+@router.get("/")
+def inspect_page(request: Request, site: SiteOf, who: Inspecting, product: ProductOf) -> HTMLResponse:  # noqa: ARG001
+    with site.database.reading() as session:
+        recent = session.scalars(
+            select(Verdict).join(Image).where(Image.product == product).order_by(Verdict.id.desc()).limit(RECENT)
+        ).all()
+    detector = site.detectors.judging(product) if product else None
+    return page(
+        request,
+        "inspect.html",
+        product=product,
+        recent=recent,
+        detector=detector,
+        rule=site.detectors.inspector(detector.id).card.decision if detector else None,
+        limits=site.config.limits,
+    )
+
+
+@router.post("/inspect")
+async def inspect_form(request: Request, site: SiteOf, who: Inspecting, product: ProductOf) -> Response:
+    """Without scripts: judges the chosen images, then shows the first page."""
+    async for _, name, content in uploads(request, site.config.limits):
+        await run_in_threadpool(site.line.inspect, content, name, product, by=who.name, source="page")
+    return RedirectResponse("/", 303)
+
+
+@router.get("/events", response_class=EventSourceResponse)
+async def events(request: Request, site: SiteOf, who: Inspecting):  # noqa: ARG001
+    """What happens, as server-sent events named by the log's kinds; after a break the browser goes on where it was."""
+    last = request.headers.get("last-event-id", "")
+    async for seq, kind, ref in site.hub.listen(int(last) if last.isdigit() else None):
+        yield ServerSentEvent(data={"ref": ref}, event=kind, id=str(seq))
+
+
+@router.get("/verdicts/{verdict_id}/card")
+def card(site: SiteOf, who: Inspecting, verdict_id: int) -> HTMLResponse:  # noqa: ARG001
+    """One verdict as it stands in a list."""
+    return HTMLResponse(fragment("card.html", verdict=verdict_or_404(site, verdict_id)))
+
+
+@router.get("/verdicts/{verdict_id}/image")
+def image(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:  # noqa: ARG001
+    """The original, as a format that browsers show."""
+    verdict = _readable(site, verdict_id)
+    place = site.store.image(verdict.image.sha256, verdict.image.ending)
+    if verdict.image.ending != ".tif" and place.is_file():
+        return FileResponse(place, media_type=MEDIA[verdict.image.ending], headers=ALWAYS)
+    return Response(_png(site, verdict), media_type="image/png", headers=ALWAYS)
+
+
+@router.get("/verdicts/{verdict_id}/thumbnail.jpg")
+def thumbnail(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:  # noqa: ARG001
+    verdict = _readable(site, verdict_id)
+    place = site.store.thumbnail(verdict.image.sha256, verdict.detector_id)
+    if not place.is_file():
+        site.line.draw_thumbnail(verdict)
+    return FileResponse(place, media_type="image/jpeg", headers=ALWAYS)
+
+
+@router.get("/verdicts/{verdict_id}/overlay.jpg")
+def drawn(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:  # noqa: ARG001
+    """The image with heat and boxes, as `blemish inspect` writes it."""
+    verdict = _readable(site, verdict_id)
+    seen = site.line.seen(verdict)
+    assert seen.image is not None
+    low, high = seen.color_range
+    canvas = overlay.overlay(seen.image, seen.map, seen.verdict.regions, low=low, high=high)
+    buffer = io.BytesIO()
+    canvas.save(buffer, "JPEG", quality=90, subsampling=0)
+    return Response(buffer.getvalue(), media_type="image/jpeg", headers=ALWAYS)
+
+
+@router.get("/verdicts/{verdict_id}/heat.png")
+def heat(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:  # noqa: ARG001
+    """The heat alone, transparent where the map is low, to be laid over the image."""
+    seen = site.line.seen(_readable(site, verdict_id))
+    assert seen.image is not None
+    assert seen.map is not None
+    low, high = seen.color_range
+    size = overlay.fit(Pixels.fromarray(seen.image)).size
+    return Response(
+        overlay.png(overlay.heat_layer(seen.map, size, low=low, high=high)), media_type="image/png", headers=ALWAYS
+    )
+
+
+def _readable(site: Site, verdict_id: int) -> Verdict:
+    verdict = verdict_or_404(site, verdict_id)
+    if not verdict.image.ending:
+        raise MissingError(f"{verdict.name}: could not be read, so there is no image to show.")
+    return verdict
+
+
+def _png(site: Site, verdict: Verdict) -> bytes:
+    seen = site.line.seen(verdict)
+    assert seen.image is not None
+    return overlay.png(Pixels.fromarray(seen.image))

@@ -1,0 +1,56 @@
+"""Runs the application: the data folder is ours while it runs, the port is told when it answers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import uvicorn
+
+from blemish.files import kept
+from blemish.types import BlemishError
+from blemish.web.app import application, assembled
+from blemish.web.config import DATABASE, ServeConfig
+
+KIND = "page"  # what `files.kept` calls the data folder
+WRITTEN = ("images", "thumbnails", "detectors", "jobs", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
+
+
+def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
+    """Serves until a signal ends the process; `ready` gets the address once it answers. Raises `BlemishError` where the
+    data folder is not ours or in use, the port is taken, or a bundle cannot be read."""
+    # With a database server several stations may share the folder; one file has one server.
+    own = nullcontext() if config.database else kept(config.data, KIND, WRITTEN, resume=True)
+    with own:
+        config.data.mkdir(parents=True, exist_ok=True)
+        site = assembled(config)
+        bound = _bound(config)
+        host, port = bound.getsockname()[:2]
+        server = _Server(uvicorn.Config(application(site), log_level="warning", lifespan="on", server_header=False))
+        server.told = lambda: ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+        server.run([bound])
+
+
+class _Server(uvicorn.Server):
+    """Tells when it answers."""
+
+    told: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.told()
+
+
+def _bound(config: ServeConfig) -> socket.socket:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as cause:
+        raise BlemishError(
+            f"{config.host}:{config.port} cannot be listened on ({cause.strerror}); choose another --port or --host."
+        ) from None
+    return bound

@@ -1,0 +1,111 @@
+"""What all pages share: the parts of the server, the page frame, the product that a page is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from sqlalchemy import func, select
+
+from blemish import __version__
+from blemish.reporting.figures import FILTERS
+from blemish.web.access import visitor
+from blemish.web.config import ServeConfig
+from blemish.web.database import Database
+from blemish.web.detectors import Detectors, NoDetectorError
+from blemish.web.events import Hub
+from blemish.web.inspection import Line
+from blemish.web.store import Store
+from blemish.web.tables import Image, Verdict
+
+PAGES = (("/", "Inspect"), ("/review", "Review"), ("/detectors", "Detectors"), ("/history", "History"))
+PRODUCT = "product"  # the cookie that remembers the product
+
+
+@dataclass(frozen=True)
+class Site:
+    """The parts of a running server."""
+
+    config: ServeConfig
+    database: Database
+    store: Store
+    detectors: Detectors
+    line: Line
+    hub: Hub
+
+
+def _site(request: Request) -> Site:
+    site: Site = request.app.state.site
+    return site
+
+
+SiteOf = Annotated[Site, Depends(_site)]
+
+
+def _product(request: Request, site: SiteOf, product: Annotated[str, Query(max_length=255)] = "") -> str:
+    """The product that was asked for, else the last one, else the first. Raises `NoDetectorError` for no product."""
+    names = [row.name for row in site.detectors.products()]
+    if product and product not in names:
+        raise NoDetectorError(f"There is no product '{product}'; choose one of the list at the top.")
+    remembered = request.cookies.get(PRODUCT, "")
+    return product or (remembered if remembered in names else names[0] if names else "")
+
+
+ProductOf = Annotated[str, Depends(_product)]
+
+environment = Environment(
+    loader=PackageLoader("blemish.web"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+environment.globals |= {"version": __version__, "pages": PAGES}
+environment.filters |= FILTERS
+
+
+def page(request: Request, template: str, *, product: str = "", status: int = 200, **context: Any) -> HTMLResponse:
+    """A page in the frame of `base.html`, for the visitor who asks."""
+    site = _site(request)
+    names = [row.name for row in site.detectors.products()]
+    frame = {
+        "request": request,
+        "visitor": visitor(request),
+        "product": product,
+        "products": names,
+        "waiting": _waiting(site, product) if product else 0,
+        "path": request.url.path,
+    }
+    html = environment.get_template(template).render(frame | context)
+    response = HTMLResponse(html, status_code=status)
+    if product:
+        response.set_cookie(PRODUCT, product, samesite="lax", httponly=True, max_age=31_536_000)
+    return response
+
+
+def fragment(template: str, **context: Any) -> str:
+    """A part of a page."""
+    return environment.get_template(template).render(context)
+
+
+def verdict_or_404(site: Site, verdict_id: int) -> Verdict:
+    """Raises `MissingError` where there is none."""
+    with site.database.reading() as session:
+        verdict = session.get(Verdict, verdict_id)
+    if verdict is None:
+        raise MissingError(f"There is no verdict {verdict_id}.")
+    return verdict
+
+
+class MissingError(NoDetectorError):
+    """There is nothing at this address."""
+
+
+def _waiting(site: Site, product: str) -> int:
+    """How many images wait for a person: uncertain ones, and those whose label the verdict contradicts."""
+    with site.database.reading() as session:
+        count = select(func.count()).select_from(Image).where(Image.product == product, Image.queue < 3)
+        return session.scalar(count) or 0

@@ -1,0 +1,52 @@
+// What every page has: choices that submit themselves, notices, the count of waiting images, and live events.
+
+export const csrf = document.querySelector("meta[name=csrf]").content;
+
+export function notice(text, kind = "") {
+  const line = document.createElement("p");
+  line.textContent = text;
+  line.className = kind;
+  document.getElementById("notices").append(line);
+  setTimeout(() => line.remove(), kind === "error" ? 12000 : 5000);
+}
+
+// fetch that tells what went wrong in the server's own sentence.
+export async function ask(address, options = {}) {
+  const headers = { "X-CSRF-Token": csrf, Accept: "application/json", ...options.headers };
+  let answer;
+  try {
+    answer = await fetch(address, { ...options, headers, credentials: "same-origin" });
+  } catch {
+    throw new Error("The server cannot be reached. Is it still running?");
+  }
+  if (answer.ok) return answer;
+  let message = `The server answered ${answer.status}.`;
+  try { message = (await answer.json()).error.message; } catch { /* no JSON: a proxy's page */ }
+  throw Object.assign(new Error(message), { status: answer.status });
+}
+
+// A number that no other request has, also where crypto.randomUUID is missing (http from another machine).
+export function unique() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// One connection for the page; `when(kind, f)` calls f(ref) for each new verdict, correction, promotion or detector.
+let source = null;
+export function when(kind, call) {
+  source ??= new EventSource("/events");
+  source.addEventListener(kind, (event) => call(JSON.parse(event.data).ref));
+}
+
+for (const select of document.querySelectorAll("select[data-submits]")) {
+  select.addEventListener("change", () => select.form.requestSubmit());
+}
+for (const element of document.querySelectorAll("[data-scripted]")) element.hidden = false;
+
+// Keys move between pages: g then i, r, d, h.
+let waits = false;
+addEventListener("keydown", (event) => {
+  if (event.target.closest("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
+  const places = { i: "/", r: "/review", d: "/detectors", h: "/history" };
+  if (waits && places[event.key]) location.href = places[event.key];
+  waits = event.key === "g";
+});

@@ -1,0 +1,149 @@
+// Drops, choices and the camera: each image is one request, two at a time; verdicts appear as they come.
+import { ask, notice, unique, when } from "./app.js";
+
+const form = document.getElementById("drop");
+if (form) {
+  const list = document.getElementById("verdicts");
+  const failures = document.getElementById("failures");
+  const progress = document.getElementById("progress");
+  const waiting = [];
+  const counts = { done: 0, total: 0, failed: 0 };
+  let busy = 0;
+
+  const tell = () => {
+    const { done, total, failed } = counts;
+    progress.hidden = total === 0;
+    progress.querySelector("progress").max = total || 1;
+    progress.querySelector("progress").value = done;
+    progress.querySelector("p").textContent = done < total
+      ? `${done} of ${total} judged` : `${total - failed} judged${failed ? `, ${failed} could not be sent` : ""}.`;
+  };
+
+  async function show(ref) {
+    if (document.getElementById(`verdict-${ref}`)) return;
+    const html = await (await ask(`/verdicts/${ref}/card`, { headers: { Accept: "text/html" } })).text();
+    if (document.getElementById(`verdict-${ref}`)) return;
+    list.insertAdjacentHTML("afterbegin", html);
+    document.querySelector(".nothing").hidden = true;
+    while (list.children.length > Number(list.dataset.most)) list.lastElementChild.remove();
+  }
+
+  function fail(name, words) {
+    const line = document.createElement("li");
+    line.textContent = words.startsWith(name) ? words : `${name}: ${words}`;
+    failures.append(line);
+  }
+
+  async function send({ file, name, source, key, tries = 0 }) {
+    const address = `/api/v1/inspect?${new URLSearchParams({ product: form.dataset.product, name, source })}`;
+    const headers = { "Content-Type": "application/octet-stream", "Idempotency-Key": key };
+    try {
+      const [verdict] = await (await ask(address, { method: "POST", body: file, headers })).json();
+      await show(verdict.id);
+    } catch (cause) {
+      // A server that restarts, a locked database: the same request again, which is never judged twice.
+      if ((!cause.status || cause.status === 503) && tries < 5) {
+        await new Promise((done) => setTimeout(done, 400 * 2 ** tries));
+        return send({ file, name, source, key, tries: tries + 1 });
+      }
+      counts.failed += 1;
+      fail(name, cause.message);
+    }
+  }
+
+  async function work() {
+    busy += 1;
+    while (waiting.length) {
+      await send(waiting.shift());
+      counts.done += 1;
+      tell();
+    }
+    busy -= 1;
+    if (!busy) Object.assign(counts, { done: 0, total: 0, failed: 0 });
+  }
+
+  function add(files, source = "page") {
+    failures.replaceChildren();
+    const most = Number(form.dataset.files);
+    const large = Number(form.dataset.megabytes) * 1e6;
+    if (files.length > most) notice(`${files.length} images: the first ${most} are taken; drop the others afterwards.`, "error");
+    for (const file of [...files].slice(0, most)) {
+      const name = file.webkitRelativePath || file.name;
+      if (name.split("/").pop().startsWith(".")) continue; // what a file manager leaves in folders
+      if (file.size > large) { fail(name, `is larger than ${form.dataset.megabytes} MB; make it smaller.`); continue; }
+      if (!file.size) { fail(name, "is empty, or a folder; choose the images in it."); continue; }
+      waiting.push({ file, name, source, key: unique() });
+      counts.total += 1;
+    }
+    tell();
+    while (busy < 2 && waiting.length > busy) work();
+  }
+
+  for (const id of ["files", "folder"]) {
+    const input = document.getElementById(id);
+    input.addEventListener("change", () => { add(input.files); input.value = ""; });
+  }
+  form.addEventListener("submit", (event) => event.preventDefault());
+
+  // A folder that is dropped is walked through.
+  async function walk(entry) {
+    if (entry.isFile) {
+      const file = await new Promise((done, failed) => entry.file(done, failed));
+      return [Object.defineProperty(file, "webkitRelativePath", { value: entry.fullPath.slice(1) })];
+    }
+    const reader = entry.createReader();
+    const found = [];
+    for (;;) {
+      const some = await new Promise((done, failed) => reader.readEntries(done, failed));
+      if (!some.length) break;
+      for (const inner of some) found.push(...await walk(inner));
+    }
+    return found;
+  }
+  for (const kind of ["dragenter", "dragover"]) {
+    addEventListener(kind, (event) => { event.preventDefault(); form.classList.add("over"); });
+  }
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) form.classList.remove("over"); });
+  addEventListener("drop", async (event) => {
+    event.preventDefault();
+    form.classList.remove("over");
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    const files = entries.some((entry) => entry.isDirectory)
+      ? (await Promise.all(entries.map(walk))).flat() : event.dataTransfer.files;
+    add(files);
+  });
+  addEventListener("paste", (event) => { if (event.clipboardData.files.length) add(event.clipboardData.files); });
+
+  // What others, a watched folder or another page send.
+  when("verdict", (ref) => show(ref).catch(() => {}));
+
+  const camera = document.getElementById("camera");
+  const video = camera.querySelector("video");
+  let timer = 0;
+  const shoot = async () => {
+    const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    const blob = await canvas.convertToBlob({ type: "image/png" });
+    const time = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
+    add([new File([blob], `camera-${time}.png`)], "webcam");
+  };
+  const stop = () => {
+    clearInterval(timer);
+    for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+    camera.hidden = true;
+  };
+  document.getElementById("webcam").addEventListener("click", async () => {
+    try {
+      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1920 } } });
+      camera.hidden = false;
+    } catch (cause) {
+      notice(`The camera cannot be used (${cause.message ?? cause}); allow it in the browser.`, "error");
+    }
+  });
+  document.getElementById("shoot").addEventListener("click", shoot);
+  document.getElementById("close").addEventListener("click", stop);
+  document.getElementById("repeat").addEventListener("change", (event) => {
+    clearInterval(timer);
+    if (event.target.checked) timer = setInterval(() => { if (!waiting.length) shoot(); }, 1000);
+  });
+}
