@@ -35,7 +35,7 @@ def visitor(request: Request) -> Visitor:  # noqa: ARG001
     return Visitor(getpass.getuser(), "admin")
 
 
-def _least(role: Role):
+def _least(role: Role) -> Callable[[Visitor], Visitor]:
     def check(who: Annotated[Visitor, Depends(visitor)]) -> Visitor:
         if not who.may(role):
             raise ForbiddenError(f"This takes the role {role}, and {who.name} is {who.role}; ask an admin.")

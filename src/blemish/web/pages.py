@@ -58,7 +58,7 @@ async def inspect_form(request: Request, site: SiteOf, who: Inspecting, product:
 
 
 @router.get("/events", response_class=EventSourceResponse)
-async def events(request: Request, site: SiteOf, who: Inspecting):  # noqa: ARG001
+async def events(request: Request, site: SiteOf, who: Inspecting) -> AsyncIterator[ServerSentEvent]:  # noqa: ARG001
     """What happens, as server-sent events named by the log's kinds; after a break the browser goes on where it was."""
     last = request.headers.get("last-event-id", "")
     async for seq, kind, ref in site.hub.listen(int(last) if last.isdigit() else None):
