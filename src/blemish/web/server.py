@@ -23,7 +23,6 @@ def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
     # With a database server several stations may share the folder; one file has one server.
     own = nullcontext() if config.database else kept(config.data, KIND, WRITTEN, resume=True)
     with own:
-        config.data.mkdir(parents=True, exist_ok=True)
         site = assembled(config)
         bound = _bound(config)
         host, port = bound.getsockname()[:2]
