@@ -1,5 +1,5 @@
-"""A site over the two-kilobyte bundle of tests/tiny.py: the score of an image is its mean grey, above 90 it is put aside
-for review, above 100 it is an anomaly."""
+"""A site over the two-kilobyte bundle of tests/tiny.py: the score of an image is its mean grey, above 90 it is put
+aside for review, above 100 it is an anomaly."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from blemish.web.site import Site
 from tests import tiny
 
 PRODUCT = "tiny"
+DEFAULT = Limits()
 
 
-def made_site(folder: Path, *, limits: Limits = Limits(), bundles: int = 1, **config: Any) -> Site:
+def made_site(folder: Path, *, limits: Limits = DEFAULT, bundles: int = 1, **config: Any) -> Site:
     """A site in `folder`/data, with so many versions of the product `tiny`."""
     made = []
     for number in range(bundles):

@@ -53,10 +53,15 @@ def test_an_upgrade_keeps_what_is_there(tmp_path: Path) -> None:
 def test_a_writer_that_fails_writes_nothing(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'a.sqlite'}")
     database.upgrade()
-    with pytest.raises(ZeroDivisionError), database.writing() as session:
-        session.add(Product(name="a", detector_id=None))
-        session.flush()
-        _ = 1 / 0
+
+    def fail() -> None:
+        with database.writing() as session:
+            session.add(Product(name="a", detector_id=None))
+            session.flush()
+            _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     with database.reading() as session:
         assert session.get(Product, "a") is None
     database.close()

@@ -89,8 +89,11 @@ def test_an_entry_that_is_not_as_it_was_is_found(site: Site, sql: str) -> None:
 
 
 def test_a_row_whose_transaction_failed_is_in_neither(site: Site) -> None:
-    with pytest.raises(ZeroDivisionError), site.database.writing() as session:
-        row = site.detectors.judging(PRODUCT)
-        ledger.append(session, row, "2026")
-        _ = 1 / 0
+    def fail() -> None:
+        with site.database.writing() as session:
+            ledger.append(session, site.detectors.judging(PRODUCT), "2026")
+            _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert found(site) == []
