@@ -5,27 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
+from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 from starlette.routing import Mount
 
 from blemish.web import sessions, users
 from blemish.web.guard import OPEN, local_path
 from blemish.web.site import Site
-from tests.web.serving import LOCAL, client_of, csrf_in, log_in, png, site_of
+from tests.web.support import HERE, client_of, csrf_in, grey, log_in, made_site
 
 PASSWORDS = {"ines": "inspector's", "rolf": "reviewer's", "ada": "admin's own"}
 ROLES = dict(zip(PASSWORDS, ("inspector", "reviewer", "admin"), strict=True))
-AWAY = "http://line.example"
+COOKIE = "blemish-8477"
+AWAY = "http://line.example:8477"
 HTML = {"Accept": "text/html"}
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = site_of(tmp_path_factory.mktemp("local"))
+    site = made_site(tmp_path_factory.mktemp("local"))
     yield site
     site.database.close()
 
@@ -33,7 +35,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Where people log in: ines, rolf and ada."""
-    site = site_of(tmp_path_factory.mktemp("remote"), host="0.0.0.0")
+    site = made_site(tmp_path_factory.mktemp("remote"), host="0.0.0.0")
     for name, password in PASSWORDS.items():
         users.add(site.database, name, ROLES[name], password)  # type: ignore[arg-type]
     yield site
@@ -50,7 +52,7 @@ def logged_in(site: Site, name: str) -> TestClient:
 
 
 def test_a_program_on_this_machine_may_send_an_image_at_once(local: Site) -> None:
-    answer = client_of(local).post("/api/v1/inspect?product=tiny", content=png())
+    answer = client_of(local).post("/api/v1/inspect?product=tiny", content=grey(50))
     assert answer.status_code == 200
     assert answer.json()[0]["decision"] == "good"
 
@@ -63,12 +65,12 @@ def test_a_program_on_this_machine_may_send_an_image_at_once(local: Site) -> Non
         {"Origin": "http://localhost:3000"},  # another server of the same machine
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
-        {"Origin": LOCAL},  # ours, but without cookie and token
+        {"Origin": HERE},  # ours, but without cookie and token
         {"Sec-Fetch-Site": "same-origin"},
     ],
 )
 def test_a_page_of_a_stranger_cannot_write(local: Site, headers: dict[str, str]) -> None:
-    answer = client_of(local).post("/api/v1/inspect?product=tiny", content=png(), headers=headers)
+    answer = client_of(local).post("/api/v1/inspect?product=tiny", content=grey(50), headers=headers)
     assert answer.status_code == 403
     assert answer.json()["error"]["code"] == "forbidden"
 
@@ -91,15 +93,15 @@ def test_a_name_that_was_bent_to_this_machine_gets_nothing(local: Site, host: st
 def test_a_browser_writes_with_the_token_of_its_page(local: Site) -> None:
     client = client_of(local)
     csrf = csrf_in(client.get("/", headers=HTML).text)
-    browser = {"Origin": LOCAL, "Sec-Fetch-Site": "same-origin"}
-    form = {"files": {"images": ("a.png", png())}, "headers": browser}
+    browser = {"Origin": HERE, "Sec-Fetch-Site": "same-origin"}
+    form = {"files": {"images": ("a.png", grey(50))}, "headers": browser}
     assert client.post("/inspect?product=tiny", data={"csrf": csrf}, **form).status_code == 303
     assert client.post("/inspect?product=tiny", data={"csrf": csrf[:-1] + "x"}, **form).status_code == 403
     assert client.post("/inspect?product=tiny", **form).status_code == 403
     script = {"X-CSRF-Token": csrf, **browser}
-    assert client.post("/api/v1/inspect?product=tiny", content=png(), headers=script).status_code == 200
+    assert client.post("/api/v1/inspect?product=tiny", content=grey(50), headers=script).status_code == 200
     # With a cookie it is a browser, whatever it leaves out.
-    assert client.post("/api/v1/inspect?product=tiny", content=png()).status_code == 403
+    assert client.post("/api/v1/inspect?product=tiny", content=grey(50)).status_code == 403
     other = csrf_in(client_of(local).get("/").text)
     assert client.post("/inspect?product=tiny", data={"csrf": other}, **form).status_code == 403
 
@@ -124,7 +126,7 @@ def test_a_large_form_arrives_whole_after_the_check(local: Site) -> None:
     """The first blocks were read to find the token; the route gets them again, and the rest."""
     client = client_of(local)
     csrf = csrf_in(client.get("/").text)
-    rng = png(60) + b"\0" * 3_000_000  # what stands after the end of a PNG is not decoded
+    rng = grey(60) + b"\0" * 3_000_000  # what stands after the end of a PNG is not decoded
     files = [("images", (f"{i}.png", rng)) for i in range(3)]
     before = client.get("/api/v1/verdicts/1").status_code
     assert client.post("/inspect?product=tiny", data={"csrf": csrf}, files=files).status_code == 303
@@ -138,12 +140,12 @@ def test_a_name_is_kept_in_a_session_of_its_own(local: Site) -> None:
     client = client_of(local)
     page = client.get("/account").text
     csrf = csrf_in(page)
-    before = client.cookies["blemish"]
+    before = client.cookies[COOKIE]
     assert client.post("/account/name", data={"csrf": csrf, "name": " Ines P. "}).status_code == 303
-    assert client.cookies["blemish"] != before
+    assert client.cookies[COOKIE] != before
     page = client.get("/account").text
     assert "<h1>Ines P.</h1>" in page
-    sent = client.post("/api/v1/inspect", content=png(70), headers={"X-CSRF-Token": csrf_in(page)})
+    sent = client.post("/api/v1/inspect", content=grey(70), headers={"X-CSRF-Token": csrf_in(page)})
     assert sent.json()[0]["by"] == "Ines P."
     for bad in ("", "  ", "a\nb", "x" * 65):
         assert client.post("/account/name", data={"csrf": csrf_in(page), "name": bad}).status_code == 422
@@ -171,13 +173,13 @@ def test_pages_lead_to_the_login_and_programs_are_told(remote: Site) -> None:
 def test_somebody_logs_in_and_out(remote: Site) -> None:
     client = client_of(remote, AWAY)
     form = client.get("/login?next=/account")
-    planted = client.cookies["blemish"]
+    planted = client.cookies[COOKIE]
     assert "httponly" in form.headers["set-cookie"].lower()
     assert "samesite=lax" in form.headers["set-cookie"].lower()
     assert "secure" not in form.headers["set-cookie"].lower()  # it came by http
     done = log_in(client, "ines", PASSWORDS["ines"], "/account")
     assert (done.status_code, done.headers["location"]) == (303, "/account")
-    cookie = client.cookies["blemish"]
+    cookie = client.cookies[COOKIE]
     assert cookie != planted  # one that somebody planted is not logged in
     assert sessions.found(remote.database, planted) is None
     with remote.database.reading() as session:
@@ -185,7 +187,7 @@ def test_somebody_logs_in_and_out(remote: Site) -> None:
     page = client.get("/account").text
     assert "Your role is inspector." in page
     assert client.post("/logout", data={"csrf": csrf_in(page)}).status_code == 303
-    client.cookies.set("blemish", cookie)
+    client.cookies.set(COOKIE, cookie)
     assert client.get("/account").status_code == 401
 
 
@@ -210,7 +212,7 @@ def test_the_login_itself_needs_the_token(remote: Site) -> None:
 
 
 def test_too_many_tries_are_told_to_wait(tmp_path: Path) -> None:
-    site = site_of(tmp_path, host="0.0.0.0")
+    site = made_site(tmp_path, host="0.0.0.0")
     client = client_of(site, AWAY)
     answers = [log_in(client, "ada", "wrong") for _ in range(users.TRIES["name"] + 1)]
     assert [answer.status_code for answer in answers] == [401] * users.TRIES["name"] + [429]
@@ -244,7 +246,7 @@ def test_the_login_leads_nowhere_else(remote: Site, given: str, gone: str) -> No
 def test_a_token_lets_a_program_in_without_cookie_or_csrf(remote: Site) -> None:
     token = users.new_token(remote.database, "ines")
     head = {"Authorization": f"Bearer {token}"}
-    answer = client_of(remote, AWAY).post("/api/v1/inspect?product=tiny", content=png(), headers=head)
+    answer = client_of(remote, AWAY).post("/api/v1/inspect?product=tiny", content=grey(50), headers=head)
     assert (answer.status_code, answer.json()[0]["by"]) == (200, "ines")
     with remote.database.reading() as session:
         assert token not in str(session.execute(users.User.__table__.select()).all())
@@ -266,7 +268,7 @@ def test_a_session_ends_with_its_user_its_password_and_its_time(remote: Site) ->
     assert client.get("/account").status_code == 401
     assert log_in(client, "tom", "another one").status_code == 303
     with remote.database.writing() as session:
-        row = session.get_one(sessions.Session, sessions.digest(client.cookies["blemish"]))
+        row = session.get_one(sessions.Session, sessions.digest(client.cookies[COOKIE]))
         row.expires = "2026-01-01T00:00:00.000+00:00"
     assert client.get("/account").status_code == 401
     assert log_in(client, "tom", "another one").status_code == 303
@@ -275,8 +277,8 @@ def test_a_session_ends_with_its_user_its_password_and_its_time(remote: Site) ->
 
 
 def test_behind_a_proxy_the_cookie_is_for_https_alone(tmp_path: Path) -> None:
-    site = site_of(tmp_path, proxy=True)  # on loopback, but others come through it
-    client = client_of(site, "http://127.0.0.1")
+    site = made_site(tmp_path, proxy=True)  # on loopback, but others come through it
+    client = client_of(site, "http://127.0.0.1:8477")
     said = {"X-Forwarded-Proto": "http, https", "X-Forwarded-For": "1.1.1.1, 2.2.2.2", **HTML}
     assert client.get("/", headers=said).status_code == 303
     assert "secure" in client.get("/login", headers=said).headers["set-cookie"].lower()
@@ -292,24 +294,27 @@ def test_without_a_proxy_its_headers_are_not_believed(remote: Site) -> None:
 # All routes
 
 
-def routes_of(client: TestClient) -> list[APIRoute]:
-    app = client.app
+def routes_of(client: TestClient) -> list[Any]:
+    """All routes of the application, with those of its routers."""
     found = []
-    for route in app.routes:  # type: ignore[attr-defined]
-        if isinstance(route, Mount):
-            assert route.path in OPEN, f"{route.path}: a mounted folder is not checked by role"
-        elif isinstance(route, APIRoute):
+    for route in iter_route_contexts(client.app.routes):  # type: ignore[attr-defined]
+        if isinstance(route.original_route, Mount):
+            assert route.original_route.path in OPEN, "a mounted folder is not checked by role"
+        elif route.path not in OPEN and not route.path.startswith("/static/"):
             found.append(route)
+    assert len(found) > 15
     return found
 
 
-def filled(route: APIRoute) -> str:
+def filled(route: Any) -> str:
     """An address of the route."""
     return re.sub(r"\{[^}]*\}", "1", route.path)
 
 
-def needs(route: APIRoute) -> bool:
+def needs(route: Any) -> bool:
     """Whether one of its dependencies asks for a role."""
+    if route.path == "/api/v1/openapi.json":  # FastAPI's own; any role may read it
+        return True
     waiting = list(route.dependant.dependencies)
     while waiting:
         one = waiting.pop()
@@ -321,11 +326,7 @@ def needs(route: APIRoute) -> bool:
 
 def test_every_route_is_closed_to_those_who_are_not_logged_in(remote: Site) -> None:
     client = client_of(remote, AWAY)
-    routes = routes_of(client)
-    assert len(routes) > 15
-    for route in routes:
-        if route.path in OPEN or route.path.startswith("/static/"):
-            continue
+    for route in routes_of(client):
         assert needs(route), f"{route.path}: take Inspecting, Reviewing or Administering as a parameter"
         for method in route.methods:
             assert client.request(method, filled(route)).status_code == 401, f"{method} {route.path}"

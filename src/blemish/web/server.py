@@ -14,6 +14,8 @@ from blemish.web import users
 from blemish.web.app import application, assembled
 from blemish.web.config import KIND, WRITTEN, ServeConfig
 
+GRACE = 3  # seconds that open requests may take after a signal; event streams never end by themselves
+
 
 def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
     """Serves until a signal ends the process; `ready` gets the address once it answers. Raises `BlemishError` where the
@@ -21,7 +23,6 @@ def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
     # With a database server several stations may share the folder; one file has one server.
     own = nullcontext() if config.database else kept(config.data, KIND, WRITTEN, resume=True)
     with own:
-        config.data.mkdir(parents=True, exist_ok=True)
         site = assembled(config)
         if not config.local and not users.listed(site.database):
             raise BlemishError(
@@ -32,7 +33,12 @@ def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
         host, port = bound.getsockname()[:2]
         server = _Server(
             uvicorn.Config(
-                application(site), log_level="warning", lifespan="on", server_header=False, proxy_headers=False
+                application(site),
+                log_level="warning",
+                lifespan="on",
+                server_header=False,
+                proxy_headers=False,  # `guard.py` believes them where a proxy is said to be there
+                timeout_graceful_shutdown=GRACE,
             )
         )
         server.told = lambda: ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
