@@ -10,14 +10,17 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from blemish import __version__
-from blemish.web import answers, api, pages
+from blemish.web import answers, api, pages, pages_account
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors
 from blemish.web.events import Hub
+from blemish.web.guard import Guard
+from blemish.web.headers import Headers
 from blemish.web.inspection import Line
 from blemish.web.site import Site
 from blemish.web.store import Store
+from blemish.web.users import Throttle
 
 DESCRIPTION = "Judges images, and gives verdicts, corrections, detectors and jobs. Every error has the same shape."
 
@@ -52,9 +55,11 @@ def application(site: Site) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.site = site
+    app.state.site, app.state.throttle = site, Throttle()
+    app.add_middleware(Guard, site=site)
+    app.add_middleware(Headers, site=site)  # around the guard, whose answers need them too
     answers.install(app)
-    for module in (api, pages):
+    for module in (api, pages, pages_account):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=str(files("blemish.web") / "static")), "static")
     return app

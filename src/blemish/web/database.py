@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from blemish.types import BlemishError
 
-WAIT = 30.0  # seconds that a writer waits for another one
+WAIT = 10.0  # seconds that a writer waits for another one
 _LOCK = 0x626C656D697368  # "blemish": PostgreSQL's advisory lock of the writers
 
 

@@ -10,12 +10,11 @@ import uvicorn
 
 from blemish.files import kept
 from blemish.types import BlemishError
+from blemish.web import users
 from blemish.web.app import application, assembled
-from blemish.web.config import DATABASE, ServeConfig
+from blemish.web.config import KIND, WRITTEN, ServeConfig
 
 GRACE = 3  # seconds that open requests may take after a signal; event streams never end by themselves
-KIND = "page"  # what `files.kept` calls the data folder
-WRITTEN = ("images", "thumbnails", "detectors", "jobs", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
 
 
 def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
@@ -25,6 +24,11 @@ def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
     own = nullcontext() if config.database else kept(config.data, KIND, WRITTEN, resume=True)
     with own:
         site = assembled(config)
+        if not config.local and not users.listed(site.database):
+            raise BlemishError(
+                "Where others can reach it, people log in, and nobody can yet; make the first user with: "
+                f"blemish user NAME --role admin --data {config.data}."
+            )
         bound = _bound(config)
         host, port = bound.getsockname()[:2]
         server = _Server(
@@ -33,6 +37,7 @@ def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
                 log_level="warning",
                 lifespan="on",
                 server_header=False,
+                proxy_headers=False,  # `guard.py` believes them where a proxy is said to be there
                 timeout_graceful_shutdown=GRACE,
             )
         )
