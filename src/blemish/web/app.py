@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 
 from blemish import __version__
 from blemish.web import answers, api, health, pages, pages_account
@@ -21,12 +22,14 @@ from blemish.web.inspection import Line
 from blemish.web.site import Site
 from blemish.web.store import Store
 from blemish.web.users import Throttle
+from blemish.web.watching import Folders, check
 
 DESCRIPTION = "Judges images, and gives verdicts, corrections, detectors and jobs. Every error has the same shape."
 
 
 def assembled(config: ServeConfig) -> Site:
     """The parts of a server over a data folder: database upgraded, bundles brought in. Raises `BlemishError`."""
+    check(config.watch, config.data)
     config.data.mkdir(parents=True, exist_ok=True)
     database = Database(config.url)
     database.upgrade()
@@ -35,7 +38,8 @@ def assembled(config: ServeConfig) -> Site:
     for path in config.bundles:
         detectors.bring(path, by="blemish serve")
     line = Line(store, database, detectors, config.limits, config.threads)
-    return Site(config, database, store, detectors, line, Hub(database))
+    folders = Folders(config.watch, line, database, detectors, config.limits)
+    return Site(config, database, store, detectors, line, Hub(database), folders)
 
 
 def application(site: Site) -> FastAPI:
@@ -43,7 +47,9 @@ def application(site: Site) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        site.folders.start()
         yield
+        await run_in_threadpool(site.folders.stop)
         site.database.close()
 
     app = FastAPI(

@@ -20,6 +20,7 @@ from blemish.web.events import Hub
 from blemish.web.inspection import Line
 from blemish.web.store import Store
 from blemish.web.tables import Image, Verdict
+from blemish.web.watching import Folders
 
 PAGES = (("/", "Inspect"), ("/review", "Review"), ("/detectors", "Detectors"), ("/history", "History"))
 PRODUCT = "product"  # the cookie that remembers the product
@@ -35,6 +36,7 @@ class Site:
     detectors: Detectors
     line: Line
     hub: Hub
+    folders: Folders
 
 
 def _site(request: Request) -> Site:
