@@ -17,7 +17,7 @@ from blemish.web.site import SiteOf, verdict_or_404
 
 router = APIRouter(prefix="/api/v1", responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}})
 MOST = 200
-_LINKS = {
+_LINKS: dict[str, Any] = {
     "crop": "/verdicts/17/regions/1/crop.jpg",
     "normal": "/verdicts/17/regions/1/normal.jpg",
     "inpainted": "/verdicts/17/regions/1/inpainted.jpg",

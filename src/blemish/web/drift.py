@@ -56,7 +56,7 @@ class Drifts:
             test = self._tests[detector_id]
             mine = (Verdict.detector_id == detector_id, Verdict.score.is_not(None))
             with database.reading() as session:
-                columns = select(Verdict.id, Verdict.image_id, Verdict.score)
+                columns = select(Verdict.id, Verdict.image_id, func.coalesce(Verdict.score, 0.0))
                 rows = session.execute(
                     columns.where(*mine, Verdict.id > test.last).order_by(Verdict.id).limit(most)
                 ).all()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVarTuple
 from urllib.parse import urlencode
 
 from fastapi import Depends, Query
@@ -21,6 +21,7 @@ from blemish.web.times import utc
 
 Label = Literal["", "good", "anomaly", "none"]
 DecisionName = Literal["", "good", "anomaly", "review", "error"]
+Row = TypeVarTuple("Row")
 BATCH = 500  # rows that an export reads at once
 HOURS = 48  # of the counts
 
@@ -104,7 +105,7 @@ def conditions(filters: Filters) -> list[ColumnElement[bool]]:
     versions = select(Detector.id).where(Detector.product == filters.product)
     if filters.version is not None:
         versions = versions.where(Detector.version == filters.version)
-    asked = [Verdict.detector_id.in_(versions)]
+    asked: list[ColumnElement[bool]] = [Verdict.detector_id.in_(versions)]
     if filters.start:
         asked.append(Verdict.time >= utc(filters.start))
     if filters.end:
@@ -125,7 +126,7 @@ def conditions(filters: Filters) -> list[ColumnElement[bool]]:
     return asked
 
 
-def matching(query: Select[Any], filters: Filters) -> Select[Any]:
+def matching(query: Select[*Row], filters: Filters) -> Select[*Row]:
     """A select of verdicts' columns, of those that match."""
     if filters.label:
         query = query.join(Image, Image.id == Verdict.image_id)
@@ -188,7 +189,9 @@ class Dot:
 def latest(session: Session, filters: Filters, most: int) -> list[Dot]:
     """The last `most` verdicts that have a score, the oldest first."""
     columns = (Verdict.id, Verdict.time, Verdict.decision, Verdict.score, Verdict.p_value)
-    query = matching(select(*columns), filters).where(Verdict.score.is_not(None)).order_by(Verdict.id.desc()).limit(most)
+    query = (
+        matching(select(*columns), filters).where(Verdict.score.is_not(None)).order_by(Verdict.id.desc()).limit(most)
+    )
     return [Dot(*row) for row in reversed(session.execute(query).all())]
 
 

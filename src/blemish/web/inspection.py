@@ -6,7 +6,6 @@ import io
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -161,7 +160,10 @@ class Line:
         key = (verdict.image.sha256, verdict.detector_id)
         with self._gathering:
             if key not in self._gathered:
-                inspector, store = self.detectors.inspector(verdict.detector_id), self.evidence_store(verdict.detector_id)
+                inspector, store = (
+                    self.detectors.inspector(verdict.detector_id),
+                    self.evidence_store(verdict.detector_id),
+                )
                 seen = self.seen(verdict)
                 with self._turn:
                     self._gathered[key] = gather(inspector, store, seen)

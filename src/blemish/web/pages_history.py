@@ -63,8 +63,14 @@ def history_page(
         gone=gone,
         versions=versions,
         sources=sources,
+        field=_field,
         minute=minute,
     )
+
+
+def _field(time: str, end: str) -> str:
+    """A time that was asked for as a field of the form shows it."""
+    return f"{time}T{end}" if len(time) == 10 else time[:16].replace(" ", "T")
 
 
 def _followed_version(site: Site, filters: Filters, versions: Any) -> Detector | None:

@@ -25,7 +25,7 @@ from blemish.web.evidence import Kind, piece_of, pieces, why_at
 from blemish.web.site import MissingError, Site, SiteOf, fragment, page, verdict_or_404
 from blemish.web.tables import Detector, Image, Log, Verdict
 from blemish.web.times import minute
-from blemish.web.verdict_words import agreement, guarantee, verdict_sentence
+from blemish.web.verdict_words import agreement, verdict_sentence
 
 router = APIRouter(include_in_schema=False)
 ALWAYS = {"Cache-Control": "private, max-age=31536000, immutable"}  # a verdict's evidence never changes
@@ -59,7 +59,6 @@ def verdict_page(
         rule=rule,
         gone=gone,
         sentence=verdict_sentence(verdict, rule),
-        promise=guarantee(rule) if rule else "",
         outcome=outcome,
         outcome_words=OUTCOMES[outcome],
         agreement=agreement(verdict),

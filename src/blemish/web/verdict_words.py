@@ -71,11 +71,6 @@ def _classified(verdict: Verdict, score: str, threshold: str) -> str:
     )
 
 
-def guarantee(rule: Decision) -> str:
-    """What the detector promises of good parts."""
-    return rule.guarantee or "No false-alarm rate is guaranteed."
-
-
 def agreement(verdict: Verdict) -> str:
     """Label against verdict."""
     outcome, label = outcome_of(verdict.decision, verdict.image.label), verdict.image.label
@@ -103,11 +98,11 @@ def why(
     flagged = any(left <= x < right and top <= y < bottom for left, top, right, bottom in boxes)
     p = p_value_of(rule, "map_maxima", value)
     place = Why(at, value, rule.pixel_threshold, p, flagged, nearest, ())
-    sentences = (*_on_the_map(place, rule, verdict.decision), _on_the_patch(place, rule, has_store=has_store))
+    sentences = (*_on_the_map(place, verdict.decision), _on_the_patch(place, rule, has_store=has_store))
     return Why(at, value, rule.pixel_threshold, p, flagged, nearest, sentences)
 
 
-def _on_the_map(place: Why, rule: Decision, decision: str) -> list[str]:
+def _on_the_map(place: Why, decision: str) -> list[str]:
     (x, y), high = place.at, place.value >= place.threshold
     if place.flagged:
         start = f"The place {x}, {y} is inside a box"
