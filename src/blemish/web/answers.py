@@ -16,10 +16,11 @@ from starlette.exceptions import HTTPException
 
 from blemish.types import BlemishError
 from blemish.web import site
-from blemish.web.access import ForbiddenError
+from blemish.web.access import ForbiddenError, LoginError
 from blemish.web.database import is_unavailable, why
 from blemish.web.detectors import NoDetectorError
 from blemish.web.inspection import TooLargeError, UnavailableError
+from blemish.web.users import MissingUserError, TooManyError
 
 API = "/api/"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -27,6 +28,9 @@ _STATUS: tuple[tuple[type[BlemishError], HTTPStatus], ...] = (
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ForbiddenError, HTTPStatus.FORBIDDEN),
+    (LoginError, HTTPStatus.UNAUTHORIZED),
+    (TooManyError, HTTPStatus.TOO_MANY_REQUESTS),
+    (MissingUserError, HTTPStatus.NOT_FOUND),
     (NoDetectorError, HTTPStatus.NOT_FOUND),
 )
 
@@ -66,7 +70,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(BlemishError)
     def blemish_error(request: Request, cause: BlemishError) -> Response:
         status = next((s for kind, s in _STATUS if isinstance(cause, kind)), HTTPStatus.UNPROCESSABLE_ENTITY)
-        headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+        seconds = cause.seconds if isinstance(cause, TooManyError) else 1
+        later = status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+        headers = {"Retry-After": str(seconds)} if later else None
         return answer(request, status, str(cause), headers)
 
     @app.exception_handler(RequestValidationError)
@@ -77,7 +83,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def http(request: Request, cause: HTTPException) -> Response:
-        message = "There is nothing at this address." if cause.status_code == 404 else str(cause.detail)
+        words = {404: "There is nothing at this address.", 405: "This address does not take that method."}
+        message = words.get(cause.status_code, str(cause.detail))
         return answer(request, cause.status_code, message, dict(cause.headers or {}))
 
     @app.exception_handler(DBAPIError)

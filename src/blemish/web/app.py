@@ -10,20 +10,24 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from blemish import __version__
-from blemish.web import answers, api, api_verdicts, pages, pages_history, pages_verdict
+from blemish.web import answers, api, api_verdicts, pages, pages_account, pages_history, pages_verdict
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors
 from blemish.web.events import Hub
+from blemish.web.guard import Guard
+from blemish.web.headers import Headers
 from blemish.web.inspection import Line
 from blemish.web.site import Site
 from blemish.web.store import Store
+from blemish.web.users import Throttle
 
 DESCRIPTION = "Judges images, and gives verdicts, corrections, detectors and jobs. Every error has the same shape."
 
 
 def assembled(config: ServeConfig) -> Site:
     """The parts of a server over a data folder: database upgraded, bundles brought in. Raises `BlemishError`."""
+    config.data.mkdir(parents=True, exist_ok=True)
     database = Database(config.url)
     database.upgrade()
     store = Store(config.folder)
@@ -51,9 +55,11 @@ def application(site: Site) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.site = site
+    app.state.site, app.state.throttle = site, Throttle()
+    app.add_middleware(Guard, site=site)
+    app.add_middleware(Headers, site=site)  # around the guard, whose answers need them too
     answers.install(app)
-    for module in (api, api_verdicts, pages, pages_verdict, pages_history):
+    for module in (api, api_verdicts, pages, pages_verdict, pages_history, pages_account):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=str(files("blemish.web") / "static")), "static")
     return app

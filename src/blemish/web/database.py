@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from blemish.types import BlemishError
 
-WAIT = 30.0  # seconds that a writer waits for another one
+WAIT = 10.0  # seconds that a writer waits for another one
 _LOCK = 0x626C656D697368  # "blemish": PostgreSQL's advisory lock of the writers
 
 
@@ -57,6 +57,7 @@ class Database:
         config = Config()
         config.set_main_option("script_location", "blemish.web:migrations")
         config.set_main_option("version_locations", "blemish.web:revisions")
+        config.set_main_option("path_separator", "newline")
         try:
             with self.engine.connect() as connection, connection.begin():
                 if not self.is_sqlite:

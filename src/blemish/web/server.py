@@ -10,11 +10,11 @@ import uvicorn
 
 from blemish.files import kept
 from blemish.types import BlemishError
+from blemish.web import users
 from blemish.web.app import application, assembled
-from blemish.web.config import DATABASE, ServeConfig
+from blemish.web.config import KIND, WRITTEN, ServeConfig
 
-KIND = "page"  # what `files.kept` calls the data folder
-WRITTEN = ("images", "thumbnails", "detectors", "jobs", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
+GRACE = 3  # seconds that open requests may take after a signal; event streams never end by themselves
 
 
 def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
@@ -23,11 +23,24 @@ def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
     # With a database server several stations may share the folder; one file has one server.
     own = nullcontext() if config.database else kept(config.data, KIND, WRITTEN, resume=True)
     with own:
-        config.data.mkdir(parents=True, exist_ok=True)
         site = assembled(config)
+        if not config.local and not users.listed(site.database):
+            raise BlemishError(
+                "Where others can reach it, people log in, and nobody can yet; make the first user with: "
+                f"blemish user NAME --role admin --data {config.data}."
+            )
         bound = _bound(config)
         host, port = bound.getsockname()[:2]
-        server = _Server(uvicorn.Config(application(site), log_level="warning", lifespan="on", server_header=False))
+        server = _Server(
+            uvicorn.Config(
+                application(site),
+                log_level="warning",
+                lifespan="on",
+                server_header=False,
+                proxy_headers=False,  # `guard.py` believes them where a proxy is said to be there
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
         server.told = lambda: ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
         server.run([bound])
 
