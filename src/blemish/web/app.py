@@ -10,7 +10,16 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from blemish import __version__
-from blemish.web import answers, api, health, pages, pages_account
+from blemish.web import (
+    answers,
+    api,
+    api_verdicts,
+    health,
+    pages,
+    pages_account,
+    pages_history,
+    pages_verdict,
+)
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors
@@ -59,7 +68,7 @@ def application(site: Site) -> FastAPI:
     app.add_middleware(Guard, site=site)
     app.add_middleware(Headers, site=site)  # around the guard, whose answers need them too
     answers.install(app)
-    for module in (api, health, pages, pages_account):
+    for module in (api, health, pages, pages_account, api_verdicts, pages_verdict, pages_history):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=str(files("blemish.web") / "static")), "static")
     return app
