@@ -25,7 +25,7 @@ export NO_MKDOCS_2_WARNING := 1
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
 
-demo: .stamps/learn ## draw a production line, learn it, inspect it, and write demo/index.html
+demo: .stamps/learn,web ## draw a production line, learn it, inspect it, and write demo/index.html
 	$(BIN)/blemish demo -o $(DEMO)
 
 QUICK := tests/test_house.py tests/test_options.py tests/test_types.py tests/test_files.py tests/test_images.py \
@@ -38,6 +38,7 @@ quick: .stamps/dev ## what a change usually breaks, in under a minute: ruff, myp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not trains' $(QUICK)
 
 test: check ## everything: check, then all tests with warnings as errors
+	@.ci/programs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 check: .stamps/dev ## formatting, lint, types, and the docs built strictly
@@ -86,7 +87,7 @@ $(VENV)/pyvenv.cfg:
 	  "or name it: make PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 
-.stamps/learn .stamps/dev: .stamps/%: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+.stamps/learn,web .stamps/dev: .stamps/%: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
 	@echo "Installing blemish[$*]; with PyTorch this is several GB and takes some minutes, once."
 	$(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@mkdir -p .stamps && touch $@

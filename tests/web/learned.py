@@ -13,7 +13,6 @@ from blemish.web.tables import Job
 
 
 def site_of(data: Path, run: Path, *images: Path) -> Site:
-    data.mkdir()
     return assembled(ServeConfig(data=data, bundles=(run,), images=images))
 
 

@@ -27,6 +27,7 @@ DESCRIPTION = "Judges images, and gives verdicts, corrections, detectors and job
 def assembled(config: ServeConfig, progress: Progress = silent, say: Callable[[str], None] = lambda _: None) -> Site:
     """The parts of a server over a data folder: database upgraded, bundles and labelled images brought in, which `say`
     tells of. Raises `BlemishError`."""
+    config.data.mkdir(parents=True, exist_ok=True)
     database = Database(config.url)
     database.upgrade()
     store = Store(config.folder)

@@ -13,6 +13,7 @@ from blemish.types import BlemishError, Progress, silent
 from blemish.web.app import application, assembled
 from blemish.web.config import DATABASE, ServeConfig
 
+GRACE = 3  # seconds that open requests may take after a signal; event streams never end by themselves
 KIND = "page"  # what `files.kept` calls the data folder
 WRITTEN = ("images", "thumbnails", "detectors", "jobs", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
 
@@ -29,11 +30,18 @@ def serve(
     # With a database server several stations may share the folder; one file has one server.
     own = nullcontext() if config.database else kept(config.data, KIND, WRITTEN, resume=True)
     with own:
-        config.data.mkdir(parents=True, exist_ok=True)
         site = assembled(config, progress, say)
         bound = _bound(config)
         host, port = bound.getsockname()[:2]
-        server = _Server(uvicorn.Config(application(site), log_level="warning", lifespan="on", server_header=False))
+        server = _Server(
+            uvicorn.Config(
+                application(site),
+                log_level="warning",
+                lifespan="on",
+                server_header=False,
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
         server.told = lambda: ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
         server.run([bound])
 
