@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 
@@ -10,13 +10,16 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from blemish import __version__
+from blemish.types import Progress, silent
 from blemish.web import (
     answers,
     api,
+    api_detectors,
     api_verdicts,
     health,
     pages,
     pages_account,
+    pages_detectors,
     pages_history,
     pages_verdict,
 )
@@ -26,6 +29,7 @@ from blemish.web.detectors import Detectors
 from blemish.web.events import Hub
 from blemish.web.guard import Guard
 from blemish.web.headers import Headers
+from blemish.web.imports import bring_images, told
 from blemish.web.inspection import Line
 from blemish.web.site import Site
 from blemish.web.store import Store
@@ -34,8 +38,9 @@ from blemish.web.users import Throttle
 DESCRIPTION = "Judges images, and gives verdicts, corrections, detectors and jobs. Every error has the same shape."
 
 
-def assembled(config: ServeConfig) -> Site:
-    """The parts of a server over a data folder: database upgraded, bundles brought in. Raises `BlemishError`."""
+def assembled(config: ServeConfig, progress: Progress = silent, say: Callable[[str], None] = lambda _: None) -> Site:
+    """The parts of a server over a data folder: database upgraded, bundles and labelled images brought in, which `say`
+    tells of. Raises `BlemishError`."""
     config.data.mkdir(parents=True, exist_ok=True)
     database = Database(config.url)
     database.upgrade()
@@ -43,6 +48,8 @@ def assembled(config: ServeConfig) -> Site:
     detectors = Detectors(config.folder, database, config.limits)
     for path in config.bundles:
         detectors.bring(path, by="blemish serve")
+    for folder in config.images:
+        told(say, bring_images(folder, database, store, detectors, progress))
     line = Line(store, database, detectors, config.limits, config.threads)
     return Site(config, database, store, detectors, line, Hub(database))
 
@@ -68,7 +75,17 @@ def application(site: Site) -> FastAPI:
     app.add_middleware(Guard, site=site)
     app.add_middleware(Headers, site=site)  # around the guard, whose answers need them too
     answers.install(app)
-    for module in (api, health, pages, pages_account, api_verdicts, pages_verdict, pages_history):
+    for module in (
+        api,
+        api_detectors,
+        api_verdicts,
+        health,
+        pages,
+        pages_account,
+        pages_detectors,
+        pages_history,
+        pages_verdict,
+    ):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=str(files("blemish.web") / "static")), "static")
     return app
