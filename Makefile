@@ -38,6 +38,7 @@ quick: .stamps/dev ## what a change usually breaks, in under a minute: ruff, myp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not trains' $(QUICK)
 
 test: check ## everything: check, then all tests with warnings as errors
+	@.ci/programs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 check: .stamps/dev ## formatting, lint, types, and the docs built strictly

@@ -144,6 +144,8 @@ def test_every_dependency_is_explained_and_pinned() -> None:
             ("MQTT", "mqtt"),
             ("Alignment", "align"),
             ("ImageNet", "imagenet"),
+            ("The page", "web"),
+            ("PostgreSQL", "postgres"),
             ("Development", "dev"),
         )
     }

@@ -17,6 +17,8 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # What only the learning half may load: none of it is in the base install.
 LEARNING = {"torch", "torchvision", "timm", "safetensors", "sklearn", "scipy", "onnx", "onnxscript", "lightning_fabric"}
 LEARN = {"cli", "demo", "training", "detectors"}  # rooms that may
+# What only the page may load: `pip install 'blemish[web]'`.
+WEB = {"fastapi", "starlette", "uvicorn", "anyio", "sqlalchemy", "alembic", "argon2", "prometheus_client", "psycopg"}
 
 
 def imported(file: Path, *, top: bool = False) -> Iterator[str]:
@@ -95,6 +97,16 @@ def test_only_the_learning_half_imports_what_only_learning_needs() -> None:
     for file in SOURCES:
         if room_of(file) not in LEARN:
             assert not {module.partition(".")[0] for module in imported(file, top=True)} & LEARNING, file
+
+
+def test_only_the_page_imports_what_only_the_page_needs() -> None:
+    """And the page is loaded by its command alone, when that is called."""
+    for file in SOURCES:
+        if room_of(file) == "web":
+            continue
+        assert not {module.partition(".")[0] for module in imported(file)} & WEB, file
+        page = {module for module in imported(file, top=room_of(file) == "cli") if module.startswith("blemish.web")}
+        assert not page, f"{file}: imports {page}"
 
 
 def test_tests_mirror_the_source() -> None:

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
 
 from blemish import BlemishError
-from blemish.cli.ending import ended_by, explained
+from blemish.cli.ending import EXTRAS, ended_by, explained
 from tests.support import blemish
 
 
@@ -35,6 +40,45 @@ def test_every_exception_has_a_sentence_and_a_code(cause: Exception, sentence: s
     said, number = explained(cause)
     assert sentence in said
     assert number == code != 1
+
+
+@pytest.mark.parametrize(
+    ("module", "web", "extra"),
+    [
+        ("fastapi.sse", False, "web"),
+        ("uvicorn", True, "web"),
+        ("sqlalchemy", False, "web"),
+        ("alembic", True, "web"),
+        ("argon2.exceptions", True, "web"),
+        ("python_multipart", True, "web"),
+        ("prometheus_client", True, "web"),
+        ("psycopg", True, "postgres"),
+        ("torch", True, "learn"),
+        ("jinja2", False, "learn"),
+        ("jinja2", True, "web"),
+    ],
+)
+def test_of_a_missing_package_the_extra_is_named(
+    module: str, web: bool, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`web`: the page was being loaded."""
+    monkeypatch.delitem(sys.modules, "fastapi", raising=False)
+    if web:
+        monkeypatch.setitem(sys.modules, "fastapi", ModuleType("fastapi"))
+    said, code = explained(ModuleNotFoundError("no", name=module))
+    assert (
+        said == f"this command needs {module}, which the base install leaves out; run: pip install 'blemish[{extra}]'"
+    )
+    assert code == 2
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_every_package_of_an_extra_is_known_to_be_of_it(extra: str) -> None:
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    modules = {"argon2_cffi": "argon2"}
+    for requirement in project["project"]["optional-dependencies"][extra]:
+        name = re.split(r"[^\w-]", requirement)[0].replace("-", "_")
+        assert modules.get(name, name) in EXTRAS[extra], requirement
 
 
 @pytest.mark.parametrize(

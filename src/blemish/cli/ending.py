@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import traceback
 from typing import Any
 
@@ -16,7 +17,7 @@ from blemish.types import BlemishError
 
 REFUSED, FAULT, INTERRUPTED, READER_GONE = 2, 70, 130, 141
 TRACE = "BLEMISH_TRACE"  # a variable of the environment: show where an error came from
-# Packages that only learning needs.
+# Packages that only learning needs, only the page, and only the page on PostgreSQL.
 LEARN = {
     "lightning_fabric",
     "matplotlib",
@@ -29,6 +30,20 @@ LEARN = {
     "onnxscript",
     "jinja2",
 }
+WEB = {
+    "alembic",
+    "anyio",
+    "argon2",
+    "fastapi",
+    "jinja2",
+    "prometheus_client",
+    "python_multipart",
+    "sqlalchemy",
+    "starlette",
+    "uvicorn",
+}
+POSTGRES = {"psycopg"}
+EXTRAS = {"learn": LEARN, "web": WEB, "postgres": POSTGRES}
 REMEDY = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
@@ -63,9 +78,9 @@ def explained(cause: BaseException) -> tuple[str, int]:
         return str(cause), REFUSED
     if hasattr(cause, "format_message"):  # a usage error of typer's, which does not export the class
         return _usage(cause), REFUSED
-    if isinstance(cause, ModuleNotFoundError) and (cause.name or "").partition(".")[0] in LEARN:
+    if isinstance(cause, ModuleNotFoundError) and (extra := _extra(cause)):
         sentence = f"this command needs {cause.name}, which the base install leaves out"
-        return f"{sentence}; run: pip install 'blemish[learn]'", REFUSED
+        return f"{sentence}; run: pip install 'blemish[{extra}]'", REFUSED
     if isinstance(cause, MemoryError) or any(words in str(cause).lower() for words in NO_MEMORY):
         return (
             f"there is not enough memory ({_short(cause)}); give smaller images, a smaller --image-size or fewer "
@@ -80,6 +95,14 @@ def explained(cause: BaseException) -> tuple[str, int]:
         )
     more = "" if os.environ.get(TRACE) else f"; run it again with {TRACE}=1 in the environment to see where, and"
     return f"this is a fault of blemish, not of yours ({_short(cause)}){more or ';'} please report it.", FAULT
+
+
+def _extra(cause: ModuleNotFoundError) -> str:
+    """The extra of ours that has the missing package; empty if none has it."""
+    package = (cause.name or "").partition(".")[0]
+    extras = [name for name, packages in EXTRAS.items() if package in packages]
+    # jinja2 is in two: the page loads fastapi before its templates, and nothing else does.
+    return "web" if "web" in extras and "fastapi" in sys.modules else "".join(extras[:1])
 
 
 def _usage(cause: Any) -> str:
