@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from blemish.types import BlemishError
 from blemish.web import site
 from blemish.web.access import ForbiddenError
+from blemish.web.corrections import DecidedError
 from blemish.web.database import is_unavailable, why
 from blemish.web.detectors import NoDetectorError
 from blemish.web.inspection import TooLargeError, UnavailableError
@@ -28,6 +29,7 @@ _STATUS: tuple[tuple[type[BlemishError], HTTPStatus], ...] = (
     (UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ForbiddenError, HTTPStatus.FORBIDDEN),
     (NoDetectorError, HTTPStatus.NOT_FOUND),
+    (DecidedError, HTTPStatus.CONFLICT),
 )
 
 

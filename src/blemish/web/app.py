@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from blemish import __version__
-from blemish.web import answers, api, pages
+from blemish.web import answers, api, api_review, pages, pages_agreement, pages_review
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors
@@ -53,7 +53,7 @@ def application(site: Site) -> FastAPI:
     )
     app.state.site = site
     answers.install(app)
-    for module in (api, pages):
+    for module in (api, pages, api_review, pages_agreement, pages_review):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=str(files("blemish.web") / "static")), "static")
     return app
