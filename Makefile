@@ -25,7 +25,7 @@ export NO_MKDOCS_2_WARNING := 1
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
 
-demo: .stamps/learn ## draw a production line, learn it, inspect it, and write demo/index.html
+demo: .stamps/learn,web ## draw a production line, learn it, inspect it, and write demo/index.html
 	$(BIN)/blemish demo -o $(DEMO)
 
 QUICK := tests/test_house.py tests/test_options.py tests/test_types.py tests/test_files.py tests/test_images.py \
@@ -87,7 +87,7 @@ $(VENV)/pyvenv.cfg:
 	  "or name it: make PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 
-.stamps/learn .stamps/dev: .stamps/%: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+.stamps/learn,web .stamps/dev: .stamps/%: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
 	@echo "Installing blemish[$*]; with PyTorch this is several GB and takes some minutes, once."
 	$(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@mkdir -p .stamps && touch $@

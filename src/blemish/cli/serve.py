@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 from blemish.cli.words import say
+from blemish.ownership import mark_of
 
 
 def serve(
     bundles: Annotated[
-        list[Path] | None, typer.Argument(help="Runs of `blemish train`, bundles, or .zips of them.")
+        list[Path] | None,
+        typer.Argument(help="Runs of `blemish train`, bundles, .zips of them, or the folder of `blemish demo`."),
     ] = None,
     data: Annotated[Path, typer.Option(help="Folder for images, verdicts, corrections and detectors.")] = Path("page"),
     images: Annotated[
@@ -30,14 +32,16 @@ def serve(
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Open a page to inspect, review, correct, and learn again."""
+    from blemish.cli.console import progress
     from blemish.web.config import Limits, ServeConfig
     from blemish.web.server import serve as run
 
+    runs, datasets = _of_demos(bundles or [])
     limits = Limits(megabytes=max_megabytes, pixels=max_pixels, timeout=timeout)
     config = ServeConfig(
         data=data,
-        bundles=tuple(bundles or ()),
-        images=tuple(images or ()),
+        bundles=tuple(runs),
+        images=(*datasets, *(images or ())),
         watch=tuple(watch or ()),
         database=database,
         host=host,
@@ -51,4 +55,18 @@ def serve(
         if show:
             webbrowser.open(address)
 
-    run(config, ready)
+    run(config, ready, progress, say)
+
+
+def _of_demos(paths: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The paths, with the runs of a demo's folder in its place, and the images that they were trained on."""
+    runs, datasets = list[Path](), list[Path]()
+    for path in paths:
+        mark = mark_of(path)
+        if mark is None or mark.kind != "demo":
+            runs.append(path)
+            continue
+        # A product's plain run has the shortest name, and so becomes its first version.
+        runs += sorted(folder.parent for folder in path.glob("*/bundle"))
+        datasets += sorted(folder for folder in path.glob("data/*") if folder.is_dir())
+    return runs, datasets

@@ -85,3 +85,7 @@ def demo(
     runs = run_demo(out, quick=quick, progress=progress)
     page.print(products_table(runs, title="The demo line, on held-out images [95 % interval]"))
     page.print(f"Look at {out / 'index.html'}", soft_wrap=True)
+    beside = out.with_name(f"{out.name}-page")
+    page.print(
+        f"Inspect, review, learn again: blemish serve {out} --data {beside} --open", soft_wrap=True, markup=False
+    )

@@ -79,7 +79,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def http(request: Request, cause: HTTPException) -> Response:
-        message = "There is nothing at this address." if cause.status_code == 404 else str(cause.detail)
+        words = {404: "There is nothing at this address.", 405: "This address does not take that method."}
+        message = words.get(cause.status_code, str(cause.detail))
         return answer(request, cause.status_code, message, dict(cause.headers or {}))
 
     @app.exception_handler(DBAPIError)

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from blemish.web.access import Inspecting
 from blemish.web.answers import ErrorAnswer
-from blemish.web.site import ProductOf, SiteOf, verdict_or_404
+from blemish.web.site import ProductOf, RowId, SiteOf, verdict_or_404
 from blemish.web.tables import Verdict
 from blemish.web.uploads import uploads
 
@@ -122,6 +122,6 @@ async def inspect(
 
 
 @router.get("/verdicts/{verdict_id}", summary="One verdict")
-def verdict(site: SiteOf, who: Inspecting, verdict_id: int) -> VerdictAnswer:  # noqa: ARG001
+def verdict(site: SiteOf, who: Inspecting, verdict_id: RowId) -> VerdictAnswer:  # noqa: ARG001
     """A verdict by its number."""
     return as_answer(verdict_or_404(site, verdict_id))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 
@@ -10,11 +10,22 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from blemish import __version__
-from blemish.web import answers, api, api_review, pages, pages_agreement, pages_review
+from blemish.types import Progress, silent
+from blemish.web import (
+    answers,
+    api,
+    api_detectors,
+    api_review,
+    pages,
+    pages_agreement,
+    pages_detectors,
+    pages_review,
+)
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors
 from blemish.web.events import Hub
+from blemish.web.imports import bring_images, told
 from blemish.web.inspection import Line
 from blemish.web.site import Site
 from blemish.web.store import Store
@@ -22,14 +33,18 @@ from blemish.web.store import Store
 DESCRIPTION = "Judges images, and gives verdicts, corrections, detectors and jobs. Every error has the same shape."
 
 
-def assembled(config: ServeConfig) -> Site:
-    """The parts of a server over a data folder: database upgraded, bundles brought in. Raises `BlemishError`."""
+def assembled(config: ServeConfig, progress: Progress = silent, say: Callable[[str], None] = lambda _: None) -> Site:
+    """The parts of a server over a data folder: database upgraded, bundles and labelled images brought in, which `say`
+    tells of. Raises `BlemishError`."""
+    config.data.mkdir(parents=True, exist_ok=True)
     database = Database(config.url)
     database.upgrade()
     store = Store(config.folder)
     detectors = Detectors(config.folder, database, config.limits)
     for path in config.bundles:
         detectors.bring(path, by="blemish serve")
+    for folder in config.images:
+        told(say, bring_images(folder, database, store, detectors, progress))
     line = Line(store, database, detectors, config.limits, config.threads)
     return Site(config, database, store, detectors, line, Hub(database))
 
@@ -53,7 +68,7 @@ def application(site: Site) -> FastAPI:
     )
     app.state.site = site
     answers.install(app)
-    for module in (api, pages, api_review, pages_agreement, pages_review):
+    for module in (api, api_detectors, api_review, pages, pages_agreement, pages_detectors, pages_review):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=str(files("blemish.web") / "static")), "static")
     return app

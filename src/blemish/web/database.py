@@ -57,6 +57,7 @@ class Database:
         config = Config()
         config.set_main_option("script_location", "blemish.web:migrations")
         config.set_main_option("version_locations", "blemish.web:revisions")
+        config.set_main_option("path_separator", "newline")
         try:
             with self.engine.connect() as connection, connection.begin():
                 if not self.is_sqlite:

@@ -68,7 +68,7 @@ class Line:
             return known
         if len(content) > self.limits.megabytes * 1e6:
             raise TooLargeError(f"{name}: is larger than {self.limits.megabytes:g} MB; make it smaller.")
-        name = readable(name)[:500] or "image"
+        name = readable(name).replace("\0", "")[:500] or "image"  # PostgreSQL's text has no NUL
         detector = self.detectors.version(detector_id) if detector_id else self.detectors.judging(product)
         inspector = self.detectors.inspector(detector.id)
         digest, ending = sha256(content), ending_of(content)

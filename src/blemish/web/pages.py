@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from blemish.inference import overlay
 from blemish.web.access import Inspecting
-from blemish.web.site import MissingError, ProductOf, Site, SiteOf, fragment, page, verdict_or_404
+from blemish.web.site import MissingError, ProductOf, RowId, Site, SiteOf, fragment, page, verdict_or_404
 from blemish.web.store import MEDIA
 from blemish.web.tables import Image, Verdict
 from blemish.web.uploads import uploads
@@ -66,13 +66,13 @@ async def events(request: Request, site: SiteOf, who: Inspecting) -> AsyncIterat
 
 
 @router.get("/verdicts/{verdict_id}/card")
-def card(site: SiteOf, who: Inspecting, verdict_id: int) -> HTMLResponse:  # noqa: ARG001
+def card(site: SiteOf, who: Inspecting, verdict_id: RowId) -> HTMLResponse:  # noqa: ARG001
     """One verdict as it stands in a list."""
     return HTMLResponse(fragment("card.html", verdict=verdict_or_404(site, verdict_id)))
 
 
 @router.get("/verdicts/{verdict_id}/image")
-def image(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:  # noqa: ARG001
+def image(site: SiteOf, who: Inspecting, verdict_id: RowId) -> Response:  # noqa: ARG001
     """The original, as a format that browsers show."""
     verdict = _readable(site, verdict_id)
     place = site.store.image(verdict.image.sha256, verdict.image.ending)
@@ -82,7 +82,7 @@ def image(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:  # noqa: 
 
 
 @router.get("/verdicts/{verdict_id}/thumbnail.jpg")
-def thumbnail(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:  # noqa: ARG001
+def thumbnail(site: SiteOf, who: Inspecting, verdict_id: RowId) -> Response:  # noqa: ARG001
     verdict = _readable(site, verdict_id)
     place = site.store.thumbnail(verdict.image.sha256, verdict.detector_id)
     if not place.is_file():
@@ -91,7 +91,7 @@ def thumbnail(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:  # no
 
 
 @router.get("/verdicts/{verdict_id}/overlay.jpg")
-def drawn(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:  # noqa: ARG001
+def drawn(site: SiteOf, who: Inspecting, verdict_id: RowId) -> Response:  # noqa: ARG001
     """The image with heat and boxes, as `blemish inspect` writes it."""
     verdict = _readable(site, verdict_id)
     seen = site.line.seen(verdict)
@@ -104,7 +104,7 @@ def drawn(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:  # noqa: 
 
 
 @router.get("/verdicts/{verdict_id}/heat.png")
-def heat(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:  # noqa: ARG001
+def heat(site: SiteOf, who: Inspecting, verdict_id: RowId) -> Response:  # noqa: ARG001
     """The heat alone, transparent where the map is low, to be laid over the image."""
     seen = site.line.seen(_readable(site, verdict_id))
     assert seen.image is not None

@@ -9,25 +9,39 @@ from contextlib import nullcontext
 import uvicorn
 
 from blemish.files import kept
-from blemish.types import BlemishError
+from blemish.types import BlemishError, Progress, silent
 from blemish.web.app import application, assembled
 from blemish.web.config import DATABASE, ServeConfig
 
+GRACE = 3  # seconds that open requests may take after a signal; event streams never end by themselves
 KIND = "page"  # what `files.kept` calls the data folder
 WRITTEN = ("images", "thumbnails", "detectors", "jobs", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
 
 
-def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
-    """Serves until a signal ends the process; `ready` gets the address once it answers. Raises `BlemishError` where the
+def serve(
+    config: ServeConfig,
+    ready: Callable[[str], None],
+    progress: Progress = silent,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serves until a signal ends the process; `ready` gets the address once it answers, and `say` sentences on the
+    images that are imported. Raises `BlemishError` where the
     data folder is not ours or in use, the port is taken, or a bundle cannot be read."""
     # With a database server several stations may share the folder; one file has one server.
     own = nullcontext() if config.database else kept(config.data, KIND, WRITTEN, resume=True)
     with own:
-        config.data.mkdir(parents=True, exist_ok=True)
-        site = assembled(config)
+        site = assembled(config, progress, say)
         bound = _bound(config)
         host, port = bound.getsockname()[:2]
-        server = _Server(uvicorn.Config(application(site), log_level="warning", lifespan="on", server_header=False))
+        server = _Server(
+            uvicorn.Config(
+                application(site),
+                log_level="warning",
+                lifespan="on",
+                server_header=False,
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
         server.told = lambda: ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
         server.run([bound])
 

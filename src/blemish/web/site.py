@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from sqlalchemy import func, select
@@ -43,6 +43,7 @@ def _site(request: Request) -> Site:
 
 
 SiteOf = Annotated[Site, Depends(_site)]
+RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]  # a row's number, as large as every database takes
 
 
 def _product(request: Request, site: SiteOf, product: Annotated[str, Query(max_length=255)] = "") -> str:

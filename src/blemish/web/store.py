@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from blemish.atomic import naming
@@ -78,5 +79,16 @@ class Store:
                         file.flush()
                         os.fsync(file.fileno())
                 unfinished.replace(place)
+                if durable:
+                    _sync(place.parent)  # its name, too, survives a power cut
             finally:
                 unfinished.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    with suppress(OSError):  # some systems and network file systems cannot
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
