@@ -15,12 +15,15 @@ from blemish.web import (
     answers,
     api,
     api_detectors,
+    api_review,
     api_verdicts,
     health,
     pages,
     pages_account,
+    pages_agreement,
     pages_detectors,
     pages_history,
+    pages_review,
     pages_verdict,
 )
 from blemish.web.config import ServeConfig
@@ -35,6 +38,20 @@ from blemish.web.site import Site
 from blemish.web.store import Store
 from blemish.web.users import Throttle
 
+ROUTED = (
+    api,
+    api_detectors,
+    api_review,
+    api_verdicts,
+    health,
+    pages,
+    pages_account,
+    pages_agreement,
+    pages_detectors,
+    pages_history,
+    pages_review,
+    pages_verdict,
+)
 DESCRIPTION = "Judges images, and gives verdicts, corrections, detectors and jobs. Every error has the same shape."
 
 
@@ -75,17 +92,7 @@ def application(site: Site) -> FastAPI:
     app.add_middleware(Guard, site=site)
     app.add_middleware(Headers, site=site)  # around the guard, whose answers need them too
     answers.install(app)
-    for module in (
-        api,
-        api_detectors,
-        api_verdicts,
-        health,
-        pages,
-        pages_account,
-        pages_detectors,
-        pages_history,
-        pages_verdict,
-    ):
+    for module in ROUTED:
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=str(files("blemish.web") / "static")), "static")
     return app

@@ -97,7 +97,7 @@ class Line:
                 session.flush()
                 ledger.append(session, verdict, verdict.time)
                 image.verdict_id = verdict.id
-                image.queue = review.rank(image, verdict, inspector.card.decision)
+                image.queue = review.place(session, image, verdict, inspector.card.decision)
                 session.refresh(verdict)
         except BaseException:
             if new and place and inspection.image is None:
