@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
@@ -212,10 +213,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with site.database.writing() as session:
         session.get_one(Image, 1).mask = "b" * 64
     yield site
+    assert troubles(site) == []
     site.database.close()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(steps=st.lists(st.integers(-1, len(ACTIONS) - 1), max_size=8))
 def test_undoing_all_gives_back_the_first_state_exactly(desk: Site, steps: list[int]) -> None:
     first = state(desk, 1)
@@ -233,7 +235,6 @@ def test_undoing_all_gives_back_the_first_state_exactly(desk: Site, steps: list[
         states.pop()
         assert state(desk, 1) == states[-1]
     assert state(desk, 1) == first
-    assert troubles(desk) == []
 
 
 def test_of_two_reviewers_at_once_the_second_is_told_and_can_disagree(site: Site) -> None:
@@ -279,6 +280,6 @@ def test_threads_lose_no_update(site: Site) -> None:
         assert session.scalar(select(func.count()).select_from(Correction)) == 9
         rows = corrections.history(session, 1)
     # Each was written over the state that the one before it left: nothing was overwritten unseen.
-    for earlier, later in zip(rows, rows[1:], strict=False):
+    for earlier, later in itertools.pairwise(rows):
         assert (later.before["label"], later.before["labelled_by"]) == (earlier.label, earlier.by)
     assert troubles(site) == []

@@ -33,7 +33,7 @@ SHOWS: dict[Show, str] = {
     "labelled": "Labelled",
     "all": "All images",
 }
-_PLACE = re.compile(r"(-?[0-9]{1,3}\.[0-9]{1,20}(?:e-[0-9]{1,3})?),([0-9]{1,15})", re.ASCII)
+_PLACE = re.compile(r"(-?[0-9]{1,3}(?:\.[0-9]{1,20})?(?:e-[0-9]{1,3})?),([0-9]{1,15})", re.ASCII)
 
 Show = Literal["waiting", "back", "uncertain", "disagree", "skipped", "rest", "second", "labelled", "all"]
 Place = tuple[float, int]  # rank and number of an image: where a page of the queue ends
