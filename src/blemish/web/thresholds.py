@@ -235,7 +235,7 @@ def scored(database: Database, detectors: Detectors, detector: Detector) -> list
     had been learned. Their scores are those of verdicts, else of the run's test."""
     own, numbers = family(detectors, detector)
     unseen = or_(Image.split == "test", (Image.item == "") & (Image.added > own.created))
-    images = select(Image).where(Image.product == detector.product, Image.label.is_not(None), unseen)
+    images = select(Image).where(Image.product == detector.product, Image.label.is_not(None), unseen).order_by(Image.id)
     with database.reading() as session:
         rows = session.scalars(images).all()
         judged = select(Verdict).where(Verdict.detector_id.in_(numbers), Verdict.score.is_not(None))
