@@ -9,8 +9,8 @@ already, and to the folder itself. Early on, the journal is deleted, and later m
 process must end with 2, and is started again. Twice, at random times, it is killed with SIGKILL and started again.
 
 A local web server receives the verdicts. Then the test checks that every file has exactly one line and nothing else
-has, that broken files are errors, that the order is kept within each run, that every verdict was delivered, and how the
-memory of the process grew. Writes bench/results/soak.json.
+has, that broken files are errors, that the order is kept within each run, that every verdict was delivered, that the
+verdict log has no problem, and how the memory of the process grew. Writes bench/results/soak.json.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ import numpy as np
 from PIL import Image
 
 from blemish.images import find_images
+from blemish.station.chain import problems
+from blemish.station.lines import read
 
 HERE = Path(__file__).resolve().parent
 AHEAD = 300  # images that wait to be inspected, at most
@@ -50,7 +52,7 @@ TRAPS = ("pipe", "device", "second name", "circle")  # none of them is an image 
 TRAP = 0.02  # of the images are followed by one
 BROKEN = {"cut", "text", "empty"}
 NANO = 1e9
-COUNTED = ("lost", "no_image_and_judged", "twice", "broken_and_not_error", "whole_and_error")
+COUNTED = ("lost", "no_image_and_judged", "twice", "broken_and_not_error", "whole_and_error", "log_problems")
 
 
 @dataclass
@@ -266,6 +268,7 @@ def soak(folder: Path, out: Path, options: argparse.Namespace, pool: list[dict[s
     stopped = watched.process.returncode
     server.shutdown()
     rows = [json.loads(line) for line in journal.file.read_text("utf-8").splitlines()]
+    log = read(journal.file)
     return {
         "images": count,
         "kinds": dict(Counter(feed.written.values())),
@@ -275,6 +278,7 @@ def soak(folder: Path, out: Path, options: argparse.Namespace, pool: list[dict[s
         "exit_code_at_sigterm": stopped,
         "seconds": round(took),
         **judged(rows, feed.written, watched.ends),
+        "log_problems": sum(1 for _ in problems(log.entries, before=log.before)),
         "pipes_and_devices_not_named": feed.traps["pipe"] + feed.traps["device"] - said.count("no image file; it is"),
         "webhook": {"missing": len({row["id"] for row in rows} - set(ids)), "repeated": sum(ids.values()) - len(ids)},
         "memory_by_run": [grown(samples) for samples in watched.runs],

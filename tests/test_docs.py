@@ -17,13 +17,26 @@ from tools.commands import page
 from typer.testing import CliRunner
 
 from blemish.cli.app import app
+from blemish.station.journal import Journal
 from tests.conftest import tile
 from tests.support import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 GROUP: Any = typer.main.get_command(app)
-COMMANDS: dict[str, Any] = {name: GROUP.get_command(None, name) for name in GROUP.list_commands(None)}
+
+
+def commands(group: Any, before: str = "") -> dict[str, Any]:
+    """Every command by its words, as `train` or `log verify`."""
+    found: dict[str, Any] = {}
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        inner = commands(command, f"{before}{name} ") if hasattr(command, "list_commands") else {}
+        found |= inner or {f"{before}{name}": command}
+    return found
+
+
+COMMANDS = commands(GROUP)
 
 
 def blocks(file: Path, language: str) -> list[str]:
@@ -78,29 +91,34 @@ def test_the_options_of_train_are_those_of_the_code() -> None:
 
 def test_every_command_is_documented() -> None:
     text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^## blemish (\w+)$", text, re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^## blemish ([\w ]+)$", text, re.MULTILINE)) == set(COMMANDS)
 
 
 @pytest.fixture(scope="module")
 def home(run: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the documents' examples are true: `tiles/`, `new/`, `runs/tiles/`."""
+    """A folder in which the documents' examples are true: `tiles/`, `new/`, `runs/tiles/`, `watched/`."""
     folder = tmp_path_factory.mktemp("home")
     shutil.copytree(product, folder / "tiles")
     shutil.copytree(run, folder / "runs/tiles")
     write_image(folder / "new/part.png", tile(900, (20, 30))[0])
     write_image(folder / "new/other.png", tile(901)[0])
+    with Journal(folder / "watched") as journal:
+        journal.add({"id": "0" * 32, "time": "", "name": "part.png", "bytes": 1, "modified": 1, "sha256": "0" * 64})
+        (folder / "kept.txt").write_text(journal.head.to_text())
     return folder
 
 
 @pytest.mark.parametrize("line", examples())
 def test_examples_are_commands(line: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All are parsed; those that only read `tiles`, `new` and `runs/tiles` are run as well."""
+    """All are parsed; those that only read `tiles`, `new`, `runs/tiles` and `watched` are run as well."""
     monkeypatch.chdir(home)
-    words = shlex.split(line, comments=True)[1:]
+    words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
     if words[0] not in ("--version", "--help"):
-        COMMANDS[words[0]].make_context(words[0], words[1:]).close()  # raises where an option does not exist
-        reads = {"inspect": 2, "evaluate": 2, "compare": 2}.get(words[0], 1)
-        read = [word for word in words[1:] if not word.startswith("-")][:reads]
+        name = words[0] if words[0] in COMMANDS else " ".join(words[:2])
+        options = words[len(name.split()) :]
+        COMMANDS[name].make_context(name, list(options)).close()  # raises where an option does not exist
+        reads = {"inspect": 2, "evaluate": 2, "compare": 2}.get(name, 1)
+        read = [word for word in options if not word.startswith("-")][:reads]
         if words[0] in ("train", "sweep", "demo") or not all((home / path).exists() for path in read):
             return
     before = set(home.iterdir())

@@ -13,6 +13,7 @@ from tests.support import refused
 
 def test_every_command_is_in_the_order_of_help() -> None:
     early = {info.callback.__name__ for info in app.registered_commands if info.callback}
+    early |= {group.name for group in app.registered_groups if group.name}
     assert early | set(LATE) == set(ORDER)
     assert not early & set(LATE)
 

@@ -86,6 +86,9 @@ def test_two_kills_lose_nothing_and_repeat_nothing(run: Path, folder: Path, rece
     assert [json.loads(line)["decision"] for line in lines(folder)].count("error") == 1
     assert list(dict.fromkeys(receiver.taken)) == names(folder)  # at least once, in order
     assert len(receiver.taken) <= 24 + 2  # and after each kill at most one message again
+    assert (
+        blemish("log", "verify", folder.parent / "out").stdout.splitlines()[-1].startswith("24 entries, no problem; ")
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

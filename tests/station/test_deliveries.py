@@ -430,12 +430,12 @@ def test_the_same_outbox_resumes_when_the_broker_is_back(journal: Journal, tmp_p
 
 @needs_mosquitto
 def test_a_message_that_is_too_large_for_the_broker_is_put_aside(journal: Journal, tmp_path: Path) -> None:
-    broker, notes = Broker(tmp_path, "allow_anonymous true", "max_packet_size 300"), list[str]()
+    broker, notes = Broker(tmp_path, "allow_anonymous true", "max_packet_size 600"), list[str]()
     try:
         with subscribed(broker, "line") as received:
             outbox = Outbox(journal, Mqtt(broker.address, "line"), notes.append, longest=0.02)
             add(journal, outbox, 0)
-            journal.add({**row("1"), "regions": "x" * 500})
+            journal.add({**row("1"), "regions": "x" * 1000})
             add(journal, outbox, 2)
             eventually(lambda: received == ["0", "2"])
             outbox.close()

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import tracemalloc
@@ -7,7 +8,9 @@ from typing import Any
 import pytest
 
 from blemish import BlemishError
+from blemish.station.chain import GENESIS, Head, problems
 from blemish.station.journal import Journal, identity
+from blemish.station.lines import read
 from blemish.station.scan import File
 
 CONTENT = "ab" * 32  # a SHA-256
@@ -15,7 +18,13 @@ CONTENT = "ab" * 32  # a SHA-256
 
 def row(name: str = "a.png", size: int = 10, modified: int = 1, content: str = CONTENT) -> dict[str, Any]:
     file = File(name, size, modified, 0)
-    return {"id": identity(file, content), "name": name, "bytes": size, "modified": modified, "sha256": content}
+    about = {"time": "2026-11-30T14:00:00.000+00:00", "name": name, "bytes": size, "modified": modified}
+    return {"id": identity(file, content), **about, "sha256": content}
+
+
+def said(line: bytes) -> dict[str, Any]:
+    """A line without its place in the log."""
+    return {key: value for key, value in json.loads(line).items() if key not in ("seq", "previous", "hash")}
 
 
 def refused(folder: Path) -> str:
@@ -32,13 +41,13 @@ def test_an_added_row_is_known_and_read_again(tmp_path: Path) -> None:
         line = journal.add(row())
         assert journal.knows(file)
     assert journal.file.read_bytes() == line
-    assert json.loads(line) == row()
+    assert said(line) == row()
     seen: list[dict[str, Any]] = []
     with Journal(tmp_path / "deep/out", seen.append) as journal:
         assert journal.knows(file)
         assert journal.has("a.png")
         assert not journal.has("A.png")
-        assert seen == [row()]
+        assert seen == [json.loads(line)]
         assert journal.end == len(line)
 
 
@@ -177,6 +186,69 @@ def test_another_time_of_change_asks_for_the_content(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         assert journal.knows(file)
         assert not journal.knows(file._replace(changed=8))
+
+
+def test_a_line_carries_its_place_in_the_log_and_starts_with_its_id(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        first, second = journal.add(row()), journal.add({**row("b.png"), "score": 0.1, "regions": [{"p": 1e-9}]})
+    assert first.startswith(b'{"id": "fb2ec3ec367e2a582fbfd5677cf22381", ')
+    # By hand: what the documents say that the hash is of.
+    written = (
+        rf'["blemish log 1","{GENESIS}",1,"2026-11-30T14:00:00.000+00:00","verdict","{{\"bytes\":10,'
+        r"\"id\":\"fb2ec3ec367e2a582fbfd5677cf22381\",\"modified\":1,\"name\":\"a.png\","
+        rf'\"sha256\":\"{CONTENT}\"}}"]'
+    )
+    assert json.loads(first)["hash"] == hashlib.sha256(written.encode()).hexdigest()
+    assert (json.loads(first)["seq"], json.loads(first)["previous"]) == (1, "0" * 64)
+    assert (json.loads(second)["seq"], json.loads(second)["previous"]) == (2, json.loads(first)["hash"])
+    assert list(problems(read(tmp_path).entries)) == []
+
+
+def test_the_chain_is_continued_after_a_kill_at_any_byte(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        whole = b"".join(journal.add(row(f"{i}.png")) for i in range(3))
+    kept = list(read(tmp_path).entries)
+    for end in range(0, len(whole), 37):
+        journal.file.write_bytes(whole[:end])
+        with Journal(tmp_path) as journal:
+            assert journal.head.seq == whole[:end].count(b"\n")
+            for i in range(journal.head.seq, 3):
+                journal.add(row(f"{i}.png"))
+        assert journal.file.read_bytes() == whole  # the same rows, so the same hashes
+        assert list(read(tmp_path).entries) == kept
+
+
+def test_a_journal_of_an_older_version_is_continued_and_what_it_held_is_covered(tmp_path: Path) -> None:
+    file, older = tmp_path / "verdicts.jsonl", GOLDEN + GOLDEN.replace("a.png", "ä.png")
+    file.write_text(older, "utf-8")
+    before = hashlib.sha256(older.encode()).hexdigest()  # as sha256sum says of the file as it was
+    assert read(tmp_path).before == (2, before)
+    for name in ("c.png", "d.png"):  # over a restart
+        with Journal(tmp_path) as journal:
+            journal.add(row(name))
+    third, fourth = (json.loads(line) for line in file.read_bytes().splitlines()[2:])
+    assert (third["seq"], third["previous"]) == (3, before)
+    assert (fourth["seq"], fourth["previous"]) == (4, third["hash"])
+    log = read(file)
+    assert list(problems(log.entries, Head(2, before), before=log.before)) == []
+    text = file.read_text("utf-8")
+    for tampered in (text.replace('"good"', '"anomaly"', 1), text[len(GOLDEN) :], GOLDEN + text):
+        file.write_text(tampered, "utf-8")
+        log = read(file)
+        (sentence,) = problems(log.entries, before=log.before)
+        assert "What stands before entry 3 is not what it was linked to" in sentence
+
+
+def test_lines_that_an_older_version_adds_to_a_log_are_named_and_the_chain_goes_on(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.add(row())
+    with journal.file.open("a") as file:
+        file.write(GOLDEN)
+    with Journal(tmp_path) as journal:
+        second = json.loads(journal.add(row("b.png")))
+    assert second["seq"] == 2
+    (sentence,) = problems(read(tmp_path).entries)
+    assert sentence.startswith("After entry 1 stands something that is no entry")
 
 
 GOLDEN = (  # a line as blemish wrote it before it recorded the time of change

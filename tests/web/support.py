@@ -4,6 +4,7 @@ aside for review, above 100 it is an anomaly."""
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from blemish.web.site import Site
 from tests import tiny
 
 PRODUCT = "tiny"
+HERE = "http://127.0.0.1:8477"  # on loopback, no name of another machine is answered
 DEFAULT = Limits()
 
 
@@ -29,9 +31,23 @@ def made_site(folder: Path, *, limits: Limits = DEFAULT, bundles: int = 1, **con
     return assembled(ServeConfig(data=folder / "data", bundles=tuple(made), limits=limits, **config))
 
 
-def client_of(site: Site) -> TestClient:
-    """A program on the same machine."""
-    return TestClient(application(site), base_url="http://127.0.0.1:8477", raise_server_exceptions=False)
+def client_of(site: Site, base: str = HERE) -> TestClient:
+    """A program on the same machine, until it gets a page: then it has a cookie, and needs the page's token to write,
+    as a browser does."""
+    return TestClient(application(site), base_url=base, raise_server_exceptions=False, follow_redirects=False)
+
+
+def csrf_in(html: str) -> str:
+    """The token that a page's forms and scripts send."""
+    found = re.search(r'name="csrf" (?:value|content)="([0-9a-f]{64})"', html)
+    assert found, html[:500]
+    return found[1]
+
+
+def log_in(client: TestClient, name: str, password: str, after: str = "/") -> Any:
+    """Fills in the login form; returns the answer."""
+    csrf = csrf_in(client.get("/login").text)
+    return client.post("/login", data={"csrf": csrf, "name": name, "password": password, "next": after})
 
 
 def grey(value: int, spot: int | None = None, size: tuple[int, int] = (24, 16)) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from blemish.types import BlemishError
-from blemish.web import learning
+from blemish.web import learning, thresholds
 from blemish.web.learning import Rates, cancel, counts, holder, job_of, log_of, start
 from blemish.web.site import Site
 from blemish.web.tables import Image, Job, now
@@ -20,8 +20,8 @@ from tests.web.learned import ended, left, site_of
 
 
 @pytest.fixture
-def site(run: Path, product: Path, tmp_path: Path) -> Iterator[Site]:
-    made = site_of(tmp_path / "page", run, product)
+def site(all_teach: Path, product: Path, tmp_path: Path) -> Iterator[Site]:
+    made = site_of(tmp_path / "page", all_teach, product)
     yield made
     made.database.close()
 
@@ -45,8 +45,10 @@ def test_learns_again_compares_promotes_and_rolls_back(site: Site) -> None:
     assert (card.data.train + card.data.calibration, card.data.test) == (40, 12)
     assert card.settings == before.settings
     assert card.image_size == before.image_size
-    assert card.decision.false_alarms == before.decision.false_alarms
+    assert (card.decision.false_alarms, card.decision.review) == (before.decision.false_alarms, 0.1)
+    assert card.decision.threshold == pytest.approx(before.decision.threshold, rel=0.2)
     assert card.product == "tiles"
+    assert len(thresholds.scored(site.database, site.detectors, new)) == 12
     # The same images and settings: both versions judge alike.
     assert (job.comparison["good"], job.comparison["anomalies"]) == (6, 6)
     assert [run["run"] for run in job.comparison["runs"]] == ["version 1", "version 2"]
@@ -100,8 +102,8 @@ def test_what_the_training_refuses_is_the_job_s_error(site: Site) -> None:
     assert "cannot guarantee 0.10% false alarms" in job.error
 
 
-def test_nothing_to_learn_from_is_refused_in_words(run: Path, tmp_path: Path) -> None:
-    site = site_of(tmp_path / "page", run)
+def test_nothing_to_learn_from_is_refused_in_words(all_teach: Path, tmp_path: Path) -> None:
+    site = site_of(tmp_path / "page", all_teach)
     with pytest.raises(BlemishError, match="'tiles' has no good image to learn from"):
         begin(site)
     with site.database.reading() as session:

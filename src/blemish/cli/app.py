@@ -1,9 +1,9 @@
 """The command line: one short function per command.
 
 Exit codes: 0 done; 1 an anomaly was found and `--fail-on anomaly` was given; 2 the request cannot be carried out (a
-sentence on standard error says why and what to do); 3 done, but some images could not be read, or the data has errors;
-70 a fault of blemish itself; 130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP (unfinished output is removed); 141 nobody
-read the output.
+sentence on standard error says why and what to do); 3 done, but some images could not be read, the data has errors, or
+a log has problems; 70 a fault of blemish itself; 130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP (unfinished output is
+removed); 141 nobody read the output.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from blemish import __version__
-from blemish.cli import explain, report, serve, synthetic, watch
+from blemish.cli import explain, log, report, serve, synthetic, watch
 from blemish.cli.commands import Commands
 from blemish.cli.ending import ended_by, finished, stop_unread
 from blemish.cli.signals import ending
@@ -156,6 +156,7 @@ def inspect(
 
 
 app.command()(watch.watch)
+app.add_typer(log.log, name="log")
 app.command()(explain.explain)
 app.command()(serve.serve)
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 ORDER = (
-    *("data", "train", "detectors", "sweep", "corrupt", "inspect", "watch", "serve", "explain"),
+    *("data", "train", "detectors", "sweep", "corrupt", "inspect", "watch", "serve", "log", "explain"),
     *("bundle", "evaluate", "report", "compare", "demo"),
 )
 LATE = {"train": "blemish.cli.train", "detectors": "blemish.cli.train", "sweep": "blemish.cli.train"}

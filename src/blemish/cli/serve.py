@@ -25,6 +25,9 @@ def serve(
     database: Annotated[str, typer.Option(help="postgresql+psycopg://USER@HOST/NAME instead of SQLite.")] = "",
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback, people log in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 = any.")] = 8477,
+    proxy: Annotated[
+        bool, typer.Option("--proxy", help="Behind a reverse proxy: believe its X-Forwarded-* headers.")
+    ] = False,
     threads: Annotated[int, typer.Option(min=0, help="Images judged at once; 0 = one for each core.")] = 0,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Refuse larger files.")] = 64.0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 100_000_000,
@@ -46,6 +49,7 @@ def serve(
         database=database,
         host=host,
         port=port,
+        proxy=proxy,
         threads=threads,
         limits=limits,
     )

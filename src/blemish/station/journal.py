@@ -4,6 +4,9 @@ A line is one JSON object. It is written with one system call and synchronised t
 gets it. So neither a kill nor a power cut loses a line, if the disk does what it confirms; an image that was begun and
 has no line is inspected again. An incomplete last line, as a kill may leave it, is cut off at the next start.
 
+Each line carries its place in the verdict log, see `lines.py` and `chain.py`: what is changed in the journal later
+shows.
+
 The journal itself is locked, so that there is one writer whatever happens to other files. Before each line it is
 checked that it is still the file that stands under its name, as long as we left it: nothing is written into a file that
 somebody has deleted, moved away or replaced.
@@ -12,7 +15,6 @@ somebody has deleted, moved away or replaced.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 from collections.abc import Callable
@@ -24,12 +26,13 @@ from typing import Any, Self
 
 from blemish.atomic import open_regular
 from blemish.inference.results import VERDICTS
+from blemish.station.chain import Head
+from blemish.station.lines import BEGIN, Tail, chained, is_torn, parsed
 from blemish.station.scan import File
 from blemish.types import BlemishError
 
 LOCK = ".watch.lock"
 _HALF = (1 << 64) - 1
-_BEGIN = b'{"id": "'  # of each of our lines
 
 
 class Journal:
@@ -49,7 +52,7 @@ class Journal:
                 opened.callback(os.close, locked(folder / LOCK, folder))  # older versions of blemish lock this one
                 self._descriptor = locked(self.file, folder)
                 opened.callback(os.close, self._descriptor)
-                self.end = self._recover(read)  # bytes of it that are on the disk
+                self.end, self.head = self._recover(read)  # bytes of it that are on the disk, and its end as a log
                 os.ftruncate(self._descriptor, self.end)
                 os.fsync(self._descriptor)
                 _sync_folder(folder)
@@ -100,9 +103,9 @@ class Journal:
             raise self._changed("was cut off" if there.st_size < self.end else "was written to by another program")
 
     def add(self, row: dict[str, Any]) -> bytes:
-        """Writes a row, with `name`, `bytes`, `modified` and `sha256` among its fields, and returns the line. Raises
-        `BlemishError` where it cannot be written, and as `check` does."""
-        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        """Writes a row, with `time`, `name`, `bytes`, `modified` and `sha256` among its fields, and returns the line,
+        which also has its place in the log. Raises `BlemishError` where it cannot be written, and as `check` does."""
+        line, head = chained(row, self.head)
         rest = memoryview(line)
         self.check()
         try:
@@ -111,7 +114,7 @@ class Journal:
             os.fsync(self._descriptor)
         except OSError as cause:
             raise BlemishError(f"{self.file}: cannot be written to ({cause.strerror}); mend that.") from None
-        self.end += len(line)
+        self.end, self.head = self.end + len(line), head
         self._remember(row)
         return line
 
@@ -124,18 +127,18 @@ class Journal:
         state = _state(row["bytes"], row["modified"], row.get("changed"))
         self._last[_number(row["name"])] = _value(state, row["sha256"])
 
-    def _recover(self, read: Callable[[dict[str, Any]], None]) -> int:
-        """Reads what is in the file; returns where the last complete line ends. Raises `BlemishError` for a line that
-        is not from `blemish watch`."""
-        end, torn = 0, b""
+    def _recover(self, read: Callable[[dict[str, Any]], None]) -> tuple[int, Head]:
+        """Reads what is in the file; returns where the last complete line ends, and the head there. Raises
+        `BlemishError` for a line that is not from `blemish watch`."""
+        end, torn, tail = 0, b"", Tail()
         with open(os.dup(self._descriptor), "rb") as lines:  # noqa: PTH123 - the file that is locked
             for number, line in enumerate(lines, 1):
-                row = _row(line)
+                row = parsed(line)
                 if torn or (row is not None and "id" not in row):
                     raise self._foreign(number - bool(torn))
                 if row is None:
                     torn = line  # allowed for the last line only
-                    if not _is_torn(line, number == 1):
+                    if not is_torn(line, number == 1):
                         raise self._foreign(number)
                     continue
                 try:
@@ -143,8 +146,9 @@ class Journal:
                 except (KeyError, TypeError, ValueError):
                     raise self._foreign(number) from None
                 read(row)
+                tail.read(line, row)
                 end += len(line)
-        return end
+        return end, tail.head
 
     def _foreign(self, number: int) -> BlemishError:
         return BlemishError(
@@ -169,7 +173,7 @@ def is_foreign(folder: Path) -> bool:
         return False
     try:
         with open_regular(folder / VERDICTS) as lines:
-            return lines.read(len(_BEGIN)) != _BEGIN
+            return lines.read(len(BEGIN)) != BEGIN
     except OSError:
         return True
 
@@ -177,26 +181,6 @@ def is_foreign(folder: Path) -> bool:
 def identity(file: File, content: str) -> str:
     """32 hexadecimal digits, always the same for one file and different for any other. `content`: its SHA-256."""
     return sha256(os.fsencode(f"{file.name}\0{file.size}\0{file.modified}\0{content}")).hexdigest()[:32]
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    """None where the line is incomplete or damaged."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def _is_torn(line: bytes, first: bool) -> bool:
-    """Whether this may be what a kill or a power cut left of our line: its beginning, or zeros where blocks were given
-    to the file and not written. After a whole line of ours, anything without an end is."""
-    if not first and not line.endswith(b"\n"):
-        return True
-    start = line.partition(b"\0")[0].rstrip(b"\n")
-    return start.startswith(_BEGIN) or _BEGIN.startswith(start)
 
 
 def _number(name: str) -> int:

@@ -1,8 +1,7 @@
-"""Who is there, and what they may do."""
+"""Who sends a request, and what they may do. `guard.py` finds that out before any route is called."""
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,23 +15,33 @@ ROLES: tuple[Role, ...] = ("inspector", "reviewer", "admin")  # each may do what
 
 
 class ForbiddenError(BlemishError):
-    """The visitor's role does not allow this."""
+    """The visitor's role does not allow this, or the request was not made by a page of ours."""
+
+
+class LoginError(BlemishError):
+    """Nobody is logged in."""
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who sends a request. `csrf` stands in every form, and in the header X-CSRF-Token of what a script sends."""
+    """Who sends a request. `csrf` stands in every form, as its first field, and in the header X-CSRF-Token of what a
+    script sends. `user_id` is None on loopback, where nobody logs in."""
 
     name: str
     role: Role
     csrf: str = ""
+    user_id: int | None = None
 
     def may(self, role: Role) -> bool:
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
-def visitor(request: Request) -> Visitor:  # noqa: ARG001
-    return Visitor(getpass.getuser(), "admin")
+def visitor(request: Request) -> Visitor:
+    """Raises `LoginError` where nobody is logged in, as on the pages that are open to all."""
+    who = getattr(request.state, "visitor", None)
+    if not isinstance(who, Visitor):
+        raise LoginError("Log in first.")
+    return who
 
 
 def _least(role: Role) -> Callable[[Visitor], Visitor]:

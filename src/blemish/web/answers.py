@@ -16,18 +16,23 @@ from starlette.exceptions import HTTPException
 
 from blemish.types import BlemishError
 from blemish.web import site
-from blemish.web.access import ForbiddenError
+from blemish.web.access import ForbiddenError, LoginError
 from blemish.web.corrections import DecidedError
-from blemish.web.database import is_unavailable, why
+from blemish.web.database import is_full, is_unavailable, why
 from blemish.web.detectors import NoDetectorError
 from blemish.web.inspection import TooLargeError, UnavailableError
+from blemish.web.users import MissingUserError, TooManyError
 
 API = "/api/"
+NO_ROOM = "The disk of the server is full. Nothing was recorded; make room there, and try again."
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _STATUS: tuple[tuple[type[BlemishError], HTTPStatus], ...] = (
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ForbiddenError, HTTPStatus.FORBIDDEN),
+    (LoginError, HTTPStatus.UNAUTHORIZED),
+    (TooManyError, HTTPStatus.TOO_MANY_REQUESTS),
+    (MissingUserError, HTTPStatus.NOT_FOUND),
     (NoDetectorError, HTTPStatus.NOT_FOUND),
     (DecidedError, HTTPStatus.CONFLICT),
 )
@@ -68,7 +73,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(BlemishError)
     def blemish_error(request: Request, cause: BlemishError) -> Response:
         status = next((s for kind, s in _STATUS if isinstance(cause, kind)), HTTPStatus.UNPROCESSABLE_ENTITY)
-        headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+        seconds = cause.seconds if isinstance(cause, TooManyError) else 1
+        later = status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+        headers = {"Retry-After": str(seconds)} if later else None
         return answer(request, status, str(cause), headers)
 
     @app.exception_handler(RequestValidationError)
@@ -85,6 +92,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(DBAPIError)
     def database(request: Request, cause: DBAPIError) -> Response:
+        if is_full(cause):
+            return answer(request, 507, NO_ROOM)
         if not is_unavailable(cause):
             return fault(request, cause)
         words = f"The database cannot be used now ({why(cause)}). Nothing was recorded; try again in a moment."
@@ -93,8 +102,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     def system(request: Request, cause: OSError) -> Response:
         if cause.errno in FULL:
-            words = "The disk of the server is full. Nothing was recorded; make room there, and try again."
-            return answer(request, 507, words)
+            return answer(request, 507, NO_ROOM)
         return fault(request, cause)
 
     @app.exception_handler(Exception)

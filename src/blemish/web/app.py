@@ -16,20 +16,42 @@ from blemish.web import (
     api,
     api_detectors,
     api_review,
+    api_verdicts,
+    health,
     pages,
+    pages_account,
     pages_agreement,
     pages_detectors,
+    pages_history,
     pages_review,
+    pages_verdict,
 )
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors
 from blemish.web.events import Hub
+from blemish.web.guard import Guard
+from blemish.web.headers import Headers
 from blemish.web.imports import bring_images, told
 from blemish.web.inspection import Line
 from blemish.web.site import Site
 from blemish.web.store import Store
+from blemish.web.users import Throttle
 
+ROUTED = (
+    api,
+    api_detectors,
+    api_review,
+    api_verdicts,
+    health,
+    pages,
+    pages_account,
+    pages_agreement,
+    pages_detectors,
+    pages_history,
+    pages_review,
+    pages_verdict,
+)
 DESCRIPTION = "Judges images, and gives verdicts, corrections, detectors and jobs. Every error has the same shape."
 
 
@@ -66,9 +88,11 @@ def application(site: Site) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.site = site
+    app.state.site, app.state.throttle = site, Throttle()
+    app.add_middleware(Guard, site=site)
+    app.add_middleware(Headers, site=site)  # around the guard, whose answers need them too
     answers.install(app)
-    for module in (api, api_detectors, api_review, pages, pages_agreement, pages_detectors, pages_review):
+    for module in ROUTED:
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=str(files("blemish.web") / "static")), "static")
     return app

@@ -9,6 +9,8 @@ from blemish.images import MAX_PIXELS
 
 DATABASE = "blemish.sqlite"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+KIND = "page"  # what `files.kept` calls the data folder
+WRITTEN = ("images", "thumbnails", "detectors", "jobs", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class ServeConfig:
     database: str = ""  # "" = SQLite in the data folder
     host: str = "127.0.0.1"
     port: int = 8477
+    proxy: bool = False  # a reverse proxy stands before it, and says who asks and whether by https
     threads: int = 0  # images that are judged at once; 0 = one for each core
     limits: Limits = Limits()
 
@@ -78,4 +81,4 @@ class ServeConfig:
     @property
     def local(self) -> bool:
         """Whether only this machine can reach it: then nobody needs a password."""
-        return self.host in LOOPBACK
+        return self.host in LOOPBACK and not self.proxy

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from blemish.types import BlemishError
 
-WAIT = 30.0  # seconds that a writer waits for another one
+WAIT = 10.0  # seconds that a writer waits for another one
 _LOCK = 0x626C656D697368  # "blemish": PostgreSQL's advisory lock of the writers
 
 
@@ -89,6 +89,12 @@ def why(cause: DBAPIError) -> str:
 def is_unavailable(cause: BaseException) -> bool:
     """Whether the database could not be used now: locked, full, or gone."""
     return isinstance(cause, OperationalError)
+
+
+def is_full(cause: DBAPIError) -> bool:
+    """Whether the disk of the database is full."""
+    names = getattr(cause.orig, "sqlite_errorname", ""), getattr(cause.orig, "sqlstate", "")
+    return bool({"SQLITE_FULL", "53100"} & set(names))
 
 
 def _engine(url: str) -> Engine:

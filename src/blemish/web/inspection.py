@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from blemish.inference import overlay
-from blemish.inference.evidence import gather, open_store
+from blemish.inference.bundle import BundleError
+from blemish.inference.evidence import Evidence, gather, open_store
 from blemish.inference.evidence_store import EvidenceStore
 from blemish.inference.inspector import Inspection, Inspector, cores
 from blemish.station.trouble import passing
@@ -21,11 +22,13 @@ from blemish.web import ledger, review
 from blemish.web.config import Limits
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors
+from blemish.web.metrics import Metrics
 from blemish.web.store import Store, ending_of, sha256
 from blemish.web.tables import Image, Verdict, now
 
 THUMBNAIL = 320  # pixels of the longer side
-KEPT = 256 * 2**20  # bytes of decoded images whose inspections are kept for the pages
+KEPT = 256 * 2**20  # bytes of decoded images whose inspections are kept for the pages, and of inpainted ones
+GATHERED = 8  # verdicts whose evidence is kept
 
 
 class TooLargeError(BlemishError):
@@ -43,10 +46,12 @@ class Line:
         self, store: Store, database: Database, detectors: Detectors, limits: Limits, threads: int = 0
     ) -> None:
         self.store, self.database, self.detectors, self.limits = store, database, detectors, limits
+        self.metrics = Metrics()
         self._turn = threading.BoundedSemaphore(threads or cores())
         self._evidence: OrderedDict[int, EvidenceStore | None] = OrderedDict()
         self._seen: OrderedDict[tuple[str, int], Inspection] = OrderedDict()
-        self._lock = threading.Lock()
+        self._gathered: OrderedDict[tuple[str, int], Evidence | None] = OrderedDict()
+        self._lock, self._gathering = threading.Lock(), threading.Lock()
 
     def inspect(
         self,
@@ -68,9 +73,10 @@ class Line:
             return known
         if len(content) > self.limits.megabytes * 1e6:
             raise TooLargeError(f"{name}: is larger than {self.limits.megabytes:g} MB; make it smaller.")
+        begun = time.monotonic()
         name = readable(name).replace("\0", "")[:500] or "image"  # PostgreSQL's text has no NUL
         detector = self.detectors.version(detector_id) if detector_id else self.detectors.judging(product)
-        inspector = self.detectors.inspector(detector.id)
+        inspector = self._inspector(detector.id)
         digest, ending = sha256(content), ending_of(content)
         place, new = self.store.put(content, digest, ending) if ending else (None, False)
         with self._turn:
@@ -101,7 +107,14 @@ class Line:
             self._keep((digest, detector.id), inspection)
         elif new and place:
             place.unlink(missing_ok=True)  # it is no image: only its hash and its verdict are kept
+        self.metrics.judged(product, verdict.decision, time.monotonic() - begun)
         return verdict
+
+    def _inspector(self, detector_id: int) -> Inspector:
+        try:
+            return self.detectors.inspector(detector_id)
+        except BundleError as cause:  # nothing of the request's doing
+            raise UnavailableError(f"The detector of this product cannot be loaded now. {cause}") from None
 
     def _answered(self, request: str) -> Verdict | None:
         with self.database.reading() as session:
@@ -154,10 +167,24 @@ class Line:
                 self._evidence.popitem(last=False)
         return store
 
-    def evidence(self, verdict: Verdict) -> Any:
-        """`inference.evidence.gather` of a verdict."""
-        inspector, store = self.detectors.inspector(verdict.detector_id), self.evidence_store(verdict.detector_id)
-        return gather(inspector, store, self.seen(verdict))
+    def evidence(self, verdict: Verdict) -> Evidence | None:
+        """`inference.evidence.gather` of a verdict. A page asks for it once for each of its crops, all at once."""
+        key = (verdict.image.sha256, verdict.detector_id)
+        with self._gathering:
+            if key not in self._gathered:
+                inspector, store = (
+                    self.detectors.inspector(verdict.detector_id),
+                    self.evidence_store(verdict.detector_id),
+                )
+                seen = self.seen(verdict)
+                with self._turn:
+                    self._gathered[key] = gather(inspector, store, seen)
+            self._gathered.move_to_end(key)
+            while len(self._gathered) > 1 and (
+                len(self._gathered) > GATHERED or sum(map(_bytes, self._gathered.values())) > KEPT
+            ):
+                self._gathered.popitem(last=False)
+            return self._gathered[key]
 
     def _keep(self, key: tuple[str, int], inspection: Inspection) -> None:
         with self._lock:
@@ -199,6 +226,10 @@ def _row(
         regions=[{**region, "box": list(region["box"])} for region in judged["regions"]],
         **{column: judged[column] for column in columns},
     )
+
+
+def _bytes(evidence: Evidence | None) -> int:
+    return evidence.counterfactual.image.nbytes if evidence and evidence.counterfactual else 0
 
 
 def _thumbnail(inspection: Inspection) -> bytes:

@@ -235,10 +235,17 @@ def counts(database: Database, product: str) -> Counts:
             .where(Image.product == product, Image.label.is_not(None))
             .where(Correction.action == "label", Correction.time > (last or ""))
         )
-    of = dict.fromkeys(((label, held_out) for held_out in (False, True) for label in ("good", "anomaly")), 0)
-    for label, split, count in grouped:
-        of[str(label), split == "test"] += count
-    return Counts(*of.values(), new=new or 0)
+
+    def of(label: str, *, held_out: bool) -> int:
+        return sum(row[2] for row in grouped if row[0] == label and (row[1] == "test") == held_out)
+
+    return Counts(
+        good=of("good", held_out=False),
+        defective=of("anomaly", held_out=False),
+        held_out_good=of("good", held_out=True),
+        held_out_defective=of("anomaly", held_out=True),
+        new=new or 0,
+    )
 
 
 def choice(database: Database, product: str, false_alarms: float) -> Choice:

@@ -10,12 +10,11 @@ import uvicorn
 
 from blemish.files import kept
 from blemish.types import BlemishError, Progress, silent
+from blemish.web import users
 from blemish.web.app import application, assembled
-from blemish.web.config import DATABASE, ServeConfig
+from blemish.web.config import KIND, WRITTEN, ServeConfig
 
 GRACE = 3  # seconds that open requests may take after a signal; event streams never end by themselves
-KIND = "page"  # what `files.kept` calls the data folder
-WRITTEN = ("images", "thumbnails", "detectors", "jobs", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
 
 
 def serve(
@@ -25,12 +24,17 @@ def serve(
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serves until a signal ends the process; `ready` gets the address once it answers, and `say` sentences on the
-    images that are imported. Raises `BlemishError` where the
-    data folder is not ours or in use, the port is taken, or a bundle cannot be read."""
+    images that are imported. Raises `BlemishError` where the data folder is not ours or in use, nobody could log in,
+    the port is taken, or a bundle cannot be read."""
     # With a database server several stations may share the folder; one file has one server.
     own = nullcontext() if config.database else kept(config.data, KIND, WRITTEN, resume=True)
     with own:
         site = assembled(config, progress, say)
+        if not config.local and not users.listed(site.database):
+            raise BlemishError(
+                "Where others can reach it, people log in, and nobody can yet; make the first user with: "
+                f"blemish user NAME --role admin --data {config.data}."
+            )
         bound = _bound(config)
         host, port = bound.getsockname()[:2]
         server = _Server(
@@ -39,6 +43,7 @@ def serve(
                 log_level="warning",
                 lifespan="on",
                 server_header=False,
+                proxy_headers=False,  # `guard.py` believes them where a proxy is said to be there
                 timeout_graceful_shutdown=GRACE,
             )
         )

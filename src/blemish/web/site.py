@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
@@ -16,6 +16,7 @@ from blemish.web.access import visitor
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors, NoDetectorError
+from blemish.web.drift import Drifts
 from blemish.web.events import Hub
 from blemish.web.inspection import Line
 from blemish.web.store import Store
@@ -35,6 +36,7 @@ class Site:
     detectors: Detectors
     line: Line
     hub: Hub
+    drifts: Drifts = field(default_factory=Drifts)
 
 
 def _site(request: Request) -> Site:

@@ -187,7 +187,6 @@ class Session(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of the cookie
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(64), default="")
-    csrf: Mapped[str] = mapped_column(String(64))
     expires: Mapped[str] = mapped_column(String(32))
 
 

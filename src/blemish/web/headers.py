@@ -1,0 +1,105 @@
+"""What every answer says to the browser, and how large a request may be."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import Request
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from blemish.web import answers
+from blemish.web.site import Site
+
+LARGEST = 1_000_000  # bytes of a request that brings no images
+UPLOADS = ("/inspect", "/api/v1/inspect")  # which have limits of their own, see `uploads.py`
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob: data:",
+        "media-src 'self' blob:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+}
+
+
+class Headers:
+    """The middleware around all others. A route may set any of the headers itself."""
+
+    def __init__(self, app: ASGIApp, site: Site) -> None:
+        self.app, self.site = app, site
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        # What was seen by somebody who has logged out is not shown to the next one.
+        private = not self.site.config.local and not scope["path"].startswith("/static/")
+        defaults = HEADERS | {"Cache-Control": "no-store" if private else "no-cache"}
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if message["status"] >= 400:
+                    self.site.line.metrics.failed(message["status"])
+                headers = MutableHeaders(scope=message)
+                for name, value in defaults.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        if scope["path"] in UPLOADS:
+            await self.app(scope, receive, sending)
+        else:
+            await _limited(self.app, scope, receive, sending)
+
+
+async def _limited(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Calls the application with a body of at most `LARGEST` bytes; of a larger one it sees the end of the request, and
+    its answer is replaced."""
+    request = Request(scope)
+    words = f"The request is larger than the {LARGEST / 1e6:g} MB that it may have; send less at once."
+
+    async def refuse() -> None:
+        response = answers.answer(request, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, words, {"Connection": "close"})
+        await response(scope, receive, send)
+
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > LARGEST:
+        await refuse()
+        return
+    size, begun = 0, False
+
+    async def receiving() -> Message:
+        nonlocal size
+        if size > LARGEST:
+            return {"type": "http.disconnect"}
+        message = await receive()
+        size += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if size > LARGEST else message
+
+    async def sending(message: Message) -> None:
+        nonlocal begun
+        if size <= LARGEST:
+            begun = True
+            await send(message)
+
+    try:
+        await app(scope, receiving, sending)
+    except Exception:
+        if size <= LARGEST:
+            raise
+    if size > LARGEST and not begun:
+        await refuse()
