@@ -12,6 +12,7 @@ from blemish.web.app import application
 from blemish.web.corrections import label
 from blemish.web.site import Site
 from tests.web.desk import image, judged, opened, troubles
+from tests.web.support import HERE
 
 API = "/api/v1"
 
@@ -25,7 +26,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def client(site: Site) -> Iterator[TestClient]:
-    with TestClient(application(site)) as client:
+    with TestClient(application(site), base_url=HERE) as client:
         yield client
 
 

@@ -8,10 +8,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from httpx import Response
 from PIL import Image as Pixels
 
 from blemish.web.app import application
@@ -20,6 +22,7 @@ from blemish.web.site import Site
 from blemish.web.store import sha256
 from blemish.web.tables import Image, now
 from tests.web.desk import image, judged, opened, troubles
+from tests.web.support import HERE, csrf_in
 
 SHAPES = [{"points": [[1.0, 2.0], [10.0, 2.0], [5.0, 20.0]]}]
 
@@ -33,8 +36,13 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def client(site: Site) -> Iterator[TestClient]:
-    with TestClient(application(site), headers={"Accept": "text/html"}) as client:
+    with TestClient(application(site), base_url=HERE, headers={"Accept": "text/html"}) as client:
         yield client
+
+
+def send(client: TestClient, address: str, data: dict[str, Any]) -> Response:
+    """Sends a form as a page of the server has it."""
+    return client.post(address, data={"csrf": csrf_in(client.get("/review").text), **data})
 
 
 def shown(text: str) -> str:
@@ -53,13 +61,13 @@ def test_the_grid_shows_what_waits_and_several_are_decided_at_once(site: Site, c
     page = client.get("/review")
     assert re.findall(r'data-image="(\d+)"', page.text) == ["1", "3", "2"]
     assert "3 images wait for you" in shown(page.text)
-    answer = client.post("/review", data={"action": "anomaly", "images": ["1", "3"], "defect": "dent"})
+    answer = send(client, "/review", {"action": "anomaly", "images": ["1", "3"], "defect": "dent"})
     assert [r.status_code for r in answer.history] == [303]
     assert "96-0.png : " in shown(answer.text)
     assert "called it an anomaly (dent)" in shown(answer.text)
     assert re.findall(r'data-image="(\d+)"', answer.text) == ["2"]
     assert [(image(site, n).label, image(site, n).defect) for n in (1, 3)] == [("anomaly", "dent")] * 2
-    refused = client.post("/review", data={"action": "good"})
+    refused = send(client, "/review", {"action": "good"})
     assert refused.status_code == 422
     assert "No image is ticked" in refused.text
     assert troubles(site) == []
@@ -68,20 +76,21 @@ def test_the_grid_shows_what_waits_and_several_are_decided_at_once(site: Site, c
 def test_one_after_the_other(site: Site, client: TestClient) -> None:
     fill(site)
     page = client.get("/review/1?show=uncertain")
-    assert "Version 1 is not sure and leaves it to you" in shown(page.text)
+    assert "Version 1: Put aside for review: its score 95.00 lies between 90.00 and 100.0" in shown(page.text)
     assert "p = 0.500" in shown(page.text)
-    answer = client.post(
+    answer = send(
+        client,
         "/review/1?show=uncertain",
-        data={"action": "anomaly", "defect": "dent", "shapes": json.dumps(SHAPES), "note": "rim", "seen": "0"},
+        {"action": "anomaly", "defect": "dent", "shapes": json.dumps(SHAPES), "note": "rim", "seen": "0"},
     )
     assert answer.url.path == "/review/3"
     assert "show=uncertain" in str(answer.url)
     assert (image(site, 1).defect, image(site, 1).shapes) == ("dent", SHAPES)
-    answer = client.post("/review/3?show=uncertain", data={"action": "skip", "seen": "0"})
+    answer = send(client, "/review/3?show=uncertain", {"action": "skip", "seen": "0"})
     assert answer.url.path == "/review/2"
-    answer = client.post("/review/2?show=uncertain", data={"action": "good", "defect": "ignored", "seen": "0"})
+    answer = send(client, "/review/2?show=uncertain", {"action": "good", "defect": "ignored", "seen": "0"})
     assert answer.url.path == "/review"  # 96 was skipped, and is uncertain no more
-    answer = client.post("/review/3", data={"action": "good", "seen": "0"})
+    answer = send(client, "/review/3", {"action": "good", "seen": "0"})
     assert "Nothing waits for you" in shown(answer.text)
     assert "3 of 4 images have a label" in shown(answer.text)
     assert "Label the 1 others" in shown(answer.text)
@@ -94,15 +103,15 @@ def test_one_after_the_other(site: Site, client: TestClient) -> None:
 
 def test_undo_shows_the_image_again(site: Site, client: TestClient) -> None:
     fill(site)
-    client.post("/review/1", data={"action": "good", "seen": "0"})
-    client.post("/review/3", data={"action": "good", "seen": "0"})
-    answer = client.post("/review/undo", data={})
+    send(client, "/review/1", {"action": "good", "seen": "0"})
+    send(client, "/review/3", {"action": "good", "seen": "0"})
+    answer = send(client, "/review/undo", {})
     assert answer.url.path == "/review/3"
     assert "undid a correction of" in shown(answer.text)
-    answer = client.post("/review/undo", data={"correction": "1"})
+    answer = send(client, "/review/undo", {"correction": "1"})
     assert answer.url.path == "/review/1"
     assert [image(site, n).label for n in (1, 3)] == [None, None]
-    nothing = client.post("/review/undo", data={})
+    nothing = send(client, "/review/undo", {})
     assert nothing.status_code == 422
     assert "nothing of yours to undo" in nothing.text
 
@@ -110,12 +119,12 @@ def test_undo_shows_the_image_again(site: Site, client: TestClient) -> None:
 def test_who_was_overtaken_is_told_and_can_disagree(site: Site, client: TestClient) -> None:
     fill(site)
     label(site, 1, "ben", "anomaly", defect="dent")
-    told = client.post("/review/1", data={"action": "good", "seen": "0", "verdict": "1"})
+    told = send(client, "/review/1", {"action": "good", "seen": "0", "verdict": "1"})
     assert told.status_code == 409
     assert "95-0.png: ben called it an anomaly (dent) meanwhile. Look once more, then decide." in shown(told.text)
     seen = re.search(r'name="seen" value="(\d+)"', told.text)
     assert seen
-    assert client.post("/review/1", data={"action": "good", "seen": seen[1], "verdict": "1"}).status_code == 200
+    assert send(client, "/review/1", {"action": "good", "seen": seen[1], "verdict": "1"}).status_code == 200
     assert image(site, 1).label == "good"
 
 
@@ -136,7 +145,7 @@ def test_a_second_reader_does_not_see_what_the_first_one_said(site: Site, client
 @pytest.mark.parametrize("shapes", ["x", "{}", "[[[[[", '[{"points": [[1, 2]]}]', "[" * 20_000])
 def test_broken_shapes_are_refused_in_words(site: Site, client: TestClient, shapes: str) -> None:
     fill(site)
-    answer = client.post("/review/1", data={"action": "anomaly", "shapes": shapes, "seen": "0"})
+    answer = send(client, "/review/1", {"action": "anomaly", "shapes": shapes, "seen": "0"})
     assert answer.status_code == 422
     assert "hape" in shown(answer.text)
     assert image(site, 1).label is None
@@ -192,6 +201,25 @@ def test_an_image_without_a_verdict_has_a_file_and_a_thumbnail(site: Site, clien
     assert "not in the data folder any more" in gone.text
 
 
+def test_a_mask_that_was_brought_in_is_shown_as_an_outline(site: Site, client: TestClient) -> None:
+    judged(site, 95)
+    assert client.get("/images/1/mask.png").status_code == 404
+    inside = np.zeros((30, 40), np.uint8)
+    inside[10:20, 10:30] = 255
+    buffer = io.BytesIO()
+    Pixels.fromarray(inside).save(buffer, "PNG")
+    site.store.put(buffer.getvalue(), sha256(buffer.getvalue()), ".png")
+    with site.database.writing() as session:
+        found = session.get_one(Image, 1)
+        found.mask, found.label, found.split = sha256(buffer.getvalue()), "anomaly", "train"
+    assert "/images/1/mask.png" in client.get("/review/1").text
+    assert "/images/1/mask.png" not in client.get("/review/1?show=second").text
+    layer = np.asarray(Pixels.open(io.BytesIO(client.get("/images/1/mask.png").content)))
+    assert layer.shape == (300, 400, 4)  # as large as the heat, by a whole factor
+    # The line lies outside of the mask, from its third pixel to its fourth.
+    assert [layer[y, 150, 3] for y in (95, 96, 97, 98, 99, 100)] == [0, 255, 255, 0, 0, 0]
+
+
 def test_agreement_and_sending_back_what_differs(site: Site, client: TestClient) -> None:
     fill(site)
     assert "No two reviewers" in shown(client.get("/review/agreement").text)
@@ -204,7 +232,7 @@ def test_agreement_and_sending_back_what_differs(site: Site, client: TestClient)
     assert "anna and ben differ on 2 images" in shown(page.text)
     numbers = re.findall(r'name="images" value="(\d+)"', page.text)
     assert numbers == ["2", "3"]
-    back = client.post("/review/agreement", data={"images": numbers, "note": "anna and ben differ."})
+    back = send(client, "/review/agreement", {"images": numbers, "note": "anna and ben differ."})
     assert back.url.path == "/review"
     assert sorted(re.findall(r'data-image="(\d+)"', back.text)) == ["2", "3"]
     assert "anna and ben differ." in client.get("/review/2").text

@@ -202,13 +202,3 @@ def test_places_as_text() -> None:
     for place in ((-1.0, 1), (0.1 + 0.2, 12), (1e-7, 3)):
         assert review.place_of(review.text_of(place)) == place
     assert review.place_of("") is None
-
-
-def test_verdicts_in_words(site: Site) -> None:
-    said = {mean: review.sentence(judged(site, mean)) for mean in (20, 95, 150)}
-    assert said[20] == "Version 1 calls it good. Of good parts, about 100 % look as unusual as this or more."
-    assert said[95].startswith("Version 1 is not sure and leaves it to you")
-    assert said[150].startswith("Version 1 calls it an anomaly, for ")
-    assert said[150].endswith("Of good parts, about 25 % look as unusual as this or more.")
-    broken = site.line.inspect(b"x", "broken.png", "tiny", by="anna", source="api")
-    assert review.sentence(broken).startswith("Version 1 could not judge it: broken.png: is not an image")

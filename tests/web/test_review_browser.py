@@ -127,15 +127,15 @@ def test_the_grid_by_keyboard_with_undo(site: Site, address: str, desktop: Visit
     page.keyboard.press("Shift+ArrowRight")  # from the second to the third, as well
     assert page.locator(".tile :checked").count() == 3
     page.keyboard.press("g")
-    page.wait_for_function("document.querySelectorAll('.tile').length === 3")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 3")
     waits(page, 3)
     page.keyboard.press("a")  # the one with the focus
-    page.wait_for_function("document.querySelectorAll('.tile').length === 2")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 2")
     assert [image(site, n).label for n in range(1, 7)] == ["good", "good", "good", "anomaly", None, None]
     page.keyboard.press("u")
-    page.wait_for_function("document.querySelectorAll('.tile').length === 3")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 3")
     page.keyboard.press("u")
-    page.wait_for_function("document.querySelectorAll('.tile').length === 6")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 6")
     waits(page, 6)
     assert [image(site, n).label for n in range(1, 7)] == [None] * 6
     assert tiles.count() == 6
@@ -153,7 +153,7 @@ def test_what_another_one_decides_shows_at_once(site: Site, address: str, deskto
     assert page.inner_text("#trouble") == "ben called this an anomaly (dent) just now. You can still decide otherwise."
     assert "ben called it an anomaly (dent)" in page.inner_text("#history")
     waits(grid, 5)
-    grid.wait_for_function("document.querySelector('#image-1 .label')?.textContent.includes('ben')")
+    grid.wait_for_function("() => document.querySelector('#image-1 .label')?.textContent.includes('ben')")
     page.keyboard.press("g")
     page.wait_for_url("**/review/2?**")
     assert image(site, 1).label == "good"

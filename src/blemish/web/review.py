@@ -136,22 +136,6 @@ class Entry:
         return "skipped" if rank < REST else ""
 
 
-def sentence(verdict: Verdict) -> str:
-    """A verdict in words."""
-    version = f"Version {verdict.detector.version}"
-    if verdict.decision == "error":
-        return f"{version} could not judge it: {verdict.error}"
-    words = {"anomaly": "calls it an anomaly", "good": "calls it good", "review": "is not sure and leaves it to you"}
-    text = f"{version} {words[verdict.decision]}"
-    count = len(verdict.regions)
-    if verdict.decision != "good" and count:
-        text += f", for {'one region' if count == 1 else f'{count} regions'}"
-    if verdict.p_value is not None:
-        share = f"{100 * verdict.p_value:.3g} %"
-        return f"{text}. Of good parts, about {share} look as unusual as this or more."
-    return f"{text}."
-
-
 def listed(
     session: Session, filters: Filters, me: str, *, after: Place | None = None, limit: int = PAGE
 ) -> list[Entry]:

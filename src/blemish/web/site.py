@@ -21,6 +21,7 @@ from blemish.web.events import Hub
 from blemish.web.inspection import Line
 from blemish.web.store import Store
 from blemish.web.tables import Image, Verdict
+from blemish.web.times import minute
 
 PAGES = (("/", "Inspect"), ("/review", "Review"), ("/detectors", "Detectors"), ("/history", "History"))
 PRODUCT = "product"  # the cookie that remembers the product
@@ -67,7 +68,7 @@ environment = Environment(
     lstrip_blocks=True,
 )
 environment.globals |= {"version": __version__, "pages": PAGES}
-environment.filters |= FILTERS
+environment.filters |= FILTERS | {"minute": minute}
 
 
 def page(request: Request, template: str, *, product: str = "", status: int = 200, **context: Any) -> HTMLResponse:

@@ -104,7 +104,7 @@ const keys = {
   o: () => toggle("boxes"),
   ArrowLeft: () => byId("previous")?.click(),
   ArrowRight: () => byId("next")?.click(),
-  "?": () => { byId("keys").open = !byId("keys").open; if (byId("keys").open) byId("keys").scrollIntoView({ block: "nearest" }); },
+  "?": () => { byId("keys").open = !byId("keys").open; },
   "+": () => zoom(0.67),
   "-": () => zoom(1.5),
   0: () => show([0, 0, width, height]),
