@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from httpx import Response
 from PIL import Image as Pixels
 
 from blemish.web.app import application
@@ -40,7 +39,7 @@ def client(site: Site) -> Iterator[TestClient]:
         yield client
 
 
-def send(client: TestClient, address: str, data: dict[str, Any]) -> Response:
+def send(client: TestClient, address: str, data: dict[str, Any]) -> Any:
     """Sends a form as a page of the server has it."""
     return client.post(address, data={"csrf": csrf_in(client.get("/review").text), **data})
 
