@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 
 from blemish.types import BlemishError
 from blemish.web import corrections, review
+from blemish.web.agreement import agreements
 from blemish.web.corrections import STATE, DecidedError, Seen, again, label, skip, undo
 from blemish.web.dataset import split_of
 from blemish.web.site import Site
@@ -283,3 +284,32 @@ def test_threads_lose_no_update(site: Site) -> None:
     for earlier, later in itertools.pairwise(rows):
         assert (later.before["label"], later.before["labelled_by"]) == (earlier.label, earlier.by)
     assert troubles(site) == []
+
+
+def test_on_postgresql_as_well(tmp_path: Path, postgres: Callable[[], str]) -> None:
+    site = opened(tmp_path, postgres())
+    for mean in (95, 150, 96):
+        judged(site, mean)
+    before = state(site, 1)
+    label(site, 1, "anna", "anomaly", defect="\0dent", shapes=TRIANGLE, note="\0", seen=Seen(1, 0))
+    with pytest.raises(DecidedError, match="anna called it"):
+        label(site, 1, "ben", "good", seen=Seen(1, 0))
+    label(site, 3, "anna", "good")
+    label(site, 3, "ben", "anomaly")
+    skip(site, 2, "ben")
+    again(site, 1, "ben")
+    with site.database.reading() as session:
+        entries = review.listed(session, review.Filters("tiny"), "ben")
+        assert [entry.reason for entry in entries] == ["sent back", "skipped"]
+        first = entries[0].place
+        assert [e.image.id for e in review.listed(session, review.Filters("tiny"), "ben", after=first)] == [2]
+        assert review.following(session, review.Filters("tiny", "all"), "ben", first) is not None
+        counted = review.counts(session, "tiny", "ben")
+        assert review.types(session, "tiny") == ["dent"]
+        assert [(pair.n, pair.agreed) for pair in agreements(session, "tiny")] == [(1, 0)]
+    assert (counted["waiting"], counted["back"], counted["labelled"], counted["second"]) == (2, 1, 2, 1)
+    undo(site, "ben")
+    undo(site, "anna", 1)
+    assert state(site, 1) == before
+    assert troubles(site) == []
+    site.database.close()

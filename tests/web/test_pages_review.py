@@ -111,8 +111,9 @@ def test_undo_shows_the_image_again(site: Site, client: TestClient) -> None:
     assert answer.url.path == "/review/1"
     assert [image(site, n).label for n in (1, 3)] == [None, None]
     nothing = send(client, "/review/undo", {})
-    assert nothing.status_code == 422
+    assert nothing.status_code == 409
     assert "nothing of yours to undo" in nothing.text
+    assert 'id="tiles"' in nothing.text  # on the grid, where one can go on
 
 
 def test_who_was_overtaken_is_told_and_can_disagree(site: Site, client: TestClient) -> None:

@@ -55,9 +55,15 @@ def grid(
     done: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
 ) -> HTMLResponse:
     """Thumbnails of what waits, the most uncertain first."""
+    return _grid(request, site, who.name, filters, after=after, done=done)
+
+
+def _grid(
+    request: Request, site: Site, me: str, filters: Filters, *, after: str = "", done: int = 0, trouble: str = ""
+) -> HTMLResponse:
     with site.database.reading() as session:
-        entries = review.listed(session, filters, who.name, after=review.place_of(after), limit=review.PAGE + 1)
-        counts = review.counts(session, filters.product, who.name)
+        entries = review.listed(session, filters, me, after=review.place_of(after), limit=review.PAGE + 1)
+        counts = review.counts(session, filters.product, me)
         names = review.types(session, filters.product)
         last = session.get(Correction, done) if done else None
     more = len(entries) > review.PAGE
@@ -66,6 +72,8 @@ def grid(
         request,
         "review.html",
         product=filters.product,
+        status=409 if trouble else 200,
+        trouble=trouble,
         entries=entries,
         more=review.text_of(entries[-1].place) if more else "",
         after=after,
@@ -112,12 +120,19 @@ def decide_several(
     return RedirectResponse(f"/review?{filters.query(done=row.id)}", 303)
 
 
-@router.post("/review/undo")
+@router.post("/review/undo", response_model=None)
 def undo(
-    site: SiteOf, who: Reviewing, filters: FiltersOf, correction: Annotated[int, Form(ge=0, le=2**31 - 1)] = 0
-) -> RedirectResponse:
+    request: Request,
+    site: SiteOf,
+    who: Reviewing,
+    filters: FiltersOf,
+    correction: Annotated[int, Form(ge=0, le=2**31 - 1)] = 0,
+) -> Response:
     """Takes back one's own last correction, or the given one, and shows its image."""
-    row = corrections.undo(site, who.name, correction or None, product=filters.product)
+    try:
+        row = corrections.undo(site, who.name, correction or None, product=filters.product)
+    except BlemishError as cause:
+        return _grid(request, site, who.name, filters, trouble=str(cause))
     return RedirectResponse(f"/review/{row.image_id}?{filters.query()}", 303)
 
 
