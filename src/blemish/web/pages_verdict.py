@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from PIL import Image as Pixels
 from sqlalchemy import select
@@ -162,7 +162,7 @@ def scale(who: Inspecting) -> Response:  # noqa: ARG001
 
 
 @router.post("/verdicts/{verdict_id}/again")
-def again(site: SiteOf, who: Inspecting, verdict_id: int, csrf: Annotated[str, Form()] = "") -> Response:  # noqa: ARG001
+def again(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:
     """Has the image judged by the version that judges now."""
     verdict = verdict_or_404(site, verdict_id)
     if not verdict.image.ending:
