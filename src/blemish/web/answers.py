@@ -17,12 +17,14 @@ from starlette.exceptions import HTTPException
 from blemish.types import BlemishError
 from blemish.web import site
 from blemish.web.access import ForbiddenError, LoginError
-from blemish.web.database import is_unavailable, why
+from blemish.web.corrections import DecidedError
+from blemish.web.database import is_full, is_unavailable, why
 from blemish.web.detectors import NoDetectorError
 from blemish.web.inspection import TooLargeError, UnavailableError
 from blemish.web.users import MissingUserError, TooManyError
 
 API = "/api/"
+NO_ROOM = "The disk of the server is full. Nothing was recorded; make room there, and try again."
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _STATUS: tuple[tuple[type[BlemishError], HTTPStatus], ...] = (
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
@@ -32,6 +34,7 @@ _STATUS: tuple[tuple[type[BlemishError], HTTPStatus], ...] = (
     (TooManyError, HTTPStatus.TOO_MANY_REQUESTS),
     (MissingUserError, HTTPStatus.NOT_FOUND),
     (NoDetectorError, HTTPStatus.NOT_FOUND),
+    (DecidedError, HTTPStatus.CONFLICT),
 )
 
 
@@ -89,6 +92,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(DBAPIError)
     def database(request: Request, cause: DBAPIError) -> Response:
+        if is_full(cause):
+            return answer(request, 507, NO_ROOM)
         if not is_unavailable(cause):
             return fault(request, cause)
         words = f"The database cannot be used now ({why(cause)}). Nothing was recorded; try again in a moment."
@@ -97,8 +102,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     def system(request: Request, cause: OSError) -> Response:
         if cause.errno in FULL:
-            words = "The disk of the server is full. Nothing was recorded; make room there, and try again."
-            return answer(request, 507, words)
+            return answer(request, 507, NO_ROOM)
         return fault(request, cause)
 
     @app.exception_handler(Exception)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 
@@ -10,23 +10,54 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from blemish import __version__
-from blemish.web import answers, api, api_verdicts, pages, pages_account, pages_history, pages_verdict
+from blemish.types import Progress, silent
+from blemish.web import (
+    answers,
+    api,
+    api_detectors,
+    api_review,
+    api_verdicts,
+    health,
+    pages,
+    pages_account,
+    pages_agreement,
+    pages_detectors,
+    pages_history,
+    pages_review,
+    pages_verdict,
+)
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors
 from blemish.web.events import Hub
 from blemish.web.guard import Guard
 from blemish.web.headers import Headers
+from blemish.web.imports import bring_images, told
 from blemish.web.inspection import Line
 from blemish.web.site import Site
 from blemish.web.store import Store
 from blemish.web.users import Throttle
 
+ROUTED = (
+    api,
+    api_detectors,
+    api_review,
+    api_verdicts,
+    health,
+    pages,
+    pages_account,
+    pages_agreement,
+    pages_detectors,
+    pages_history,
+    pages_review,
+    pages_verdict,
+)
 DESCRIPTION = "Judges images, and gives verdicts, corrections, detectors and jobs. Every error has the same shape."
 
 
-def assembled(config: ServeConfig) -> Site:
-    """The parts of a server over a data folder: database upgraded, bundles brought in. Raises `BlemishError`."""
+def assembled(config: ServeConfig, progress: Progress = silent, say: Callable[[str], None] = lambda _: None) -> Site:
+    """The parts of a server over a data folder: database upgraded, bundles and labelled images brought in, which `say`
+    tells of. Raises `BlemishError`."""
     config.data.mkdir(parents=True, exist_ok=True)
     database = Database(config.url)
     database.upgrade()
@@ -34,6 +65,8 @@ def assembled(config: ServeConfig) -> Site:
     detectors = Detectors(config.folder, database, config.limits)
     for path in config.bundles:
         detectors.bring(path, by="blemish serve")
+    for folder in config.images:
+        told(say, bring_images(folder, database, store, detectors, progress))
     line = Line(store, database, detectors, config.limits, config.threads)
     return Site(config, database, store, detectors, line, Hub(database))
 
@@ -59,7 +92,7 @@ def application(site: Site) -> FastAPI:
     app.add_middleware(Guard, site=site)
     app.add_middleware(Headers, site=site)  # around the guard, whose answers need them too
     answers.install(app)
-    for module in (api, api_verdicts, pages, pages_verdict, pages_history, pages_account):
+    for module in ROUTED:
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=str(files("blemish.web") / "static")), "static")
     return app

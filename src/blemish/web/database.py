@@ -91,6 +91,12 @@ def is_unavailable(cause: BaseException) -> bool:
     return isinstance(cause, OperationalError)
 
 
+def is_full(cause: DBAPIError) -> bool:
+    """Whether the disk of the database is full."""
+    names = getattr(cause.orig, "sqlite_errorname", ""), getattr(cause.orig, "sqlstate", "")
+    return bool({"SQLITE_FULL", "53100"} & set(names))
+
+
 def _engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
         return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)

@@ -53,6 +53,8 @@ class Headers:
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if message["status"] >= 400:
+                    self.site.line.metrics.failed(message["status"])
                 headers = MutableHeaders(scope=message)
                 for name, value in defaults.items():
                     headers.setdefault(name, value)

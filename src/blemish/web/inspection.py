@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from blemish.inference import overlay
+from blemish.inference.bundle import BundleError
 from blemish.inference.evidence import Evidence, gather, open_store
 from blemish.inference.evidence_store import EvidenceStore
 from blemish.inference.inspector import Inspection, Inspector, cores
@@ -20,6 +22,7 @@ from blemish.web import ledger, review
 from blemish.web.config import Limits
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors
+from blemish.web.metrics import Metrics
 from blemish.web.store import Store, ending_of, sha256
 from blemish.web.tables import Image, Verdict, now
 
@@ -43,6 +46,7 @@ class Line:
         self, store: Store, database: Database, detectors: Detectors, limits: Limits, threads: int = 0
     ) -> None:
         self.store, self.database, self.detectors, self.limits = store, database, detectors, limits
+        self.metrics = Metrics()
         self._turn = threading.BoundedSemaphore(threads or cores())
         self._evidence: OrderedDict[int, EvidenceStore | None] = OrderedDict()
         self._seen: OrderedDict[tuple[str, int], Inspection] = OrderedDict()
@@ -69,9 +73,10 @@ class Line:
             return known
         if len(content) > self.limits.megabytes * 1e6:
             raise TooLargeError(f"{name}: is larger than {self.limits.megabytes:g} MB; make it smaller.")
+        begun = time.monotonic()
         name = readable(name).replace("\0", "")[:500] or "image"  # PostgreSQL's text has no NUL
         detector = self.detectors.version(detector_id) if detector_id else self.detectors.judging(product)
-        inspector = self.detectors.inspector(detector.id)
+        inspector = self._inspector(detector.id)
         digest, ending = sha256(content), ending_of(content)
         place, new = self.store.put(content, digest, ending) if ending else (None, False)
         with self._turn:
@@ -92,7 +97,7 @@ class Line:
                 session.flush()
                 ledger.append(session, verdict, verdict.time)
                 image.verdict_id = verdict.id
-                image.queue = review.rank(image, verdict, inspector.card.decision)
+                image.queue = review.place(session, image, verdict, inspector.card.decision)
                 session.refresh(verdict)
         except BaseException:
             if new and place and inspection.image is None:
@@ -102,7 +107,14 @@ class Line:
             self._keep((digest, detector.id), inspection)
         elif new and place:
             place.unlink(missing_ok=True)  # it is no image: only its hash and its verdict are kept
+        self.metrics.judged(product, verdict.decision, time.monotonic() - begun)
         return verdict
+
+    def _inspector(self, detector_id: int) -> Inspector:
+        try:
+            return self.detectors.inspector(detector_id)
+        except BundleError as cause:  # nothing of the request's doing
+            raise UnavailableError(f"The detector of this product cannot be loaded now. {cause}") from None
 
     def _answered(self, request: str) -> Verdict | None:
         with self.database.reading() as session:
