@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -102,6 +102,13 @@ class RatesRequest(BaseModel):
     review: float | None = Field(None, gt=0, lt=1)
 
 
+class LearnRequest(RatesRequest):
+    """What to learn. Without a detector, the one that the labelled images call for: hybrid where there are enough
+    defects to learn from, else patchcore."""
+
+    detector: Literal["", "patchcore", "hybrid"] = ""
+
+
 class ThresholdRequest(RatesRequest):
     """The rates of the new version."""
 
@@ -186,11 +193,11 @@ def jobs(
 
 
 @router.post("/jobs", summary="Learn again", status_code=202)
-def learn(site: SiteOf, who: Administering, product: ProductOf, rates: RatesRequest | None = None) -> JobAnswer:
+def learn(site: SiteOf, who: Administering, product: ProductOf, asked: LearnRequest | None = None) -> JobAnswer:
     """Begins a training of the product from its labelled images, in a process of its own; there is one at a time.
     Without rates those of the version that judges are kept."""
-    asked = Rates(rates.false_alarms, rates.review) if rates else None
-    return as_job(learning.start(site.config, site.database, site.detectors, product, who.name, asked))
+    rates, detector = (Rates(asked.false_alarms, asked.review), asked.detector) if asked else (None, "")
+    return as_job(learning.start(site.config, site.database, site.detectors, product, who.name, rates, detector))
 
 
 @router.get("/jobs/{job_id}", summary="One training")

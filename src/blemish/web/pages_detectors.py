@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request
@@ -67,11 +67,16 @@ def versions_page(request: Request, site: SiteOf, who: Inspecting, product: Prod
 
 @router.post("/detectors/learn")
 def learn(
-    site: SiteOf, who: Administering, product: ProductOf, false_alarms: Percent = "", review: Percent = ""
+    site: SiteOf,
+    who: Administering,
+    product: ProductOf,
+    false_alarms: Percent = "",
+    review: Percent = "",
+    detector: Annotated[Literal["", "patchcore", "hybrid"], Form()] = "",
 ) -> Response:
     share = _share(false_alarms, "rate of false alarms")
     rates = Rates(share, _share(review, "review rate")) if share is not None else None
-    job = learning.start(site.config, site.database, site.detectors, product, who.name, rates)
+    job = learning.start(site.config, site.database, site.detectors, product, who.name, rates, detector)
     return RedirectResponse(f"/jobs/{job.id}", 303)
 
 

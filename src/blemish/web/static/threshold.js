@@ -21,11 +21,19 @@ if (form) {
     const found = steps.findIndex((step) => step.rate <= rate + 1e-9);
     return found < 0 ? steps.length - 1 : found;
   };
+  const nearest = (place) => steps.reduce((best, step, index) =>
+    (Math.abs(x(step.threshold) - place) < Math.abs(x(steps[best].threshold) - place) ? index : best), 0);
+
+  // Numbers of steps. The band keeps its lower end where the threshold moves; without a band it is past the last step.
+  let chosen = at(data.threshold);
+  let band = data.review_threshold === null ? steps.length : at(data.review_threshold);
 
   function tell(write = true) {
-    const t = steps[flag.value];
-    const r = steps[Math.min(aside.value, flag.value)];
-    const band = r.threshold < t.threshold;
+    const t = steps[chosen];
+    const r = steps[Math.min(band, chosen)];
+    const aparted = r.threshold < t.threshold;
+    flag.value = x(t.threshold);
+    aside.value = x(r.threshold);
     for (const [id, score] of [["line", t.threshold], ["review-line", r.threshold]]) {
       const line = document.getElementById(id);
       line.setAttribute("x1", x(score));
@@ -35,9 +43,9 @@ if (form) {
     rectangle.setAttribute("x", x(r.threshold));
     rectangle.setAttribute("width", Math.max(0, x(t.threshold) - x(r.threshold)));
     put("at", `score ${shown(t.threshold)}`);
-    put("review-at", band ? `score ${shown(r.threshold)}` : "nothing is put aside");
+    put("review-at", aparted ? `score ${shown(r.threshold)}` : "the same: nothing is put aside");
     flag.setAttribute("aria-valuetext", `score ${shown(t.threshold)}, at most ${percent(t.rate)} % false alarms`);
-    aside.setAttribute("aria-valuetext", band ? `score ${shown(r.threshold)}, at most ${percent(r.rate)} % flagged or put aside` : "nothing is put aside");
+    aside.setAttribute("aria-valuetext", aparted ? `score ${shown(r.threshold)}, at most ${percent(r.rate)} % flagged or put aside` : "nothing is put aside");
     put("rate", `at most ${percent(t.rate)} %`);
     if (data.good.length) put("false-alarms", `${above(data.good, t.threshold)} of ${data.good.length} labelled good images`);
     const found = above(data.defective, t.threshold);
@@ -46,33 +54,35 @@ if (form) {
       put("missed", `${data.defective.length - found - waiting} of ${data.defective.length}`);
       put("found", `${found} found, ${waiting} put aside`);
     }
-    put("put-aside", band ? `${percent(r.rate - t.rate)} % of good parts` : "none");
+    put("put-aside", aparted ? `${percent(r.rate - t.rate)} % of good parts` : "none");
     put("put-aside-of", `${above(data.good, r.threshold) - above(data.good, t.threshold)} labelled good, ${waiting} defective`);
     if (write && fields.flag) {
       fields.flag.value = percent(t.rate);
-      fields.aside.value = band ? percent(r.rate) : "";
+      fields.aside.value = aparted ? percent(r.rate) : "";
     }
   }
 
-  // The band keeps its lower end; a threshold that is pulled below it takes it along.
-  let wanted = 0;
-  flag.addEventListener("input", () => { aside.value = Math.min(wanted, flag.value); tell(); });
-  aside.addEventListener("input", () => {
-    aside.value = Math.min(aside.value, flag.value);
-    wanted = Number(aside.value) === Number(flag.value) ? steps.length : Number(aside.value);
-    tell();
-  });
+  const last = steps.length - 1;
+  const set = { flag: (index) => { chosen = index; }, aside: (index) => { band = index < chosen ? index : steps.length; } };
+  const current = { flag: () => chosen, aside: () => Math.min(band, chosen) };
+  // From step to step with the keys, since the steps are not evenly spaced.
+  const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -5, PageUp: 5, Home: -Infinity, End: Infinity };
+  for (const slider of [flag, aside]) {
+    slider.addEventListener("input", () => { set[slider.id](nearest(Number(slider.value))); tell(); });
+    slider.addEventListener("keydown", (event) => {
+      if (!(event.key in moves)) return;
+      event.preventDefault();
+      set[slider.id](Math.min(last, Math.max(0, current[slider.id]() + moves[event.key])));
+      tell();
+    });
+  }
   for (const field of Object.values(fields)) {
     field?.addEventListener("input", () => {
-      flag.value = of(Number(fields.flag.value) / 100);
+      chosen = of(Number(fields.flag.value) / 100);
       const review = Number(fields.aside.value) / 100;
-      aside.value = review ? Math.min(of(review), flag.value) : flag.value;
-      wanted = review ? Number(aside.value) : steps.length;
+      set.aside(review ? of(review) : steps.length);
       tell(false);
     });
   }
-  flag.value = at(data.threshold);
-  aside.value = data.review_threshold === null ? flag.value : at(data.review_threshold);
-  wanted = data.review_threshold === null ? steps.length : Number(aside.value);
   tell(false);
 }
