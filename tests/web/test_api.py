@@ -47,12 +47,12 @@ def test_a_request_with_a_key_is_recorded_once(client: TestClient) -> None:
 
 
 def test_an_error_is_one_shape(tmp_path: Path) -> None:
-    client = client_of(made_site(tmp_path, limits=Limits(megabytes=0.0002, files=2)))
+    client = client_of(made_site(tmp_path, limits=Limits(megabytes=0.001, files=2)))
     many = [("images", (f"{i}.png", b"x")) for i in range(3)]
     refused = {
         404: client.get("/api/v1/verdicts/99"),
         405: client.put("/api/v1/inspect"),
-        413: client.post("/api/v1/inspect", content=bytes(1000)),
+        413: client.post("/api/v1/inspect", content=bytes(5000)),
         422: client.get("/api/v1/verdicts/x"),
     }
     for status, answer in refused.items():
@@ -65,7 +65,7 @@ def test_an_error_is_one_shape(tmp_path: Path) -> None:
         client.post("/api/v1/inspect", files=many),
         client.post("/api/v1/inspect", files={"other": b"x"}),
     ):
-        assert answer.status_code in (404, 422)
+        assert answer.status_code in (400, 404, 422)
         assert set(answer.json()["error"]) == {"code", "message"}
 
 

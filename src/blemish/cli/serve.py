@@ -35,6 +35,7 @@ def serve(
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Open a page to inspect, review, correct, and learn again."""
+    from blemish.cli.console import progress
     from blemish.web.config import Limits, ServeConfig
     from blemish.web.server import serve as run
 
@@ -58,7 +59,7 @@ def serve(
         if show:
             webbrowser.open(address)
 
-    run(config, ready)
+    run(config, ready, progress, say)
 
 
 def _of_demos(paths: list[Path]) -> tuple[list[Path], list[Path]]:

@@ -167,11 +167,4 @@ class DriftFile:
         from blemish.files import write_text
 
         write_text(self.file, self.test.to_json() + "\n")
-        state, rate = self.test.state, f"{'about' if self.test.upward else 'at most'} {self.test.rate:.0%}"
-        seen = f"{state.seen} parts seen, {state.left_out} anomalies left out"
-        if not state.alarm:
-            return f"No drift: good parts look like the calibration set ({seen}; false alarms ever: {rate})."
-        return (
-            f"Drift since part {state.since}: scores of good parts have become {state.direction} ({seen}; by chance "
-            f"{rate}). Look for a change of light, camera or material; then train again."
-        )
+        return self.test.sentence()

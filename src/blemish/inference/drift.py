@@ -142,6 +142,17 @@ class Drift:
         """ln of the whole capital, on bets and not yet bet."""
         return _log_sum([*self._awake, math.log(_asleep(self._seen))])
 
+    def sentence(self) -> str:
+        """The state in words."""
+        state, rate = self.state, f"{'about' if self.upward else 'at most'} {self.rate:.0%}"
+        seen = f"{state.seen} parts seen, {state.left_out} anomalies left out"
+        if not state.alarm:
+            return f"No drift: good parts look like the calibration set ({seen}; false alarms ever: {rate})."
+        return (
+            f"Drift since part {state.since}: scores of good parts have become {state.direction} ({seen}; by chance "
+            f"{rate}). Look for a change of light, camera or material; then train again."
+        )
+
     def to_json(self) -> str:
         """The test with all its scores, some 20 bytes each; so save it now and then, not after each part."""
         content = {

@@ -27,6 +27,21 @@ DECISIONS = ("good", "anomaly", "review", "error")
 RISING = ("missed", "found")  # the lowest score comes first; elsewhere the highest
 
 
+def outcome_of(decision: str, label: str | None) -> str:
+    """What a decision is for an image of that label: a key of OUTCOMES.
+
+    >>> outcome_of("anomaly", "good"), outcome_of("good", "anomaly"), outcome_of("anomaly", None)
+    ('false-alarm', 'missed', 'unlabelled')
+    """
+    if decision in ("error", "review"):
+        return decision
+    if label == "anomaly":
+        return "found" if decision == "anomaly" else "missed"
+    if label == "good":
+        return "false-alarm" if decision == "anomaly" else "passed"
+    return "unlabelled"
+
+
 @dataclass(frozen=True, slots=True)
 class JudgedImage:
     """One line of `verdicts.jsonl`: a test image with its label and its verdict.
@@ -54,13 +69,7 @@ class JudgedImage:
     @property
     def outcome(self) -> str:
         """A key of OUTCOMES."""
-        if self.decision in ("error", "review"):
-            return self.decision
-        if self.label == "anomaly":
-            return "found" if self.decision == "anomaly" else "missed"
-        if self.label == "good":
-            return "false-alarm" if self.decision == "anomaly" else "passed"
-        return "unlabelled"
+        return outcome_of(self.decision, self.label)
 
     @property
     def shown(self) -> str:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from blemish.types import BlemishError
 from blemish.web import site
 from blemish.web.access import ForbiddenError, LoginError
+from blemish.web.corrections import DecidedError
 from blemish.web.database import is_full, is_unavailable, why
 from blemish.web.detectors import NoDetectorError
 from blemish.web.inspection import TooLargeError, UnavailableError
@@ -33,6 +34,7 @@ _STATUS: tuple[tuple[type[BlemishError], HTTPStatus], ...] = (
     (TooManyError, HTTPStatus.TOO_MANY_REQUESTS),
     (MissingUserError, HTTPStatus.NOT_FOUND),
     (NoDetectorError, HTTPStatus.NOT_FOUND),
+    (DecidedError, HTTPStatus.CONFLICT),
 )
 
 

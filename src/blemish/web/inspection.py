@@ -7,14 +7,13 @@ import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from blemish.inference import overlay
 from blemish.inference.bundle import BundleError
-from blemish.inference.evidence import gather, open_store
+from blemish.inference.evidence import Evidence, gather, open_store
 from blemish.inference.evidence_store import EvidenceStore
 from blemish.inference.inspector import Inspection, Inspector, cores
 from blemish.station.trouble import passing
@@ -28,7 +27,8 @@ from blemish.web.store import Store, ending_of, sha256
 from blemish.web.tables import Image, Verdict, now
 
 THUMBNAIL = 320  # pixels of the longer side
-KEPT = 256 * 2**20  # bytes of decoded images whose inspections are kept for the pages
+KEPT = 256 * 2**20  # bytes of decoded images whose inspections are kept for the pages, and of inpainted ones
+GATHERED = 8  # verdicts whose evidence is kept
 
 
 class TooLargeError(BlemishError):
@@ -50,7 +50,8 @@ class Line:
         self._turn = threading.BoundedSemaphore(threads or cores())
         self._evidence: OrderedDict[int, EvidenceStore | None] = OrderedDict()
         self._seen: OrderedDict[tuple[str, int], Inspection] = OrderedDict()
-        self._lock = threading.Lock()
+        self._gathered: OrderedDict[tuple[str, int], Evidence | None] = OrderedDict()
+        self._lock, self._gathering = threading.Lock(), threading.Lock()
 
     def inspect(
         self,
@@ -96,7 +97,7 @@ class Line:
                 session.flush()
                 ledger.append(session, verdict, verdict.time)
                 image.verdict_id = verdict.id
-                image.queue = review.rank(image, verdict, inspector.card.decision)
+                image.queue = review.place(session, image, verdict, inspector.card.decision)
                 session.refresh(verdict)
         except BaseException:
             if new and place and inspection.image is None:
@@ -166,10 +167,24 @@ class Line:
                 self._evidence.popitem(last=False)
         return store
 
-    def evidence(self, verdict: Verdict) -> Any:
-        """`inference.evidence.gather` of a verdict."""
-        inspector, store = self.detectors.inspector(verdict.detector_id), self.evidence_store(verdict.detector_id)
-        return gather(inspector, store, self.seen(verdict))
+    def evidence(self, verdict: Verdict) -> Evidence | None:
+        """`inference.evidence.gather` of a verdict. A page asks for it once for each of its crops, all at once."""
+        key = (verdict.image.sha256, verdict.detector_id)
+        with self._gathering:
+            if key not in self._gathered:
+                inspector, store = (
+                    self.detectors.inspector(verdict.detector_id),
+                    self.evidence_store(verdict.detector_id),
+                )
+                seen = self.seen(verdict)
+                with self._turn:
+                    self._gathered[key] = gather(inspector, store, seen)
+            self._gathered.move_to_end(key)
+            while len(self._gathered) > 1 and (
+                len(self._gathered) > GATHERED or sum(map(_bytes, self._gathered.values())) > KEPT
+            ):
+                self._gathered.popitem(last=False)
+            return self._gathered[key]
 
     def _keep(self, key: tuple[str, int], inspection: Inspection) -> None:
         with self._lock:
@@ -211,6 +226,10 @@ def _row(
         regions=[{**region, "box": list(region["box"])} for region in judged["regions"]],
         **{column: judged[column] for column in columns},
     )
+
+
+def _bytes(evidence: Evidence | None) -> int:
+    return evidence.counterfactual.image.nbytes if evidence and evidence.counterfactual else 0
 
 
 def _thumbnail(inspection: Inspection) -> bytes:

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import uvicorn
 
 from blemish.files import kept
-from blemish.types import BlemishError
+from blemish.types import BlemishError, Progress, silent
 from blemish.web import users
 from blemish.web.app import application, assembled
 from blemish.web.config import KIND, WRITTEN, ServeConfig
@@ -17,13 +17,19 @@ from blemish.web.config import KIND, WRITTEN, ServeConfig
 GRACE = 3  # seconds that open requests may take after a signal; event streams never end by themselves
 
 
-def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
-    """Serves until a signal ends the process; `ready` gets the address once it answers. Raises `BlemishError` where the
-    data folder is not ours or in use, the port is taken, or a bundle cannot be read."""
+def serve(
+    config: ServeConfig,
+    ready: Callable[[str], None],
+    progress: Progress = silent,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serves until a signal ends the process; `ready` gets the address once it answers, and `say` sentences on the
+    images that are imported. Raises `BlemishError` where the data folder is not ours or in use, nobody could log in,
+    the port is taken, or a bundle cannot be read."""
     # With a database server several stations may share the folder; one file has one server.
     own = nullcontext() if config.database else kept(config.data, KIND, WRITTEN, resume=True)
     with own:
-        site = assembled(config)
+        site = assembled(config, progress, say)
         if not config.local and not users.listed(site.database):
             raise BlemishError(
                 "Where others can reach it, people log in, and nobody can yet; make the first user with: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
@@ -16,10 +16,12 @@ from blemish.web.access import visitor
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors, NoDetectorError
+from blemish.web.drift import Drifts
 from blemish.web.events import Hub
 from blemish.web.inspection import Line
 from blemish.web.store import Store
 from blemish.web.tables import Image, Verdict
+from blemish.web.times import minute
 from blemish.web.watching import Folders
 
 PAGES = (("/", "Inspect"), ("/review", "Review"), ("/detectors", "Detectors"), ("/history", "History"))
@@ -37,6 +39,7 @@ class Site:
     line: Line
     hub: Hub
     folders: Folders
+    drifts: Drifts = field(default_factory=Drifts)
 
 
 def _site(request: Request) -> Site:
@@ -67,7 +70,7 @@ environment = Environment(
     lstrip_blocks=True,
 )
 environment.globals |= {"version": __version__, "pages": PAGES}
-environment.filters |= FILTERS
+environment.filters |= FILTERS | {"minute": minute}
 
 
 def page(request: Request, template: str, *, product: str = "", status: int = 200, **context: Any) -> HTMLResponse:

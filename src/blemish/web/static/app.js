@@ -37,6 +37,25 @@ export function when(kind, call) {
   source.addEventListener(kind, (event) => call(JSON.parse(event.data).ref));
 }
 
+// The count of waiting images, in the header of every page: asked for once after a burst of events.
+const count = document.querySelector("[data-waiting]");
+if (count?.dataset.waiting) {
+  let asked = 0;
+  const tell = () => {
+    asked ||= setTimeout(async () => {
+      asked = 0;
+      try {
+        const answer = await ask(`/review/waiting?product=${encodeURIComponent(count.dataset.waiting)}`);
+        const { waiting } = await answer.json();
+        count.textContent = waiting;
+        count.hidden = !waiting;
+      } catch { /* the next event asks again */ }
+    }, 400);
+  };
+  when("correction", tell);
+  when("verdict", tell);
+}
+
 for (const select of document.querySelectorAll("select[data-submits]")) {
   select.addEventListener("change", () => select.form.requestSubmit());
 }

@@ -1,0 +1,72 @@
+"""Do good parts still look like the calibration set? `inference.drift` over each version's verdicts, kept up to date
+with a few more rows for each look."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from sqlalchemy import func, select
+
+from blemish.inference.bundle import Decision
+from blemish.inference.drift import Drift, State
+from blemish.web.database import Database
+from blemish.web.tables import Verdict
+
+MOST = 5000  # verdicts that one look takes in: some 0.15 s
+NO_TEST = (
+    "There is no drift test for this version: it compares with the good images that set the threshold, each of another "
+    "part. Train with --decide guarantee, on one image of each part."
+)
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The test of one version: `state` is None where there can be none, `left` counts verdicts that it has not seen
+    yet."""
+
+    state: State | None
+    sentence: str
+    left: int = 0
+
+
+@dataclass
+class _Test:
+    drift: Drift
+    last: int = 0  # number of the last verdict
+    images: set[int] = field(default_factory=set)
+
+
+class Drifts:
+    """The tests of all versions, in memory."""
+
+    def __init__(self) -> None:
+        self._tests: dict[int, _Test] = {}
+        self._lock = threading.Lock()
+
+    def follow(self, database: Database, detector_id: int, rule: Decision, most: int = MOST) -> Followed:
+        """The test of a version, whose rule of decision is `rule`, after its verdicts in their order. An image counts
+        once, when the version judged it first: the same image again is no new part."""
+        if not rule.scores or rule.items:
+            return Followed(None, NO_TEST)
+        with self._lock:
+            if detector_id not in self._tests:
+                upward = rule.calibrated_by == "leave-one-out"
+                self._tests[detector_id] = _Test(Drift(rule.scores, threshold=rule.threshold, upward=upward))
+            test = self._tests[detector_id]
+            mine = (Verdict.detector_id == detector_id, Verdict.score.is_not(None))
+            with database.reading() as session:
+                columns = select(Verdict.id, Verdict.image_id, func.coalesce(Verdict.score, 0.0))
+                rows = session.execute(
+                    columns.where(*mine, Verdict.id > test.last).order_by(Verdict.id).limit(most)
+                ).all()
+                left = 0
+                if len(rows) == most:
+                    later = select(func.count()).where(*mine, Verdict.id > rows[-1].id)
+                    left = session.scalar(later) or 0
+            for number, image, score in rows:
+                test.last = number
+                if image not in test.images:
+                    test.images.add(image)
+                    test.drift.see(score)
+            return Followed(test.drift.state, test.drift.sentence(), left)

@@ -1,0 +1,278 @@
+"""Learn again: a training in a process of its own (`job.py`), one at a time over all products.
+
+The process holds a lock for as long as it works, and the lock's file says which process and which job it is. So it
+survives the server, anybody can see whether it still runs, and one that was killed is told from one that works.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from blemish.atomic import try_lock
+from blemish.training.choice import LEARNING, Choice, choose
+from blemish.types import BlemishError, Label, Sample, SplitName
+from blemish.web.config import Folder, Limits, ServeConfig
+from blemish.web.database import Database
+from blemish.web.dataset import split_of
+from blemish.web.detectors import Detectors
+from blemish.web.site import MissingError
+from blemish.web.tables import Correction, Detector, Image, Job, now
+
+LOCK, LOG = "training.lock", "log.txt"
+DATABASE = "BLEMISH_DATABASE"  # the variable that tells the process where the database is
+STARTING = 60.0  # seconds that a process may take before it works
+ALIVE = ("queued", "running")
+DIED = (
+    "The training ended without a word: its process was killed, or the machine was restarted or ran out of memory. "
+    "Nothing was changed; learn again."
+)
+NEVER_BEGAN = "The training did not begin: its process could not be started, see its log; learn again."
+
+
+class Holder(NamedTuple):
+    """Who holds the lock: a process, and the number of its job (0: not written yet)."""
+
+    process: int
+    job: int
+
+
+class Counts(NamedTuple):
+    """Labelled images of a product."""
+
+    good: int = 0  # to learn from
+    defective: int = 0
+    held_out_good: int = 0
+    held_out_defective: int = 0
+    new: int = 0  # labelled by people since the newest version that learned
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the new detector is to guarantee: shares of good parts that are flagged, and flagged or put aside."""
+
+    false_alarms: float
+    review: float | None = None
+
+
+def holder(folder: Folder) -> Holder | None:
+    """Who trains now; None for nobody."""
+    try:
+        descriptor = os.open(folder.jobs / LOCK, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        if try_lock(descriptor):
+            return None
+        words = os.read(descriptor, 100).split()
+        return Holder(int(words[0]), int(words[1])) if len(words) == 2 else Holder(0, 0)
+    finally:
+        os.close(descriptor)
+
+
+def start(
+    config: ServeConfig,
+    database: Database,
+    detectors: Detectors,
+    product: str,
+    by: str,
+    rates: Rates | None = None,
+    detector: str = "",
+) -> Job:
+    """Begins to learn `product` again from its labelled images, with the rates of the version that judges where none
+    are given, and with the detector that the images call for where none is asked for. Raises `BlemishError` where there
+    is nothing to learn from, or a training runs already."""
+    settle(config.folder, database)
+    judging = detectors.judging(product)
+    counted = counts(database, product)
+    if not counted.good:
+        raise BlemishError(
+            f"'{product}' has no good image to learn from: label some as good in the review, or start blemish serve "
+            "with --images and the folder that its detector learned from."
+        )
+    settings: dict[str, Any] = {"pixels": config.limits.pixels, "detector": detector, **counted._asdict()}
+    if rates:
+        settings |= {"false_alarms": rates.false_alarms, "review": rates.review}
+    with database.writing() as session:
+        if running := session.scalar(select(Job).where(Job.state.in_(ALIVE))):
+            raise BlemishError(
+                f"A training of '{running.product}' runs already (job {running.id}), and there is one at a time; wait "
+                "for it, or cancel it."
+            )
+        job = Job(product=product, state="queued", by=by, created=now(), settings=settings, before_id=judging.id)
+        job.stage, job.error, job.comparison = "waiting for its process", "", {}
+        session.add(job)
+        session.flush()
+    _run(config, job.id)
+    return job
+
+
+def _run(config: ServeConfig, job_id: int) -> None:
+    place = config.folder.jobs / str(job_id)
+    place.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "blemish.web.job", str(config.data.absolute()), str(job_id)]
+    with (place / LOG).open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, DATABASE: config.url, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,  # a signal to the server is none to it
+        )
+    threading.Thread(target=process.wait, daemon=True).start()  # or it would stay as a zombie when it has ended
+
+
+def settle(folder: Folder, database: Database) -> None:
+    """Marks jobs as failed whose process is gone. To be called before jobs are looked at."""
+    with database.reading() as session:
+        seen = session.scalars(select(Job).where(Job.state.in_(ALIVE))).all()
+    if not seen:
+        return
+    # A job that was seen running holds the lock until its end is written: the order of these two looks matters.
+    now_training = holder(folder)
+    for job in seen:
+        waited = (datetime.now(UTC) - datetime.fromisoformat(job.created)).total_seconds()
+        if (now_training and now_training.job in (0, job.id)) or (job.state == "queued" and waited < STARTING):
+            continue
+        with database.writing() as session:
+            row = session.get_one(Job, job.id)
+            if row.state == job.state:
+                row.state, row.ended = "failed", now()
+                row.error = DIED if job.state == "running" else NEVER_BEGAN
+        clear(folder, job.id)
+
+
+def cancel(folder: Folder, database: Database, job_id: int) -> Job:
+    """Ends a job: at once where it has not begun, else when its process has heard of it. Raises `BlemishError` for one
+    that has ended."""
+    settle(folder, database)
+    with database.writing() as session:
+        job = session.get(Job, job_id)
+        if job is None:
+            raise MissingError(f"There is no job {job_id}.")
+        if job.state not in ALIVE:
+            raise BlemishError(f"Job {job_id} has ended already ({job.state}); there is nothing to cancel.")
+        if job.state == "queued":
+            job.state, job.ended = "cancelled", now()
+        else:
+            job.stage = "ending"
+    working = holder(folder)
+    if job.state == "running" and working and working.job == job_id:
+        with suppress(ProcessLookupError):
+            os.kill(working.process, signal.SIGTERM)
+    return job
+
+
+def clear(folder: Folder, job_id: int) -> None:
+    """Removes what a job wrote, but its log."""
+    place = folder.jobs / str(job_id)
+    for entry in place.iterdir() if place.is_dir() else ():
+        if entry.name == LOG:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def job_of(folder: Folder, database: Database, job_id: int) -> Job:
+    """A job as it is now. Raises `MissingError` where there is none."""
+    settle(folder, database)
+    with database.reading() as session:
+        job = session.get(Job, job_id)
+    if job is None:
+        raise MissingError(f"There is no job {job_id}.")
+    return job
+
+
+def jobs_of(folder: Folder, database: Database, product: str, limit: int = 20, before: int | None = None) -> list[Job]:
+    """The jobs of a product ("" = of all), the newest first."""
+    settle(folder, database)
+    chosen = select(Job).order_by(Job.id.desc()).limit(limit)
+    chosen = chosen.where(Job.product == product) if product else chosen
+    chosen = chosen.where(Job.id < before) if before is not None else chosen
+    with database.reading() as session:
+        return list(session.scalars(chosen))
+
+
+def log_of(folder: Folder, job_id: int, most: int = 20_000) -> str:
+    """The end of a job's log."""
+    try:
+        with (folder.jobs / str(job_id) / LOG).open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - most))
+            return log.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def labelled(session: Session, product: str) -> Sequence[Image]:
+    """The labelled images of a product that are kept."""
+    chosen = select(Image).where(Image.product == product, Image.label.is_not(None), Image.ending != "")
+    return session.scalars(chosen.order_by(Image.id)).all()
+
+
+def counts(database: Database, product: str) -> Counts:
+    """How many images are labelled, and how many of them are new."""
+    with database.reading() as session:
+        grouped = session.execute(
+            select(Image.label, Image.split, func.count())
+            .where(Image.product == product, Image.label.is_not(None), Image.ending != "")
+            .group_by(Image.label, Image.split)
+        ).all()
+        last = session.scalar(
+            select(func.max(Detector.created)).where(Detector.product == product, Detector.kind != "threshold")
+        )
+        new = session.scalar(
+            select(func.count(func.distinct(Correction.image_id)))
+            .join(Image)
+            .where(Image.product == product, Image.label.is_not(None))
+            .where(Correction.action == "label", Correction.time > (last or ""))
+        )
+
+    def of(label: str, *, held_out: bool) -> int:
+        return sum(row[2] for row in grouped if row[0] == label and (row[1] == "test") == held_out)
+
+    return Counts(
+        good=of("good", held_out=False),
+        defective=of("anomaly", held_out=False),
+        held_out_good=of("good", held_out=True),
+        held_out_defective=of("anomaly", held_out=True),
+        new=new or 0,
+    )
+
+
+def choice(database: Database, product: str, false_alarms: float) -> Choice:
+    """Which detector would be learned, and why: the choice that `blemish train` makes of the same images, in the page's
+    words."""
+    with database.reading() as session:
+        images = labelled(session, product)
+    made = choose([_sample(image) for image in images], false_alarms=false_alarms)
+    return made._replace(sentence=made.sentence.replace(f"--detector {LEARNING}", f"{LEARNING}, chosen here,"))
+
+
+def _sample(image: Image) -> Sample:
+    label: Label = "good" if image.label == "good" else "anomaly"
+    split: SplitName = "test" if (image.split or split_of(image.sha256, image.item)) == "test" else "train"
+    defective = label == "anomaly"
+    mask = Path("mask") if defective and (image.shapes or image.mask) else None
+    name = f"{image.id}"
+    return Sample(Path(name), name, label, image.defect if defective else "", mask, split, image.item)
+
+
+def limits_of(job: Job) -> Limits:
+    """Of the server that started the job."""
+    return Limits(pixels=int(job.settings.get("pixels", Limits.pixels)))

@@ -1,0 +1,53 @@
+"""How far reviewers agree, and the images on which they do not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from sqlalchemy import select
+
+from blemish.web import agreement, corrections, review
+from blemish.web.access import Reviewing
+from blemish.web.site import ProductOf, SiteOf, page
+from blemish.web.tables import Image
+
+router = APIRouter(include_in_schema=False)
+MOST = 60  # images that are shown of two reviewers
+
+
+@router.get("/review/agreement")
+def show(request: Request, site: SiteOf, who: Reviewing, product: ProductOf) -> HTMLResponse:  # noqa: ARG001
+    with site.database.reading() as session:
+        pairs = agreement.agreements(session, product)
+        given = agreement.labels(session, product)
+        numbers = {number for pair in pairs for number in pair.images[:MOST]}
+        images = {i.id: i for i in session.scalars(select(Image).where(Image.id.in_(numbers)))}
+    shown = [(pair, asdict(pair.kappa), [images[number] for number in pair.images[:MOST]]) for pair in pairs]
+    people = {name: len(labels) for name, labels in sorted(given.items())}
+    return page(
+        request,
+        "agreement.html",
+        product=product,
+        pairs=shown,
+        given=given,
+        people=people,
+        second=review.Filters(product, "second").query(),
+        back=review.SENT_BACK,
+    )
+
+
+@router.post("/review/agreement")
+def send_back(
+    site: SiteOf,
+    who: Reviewing,
+    product: ProductOf,
+    images: Annotated[list[int], Form(max_length=1000)],
+    note: Annotated[str, Form(max_length=corrections.NOTE)] = "",
+) -> RedirectResponse:
+    """Sends images back for another look."""
+    for number in images:
+        corrections.again(site, number, who.name, note=note)
+    return RedirectResponse(f"/review?{review.Filters(product, 'back').query()}", 303)

@@ -1,0 +1,337 @@
+"""The review queue: a grid for speed, a single view for care, and what a person decides there."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Form, Path, Query, Request
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from PIL import Image as Pixels
+from sqlalchemy.orm import Session
+
+from blemish.images import load_image, load_mask
+from blemish.inference import overlay
+from blemish.reporting.thumbnails import outline
+from blemish.types import BlemishError
+from blemish.web import corrections, review
+from blemish.web.access import Inspecting, Reviewing
+from blemish.web.corrections import DecidedError, Seen
+from blemish.web.inspection import THUMBNAIL
+from blemish.web.pages import ALWAYS
+from blemish.web.review import Filters
+from blemish.web.site import MissingError, ProductOf, Site, SiteOf, fragment, page
+from blemish.web.store import MEDIA
+from blemish.web.tables import Correction, Image, Verdict
+from blemish.web.verdict_words import verdict_sentence
+
+router = APIRouter(include_in_schema=False)
+Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
+Action = Literal["good", "anomaly", "skip", "again"]
+NO_VERSION = 0  # a thumbnail's that shows no heat
+
+
+def _filters(
+    product: ProductOf,
+    show: review.Show = "waiting",
+    label: Literal["", "none", "good", "anomaly"] = "",
+    verdict: Literal["", "anomaly", "review", "good"] = "",
+    version: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+) -> Filters:
+    return Filters(product, show, label, verdict, version)
+
+
+FiltersOf = Annotated[Filters, Depends(_filters)]
+
+
+@router.get("/review")
+def grid(
+    request: Request,
+    site: SiteOf,
+    who: Reviewing,
+    filters: FiltersOf,
+    after: Annotated[str, Query(max_length=60)] = "",
+    done: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+) -> HTMLResponse:
+    """Thumbnails of what waits, the most uncertain first."""
+    return _grid(request, site, who.name, filters, after=after, done=done)
+
+
+def _grid(
+    request: Request, site: Site, me: str, filters: Filters, *, after: str = "", done: int = 0, trouble: str = ""
+) -> HTMLResponse:
+    with site.database.reading() as session:
+        entries = review.listed(session, filters, me, after=review.place_of(after), limit=review.PAGE + 1)
+        counts = review.counts(session, filters.product, me)
+        names = review.types(session, filters.product)
+        last = session.get(Correction, done) if done else None
+    more = len(entries) > review.PAGE
+    entries = entries[: review.PAGE]
+    return page(
+        request,
+        "review.html",
+        product=filters.product,
+        status=409 if trouble else 200,
+        trouble=trouble,
+        entries=entries,
+        more=review.text_of(entries[-1].place) if more else "",
+        after=after,
+        counts=counts,
+        shows=review.SHOWS,
+        filters=filters,
+        versions=site.detectors.versions(filters.product),
+        types=names,
+        last=last,
+    )
+
+
+@router.get("/review/tiles")
+def tiles(
+    site: SiteOf, who: Reviewing, filters: FiltersOf, after: Annotated[str, Query(max_length=60)] = ""
+) -> HTMLResponse:
+    """More thumbnails, for the grid."""
+    with site.database.reading() as session:
+        entries = review.listed(session, filters, who.name, after=review.place_of(after))
+    return HTMLResponse("".join(_tile(entry, filters) for entry in entries))
+
+
+@router.get("/review/waiting")
+def waiting(site: SiteOf, who: Inspecting, product: ProductOf) -> JSONResponse:  # noqa: ARG001
+    """How many images wait, for the header of every page."""
+    with site.database.reading() as session:
+        return JSONResponse({"waiting": review.waiting(session, product)})
+
+
+@router.post("/review")
+def decide_several(
+    site: SiteOf,
+    who: Reviewing,
+    filters: FiltersOf,
+    action: Annotated[Action, Form()],
+    images: Annotated[list[int] | None, Form(max_length=1000)] = None,
+    defect: Annotated[str, Form(max_length=1000)] = "",
+) -> RedirectResponse:
+    """Without scripts: one decision for all ticked images."""
+    if not images:
+        raise BlemishError("No image is ticked; tick some, then decide.")
+    for image_id in images:
+        row = _decide(site, image_id, who.name, action, defect=defect)
+    return RedirectResponse(f"/review?{filters.query(done=row.id)}", 303)
+
+
+@router.post("/review/undo", response_model=None)
+def undo(
+    request: Request,
+    site: SiteOf,
+    who: Reviewing,
+    filters: FiltersOf,
+    correction: Annotated[int, Form(ge=0, le=2**31 - 1)] = 0,
+) -> Response:
+    """Takes back one's own last correction, or the given one, and shows its image."""
+    try:
+        row = corrections.undo(site, who.name, correction or None, product=filters.product)
+    except BlemishError as cause:
+        return _grid(request, site, who.name, filters, trouble=str(cause))
+    return RedirectResponse(f"/review/{row.image_id}?{filters.query()}", 303)
+
+
+@router.get("/review/{image_id}")
+def single(
+    request: Request,
+    site: SiteOf,
+    who: Reviewing,
+    filters: FiltersOf,
+    image_id: Number,
+    done: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+) -> HTMLResponse:
+    """One image, large, with all that is known of it."""
+    return _single(request, site, who.name, filters, image_id, done=done)
+
+
+def _single(
+    request: Request, site: Site, me: str, filters: Filters, image_id: int, *, done: int = 0, trouble: str = ""
+) -> HTMLResponse:
+    with site.database.reading() as session:
+        image = _image(session, image_id)
+        filters = Filters(**(vars(filters) | {"product": image.product}))
+        entry = review.entry_of(session, image)
+        here = entry.place
+        rows = corrections.history(session, image.id)
+        context: dict[str, Any] = {
+            "entry": entry,
+            "previous": review.before(session, filters, me, here),
+            "following": review.following(session, filters, me, here, other_than=image.id),
+            "waits": review.waiting(session, image.product),
+            "types": review.types(session, image.product),
+            "last": session.get(Correction, done) if done else None,
+        }
+    context |= _told(rows, filters)
+    words = _sentence(site, entry.verdict) if entry.verdict else "No version has judged it yet."
+    return page(
+        request,
+        "review_image.html",
+        product=image.product,
+        status=409 if trouble else 200,
+        image=image,
+        verdict=entry.verdict,
+        words=words,
+        trouble=trouble,
+        **context,
+    )
+
+
+def _sentence(site: Site, verdict: Verdict) -> str:
+    try:
+        rule = site.detectors.inspector(verdict.detector_id).card.decision
+    except BlemishError:  # the bundle is gone, the verdict is not
+        rule = None
+    return f"Version {verdict.detector.version}: {verdict_sentence(verdict, rule)}"
+
+
+def _told(rows: Any, filters: Filters) -> dict[str, Any]:
+    """What the history of an image shows. Who reads it a second time does not see what the first one said."""
+    standing = corrections.standing(rows)
+    return {
+        "rows": list(reversed(rows)),
+        "stands": {row.id for row in standing},
+        "undoable": standing[-1].id if standing else 0,
+        "latest": corrections.latest(rows),
+        "blind": filters.show == "second",
+        "filters": filters,
+    }
+
+
+@router.get("/review/{image_id}/history")
+def history(site: SiteOf, who: Reviewing, filters: FiltersOf, image_id: Number) -> HTMLResponse:
+    """What people said of an image."""
+    with site.database.reading() as session:
+        rows = corrections.history(session, image_id)
+    return HTMLResponse(fragment("review_history.html", visitor=who, **_told(rows, filters)))
+
+
+@router.get("/review/{image_id}/tile")
+def tile(site: SiteOf, who: Reviewing, filters: FiltersOf, image_id: Number) -> HTMLResponse:  # noqa: ARG001
+    """One image as it stands in the grid."""
+    with site.database.reading() as session:
+        image = _image(session, image_id)
+        entry = review.entry_of(session, image)
+    return HTMLResponse(_tile(entry, filters))
+
+
+def _tile(entry: review.Entry, filters: Filters) -> str:
+    return fragment("review_tile.html", entry=entry, filters=filters)
+
+
+@router.post("/review/{image_id}", response_model=None)
+def decide(
+    request: Request,
+    site: SiteOf,
+    who: Reviewing,
+    filters: FiltersOf,
+    image_id: Number,
+    action: Annotated[Action, Form()],
+    defect: Annotated[str, Form(max_length=1000)] = "",
+    shapes: Annotated[str, Form(max_length=1_000_000)] = "",
+    note: Annotated[str, Form(max_length=corrections.NOTE)] = "",
+    seen: Annotated[int | None, Form(ge=0, le=2**31 - 1)] = None,
+    verdict: Annotated[int | None, Form(ge=0, le=2**31 - 1)] = None,
+) -> Response:
+    """Decides about an image, then shows the next one."""
+    with site.database.reading() as session:
+        image = _image(session, image_id)
+        here = review.where_is(image)
+    filters = Filters(**(vars(filters) | {"product": image.product}))
+    try:
+        before = Seen(verdict or None, seen)
+        row = _decide(site, image_id, who.name, action, defect=defect, shapes=shapes, note=note, seen=before)
+    except DecidedError as cause:
+        return _single(request, site, who.name, filters, image_id, trouble=str(cause))
+    with site.database.reading() as session:
+        entry = review.following(session, filters, who.name, here, other_than=image_id)
+    target = f"/review/{entry.image.id}" if entry else "/review"
+    return RedirectResponse(f"{target}?{filters.query(done=row.id)}", 303)
+
+
+def _decide(
+    site: Site,
+    image_id: int,
+    by: str,
+    action: Action,
+    *,
+    defect: str = "",
+    shapes: str = "",
+    note: str = "",
+    seen: Seen = corrections.NOTHING,
+) -> Correction:
+    if action == "skip":
+        return corrections.skip(site, image_id, by, note=note, seen=seen)
+    if action == "again":
+        return corrections.again(site, image_id, by, note=note, seen=seen)
+    if action == "good":  # what was drawn or named goes with it
+        return corrections.label(site, image_id, by, "good", note=note, seen=seen)
+    drawn = _parsed(shapes) if shapes else None
+    return corrections.label(site, image_id, by, "anomaly", defect=defect, shapes=drawn, note=note, seen=seen)
+
+
+def _parsed(shapes: str) -> list[Any]:
+    try:
+        drawn = json.loads(shapes)
+    except (ValueError, RecursionError):
+        drawn = None
+    if not isinstance(drawn, list):
+        raise BlemishError("The shapes cannot be read; load the page again, and draw them once more.")
+    return drawn
+
+
+@router.get("/images/{image_id}/file")
+def file(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # noqa: ARG001
+    """An image, with a verdict or without, as a format that browsers show."""
+    with site.database.reading() as session:
+        image = _image(session, image_id)
+    place = site.store.image(image.sha256, image.ending)
+    if not place.is_file():
+        raise MissingError(f"{image.name}: its file is not in the data folder any more; bring it in again.")
+    if image.ending != ".tif":
+        return FileResponse(place, media_type=MEDIA[image.ending], headers=ALWAYS)
+    pixels = load_image(place, max_pixels=site.config.limits.pixels)
+    return Response(overlay.png(Pixels.fromarray(pixels)), media_type="image/png", headers=ALWAYS)
+
+
+@router.get("/images/{image_id}/thumbnail.jpg")
+def thumbnail(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # noqa: ARG001
+    """An image, small, without heat."""
+    with site.database.reading() as session:
+        image = _image(session, image_id)
+    small = site.store.thumbnail(image.sha256, NO_VERSION)
+    if not small.is_file():
+        place = site.store.image(image.sha256, image.ending)
+        if not place.is_file():
+            raise MissingError(f"{image.name}: its file is not in the data folder any more; bring it in again.")
+        pixels = load_image(place, max_pixels=site.config.limits.pixels)
+        buffer = io.BytesIO()
+        overlay.fit(Pixels.fromarray(pixels), THUMBNAIL).convert("RGB").save(buffer, "JPEG", quality=80)
+        site.store.put_thumbnail(buffer.getvalue(), image.sha256, NO_VERSION)
+    return FileResponse(small, media_type="image/jpeg", headers=ALWAYS)
+
+
+@router.get("/images/{image_id}/mask.png")
+def mask(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # noqa: ARG001
+    """The mask that was brought in with an image, as an outline to be laid over it."""
+    with site.database.reading() as session:
+        image = _image(session, image_id)
+    place = site.store.image(image.mask, ".png") if image.mask else None
+    if place is None or not place.is_file():
+        raise MissingError(f"{image.name}: has no mask.")
+    height, width = image.height or 1, image.width or 1
+    drawn = outline(load_mask(place, (height, width)), overlay.fit(Pixels.new("L", (width, height))).size)
+    return Response(overlay.png(drawn), media_type="image/png")
+
+
+def _image(session: Session, image_id: int) -> Image:
+    image = session.get(Image, image_id)
+    if image is None:
+        raise MissingError(f"There is no image {image_id}.")
+    if not image.ending:
+        raise MissingError(f"{image.name}: could not be read, so there is nothing to show of it.")
+    return image

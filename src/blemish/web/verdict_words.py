@@ -1,0 +1,138 @@
+"""A verdict, and why a place was flagged or not, in sentences for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blemish.inference.bundle import Decision
+from blemish.inference.evidence import NO_EVIDENCE
+from blemish.inference.inspector import Inspection, p_value_of
+from blemish.inference.nearest_normal import NearestNormal
+from blemish.reporting.figures import number, p_value, percent, probability
+from blemish.reporting.run import outcome_of
+from blemish.types import BlemishError
+from blemish.web.tables import Verdict
+
+AGREEMENT = {  # by the keys of reporting.run.OUTCOMES
+    "missed": "Missed: it is labelled as an anomaly, and was called good.",
+    "false-alarm": "False alarm: it is labelled good, and was called an anomaly.",
+    "found": "Label and verdict agree: an anomaly, and found.",
+    "passed": "Label and verdict agree: good.",
+    "unlabelled": "Nobody has labelled it yet.",
+    "error": "Not judged.",
+}
+LEFT_OUT = "The image that it comes from did not fit into the bundle, see blemish train --evidence-size."
+
+
+@dataclass(frozen=True)
+class Why:
+    """A place of an image: what the anomaly map says there, against the threshold for places.
+
+    `p_value` is the share of good images whose map gets as high anywhere. `nearest` is None for detectors that have no
+    memory bank.
+    """
+
+    at: tuple[int, int]
+    value: float
+    threshold: float
+    p_value: float | None
+    flagged: bool
+    nearest: NearestNormal | None
+    sentences: tuple[str, ...]
+
+
+def verdict_sentence(verdict: Verdict, rule: Decision | None) -> str:
+    """The verdict in one sentence or two; `rule` is that of its bundle, None where that is gone."""
+    if verdict.decision == "error":
+        return f"Not judged: {verdict.error}"
+    score, threshold = number(verdict.score), number(verdict.threshold)
+    if verdict.probability is not None:
+        words = _classified(verdict, score, threshold)
+    elif verdict.decision == "review":
+        middle = number(rule.review_threshold) if rule and rule.review_threshold is not None else None
+        bounds = f"between {middle} and {threshold}" if middle else f"just below the threshold {threshold}"
+        words = f"Put aside for review: its score {score} lies {bounds}"
+    elif verdict.decision == "anomaly":
+        words = f"Called an anomaly: its score {score} is above the threshold {threshold}"
+    else:
+        words = f"Called good: its score {score} is not above the threshold {threshold}"
+    if verdict.p_value is not None:
+        words += f"; {percent(verdict.p_value)} of good images score as high (p {_equals(verdict.p_value)})"
+    return words + "."
+
+
+def _classified(verdict: Verdict, score: str, threshold: str) -> str:
+    kind = f", most likely {verdict.defect}" if verdict.defect else ""
+    called = {"anomaly": "Called an anomaly", "review": "Put aside for review"}.get(verdict.decision, "Called good")
+    side = "above" if verdict.decision == "anomaly" else "not above"
+    return (
+        f"{called}{kind}: the probability of a defect is {probability(verdict.probability)} (score {score}, {side} the "
+        f"threshold {threshold})"
+    )
+
+
+def agreement(verdict: Verdict) -> str:
+    """Label against verdict."""
+    outcome, label = outcome_of(verdict.decision, verdict.image.label), verdict.image.label
+    if outcome != "review":
+        return AGREEMENT[outcome]
+    labelled = {"good": "labelled good", "anomaly": "labelled as an anomaly"}.get(label or "", "without a label yet")
+    return f"The detector left the decision to a person; it is {labelled}."
+
+
+def why(
+    inspection: Inspection, rule: Decision, nearest: NearestNormal | None, at: tuple[int, int], *, has_store: bool
+) -> Why:
+    """Why the place (x, y), in pixels of the original image, was flagged or not; `nearest` is what `nearest_normal`
+    gives of it, `has_store` whether the bundle carries normal images. Raises `BlemishError` where the image has no such
+    place."""
+    verdict, anomaly_map, (x, y) = inspection.verdict, inspection.map, at
+    assert anomaly_map is not None
+    assert verdict.size is not None
+    width, height = verdict.size
+    if not (0 <= x < width and 0 <= y < height):
+        raise BlemishError(f"The image has {width} x {height} pixels, so there is no place {x}, {y}.")
+    rows, columns = anomaly_map.shape
+    value = float(anomaly_map[y * rows // height, x * columns // width])
+    boxes = [region.box for region in verdict.regions]
+    flagged = any(left <= x < right and top <= y < bottom for left, top, right, bottom in boxes)
+    p = p_value_of(rule, "map_maxima", value)
+    place = Why(at, value, rule.pixel_threshold, p, flagged, nearest, ())
+    sentences = (*_on_the_map(place, verdict.decision), _on_the_patch(place, rule, has_store=has_store))
+    return Why(at, value, rule.pixel_threshold, p, flagged, nearest, sentences)
+
+
+def _on_the_map(place: Why, decision: str) -> list[str]:
+    (x, y), high = place.at, place.value >= place.threshold
+    if place.flagged:
+        start = f"The place {x}, {y} is inside a box"
+    elif high and decision == "good":
+        # The threshold for places is one of the highest values of good images, so a good image may reach it.
+        start = f"The place {x}, {y} has no box, since the image as a whole was called good"
+    else:
+        start = f"The place {x}, {y} has no box"
+    side = "at or above" if high else "below"
+    words = [
+        f"{start}: the map is {number(place.value)} here, {side} the threshold for places, {number(place.threshold)}."
+    ]
+    if place.p_value is not None:
+        words.append(f"{percent(place.p_value)} of good images get as high somewhere (p {_equals(place.p_value)}).")
+    return words
+
+
+def _on_the_patch(place: Why, rule: Decision, *, has_store: bool) -> str:
+    nearest = place.nearest
+    if nearest is None:
+        return "This detector compares with no normal patches, so the map against its threshold is all that there is."
+    words = f"The nearest normal patch is at distance {number(nearest.distance)}"
+    if nearest.p_value is not None and rule.distances:
+        share = percent(nearest.p_value)
+        words += f"; {share} of good images have a patch as far from all normal ones (p {_equals(nearest.p_value)})"
+    if nearest.source:
+        return f"{words}. It comes from {nearest.source}."
+    return f"{words}. {LEFT_OUT if has_store else NO_EVIDENCE}"
+
+
+def _equals(p: float) -> str:
+    written = p_value(p)
+    return written if written.startswith("<") else f"= {written}"

@@ -1,0 +1,83 @@
+"""Labelled images brought in from the folder that a bundle learned from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select
+
+from blemish.images import load_mask
+from blemish.types import BlemishError
+from blemish.web import imports
+from blemish.web.imports import bring_images
+from blemish.web.tables import Image
+from tests import tiny
+from tests.support import write_image
+from tests.web.learned import site_of
+from tests.web.support import made_site
+
+
+def test_images_masks_and_splits_are_those_of_the_folder(
+    all_teach: Path, product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "BATCH", 7)
+    site = site_of(tmp_path / "page", all_teach, product)
+    with site.database.reading() as session:
+        grouped = session.execute(
+            select(Image.label, Image.defect, Image.split, func.count()).group_by(
+                Image.label, Image.defect, Image.split
+            )
+        ).all()
+        spot = session.scalars(select(Image).where(Image.name == "test/spot/002.png")).one()
+    assert sorted(map(tuple, grouped)) == [
+        ("anomaly", "spot", "test", 6),
+        ("good", "", "test", 6),
+        ("good", "", "train", 40),
+    ]
+    assert (spot.width, spot.height, spot.labelled_by, spot.item) == (80, 60, "import", "test/spot/002.png")
+    kept = load_mask(site.store.image(spot.mask, ".png"), (60, 80))
+    np.testing.assert_array_equal(kept, load_mask(product / "ground_truth/spot/002_mask.png", (60, 80)))
+    assert site.store.image(spot.sha256, ".png").read_bytes() == (product / spot.name).read_bytes()
+    again = bring_images(product, site.database, site.store, site.detectors)
+    assert (again.product, again.new) == ("tiles", 0)
+    site.database.close()
+
+
+def test_a_folder_that_no_bundle_names_is_refused(all_teach: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "other/good/1.png", np.zeros((20, 30)))
+    with pytest.raises(BlemishError, match=r"no bundle learned from a folder of the name other \(there is tiles\)"):
+        site_of(tmp_path / "page", all_teach, tmp_path / "other")
+
+
+def test_what_cannot_be_read_is_left_out_and_told_and_what_is_labelled_stays(tmp_path: Path) -> None:
+    """The card of the tiny bundle names the folder x; no run says what it was tested with, and x has no split."""
+    for number in range(40):
+        write_image(tmp_path / f"x/good/{number}.png", np.full((16, 24), 60 + number))
+    write_image(tmp_path / "x/dent/1.png", np.full((16, 24), 120))
+    (tmp_path / "x/good/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    shutil.copy(tmp_path / "x/good/1.png", tmp_path / "x/good/1-copy.png")
+    layout = {"source": "x", "layout": "folders", "train": 3, "calibration": 3, "test": 2, "seed": 0, "sha256": "0"}
+    tiny.made(tmp_path / "bundle0", data=layout)
+    site = made_site(tmp_path)
+    seen = site.line.inspect((tmp_path / "x/good/39.png").read_bytes(), "39.png", "tiny", by="ada", source="page")
+    assert seen.decision == "review"
+    with site.database.writing() as session:
+        image = session.get_one(Image, seen.image_id)
+        assert image.queue is not None
+    sentences: list[str] = []
+    imported = bring_images(tmp_path / "x", site.database, site.store, site.detectors)
+    imports.told(sentences.append, imported)
+    assert imported.new == 41
+    assert sentences[0] == "41 labelled images of 'tiny' imported."
+    assert sentences[1].startswith("good/broken.png: is left out (")
+    with site.database.reading() as session:
+        splits = session.scalars(select(Image.split)).all()
+        image = session.get_one(Image, seen.image_id)
+    assert len(splits) == 41
+    assert 2 <= splits.count("test") <= 16  # one of five
+    assert (image.label, image.name) == ("good", "39.png")
+    assert image.queue is None  # it is labelled, and no verdict contradicts that
+    site.database.close()

@@ -1,0 +1,127 @@
+"""Learn again, with the real process and a real training of the tiny product."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from blemish.types import BlemishError
+from blemish.web import learning, thresholds
+from blemish.web.learning import Rates, cancel, counts, holder, job_of, log_of, start
+from blemish.web.site import Site
+from blemish.web.tables import Image, Job, now
+from tests.support import eventually
+from tests.web.learned import ended, left, site_of
+
+
+@pytest.fixture
+def site(all_teach: Path, product: Path, tmp_path: Path) -> Iterator[Site]:
+    made = site_of(tmp_path / "page", all_teach, product)
+    yield made
+    made.database.close()
+
+
+def begin(site: Site, rates: Rates | None = None) -> Job:
+    return start(site.config, site.database, site.detectors, "tiles", "ada", rates)
+
+
+def test_learns_again_compares_promotes_and_rolls_back(site: Site) -> None:
+    first = site.detectors.judging("tiles")
+    assert counts(site.database, "tiles") == (40, 0, 6, 6, 0)
+    job = begin(site)
+    with pytest.raises(BlemishError, match=rf"A training of 'tiles' runs already \(job {job.id}\)"):
+        begin(site)
+    job = ended(site, job.id)
+    assert (job.state, job.error) == ("done", ""), log_of(site.config.folder, job.id)
+    new = site.detectors.version(int(job.detector_id or 0))
+    assert (new.version, new.kind, new.parent_id, new.job_id, new.by) == (2, "learned", first.id, job.id, "ada")
+    card = site.detectors.inspector(new.id).card
+    before = site.detectors.inspector(first.id).card
+    assert (card.data.train + card.data.calibration, card.data.test) == (40, 12)
+    assert card.settings == before.settings
+    assert card.image_size == before.image_size
+    assert (card.decision.false_alarms, card.decision.review) == (before.decision.false_alarms, 0.1)
+    assert card.decision.threshold == pytest.approx(before.decision.threshold, rel=0.2)
+    assert card.product == "tiles"
+    assert len(thresholds.scored(site.database, site.detectors, new)) == 12
+    # The same images and settings: both versions judge alike.
+    assert (job.comparison["good"], job.comparison["anomalies"]) == (6, 6)
+    assert [run["run"] for run in job.comparison["runs"]] == ["version 1", "version 2"]
+    assert job.comparison["runs"][0]["auroc"]["value"] == new.metrics["detection"]["auroc"]["value"] == 1.0
+    assert "Only 6 good images are held out" in job.comparison["words"][0]
+    assert left(site, job.id) == ["log.txt"]
+    assert holder(site.config.folder) is None
+    assert site.detectors.judging("tiles").id == first.id
+    site.detectors.promote(new.id, "ada")
+    assert site.detectors.judging("tiles").id == new.id
+    site.detectors.promote(first.id, "ada")
+    assert [p.detector_id for p in site.detectors.promotions("tiles")] == [first.id, new.id, first.id]
+
+
+def test_a_training_is_cancelled(site: Site) -> None:
+    job = begin(site)
+    eventually(lambda: job_of(site.config.folder, site.database, job.id).state == "running")
+    cancel(site.config.folder, site.database, job.id)
+    job = ended(site, job.id)
+    assert (job.state, job.error, job.detector_id) == ("cancelled", "", None)
+    assert left(site, job.id) == ["log.txt"]
+    with pytest.raises(BlemishError, match="has ended already"):
+        cancel(site.config.folder, site.database, job.id)
+
+
+def test_a_killed_training_is_seen_as_failed_and_the_next_one_begins(site: Site) -> None:
+    job = begin(site)
+    eventually(lambda: (held := holder(site.config.folder)) and held.job == job.id)
+    eventually(lambda: job_of(site.config.folder, site.database, job.id).state == "running")
+    os.kill(holder(site.config.folder).process, signal.SIGKILL)  # type: ignore[union-attr]
+    job = ended(site, job.id)
+    assert (job.state, job.error) == ("failed", learning.DIED)
+    assert left(site, job.id) == ["log.txt"]
+    following = begin(site)
+    assert following.id != job.id
+    cancel(site.config.folder, site.database, following.id)  # before its process has begun, or after
+    assert ended(site, following.id).state == "cancelled"
+
+
+def test_a_job_that_never_began_is_seen_as_failed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "_run", lambda *_: None)
+    job = begin(site)
+    assert job_of(site.config.folder, site.database, job.id).state == "queued"
+    monkeypatch.setattr(learning, "STARTING", 0.0)
+    assert job_of(site.config.folder, site.database, job.id).error == learning.NEVER_BEGAN
+
+
+def test_what_the_training_refuses_is_the_job_s_error(site: Site) -> None:
+    job = ended(site, begin(site, Rates(0.001)).id)
+    assert job.state == "failed"
+    assert "cannot guarantee 0.10% false alarms" in job.error
+
+
+def test_nothing_to_learn_from_is_refused_in_words(all_teach: Path, tmp_path: Path) -> None:
+    site = site_of(tmp_path / "page", all_teach)
+    with pytest.raises(BlemishError, match="'tiles' has no good image to learn from"):
+        begin(site)
+    with site.database.reading() as session:
+        assert not session.scalars(select(Job)).all()
+    site.database.close()
+
+
+def test_the_choice_of_the_detector_is_told_before(site: Site) -> None:
+    assert learning.choice(site.database, "tiles", 0.05).detector == "patchcore"
+    with site.database.writing() as session:
+        for image in session.scalars(select(Image).where(Image.split == "test")):
+            session.add(
+                Image(
+                    sha256=image.sha256[::-1], product="tiles", name="x", ending=".png", width=80, height=60,
+                    added=now(), label="anomaly", defect="spot", split="train", item=image.sha256, shapes=[], mask="",
+                )
+            )  # fmt: skip
+    told = learning.choice(site.database, "tiles", 0.3)
+    assert told.detector == "hybrid"
+    assert "12 defective images" in told.sentence
+    assert counts(site.database, "tiles")[:2] == (40, 12)
