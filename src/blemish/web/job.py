@@ -139,7 +139,8 @@ def learn(folder: Folder, database: Database, job: Job) -> dict[str, Any]:
     if written.missing:
         _say(f"{len(written.missing)} labelled images are not in the store any more, and are left out.")
     asked = taken_over(detectors.place(before) / "bundle") | _rates(job)
-    config = configure(written.folder, place / "run", **asked)
+    detector = str(job.settings.get("detector", ""))
+    config = configure(written.folder, place / "run", detector=detector, **asked)
     _say(config.why or f"The detector is {config.detector}.")
     run = train(config, told)
     for warning in run.warnings:

@@ -22,6 +22,7 @@ from blemish.web.inspection import Line
 from blemish.web.store import Store
 from blemish.web.tables import Image, Verdict
 from blemish.web.times import minute
+from blemish.web.watching import Folders
 
 PAGES = (("/", "Inspect"), ("/review", "Review"), ("/detectors", "Detectors"), ("/history", "History"))
 PRODUCT = "product"  # the cookie that remembers the product
@@ -37,6 +38,7 @@ class Site:
     detectors: Detectors
     line: Line
     hub: Hub
+    folders: Folders
     drifts: Drifts = field(default_factory=Drifts)
 
 
