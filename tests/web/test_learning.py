@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from blemish.types import BlemishError
-from blemish.web import learning
+from blemish.web import learning, thresholds
 from blemish.web.learning import Rates, cancel, counts, holder, job_of, log_of, start
 from blemish.web.site import Site
 from blemish.web.tables import Image, Job, now
@@ -48,6 +48,7 @@ def test_learns_again_compares_promotes_and_rolls_back(site: Site) -> None:
     assert (card.decision.false_alarms, card.decision.review) == (before.decision.false_alarms, 0.1)
     assert card.decision.threshold == pytest.approx(before.decision.threshold, rel=0.2)
     assert card.product == "tiles"
+    assert len(thresholds.scored(site.database, site.detectors, new)) == 12
     # The same images and settings: both versions judge alike.
     assert (job.comparison["good"], job.comparison["anomalies"]) == (6, 6)
     assert [run["run"] for run in job.comparison["runs"]] == ["version 1", "version 2"]

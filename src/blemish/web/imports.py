@@ -67,8 +67,9 @@ def bring_images(
     with database.reading() as session:
         known = select(Image.name).where(Image.product == source.product, Image.item != "")
         names = set(session.scalars(known))  # so that a second start reads no image again
-    rows = _rows([sample for sample in samples if readable(sample.name) not in names], source, store, skipped)
-    waiting = progress(rows, f"importing {folder.name}", len(samples) - len(names))
+    unknown = [sample for sample in samples if readable(sample.name) not in names]
+    rows = _rows(unknown, source, store, skipped)
+    waiting = progress(rows, f"importing {folder.name}", len(unknown)) if unknown else rows
     new, batch = 0, list[Image]()
     for row in waiting:
         batch.append(row)

@@ -7,6 +7,7 @@ how it ended; what it prints is its log. SIGTERM cancels it. It is niced, so tha
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -28,7 +29,7 @@ from blemish.types import BlemishError
 from blemish.web.comparison import compared
 from blemish.web.config import Folder
 from blemish.web.database import Database
-from blemish.web.dataset import write_folder
+from blemish.web.dataset import Written, write_folder
 from blemish.web.detectors import Detectors
 from blemish.web.learning import DATABASE, LOCK, clear, labelled, limits_of
 from blemish.web.store import Store
@@ -138,11 +139,13 @@ def learn(folder: Folder, database: Database, job: Job) -> dict[str, Any]:
     if written.missing:
         _say(f"{len(written.missing)} labelled images are not in the store any more, and are left out.")
     asked = taken_over(detectors.place(before) / "bundle") | _rates(job)
-    config = configure(written.folder, place / "run", **asked)
+    detector = str(job.settings.get("detector", ""))
+    config = configure(written.folder, place / "run", detector=detector, **asked)
     _say(config.why or f"The detector is {config.detector}.")
     run = train(config, told)
     for warning in run.warnings:
         _say(warning)
+    _name_images(run.folder / "verdicts.jsonl", written)
     new = detectors.bring(
         run.folder, by=job.by, kind="learned", product=job.product, parent_id=before.id, job_id=job.id
     )
@@ -150,6 +153,13 @@ def learn(folder: Folder, database: Database, job: Job) -> dict[str, Any]:
     told.tell("comparing with the version that judged", 0, 0)
     comparison = compared(detectors, store, before, new, written, place, told)
     return {"detector_id": new.id, "comparison": comparison}
+
+
+def _name_images(file: Path, written: Written) -> None:
+    """Writes the images' hashes into the run's verdicts, by which the page finds their scores again."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [json.dumps({**row, "image": written.images[row["path"]].sha256}) + "\n" for row in rows]
+    file.write_text("".join(lines), encoding="utf-8")
 
 
 def _named(product: str) -> str:

@@ -23,7 +23,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from blemish.atomic import try_lock
-from blemish.training.choice import Choice, choose
+from blemish.training.choice import LEARNING, Choice, choose
 from blemish.types import BlemishError, Label, Sample, SplitName
 from blemish.web.config import Folder, Limits, ServeConfig
 from blemish.web.database import Database
@@ -84,10 +84,17 @@ def holder(folder: Folder) -> Holder | None:
 
 
 def start(
-    config: ServeConfig, database: Database, detectors: Detectors, product: str, by: str, rates: Rates | None = None
+    config: ServeConfig,
+    database: Database,
+    detectors: Detectors,
+    product: str,
+    by: str,
+    rates: Rates | None = None,
+    detector: str = "",
 ) -> Job:
     """Begins to learn `product` again from its labelled images, with the rates of the version that judges where none
-    are given. Raises `BlemishError` where there is nothing to learn from, or a training runs already."""
+    are given, and with the detector that the images call for where none is asked for. Raises `BlemishError` where there
+    is nothing to learn from, or a training runs already."""
     settle(config.folder, database)
     judging = detectors.judging(product)
     counted = counts(database, product)
@@ -96,7 +103,7 @@ def start(
             f"'{product}' has no good image to learn from: label some as good in the review, or start blemish serve "
             "with --images and the folder that its detector learned from."
         )
-    settings: dict[str, Any] = {"pixels": config.limits.pixels, **counted._asdict()}
+    settings: dict[str, Any] = {"pixels": config.limits.pixels, "detector": detector, **counted._asdict()}
     if rates:
         settings |= {"false_alarms": rates.false_alarms, "review": rates.review}
     with database.writing() as session:
@@ -249,10 +256,12 @@ def counts(database: Database, product: str) -> Counts:
 
 
 def choice(database: Database, product: str, false_alarms: float) -> Choice:
-    """Which detector would be learned, and why: the choice that `blemish train` makes of the same images."""
+    """Which detector would be learned, and why: the choice that `blemish train` makes of the same images, in the page's
+    words."""
     with database.reading() as session:
         images = labelled(session, product)
-    return choose([_sample(image) for image in images], false_alarms=false_alarms)
+    made = choose([_sample(image) for image in images], false_alarms=false_alarms)
+    return made._replace(sentence=made.sentence.replace(f"--detector {LEARNING}", f"{LEARNING}, chosen here,"))
 
 
 def _sample(image: Image) -> Sample:

@@ -1,0 +1,182 @@
+"""The pages of detectors and trainings, as a browser without scripts uses them, and the same for programs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from blemish.web import learning
+from blemish.web.site import Site
+from blemish.web.tables import Image, Job, now
+from tests.web.support import client_of, grey, made_site
+
+HTML = {"Accept": "text/html"}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A site with two versions, whose trainings never begin."""
+    monkeypatch.setattr(learning, "_run", lambda *_: None)
+    made = made_site(tmp_path, bundles=2)
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def client(site: Site) -> TestClient:
+    return client_of(site)
+
+
+def label(site: Site, value: int, said: str) -> Image:
+    verdict = site.line.inspect(grey(value), f"{value}.png", "tiny", by="ada", source="page")
+    with site.database.writing() as session:
+        image = session.get_one(Image, verdict.image_id)
+        image.label, image.split = said, "train"
+    return image
+
+
+def send(client: TestClient, address: str, **fields: str) -> Any:
+    """A form as the page has it, and the page that it leads to."""
+    page = client.get("/detectors", headers=HTML).text
+    csrf = re.search('name="csrf" value="([^"]+)"', page)
+    assert csrf
+    return client.post(address, data={"csrf": csrf[1], **fields}, headers=HTML, follow_redirects=True)
+
+
+def test_versions_are_promoted_and_rolled_back_by_forms(site: Site, client: TestClient) -> None:
+    page = client.get("/detectors", headers=HTML).text
+    assert '<a href="/detectors/1">Version 1</a> judges. At most 25 % of good parts flagged, at most 50 %' in page
+    assert "No image is labelled as good yet." in page
+    after = send(client, "/detectors/2/promote")
+    assert after.status_code == 200
+    assert '<a href="/detectors/2">Version 2</a> judges' in after.text
+    assert "Roll back to it" in after.text
+    send(client, "/detectors/1/promote")
+    assert [p.detector_id for p in site.detectors.promotions("tiny")] == [1, 2, 1]
+    assert client.get("/detectors/99", headers=HTML).status_code == 404
+
+
+def test_the_threshold_is_saved_by_a_form_without_scripts(site: Site, client: TestClient) -> None:
+    label(site, 95, "anomaly")
+    page = client.get("/detectors/1", headers=HTML).text
+    assert "good, calibration: 3" in page
+    assert "only an estimate" in page
+    assert 'type="application/json"' in page
+    after = send(client, "/detectors/1/threshold", false_alarms="50", review="", note="<b>fewer</b> misses")
+    assert after.status_code == 200
+    assert "Version 3 of tiny" in after.text
+    assert "&lt;b&gt;fewer&lt;/b&gt; misses" in after.text
+    assert site.detectors.inspector(3).card.decision.threshold == 90.0
+    refused = send(client, "/detectors/1/threshold", false_alarms="1")
+    assert refused.status_code == 422
+    assert "cannot guarantee 1.00% false alarms" in refused.text
+    assert "is no rate of false alarms" in send(client, "/detectors/1/threshold", false_alarms="much").text
+    assert site.detectors.judging("tiny").id == 1
+
+
+def test_a_training_is_begun_watched_and_cancelled_by_forms(site: Site, client: TestClient) -> None:
+    label(site, 10, "good")
+    label(site, 240, "anomaly")
+    page = client.get("/detectors", headers=HTML).text
+    assert "the detector is patchcore" in page
+    begun = send(client, "/detectors/learn?product=tiny", false_alarms="10", review="20", detector="hybrid")
+    assert begun.status_code == 200
+    assert "Learning begins" in begun.text
+    with site.database.reading() as session:
+        job = session.get_one(Job, 1)
+    assert (job.settings["false_alarms"], job.settings["review"], job.settings["detector"]) == (0.1, 0.2, "hybrid")
+    assert (job.before_id, job.state) == (1, "queued")
+    assert "<b>A training is running</b>, begun by" in client.get("/detectors", headers=HTML).text
+    told = client.get("/jobs/1/progress").json()
+    assert (told["alive"], told["stage"]) == (True, "waiting for its process")
+    again = send(client, "/detectors/learn?product=tiny", false_alarms="10")
+    assert again.status_code == 422
+    assert "runs already (job 1)" in again.text
+    ended = send(client, "/jobs/1/cancel")
+    assert "Nothing was changed" in ended.text
+    assert client.get("/jobs/1/progress").json()["alive"] is False
+    assert client.get("/jobs/2", headers=HTML).status_code == 404
+
+
+def test_the_comparison_is_told_in_words_and_figures(site: Site, client: TestClient) -> None:
+    share = {"value": 0.5, "low": 0.2, "high": 0.8}
+    less = {"value": 0.25, "low": -0.1, "high": 0.6}
+    image = label(site, 95, "anomaly")
+    figures = {"auroc": share, "recall": share, "false_alarm_rate": share}
+    compared: dict[str, Any] = {
+        **{"images": 8, "good": 4, "anomalies": 4, "words": ["Only 4 good images are held out."]},
+        "runs": [{"run": "version 1", "review": 1, **figures}, {"run": "version 2", "review": 0, **figures}],
+        "differences": [
+            {
+                **{"auroc": less, "recall": less, "false_alarm_rate": less},
+                "mcnemar": {"only_first_right": 1, "only_second_right": 3, "p_value": 0.625},
+            }
+        ],
+        "changed": [
+            {"name": "test/x.png", "label": "anomaly", "defect": "dent", "decisions": ["good", "anomaly"]}
+            | {"image": image.id, "sha256": image.sha256, "shown": "95.png"}
+        ],
+    }
+    job = Job(product="tiny", state="done", by="ada", created=now(), ended=now(), settings={}, before_id=1)
+    job.detector_id, job.comparison, job.stage, job.error = 2, compared, "", ""
+    with site.database.writing() as session:
+        session.add(job)
+    for number in (1, 2):
+        site.store.put_thumbnail(b"\xff\xd8\xff", image.sha256, number)
+    page = client.get("/jobs/1", headers=HTML).text
+    assert "Learned: version 2" in page
+    assert "On the same 8 held-out images" in page
+    assert "Version 2 alone is right on 3 images, version 1 alone on 1." in page
+    assert "That could be chance (McNemar, p = 0.625)" in page
+    assert "+0.250" in page
+    assert "now right" in page
+    assert f"/detectors/2/images/{image.sha256}.jpg" in page
+    assert client.get(f"/detectors/2/images/{image.sha256}.jpg").content == b"\xff\xd8\xff"
+    assert client.get("/detectors/2/images/..%2F.jpg").status_code == 404
+    assert client.get("/api/v1/jobs/1").json()["comparison"]["images"] == 8
+    with site.database.writing() as session:
+        session.get_one(Job, 1).comparison = {"words": ["No labelled image is held out yet."]}
+    page = client.get("/jobs/1", headers=HTML).text
+    assert "Not compared" in page
+    assert "No labelled image is held out yet." in page
+
+
+def test_a_report_runs_no_script(site: Site, client: TestClient) -> None:
+    assert client.get("/detectors/1/report", headers=HTML).status_code == 404
+    place = site.detectors.place(site.detectors.version(1)) / "report.html"
+    place.write_text("<h1>Report</h1><script>alert(1)</script>")
+    answer = client.get("/detectors/1/report", headers=HTML)
+    assert answer.text.startswith("<h1>Report</h1>")
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; img-src data: 'self'; style-src 'unsafe-inline'")
+    assert "script" not in policy
+
+
+def test_programs_list_promote_and_save(site: Site, client: TestClient) -> None:
+    listed = client.get("/api/v1/detectors", params={"limit": 1}).json()
+    assert [(row["id"], row["judges"]) for row in listed] == [(2, False)]
+    assert [row["id"] for row in client.get("/api/v1/detectors", params={"before": 2}).json()] == [1]
+    assert client.post("/api/v1/detectors/2/promote").json()["judges"] is True
+    chosen = client.get("/api/v1/detectors/1/threshold").json()
+    assert chosen["steps"] == [
+        {"threshold": 80.0, "rate": 0.75},
+        {"threshold": 90.0, "rate": 0.5},
+        {"threshold": 100.0, "rate": 0.25},
+    ]
+    saved = client.post("/api/v1/detectors/1/threshold", json={"false_alarms": 0.5, "review": 0.75, "note": "x"})
+    assert (saved.status_code, saved.json()["kind"], saved.json()["parent_id"]) == (201, "threshold", 1)
+    same = client.post("/api/v1/detectors/3/threshold", json={"false_alarms": 0.5, "review": 0.75})
+    assert same.status_code == 422
+    assert "has already" in same.json()["error"]["message"]
+    assert client.post("/api/v1/jobs").json()["error"]["message"].startswith("'tiny' has no good image")
+    label(site, 10, "good")
+    begun = client.post("/api/v1/jobs", json={"false_alarms": 0.25})
+    assert (begun.status_code, begun.json()["state"]) == (202, "queued")
+    assert [row["id"] for row in client.get("/api/v1/jobs").json()] == [begun.json()["id"]]
+    assert client.post(f"/api/v1/jobs/{begun.json()['id']}/cancel").json()["state"] == "cancelled"
+    assert client.get("/api/v1/jobs/77").status_code == 404
