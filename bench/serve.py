@@ -145,9 +145,11 @@ def first(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             before = page.locator("#verdicts > li").count()
             begun = time.perf_counter()
             page.set_input_files("#files", files)
-            page.wait_for_function(f"document.querySelectorAll('#verdicts > li').length > {before}")
+            page.wait_for_function("(n) => document.querySelectorAll('#verdicts > li').length > n", arg=before)
             one = time.perf_counter() - begun
-            page.wait_for_function(f"document.querySelectorAll('#verdicts > li').length >= {before + len(files)}")
+            page.wait_for_function(
+                "(n) => document.querySelectorAll('#verdicts > li').length >= n", arg=before + len(files)
+            )
             times.append((one, time.perf_counter() - begun))
             page.close()
         browser.close()

@@ -24,10 +24,10 @@ from tests import tiny
 SIZE = (40, 30)  # width, height
 
 
-def opened(folder: Path) -> Site:
+def opened(folder: Path, database: str = "") -> Site:
     """A site over a new data folder."""
     bundle = tiny.made(folder / "tiny")
-    return assembled(ServeConfig(folder / "data", (bundle,)))
+    return assembled(ServeConfig(folder / "data", (bundle,), database=database))
 
 
 def picture(mean: int, number: int = 0) -> bytes:

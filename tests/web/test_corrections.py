@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from blemish.types import BlemishError
 from blemish.web import corrections, review
+from blemish.web.agreement import agreements
 from blemish.web.corrections import STATE, DecidedError, Seen, again, label, skip, undo
 from blemish.web.dataset import split_of
 from blemish.web.site import Site
@@ -212,10 +214,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with site.database.writing() as session:
         session.get_one(Image, 1).mask = "b" * 64
     yield site
+    assert troubles(site) == []
     site.database.close()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(steps=st.lists(st.integers(-1, len(ACTIONS) - 1), max_size=8))
 def test_undoing_all_gives_back_the_first_state_exactly(desk: Site, steps: list[int]) -> None:
     first = state(desk, 1)
@@ -233,7 +236,6 @@ def test_undoing_all_gives_back_the_first_state_exactly(desk: Site, steps: list[
         states.pop()
         assert state(desk, 1) == states[-1]
     assert state(desk, 1) == first
-    assert troubles(desk) == []
 
 
 def test_of_two_reviewers_at_once_the_second_is_told_and_can_disagree(site: Site) -> None:
@@ -279,6 +281,35 @@ def test_threads_lose_no_update(site: Site) -> None:
         assert session.scalar(select(func.count()).select_from(Correction)) == 9
         rows = corrections.history(session, 1)
     # Each was written over the state that the one before it left: nothing was overwritten unseen.
-    for earlier, later in zip(rows, rows[1:], strict=False):
+    for earlier, later in itertools.pairwise(rows):
         assert (later.before["label"], later.before["labelled_by"]) == (earlier.label, earlier.by)
     assert troubles(site) == []
+
+
+def test_on_postgresql_as_well(tmp_path: Path, postgres: Callable[[], str]) -> None:
+    site = opened(tmp_path, postgres())
+    for mean in (95, 150, 96):
+        judged(site, mean)
+    before = state(site, 1)
+    label(site, 1, "anna", "anomaly", defect="\0dent", shapes=TRIANGLE, note="\0", seen=Seen(1, 0))
+    with pytest.raises(DecidedError, match="anna called it"):
+        label(site, 1, "ben", "good", seen=Seen(1, 0))
+    label(site, 3, "anna", "good")
+    label(site, 3, "ben", "anomaly")
+    skip(site, 2, "ben")
+    again(site, 1, "ben")
+    with site.database.reading() as session:
+        entries = review.listed(session, review.Filters("tiny"), "ben")
+        assert [entry.reason for entry in entries] == ["sent back", "skipped"]
+        first = entries[0].place
+        assert [e.image.id for e in review.listed(session, review.Filters("tiny"), "ben", after=first)] == [2]
+        assert review.following(session, review.Filters("tiny", "all"), "ben", first) is not None
+        counted = review.counts(session, "tiny", "ben")
+        assert review.types(session, "tiny") == ["dent"]
+        assert [(pair.n, pair.agreed) for pair in agreements(session, "tiny")] == [(1, 0)]
+    assert (counted["waiting"], counted["back"], counted["labelled"], counted["second"]) == (2, 1, 2, 1)
+    undo(site, "ben")
+    undo(site, "anna", 1)
+    assert state(site, 1) == before
+    assert troubles(site) == []
+    site.database.close()

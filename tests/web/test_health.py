@@ -26,7 +26,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def test_a_server_that_can_judge_is_ready(site: Site) -> None:
     client = client_of(site)
-    assert client.get("/healthz").json() == {"ready": True, "reasons": []}
+    assert client.get("/healthz").json() == {"ready": True, "reasons": [], "watching": []}
     assert (client.get("/readyz").status_code, client.get("/readyz").json()["reasons"]) == (200, [])
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as Pixels
@@ -18,26 +19,26 @@ from blemish.inference.evidence import gather, open_store
 from blemish.inference.inspector import Inspector, p_value_of
 from blemish.inference.nearest_normal import nearest_normal
 from blemish.reporting.thumbnails import outline
-from blemish.web.app import application
-from blemish.web.site import Site
+from blemish.web.app import assembled
+from blemish.web.config import ServeConfig
+from blemish.web.site import Site, verdict_or_404
 from blemish.web.store import sha256
 from blemish.web.tables import Image, Log
 from tests import tiny
-from tests.support import write_image
-from tests.web.sites import site_of
+from tests.web.support import client_of, csrf_in, grey, made_site
 
 SPOT, GOOD = "test/spot/002.png", "test/good/001.png"
 
 
 @pytest.fixture(scope="module")
 def site(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return site_of(tmp_path_factory.mktemp("page"), [run])
+    return assembled(ServeConfig(tmp_path_factory.mktemp("page") / "data", (run,), threads=1))
 
 
 @pytest.fixture(scope="module")
 def client(site: Site) -> Iterator[TestClient]:
-    with TestClient(application(site)) as client:
-        yield client
+    yield client_of(site)
+    site.database.close()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def inspector(run: Path) -> Inspector:
     return Inspector(run, threads=1)
 
 
-def pixels(content: bytes) -> np.ndarray:  # type: ignore[type-arg]
+def pixels(content: bytes) -> npt.NDArray[np.uint8]:
     return np.asarray(Pixels.open(io.BytesIO(content)))
 
 
@@ -98,13 +99,9 @@ def test_the_evidence_is_what_gather_gives(
     part = client.get(f"/verdicts/{spot}/evidence").text
     assert expected.sentence() in part
     assert str(expected.nearest[0].source) in part
-    assert site.line.evidence(_verdict(site, spot)) is site.line.evidence(_verdict(site, spot))  # kept for the crops
-
-
-def _verdict(site: Site, number: int):  # type: ignore[no-untyped-def]
-    from blemish.web.site import verdict_or_404
-
-    return verdict_or_404(site, number)
+    assert site.line.evidence(verdict_or_404(site, spot)) is site.line.evidence(
+        verdict_or_404(site, spot)
+    )  # kept for the crops
 
 
 def test_why_not_here_is_what_nearest_normal_gives_of_the_place(
@@ -144,7 +141,7 @@ def test_the_heat_is_overlay_s_layer(client: TestClient, spot: int, inspector: I
 def test_the_page_says_all_of_a_verdict(client: TestClient, site: Site, spot: int, good: int) -> None:
     page = client.get(f"/verdicts/{spot}", headers={"Accept": "text/html"})
     assert page.status_code == 200
-    verdict = _verdict(site, spot)
+    verdict = verdict_or_404(site, spot)
     with site.database.reading() as session:
         entry = session.query(Log).filter_by(kind="verdict", ref=spot).one()
     for words in ("Called an anomaly: its score", verdict.image.sha256, entry.hash, f"entry {entry.seq}", SPOT):
@@ -168,7 +165,7 @@ def test_the_page_says_all_of_a_verdict(client: TestClient, site: Site, spot: in
 )
 def test_label_against_verdict(client: TestClient, site: Site, spot: int, label: str, words: str) -> None:
     with site.database.writing() as session:
-        image = session.get_one(Image, _verdict(site, spot).image_id)
+        image = session.get_one(Image, verdict_or_404(site, spot).image_id)
         image.label, image.labelled_by = label, "Ada"
         image.shapes = [{"points": [[1, 2], [30, 2], [30, 20.5]]}]
     page = client.get(f"/verdicts/{spot}").text
@@ -176,7 +173,7 @@ def test_label_against_verdict(client: TestClient, site: Site, spot: int, label:
     assert "(by Ada)" in page
     assert '<polygon class="shape" points="1,2 30,2 30,20.5 "/>' in page
     with site.database.writing() as session:
-        image = session.get_one(Image, _verdict(site, spot).image_id)
+        image = session.get_one(Image, verdict_or_404(site, spot).image_id)
         image.label, image.labelled_by, image.shapes = None, "", []
 
 
@@ -187,13 +184,13 @@ def test_an_imported_mask_is_outlined_until_somebody_draws(
     content = (product / "ground_truth/spot/002_mask.png").read_bytes()
     site.store.put(content, sha256(content), ".png")
     with site.database.writing() as session:
-        session.get_one(Image, _verdict(site, spot).image_id).mask = sha256(content)
+        session.get_one(Image, verdict_or_404(site, spot).image_id).mask = sha256(content)
     shown = pixels(client.get(f"/verdicts/{spot}/mask.png").content)
     mask = np.asarray(Pixels.open(io.BytesIO(content))) > 0
     np.testing.assert_array_equal(shown, np.asarray(outline(mask, (shown.shape[1], shown.shape[0]))))
     assert 'id="outline"' in client.get(f"/verdicts/{spot}").text
     with site.database.writing() as session:
-        session.get_one(Image, _verdict(site, spot).image_id).mask = ""
+        session.get_one(Image, verdict_or_404(site, spot).image_id).mask = ""
 
 
 def test_the_scale_of_the_heat_rises_from_transparent(client: TestClient) -> None:
@@ -203,11 +200,10 @@ def test_the_scale_of_the_heat_rises_from_transparent(client: TestClient) -> Non
 
 
 def test_without_a_memory_bank_the_map_says_why(tmp_path: Path) -> None:
-    site = site_of(tmp_path / "page", [tiny.made(tmp_path / "bundle")])
-    bright = write_image(tmp_path / "bright.png", np.full((40, 50, 3), 120, np.uint8))
-    verdict = site.line.inspect(bright.read_bytes(), "bright.png", "tiny", by="me", source="page")
+    site = made_site(tmp_path)
+    verdict = site.line.inspect(grey(120, size=(50, 40)), "bright.png", "tiny", by="me", source="page")
     assert verdict.decision == "anomaly"
-    client = TestClient(application(site))
+    client = client_of(site)
     answer = client.get(f"/api/v1/verdicts/{verdict.id}/why?x=49&y=39").json()
     assert answer["value"] == 139.0  # the mean and the map's slope in its last cell, 19
     assert answer["threshold"] == 110.0
@@ -220,22 +216,21 @@ def test_without_a_memory_bank_the_map_says_why(tmp_path: Path) -> None:
 
 
 def test_an_error_is_a_sentence_without_an_image(tmp_path: Path) -> None:
-    site = site_of(tmp_path / "page", [tiny.made(tmp_path / "bundle")])
+    site = made_site(tmp_path)
     verdict = site.line.inspect(b"no image", "a.png", "tiny", by="me", source="page")
-    client = TestClient(application(site))
+    client = client_of(site)
     page = client.get(f"/verdicts/{verdict.id}", headers={"Accept": "text/html"}).text
     assert "Not judged: a.png: is not an image that can be read" in page
     assert "<img" not in page
     assert "Correct this" not in page
-    assert client.post(f"/verdicts/{verdict.id}/again").status_code == 404
+    assert client.post(f"/verdicts/{verdict.id}/again", data={"csrf": csrf_in(page)}).status_code == 404
     assert client.get(f"/api/v1/verdicts/{verdict.id}/evidence").json()["regions"] == []
 
 
 def test_a_verdict_stays_when_its_detector_is_gone_and_another_version_judges_again(tmp_path: Path) -> None:
-    site = site_of(tmp_path / "page", [tiny.made(tmp_path / "bundle")])
-    grey = write_image(tmp_path / "grey.png", np.full((40, 50, 3), 99, np.uint8)).read_bytes()
-    verdict = site.line.inspect(grey, "grey.png", "tiny", by="me", source="page")
-    client = TestClient(application(site))
+    site = made_site(tmp_path)
+    verdict = site.line.inspect(grey(99), "grey.png", "tiny", by="me", source="page")
+    client = client_of(site)
     assert verdict.decision == "review"
     page = client.get(f"/verdicts/{verdict.id}").text
     assert "Put aside for review: its score 99.00 lies between 90.00 and 100.0" in page
@@ -244,15 +239,15 @@ def test_a_verdict_stays_when_its_detector_is_gone_and_another_version_judges_ag
     other = site.detectors.bring(tiny.made(tmp_path / "other", decision=rule), by="me")
     site.detectors.promote(other.id, "me")
     shutil.rmtree(site.detectors.place(verdict.detector))
-    site.detectors._loaded.clear()
+    site.detectors._loaded.clear()  # as after a restart
     page = client.get(f"/verdicts/{verdict.id}").text
     assert "The detector that gave this verdict is gone" in page
     assert "Put aside for review: its score 99.00 lies just below the threshold 100.0" in page
     assert 'id="heat"' not in page
     assert f'src="/verdicts/{verdict.id}/image"' in page
     assert "Inspect again with version 2" in page
-    again = client.post(f"/verdicts/{verdict.id}/again", follow_redirects=False)
+    again = client.post(f"/verdicts/{verdict.id}/again", data={"csrf": csrf_in(page)})
     assert again.status_code == 303
-    new = _verdict(site, int(again.headers["location"].rpartition("/")[2]))
+    new = verdict_or_404(site, int(again.headers["location"].rpartition("/")[2]))
     assert (new.decision, new.detector_id, new.source, new.image_id) == ("anomaly", other.id, "again", verdict.image_id)
     assert f'href="/verdicts/{new.id}"' in client.get(f"/verdicts/{verdict.id}").text

@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from blemish import __version__
-from blemish.cli import explain, log, report, serve, synthetic, watch
+from blemish.cli import backup, explain, log, report, serve, synthetic, users, watch
 from blemish.cli.commands import Commands
 from blemish.cli.ending import ended_by, finished, stop_unread
 from blemish.cli.signals import ending
@@ -159,6 +159,9 @@ app.command()(watch.watch)
 app.add_typer(log.log, name="log")
 app.command()(explain.explain)
 app.command()(serve.serve)
+app.command()(users.user)
+app.command()(backup.backup)
+app.command()(backup.restore)
 
 
 @app.command()

@@ -10,7 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 ORDER = (
-    *("data", "train", "detectors", "sweep", "corrupt", "inspect", "watch", "serve", "log", "explain"),
+    *("data", "train", "detectors", "sweep", "corrupt", "inspect", "watch", "serve"),
+    *("user", "backup", "restore", "log", "explain"),
     *("bundle", "evaluate", "report", "compare", "demo"),
 )
 LATE = {"train": "blemish.cli.train", "detectors": "blemish.cli.train", "sweep": "blemish.cli.train"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +19,11 @@ if TYPE_CHECKING:
     from blemish.station.lines import Log
 
 _LONGEST = 1000  # bytes read of a file that should hold a head
-Place = Annotated[Path, typer.Argument(help="The --out of a `blemish watch`, or its verdicts.jsonl.")]
+Place = Annotated[
+    Path | None,
+    typer.Argument(help="The --out of a `blemish watch`, its verdicts.jsonl, or the --data of a `blemish serve`."),
+]
+Base = Annotated[str, typer.Option(help="Instead: the database of a `blemish serve`.")]
 
 log = typer.Typer(
     help="Show whether recorded verdicts were changed, dropped, moved or inserted afterwards.", no_args_is_help=True
@@ -26,7 +32,8 @@ log = typer.Typer(
 
 @log.command()
 def verify(
-    path: Place,
+    path: Place = None,
+    database: Base = "",
     head: Annotated[
         str | None, typer.Option(help="A head kept elsewhere, which the log must hold: a file, or its text.")
     ] = None,
@@ -36,15 +43,15 @@ def verify(
     from blemish.station.chain import problems
 
     kept = None if head is None else _kept(head)
-    opened = _log(path)
-    read = _Read(opened)
     found, listed = 0, list[str]()
-    for sentence in problems(read, kept, before=opened.before):
-        found += 1
-        if as_json:
-            listed.append(sentence)
-        else:
-            say(sentence)
+    with _log(path, database) as (opened, differences):
+        read = _Read(opened)
+        for sentence in chain(problems(read, kept, before=opened.before), differences):
+            found += 1
+            if as_json:
+                listed.append(sentence)
+            else:
+                say(sentence)
     if as_json:
         older = opened.before.seq
         say_json({"entries": read.count, "older": older, "head": read.head.to_text(), "problems": listed}, indent=1)
@@ -57,16 +64,16 @@ def verify(
 
 
 @log.command()
-def head(path: Place) -> None:
+def head(path: Place = None, database: Base = "") -> None:
     """Print the log's head: kept elsewhere, it lets a later `verify --head` find every change before it."""
     from blemish.station.chain import problems
 
-    opened = _log(path)
-    read = _Read(opened)
-    found = sum(1 for _ in problems(read, before=opened.before))
+    with _log(path, database) as (opened, differences):
+        read = _Read(opened)
+        found = sum(1 for _ in chain(problems(read, before=opened.before), differences))
     say(read.head.to_text())
     if found:
-        say(f"{path}: the log has {_many(found, 'problem')} already; see: blemish log verify {path}", err=True)
+        say(f"{path or database}: the log has {_many(found, 'problem')} already; see: blemish log verify", err=True)
         raise typer.Exit(INCOMPLETE)
 
 
@@ -89,11 +96,21 @@ class _Read:
         return _many(self.count, "entry") + (f" after {_many(older, 'older line')}" if older else "")
 
 
-def _log(path: Path) -> Log:
-    """The log at `path`, by what is there."""
+@contextmanager
+def _log(path: Path | None, database: str) -> Iterator[tuple[Log, Iterable[str]]]:
+    """The log at `path` or in `database`, and of a page a sentence for each row that is not what its log says."""
     from blemish.station.lines import read
 
-    return read(path)
+    if path is None and not database:
+        raise BlemishError("Which log? Give the folder of a `blemish watch` or `blemish serve`, or --database.")
+    if path and not database and not (path / "blemish.sqlite").is_file():
+        yield read(path), ()
+        return
+    from blemish.web.config import ServeConfig
+    from blemish.web.opening import logged
+
+    with logged(ServeConfig(data=path or Path(), database=database)) as both:
+        yield both
 
 
 def _kept(head: str) -> Head:

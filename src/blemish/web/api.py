@@ -17,6 +17,7 @@ from blemish.web.uploads import uploads
 router = APIRouter(prefix="/api/v1", responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}})
 EXAMPLE: dict[str, Any] = {
     "id": 17,
+    "image_id": 12,
     "image": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "name": "flange-0042.png",
     "product": "flange",
@@ -48,7 +49,8 @@ class VerdictAnswer(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
     id: int
-    image: str
+    image_id: int  # to correct it
+    image: str  # the SHA-256 of its bytes
     name: str
     product: str
     detector: dict[str, Any]
@@ -69,7 +71,9 @@ class VerdictAnswer(BaseModel):
 
 def as_answer(verdict: Verdict) -> VerdictAnswer:
     """A row as it is answered."""
-    own = (*("id", "name", "time", "source", "by", "decision", "score", "threshold", "p_value", "probability"),)
+    own = (
+        *("id", "image_id", "name", "time", "source", "by", "decision", "score", "threshold", "p_value", "probability"),
+    )
     here, detector = f"/verdicts/{verdict.id}", verdict.detector
     links = {"page": here}
     if verdict.image.ending:

@@ -13,7 +13,7 @@ from blemish.web.answers import ErrorAnswer
 from blemish.web.api import EXAMPLE, VerdictAnswer, as_answer
 from blemish.web.evidence import pieces, why_at
 from blemish.web.history import FiltersOf, found
-from blemish.web.site import SiteOf, verdict_or_404
+from blemish.web.site import RowId, SiteOf, verdict_or_404
 
 router = APIRouter(prefix="/api/v1", responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}})
 MOST = 200
@@ -151,7 +151,7 @@ def verdicts(
 
 
 @router.get("/verdicts/{verdict_id}/evidence", summary="What a verdict rests on")
-def evidence(site: SiteOf, who: Inspecting, verdict_id: int) -> EvidenceAnswer:  # noqa: ARG001
+def evidence(site: SiteOf, who: Inspecting, verdict_id: RowId) -> EvidenceAnswer:  # noqa: ARG001
     """The evidence, with links to its pictures."""
     verdict = verdict_or_404(site, verdict_id)
     gathered = site.line.evidence(verdict) if verdict.decision != "error" else None
@@ -182,7 +182,7 @@ def evidence(site: SiteOf, who: Inspecting, verdict_id: int) -> EvidenceAnswer: 
 def why(
     site: SiteOf,
     who: Inspecting,  # noqa: ARG001
-    verdict_id: int,
+    verdict_id: RowId,
     x: Annotated[int, Query(ge=0, le=10**6, description="Pixels from the left of the original image.")],
     y: Annotated[int, Query(ge=0, le=10**6, description="Pixels from its top.")],
 ) -> WhyAnswer:

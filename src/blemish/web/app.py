@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 
 from blemish import __version__
 from blemish.types import Progress, silent
@@ -37,6 +38,7 @@ from blemish.web.inspection import Line
 from blemish.web.site import Site
 from blemish.web.store import Store
 from blemish.web.users import Throttle
+from blemish.web.watching import Folders, check
 
 ROUTED = (
     api,
@@ -58,6 +60,7 @@ DESCRIPTION = "Judges images, and gives verdicts, corrections, detectors and job
 def assembled(config: ServeConfig, progress: Progress = silent, say: Callable[[str], None] = lambda _: None) -> Site:
     """The parts of a server over a data folder: database upgraded, bundles and labelled images brought in, which `say`
     tells of. Raises `BlemishError`."""
+    check(config.watch, config.data)
     config.data.mkdir(parents=True, exist_ok=True)
     database = Database(config.url)
     database.upgrade()
@@ -68,7 +71,8 @@ def assembled(config: ServeConfig, progress: Progress = silent, say: Callable[[s
     for folder in config.images:
         told(say, bring_images(folder, database, store, detectors, progress))
     line = Line(store, database, detectors, config.limits, config.threads)
-    return Site(config, database, store, detectors, line, Hub(database))
+    folders = Folders(config.watch, line, database, detectors, config.limits)
+    return Site(config, database, store, detectors, line, Hub(database), folders)
 
 
 def application(site: Site) -> FastAPI:
@@ -76,7 +80,9 @@ def application(site: Site) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        site.folders.start()
         yield
+        await run_in_threadpool(site.folders.stop)
         site.database.close()
 
     app = FastAPI(

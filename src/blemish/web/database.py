@@ -10,7 +10,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
@@ -42,6 +42,17 @@ class Database:
         """A session that only reads; what it gave can be used after it."""
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A session in which everything is as it was at one moment, however long it reads. Raises `BlemishError` where
+        the database cannot be read."""
+        level = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}  # SQLite always reads like that
+        try:
+            with self.engine.connect().execution_options(**level) as connection, Session(connection) as session:
+                yield session
+        except DatabaseError as cause:
+            raise BlemishError(f"{self.name}: cannot be read ({why(cause)}).") from None
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -76,6 +87,14 @@ class Database:
             raise BlemishError(
                 f"{self.name}: was written by a newer blemish ({cause}); update blemish, or restore a backup."
             ) from None
+
+    def tables(self) -> list[str]:
+        """The names of its tables. Raises `BlemishError` where it cannot be opened."""
+        try:
+            with self.engine.connect() as connection:
+                return inspect(connection).get_table_names()
+        except DatabaseError as cause:
+            raise BlemishError(f"{self.name}: cannot be opened ({why(cause)}).") from None
 
     def close(self) -> None:
         self.engine.dispose()

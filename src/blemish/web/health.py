@@ -27,10 +27,11 @@ JOBS = ("queued", "running", "done", "failed", "cancelled")
 
 
 class Health(BaseModel):
-    """`ready`, or the reasons why not, a sentence for each."""
+    """`ready`, or the reasons why not, a sentence for each; and the state of each watched folder."""
 
     ready: bool
     reasons: list[str]
+    watching: list[str] = []
 
 
 @router.get("/healthz", summary="Is it alive?")
@@ -44,7 +45,7 @@ def readyz(site: SiteOf, response: Response) -> Health:
     """200 where an image that is sent now is judged and recorded; 503, with the reasons, where not."""
     reasons = [*_of_folder(site), *_of_database(site)]
     response.status_code = 503 if reasons else 200
-    return Health(ready=not reasons, reasons=reasons)
+    return Health(ready=not reasons, reasons=reasons, watching=site.folders.said())
 
 
 @router.get("/metrics", include_in_schema=False)

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from fastapi import Depends, Query
 from sqlalchemy import ColumnElement, Select, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from blemish.reporting.run import DECISIONS
 from blemish.types import BlemishError
@@ -103,9 +103,12 @@ def conditions(filters: Filters) -> list[ColumnElement[bool]]:
     """For a select of verdicts, joined with their images where a label is asked for. A product's verdicts are those of
     its versions, so that nothing else needs the image's row."""
     versions = select(Detector.id).where(Detector.product == filters.product)
-    if filters.version is not None:
-        versions = versions.where(Detector.version == filters.version)
-    asked: list[ColumnElement[bool]] = [Verdict.detector_id.in_(versions)]
+    asked: list[ColumnElement[bool]] = []
+    if filters.version is None:
+        # "+ 0": no index of versions, or SQLite would sort all rows instead of walking back from the newest.
+        asked.append((Verdict.detector_id + 0).in_(versions))
+    else:
+        asked.append(Verdict.detector_id == versions.where(Detector.version == filters.version).scalar_subquery())
     if filters.start:
         asked.append(Verdict.time >= utc(filters.start))
     if filters.end:
@@ -135,7 +138,9 @@ def matching(query: Select[*Row], filters: Filters) -> Select[*Row]:
 
 def found(session: Session, filters: Filters, *, before: int | None = None, limit: int = 60) -> Sequence[Verdict]:
     """At most `limit` verdicts, the newest first, older than the verdict `before`."""
-    query = matching(select(Verdict), filters).order_by(Verdict.id.desc()).limit(limit)
+    # The few versions on their own, not with each row: their metrics are large.
+    query = matching(select(Verdict).options(selectinload(Verdict.detector)), filters)
+    query = query.order_by(Verdict.id.desc()).limit(limit)
     if before is not None:
         query = query.where(Verdict.id < before)
     rows: Sequence[Verdict] = session.scalars(query).all()
@@ -154,7 +159,7 @@ def every(session: Session, filters: Filters) -> Iterator[Verdict]:
 def counts(session: Session, filters: Filters) -> dict[str, int]:
     """How many verdicts there are of each decision."""
     query = matching(select(Verdict.decision, func.count()), filters).group_by(Verdict.decision)
-    by_decision: dict[str, int] = dict(session.execute(query).tuples().all())
+    by_decision: dict[str, int] = dict(session.execute(query).all())
     return {decision: by_decision[decision] for decision in DECISIONS if decision in by_decision}
 
 

@@ -46,6 +46,7 @@ def inspect_page(request: Request, site: SiteOf, who: Inspecting, product: Produ
         detector=detector,
         rule=site.detectors.inspector(detector.id).card.decision if detector else None,
         limits=site.config.limits,
+        watching=site.folders.said(),
     )
 
 

@@ -11,8 +11,9 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Redirect
 from PIL import Image as Pixels
 from sqlalchemy.orm import Session
 
-from blemish.images import load_image
+from blemish.images import load_image, load_mask
 from blemish.inference import overlay
+from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError
 from blemish.web import corrections, review
 from blemish.web.access import Inspecting, Reviewing
@@ -22,7 +23,8 @@ from blemish.web.pages import ALWAYS
 from blemish.web.review import Filters
 from blemish.web.site import MissingError, ProductOf, Site, SiteOf, fragment, page
 from blemish.web.store import MEDIA
-from blemish.web.tables import Correction, Image
+from blemish.web.tables import Correction, Image, Verdict
+from blemish.web.verdict_words import verdict_sentence
 
 router = APIRouter(include_in_schema=False)
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -53,9 +55,15 @@ def grid(
     done: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
 ) -> HTMLResponse:
     """Thumbnails of what waits, the most uncertain first."""
+    return _grid(request, site, who.name, filters, after=after, done=done)
+
+
+def _grid(
+    request: Request, site: Site, me: str, filters: Filters, *, after: str = "", done: int = 0, trouble: str = ""
+) -> HTMLResponse:
     with site.database.reading() as session:
-        entries = review.listed(session, filters, who.name, after=review.place_of(after), limit=review.PAGE + 1)
-        counts = review.counts(session, filters.product, who.name)
+        entries = review.listed(session, filters, me, after=review.place_of(after), limit=review.PAGE + 1)
+        counts = review.counts(session, filters.product, me)
         names = review.types(session, filters.product)
         last = session.get(Correction, done) if done else None
     more = len(entries) > review.PAGE
@@ -64,6 +72,8 @@ def grid(
         request,
         "review.html",
         product=filters.product,
+        status=409 if trouble else 200,
+        trouble=trouble,
         entries=entries,
         more=review.text_of(entries[-1].place) if more else "",
         after=after,
@@ -110,12 +120,19 @@ def decide_several(
     return RedirectResponse(f"/review?{filters.query(done=row.id)}", 303)
 
 
-@router.post("/review/undo")
+@router.post("/review/undo", response_model=None)
 def undo(
-    site: SiteOf, who: Reviewing, filters: FiltersOf, correction: Annotated[int, Form(ge=0, le=2**31 - 1)] = 0
-) -> RedirectResponse:
+    request: Request,
+    site: SiteOf,
+    who: Reviewing,
+    filters: FiltersOf,
+    correction: Annotated[int, Form(ge=0, le=2**31 - 1)] = 0,
+) -> Response:
     """Takes back one's own last correction, or the given one, and shows its image."""
-    row = corrections.undo(site, who.name, correction or None, product=filters.product)
+    try:
+        row = corrections.undo(site, who.name, correction or None, product=filters.product)
+    except BlemishError as cause:
+        return _grid(request, site, who.name, filters, trouble=str(cause))
     return RedirectResponse(f"/review/{row.image_id}?{filters.query()}", 303)
 
 
@@ -150,7 +167,7 @@ def _single(
             "last": session.get(Correction, done) if done else None,
         }
     context |= _told(rows, filters)
-    words = review.sentence(entry.verdict) if entry.verdict else "No version has judged it yet."
+    words = _sentence(site, entry.verdict) if entry.verdict else "No version has judged it yet."
     return page(
         request,
         "review_image.html",
@@ -162,6 +179,14 @@ def _single(
         trouble=trouble,
         **context,
     )
+
+
+def _sentence(site: Site, verdict: Verdict) -> str:
+    try:
+        rule = site.detectors.inspector(verdict.detector_id).card.decision
+    except BlemishError:  # the bundle is gone, the verdict is not
+        rule = None
+    return f"Version {verdict.detector.version}: {verdict_sentence(verdict, rule)}"
 
 
 def _told(rows: Any, filters: Filters) -> dict[str, Any]:
@@ -288,6 +313,19 @@ def thumbnail(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # n
         overlay.fit(Pixels.fromarray(pixels), THUMBNAIL).convert("RGB").save(buffer, "JPEG", quality=80)
         site.store.put_thumbnail(buffer.getvalue(), image.sha256, NO_VERSION)
     return FileResponse(small, media_type="image/jpeg", headers=ALWAYS)
+
+
+@router.get("/images/{image_id}/mask.png")
+def mask(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # noqa: ARG001
+    """The mask that was brought in with an image, as an outline to be laid over it."""
+    with site.database.reading() as session:
+        image = _image(session, image_id)
+    place = site.store.image(image.mask, ".png") if image.mask else None
+    if place is None or not place.is_file():
+        raise MissingError(f"{image.name}: has no mask.")
+    height, width = image.height or 1, image.width or 1
+    drawn = outline(load_mask(place, (height, width)), overlay.fit(Pixels.new("L", (width, height))).size)
+    return Response(overlay.png(drawn), media_type="image/png")
 
 
 def _image(session: Session, image_id: int) -> Image:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from PIL import Image as Pixels
 from sqlalchemy import select
@@ -22,7 +22,7 @@ from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError
 from blemish.web.access import Inspecting
 from blemish.web.evidence import Kind, piece_of, pieces, why_at
-from blemish.web.site import MissingError, Site, SiteOf, fragment, page, verdict_or_404
+from blemish.web.site import MissingError, RowId, Site, SiteOf, fragment, page, verdict_or_404
 from blemish.web.tables import Detector, Image, Log, Verdict
 from blemish.web.times import minute
 from blemish.web.verdict_words import agreement, verdict_sentence
@@ -38,7 +38,7 @@ def verdict_page(
     request: Request,
     site: SiteOf,
     who: Inspecting,  # noqa: ARG001
-    verdict_id: int,
+    verdict_id: RowId,
     evidence: bool = False,
 ) -> HTMLResponse:
     """The page; `evidence` has its evidence at once, for browsers without scripts."""
@@ -94,7 +94,7 @@ def _around(site: Site, verdict: Verdict) -> dict[str, Any]:
 
 
 @router.get("/verdicts/{verdict_id}/evidence")
-def evidence_part(site: SiteOf, who: Inspecting, verdict_id: int) -> HTMLResponse:  # noqa: ARG001
+def evidence_part(site: SiteOf, who: Inspecting, verdict_id: RowId) -> HTMLResponse:  # noqa: ARG001
     """The evidence of each region, as a part of the page."""
     verdict = verdict_or_404(site, verdict_id)
     return HTMLResponse(fragment("evidence.html", verdict=verdict, evidence=_evidence(site, verdict)))
@@ -118,7 +118,7 @@ def _evidence(site: Site, verdict: Verdict) -> dict[str, Any]:
 
 
 @router.get("/verdicts/{verdict_id}/regions/{number}/{kind}.jpg")
-def piece(site: SiteOf, who: Inspecting, verdict_id: int, number: int, kind: Kind) -> Response:  # noqa: ARG001
+def piece(site: SiteOf, who: Inspecting, verdict_id: RowId, number: int, kind: Kind) -> Response:  # noqa: ARG001
     """A region's crop, its nearest normal crop, or it inpainted."""
     pixels = piece_of(site, verdict_or_404(site, verdict_id), number).of(kind)
     if pixels is None:
@@ -130,7 +130,7 @@ def piece(site: SiteOf, who: Inspecting, verdict_id: int, number: int, kind: Kin
 def why_picture(
     site: SiteOf,
     who: Inspecting,  # noqa: ARG001
-    verdict_id: int,
+    verdict_id: RowId,
     kind: Kind,
     x: Place,
     y: Place,
@@ -144,7 +144,7 @@ def why_picture(
 
 
 @router.get("/verdicts/{verdict_id}/mask.png")
-def mask(site: SiteOf, who: Inspecting, verdict_id: int) -> Response:  # noqa: ARG001
+def mask(site: SiteOf, who: Inspecting, verdict_id: RowId) -> Response:  # noqa: ARG001
     """The outline of the imported mask, transparent elsewhere."""
     verdict = verdict_or_404(site, verdict_id)
     file, image = _mask_file(site, verdict.image), verdict.image
@@ -162,7 +162,7 @@ def scale(who: Inspecting) -> Response:  # noqa: ARG001
 
 
 @router.post("/verdicts/{verdict_id}/again")
-def again(site: SiteOf, who: Inspecting, verdict_id: int, csrf: Annotated[str, Form()] = "") -> Response:  # noqa: ARG001
+def again(site: SiteOf, who: Inspecting, verdict_id: RowId) -> Response:
     """Has the image judged by the version that judges now."""
     verdict = verdict_or_404(site, verdict_id)
     if not verdict.image.ending:

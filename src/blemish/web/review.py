@@ -33,7 +33,7 @@ SHOWS: dict[Show, str] = {
     "labelled": "Labelled",
     "all": "All images",
 }
-_PLACE = re.compile(r"(-?[0-9]{1,3}\.[0-9]{1,20}(?:e-[0-9]{1,3})?),([0-9]{1,15})", re.ASCII)
+_PLACE = re.compile(r"(-?[0-9]{1,3}(?:\.[0-9]{1,20})?(?:e-[0-9]{1,3})?),([0-9]{1,15})", re.ASCII)
 
 Show = Literal["waiting", "back", "uncertain", "disagree", "skipped", "rest", "second", "labelled", "all"]
 Place = tuple[float, int]  # rank and number of an image: where a page of the queue ends
@@ -134,22 +134,6 @@ class Entry:
         if rank < SKIPPED:
             return "label and verdict disagree"
         return "skipped" if rank < REST else ""
-
-
-def sentence(verdict: Verdict) -> str:
-    """A verdict in words."""
-    version = f"Version {verdict.detector.version}"
-    if verdict.decision == "error":
-        return f"{version} could not judge it: {verdict.error}"
-    words = {"anomaly": "calls it an anomaly", "good": "calls it good", "review": "is not sure and leaves it to you"}
-    text = f"{version} {words[verdict.decision]}"
-    count = len(verdict.regions)
-    if verdict.decision != "good" and count:
-        text += f", for {'one region' if count == 1 else f'{count} regions'}"
-    if verdict.p_value is not None:
-        share = f"{100 * verdict.p_value:.3g} %"
-        return f"{text}. Of good parts, about {share} look as unusual as this or more."
-    return f"{text}."
 
 
 def listed(

@@ -21,6 +21,8 @@ from blemish.web.events import Hub
 from blemish.web.inspection import Line
 from blemish.web.store import Store
 from blemish.web.tables import Image, Verdict
+from blemish.web.times import minute
+from blemish.web.watching import Folders
 
 PAGES = (("/", "Inspect"), ("/review", "Review"), ("/detectors", "Detectors"), ("/history", "History"))
 PRODUCT = "product"  # the cookie that remembers the product
@@ -36,6 +38,7 @@ class Site:
     detectors: Detectors
     line: Line
     hub: Hub
+    folders: Folders
     drifts: Drifts = field(default_factory=Drifts)
 
 
@@ -67,7 +70,7 @@ environment = Environment(
     lstrip_blocks=True,
 )
 environment.globals |= {"version": __version__, "pages": PAGES}
-environment.filters |= FILTERS
+environment.filters |= FILTERS | {"minute": minute}
 
 
 def page(request: Request, template: str, *, product: str = "", status: int = 200, **context: Any) -> HTMLResponse:

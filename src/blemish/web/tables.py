@@ -99,7 +99,11 @@ class Verdict(Base):
     """One judgement of one image by one version, as `types.Verdict`."""
 
     __tablename__ = "verdict"
-    __table_args__ = (Index("verdict_time", "time"), Index("verdict_image", "image_id"))
+    __table_args__ = (
+        Index("verdict_time", "time"),
+        Index("verdict_image", "image_id"),
+        Index("verdict_detector", "detector_id", "id"),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"))
     detector_id: Mapped[int] = mapped_column(ForeignKey("detector.id"))

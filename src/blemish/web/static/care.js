@@ -39,18 +39,39 @@ sheet.addEventListener("wheel", (event) => {
   event.preventDefault();
   zoom(event.deltaY > 0 ? 1.25 : 0.8, where(event));
 }, { passive: false });
+const fingers = new Map();
 let pan = null;
+let pinch = 0; // distance of two fingers
+const apart = () => {
+  const [a, b] = [...fingers.values()];
+  return Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY);
+};
 sheet.addEventListener("pointerdown", (event) => {
-  if (draw.kind || event.button || view[2] >= width) return;
-  pan = where(event);
-  sheet.setPointerCapture(event.pointerId);
+  if (draw.kind || event.button) return;
+  fingers.set(event.pointerId, event);
+  if (fingers.size === 2) {
+    pinch = apart();
+    pan = null;
+  } else if (view[2] < width) {
+    pan = where(event);
+    sheet.setPointerCapture(event.pointerId);
+  }
 });
 sheet.addEventListener("pointermove", (event) => {
-  if (!pan) return;
-  const at = where(event);
-  show([view[0] + pan[0] - at[0], view[1] + pan[1] - at[1], view[2], view[3]]);
+  if (fingers.has(event.pointerId)) fingers.set(event.pointerId, event);
+  if (fingers.size === 2 && pinch) {
+    const now = apart();
+    const [a, b] = [...fingers.values()].map(where);
+    zoom(pinch / now, [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2]);
+    pinch = now;
+  } else if (pan) {
+    const at = where(event);
+    show([view[0] + pan[0] - at[0], view[1] + pan[1] - at[1], view[2], view[3]]);
+  }
 });
-for (const kind of ["pointerup", "pointercancel"]) sheet.addEventListener(kind, () => { pan = null; });
+for (const kind of ["pointerup", "pointercancel"]) {
+  sheet.addEventListener(kind, (event) => { fingers.delete(event.pointerId); pan = null; pinch = 0; });
+}
 byId("closer").addEventListener("click", () => zoom(0.67));
 byId("farther").addEventListener("click", () => zoom(1.5));
 
@@ -104,7 +125,7 @@ const keys = {
   o: () => toggle("boxes"),
   ArrowLeft: () => byId("previous")?.click(),
   ArrowRight: () => byId("next")?.click(),
-  "?": () => { byId("keys").open = !byId("keys").open; if (byId("keys").open) byId("keys").scrollIntoView({ block: "nearest" }); },
+  "?": () => { byId("keys").open = !byId("keys").open; },
   "+": () => zoom(0.67),
   "-": () => zoom(1.5),
   0: () => show([0, 0, width, height]),

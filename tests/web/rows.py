@@ -1,23 +1,13 @@
-"""A site over an empty data folder, and verdicts that were never judged, for tests of what is shown of them."""
+"""Rows of images and verdicts that were never judged, for tests of what is shown of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from blemish.web import ledger
-from blemish.web.app import assembled
-from blemish.web.config import ServeConfig
-from blemish.web.site import Site
 from blemish.web.tables import Image, Verdict
-
-
-def site_of(folder: Path, bundles: Sequence[Path], database: str = "") -> Site:
-    """The parts of a server, one image at a time."""
-    return assembled(ServeConfig(folder, tuple(bundles), database=database, threads=1))
 
 
 def image_row(session: Session, product: str, number: int, **columns: Any) -> Image:

@@ -1,0 +1,76 @@
+"""Cohen's kappa against scikit-learn, and which labels it is made of."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
+
+from blemish.web.agreement import agreements, kappa
+from blemish.web.corrections import again, label, undo
+from tests.web.desk import judged, opened
+
+LABELS = st.sampled_from(["good", "anomaly"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=st.lists(st.tuples(LABELS, LABELS), min_size=1, max_size=40))
+def test_kappa_is_that_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+    first, second = [a for a, _ in pairs], [b for _, b in pairs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of one label only
+        expected = cohen_kappa_score(first, second, labels=["good", "anomaly"])
+    found = kappa(first, second)
+    if math.isnan(expected):
+        assert found.value is None
+    else:
+        assert found.value == pytest.approx(expected, abs=1e-12)
+        if found.low is not None and found.high is not None:
+            assert -1 <= found.low <= found.high <= 1
+
+
+def test_kappa_by_hand() -> None:
+    """Cohen's first table has o = 0.7 and e = 0.5: 20 of 50 both good, 15 both anomalies, 5 and 10 differ."""
+    first = ["good"] * 25 + ["anomaly"] * 25
+    second = ["good"] * 20 + ["anomaly"] * 5 + ["good"] * 10 + ["anomaly"] * 15
+    found = kappa(first, second)
+    assert found.value == pytest.approx(0.4)
+    assert found.low is not None
+    assert found.high is not None
+    # The analytic standard error is sqrt(o (1 - o) / n) / (1 - e) = 0.1296 (Cohen 1960, eq. 7).
+    assert found.low == pytest.approx(0.4 - 1.96 * 0.1296, abs=0.05)
+    assert found.high == pytest.approx(0.4 + 1.96 * 0.1296, abs=0.05)
+
+
+def test_kappa_without_images_and_with_uneven_lists() -> None:
+    assert kappa([], []).value is None
+    with pytest.raises(ValueError, match="as many labels"):
+        kappa(["good"], [])
+
+
+def test_the_last_label_of_each_counts_and_none_that_was_undone(tmp_path: Path) -> None:
+    site = opened(tmp_path)
+    for number in range(4):
+        judged(site, 95, number)
+    for number in (1, 2, 3, 4):
+        label(site, number, "anna", "good")
+    label(site, 1, "ben", "anomaly")
+    label(site, 1, "ben", "good")  # his last
+    label(site, 2, "ben", "anomaly")
+    label(site, 3, "ben", "good")
+    label(site, 4, "ben", "good")
+    undo(site, "ben")
+    label(site, 3, "anna", "anomaly")
+    again(site, 3, "carl")
+    with site.database.reading() as session:
+        (pair,) = agreements(session, "tiny")
+        assert agreements(session, "other") == []
+    assert (pair.first, pair.second, pair.n, pair.agreed, pair.images) == ("anna", "ben", 3, 1, (2, 3))
+    # good/good, good/anomaly, anomaly/good: o = 1/3, e = 2/3 * 2/3 + 1/3 * 1/3 = 5/9, kappa = (3 - 5) / (9 - 5).
+    assert pair.kappa.value == pytest.approx(-0.5)
+    site.database.close()

@@ -1,0 +1,79 @@
+"""The drift test of a version is `inference.drift` over the same scores."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from blemish.inference.drift import Drift
+from blemish.web.drift import NO_TEST, Drifts
+from blemish.web.site import Site
+from tests import tiny
+from tests.web.rows import image_row, verdict_row
+from tests.web.support import PRODUCT, client_of, made_site
+
+
+def filled(site: Site, scores: list[float | None], start: int = 0) -> None:
+    detector = site.detectors.judging(PRODUCT)
+    with site.database.writing() as session:
+        for number, score in enumerate(scores, start):
+            image = image_row(session, PRODUCT, number)
+            decision = "error" if score is None else "anomaly" if score > 100 else "good"
+            verdict_row(session, image, detector.id, score=score, decision=decision, error=(score and None) or "x")
+
+
+def test_the_state_is_that_of_the_scores_in_their_order_however_they_come(tmp_path: Path) -> None:
+    site, draw, rule = made_site(tmp_path), random.Random(0), tiny.card().decision
+    scores: list[float | None] = [draw.choice([None, draw.uniform(80, 105)]) for _ in range(60)]
+    expected = Drift(rule.scores, threshold=rule.threshold)
+    drifts, detector = Drifts(), site.detectors.judging(PRODUCT)
+    for begin in range(0, 60, 20):
+        some = scores[begin : begin + 20]
+        filled(site, some, begin)
+        for score in some:
+            if score is not None:
+                expected.see(score)
+        assert drifts.follow(site.database, detector.id, rule).state == expected.state
+    assert expected.state.left_out > 0
+    assert Drifts().follow(site.database, detector.id, rule).sentence == expected.sentence()
+    slow = Drifts()
+    judged = sum(score is not None for score in scores)
+    assert slow.follow(site.database, detector.id, rule, most=10).left == judged - 10
+    while slow.follow(site.database, detector.id, rule, most=10).left:
+        pass
+    assert slow.follow(site.database, detector.id, rule).state == expected.state
+
+
+def test_the_same_image_again_is_no_new_part(tmp_path: Path) -> None:
+    site, rule = made_site(tmp_path), tiny.card().decision
+    filled(site, [85.0, 87.0])
+    detector = site.detectors.judging(PRODUCT)
+    with site.database.writing() as session:
+        from blemish.web.tables import Image
+
+        verdict_row(session, session.get_one(Image, 1), detector.id, score=99.0)
+    state = site.drifts.follow(site.database, detector.id, rule).state
+    assert state is not None
+    assert state.seen == 2
+
+
+def test_an_alarm_is_on_the_page(tmp_path: Path) -> None:
+    rule = tiny.card().decision.model_copy(update={"scores": tuple(float(v) for v in range(60, 100))})
+    rule = rule.model_copy(update={"map_maxima": rule.scores})
+    site = made_site(tmp_path)
+    other = site.detectors.bring(tiny.made(tmp_path / "other", decision=rule), by="me")
+    site.detectors.promote(other.id, "me")
+    scores: list[float | None] = [99.0 - number % 13 for number in range(60)]
+    filled(site, scores)
+    page = client_of(site).get("/history").text
+    assert "Drift since part" in page
+    assert "scores of good parts have become higher" in page
+    quiet = client_of(site).get("/history?version=1").text
+    assert "Drift since" not in quiet
+
+
+def test_without_scores_there_is_no_test(tmp_path: Path) -> None:
+    site = made_site(tmp_path)
+    rule = tiny.card().decision.model_copy(update={"scores": (), "map_maxima": ()})
+    followed = site.drifts.follow(site.database, 1, rule)
+    assert (followed.state, followed.sentence) == (None, NO_TEST)

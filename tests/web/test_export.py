@@ -1,0 +1,151 @@
+"""Exports read back: the table, the lines, and the folder by the layouts of `blemish data`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blemish.data import layouts
+from blemish.images import load_mask
+from blemish.reporting.run import read_run
+from blemish.types import BlemishError
+from blemish.web import export
+from blemish.web.dataset import mask_of
+from blemish.web.export import COLUMNS, as_csv, as_jsonl, as_zip
+from blemish.web.history import Filters
+from blemish.web.site import Site
+from blemish.web.store import sha256
+from blemish.web.tables import Image
+from tests import tiny
+from tests.web.rows import image_row, verdict_row
+from tests.web.support import PRODUCT, client_of, grey, made_site
+
+ALL = Filters(PRODUCT)
+
+
+def test_no_cell_is_a_formula(tmp_path: Path) -> None:
+    site = made_site(tmp_path)
+    (detector,) = site.detectors.versions(PRODUCT)
+    names = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", 'plain, with "quotes"\nand a line', "a=1"]
+    with site.database.writing() as session:
+        for number, name in enumerate(names):
+            image = image_row(session, PRODUCT, number, label="anomaly", defect="=cmd")
+            verdict_row(session, image, detector.id, name=name, score=-1.5, p_value=None)
+    rows = list(csv.DictReader(io.StringIO("".join(as_csv(site.database, ALL)))))
+    assert tuple(rows[0]) == COLUMNS
+    escaped = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\tx", *names[5:]]
+    assert [row["name"] for row in reversed(rows)] == escaped
+    assert {row["defect"] for row in rows} == {"'=cmd"}
+    assert {(row["score"], row["p_value"]) for row in rows} == {("-1.5", "")}  # numbers stay numbers
+    lines = [json.loads(line) for line in as_jsonl(site.database, ALL)]
+    assert [line["path"] for line in reversed(lines)] == names
+    assert {line["label"] for line in lines} == {"anomaly"}
+
+
+def test_the_lines_are_those_of_a_run(tmp_path: Path) -> None:
+    site = made_site(tmp_path)
+    for value in (60, 95, 130):
+        site.line.inspect(grey(value), f"{value}.png", PRODUCT, by="me", source="page")
+    site.line.inspect(b"none", "none.png", PRODUCT, by="me", source="page")
+    tiny.made(tmp_path / "run/bundle")
+    (tmp_path / "run/metrics.json").write_text("{}")
+    (tmp_path / "run/verdicts.jsonl").write_text("".join(as_jsonl(site.database, ALL)))
+    read = {image.name: image for image in read_run(tmp_path / "run").images}
+    assert {name: image.decision for name, image in read.items()} == {
+        "60.png": "good",
+        "95.png": "review",
+        "130.png": "anomaly",
+        "none.png": "error",
+    }
+    assert read["130.png"].score == 130.0
+    assert read["130.png"].size == (24, 16)
+    assert len(read["130.png"].regions) == 1
+
+
+def labelled(site: Site) -> dict[str, Image]:
+    """Inspected images with labels, by their hashes: two good, a scratch with a drawn box, a dent without a mask, one
+    without a label."""
+    given: dict[int, dict[str, Any]] = {
+        61: {"label": "good", "split": "train"},
+        62: {"label": "good", "split": "test"},
+        131: {"label": "anomaly", "defect": "scratch", "split": "test"},
+        132: {"label": "anomaly", "defect": "dent", "split": "train"},
+        63: {"label": None},
+    }
+    for value, columns in given.items():
+        verdict = site.line.inspect(grey(value), f"{value}.png", PRODUCT, by="me", source="page")
+        with site.database.writing() as session:
+            image = session.get_one(Image, verdict.image_id)
+            for key, content in columns.items():
+                setattr(image, key, content)
+            if value == 131:
+                image.shapes = [{"points": [[2, 3], [9, 3], [9, 8], [2, 8]]}]
+    with site.database.reading() as session:
+        return {image.sha256: image for image in session.query(Image)}
+
+
+def test_the_folder_is_read_back_with_the_same_labels(tmp_path: Path) -> None:
+    site = made_site(tmp_path)
+    images = labelled(site)
+    answer = client_of(site).get(f"/history/export.zip?product={PRODUCT}")
+    assert answer.headers["content-disposition"] == 'attachment; filename="verdicts.zip"'
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        archive.extractall(tmp_path / "out")
+    data = layouts.read(tmp_path / "out" / PRODUCT)
+    assert len(data.samples) == 4
+    for sample in data.samples:
+        image = images[sha256(sample.path.read_bytes())]
+        assert (sample.label, sample.split) == (image.label, image.split)
+        assert sample.defect == image.defect
+        if image.defect == "scratch":
+            assert sample.mask is not None
+            np.testing.assert_array_equal(load_mask(sample.mask, (16, 24)), mask_of(image.shapes, (16, 24)))
+    assert list(site.store.folder.jobs.iterdir()) == []
+
+
+def test_the_folder_follows_the_filters_and_is_gone_when_nobody_reads_on(tmp_path: Path) -> None:
+    site = made_site(tmp_path)
+    labelled(site)
+    content = b"".join(as_zip(site.store, site.database, Filters(PRODUCT, label="anomaly")))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".png")]
+    assert sum("_mask" not in name for name in names) == 2
+    half = as_zip(site.store, site.database, ALL)
+    next(half)
+    assert list(site.store.folder.jobs.iterdir())
+    half.close()  # type: ignore[attr-defined]
+    assert list(site.store.folder.jobs.iterdir()) == []
+    with pytest.raises(BlemishError, match="None of these images has a label"):
+        as_zip(site.store, site.database, Filters(PRODUCT, label="none"))
+
+
+def test_what_a_killed_export_left_is_deleted_by_a_later_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = made_site(tmp_path)
+    labelled(site)
+    left = site.store.folder.jobs / ".export-left"
+    left.mkdir(parents=True)
+    b"".join(as_zip(site.store, site.database, ALL))
+    assert left.is_dir()  # somebody may be downloading it
+    monkeypatch.setattr(export, "FORGOTTEN", -1)
+    b"".join(as_zip(site.store, site.database, ALL))
+    assert not left.exists()
+
+
+def test_exports_follow_the_filters_and_say_what_they_are(tmp_path: Path) -> None:
+    site = made_site(tmp_path)
+    for value in (60, 130):
+        site.line.inspect(grey(value), f"{value}.png", PRODUCT, by="me", source="page")
+    client = client_of(site)
+    table = client.get("/history/export.csv?decision=good")
+    assert table.headers["content-type"] == "text/csv; charset=utf-8"
+    assert [row["name"] for row in csv.DictReader(io.StringIO(table.text))] == ["60.png"]
+    lines = client.get("/history/export.jsonl?name=130").text.splitlines()
+    assert [json.loads(line)["path"] for line in lines] == ["130.png"]

@@ -1,0 +1,180 @@
+"""The review as people use it, in a real Chromium."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from blemish.web.corrections import label
+from blemish.web.site import Site
+from tests.web.accessibility import serious
+from tests.web.browser import Visitor
+from tests.web.desk import SIZE, image, judged, opened, served, troubles
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    opened_site = opened(tmp_path)
+    for number in range(6):
+        judged(opened_site, 95, number)
+    yield opened_site
+    assert troubles(opened_site) == []
+
+
+@pytest.fixture
+def address(site: Site) -> Iterator[str]:
+    with served(site) as address:
+        yield address
+
+
+def waits(page: Page, count: int) -> None:
+    """The header says so, without being loaded again."""
+    page.wait_for_function(
+        "count => { const shown = document.querySelector('[data-waiting]');"
+        " return (shown.hidden ? 0 : +shown.textContent) === count }",
+        arg=count,
+    )
+
+
+def on_screen(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where a pixel of the image is on the screen."""
+    at = page.evaluate(
+        "([x, y]) => { const p = new DOMPoint(x, y).matrixTransform(document.getElementById('sheet').getScreenCTM());"
+        " return [p.x, p.y] }",
+        [x, y],
+    )
+    return at[0], at[1]
+
+
+def test_five_images_by_keyboard_and_a_polygon(site: Site, address: str, desktop: Visitor) -> None:
+    page = desktop.new_page()
+    page.goto(f"{address}/review")
+    assert serious(page) == []
+    page.keyboard.press("ArrowRight")  # the first, then the second
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/review/1?**")
+    assert serious(page) == []
+
+    # A polygon with the mouse, its type by name.
+    page.keyboard.press("d")
+    for x, y in ((5, 5), (30, 6), (20, 25)):
+        page.mouse.click(*on_screen(page, x, y))
+    assert "3 points" in page.inner_text("#told")
+    page.keyboard.press("Enter")
+    page.keyboard.press("t")
+    page.keyboard.type("scratch")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/review/2?**")
+    (shape,) = image(site, 1).shapes
+    for (x, y), (wx, wy) in zip(shape["points"], ((5, 5), (30, 6), (20, 25)), strict=True):
+        assert abs(x - wx) < 0.2
+        assert abs(y - wy) < 0.2
+    assert (image(site, 1).label, image(site, 1).defect) == ("anomaly", "scratch")
+
+    # And one by keyboard alone: from the middle, arrows move it by a pixel each here.
+    page.keyboard.press("d")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    for key in ("ArrowRight",) * 5:
+        page.keyboard.press(key)
+    page.keyboard.press("Space")
+    for key in ("ArrowDown",) * 5:
+        page.keyboard.press(key)
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    page.keyboard.press("Backspace")
+    page.keyboard.press("Enter")
+    page.keyboard.press("a")
+    page.wait_for_url("**/review/3?**")
+    middle = (SIZE[0] / 2, SIZE[1] / 2)
+    assert image(site, 2).shapes == [
+        {"points": [[middle[0] + 1, middle[1]], [middle[0] + 6, middle[1]], [middle[0] + 6, middle[1] + 5]]}
+    ]
+
+    page.keyboard.press("g")
+    page.wait_for_url("**/review/4?**")
+    page.keyboard.press("s")
+    page.wait_for_url("**/review/5?**")
+    page.keyboard.press("g")
+    page.wait_for_url("**/review/6?**")
+    page.keyboard.press("u")  # the fifth again
+    page.wait_for_url("**/review/5?**")
+    assert image(site, 5).label is None
+    page.keyboard.press("g")
+    page.wait_for_url("**/review/6?**")
+    page.keyboard.press("b")
+    page.wait_for_url("**/review/4?**")  # which was skipped
+    assert [image(site, n).label for n in range(1, 7)] == ["anomaly", "anomaly", "good", None, "good", None]
+    assert page.locator("[data-waiting]").all_inner_texts() == ["2"]
+
+
+def test_the_grid_by_keyboard_with_undo(site: Site, address: str, desktop: Visitor) -> None:
+    page = desktop.new_page()
+    page.goto(f"{address}/review")
+    tiles = page.locator(".tile")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowRight")  # from the second to the third, as well
+    assert page.locator(".tile :checked").count() == 3
+    page.keyboard.press("g")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 3")
+    waits(page, 3)
+    page.keyboard.press("a")  # the one with the focus
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 2")
+    assert [image(site, n).label for n in range(1, 7)] == ["good", "good", "good", "anomaly", None, None]
+    page.keyboard.press("u")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 3")
+    page.keyboard.press("u")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 6")
+    waits(page, 6)
+    assert [image(site, n).label for n in range(1, 7)] == [None] * 6
+    assert tiles.count() == 6
+
+
+def test_what_another_one_decides_shows_at_once(site: Site, address: str, desktop: Visitor) -> None:
+    page = desktop.new_page()
+    grid = desktop.new_page()
+    page.goto(f"{address}/review/1")
+    grid.goto(f"{address}/review")
+    waits(grid, 6)
+    page.wait_for_timeout(500)  # until both listen
+    label(site, 1, "ben", "anomaly", defect="dent")
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert page.inner_text("#trouble") == "ben called this an anomaly (dent) just now. You can still decide otherwise."
+    assert "ben called it an anomaly (dent)" in page.inner_text("#history")
+    waits(grid, 5)
+    grid.wait_for_function("() => document.querySelector('#image-1 .label')?.textContent.includes('ben')")
+    page.keyboard.press("g")
+    page.wait_for_url("**/review/2?**")
+    assert image(site, 1).label == "good"
+
+
+def test_shapes_are_fixed_by_finger(site: Site, address: str, tablet: Visitor) -> None:
+    label(site, 1, "ben", "anomaly", shapes=[{"points": [[5, 5], [30, 5], [30, 20]]}])
+    page = tablet.new_page()
+    page.goto(f"{address}/review/1")
+    assert serious(page) == []
+    page.touchscreen.tap(*on_screen(page, 25, 10))  # chooses it
+    page.wait_for_selector(".handle")
+    page.mouse.move(*on_screen(page, 30, 20))
+    page.mouse.down()
+    page.mouse.move(*on_screen(page, 10, 25), steps=3)
+    page.mouse.up()
+    page.tap("#box")
+    page.touchscreen.tap(*on_screen(page, 2, 2))
+    page.touchscreen.tap(*on_screen(page, 4, 4))
+    page.tap("button.anomaly")
+    page.wait_for_url("**/review/2?**")
+    moved, box = image(site, 1).shapes
+    assert [[round(x), round(y)] for x, y in moved["points"]] == [[5, 5], [30, 5], [10, 25]]
+    assert [[round(x), round(y)] for x, y in box["points"]] == [[2, 2], [4, 2], [4, 4], [2, 4]]
