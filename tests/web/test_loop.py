@@ -89,7 +89,7 @@ def shot(page: Page, name: str) -> None:
     """An image for the documents, where these are asked for."""
     if folder := os.environ.get("BLEMISH_SCREENSHOTS"):
         page.wait_for_timeout(600)
-        page.screenshot(path=Path(folder) / f"page-{name}.png")
+        page.screenshot(path=Path(folder) / f"page-{name}.jpg", type="jpeg", quality=72)
 
 
 def accessible(page: Page) -> None:
