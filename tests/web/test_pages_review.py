@@ -69,6 +69,8 @@ def test_the_grid_shows_what_waits_and_several_are_decided_at_once(site: Site, c
     refused = send(client, "/review", {"action": "good"})
     assert refused.status_code == 422
     assert "No image is ticked" in refused.text
+    for number in (0, 99, 2**70):
+        assert send(client, "/review", {"action": "good", "images": [str(number)]}).status_code in (404, 422)
     assert troubles(site) == []
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import Field
 from sqlalchemy import select
 
 from blemish.web import agreement, corrections, review
@@ -15,6 +16,7 @@ from blemish.web.site import ProductOf, SiteOf, page
 from blemish.web.tables import Image
 
 router = APIRouter(include_in_schema=False)
+Ticked = Annotated[int, Field(ge=1, le=2**31 - 1)]
 MOST = 60  # images that are shown of two reviewers
 
 
@@ -44,7 +46,7 @@ def send_back(
     site: SiteOf,
     who: Reviewing,
     product: ProductOf,
-    images: Annotated[list[int], Form(max_length=1000)],
+    images: Annotated[list[Ticked], Form(max_length=1000)],
     note: Annotated[str, Form(max_length=corrections.NOTE)] = "",
 ) -> RedirectResponse:
     """Sends images back for another look."""

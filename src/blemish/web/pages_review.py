@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Form, Path, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from PIL import Image as Pixels
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from blemish.images import load_image, load_mask
@@ -28,6 +29,7 @@ from blemish.web.verdict_words import verdict_sentence
 
 router = APIRouter(include_in_schema=False)
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
+Ticked = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Action = Literal["good", "anomaly", "skip", "again"]
 NO_VERSION = 0  # a thumbnail's that shows no heat
 
@@ -109,7 +111,7 @@ def decide_several(
     who: Reviewing,
     filters: FiltersOf,
     action: Annotated[Action, Form()],
-    images: Annotated[list[int] | None, Form(max_length=1000)] = None,
+    images: Annotated[list[Ticked] | None, Form(max_length=1000)] = None,
     defect: Annotated[str, Form(max_length=1000)] = "",
 ) -> RedirectResponse:
     """Without scripts: one decision for all ticked images."""
