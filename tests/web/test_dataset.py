@@ -122,3 +122,9 @@ def test_a_file_that_is_gone_is_told_and_links_are_the_store_s(store: Store, tmp
     copied = write_folder(store, images[:1], tmp_path / "copy")
     assert not (copied.folder / name).samefile(store.image(images[0].sha256, ".png"))
     assert read_size(copied.folder / name) == (30, 20)
+
+
+def test_a_folder_is_read_where_nothing_is_held_out(store: Store, tmp_path: Path) -> None:
+    images = [*(stored(store, n) for n in range(3)), stored(store, 9, label="anomaly", defect="scratch")]
+    read = layouts.read(write_folder(store, images, tmp_path / "out").folder)
+    assert (read.layout, {sample.split for sample in read.samples}) == ("mvtec", {"train"})

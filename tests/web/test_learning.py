@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,10 @@ from blemish.types import BlemishError
 from blemish.web import learning, thresholds
 from blemish.web.learning import Rates, cancel, counts, holder, job_of, log_of, start
 from blemish.web.site import Site
-from blemish.web.tables import Image, Job, now
+from blemish.web.tables import Correction, Image, Job, now
 from tests.support import eventually
 from tests.web.learned import ended, left, site_of
+from tests.web.support import grey, made_site
 
 
 @pytest.fixture
@@ -125,3 +126,29 @@ def test_the_choice_of_the_detector_is_told_before(site: Site) -> None:
     assert told.detector == "hybrid"
     assert "12 defective images" in told.sentence
     assert counts(site.database, "tiles")[:2] == (40, 12)
+
+
+def test_postgresql_counts_and_keeps_jobs_too(
+    postgres: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "_run", lambda *_: None)
+    site = made_site(tmp_path, database=postgres())
+    seen = site.line.inspect(grey(80), "a.png", "tiny", by="ada", source="page")
+    with site.database.writing() as session:
+        image = session.get_one(Image, seen.image_id)
+        image.label, image.split = "good", "test"
+        image = Image(sha256="0" * 64, product="tiny", name="b", ending=".png", added=now(), label="good")
+        image.split, image.shapes = "train", []
+        session.add(image)
+        said = Correction(image_id=seen.image_id, time=now(), by="ada", action="label", label="good")
+        session.add(said)
+    assert counts(site.database, "tiny") == (1, 0, 1, 0, 1)
+    first = site.detectors.judging("tiny")
+    assert [image.score for image in thresholds.scored(site.database, site.detectors, first)] == [80.0]
+    job = start(site.config, site.database, site.detectors, "tiny", "ada", Rates(0.25, 0.5), "hybrid")
+    with pytest.raises(BlemishError, match="runs already"):
+        start(site.config, site.database, site.detectors, "tiny", "ada")
+    assert cancel(site.config.folder, site.database, job.id).state == "cancelled"
+    assert [row.state for row in learning.jobs_of(site.config.folder, site.database, "tiny")] == ["cancelled"]
+    assert thresholds.save(site.detectors, first, 0.5, None, by="ada").version == 2
+    site.database.close()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +32,13 @@ BY = "import"  # who labelled them
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of a folder: the product, how many images are new, and a sentence for each that could not be read."""
+    """What came of a folder: the product, how many images are new, a sentence for each that could not be read, and
+    whether it is known which images the versions learned from."""
 
     product: str
     new: int
-    skipped: tuple[str, ...] = field(default_factory=tuple)
+    skipped: tuple[str, ...] = ()
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ def bring_images(
         if len(batch) >= BATCH:
             new += _write(database, source, batch)
             batch = []
-    return Imported(source.product, new + _write(database, source, batch), tuple(skipped))
+    divided = any(sample.split == "test" for sample in samples) and not source.card.data.pooled
+    known_split = divided or source.held_out is not None
+    return Imported(source.product, new + _write(database, source, batch), tuple(skipped), known_split)
 
 
 def _source(folder: Path, detectors: Detectors) -> _Source:
@@ -185,6 +189,11 @@ def told(say: Callable[[str], None], imported: Imported) -> None:
     """What came of a folder, in words."""
     if imported.new:
         say(f"{imported.new} labelled images of '{imported.product}' imported.")
+    if imported.new and not imported.known:
+        say(
+            f"The bundle of '{imported.product}' came without its run, so it is not known what it learned from: some "
+            "of the images that are held out now may flatter it in a comparison; give its run instead."
+        )
     for sentence in imported.skipped[:5]:
         say(sentence)
     if len(imported.skipped) > 5:
