@@ -311,23 +311,23 @@ def filled(route: Any) -> str:
     return re.sub(r"\{[^}]*\}", "1", route.path)
 
 
-def needs(route: Any) -> bool:
-    """Whether one of its dependencies asks for a role."""
+def role_of(route: Any) -> str:
+    """The role that one of its dependencies asks for, "" for none."""
     if route.path == "/api/v1/openapi.json":  # FastAPI's own; any role may read it
-        return True
+        return "inspector"
     waiting = list(route.dependant.dependencies)
     while waiting:
         one = waiting.pop()
         if getattr(one.call, "__qualname__", "").startswith("_least."):
-            return True
+            return str(one.call.__closure__[0].cell_contents)
         waiting += one.dependencies
-    return False
+    return ""
 
 
 def test_every_route_is_closed_to_those_who_are_not_logged_in(remote: Site) -> None:
     client = client_of(remote, AWAY)
     for route in routes_of(client):
-        assert needs(route), f"{route.path}: take Inspecting, Reviewing or Administering as a parameter"
+        assert role_of(route), f"{route.path}: take Inspecting, Reviewing or Administering as a parameter"
         for method in route.methods:
             assert client.request(method, filled(route)).status_code == 401, f"{method} {route.path}"
             page = client.request(method, filled(route), headers=HTML)
@@ -343,6 +343,20 @@ def test_every_route_that_writes_needs_the_token(remote: Site) -> None:
                 headers: list[tuple[bytes, bytes]] = [] if token is None else [(b"X-CSRF-Token", token)]
                 answer = client.request(method, filled(route), headers=headers)
                 assert answer.status_code == 403, f"{method} {route.path}"
+
+
+def test_every_route_is_closed_to_lesser_roles(remote: Site) -> None:
+    order = list(ROLES.values())
+    for name, role in (("ines", "inspector"), ("rolf", "reviewer")):
+        client = logged_in(remote, name)
+        token = {"X-CSRF-Token": csrf_in(client.get("/account").text)}
+        higher = [route for route in routes_of(client) if order.index(role_of(route)) > order.index(role)]
+        assert higher
+        for route in higher:
+            for method in route.methods:
+                answer = client.request(method, filled(route), headers=token)
+                assert answer.status_code == 403, f"{role}: {method} {route.path}"
+                assert "This takes the role" in answer.text
 
 
 def test_no_route_that_reads_is_also_one_that_writes(remote: Site) -> None:

@@ -21,6 +21,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.database.close()
 
 
+INLINE = r"<script(?![^>]*\ssrc=)(?! type=.application/json)|<style|\sstyle=|\son[a-z]+=.|javascript:"
 ALL = ["/", "/static/app.js", "/static/base.css", "/nothing", "/api/v1/verdicts/99", "/healthz", "/login", "/users"]
 
 
@@ -39,12 +40,12 @@ def test_also_what_is_refused_before_any_route(site: Site) -> None:
 
 
 def test_nothing_inline_in_any_template() -> None:
-    """The policy forbids it, so that it would not work."""
+    """The policy forbids it, so that it would not work. Data for a script is no script."""
     import blemish.web
 
     for file in Path(str(blemish.web.__path__[0])).glob("templates/*.html"):
         text = file.read_text(encoding="utf-8")
-        assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son[a-z]+=\"|javascript:", text), file.name
+        assert not re.search(INLINE, text), file.name
 
 
 def test_a_route_may_have_a_policy_of_its_own(site: Site) -> None:
@@ -73,7 +74,7 @@ def test_a_request_without_images_is_small(site: Site) -> None:
             yield bytes(100_000)
 
     for content in (bytes(LARGEST + 1), streamed(LARGEST + 200_000)):
-        answer = client.post("/users", content=content)
+        answer = client.post("/users", content=content, headers={"Content-Type": "application/x-www-form-urlencoded"})
         assert answer.status_code == 413
         assert "1 MB" in answer.json()["error"]["message"]
     csrf = csrf_in(client.get("/users").text)

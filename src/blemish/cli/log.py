@@ -73,7 +73,8 @@ def head(path: Place = None, database: Base = "") -> None:
         found = sum(1 for _ in chain(problems(read, before=opened.before), differences))
     say(read.head.to_text())
     if found:
-        say(f"{path or database}: the log has {_many(found, 'problem')} already; see: blemish log verify", err=True)
+        where = f"--database {database}" if database else f"{path}"
+        say(f"{where}: the log has {_many(found, 'problem')} already; see: blemish log verify {where}", err=True)
         raise typer.Exit(INCOMPLETE)
 
 
