@@ -35,6 +35,7 @@ from blemish.web.tables import Correction, Detector, Image, Job, now
 
 LOCK, LOG = "training.lock", "log.txt"
 DATABASE = "BLEMISH_DATABASE"  # the variable that tells the process where the database is
+LEAST_RATE = 1e-6  # that can be asked for: a million good parts and more would have to be calibrated with
 STARTING = 60.0  # seconds that a process may take before it works
 ALIVE = ("queued", "running")
 DIED = (
