@@ -8,9 +8,10 @@ from itertools import combinations
 
 import numpy as np
 from sqlalchemy import select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from blemish.evaluation.bootstrap import Floats, Interval, bootstrap
+from blemish.web.review import UNDOING
 from blemish.web.tables import Correction, Image
 
 
@@ -61,12 +62,11 @@ def kappa(first: Sequence[str], second: Sequence[str]) -> Interval:
 
 def labels(session: Session, product: str) -> Mapping[str, Mapping[int, str]]:
     """What each reviewer said last of each image: {name: {image: label}}. What was undone does not count."""
-    undone = aliased(Correction)
     rows = session.execute(
         select(Correction.by, Correction.image_id, Correction.label)
         .join(Image, Image.id == Correction.image_id)
         .where(Image.product == product, Correction.action == "label", Correction.label.is_not(None))
-        .where(~select(undone.id).where(undone.undoes == Correction.id).exists())
+        .where(Correction.id.not_in(select(Correction.undoes).where(UNDOING)))
         .order_by(Correction.id)
     )
     found: dict[str, dict[int, str]] = {}

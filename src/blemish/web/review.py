@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlencode
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, func, select, tuple_
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, Select, and_, case, func, select, tuple_
+from sqlalchemy.orm import Session
 
 from blemish.inference.bundle import Decision
 from blemish.types import BlemishError
@@ -33,6 +33,7 @@ SHOWS: dict[Show, str] = {
     "labelled": "Labelled",
     "all": "All images",
 }
+UNDOING = Correction.undoes.is_not(None)
 _PLACE = re.compile(r"(-?[0-9]{1,3}(?:\.[0-9]{1,20})?(?:e-[0-9]{1,3})?),([0-9]{1,15})", re.ASCII)
 
 Show = Literal["waiting", "back", "uncertain", "disagree", "skipped", "rest", "second", "labelled", "all"]
@@ -75,11 +76,10 @@ def _distance(verdict: Verdict, rule: Decision) -> float:
 
 def place(session: Session, image: Image, verdict: Verdict, rule: Decision) -> float | None:
     """`rank`, for an image whose label may have been given in sight of a verdict of the same version."""
-    undone = aliased(Correction)
     last = session.scalar(
         select(Correction.verdict_id)
         .where(Correction.image_id == image.id, Correction.action == "label")
-        .where(~exists().where(undone.undoes == Correction.id))
+        .where(Correction.id.not_in(select(Correction.undoes).where(Correction.image_id == image.id, UNDOING)))
         .order_by(Correction.id.desc())
         .limit(1)
     )
@@ -263,12 +263,10 @@ def _shown(show: Show, me: str) -> ColumnElement[bool]:
         below = [] if high is None else [Image.queue < high]
         return and_(*above, *below)
     if show == "second":
-        undone = aliased(Correction)
-        mine = exists().where(
-            Correction.image_id == Image.id,
+        mine = select(Correction.image_id).where(
             Correction.action == "label",
             Correction.by == me,
-            ~exists().where(undone.undoes == Correction.id),
+            Correction.id.not_in(select(Correction.undoes).where(UNDOING)),
         )
-        return and_(Image.label.is_not(None), Image.labelled_by != me, ~mine)
+        return and_(Image.label.is_not(None), Image.labelled_by != me, Image.id.not_in(mine))
     return Image.label.is_not(None) if show == "labelled" else Image.ending != ""

@@ -10,9 +10,12 @@ export function zoomable(stage, { width, height, layers, drawn, changed, clicked
   let moved = false;
   let pinch = null;
 
+  // With fractions of pixels, or boxes and image would part when enlarged.
+  const size = () => { const box = stage.getBoundingClientRect(); return { wide: box.width, high: box.height }; };
   const fit = () => {
-    const scale = Math.min(stage.clientWidth / width, stage.clientHeight / height);
-    return { scale, x: (stage.clientWidth - width * scale) / 2, y: (stage.clientHeight - height * scale) / 2 };
+    const { wide, high } = size();
+    const scale = Math.min(wide / width, high / height);
+    return { scale, x: (wide - width * scale) / 2, y: (high - height * scale) / 2 };
   };
   const most = () => Math.max(1, MOST / fit().scale);
   // Screen pixels from the stage's corner <-> pixels of the image, with fractions.
@@ -24,8 +27,7 @@ export function zoomable(stage, { width, height, layers, drawn, changed, clicked
 
   function show() {
     const inner = fit();
-    const wide = stage.clientWidth;
-    const high = stage.clientHeight;
+    const { wide, high } = size();
     // The image stays in the stage: nobody loses it.
     view.x = bounded(view.x, view.scale, wide, inner.x, width * inner.scale);
     view.y = bounded(view.y, view.scale, high, inner.y, height * inner.scale);
@@ -38,15 +40,15 @@ export function zoomable(stage, { width, height, layers, drawn, changed, clicked
     changed(each, [left, top, left + wide / each, top + high / each]);
   }
 
-  function bounded(at, scale, size, inner, length) {
+  function bounded(at, scale, room, inner, length) {
     const begin = inner * scale;
     const end = begin + length * scale;
-    if (end - begin <= size) return (size - begin - end) / 2;
-    return Math.min(-begin, Math.max(size - end, at));
+    if (end - begin <= room) return (room - begin - end) / 2;
+    return Math.min(-begin, Math.max(room - end, at));
   }
 
   // By a factor around a place of the screen, which stays where it is.
-  function by(factor, x = stage.clientWidth / 2, y = stage.clientHeight / 2) {
+  function by(factor, x = size().wide / 2, y = size().high / 2) {
     const scale = Math.min(most(), Math.max(1, view.scale * factor));
     view.x = x - (x - view.x) * (scale / view.scale);
     view.y = y - (y - view.y) * (scale / view.scale);
@@ -62,18 +64,20 @@ export function zoomable(stage, { width, height, layers, drawn, changed, clicked
     const each = perPixel();
     const inner = fit();
     const place = [(inner.x + x * inner.scale) * view.scale, (inner.y + y * inner.scale) * view.scale];
-    const room = [stage.clientWidth, stage.clientHeight].map((size) => Math.min(size / 4, 20 + each));
-    view.x = Math.max(room[0], Math.min(stage.clientWidth - room[0], place[0] + view.x)) - place[0];
-    view.y = Math.max(room[1], Math.min(stage.clientHeight - room[1], place[1] + view.y)) - place[1];
+    const { wide, high } = size();
+    const room = [wide, high].map((length) => Math.min(length / 4, 20 + each));
+    view.x = Math.max(room[0], Math.min(wide - room[0], place[0] + view.x)) - place[0];
+    view.y = Math.max(room[1], Math.min(high - room[1], place[1] + view.y)) - place[1];
     show();
   }
   // A box of the image as large as it fits, with as much again around it.
   function frame(left, top, right, bottom) {
     const inner = fit();
-    const wanted = Math.min(stage.clientWidth / (right - left), stage.clientHeight / (bottom - top)) / 2 / inner.scale;
+    const { wide, high } = size();
+    const wanted = Math.min(wide / (right - left), high / (bottom - top)) / 2 / inner.scale;
     view.scale = Math.min(most(), Math.max(1, wanted));
-    view.x = stage.clientWidth / 2 - (inner.x + ((left + right) / 2) * inner.scale) * view.scale;
-    view.y = stage.clientHeight / 2 - (inner.y + ((top + bottom) / 2) * inner.scale) * view.scale;
+    view.x = wide / 2 - (inner.x + ((left + right) / 2) * inner.scale) * view.scale;
+    view.y = high / 2 - (inner.y + ((top + bottom) / 2) * inner.scale) * view.scale;
     show();
   }
 
