@@ -136,7 +136,9 @@ def test_nothing_to_learn_from_is_refused_in_words(all_teach: Path, tmp_path: Pa
 
 
 def test_the_choice_of_the_detector_is_told_before(site: Site) -> None:
-    assert learning.choice(site.database, "tiles", 0.05).detector == "patchcore"
+    told = learning.choice(site.database, "tiles", 0.05)
+    assert told.detector == "patchcore"
+    assert told.sentence.startswith("All 6 defective images are held out, so")
     with site.database.writing() as session:
         for image in session.scalars(select(Image).where(Image.split == "test")):
             session.add(

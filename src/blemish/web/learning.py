@@ -282,7 +282,8 @@ def choice(database: Database, product: str, false_alarms: float) -> Choice:
     with database.reading() as session:
         images = labelled(session, product)
     made = choose([_sample(image) for image in images], false_alarms=false_alarms)
-    return made._replace(sentence=made.sentence.replace(f"--detector {LEARNING}", f"{LEARNING}, chosen here,"))
+    words = made.sentence.replace(f"--detector {LEARNING}", f"{LEARNING}, chosen here,")
+    return made._replace(sentence=words.replace("in the folder's own test split", "held out"))
 
 
 def _sample(image: Image) -> Sample:
