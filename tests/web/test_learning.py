@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from blemish.atomic import lock_file
 from blemish.types import BlemishError
 from blemish.web import learning, thresholds
 from blemish.web.learning import Rates, cancel, counts, holder, job_of, log_of, start
 from blemish.web.site import Site
 from blemish.web.tables import Correction, Image, Job, now
+from tests import tiny
 from tests.support import eventually
 from tests.web.learned import ended, left, site_of
 from tests.web.support import grey, made_site
@@ -55,6 +57,7 @@ def test_learns_again_compares_promotes_and_rolls_back(site: Site) -> None:
     assert [run["run"] for run in job.comparison["runs"]] == ["version 1", "version 2"]
     assert job.comparison["runs"][0]["auroc"]["value"] == new.metrics["detection"]["auroc"]["value"] == 1.0
     assert "Only 6 good images are held out" in job.comparison["words"][0]
+    assert job.comparison["audit"] == []
     assert left(site, job.id) == ["log.txt"]
     assert holder(site.config.folder) is None
     assert site.detectors.judging("tiles").id == first.id
@@ -97,6 +100,26 @@ def test_a_job_that_never_began_is_seen_as_failed(site: Site, monkeypatch: pytes
     assert job_of(site.config.folder, site.database, job.id).error == learning.NEVER_BEGAN
 
 
+def test_a_job_of_another_machine_is_not_cancelled_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "_run", lambda *_: None)
+    site = made_site(tmp_path)
+    with site.database.writing() as session:
+        job = Job(product="tiny", state="running", by="ada", created=now(), settings={}, before_id=1)
+        session.add(job)
+    (site.config.folder.jobs).mkdir()
+    lock = lock_file(site.config.folder.jobs / learning.LOCK, tmp_path)
+    lock.write(learning.Holder(os.getpid(), job.id, "press 4").content())
+    assert holder(site.config.folder) == (os.getpid(), job.id, "press 4")
+    with pytest.raises(BlemishError, match="runs on the machine press 4"):
+        cancel(site.config.folder, site.database, job.id)
+    lock.close()
+    # Its process has died after the new version had come; that stays, and is told.
+    new = site.detectors.bring(tiny.made(tmp_path / "new", created="later"), by="ada", kind="learned", job_id=job.id)
+    job = job_of(site.config.folder, site.database, job.id)
+    assert (job.state, job.error, job.detector_id) == ("failed", learning.DIED, new.id)
+    site.database.close()
+
+
 def test_what_the_training_refuses_is_the_job_s_error(site: Site) -> None:
     job = ended(site, begin(site, Rates(0.001)).id)
     assert job.state == "failed"
@@ -113,7 +136,9 @@ def test_nothing_to_learn_from_is_refused_in_words(all_teach: Path, tmp_path: Pa
 
 
 def test_the_choice_of_the_detector_is_told_before(site: Site) -> None:
-    assert learning.choice(site.database, "tiles", 0.05).detector == "patchcore"
+    told = learning.choice(site.database, "tiles", 0.05)
+    assert told.detector == "patchcore"
+    assert told.sentence.startswith("All 6 defective images are held out, so")
     with site.database.writing() as session:
         for image in session.scalars(select(Image).where(Image.split == "test")):
             session.add(

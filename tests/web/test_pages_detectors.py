@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from blemish.web import learning
 from blemish.web.site import Site
 from blemish.web.tables import Image, Job, now
+from tests import tiny
 from tests.web.support import client_of, grey, made_site
 
 HTML = {"Accept": "text/html"}
@@ -75,7 +76,8 @@ def test_the_threshold_is_saved_by_a_form_without_scripts(site: Site, client: Te
     refused = send(client, "/detectors/1/threshold", false_alarms="1")
     assert refused.status_code == 422
     assert "cannot guarantee 1.00% false alarms" in refused.text
-    assert "is no rate of false alarms" in send(client, "/detectors/1/threshold", false_alarms="much").text
+    for text in ("much", "0", "1e-300", "nan", "100"):
+        assert "is no rate of false alarms" in send(client, "/detectors/1/threshold", false_alarms=text).text
     assert site.detectors.judging("tiny").id == 1
 
 
@@ -180,3 +182,28 @@ def test_programs_list_promote_and_save(site: Site, client: TestClient) -> None:
     assert [row["id"] for row in client.get("/api/v1/jobs").json()] == [begun.json()["id"]]
     assert client.post(f"/api/v1/jobs/{begun.json()['id']}/cancel").json()["state"] == "cancelled"
     assert client.get("/api/v1/jobs/77").status_code == 404
+
+
+def test_what_has_no_calibration_says_so(tmp_path: Path) -> None:
+    rule = {**tiny.card().decision.model_dump(), "rule": "class", "scores": (), "map_maxima": (), "false_alarms": None}
+    tiny.made(tmp_path / "bundle0", decision={**rule, "review": None, "review_threshold": None})
+    site = made_site(tmp_path)
+    client = client_of(site)
+    page = client.get("/detectors/1", headers=HTML).text
+    assert "This version decides by the likelier class: it has no calibration scores" in page
+    assert 'id="slider"' not in page
+    assert "Decides by the likelier class, without a guaranteed rate." in client.get("/detectors", headers=HTML).text
+    assert client.get("/api/v1/detectors/1/threshold").json()["steps"] == []
+    refused = client_of(site).post("/api/v1/detectors/1/threshold", json={"false_alarms": 0.5})
+    assert "there is no threshold to choose" in refused.json()["error"]["message"].lower()
+    site.database.close()
+
+
+def test_a_guarantee_with_confidence_says_what_choosing_costs(tmp_path: Path) -> None:
+    rule = {**tiny.card().decision.model_dump(), "confidence": 0.5, "review": None, "review_threshold": None}
+    tiny.made(tmp_path / "bundle0", decision=rule)
+    site = made_site(tmp_path)
+    page = client_of(site).get("/detectors/1", headers=HTML).text
+    assert "costs some of the confidence" in page
+    assert "only an estimate" not in page
+    site.database.close()

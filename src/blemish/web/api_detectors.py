@@ -12,7 +12,7 @@ from blemish.inference import bundle
 from blemish.web import learning, thresholds
 from blemish.web.access import Administering, Inspecting
 from blemish.web.answers import ErrorAnswer
-from blemish.web.learning import Rates
+from blemish.web.learning import LEAST_RATE, Rates
 from blemish.web.site import ProductOf, RowId, Site, SiteOf
 from blemish.web.tables import Detector, Job
 
@@ -98,8 +98,8 @@ class RatesRequest(BaseModel):
     """Shares of good parts: those that may be flagged, and those that may be flagged or put aside for review."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"false_alarms": 0.05, "review": 0.1}]})
-    false_alarms: float = Field(gt=0, lt=1)
-    review: float | None = Field(None, gt=0, lt=1)
+    false_alarms: float = Field(ge=LEAST_RATE, lt=1)
+    review: float | None = Field(None, ge=LEAST_RATE, lt=1)
 
 
 class LearnRequest(RatesRequest):

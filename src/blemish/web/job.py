@@ -31,7 +31,7 @@ from blemish.web.config import Folder
 from blemish.web.database import Database
 from blemish.web.dataset import Written, write_folder
 from blemish.web.detectors import Detectors
-from blemish.web.learning import DATABASE, LOCK, clear, labelled, limits_of
+from blemish.web.learning import DATABASE, LOCK, brought, clear, here, labelled, limits_of
 from blemish.web.store import Store
 from blemish.web.tables import Job, now
 
@@ -57,7 +57,7 @@ def main(data: str, job_id: int) -> None:
             job = _claim(database, job_id)
             if job is None:  # cancelled before it began
                 return
-            state, error, more = _ended(folder, database, job)
+            state, error, comparison = _ended(folder, database, job)
             # A second signal must not keep the end from being written.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             clear(folder, job_id)
@@ -65,8 +65,8 @@ def main(data: str, job_id: int) -> None:
             with database.writing() as session:
                 row = session.get_one(Job, job_id)
                 row.state, row.error, row.ended, row.stage = state, error, now(), ""
-                for name, value in more.items():
-                    setattr(row, name, value)
+                row.detector_id = brought(session, job_id)
+                row.comparison = comparison
     finally:
         database.close()
 
@@ -85,7 +85,7 @@ def _lock(folder: Folder, job_id: int) -> Lock:
                 raise
             time.sleep(0.1)
         else:
-            lock.write(f"{os.getpid()} {job_id}".encode())
+            lock.write(here(job_id).content())
             return lock
     raise AssertionError
 
@@ -100,7 +100,7 @@ def _claim(database: Database, job_id: int) -> Job | None:
 
 
 def _ended(folder: Folder, database: Database, job: Job) -> tuple[str, str, dict[str, Any]]:
-    """Runs the job; returns the state that it ends in, why it failed, and further columns."""
+    """Runs the job; returns the state that it ends in, why it failed, and the comparison."""
     try:
         return "done", "", learn(folder, database, job)
     except Cancelled:
@@ -123,7 +123,7 @@ def _ended(folder: Folder, database: Database, job: Job) -> tuple[str, str, dict
 
 
 def learn(folder: Folder, database: Database, job: Job) -> dict[str, Any]:
-    """The job's work. Returns what its row is to say: the new version, and the comparison."""
+    """The job's work. Returns the comparison of the version that judged and the new one."""
     from blemish.training.config import configure
     from blemish.training.pipeline import train
 
@@ -151,8 +151,7 @@ def learn(folder: Folder, database: Database, job: Job) -> dict[str, Any]:
     )
     _say(f"Version {new.version} has been learned.")
     told.tell("comparing with the version that judged", 0, 0)
-    comparison = compared(detectors, store, before, new, written, place, told)
-    return {"detector_id": new.id, "comparison": comparison}
+    return compared(detectors, store, before, new, written, place, told) | {"audit": list(run.warnings)}
 
 
 def _name_images(file: Path, written: Written) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,20 +35,32 @@ from blemish.web.tables import Correction, Detector, Image, Job, now
 
 LOCK, LOG = "training.lock", "log.txt"
 DATABASE = "BLEMISH_DATABASE"  # the variable that tells the process where the database is
+LEAST_RATE = 1e-6  # that can be asked for: a million good parts and more would have to be calibrated with
 STARTING = 60.0  # seconds that a process may take before it works
 ALIVE = ("queued", "running")
 DIED = (
-    "The training ended without a word: its process was killed, or the machine was restarted or ran out of memory. "
-    "Nothing was changed; learn again."
+    "The training ended without a word: its process was killed, or the machine was restarted or ran out of memory; "
+    "learn again."
 )
 NEVER_BEGAN = "The training did not begin: its process could not be started, see its log; learn again."
 
 
 class Holder(NamedTuple):
-    """Who holds the lock: a process, and the number of its job (0: not written yet)."""
+    """Who holds the lock: a process, the number of its job (0: not written yet), and its machine, since several may
+    share the folder."""
 
     process: int
     job: int
+    machine: str
+
+    def content(self) -> bytes:
+        """What the lock's file says."""
+        return f"{self.process} {self.job} {self.machine}".encode()
+
+
+def here(job_id: int) -> Holder:
+    """This process as the holder."""
+    return Holder(os.getpid(), job_id, socket.gethostname())
 
 
 class Counts(NamedTuple):
@@ -77,8 +90,8 @@ def holder(folder: Folder) -> Holder | None:
     try:
         if try_lock(descriptor):
             return None
-        words = os.read(descriptor, 100).split()
-        return Holder(int(words[0]), int(words[1])) if len(words) == 2 else Holder(0, 0)
+        words = os.read(descriptor, 400).decode("utf-8", "replace").split(" ", 2)
+        return Holder(int(words[0]), int(words[1]), words[2]) if len(words) == 3 else Holder(0, 0, "")
     finally:
         os.close(descriptor)
 
@@ -151,15 +164,18 @@ def settle(folder: Folder, database: Database) -> None:
         with database.writing() as session:
             row = session.get_one(Job, job.id)
             if row.state == job.state:
-                row.state, row.ended = "failed", now()
+                row.state, row.ended, row.detector_id = "failed", now(), brought(session, job.id)
                 row.error = DIED if job.state == "running" else NEVER_BEGAN
         clear(folder, job.id)
 
 
 def cancel(folder: Folder, database: Database, job_id: int) -> Job:
     """Ends a job: at once where it has not begun, else when its process has heard of it. Raises `BlemishError` for one
-    that has ended."""
+    that has ended, or that runs on another machine."""
     settle(folder, database)
+    working = holder(folder)
+    if working and working.job == job_id and working.machine != socket.gethostname():
+        raise BlemishError(f"Job {job_id} runs on the machine {working.machine}; cancel it on that one's page.")
     with database.writing() as session:
         job = session.get(Job, job_id)
         if job is None:
@@ -175,6 +191,11 @@ def cancel(folder: Folder, database: Database, job_id: int) -> Job:
         with suppress(ProcessLookupError):
             os.kill(working.process, signal.SIGTERM)
     return job
+
+
+def brought(session: Session, job_id: int) -> int | None:
+    """The version that a job has brought in: it stays, also where the job then ended before its time."""
+    return session.scalar(select(Detector.id).where(Detector.job_id == job_id))
 
 
 def clear(folder: Folder, job_id: int) -> None:
@@ -261,7 +282,8 @@ def choice(database: Database, product: str, false_alarms: float) -> Choice:
     with database.reading() as session:
         images = labelled(session, product)
     made = choose([_sample(image) for image in images], false_alarms=false_alarms)
-    return made._replace(sentence=made.sentence.replace(f"--detector {LEARNING}", f"{LEARNING}, chosen here,"))
+    words = made.sentence.replace(f"--detector {LEARNING}", f"{LEARNING}, chosen here,")
+    return made._replace(sentence=words.replace("in the folder's own test split", "held out"))
 
 
 def _sample(image: Image) -> Sample:

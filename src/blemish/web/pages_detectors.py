@@ -17,7 +17,7 @@ from blemish.types import BlemishError
 from blemish.web import learning, thresholds
 from blemish.web.access import Administering, Inspecting
 from blemish.web.histogram import histogram
-from blemish.web.learning import ALIVE, Rates
+from blemish.web.learning import ALIVE, LEAST_RATE, Rates
 from blemish.web.pages import ALWAYS
 from blemish.web.site import MissingError, ProductOf, RowId, Site, SiteOf, page
 from blemish.web.tables import Detector, Job
@@ -210,6 +210,9 @@ def _share(text: str, what: str) -> float | None:
     if not text:
         return None
     try:
-        return float(text) / 100
+        share = float(text) / 100
     except ValueError:
-        raise BlemishError(f"'{text}' is no {what}; write it in percent, such as 5.") from None
+        share = -1.0
+    if not LEAST_RATE <= share < 1:
+        raise BlemishError(f"'{text}' is no {what}; write it in percent, such as 5.")
+    return share

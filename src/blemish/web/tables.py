@@ -151,7 +151,7 @@ class Job(Base):
     """A training in a process of its own. `state`: "queued", "running", "done", "failed", "cancelled".
 
     `comparison` is what `reporting.compare.compare` gives of the version that judged (first) and the new one, on the
-    images that are held out; {} where there is none.
+    images that are held out, as `comparison.compared` has it; {} where there is none.
     """
 
     __tablename__ = "job"
