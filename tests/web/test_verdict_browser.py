@@ -204,3 +204,27 @@ def test_the_history_is_searched_and_has_nothing_serious(
     assert download.value.path().read_text().count("003.png") == 1
     page.locator(".verdict a").click()
     page.wait_for_url(f"**/verdicts/{verdicts[2]['id']}")
+
+
+def test_what_others_say_and_inspect_appears_by_itself(
+    desktop: Visitor, server: Server, verdicts: list[dict[str, Any]], product: Path
+) -> None:
+    page = opened(desktop, server, verdicts[2])
+    history = desktop.new_page()
+    history.goto(f"{server.url}/history")
+    with page.expect_response("**/events"), history.expect_response("**/events"):
+        page.reload()
+        history.reload()
+    page.wait_for_timeout(500)  # the server listens from now on
+    number = re.search(r"/review/(\d+)", page.locator(".actions a").get_attribute("href") or "")
+    assert number
+    shapes = [{"points": [[1, 1], [20, 1], [20, 9]]}]
+    body = {"action": "label", "label": "anomaly", "defect": "spot", "shapes": shapes}
+    httpx.post(f"{server.url}/api/v1/images/{number[1]}/corrections", json=body).raise_for_status()
+    page.get_by_text("Label and verdict agree: an anomaly, and found. Its type is labelled spot.").wait_for()
+    assert page.locator("#shapes polygon").count() == 1
+    content = (product / "test/good/002.png").read_bytes()
+    httpx.post(f"{server.url}/api/v1/inspect?product=tiles", content=content).raise_for_status()
+    history.get_by_text("1 new verdict: show").click()
+    history.wait_for_load_state()
+    assert history.locator(".verdict").count() == len(verdicts) + 1

@@ -1,5 +1,5 @@
 // The image page: heat, boxes and mask on and off, zoom, evidence, "why not here?", keys.
-import { ask, notice } from "./app.js";
+import { ask, notice, when } from "./app.js";
 import { zoomable } from "./zoom.js";
 
 const element = (id) => document.getElementById(id);
@@ -194,6 +194,20 @@ if (stage) {
     before = event.key;
   });
 }
+
+// What another person says of this image is here at once; several corrections are one look.
+let waits = 0;
+when("correction", () => {
+  clearTimeout(waits);
+  waits = setTimeout(async () => {
+    const html = await (await ask(location.pathname, { headers: { Accept: "text/html" } })).text();
+    const fresh = new DOMParser().parseFromString(html, "text/html");
+    for (const part of [".said", "#shapes"]) {
+      const [now, then] = [document.querySelector(part), fresh.querySelector(part)];
+      if (now && then && now.innerHTML !== then.innerHTML) now.innerHTML = then.innerHTML;
+    }
+  }, 300);
+});
 
 function busy(event) {
   const typing = event.target.closest?.("select, textarea, input:not([type=checkbox])");
