@@ -40,7 +40,7 @@ def test_the_revisions_make_the_tables_of_the_code(tmp_path: Path) -> None:
 
 def test_an_upgrade_keeps_what_is_there(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'a.sqlite'}")
-    database.upgrade("0001")
+    database.upgrade("0001")  # as the first release left it
     with database.engine.begin() as connection:
         connection.execute(text("insert into product (name, detector_id) values ('flange', 3)"))
     database.upgrade()

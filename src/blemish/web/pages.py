@@ -5,19 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator
 from importlib.resources import files
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from PIL import Image as Pixels
-from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from blemish.inference import overlay
+from blemish.web import history
 from blemish.web.access import Inspecting
 from blemish.web.site import MissingError, ProductOf, RowId, Site, SiteOf, fragment, page, verdict_or_404
 from blemish.web.store import MEDIA
-from blemish.web.tables import Image, Verdict
+from blemish.web.tables import Verdict
 from blemish.web.uploads import uploads
 
 router = APIRouter(include_in_schema=False)
@@ -34,9 +35,7 @@ def base_css() -> FileResponse:
 @router.get("/")
 def inspect_page(request: Request, site: SiteOf, who: Inspecting, product: ProductOf) -> HTMLResponse:  # noqa: ARG001
     with site.database.reading() as session:
-        recent = session.scalars(
-            select(Verdict).join(Image).where(Image.product == product).order_by(Verdict.id.desc()).limit(RECENT)
-        ).all()
+        recent = history.found(session, history.Filters(product), limit=RECENT)
     detector = site.detectors.judging(product) if product else None
     return page(
         request,
@@ -59,10 +58,16 @@ async def inspect_form(request: Request, site: SiteOf, who: Inspecting, product:
 
 
 @router.get("/events", response_class=EventSourceResponse)
-async def events(request: Request, site: SiteOf, who: Inspecting) -> AsyncIterator[ServerSentEvent]:  # noqa: ARG001
-    """What happens, as server-sent events named by the log's kinds; after a break the browser goes on where it was."""
+async def events(
+    request: Request,
+    site: SiteOf,
+    who: Inspecting,  # noqa: ARG001
+    after: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """What happens after an entry of the log (None = from now on), as server-sent events named by the log's kinds;
+    after a break the browser goes on where it was."""
     last = request.headers.get("last-event-id", "")
-    async for seq, kind, ref in site.hub.listen(int(last) if last.isdigit() else None):
+    async for seq, kind, ref in site.hub.listen(int(last[:9]) if last.isdecimal() else after):
         yield ServerSentEvent(data={"ref": ref}, event=kind, id=str(seq))
 
 

@@ -53,6 +53,8 @@ RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]  # a row's number, as large as 
 
 def _product(request: Request, site: SiteOf, product: Annotated[str, Query(max_length=255)] = "") -> str:
     """The product that was asked for, else the last one, else the first. Raises `NoDetectorError` for no product."""
+    # Taken before the page looks at anything, so that its events begin with what it has not seen.
+    request.state.head = site.hub.head()
     names = [row.name for row in site.detectors.products()]
     if product and product not in names:
         raise NoDetectorError(f"There is no product '{product}'; choose one of the list at the top.")
@@ -84,6 +86,7 @@ def page(request: Request, template: str, *, product: str = "", status: int = 20
         "products": names,
         "waiting": _waiting(site, product) if product else 0,
         "path": request.url.path,
+        "head": getattr(request.state, "head", None) or site.hub.head(),
     }
     html = environment.get_template(template).render(frame | context)
     response = HTMLResponse(html, status_code=status)

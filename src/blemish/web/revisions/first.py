@@ -187,7 +187,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("request"),
     )
-    op.create_index("verdict_detector", "verdict", ["detector_id", "id"], unique=False)
     op.create_index("verdict_image", "verdict", ["image_id"], unique=False)
     op.create_index("verdict_time", "verdict", ["time"], unique=False)
     # ### end Alembic commands ###

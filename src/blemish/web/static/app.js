@@ -30,10 +30,11 @@ export function unique() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// One connection for the page; `when(kind, f)` calls f(ref) for each new verdict, correction, promotion or detector.
+// One connection for the page, from the entry of the log that the page knows; `when(kind, f)` calls f(ref) for each new
+// verdict, correction, promotion or detector.
 let source = null;
 export function when(kind, call) {
-  source ??= new EventSource("/events");
+  source ??= new EventSource(`/events?after=${document.querySelector("meta[name=head]").content}`);
   source.addEventListener(kind, (event) => call(JSON.parse(event.data).ref));
 }
 

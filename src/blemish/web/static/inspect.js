@@ -24,6 +24,7 @@ if (form) {
     const html = await (await ask(`/verdicts/${ref}/card`, { headers: { Accept: "text/html" } })).text();
     if (document.getElementById(`verdict-${ref}`)) return;
     list.insertAdjacentHTML("afterbegin", html);
+    if (list.firstElementChild.dataset.product !== form.dataset.product) return list.firstElementChild.remove();
     document.querySelector(".nothing").hidden = true;
     while (list.children.length > Number(list.dataset.most)) list.lastElementChild.remove();
   }
