@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 
 import uvicorn
@@ -14,7 +14,7 @@ from blemish.web import users
 from blemish.web.app import application, assembled
 from blemish.web.config import KIND, WRITTEN, ServeConfig
 
-GRACE = 3  # seconds that open requests may take after a signal; event streams never end by themselves
+GRACE = 3  # seconds that open requests may take after a signal; event streams are ended
 
 
 def serve(
@@ -48,18 +48,24 @@ def serve(
             )
         )
         server.told = lambda: ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+        server.ending = site.hub.close
         server.run([bound])
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers."""
+    """Tells when it answers, and when it is about to end."""
 
     told: Callable[[], None]
+    ending: Callable[[], Awaitable[None]]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self.told()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.ending()
+        await super().shutdown(sockets)
 
 
 def _bound(config: ServeConfig) -> socket.socket:
