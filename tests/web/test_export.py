@@ -114,10 +114,9 @@ def test_the_folder_is_read_back_with_the_same_labels(tmp_path: Path) -> None:
 def test_the_folder_follows_the_filters_and_is_gone_when_nobody_reads_on(tmp_path: Path) -> None:
     site = made_site(tmp_path)
     labelled(site)
-    content = b"".join(as_zip(site.store, site.database, Filters(PRODUCT, label="anomaly")))
+    content = b"".join(as_zip(site.store, site.database, Filters(PRODUCT, name="62")))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".png")]
-    assert sum("_mask" not in name for name in names) == 2
+        assert len([name for name in archive.namelist() if name.endswith(".png")]) == 1
     half = as_zip(site.store, site.database, ALL)
     next(half)
     assert list(site.store.folder.jobs.iterdir())
@@ -125,6 +124,83 @@ def test_the_folder_follows_the_filters_and_is_gone_when_nobody_reads_on(tmp_pat
     assert list(site.store.folder.jobs.iterdir()) == []
     with pytest.raises(BlemishError, match="None of these images has a label"):
         as_zip(site.store, site.database, Filters(PRODUCT, label="none"))
+
+
+@pytest.mark.parametrize(
+    ("filters", "good", "kinds", "layout"),
+    [
+        (ALL, 2, {"", "scratch", "dent"}, "mvtec"),
+        (Filters(PRODUCT, name="61"), 1, {""}, "mvtec"),  # nothing is held out
+        (Filters(PRODUCT, name="2.png"), 1, {"", "dent"}, "folders"),  # the only good image is held out
+        (Filters(PRODUCT, label="good", name="62"), 1, {""}, "folders"),
+    ],
+)
+def test_every_folder_is_read_by_itself(
+    tmp_path: Path, filters: Filters, good: int, kinds: set[str], layout: str
+) -> None:
+    site = made_site(tmp_path)
+    labelled(site)
+    data = unpacked(site, filters, tmp_path / "out")
+    assert data.layout == layout
+    assert sum(sample.label == "good" for sample in data.samples) == good
+    assert {sample.defect for sample in data.samples} == kinds
+    assert not data.left_out
+
+
+def test_without_a_good_image_to_learn_from_the_folder_has_no_split(tmp_path: Path) -> None:
+    site = made_site(tmp_path)
+    images = labelled(site)
+    with site.database.writing() as session:
+        for image in session.query(Image).where(Image.label.is_not(None)):
+            image.split = "test" if image.label == "good" else image.split
+            if image.defect == "dent":
+                image.defect, image.shapes = "Train", [{"points": [[1, 1], [4, 1], [4, 4], [1, 4]]}]
+    client = client_of(site)
+    shown = client.get(f"/history?product={PRODUCT}").text
+    assert "No good image to learn from is among these: the folder has no split." in shown
+    data = unpacked(site, ALL, tmp_path / "out")
+    assert data.layout == "folders"
+    assert sorted((sample.label, sample.defect, sample.mask is not None) for sample in data.samples) == [
+        ("anomaly", "Train-", True),  # "Train" would be a split
+        ("anomaly", "scratch", True),
+        ("good", "", False),
+        ("good", "", False),
+    ]
+    (scratch,) = (sample for sample in data.samples if sample.defect == "scratch")
+    assert scratch.mask is not None
+    shapes = images[sha256(scratch.path.read_bytes())].shapes
+    np.testing.assert_array_equal(load_mask(scratch.mask, (16, 24)), mask_of(shapes, (16, 24)))
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("decision=anomaly", "None of these images is labelled good, and a folder needs good ones;"),
+        ("name=63", "None of these images has a label, so there is no folder to write;"),
+    ],
+)
+def test_a_folder_that_could_not_be_read_is_refused_before_it_is_written(
+    tmp_path: Path, query: str, sentence: str
+) -> None:
+    site = made_site(tmp_path)
+    labelled(site)
+    client = client_of(site)
+    shown = client.get(f"/history?product={PRODUCT}&{query}").text
+    assert f'id="no-folder">{sentence}' in shown
+    assert "export.zip" not in shown
+    answer = client.get(f"/history/export.zip?product={PRODUCT}&{query}", headers={"Accept": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith(sentence)
+    assert not site.store.folder.jobs.exists()
+
+
+def unpacked(site: Site, filters: Filters, out: Path) -> layouts.Dataset:
+    """The folder of an export, as `blemish data` reads it."""
+    content = b"".join(as_zip(site.store, site.database, filters))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.testzip() is None
+        archive.extractall(out)
+    return layouts.read(out / PRODUCT)
 
 
 def test_what_a_killed_export_left_is_deleted_by_a_later_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_trouble_that_passes_is_tried_again(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_cannot_be_watched(tmp_path: Path) -> None:
-    with pytest.raises(BlemishError, match="is not a folder"):
+    with pytest.raises(BlemishError, match="does not exist"):
         made_site(tmp_path, watch=(tmp_path / "none",))
     with pytest.raises(BlemishError, match="holds --data"):
         made_site(tmp_path, watch=(tmp_path,))

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from blemish.files import check_file, replacing, write_text
 from blemish.images import MAX_PIXELS
 from blemish.inference.bundle_files import BundleError as BundleError  # where everything else about bundles is
-from blemish.inference.bundle_files import is_litter, opened, shown
+from blemish.inference.bundle_files import is_litter, opened, shown, without
 from blemish.inference.bundle_format_1 import upgraded
 from blemish.types import BlemishError, readable
 
@@ -285,7 +285,7 @@ def read(path: Path | str) -> Bundle:
         if CARD not in files.sizes and (path / "bundle" / CARD).exists():
             return read(path / "bundle")  # the run's folder is given
         if CARD not in files.sizes:
-            raise BundleError(f"{path}: not a blemish bundle, it has no {CARD}; give what `blemish train` wrote.")
+            raise without(CARD, files, path)
         if files.sizes[CARD] > MAX_CARD:
             raise BundleError(f"{path}: {CARD} has more than {MAX_CARD:,} bytes; use an untouched copy of the bundle.")
         card = _verified_card(files.read(CARD), path)

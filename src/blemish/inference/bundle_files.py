@@ -142,6 +142,16 @@ def _check_member(info: zipfile.ZipInfo, name: str) -> None:
         raise BundleError(f"{name}: {shown(info.filename)} is {problem}; pack the bundle with `blemish bundle --zip`.")
 
 
+def without(card: str, files: Files, path: Path) -> BundleError:
+    """Why there is no bundle at `path`: no file `card` at the top."""
+    inner = min((name for name in files.sizes if name.endswith(f"/{card}")), default="")
+    if inner:
+        return BundleError(
+            f"{path}: it has no {card} at its top, only {shown(inner)}; pack the bundle with `blemish bundle --zip`."
+        )
+    return BundleError(f"{path}: not a blemish bundle, it has no {card}; give what `blemish train` wrote.")
+
+
 def is_litter(name: str) -> bool:
     """Whether a file is what blemish or an operating system leaves in folders, and no part of a bundle."""
     return name in NO_PART or name.startswith(("._", "__MACOSX/"))

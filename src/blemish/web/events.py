@@ -22,6 +22,7 @@ class Hub:
         self._listeners = 0
         self._changed = asyncio.Condition()
         self._head = 0
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
 
     def head(self) -> int:
@@ -37,21 +38,27 @@ class Hub:
             return [(row.seq, row.kind, row.ref) for row in rows]
 
     async def listen(self, after: int | None) -> AsyncIterator[tuple[int, str, int]]:
-        """The entries after `after` (None = from now on), as they come. Ends when its task is cancelled."""
+        """The entries after `after` (None = from now on), as they come. Ends after `close`."""
         seen = await asyncio.to_thread(self.head) if after is None else after
         self._listeners += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._look())
         try:
-            while True:
+            while not self._closed:
                 for entry in await asyncio.to_thread(self.since, seen):
                     seen = entry[0]
                     yield entry
                 async with self._changed:
-                    while self._head <= seen:
+                    while self._head <= seen and not self._closed:
                         await self._changed.wait()
         finally:
             self._listeners -= 1
+
+    async def close(self) -> None:
+        """Ends all listening, now and later: a server that ends would wait for it."""
+        self._closed = True
+        async with self._changed:
+            self._changed.notify_all()
 
     async def _look(self) -> None:
         while self._listeners:

@@ -12,14 +12,15 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
 
 from blemish.atomic import naming
 from blemish.types import BlemishError
 from blemish.web.database import Database
-from blemish.web.dataset import write_folder
+from blemish.web.dataset import Written, split_of, write_folder
 from blemish.web.history import Filters, every, matching
 from blemish.web.store import Store
 from blemish.web.tables import Image, Verdict
@@ -32,6 +33,11 @@ FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # with which a table program begins
 BLOCK = 2**20  # bytes that are sent at once
 UNFINISHED = ".export-"
 FORGOTTEN = 86400  # seconds, after which nobody is still downloading it
+Shape = Literal["split", "no split", "no good", "no label"]  # of a folder of images: what can be written of them
+REFUSED: dict[Shape, str] = {
+    "no label": "None of these images has a label, so there is no folder to write; label some in Review.",
+    "no good": "None of these images is labelled good, and a folder needs good ones; take out a filter or label more.",
+}
 
 
 def as_csv(database: Database, filters: Filters) -> Iterator[str]:
@@ -86,15 +92,31 @@ def _taken(buffer: io.StringIO) -> str:
     return text
 
 
+def shape(session: Session, filters: Filters) -> Shape:
+    """What a folder of the verdicts' labelled images would be: "split", into train and test, or "no split", where no
+    good image among them is one to learn from, or why there is none."""
+    labels = set(session.scalars(select(Image.label).where(*_chosen(filters)).distinct()))
+    if "good" not in labels:
+        return "no good" if labels else "no label"
+    learned = select(Image.id).where(*_chosen(filters), Image.label == "good", Image.split == "train").limit(1)
+    return "split" if session.scalar(learned) is not None else "no split"
+
+
+def _chosen(filters: Filters) -> tuple[ColumnElement[bool], ...]:
+    """Of the images that go into a folder."""
+    return Image.id.in_(matching(select(Verdict.image_id), filters)), Image.label.is_not(None), Image.ending != ""
+
+
 def as_zip(store: Store, database: Database, filters: Filters) -> Iterator[bytes]:
-    """The labelled images of the verdicts, their masks and splits, as `dataset.write_folder` lays them out. Raises
-    `BlemishError` where none is labelled, or the disk is full, before the first byte."""
+    """The labelled images of the verdicts and their masks, as a folder that `blemish data` reads: with their splits, or
+    by their labels alone where no good image is one to learn from. Raises `BlemishError` where none is labelled good,
+    or the disk is full, before the first byte."""
     with database.reading() as session:
-        images = session.scalars(
-            select(Image).where(Image.id.in_(matching(select(Verdict.image_id), filters)), Image.label.is_not(None))
-        ).all()
-    if not images:
-        raise BlemishError("None of these images has a label, so there is no folder to write; label some in Review.")
+        found = session.scalars(select(Image).where(*_chosen(filters))).all()
+    images = [image for image in found if store.image(image.sha256, image.ending).is_file()]
+    good = [image for image in images if image.label == "good"]
+    if not good:
+        raise BlemishError(REFUSED["no good" if images else "no label"])
     home = store.folder.jobs  # on the images' own disk, so that links will do
     with naming(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -103,11 +125,26 @@ def as_zip(store: Store, database: Database, filters: Filters) -> Iterator[bytes
     name = "".join(letter if letter.isalnum() else "-" for letter in filters.product) or "images"
     try:
         with naming(made):
-            write_folder(store, images, made / name, link=True)
+            written = write_folder(store, images, made / name, link=True)
+            if not any((image.split or split_of(image.sha256, image.item)) == "train" for image in good):
+                _forget_split(written)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
     return _zipped(made)
+
+
+def _forget_split(written: Written) -> None:
+    """Makes the layout "folders" of it: good, TYPE, and ground_truth/TYPE. Names hold hashes: none is there twice."""
+    for split in ("train", "test"):
+        for above in (written.folder, written.folder / "ground_truth"):
+            for file in sorted((above / split).glob("*/*")):
+                kind = file.parent.name
+                # A defect of such a name would be taken for a split.
+                target = above / (f"{kind}-" if kind.casefold() in ("train", "test") else kind) / file.name
+                target.parent.mkdir(exist_ok=True)
+                file.rename(target)
+            shutil.rmtree(above / split, ignore_errors=True)
 
 
 def _zipped(folder: Path) -> Iterator[bytes]:

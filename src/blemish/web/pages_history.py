@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -11,7 +12,7 @@ from blemish.inference.bundle import Decision
 from blemish.types import BlemishError
 from blemish.web import history
 from blemish.web.access import Inspecting
-from blemish.web.export import as_csv, as_jsonl, as_zip
+from blemish.web.export import REFUSED, as_csv, as_jsonl, as_zip, shape
 from blemish.web.history import Filters, FiltersOf
 from blemish.web.site import Site, SiteOf, page
 from blemish.web.tables import Detector
@@ -41,6 +42,9 @@ def history_page(
         dots = history.latest(session, filters, SHOWN) if overview else []
         hours = history.per_hour(session, filters) if overview else []
         sources = history.sources(session, product)
+        # Images without a label are in no folder: where they are looked at, it is one of all others.
+        of_folder = replace(filters, label="") if filters.label == "none" else filters
+        folder = shape(session, of_folder) if rows else "no label"
     versions = site.detectors.versions(product)
     detector = _followed_version(site, filters, versions) if product else None
     rule, gone = _rule(site, detector)
@@ -63,6 +67,9 @@ def history_page(
         gone=gone,
         versions=versions,
         sources=sources,
+        folder=folder,
+        of_folder=of_folder,
+        no_folder=REFUSED.get(folder, ""),
         field=_field,
         minute=minute,
     )

@@ -180,6 +180,10 @@ def check(folders: tuple[Path, ...], data: Path) -> None:
     """Raises `BlemishError` for a folder that cannot be watched."""
     for folder in folders:
         if not folder.is_dir():
-            raise BlemishError(f"{folder}: is not a folder; make it, or mount it, before it is watched.")
+            if folder.exists():
+                raise BlemishError(f"--watch {folder}: is a file, not a folder; give the one that the camera writes.")
+            raise BlemishError(f"--watch {folder}: does not exist; make it, or mount it, before it is watched.")
         if data.resolve().is_relative_to(folder.resolve()):
-            raise BlemishError(f"{folder}: holds --data, whose images would be inspected again; choose another --data.")
+            raise BlemishError(
+                f"--watch {folder}: holds --data, whose images would be inspected again; choose another --data."
+            )

@@ -1,0 +1,53 @@
+"""What `blemish serve` is given, looked at before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blemish.inference import bundle
+from blemish.types import BlemishError
+from blemish.web import users, watching
+from blemish.web.config import ServeConfig
+from blemish.web.database import Database
+
+SHOWN = 3  # bundles in a folder that are named
+
+
+def check(config: ServeConfig) -> None:
+    """Reads the bundles, and looks at the folders. Raises `BlemishError` for the first that will not do."""
+    for path in config.bundles:
+        _check_bundle(path)
+    for folder in config.images:
+        if not folder.is_dir():
+            state = "is a file, not a folder" if folder.exists() else "does not exist"
+            raise BlemishError(f"--images {folder}: {state}; give the folder of images that a bundle was trained on.")
+    watching.check(config.watch, config.data)
+
+
+def _check_bundle(path: Path) -> None:
+    if not path.exists():
+        raise bundle.BundleError(f"{path}: does not exist; give a run of `blemish train`, its bundle, or a .zip of it.")
+    if path.is_dir() and not any((folder / bundle.CARD).exists() for folder in (path, path / "bundle")):
+        inner = sorted({card.parent for way in ("*", "*/bundle") for card in path.glob(f"{way}/{bundle.CARD}")})
+        if inner:
+            names = " ".join(map(str, inner[:SHOWN])) + (" ..." if len(inner) > SHOWN else "")
+            raise bundle.BundleError(f"{path}: is no bundle, but holds some; give them one by one: {names}")
+    bundle.read(path)
+
+
+def check_users(config: ServeConfig) -> None:
+    """Raises `BlemishError` where people log in and nobody can. The folder's database is not made for that."""
+    if config.local:
+        return
+    nobody = True
+    if config.database or config.folder.database.is_file():
+        database = Database(config.url)
+        database.upgrade()
+        nobody = not users.listed(database)
+        database.close()
+    if nobody:
+        also = f" --database {Database(config.database).name}" if config.database else ""
+        raise BlemishError(
+            "Where others can reach it, people log in, and nobody can yet; make the first user with: "
+            f"blemish user NAME --role admin --data {config.data}{also}."
+        )
