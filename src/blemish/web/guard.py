@@ -83,9 +83,9 @@ class Guard:
         if local:
             _check_host(request)
         is_open = path in OPEN or path.startswith(f"{OPEN[0]}/")
-        bearer = _bearer(request)
+        bearer = bearer_of(request)
         if not is_open:
-            request.state.visitor = await run_in_threadpool(_visitor, self.site, request, cookie, bearer)
+            request.state.visitor = await run_in_threadpool(known, self.site, request, cookie, bearer)
         if request.method in SAFE or (bearer is not None and not is_open):
             return receive
         browser = _from_browser(request, local)
@@ -122,8 +122,8 @@ def local_path(address: str) -> str:
     return address
 
 
-def _visitor(site: Site, request: Request, cookie: str, bearer: str | None) -> Visitor:
-    """Raises `LoginError`."""
+def known(site: Site, request: Request, cookie: str, bearer: str | None) -> Visitor:
+    """Who has this cookie or token. Raises `LoginError`."""
     csrf, database = request.state.csrf, site.database
     if bearer is not None:
         user = users.by_token(database, bearer)
@@ -180,7 +180,8 @@ def _from_browser(request: Request, local: bool) -> bool:
     return origin is not None or site is not None
 
 
-def _bearer(request: Request) -> str | None:
+def bearer_of(request: Request) -> str | None:
+    """The token that a program sends."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if kind.lower() == "bearer" else None
 
