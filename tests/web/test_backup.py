@@ -8,6 +8,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,43 @@ def test_a_link_and_a_file_of_zeros_are_refused(saved: Path, tmp_path: Path) -> 
         with pytest.raises(BlemishError, match=name):
             restore(tmp_path / name, ServeConfig(data=tmp_path / "again"))
     assert not (tmp_path / "again").exists()
+
+
+def test_a_backup_never_becomes_more_than_it_is(saved: Path, tmp_path: Path) -> None:
+    """A .zip of 625 KB, whose files overlap in it, wrote 154 MB before it was refused."""
+    shutil.copy(saved, tmp_path / "bomb.zip")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "a") as packed:
+        largest = max(packed.infolist(), key=lambda info: info.file_size)
+        many = saved.stat().st_size // largest.file_size + 1
+        for number in range(many):
+            again = copy(largest)
+            again.filename = f"detectors/{'0' * 64}/f{number}"
+            packed.filelist.append(again)
+        packed._didModify = True  # type: ignore[attr-defined]
+    assert (tmp_path / "bomb.zip").stat().st_size < saved.stat().st_size + 200 * many
+    with pytest.raises(BlemishError, match="holds more than its own size"):
+        restore(tmp_path / "bomb.zip", ServeConfig(data=tmp_path / "again"))
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_damaged_table_is_found_before_anything_is_written(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    opening = Path.open
+
+    def noted(self: Path, mode: str = "r", *args: Any, **more: Any) -> Any:
+        if "images" in self.parts:
+            written.append(self)
+        return opening(self, mode, *args, **more)
+
+    file = changed(saved, tmp_path / "damaged.zip", flip("tables/verdict"))
+    monkeypatch.setattr(Path, "open", noted)
+    with pytest.raises(BlemishError, match="is not what was saved"):
+        restore(file, ServeConfig(data=tmp_path / "again"))
+    assert written == []
+    restore(saved, ServeConfig(data=tmp_path / "again"))
+    assert written
 
 
 def test_what_was_tampered_with_before_is_said_when_it_is_restored(tmp_path: Path) -> None:

@@ -16,13 +16,15 @@ from fastapi.testclient import TestClient
 from PIL import Image as Pixels
 
 from blemish.web.app import application
-from blemish.web.corrections import label
+from blemish.web.corrections import history, label
 from blemish.web.site import Site
 from blemish.web.store import sha256
-from blemish.web.tables import Image, now
+from blemish.web.tables import Image, Product, now
 from tests.web.desk import image, judged, opened, troubles
+from tests.web.rows import image_row
 from tests.web.support import HERE, csrf_in
 
+HUGE = json.dumps([{"points": [[10**400, 1], [1, 2], [3, 4]]}])  # no float is as large
 SHAPES = [{"points": [[1.0, 2.0], [10.0, 2.0], [5.0, 20.0]]}]
 
 
@@ -72,6 +74,43 @@ def test_the_grid_shows_what_waits_and_several_are_decided_at_once(site: Site, c
     for number in (0, 99, 2**70):
         assert send(client, "/review", {"action": "good", "images": [str(number)]}).status_code in (404, 422)
     assert troubles(site) == []
+
+
+def test_several_are_decided_or_none(site: Site, client: TestClient) -> None:
+    """One form is one transaction: it said 404 and had labelled the first image."""
+    fill(site)
+    with site.database.writing() as session:
+        session.add(Product(name="other"))
+        session.flush()
+        other = image_row(session, "other", 7, queue=0.1).id
+    unfit = ((999, 404, "no image 999"), (other, 422, "of the product other"), (2**40, 422, "images"))
+    for last, status, words in unfit:
+        for action in ("good", "anomaly", "skip", "again"):
+            refused = send(client, "/review?product=tiny", {"action": action, "images": ["1", str(last)]})
+            assert (refused.status_code, words in refused.text) == (status, True)
+            back = send(client, "/review/agreement?product=tiny", {"images": ["1", str(last)]})
+            assert (back.status_code, words in back.text) == (status, True)
+    assert image(site, 1).label is None
+    with site.database.reading() as session:
+        assert history(session, 1) == []
+    assert troubles(site) == []
+
+
+def test_without_scripts_nobody_is_overwritten_unseen(site: Site, client: TestClient) -> None:
+    fill(site)
+    seen = re.findall(r'name="seen" value="([\d:]+)"', client.get("/review").text)
+    assert seen == ["1:0:1", "3:0:3", "2:0:2"]
+    form = {"action": "good", "images": ["1", "3"], "seen": seen}
+    label(site, 3, "ben", "anomaly")
+    overtaken = send(client, "/review", form)
+    assert overtaken.status_code == 409
+    assert "95-0.png" in shown(overtaken.text)
+    assert "ben called it an anomaly meanwhile" in shown(overtaken.text)
+    assert (image(site, 1).label, image(site, 3).label) == (None, "anomaly")
+    again = re.findall(r'name="seen" value="([\d:]+)"', client.get("/review?show=all").text)
+    assert send(client, "/review", form | {"seen": again}).status_code == 200
+    assert (image(site, 1).label, image(site, 3).label) == ("good", "good")
+    assert send(client, "/review", form | {"seen": ["x"]}).status_code == 422
 
 
 def test_one_after_the_other(site: Site, client: TestClient) -> None:
@@ -144,7 +183,7 @@ def test_a_second_reader_does_not_see_what_the_first_one_said(site: Site, client
     assert "ben" in client.get("/review/1").text
 
 
-@pytest.mark.parametrize("shapes", ["x", "{}", "[[[[[", '[{"points": [[1, 2]]}]', "[" * 20_000])
+@pytest.mark.parametrize("shapes", ["x", "{}", "[[[[[", '[{"points": [[1, 2]]}]', "[" * 20_000, HUGE])
 def test_broken_shapes_are_refused_in_words(site: Site, client: TestClient, shapes: str) -> None:
     fill(site)
     answer = send(client, "/review/1", {"action": "anomaly", "shapes": shapes, "seen": "0"})
@@ -234,7 +273,11 @@ def test_agreement_and_sending_back_what_differs(site: Site, client: TestClient)
     assert "anna and ben differ on 2 images" in shown(page.text)
     numbers = re.findall(r'name="images" value="(\d+)"', page.text)
     assert numbers == ["2", "3"]
-    back = send(client, "/review/agreement", {"images": numbers, "note": "anna and ben differ."})
+    seen = re.findall(r'name="seen" value="([\d:]+)"', page.text)
+    assert seen == ["2:5:0", "3:6:0"]
+    form = {"images": numbers, "seen": seen, "note": "anna and ben differ."}
+    assert send(client, "/review/agreement", form | {"seen": ["2:2:0", "3:6:0"]}).status_code == 409
+    back = send(client, "/review/agreement", form)
     assert back.url.path == "/review"
     assert sorted(re.findall(r'data-image="(\d+)"', back.text)) == ["2", "3"]
     assert "anna and ben differ." in client.get("/review/2").text

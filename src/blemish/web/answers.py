@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from blemish.types import BlemishError
 from blemish.web import site
@@ -76,6 +77,8 @@ def install(app: FastAPI) -> None:
         seconds = cause.seconds if isinstance(cause, TooManyError) else 1
         later = status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
         headers = {"Retry-After": str(seconds)} if later else None
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            headers = {"Connection": "close"}  # the rest of it is not read
         return answer(request, status, str(cause), headers)
 
     @app.exception_handler(RequestValidationError)
@@ -98,6 +101,10 @@ def install(app: FastAPI) -> None:
             return fault(request, cause)
         words = f"The database cannot be used now ({why(cause)}). Nothing was recorded; try again in a moment."
         return answer(request, 503, words, {"Retry-After": "2"})
+
+    @app.exception_handler(ClientDisconnect)
+    def gone(request: Request, cause: ClientDisconnect) -> Response:  # noqa: ARG001
+        return Response(status_code=HTTPStatus.BAD_REQUEST)  # which nobody reads
 
     @app.exception_handler(OSError)
     def system(request: Request, cause: OSError) -> Response:

@@ -20,6 +20,7 @@ class Limits:
     megabytes: float = 64.0  # of one image's file
     pixels: int = MAX_PIXELS
     files: int = 1000  # of one form
+    form_megabytes: float = 2000.0  # of all images of one form
     timeout: float = 60.0  # seconds that the graph may take
 
 

@@ -3,7 +3,6 @@ the image follow from them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,11 +10,12 @@ from typing import Any, Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from blemish.types import BlemishError, readable
+from blemish.types import BlemishError
 from blemish.web import ledger, review
 from blemish.web.dataset import split_of
 from blemish.web.site import MissingError, Site
 from blemish.web.tables import Correction, Image, Verdict, now
+from blemish.web.texts import plain
 
 Label = Literal["good", "anomaly"]
 # What a correction changes of an image, and undoing restores. `split` is not among them: it is set once, for good.
@@ -23,6 +23,7 @@ STATE = ("label", "defect", "shapes", "mask", "labelled_by", "queue")
 TYPE = 100  # characters of a type's name
 NOTE = 2000
 SHAPES, POINTS = 100, 500  # of an image, of a shape
+LARGEST = 1e9  # pixels; an integer may be larger than any float
 
 
 class DecidedError(BlemishError):
@@ -55,42 +56,92 @@ def label(
     """Says what an image is; it leaves the queue. `shapes` are polygons in pixels, [{"points": [[x, y], ...]}]; None
     leaves those that it has. Raises `DecidedError` where somebody decided since what was `seen`, and `BlemishError`
     for shapes that are none."""
-    defect = " ".join(_plain(defect).split())
     with site.database.writing() as session:
         image = _image(session, image_id)
-        drawn = image.shapes if shapes is None else checked(shapes, image)
-        if len(defect) > TYPE:
-            raise BlemishError(f"The type has {len(defect)} characters; shorten it to {TYPE}.")
-        if label == "good":
-            if defect or (shapes and drawn):
-                raise BlemishError("A good image has no type and no shapes; remove them, or call it an anomaly.")
-            drawn = []
-        row = _added(session, image, by, "label", note, seen, label=label, defect=defect, shapes=drawn)
-        # A mask that was brought in with the image is worth more than none, and less than what is drawn now.
-        image.mask = "" if label == "good" or drawn else image.mask
-        image.label, image.defect, image.shapes, image.labelled_by = label, defect, drawn, by
-        image.split = image.split or split_of(image.sha256, image.item)
-        image.queue = None
-        return _finished(session, row)
+        return _labelled(session, image, by, label, defect=defect, shapes=shapes, note=note, seen=seen)
+
+
+def _labelled(
+    session: Session,
+    image: Image,
+    by: str,
+    label: Label,
+    *,
+    defect: str = "",
+    shapes: Sequence[Mapping[str, Any]] | None = None,
+    note: str = "",
+    seen: Seen = NOTHING,
+) -> Correction:
+    defect = " ".join(plain(defect).split())
+    drawn = image.shapes if shapes is None else checked(shapes, image)
+    if len(defect) > TYPE:
+        raise BlemishError(f"The type has {len(defect)} characters; shorten it to {TYPE}.")
+    if label == "good":
+        if defect or (shapes and drawn):
+            raise BlemishError("A good image has no type and no shapes; remove them, or call it an anomaly.")
+        drawn = []
+    row = _added(session, image, by, "label", note, seen, label=label, defect=defect, shapes=drawn)
+    # A mask that was brought in with the image is worth more than none, and less than what is drawn now.
+    image.mask = "" if label == "good" or drawn else image.mask
+    image.label, image.defect, image.shapes, image.labelled_by = label, defect, drawn, by
+    image.split = image.split or split_of(image.sha256, image.item)
+    image.queue = None
+    return _finished(session, row)
 
 
 def again(site: Site, image_id: int, by: str, *, note: str = "", seen: Seen = NOTHING) -> Correction:
     """Sends an image back to the front of the queue for another look; its label stays until then."""
     with site.database.writing() as session:
-        image = _image(session, image_id)
-        row = _added(session, image, by, "again", note, seen, **_as_it_is(image))
-        image.queue = review.SENT_BACK
-        return _finished(session, row)
+        return _again(session, _image(session, image_id), by, note, seen)
+
+
+def _again(session: Session, image: Image, by: str, note: str, seen: Seen) -> Correction:
+    row = _added(session, image, by, "again", note, seen, **_as_it_is(image))
+    image.queue = review.SENT_BACK
+    return _finished(session, row)
 
 
 def skip(site: Site, image_id: int, by: str, *, note: str = "", seen: Seen = NOTHING) -> Correction:
     """Puts an image behind all that waits."""
     with site.database.writing() as session:
-        image = _image(session, image_id)
-        row = _added(session, image, by, "skip", note, seen, **_as_it_is(image))
-        if image.queue is not None and image.queue < review.REST:
-            image.queue = review.SKIPPED
-        return _finished(session, row)
+        return _skipped(session, _image(session, image_id), by, note, seen)
+
+
+def _skipped(session: Session, image: Image, by: str, note: str, seen: Seen) -> Correction:
+    row = _added(session, image, by, "skip", note, seen, **_as_it_is(image))
+    if image.queue is not None and image.queue < review.REST:
+        image.queue = review.SKIPPED
+    return _finished(session, row)
+
+
+def several(
+    site: Site,
+    images: Mapping[int, Seen],
+    by: str,
+    action: Literal["good", "anomaly", "again", "skip"],
+    *,
+    product: str,
+    defect: str = "",
+    note: str = "",
+) -> Correction:
+    """Says the same of images of one product, of all or of none; returns the last correction. Raises as the functions
+    for one image do, and `BlemishError` for an image of another product."""
+    if not images:
+        raise BlemishError("No image is ticked; tick some, then decide.")
+    with site.database.writing() as session:
+        found = [(_image(session, number), seen) for number, seen in images.items()]
+        for image, _ in found:
+            if image.product != product:
+                raise BlemishError(f"{image.name}: is of the product {image.product}, not {product}; nothing was done.")
+        for image, seen in found:
+            if action == "again":
+                row = _again(session, image, by, note, seen)
+            elif action == "skip":
+                row = _skipped(session, image, by, note, seen)
+            else:
+                type_ = defect if action == "anomaly" else ""  # what was named goes with it
+                row = _labelled(session, image, by, action, defect=type_, note=note, seen=seen)
+        return row
 
 
 def undo(site: Site, by: str, correction_id: int | None = None, *, product: str = "") -> Correction:
@@ -150,7 +201,7 @@ def _is_point(point: Any) -> bool:
     return (
         isinstance(point, Sequence)
         and len(point) == 2
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in point)
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < LARGEST for v in point)
     )
 
 
@@ -161,11 +212,6 @@ def _image(session: Session, image_id: int) -> Image:
     if not image.ending:
         raise BlemishError(f"{image.name}: could not be read, so there is nothing to say of it.")
     return image
-
-
-def _plain(text: str) -> str:
-    """Without what databases and pages cannot show; line breaks stay."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in readable(text))
 
 
 def _as_it_is(image: Image) -> dict[str, Any]:
@@ -191,7 +237,7 @@ def _added(session: Session, image: Image, by: str, action: str, note: str, seen
         time=now(),
         by=by,
         action=action,
-        note=_plain(note).strip()[:NOTE],
+        note=plain(note).strip()[:NOTE],
         before=before,
         **{"undoes": None, **fields},
     )

@@ -16,11 +16,10 @@ import hmac
 import re
 from functools import cache
 from http import HTTPStatus
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
-from python_multipart.multipart import parse_options_header
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
@@ -30,14 +29,13 @@ from blemish.types import BlemishError
 from blemish.web import answers, sessions, users
 from blemish.web.access import ForbiddenError, LoginError, Visitor
 from blemish.web.config import LOOPBACK
+from blemish.web.form_token import form_token
 from blemish.web.site import Site
 
 OPEN = ("/static", "/login", "/healthz", "/readyz")
 SAFE = ("GET", "HEAD", "OPTIONS")
 LOGIN = "/login"
-FIRST = 64 * 1024  # bytes of a multipart form within which its first field ends
 STALE = "The page is out of date, or was not made by this server; load it again, and try once more."
-_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 class Guard:
@@ -85,18 +83,20 @@ class Guard:
         if local:
             _check_host(request)
         is_open = path in OPEN or path.startswith(f"{OPEN[0]}/")
-        bearer = _bearer(request)
+        bearer = bearer_of(request)
         if not is_open:
-            request.state.visitor = await run_in_threadpool(_visitor, self.site, request, cookie, bearer)
+            request.state.visitor = await run_in_threadpool(known, self.site, request, cookie, bearer)
         if request.method in SAFE or (bearer is not None and not is_open):
             return receive
         browser = _from_browser(request, local)
         if local and not cookie and not browser:
             return receive
+        if not cookie:
+            raise ForbiddenError(STALE)
         token = request.headers.get("x-csrf-token")
         if token is None:
-            token, receive = await _form_token(request, receive)
-        if not cookie or not hmac.compare_digest(token.encode(), request.state.csrf.encode()):
+            token, receive = await form_token(request, receive)
+        if not hmac.compare_digest(token.encode(), request.state.csrf.encode()):
             raise ForbiddenError(STALE)
         return receive
 
@@ -122,8 +122,8 @@ def local_path(address: str) -> str:
     return address
 
 
-def _visitor(site: Site, request: Request, cookie: str, bearer: str | None) -> Visitor:
-    """Raises `LoginError`."""
+def known(site: Site, request: Request, cookie: str, bearer: str | None) -> Visitor:
+    """Who has this cookie or token. Raises `LoginError`."""
     csrf, database = request.state.csrf, site.database
     if bearer is not None:
         user = users.by_token(database, bearer)
@@ -180,44 +180,10 @@ def _from_browser(request: Request, local: bool) -> bool:
     return origin is not None or site is not None
 
 
-def _bearer(request: Request) -> str | None:
+def bearer_of(request: Request) -> str | None:
+    """The token that a program sends."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if kind.lower() == "bearer" else None
-
-
-async def _form_token(request: Request, receive: Receive) -> tuple[str, Receive]:
-    """The field `csrf` of a form, "" without one, and a `receive` that gives the body from its beginning."""
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    form, boundary = kind.decode("latin-1"), options.get(b"boundary", b"")
-    messages: list[Message] = []
-    body = bytearray()
-    # The body of a plain form is limited by `headers.BodyLimit`, which stands before.
-    while form in _FORMS and not (form == _FORMS[1] and (len(body) >= FIRST or _first_field(body, boundary)[0])):
-        message = await receive()
-        messages.append(message)
-        body += message.get("body", b"")
-        if message["type"] != "http.request" or not message.get("more_body"):
-            break
-
-    async def again() -> Message:
-        return messages.pop(0) if messages else await receive()
-
-    if form == _FORMS[0]:
-        return parse_qs(body.decode("utf-8", "replace")).get("csrf", [""])[0], again
-    return _first_field(body, boundary)[1], again
-
-
-def _first_field(body: bytearray, boundary: bytes) -> tuple[bool, str]:
-    """Whether the first field of a multipart body is there as a whole, and its value where it is `csrf`."""
-    if not boundary:
-        return True, ""
-    found = re.match(
-        rb"(?:\r\n)?--%b\r\n(.*?)\r\n\r\n(.*?)\r\n--%b" % (re.escape(boundary), re.escape(boundary)), body, re.DOTALL
-    )
-    if not found:
-        return False, ""
-    ours = re.search(rb'^content-disposition:\s*form-data;\s*name="csrf"\s*$', found[1], re.IGNORECASE | re.MULTILINE)
-    return True, found[2].decode("utf-8", "replace") if ours else ""
 
 
 def _believe(scope: Scope) -> None:

@@ -53,7 +53,7 @@ def login(
     user = users.by_password(site.database, name, password)
     if user is None:
         return _login(request, after, name, WRONG, 401)
-    throttle.forget(name)
+    throttle.forget(name, address)
     # The secret that the browser had is not taken over: somebody else may have set it.
     sessions.end(site.database, request.state.cookie)
     done = RedirectResponse(local_path(after), 303)
@@ -115,10 +115,11 @@ def change_password(
     if who.user_id is None:
         raise MissingError("Nobody has a password here, as only this machine can reach it.")
     throttle: users.Throttle = request.app.state.throttle
-    throttle.count(who.name, request.client.host if request.client else "")
+    address = request.client.host if request.client else ""
+    throttle.count(who.name, address)
     if users.by_password(site.database, who.name, password) is None:
         return _account(request, site, who, product, trouble="Your present password is another one.", status=422)
-    throttle.forget(who.name)
+    throttle.forget(who.name, address)
     try:
         if new != again:
             raise BlemishError("The new password was not typed the same twice.")

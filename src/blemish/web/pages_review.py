@@ -30,6 +30,7 @@ from blemish.web.verdict_words import verdict_sentence
 router = APIRouter(include_in_schema=False)
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
 Ticked = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Shown = Annotated[str, Field(pattern=r"^\d{1,9}:\d{1,9}:\d{1,9}$")]  # image, latest correction, verdict; 0 = none
 Action = Literal["good", "anomaly", "skip", "again"]
 NO_VERSION = 0  # a thumbnail's that shows no heat
 
@@ -105,21 +106,31 @@ def waiting(site: SiteOf, who: Inspecting, product: ProductOf) -> JSONResponse: 
         return JSONResponse({"waiting": review.waiting(session, product)})
 
 
-@router.post("/review")
+@router.post("/review", response_model=None)
 def decide_several(
+    request: Request,
     site: SiteOf,
     who: Reviewing,
     filters: FiltersOf,
     action: Annotated[Action, Form()],
     images: Annotated[list[Ticked] | None, Form(max_length=1000)] = None,
+    seen: Annotated[list[Shown] | None, Form(max_length=1000)] = None,
     defect: Annotated[str, Form(max_length=1000)] = "",
-) -> RedirectResponse:
-    """Without scripts: one decision for all ticked images."""
-    if not images:
-        raise BlemishError("No image is ticked; tick some, then decide.")
-    for image_id in images:
-        row = _decide(site, image_id, who.name, action, defect=defect)
+) -> Response:
+    """Without scripts: one decision for all ticked images, or for none where somebody decided meanwhile."""
+    try:
+        ticked = seen_of(images or [], seen or [])
+        row = corrections.several(site, ticked, who.name, action, product=filters.product, defect=defect)
+    except DecidedError as cause:
+        return _grid(request, site, who.name, filters, trouble=str(cause))
     return RedirectResponse(f"/review?{filters.query(done=row.id)}", 303)
+
+
+def seen_of(images: list[int], seen: list[str]) -> dict[int, Seen]:
+    """What was shown of each ticked image; nothing is checked of one that is not among `seen`."""
+    shown = (tuple(map(int, text.split(":"))) for text in seen)
+    found = {image: Seen(verdict or None, latest) for image, latest, verdict in shown}
+    return {image: found.get(image, corrections.NOTHING) for image in images}
 
 
 @router.post("/review/undo", response_model=None)

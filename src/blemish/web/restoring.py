@@ -1,7 +1,8 @@
 """A backup becomes a data folder and a database again: into new or empty ones only, and only what its card vouches for.
 
 Of the .zip only names that a backup has are taken, none of which can lead out of the folder; no link, no file twice,
-nothing compressed; each file must have the size and the SHA-256 that the card says.
+nothing compressed, and no more in all than the .zip has bytes; each file must have the size and the SHA-256 that the
+card says, the tables before anything is written.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ def _checked(packed: zipfile.ZipFile, file: Path) -> dict[str, Any]:
     infos = {info.filename: info for info in packed.infolist()}
     if CARD not in infos or infos[CARD].file_size > LARGEST_CARD:
         raise BlemishError(f"{file}: is no backup, it has no {CARD}; give what `blemish backup` wrote.")
+    # Files that overlap in the .zip would become more than it is.
+    if sum(max(info.file_size, info.compress_size) for info in infos.values()) > file.stat().st_size:
+        raise BlemishError(f"{file}: holds more than its own size, which no backup does; give another one.")
     for info in packed.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG) or not (info.filename == CARD or _ALLOWED.fullmatch(info.filename)):
@@ -104,7 +108,10 @@ def _knows(revision: str) -> bool:
 
 
 def _restored(packed: zipfile.ZipFile, card: dict[str, Any], config: ServeConfig, progress: Progress) -> Saved:
-    """The files first, then the rows that name them, in one transaction."""
+    """The tables are checked, then the files written, then the rows that name them, in one transaction."""
+    for table, said in card["tables"].items():
+        for _ in _blocks(packed, f"tables/{table}.jsonl", said):
+            pass
     names = list(card["contents"])
     for name in progress(names, "restoring", len(names)):
         place = config.data / name
@@ -117,9 +124,6 @@ def _restored(packed: zipfile.ZipFile, card: dict[str, Any], config: ServeConfig
     try:
         if database.tables():
             raise BlemishError(f"{database.name}: holds tables already; restore into an empty database.")
-        for table, said in card["tables"].items():
-            for _ in _blocks(packed, f"tables/{table}.jsonl", said):
-                pass
         database.upgrade(card["revision"])
         try:
             with database.writing() as session:

@@ -24,8 +24,8 @@ SHORTEST, LONGEST = 8, 200  # characters of a password
 NAME = 64  # characters of a name at most
 TOKEN = "blemish_"  # what a token begins with, so that one that was published is recognised
 WINDOW = 300.0  # seconds in which tries are counted
-TRIES = {"name": 10, "address": 30}  # in the window
-KEPT = 10_000  # names and addresses that are counted at once
+TRIES = {"pair": 10, "address": 100}  # that failed in the window, of a name from an address, and of all names from it
+KEPT = 10_000  # pairs and addresses that are counted at once
 
 _hasher = PasswordHasher()  # argon2id with the parameters of RFC 9106 for 64 MiB
 _turn = threading.BoundedSemaphore(2)  # each check takes those 64 MiB
@@ -109,8 +109,10 @@ def by_token(database: Database, token: str) -> User | None:
 
 def by_password(database: Database, name: str, password: str) -> User | None:
     """The user of that name, if it is their password. Takes the same time for a name that nobody has."""
-    with database.reading() as session:
-        user = session.scalar(select(User).where(User.name == name[:NAME]))
+    user = None
+    if name.isprintable() and len(name) <= NAME:  # as all names are; PostgreSQL takes no NUL
+        with database.reading() as session:
+            user = session.scalar(select(User).where(User.name == name))
     known = user.password if user and user.password else None
     with _turn:
         try:
@@ -129,19 +131,21 @@ def checked_name(name: str) -> str:
 
 
 class Throttle:
-    """Counts the tries to log in, by name and by address, in memory. A network of IPv6 (/64) is one address."""
+    """Counts the tries to log in that failed, in memory: of each name from each address, so that nobody can lock out
+    somebody elsewhere, and of each address. A network of IPv6 (/64) is one address."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._tries: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
+        self._tries: OrderedDict[tuple[str, str, str], list[float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def count(self, name: str, address: str) -> None:
-        """To be called before each try. Raises `TooManyError`, and counts nothing, where there were too many."""
-        now, keys = self._clock(), (("name", name[:NAME]), ("address", _network(address)))
+        """To be called before each try, which counts as failed until `forget`, so that many at once are counted too.
+        Raises `TooManyError`, and counts nothing, where there were too many."""
+        now = self._clock()
         with self._lock:
-            recent = {key: [t for t in self._tries.get(key, ()) if now - t < WINDOW] for key in keys}
-            for (kind, _), times in recent.items():
+            recent = {key: [t for t in self._tries.get(key, ()) if now - t < WINDOW] for key in _keys(name, address)}
+            for (kind, *_), times in recent.items():
                 if len(times) >= TRIES[kind]:
                     seconds = int(times[0] + WINDOW - now) + 1
                     raise TooManyError(f"Too many tries to log in; wait {seconds} seconds, then try again.", seconds)
@@ -151,10 +155,19 @@ class Throttle:
             while len(self._tries) > KEPT:
                 self._tries.popitem(last=False)
 
-    def forget(self, name: str) -> None:
-        """To be called when somebody has logged in."""
+    def forget(self, name: str, address: str) -> None:
+        """To be called when somebody has logged in: their tries from there were none that failed; of the address only
+        this one is forgotten, so that a user of one's own does not hide tries of others' names."""
+        pair, whole = _keys(name, address)
         with self._lock:
-            self._tries.pop(("name", name[:NAME]), None)
+            self._tries.pop(pair, None)
+            if times := self._tries.get(whole):
+                times.pop()
+
+
+def _keys(name: str, address: str) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+    network = _network(address)
+    return ("pair", network, name[:NAME]), ("address", network, "")
 
 
 def _network(address: str) -> str:
