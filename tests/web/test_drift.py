@@ -56,6 +56,10 @@ def test_the_same_image_again_is_no_new_part(tmp_path: Path) -> None:
     assert state.seen == 2
 
 
+def labelled(image: Image, time: str) -> Correction:
+    return Correction(image_id=image.id, time=time, by="me", action="label", label="good", shapes=[], before={})
+
+
 def test_images_that_were_picked_or_learned_from_are_left_out(tmp_path: Path) -> None:
     """Scores drawn as the calibration scores are, of which a review queue shows those near the threshold: the alarm is
     of the picking, not of the parts."""
@@ -71,16 +75,14 @@ def test_images_that_were_picked_or_learned_from_are_left_out(tmp_path: Path) ->
             verdict_row(session, images[0], detector.id, score=score, source="again")
             images[1].split, images[1].item = "train", f"part {number}"  # imported
             images[2].split = "train"
-            given = {"image_id": images[2].id, "verdict_id": None, "by": "me", "label": "good", "shapes": []}
-            session.add(Correction(**given, time=start, action="label", before={}, undoes=None))
+            session.add(labelled(images[2], start))
             for image in images[1:3]:
                 verdict_row(session, image, detector.id, score=score)
     assert Drifts().follow(site.database, detector.id, rule).state == Drift(normal, threshold=70.0).state
     with site.database.writing() as session:
         for number, score in enumerate(near):
             image = image_row(session, PRODUCT, 1000 + number, split="train")  # labelled after the version was made
-            given = {"image_id": image.id, "verdict_id": None, "by": "me", "label": "good", "shapes": []}
-            session.add(Correction(**given, time=now(), action="label", before={}, undoes=None))
+            session.add(labelled(image, now()))
             verdict_row(session, image, detector.id, score=score)
     state = Drifts().follow(site.database, detector.id, rule).state
     assert state is not None
