@@ -17,9 +17,9 @@ IMPORTED = "import"  # who labelled the images that came with a bundle: no corre
 _BATCH = 500
 
 
-def stands() -> ColumnElement[bool]:
-    """Of a correction: it was not undone."""
-    return Correction.id.not_in(select(Correction.undoes).where(Correction.undoes.is_not(None)))
+def stands(*undoing: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Of a correction: it was not undone. `undoing` says which corrections may have undone it, where that is known."""
+    return Correction.id.not_in(select(Correction.undoes).where(Correction.undoes.is_not(None), *undoing))
 
 
 def contradictions(session: Session) -> Iterator[str]:
