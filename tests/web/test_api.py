@@ -98,3 +98,28 @@ def test_every_route_of_the_api_is_described(client: TestClient) -> None:
             assert path.startswith("/api/v1/") or path in ("/healthz", "/readyz"), path
             assert described.get("summary"), (method, path)
             assert described.get("description"), (method, path)
+
+
+def test_of_several_products_one_is_named(tmp_path: Path) -> None:
+    from blemish.web.app import assembled
+    from blemish.web.config import ServeConfig
+    from tests import tiny
+
+    bundles = [tiny.made(tmp_path / name, product=name) for name in ("電機", "b")]
+    client = client_of(assembled(ServeConfig(tmp_path / "data", tuple(bundles))))
+    answer = client.post("/api/v1/inspect", content=grey(60))
+    assert answer.status_code == 422
+    assert "product=b or 電機" in answer.json()["error"]["message"]
+    assert client.post("/api/v1/inspect?product=電機", content=grey(60)).json()[0]["product"] == "電機"
+    assert client.get("/?product=電機", headers={"Accept": "text/html"}).status_code == 200
+    assert "<option selected>電機</option>" in client.get("/", headers={"Accept": "text/html"}).text
+
+
+def test_what_a_browser_has_already_is_not_sent_again(client: TestClient) -> None:
+    (verdict,) = client.post("/api/v1/inspect", content=grey(60)).json()
+    first = client.get(verdict["links"]["image"])
+    assert first.headers["cache-control"] == "private, no-cache"
+    again = client.get(verdict["links"]["image"], headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    other = client.get(verdict["links"]["image"], headers={"If-None-Match": '"other"'})
+    assert (other.status_code, other.content) == (200, grey(60))

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Pixels
 
 from blemish.data import layouts
-from blemish.images import load_mask, read_size
+from blemish.images import load_image, load_mask, read_size
 from blemish.web.config import Folder
-from blemish.web.dataset import mask_of, split_of, write_folder
+from blemish.web.dataset import item_of, mask_of, split_of, write_folder
 from blemish.web.store import Store, sha256
 from blemish.web.tables import Image
 from tests.support import write_image
@@ -38,6 +39,22 @@ def test_the_split_is_of_the_item_and_one_of_five_is_held_out() -> None:
     assert abs(held_out - 400) < 4 * (2000 * 0.2 * 0.8) ** 0.5  # four standard deviations
     assert {split_of(digest, "part 7") for digest in digests} == {split_of("", "part 7")}
     assert split_of(digests[0]) == split_of(digests[0])
+
+
+def test_the_same_pixels_in_two_formats_are_one_item(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    items = []
+    for number in range(3):
+        pixels = rng.integers(0, 256, (16, 24, 3), np.uint8)
+        files = [tmp_path / f"{number}{ending}" for ending in (".png", ".bmp", ".tiff")]
+        for file in files:
+            Pixels.fromarray(pixels).save(file)
+        assert len({sha256(file.read_bytes()) for file in files}) == 3
+        (item,) = {item_of(load_image(file)) for file in files}
+        items.append(item)
+    assert len(set(items)) == 3
+    flat = np.zeros((2, 6, 3), np.uint8)
+    assert item_of(flat) != item_of(flat.reshape(6, 2, 3))  # the shape counts
 
 
 def test_a_box_is_half_open_and_a_polygon_holds_the_centres_inside() -> None:

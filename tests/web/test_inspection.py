@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image as Pixels
 from sqlalchemy import func, select
 
+from blemish.inference.graph_check import GraphError
 from blemish.inference.inspector import Inspector
 from blemish.station.chain import problems
 from blemish.types import BlemishError
@@ -16,7 +19,7 @@ from blemish.web.config import Limits
 from blemish.web.inspection import TooLargeError, UnavailableError
 from blemish.web.site import Site
 from blemish.web.tables import Image, Log, Verdict
-from tests.web.support import PRODUCT, grey, made_site
+from tests.web.support import PRODUCT, client_of, grey, made_site
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_trouble_that_passes_is_no_verdict(site: Site, monkeypatch: pytest.Monke
 
 def test_many_at_once_are_one_chain(site: Site) -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: inspect(site, grey(50 + i), f"{i}.png", f"r{i % 30}"), range(40)))
+        found = list(pool.map(lambda i: inspect(site, grey(50 + i % 30), f"{i}.png", f"r{i % 30}"), range(40)))
     assert len({verdict.id for verdict in found}) == 30  # ten requests came twice
     with site.database.reading() as session:
         assert session.scalar(select(func.count()).select_from(Log).where(Log.kind == "verdict")) == 30
@@ -120,3 +123,52 @@ def test_an_image_seen_again_is_judged_by_the_same_version(tmp_path: Path) -> No
     assert inspect(site, grey(130)).detector_id == second.id
     site.line._seen.clear()
     assert site.line.seen(verdict).verdict.score == verdict.score
+
+
+def test_the_same_bytes_keep_their_file_whatever_another_request_meets(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One request is out of memory and fails, another one with the same bytes is recorded: its file stays."""
+    with monkeypatch.context() as patched:
+        patched.setattr("blemish.web.inspection.passing", lambda _: "not enough memory")
+        with pytest.raises(UnavailableError):
+            inspect(site, grey(130))
+    verdict = inspect(site, grey(130))
+    with monkeypatch.context() as patched:
+        patched.setattr("blemish.web.inspection.passing", lambda _: "not enough memory")
+        with pytest.raises(UnavailableError):
+            inspect(site, grey(130))
+    assert site.store.image(verdict.image.sha256, ".png").is_file()
+
+
+def test_an_image_that_cannot_be_judged_is_kept_for_a_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = made_site(tmp_path)
+
+    def fails(*_: object) -> None:
+        raise GraphError("the detector cannot be run on it; look at the image.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("blemish.inference.inspector.Inspector.predict", fails)
+        verdict = inspect(site, grey(60))
+    assert (verdict.decision, verdict.image.ending, verdict.image.width) == ("error", ".png", 24)
+    assert site.store.image(verdict.image.sha256, ".png").is_file()
+    with site.database.reading() as session:
+        assert session.get_one(Image, verdict.image_id).queue == 0
+    client = client_of(site)
+    assert client.get(f"/verdicts/{verdict.id}/thumbnail.jpg").headers["content-type"] == "image/jpeg"
+    assert client.get(f"/verdicts/{verdict.id}", headers={"Accept": "text/html"}).status_code == 200
+
+
+def test_a_request_that_was_about_another_image_is_refused(site: Site) -> None:
+    inspect(site, grey(60), request="r")
+    with pytest.raises(BlemishError, match="was used for another image"):
+        inspect(site, grey(130), request="r")
+
+
+def test_the_same_pixels_in_another_file_are_the_same_item(site: Site) -> None:
+    pixels = Pixels.open(io.BytesIO(grey(60)))
+    buffer = io.BytesIO()
+    pixels.save(buffer, "BMP")
+    one, two = inspect(site, grey(60)), inspect(site, buffer.getvalue())
+    assert one.image_id != two.image_id
+    assert one.image.item == two.image.item != ""

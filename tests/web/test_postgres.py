@@ -24,7 +24,7 @@ def test_two_stations_write_one_chain(tmp_path: Path, postgres: Callable[[], str
         verdicts = list(
             pool.map(
                 lambda i: stations[i % 2].line.inspect(
-                    grey(50 + i), f"{i}.png", PRODUCT, by=f"station {i % 2}", source="page", request=f"r{i // 2}"
+                    grey(50 + i // 2), f"{i}.png", PRODUCT, by=f"station {i % 2}", source="page", request=f"r{i // 2}"
                 ),
                 range(40),
             )

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from blemish.web.access import Inspecting
 from blemish.web.answers import ErrorAnswer
-from blemish.web.site import ProductOf, RowId, SiteOf, verdict_or_404
+from blemish.web.site import NamedProduct, RowId, SiteOf, verdict_or_404
 from blemish.web.tables import Verdict
 from blemish.web.uploads import uploads
 
@@ -108,7 +108,7 @@ async def inspect(
     request: Request,
     site: SiteOf,
     who: Inspecting,
-    product: ProductOf,
+    product: NamedProduct,
     name: Annotated[str, Query(max_length=500, description="Of a raw body's image.")] = "image",
     source: Annotated[str, Query(pattern="^(page|webcam|api)$")] = "api",
     idempotency_key: Annotated[str | None, Header(max_length=90)] = None,

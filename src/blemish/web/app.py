@@ -27,6 +27,7 @@ from blemish.web import (
     pages_review,
     pages_verdict,
 )
+from blemish.web.conditional import Conditional
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors
@@ -95,6 +96,7 @@ def application(site: Site) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.site, app.state.throttle = site, Throttle()
+    app.add_middleware(Conditional)
     app.add_middleware(Guard, site=site)
     app.add_middleware(Headers, site=site)  # around the guard, whose answers need them too
     answers.install(app)

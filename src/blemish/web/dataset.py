@@ -29,6 +29,7 @@ from blemish.web.tables import Image
 HELD_OUT = 5  # one of so many items is only tested
 UNNAMED = "defect"  # the folder of defects without a name
 LONGEST = 40  # characters of a name that are kept
+PIXELS = "pixels:"  # begins the item of an image that came without one
 
 
 def split_of(digest: str, item: str = "") -> Literal["train", "test"]:
@@ -40,6 +41,13 @@ def split_of(digest: str, item: str = "") -> Literal["train", "test"]:
     """
     text = hashlib.sha256(item.encode("utf-8", "surrogateescape")).hexdigest() if item else digest
     return "test" if int(text, 16) % HELD_OUT == 0 else "train"
+
+
+def item_of(pixels: npt.NDArray[np.uint8]) -> str:
+    """The item of an image that came without one: what its decoded pixels, uint8 (height, width, 3), are, so that the
+    same picture saved in two formats, or with other metadata, lies on one side of the split."""
+    content = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels, np.uint8).tobytes())
+    return f"{PIXELS}{content.hexdigest()}"
 
 
 @dataclass(frozen=True)

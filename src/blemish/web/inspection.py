@@ -8,19 +8,25 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from blemish.images import ImageError, load_image, read_size
 from blemish.inference import overlay
-from blemish.inference.bundle import BundleError
+from blemish.inference.bundle import BundleError, Decision
 from blemish.inference.evidence import Evidence, gather, open_store
 from blemish.inference.evidence_store import EvidenceStore
 from blemish.inference.inspector import Inspection, Inspector, cores
+from blemish.inference.resizing import size_of
 from blemish.station.trouble import passing
 from blemish.types import BlemishError, readable
+from blemish.types import Verdict as Judged
 from blemish.web import ledger, review
 from blemish.web.config import Limits
 from blemish.web.database import Database
+from blemish.web.dataset import item_of
 from blemish.web.detectors import Detectors
 from blemish.web.metrics import Metrics
 from blemish.web.store import Store, ending_of, sha256
@@ -29,6 +35,7 @@ from blemish.web.tables import Image, Verdict, now
 THUMBNAIL = 320  # pixels of the longer side
 KEPT = 256 * 2**20  # bytes of decoded images whose inspections are kept for the pages, and of inpainted ones
 GATHERED = 8  # verdicts whose evidence is kept
+ASKING = 20  # requests that may wait for evidence; other pages need threads, too
 
 
 class TooLargeError(BlemishError):
@@ -52,6 +59,7 @@ class Line:
         self._seen: OrderedDict[tuple[str, int], Inspection] = OrderedDict()
         self._gathered: OrderedDict[tuple[str, int], Evidence | None] = OrderedDict()
         self._lock, self._gathering = threading.Lock(), threading.Lock()
+        self._asking = threading.BoundedSemaphore(ASKING)
 
     def inspect(
         self,
@@ -69,44 +77,41 @@ class Line:
 
         Raises `TooLargeError`, `UnavailableError` for trouble that passes, and `BlemishError` where the disk is full.
         """
-        if request and (known := self._answered(request)):
-            return known
         if len(content) > self.limits.megabytes * 1e6:
             raise TooLargeError(f"{name}: is larger than {self.limits.megabytes:g} MB; make it smaller.")
+        digest, ending = sha256(content), ending_of(content)
+        if request:
+            with self.database.reading() as session:
+                if known := _answered(session, request, digest, product):
+                    return known
         begun = time.monotonic()
         name = readable(name).replace("\0", "")[:500] or "image"  # PostgreSQL's text has no NUL
         detector = self.detectors.version(detector_id) if detector_id else self.detectors.judging(product)
         inspector = self._inspector(detector.id)
-        digest, ending = sha256(content), ending_of(content)
-        place, new = self.store.put(content, digest, ending) if ending else (None, False)
+        place = self.store.put(content, digest, ending)[0] if ending else None
         with self._turn:
             inspection = self._look(inspector, place, name)
-            if place and inspection.image is not None:
-                self.store.put_thumbnail(_thumbnail(inspection), digest, detector.id)
-        try:
             if why := passing(inspection.cause):
                 raise UnavailableError(f"{name}: cannot be judged now ({why}); try again.")
-            with self.database.writing() as session:
-                # Another request with this name may have come first, and the writer's turn is only now.
-                known = session.scalar(select(Verdict).where(Verdict.request == request)) if request else None
-                if known:
-                    return known
-                image = _image(session, digest, product, name, ending, inspection)
-                verdict = _row(inspection, image, detector.id, name, source, by, request)
-                session.add(verdict)
-                session.flush()
-                ledger.append(session, verdict, verdict.time)
-                image.verdict_id = verdict.id
-                image.queue = review.place(session, image, verdict, inspector.card.decision)
-                session.refresh(verdict)
-        except BaseException:
-            if new and place and inspection.image is None:
-                place.unlink(missing_ok=True)
-            raise
+            size = _size(inspection, place)
+            if place and inspection.image is not None:
+                self.store.put_thumbnail(thumbnail(inspection), digest, detector.id)
+        with self.database.writing() as session:
+            # Another request with this name may have come first, and the writer's turn is only now.
+            if request and (known := _answered(session, request, digest, product)):
+                return known
+            image = _image(session, digest, product, name, ending, size, inspection)
+            verdict = _row(inspection, image, detector.id, name, source, by, request)
+            session.add(verdict)
+            session.flush()
+            ledger.append(session, verdict, verdict.time)
+            image.verdict_id = verdict.id
+            image.queue = _queue(session, image, verdict, inspector.card.decision)
+            session.refresh(verdict)
         if inspection.image is not None:
             self._keep((digest, detector.id), inspection)
-        elif new and place:
-            place.unlink(missing_ok=True)  # it is no image: only its hash and its verdict are kept
+        elif place and size is None:
+            place.unlink(missing_ok=True)  # no image, whoever sends these bytes: its hash and its verdict are kept
         self.metrics.judged(product, verdict.decision, time.monotonic() - begun)
         return verdict
 
@@ -116,15 +121,8 @@ class Line:
         except BundleError as cause:  # nothing of the request's doing
             raise UnavailableError(f"The detector of this product cannot be loaded now. {cause}") from None
 
-    def _answered(self, request: str) -> Verdict | None:
-        with self.database.reading() as session:
-            return session.scalar(select(Verdict).where(Verdict.request == request))
-
     def _look(self, inspector: Inspector, place: Path | None, name: str) -> Inspection:
         if place is None:
-            from blemish.images import ImageError
-            from blemish.types import Verdict as Judged
-
             cause = ImageError(f"{name}: is not an image that can be read; save it as PNG, JPEG, TIFF, BMP or WebP.")
             return Inspection(Judged(path=name, decision="error", error=str(cause)), cause=cause)
         inspection = inspector.look(place, str(place))
@@ -152,8 +150,17 @@ class Line:
         return inspection
 
     def draw_thumbnail(self, verdict: Verdict) -> None:
-        """Draws a verdict's thumbnail again where it was deleted."""
-        self.store.put_thumbnail(_thumbnail(self.seen(verdict)), verdict.image.sha256, verdict.detector_id)
+        """Draws a verdict's thumbnail again where it was deleted; without heat where it could not be judged."""
+        if verdict.decision == "error":
+            drawn = thumbnail(Inspection(Judged(path="", decision="good"), self.pixels(verdict.image)))
+        else:
+            drawn = thumbnail(self.seen(verdict))
+        self.store.put_thumbnail(drawn, verdict.image.sha256, verdict.detector_id)
+
+    def pixels(self, image: Image) -> npt.NDArray[np.uint8]:
+        """An image that is kept, decoded when it is its turn: not all at once for all who ask. Raises `ImageError`."""
+        with self._turn:
+            return load_image(self.store.image(image.sha256, image.ending), max_pixels=self.limits.pixels)
 
     def evidence_store(self, detector_id: int) -> EvidenceStore | None:
         """Of a version's bundle; None where it carries no images."""
@@ -168,8 +175,17 @@ class Line:
         return store
 
     def evidence(self, verdict: Verdict) -> Evidence | None:
-        """`inference.evidence.gather` of a verdict. A page asks for it once for each of its crops, all at once."""
+        """`inference.evidence.gather` of a verdict. A page asks for it once for each of its crops, all at once. Raises
+        `UnavailableError` where so many ask that the others would have to wait."""
         key = (verdict.image.sha256, verdict.detector_id)
+        if not self._asking.acquire(blocking=False):
+            raise UnavailableError("Too many people look at evidence now; try again in a moment.")
+        try:
+            return self._gather(verdict, key)
+        finally:
+            self._asking.release()
+
+    def _gather(self, verdict: Verdict, key: tuple[str, int]) -> Evidence | None:
         with self._gathering:
             if key not in self._gathered:
                 inspector, store = (
@@ -197,15 +213,50 @@ class Line:
                 self._seen.popitem(last=False)
 
 
-def _image(session: Session, digest: str, product: str, name: str, ending: str, inspection: Inspection) -> Image:
+def _answered(session: Session, request: str, digest: str, product: str) -> Verdict | None:
+    """The verdict of a request that came before. Raises `BlemishError` where that was about another image."""
+    known = session.scalar(select(Verdict).where(Verdict.request == request))
+    if known and (known.image.sha256, known.image.product) != (digest, product):
+        raise BlemishError("This Idempotency-Key was used for another image; give each image one of its own.")
+    return known
+
+
+def _size(inspection: Inspection, place: Path | None) -> tuple[int, int] | None:
+    """Width and height of an image, also of one that could be read but not judged; None for what is no image."""
+    if inspection.image is not None:
+        return size_of(inspection.image)
+    if place is None or isinstance(inspection.cause, ImageError):
+        return None
+    return read_size(place)
+
+
+def _queue(session: Session, image: Image, verdict: Verdict, rule: Decision) -> float | None:
+    """The image's place in the review queue. One that could not be judged keeps its place, or gets the first: somebody
+    must look at it."""
+    if verdict.decision != "error":
+        return review.place(session, image, verdict, rule)
+    return 0.0 if image.queue is None and image.ending and not image.label else image.queue
+
+
+def _image(
+    session: Session,
+    digest: str,
+    product: str,
+    name: str,
+    ending: str,
+    size: tuple[int, int] | None,
+    inspection: Inspection,
+) -> Image:
     """The image's row, made where it is new."""
     image = session.scalar(select(Image).where(Image.product == product, Image.sha256 == digest))
     if image is None:
         image = Image(sha256=digest, product=product, name=name, added=now(), ending="", shapes=[], defect="")
-        image.mask = image.split = image.item = image.labelled_by = ""
+        image.mask = image.split = image.labelled_by = ""
+        # The same pixels in another file are the same item, and stay on its side of the split.
+        image.item = "" if inspection.image is None else item_of(inspection.image)
         session.add(image)
-    if inspection.image is not None:
-        image.ending, (image.height, image.width) = ending, inspection.image.shape[:2]
+    if size:
+        image.ending, (image.width, image.height) = ending, size
     session.flush()
     return image
 
@@ -232,8 +283,8 @@ def _bytes(evidence: Evidence | None) -> int:
     return evidence.counterfactual.image.nbytes if evidence and evidence.counterfactual else 0
 
 
-def _thumbnail(inspection: Inspection) -> bytes:
-    """The image with heat and boxes, JPEG."""
+def thumbnail(inspection: Inspection) -> bytes:
+    """The image with its heat, where it has any, JPEG."""
     assert inspection.image is not None
     low, high = inspection.color_range
     canvas = overlay.overlay(inspection.image, inspection.map, (), low=low, high=high, max_side=THUMBNAIL)

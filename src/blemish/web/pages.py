@@ -23,7 +23,9 @@ from blemish.web.uploads import uploads
 
 router = APIRouter(include_in_schema=False)
 RECENT = 24  # verdicts on the first page
-ALWAYS = {"Cache-Control": "private, max-age=31536000, immutable"}  # what is named by a hash never changes
+# The browser keeps them, but asks each time (see conditional.py): numbers of rows mean something else in another data
+# folder, and nothing is shown to the next one after a logout.
+ALWAYS = {"Cache-Control": "private, no-cache"}
 
 
 @router.get("/static/base.css")
@@ -67,7 +69,7 @@ async def events(
     """What happens after an entry of the log (None = from now on), as server-sent events named by the log's kinds;
     after a break the browser goes on where it was."""
     last = request.headers.get("last-event-id", "")
-    async for seq, kind, ref in site.hub.listen(int(last[:9]) if last.isdecimal() else after):
+    async for seq, kind, ref in site.hub.listen(int(last[:9]) if last.isascii() and last.isdigit() else after):
         yield ServerSentEvent(data={"ref": ref}, event=kind, id=str(seq))
 
 

@@ -22,13 +22,13 @@ from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError
 from blemish.web.access import Inspecting
 from blemish.web.evidence import Kind, piece_of, pieces, why_at
+from blemish.web.pages import ALWAYS
 from blemish.web.site import MissingError, RowId, Site, SiteOf, fragment, page, verdict_or_404
 from blemish.web.tables import Detector, Image, Log, Verdict
 from blemish.web.times import minute
 from blemish.web.verdict_words import agreement, verdict_sentence
 
 router = APIRouter(include_in_schema=False)
-ALWAYS = {"Cache-Control": "private, max-age=31536000, immutable"}  # a verdict's evidence never changes
 SCALE = (256, 12)  # pixels of the picture of the color scale
 Place = Annotated[int, Query(ge=0, le=10**6)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any
+from urllib.parse import quote, unquote
 
 from fastapi import Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse
@@ -12,6 +13,7 @@ from sqlalchemy import func, select
 
 from blemish import __version__
 from blemish.reporting.figures import FILTERS
+from blemish.types import BlemishError
 from blemish.web.access import visitor
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
@@ -58,11 +60,25 @@ def _product(request: Request, site: SiteOf, product: Annotated[str, Query(max_l
     names = [row.name for row in site.detectors.products()]
     if product and product not in names:
         raise NoDetectorError(f"There is no product '{product}'; choose one of the list at the top.")
-    remembered = request.cookies.get(PRODUCT, "")
+    remembered = unquote(request.cookies.get(PRODUCT, ""))
     return product or (remembered if remembered in names else names[0] if names else "")
 
 
 ProductOf = Annotated[str, Depends(_product)]
+
+
+def _named_product(site: SiteOf, product: Annotated[str, Query(max_length=255)] = "") -> str:
+    """The product that a program names; where there is one only, it need not. Raises `BlemishError` where it must, so
+    that nothing is judged as something else, and `NoDetectorError` for no product."""
+    names = [row.name for row in site.detectors.products()]
+    if product not in names and product:
+        raise NoDetectorError(f"There is no product '{product}'; the products are: {', '.join(names)}.")
+    if not product and len(names) > 1:
+        raise BlemishError(f"Say which product the image shows: product={' or '.join(names)}.")
+    return product or "".join(names)
+
+
+NamedProduct = Annotated[str, Depends(_named_product)]
 
 environment = Environment(
     loader=PackageLoader("blemish.web"),
@@ -91,7 +107,13 @@ def page(request: Request, template: str, *, product: str = "", status: int = 20
     html = environment.get_template(template).render(frame | context)
     response = HTMLResponse(html, status_code=status)
     if product:
-        response.set_cookie(PRODUCT, product, samesite="lax", httponly=True, max_age=31_536_000)
+        response.set_cookie(
+            PRODUCT,
+            quote(product),  # which may be in any script
+            samesite="lax",
+            httponly=True,
+            max_age=31_536_000,
+        )
     return response
 
 

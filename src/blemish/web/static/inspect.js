@@ -7,17 +7,23 @@ if (form) {
   const failures = document.getElementById("failures");
   const progress = document.getElementById("progress");
   const waiting = [];
-  const counts = { done: 0, total: 0, failed: 0 };
+  const none = { done: 0, total: 0, failed: 0, unread: 0, trouble: "" };
+  const counts = { ...none };
   let busy = 0;
 
   const tell = () => {
-    const { done, total, failed } = counts;
+    const { done, total, failed, unread, trouble } = counts;
     progress.hidden = total === 0;
     progress.querySelector("progress").max = total || 1;
     progress.querySelector("progress").value = done;
-    progress.querySelector("p").textContent = done < total
-      ? `${done} of ${total} judged` : `${total - failed} judged${failed ? `, ${failed} could not be sent` : ""}.`;
+    const lacking = `${unread ? `, ${unread} could not be judged` : ""}${failed ? `, ${failed} could not be sent` : ""}`;
+    progress.querySelector("p").textContent = trouble
+      || (done < total ? `${done} of ${total} done${lacking}` : `${total - failed - unread} judged${lacking}.`);
+    progress.classList.toggle("trouble", Boolean(trouble));
   };
+
+  // What is not sent yet is lost with the page.
+  addEventListener("beforeunload", (event) => { if (busy) event.preventDefault(); });
 
   async function show(ref) {
     if (document.getElementById(`verdict-${ref}`)) return;
@@ -35,20 +41,27 @@ if (form) {
     failures.append(line);
   }
 
-  async function send({ file, name, source, key, tries = 0 }) {
+  async function send({ file, name, source, key }) {
     const address = `/api/v1/inspect?${new URLSearchParams({ product: form.dataset.product, name, source })}`;
     const headers = { "Content-Type": "application/octet-stream", "Idempotency-Key": key };
-    try {
-      const [verdict] = await (await ask(address, { method: "POST", body: file, headers })).json();
-      await show(verdict.id);
-    } catch (cause) {
-      // A server that restarts, a locked database: the same request again, which is never judged twice.
-      if ((!cause.status || cause.status === 503) && tries < 5) {
-        await new Promise((done) => setTimeout(done, 400 * 2 ** tries));
-        return send({ file, name, source, key, tries: tries + 1 });
+    for (let tries = 0; ; tries += 1) {
+      try {
+        const [verdict] = await (await ask(address, { method: "POST", body: file, headers })).json();
+        counts.trouble = "";
+        counts.unread += verdict.decision === "error";
+        return await show(verdict.id).catch(() => {}); // it is recorded; the list has it when the page is loaded again
+      } catch (cause) {
+        if (cause.status && cause.status !== 503) {
+          counts.failed += 1;
+          return fail(name, cause.message);
+        }
+        // A server that restarts, a locked database: the same request again, as long as it takes; it is judged once.
+        if (tries > 1) {
+          counts.trouble = `${cause.message} ${counts.total - counts.done} images wait here and are sent when it answers; leave this page open.`;
+          tell();
+        }
+        await new Promise((done) => setTimeout(done, Math.min(5000, 300 * 2 ** tries)));
       }
-      counts.failed += 1;
-      fail(name, cause.message);
     }
   }
 
@@ -60,7 +73,7 @@ if (form) {
       tell();
     }
     busy -= 1;
-    if (!busy) Object.assign(counts, { done: 0, total: 0, failed: 0 });
+    if (!busy) Object.assign(counts, none);
   }
 
   function add(files, source = "page") {
@@ -80,9 +93,16 @@ if (form) {
     while (busy < 2 && waiting.length > busy) work();
   }
 
+  const looks = (file) => file.type.startsWith("image/") || /\.(tiff?|bmp|webp)$/i.test(file.name);
   for (const id of ["files", "folder"]) {
     const input = document.getElementById(id);
-    input.addEventListener("change", () => { add(input.files); input.value = ""; });
+    input.addEventListener("change", () => {
+      const files = [...input.files]; // of a folder, what is no image by its name is nobody's wish
+      const chosen = id === "folder" ? files.filter(looks) : files;
+      add(chosen);
+      if (chosen.length < files.length) notice(`${files.length - chosen.length} other files of the folder are left out.`);
+      input.value = "";
+    });
   }
   form.addEventListener("submit", (event) => event.preventDefault());
 
@@ -110,7 +130,7 @@ if (form) {
     form.classList.remove("over");
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
     const files = entries.some((entry) => entry.isDirectory)
-      ? (await Promise.all(entries.map(walk))).flat() : event.dataTransfer.files;
+      ? (await Promise.all(entries.map(walk))).flat().filter(looks) : event.dataTransfer.files;
     add(files);
   });
   addEventListener("paste", (event) => { if (event.clipboardData.files.length) add(event.clipboardData.files); });
@@ -138,7 +158,7 @@ if (form) {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1920 } } });
       camera.hidden = false;
     } catch (cause) {
-      notice(`The camera cannot be used (${cause.message ?? cause}); allow it in the browser.`, "error");
+      notice(`The camera cannot be used (${cause.message ?? cause}); connect one, and allow it in the browser.`, "error");
     }
   });
   document.getElementById("shoot").addEventListener("click", shoot);
