@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 from blemish.inference.drift import Drift
+from blemish.web.dataset import PIXELS
 from blemish.web.drift import NO_TEST, Drifts
 from blemish.web.site import Site
 from blemish.web.tables import Correction, Image, now
@@ -81,8 +82,8 @@ def test_images_that_were_picked_or_learned_from_are_left_out(tmp_path: Path) ->
     assert Drifts().follow(site.database, detector.id, rule).state == Drift(normal, threshold=70.0).state
     with site.database.writing() as session:
         for number, score in enumerate(near):
-            image = image_row(session, PRODUCT, 1000 + number, split="train")  # labelled after the version was made
-            session.add(labelled(image, now()))
+            image = image_row(session, PRODUCT, 1000 + number, split="train", item=f"{PIXELS}{number}")
+            session.add(labelled(image, now()))  # after the version was made
             verdict_row(session, image, detector.id, score=score)
     state = Drifts().follow(site.database, detector.id, rule).state
     assert state is not None

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select
 from blemish.inference.bundle import Decision
 from blemish.inference.drift import Drift, State
 from blemish.web.database import Database
+from blemish.web.standing import imported
 from blemish.web.tables import Correction, Detector, Image, Verdict
 
 MOST = 5000  # verdicts that one look takes in: some 0.2 s
@@ -86,8 +87,8 @@ class Drifts:
 
 def _learned(created: str) -> ColumnElement[bool]:
     """Whether a version that was made then may have learned from the verdict's image: one that is not held out, and was
-    labelled before. Only imported images have the name of an item, and these were there before their version."""
+    labelled before. Images that came with a bundle have no correction, and were there before their version."""
     labelled = select(Correction.id).where(
         Correction.image_id == Image.id, Correction.action == "label", Correction.time <= created
     )
-    return and_(Image.split == "train", or_(Image.item != "", labelled.exists()))
+    return and_(Image.split == "train", or_(imported(), labelled.exists()))
