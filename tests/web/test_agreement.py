@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
+from sqlalchemy import event
 
-from blemish.web.agreement import agreements, kappa
+from blemish.web.agreement import agreements, kappa, labels
 from blemish.web.corrections import again, label, undo
 from tests.web.desk import judged, opened
 
@@ -45,6 +47,44 @@ def test_kappa_by_hand() -> None:
     # The analytic standard error is sqrt(o (1 - o) / n) / (1 - e) = 0.1296 (Cohen 1960, eq. 7).
     assert found.low == pytest.approx(0.4 - 1.96 * 0.1296, abs=0.05)
     assert found.high == pytest.approx(0.4 + 1.96 * 0.1296, abs=0.05)
+
+
+def test_twenty_thousand_images_take_no_longer_than_a_few() -> None:
+    """And the interval is that of the formula."""
+    first = ["good"] * 10_000 + ["anomaly"] * 10_000
+    second = ["good"] * 8_000 + ["anomaly"] * 2_000 + ["good"] * 4_000 + ["anomaly"] * 6_000
+    begun = time.process_time()
+    found = kappa(first, second)
+    assert time.process_time() - begun < 0.2  # some 0.01 s; drawing each image takes 1 s
+    assert found.value == pytest.approx(0.4)
+    error = 1.96 * math.sqrt(0.7 * 0.3 / 20_000) / 0.5
+    assert found.low == pytest.approx(0.4 - error, abs=0.1 * error)
+    assert found.high == pytest.approx(0.4 + error, abs=0.1 * error)
+
+
+def test_they_are_read_again_only_after_a_correction(tmp_path: Path) -> None:
+    site = opened(tmp_path)
+    for number in range(2):
+        judged(site, 95, number)
+        label(site, number + 1, "anna", "good")
+    label(site, 1, "ben", "good")
+    with site.database.reading() as session:
+        assert [pair.n for pair in agreements(session, "tiny")] == [1]
+        asked: list[str] = []
+        event.listen(site.database.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+        assert [pair.n for pair in agreements(session, "tiny")] == [1]
+        assert {name: dict(said) for name, said in labels(session, "tiny").items()} == {
+            "anna": {1: "good", 2: "good"},
+            "ben": {1: "good"},
+        }
+        assert [statement for statement in asked if "max(" not in statement] == []
+    label(site, 2, "ben", "good")
+    with site.database.reading() as session:
+        assert [pair.n for pair in agreements(session, "tiny")] == [2]
+    undo(site, "ben")
+    with site.database.reading() as session:
+        assert [pair.n for pair in agreements(session, "tiny")] == [1]
+    site.database.close()
 
 
 def test_kappa_without_images_and_with_uneven_lists() -> None:

@@ -6,8 +6,10 @@ import random
 from pathlib import Path
 
 from blemish.inference.drift import Drift
+from blemish.web.dataset import PIXELS
 from blemish.web.drift import NO_TEST, Drifts
 from blemish.web.site import Site
+from blemish.web.tables import Correction, Image, now
 from tests import tiny
 from tests.web.rows import image_row, verdict_row
 from tests.web.support import PRODUCT, client_of, made_site
@@ -49,12 +51,43 @@ def test_the_same_image_again_is_no_new_part(tmp_path: Path) -> None:
     filled(site, [85.0, 87.0])
     detector = site.detectors.judging(PRODUCT)
     with site.database.writing() as session:
-        from blemish.web.tables import Image
-
         verdict_row(session, session.get_one(Image, 1), detector.id, score=99.0)
     state = site.drifts.follow(site.database, detector.id, rule).state
     assert state is not None
     assert state.seen == 2
+
+
+def labelled(image: Image, time: str) -> Correction:
+    return Correction(image_id=image.id, time=time, by="me", action="label", label="good", shapes=[], before={})
+
+
+def test_images_that_were_picked_or_learned_from_are_left_out(tmp_path: Path) -> None:
+    """Scores drawn as the calibration scores are, of which a review queue shows those near the threshold: the alarm is
+    of the picking, not of the parts."""
+    site, draw, start = made_site(tmp_path), random.Random(0), "2026-01-01"
+    normal = tuple(draw.gauss(50, 10) for _ in range(60))
+    rule = tiny.card().decision.model_copy(update={"scores": normal, "map_maxima": normal, "threshold": 70.0})
+    drawn = [draw.gauss(50, 10) for _ in range(600)]
+    near = [score for score in drawn if 60 < score < 70][:60]
+    detector = site.detectors.judging(PRODUCT)
+    with site.database.writing() as session:
+        for number, score in enumerate(near):
+            images = [image_row(session, PRODUCT, 10 * number + kind) for kind in range(4)]
+            verdict_row(session, images[0], detector.id, score=score, source="again")
+            images[1].split, images[1].item = "train", f"part {number}"  # imported
+            images[2].split = "train"
+            session.add(labelled(images[2], start))
+            for image in images[1:3]:
+                verdict_row(session, image, detector.id, score=score)
+    assert Drifts().follow(site.database, detector.id, rule).state == Drift(normal, threshold=70.0).state
+    with site.database.writing() as session:
+        for number, score in enumerate(near):
+            image = image_row(session, PRODUCT, 1000 + number, split="train", item=f"{PIXELS}{number}")
+            session.add(labelled(image, now()))  # after the version was made
+            verdict_row(session, image, detector.id, score=score)
+    state = Drifts().follow(site.database, detector.id, rule).state
+    assert state is not None
+    assert (state.seen, state.alarm) == (60, True)
 
 
 def test_an_alarm_is_on_the_page(tmp_path: Path) -> None:

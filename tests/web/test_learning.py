@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from blemish.atomic import lock_file
-from blemish.types import BlemishError
+from blemish.training.choice import choose
+from blemish.types import BlemishError, Label, Sample, SplitName
 from blemish.web import learning, thresholds
 from blemish.web.learning import Rates, cancel, counts, holder, job_of, log_of, start
 from blemish.web.site import Site
@@ -19,6 +22,7 @@ from blemish.web.tables import Correction, Image, Job, now
 from tests import tiny
 from tests.support import eventually
 from tests.web.learned import ended, left, site_of
+from tests.web.rows import image_row
 from tests.web.support import grey, made_site
 
 
@@ -153,6 +157,34 @@ def test_the_choice_of_the_detector_is_told_before(site: Site) -> None:
     assert counts(site.database, "tiles")[:2] == (40, 12)
 
 
+@pytest.mark.parametrize("least", [0, 6, 24])
+def test_the_choice_is_that_of_the_images_one_by_one(tmp_path: Path, least: int) -> None:
+    """`choose` of the same images as samples, for images that share items, and few or many that are defective."""
+    site, draw = made_site(tmp_path), random.Random(least)
+    samples = []
+    with site.database.writing() as session:
+        for number in range(least, 150):
+            label: Label = "anomaly" if number < 40 else "good"
+            item = draw.choice(["", "", f"part {draw.randrange(20)}", f"part {number}"])
+            shapes = [{"points": [[0, 0], [1, 0], [1, 1]]}] if label == "anomaly" and number % 2 else []
+            mask = "a" * 64 if label == "anomaly" and number % 3 == 0 else ""
+            split: SplitName = "test" if draw.random() < 0.2 else "train"
+            image_row(session, "tiny", number, label=label, split=split, item=item, shapes=shapes, mask=mask)
+            masked = Path("mask") if shapes or mask else None
+            samples.append(Sample(Path("x"), f"image {number}", label, "", masked, split, item))
+        image_row(session, "tiny", 1000)  # without a label
+        image_row(session, "tiny", 1001, label="anomaly", split="train", ending="")  # whose file is not kept
+    for rate in (0.005, 0.05, 0.3):
+        expected, told = choose(samples, false_alarms=rate), learning.choice(site.database, "tiny", rate)
+        assert told.detector == expected.detector
+        assert re.findall("[0-9]+", told.sentence) == re.findall("[0-9]+", expected.sentence)
+    asked: list[str] = []
+    event.listen(site.database.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    learning.choice(site.database, "tiny", 0.05)
+    assert all("count(" in statement for statement in asked if statement != "BEGIN")  # no image is read
+    site.database.close()
+
+
 def test_postgresql_counts_and_keeps_jobs_too(
     postgres: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +200,7 @@ def test_postgresql_counts_and_keeps_jobs_too(
         said = Correction(image_id=seen.image_id, time=now(), by="ada", action="label", label="good")
         session.add(said)
     assert counts(site.database, "tiny") == (1, 0, 1, 0, 1)
+    assert learning.choice(site.database, "tiny", 0.05).sentence.startswith("There are no defective images")
     first = site.detectors.judging("tiny")
     assert [image.score for image in thresholds.scored(site.database, site.detectors, first)] == [80.0]
     job = start(site.config, site.database, site.detectors, "tiny", "ada", Rates(0.25, 0.5), "hybrid")

@@ -145,6 +145,8 @@ def test_lists_and_counts(site: Site) -> None:
             "all": 6,
         }
         assert review.waiting(session, "tiny") == 3
+        assert review.all_waiting(session) == {"tiny": 3}
+        assert review.waiting(session, "other") == 0
 
 
 def test_whom_others_contradicted_has_read_it_already(site: Site) -> None:

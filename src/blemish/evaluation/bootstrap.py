@@ -49,6 +49,29 @@ def bootstrap(
     return several[""]
 
 
+def bootstrap_counts(
+    statistic: Callable[[Floats], npt.ArrayLike],
+    counts: npt.ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """`bootstrap` of n images of which `counts` (c,) are of each of c kinds, where only the kind matters. Drawing n
+    images is drawing from Multinomial(n, counts / n), so that time and memory do not grow with n. `statistic` turns
+    counts (R, c) float64 into R values.
+
+    >>> bootstrap_counts(lambda counts: counts @ [1, 4] / counts.sum(1), [2, 1], level=1.0)
+    Interval(value=2.0, low=1.0, high=4.0)
+    """
+    kinds = np.asarray(counts, np.float64)
+    value, n = float(_flat(statistic(kinds[None]))[0]), int(kinds.sum())
+    if n < 2:
+        return Interval(None if math.isnan(value) else value)
+    drawn = np.random.default_rng(seed).multinomial(n, kinds / n, size=resamples).astype(np.float64)
+    return _percentile(value, _flat(statistic(drawn)), level)
+
+
 def intervals(
     statistics: Callable[[Floats], Mapping[str, npt.ArrayLike]],
     strata: int | npt.ArrayLike,

@@ -22,6 +22,19 @@ class Choice(NamedTuple):
     sentence: str
 
 
+class Found(NamedTuple):
+    """What decides, of a folder's images. All but `tested` are those that are open to learning: not of the folder's own
+    test split."""
+
+    defective: int  # images
+    masks: int  # of them
+    defective_items: int
+    good_items: int  # that have no defective image
+    most: int  # defective images of one type, at most
+    tested: int  # defective images of the folder's own test split
+    divided: bool  # whether it has one
+
+
 def choose(
     samples: Sequence[Sample],
     *,
@@ -39,27 +52,45 @@ def choose(
     'There are no defective images to learn from, so the detector is patchcore, which needs good images alone.'
     """
     divided = any(sample.split for sample in samples)
-    learned = 1.0 if divided else 1 - test
     open_to = [sample for sample in samples if not divided or sample.split != "test"]
     bad = [sample for sample in open_to if sample.label == "anomaly"]
     defective = {sample.item for sample in bad}
-    good = {sample.item for sample in open_to if sample.label != "anomaly"} - defective
-    tested = sum(sample.label == "anomaly" for sample in samples) - len(bad)
+    found = Found(
+        defective=len(bad),
+        masks=sum(sample.mask is not None for sample in bad),
+        defective_items=len(defective),
+        good_items=len({sample.item for sample in open_to if sample.label != "anomaly"} - defective),
+        most=max(Counter(sample.defect for sample in bad).values(), default=0),
+        tested=sum(sample.label == "anomaly" for sample in samples) - len(bad),
+        divided=divided,
+    )
+    return chosen(found, test=test, calibration=calibration, false_alarms=false_alarms, confidence=confidence)
+
+
+def chosen(
+    found: Found,
+    *,
+    test: float = 0.2,
+    calibration: float = 0.2,
+    false_alarms: float = 0.05,
+    confidence: float | None = None,
+) -> Choice:
+    """`choose`, of images that are counted already."""
+    bad, divided, good = found.defective, found.divided, found.good_items
+    learned = 1.0 if divided else 1 - test
     because = f"so the detector is {NORMAL}, which needs good images alone"
-    if not bad and tested:
-        return Choice(NORMAL, f"All {tested} defective images are in the folder's own test split, {because}.")
+    if not bad and found.tested:
+        return Choice(NORMAL, f"All {found.tested} defective images are in the folder's own test split, {because}.")
     if not bad:
         return Choice(NORMAL, f"There are no defective images to learn from, {because}.")
-    masks = sum(sample.mask is not None for sample in bad)
-    what = f"{len(bad)} defective image{'s' if len(bad) > 1 else ''}" + (f", {masks} with masks" if masks else "")
-    if len(defective) * learned < FEWEST_DEFECTS:
+    what = f"{bad} defective image{'s' if bad > 1 else ''}" + (f", {found.masks} with masks" if found.masks else "")
+    if found.defective_items * learned < FEWEST_DEFECTS:
         least = f"fewer than {FEWEST_DEFECTS} of them (or of their items) could be learned from"
         return Choice(NORMAL, f"{what}: {least}, {because}; the defects test it.")
-    types = Counter(sample.defect for sample in bad)
-    if not divided and (test == 0 or max(types.values()) * test < 1):
+    if not divided and (test == 0 or found.most * test < 1):
         return Choice(NORMAL, f"{what}, of which none would be left to test, {because}; the defects test it.")
-    if len(good) * learned * calibration < _held_out(false_alarms, confidence):
-        few = f"{what}, but {len(good)} good images (or items) are too few to hold out enough of them for the threshold"
+    if good * learned * calibration < _held_out(false_alarms, confidence):
+        few = f"{what}, but {good} good images (or items) are too few to hold out enough of them for the threshold"
         return Choice(NORMAL, f"{few}, {because}; --detector {LEARNING} learns from them even so.")
     others = "" if divided else ", and is tested on those that it does not learn from"
     return Choice(LEARNING, f"{what}: the detector is {LEARNING}, which learns from good and defective images{others}.")

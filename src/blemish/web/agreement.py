@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from blemish.evaluation.bootstrap import Floats, Interval, bootstrap
-from blemish.web.review import UNDOING
+from blemish.evaluation.bootstrap import Floats, Interval, bootstrap_counts
+from blemish.web.standing import stands
 from blemish.web.tables import Correction, Image
+
+_KEPT: WeakKeyDictionary[Any, dict[str, _Said]] = WeakKeyDictionary()  # by database, then product
+_LOCK = Lock()  # so that two who ask at once do not both compute
 
 
 @dataclass(frozen=True)
@@ -46,27 +53,56 @@ def kappa(first: Sequence[str], second: Sequence[str]) -> Interval:
     if not first:
         return Interval(None)
     names = sorted({*first, *second})
-    one, two = (np.array([[label == name for name in names] for label in labels], float) for labels in (first, second))
+    pairs = Counter(zip(first, second, strict=True))
+    one, two = (np.array([[pair[which] == name for name in names] for pair in pairs], float) for which in (0, 1))
     same = (one * two).sum(axis=1)
 
-    def statistic(weights: Floats) -> Floats:
-        total = weights.sum(axis=1)
-        observed = weights @ same / total
-        chance = ((weights @ one) * (weights @ two)).sum(axis=1) / total**2
+    def statistic(counts: Floats) -> Floats:
+        total = counts.sum(axis=1)
+        observed = counts @ same / total
+        chance = ((counts @ one) * (counts @ two)).sum(axis=1) / total**2
         left = 1 - chance
         defined = left > 1e-12
         return np.where(defined, (observed - chance) / np.where(defined, left, 1), np.nan)
 
-    return bootstrap(statistic, len(first))
+    return bootstrap_counts(statistic, [*pairs.values()])
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What was said until the correction `last`, and how far people agree, once somebody has asked for it."""
+
+    last: int
+    labels: Mapping[str, Mapping[int, str]]
+    agreements: list[Agreement]
 
 
 def labels(session: Session, product: str) -> Mapping[str, Mapping[int, str]]:
     """What each reviewer said last of each image: {name: {image: label}}. What was undone does not count."""
+    return _said(session, product).labels
+
+
+def agreements(session: Session, product: str) -> list[Agreement]:
+    """Of each two reviewers who labelled at least one image both, those with most images first."""
+    return _said(session, product).agreements
+
+
+def _said(session: Session, product: str) -> _Said:
+    """Computed again only where somebody has corrected something since."""
+    with _LOCK:
+        last = session.scalar(select(func.max(Correction.id))) or 0
+        kept = _KEPT.setdefault(session.get_bind(), {})
+        if product not in kept or kept[product].last != last:
+            given = _labels(session, product)
+            kept[product] = _Said(last, given, _agreements(given))
+        return kept[product]
+
+
+def _labels(session: Session, product: str) -> dict[str, dict[int, str]]:
     rows = session.execute(
         select(Correction.by, Correction.image_id, Correction.label)
         .join(Image, Image.id == Correction.image_id)
-        .where(Image.product == product, Correction.action == "label", Correction.label.is_not(None))
-        .where(Correction.id.not_in(select(Correction.undoes).where(UNDOING)))
+        .where(Image.product == product, Correction.action == "label", Correction.label.is_not(None), stands())
         .order_by(Correction.id)
     )
     found: dict[str, dict[int, str]] = {}
@@ -75,9 +111,7 @@ def labels(session: Session, product: str) -> Mapping[str, Mapping[int, str]]:
     return found
 
 
-def agreements(session: Session, product: str) -> list[Agreement]:
-    """Of each two reviewers who labelled at least one image both, those with most images first."""
-    given = labels(session, product)
+def _agreements(given: Mapping[str, Mapping[int, str]]) -> list[Agreement]:
     found = []
     for first, second in combinations(sorted(given), 2):
         both = sorted(given[first].keys() & given[second].keys())

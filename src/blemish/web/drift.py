@@ -6,14 +6,16 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
 from blemish.inference.bundle import Decision
 from blemish.inference.drift import Drift, State
 from blemish.web.database import Database
-from blemish.web.tables import Verdict
+from blemish.web.standing import imported
+from blemish.web.tables import Correction, Detector, Image, Verdict
 
-MOST = 5000  # verdicts that one look takes in: some 0.15 s
+MOST = 5000  # verdicts that one look takes in: some 0.2 s
+AGAIN = "again"  # the source of verdicts on images that somebody picked
 NO_TEST = (
     "There is no drift test for this version: it compares with the good images that set the threshold, each of another "
     "part. Train with --decide guarantee, on one image of each part."
@@ -46,7 +48,11 @@ class Drifts:
 
     def follow(self, database: Database, detector_id: int, rule: Decision, most: int = MOST) -> Followed:
         """The test of a version, whose rule of decision is `rule`, after its verdicts in their order. An image counts
-        once, when the version judged it first: the same image again is no new part."""
+        once, when the version judged it first: the same image again is no new part.
+
+        Images that somebody picked to be inspected again are left out, and so are those that the version may have
+        learned from: neither are drawn as the stream is, and sixty good images from the review queue alone would raise
+        the alarm."""
         if not rule.scores or rule.items:
             return Followed(None, NO_TEST)
         with self._lock:
@@ -56,7 +62,13 @@ class Drifts:
             test = self._tests[detector_id]
             mine = (Verdict.detector_id == detector_id, Verdict.score.is_not(None))
             with database.reading() as session:
-                columns = select(Verdict.id, Verdict.image_id, func.coalesce(Verdict.score, 0.0))
+                created = session.scalar(select(Detector.created).where(Detector.id == detector_id)) or ""
+                columns = select(
+                    Verdict.id,
+                    Verdict.image_id,
+                    func.coalesce(Verdict.score, 0.0),
+                    case((or_(Verdict.source == AGAIN, _learned(created)), 1), else_=0),
+                ).join(Image, Image.id == Verdict.image_id)
                 rows = session.execute(
                     columns.where(*mine, Verdict.id > test.last).order_by(Verdict.id).limit(most)
                 ).all()
@@ -64,9 +76,19 @@ class Drifts:
                 if len(rows) == most:
                     later = select(func.count()).where(*mine, Verdict.id > rows[-1].id)
                     left = session.scalar(later) or 0
-            for number, image, score in rows:
+            for number, image, score, left_out in rows:
                 test.last = number
                 if image not in test.images:
                     test.images.add(image)
-                    test.drift.see(score)
+                    if not left_out:
+                        test.drift.see(score)
             return Followed(test.drift.state, test.drift.sentence(), left)
+
+
+def _learned(created: str) -> ColumnElement[bool]:
+    """Whether a version that was made then may have learned from the verdict's image: one that is not held out, and was
+    labelled before. Images that came with a bundle have no correction, and were there before their version."""
+    labelled = select(Correction.id).where(
+        Correction.image_id == Image.id, Correction.action == "label", Correction.time <= created
+    )
+    return and_(Image.split == "train", or_(imported(), labelled.exists()))

@@ -15,11 +15,11 @@ from sqlalchemy.exc import DBAPIError
 
 from blemish.inference import bundle
 from blemish.types import BlemishError
-from blemish.web import ledger
+from blemish.web import ledger, review
 from blemish.web.access import Inspecting
 from blemish.web.database import why
 from blemish.web.site import Site, SiteOf
-from blemish.web.tables import Detector, Image, Job, Product
+from blemish.web.tables import Detector, Job, Product
 
 router = APIRouter()
 ROOM = 100_000_000  # bytes that must be free
@@ -53,8 +53,7 @@ def metrics(site: SiteOf, who: Inspecting) -> Response:  # noqa: ARG001
     """For Prometheus."""
     with site.database.reading() as session:
         products = session.scalars(select(Product.name)).all()
-        waiting = select(Image.product, func.count()).where(Image.queue < 3).group_by(Image.product)
-        queue = dict.fromkeys(products, 0) | {row[0]: row[1] for row in session.execute(waiting)}
+        queue = dict.fromkeys(products, 0) | review.all_waiting(session)
         counted = select(Job.state, func.count()).group_by(Job.state)
         jobs = dict.fromkeys(JOBS, 0) | {row[0]: row[1] for row in session.execute(counted)}
         head = ledger.head(session).seq

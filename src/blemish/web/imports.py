@@ -23,11 +23,12 @@ from blemish.web import review
 from blemish.web.database import Database
 from blemish.web.dataset import split_of
 from blemish.web.detectors import Detectors
+from blemish.web.standing import IMPORTED
 from blemish.web.store import Store, ending_of, sha256
 from blemish.web.tables import Detector, Image, Verdict, now
 
 BATCH = 200  # images in a transaction
-BY = "import"  # who labelled them
+BY = IMPORTED  # who labelled them
 
 
 @dataclass(frozen=True)

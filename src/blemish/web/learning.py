@@ -17,18 +17,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import Text, case, cast, distinct, func, or_, select
 from sqlalchemy.orm import Session
 
 from blemish.atomic import try_lock
-from blemish.training.choice import LEARNING, Choice, choose
-from blemish.types import BlemishError, Label, Sample, SplitName
+from blemish.training.choice import LEARNING, Choice, Found, chosen
+from blemish.types import BlemishError
 from blemish.web.config import Folder, Limits, ServeConfig
 from blemish.web.database import Database
-from blemish.web.dataset import split_of
 from blemish.web.detectors import Detectors
 from blemish.web.site import MissingError
 from blemish.web.tables import Correction, Detector, Image, Job, now
@@ -280,19 +278,34 @@ def choice(database: Database, product: str, false_alarms: float) -> Choice:
     """Which detector would be learned, and why: the choice that `blemish train` makes of the same images, in the page's
     words."""
     with database.reading() as session:
-        images = labelled(session, product)
-    made = choose([_sample(image) for image in images], false_alarms=false_alarms)
+        made = chosen(_found(session, product), false_alarms=false_alarms)
     words = made.sentence.replace(f"--detector {LEARNING}", f"{LEARNING}, chosen here,")
     return made._replace(sentence=words.replace("in the folder's own test split", "held out"))
 
 
-def _sample(image: Image) -> Sample:
-    label: Label = "good" if image.label == "good" else "anomaly"
-    split: SplitName = "test" if (image.split or split_of(image.sha256, image.item)) == "test" else "train"
-    defective = label == "anomaly"
-    mask = Path("mask") if defective and (image.shapes or image.mask) else None
-    name = f"{image.id}"
-    return Sample(Path(name), name, label, image.defect if defective else "", mask, split, image.item)
+def _found(session: Session, product: str) -> Found:
+    """Counted by the database, whose images have a split as soon as they have a label. An image without an item's name
+    is an item of its own."""
+    mine = (Image.product == product, Image.ending != "")
+    bad = (*mine, Image.label == "anomaly", Image.split != "test")
+    alone = func.count(case((Image.item == "", 1)))
+    # The text of JSON is the same on every database as far as this goes: no shapes are "[]".
+    masked = or_(Image.mask != "", func.length(cast(Image.shapes, Text)) > len("[]"))
+    items = alone + func.count(distinct(func.nullif(Image.item, "")))
+    counted = select(func.count(), func.count(case((masked, 1))), items).where(*bad)
+    good = select(items).where(*mine, Image.label == "good", Image.split != "test")
+    good = good.where(Image.item.not_in(select(Image.item).where(*bad, Image.item != "")))
+    tested = select(func.count()).where(*mine, Image.label == "anomaly", Image.split == "test")
+    defective, masks, defective_items = session.execute(counted).one()
+    return Found(
+        defective=defective,
+        masks=masks,
+        defective_items=defective_items,
+        good_items=session.scalar(good) or 0,
+        most=0,  # asked of undivided folders only
+        tested=session.scalar(tested) or 0,
+        divided=True,
+    )
 
 
 def limits_of(job: Job) -> Limits:

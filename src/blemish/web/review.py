@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from blemish.inference.bundle import Decision
 from blemish.types import BlemishError
+from blemish.web.standing import stands
 from blemish.web.tables import Correction, Image, Verdict
 
 NEAR = 2.0  # p within this factor of the false-alarm rate is near the threshold
@@ -33,7 +34,6 @@ SHOWS: dict[Show, str] = {
     "labelled": "Labelled",
     "all": "All images",
 }
-UNDOING = Correction.undoes.is_not(None)
 _PLACE = re.compile(r"(-?[0-9]{1,3}(?:\.[0-9]{1,20})?(?:e-[0-9]{1,3})?),([0-9]{1,15})", re.ASCII)
 
 Show = Literal["waiting", "back", "uncertain", "disagree", "skipped", "rest", "second", "labelled", "all"]
@@ -79,7 +79,7 @@ def place(session: Session, image: Image, verdict: Verdict, rule: Decision) -> f
     last = session.scalar(
         select(Correction.verdict_id)
         .where(Correction.image_id == image.id, Correction.action == "label")
-        .where(Correction.id.not_in(select(Correction.undoes).where(Correction.image_id == image.id, UNDOING)))
+        .where(stands(Correction.image_id == image.id))
         .order_by(Correction.id.desc())
         .limit(1)
     )
@@ -198,9 +198,15 @@ def counts(session: Session, product: str, me: str) -> dict[str, int]:
 
 
 def waiting(session: Session, product: str) -> int:
-    """How many images wait for a person."""
-    count = select(func.count()).select_from(Image).where(Image.product == product, Image.queue < REST)
-    return session.scalar(count) or 0
+    """How many images wait for a person: all of `SHOWS`' "waiting"."""
+    return all_waiting(session, product).get(product, 0)
+
+
+def all_waiting(session: Session, product: str = "") -> dict[str, int]:
+    """How many images wait for a person, of each product that has any, or of one."""
+    query = select(Image.product, func.count()).where(Image.queue < REST).group_by(Image.product)
+    rows = session.execute(query.where(Image.product == product) if product else query)
+    return dict(rows.all())
 
 
 def types(session: Session, product: str) -> Sequence[str]:
@@ -263,10 +269,6 @@ def _shown(show: Show, me: str) -> ColumnElement[bool]:
         below = [] if high is None else [Image.queue < high]
         return and_(*above, *below)
     if show == "second":
-        mine = select(Correction.image_id).where(
-            Correction.action == "label",
-            Correction.by == me,
-            Correction.id.not_in(select(Correction.undoes).where(UNDOING)),
-        )
+        mine = select(Correction.image_id).where(Correction.action == "label", Correction.by == me, stands())
         return and_(Image.label.is_not(None), Image.labelled_by != me, Image.id.not_in(mine))
     return Image.label.is_not(None) if show == "labelled" else Image.ending != ""
