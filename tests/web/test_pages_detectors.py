@@ -121,8 +121,9 @@ def test_the_comparison_is_told_in_words_and_figures(site: Site, client: TestCli
         ],
         "changed": [
             {"name": "test/x.png", "label": "anomaly", "defect": "dent", "decisions": ["good", "anomaly"]}
-            | {"image": image.id, "sha256": image.sha256, "shown": "95.png"}
+            | {"image": image.id, "sha256": image.sha256, "shown": "95.png", "corrected": True}
         ],
+        "corrected": {"images": 3, "right": [0, 2], "review": [1, 0], "wrong": [2, 1]},
     }
     job = Job(product="tiny", state="done", by="ada", created=now(), ended=now(), settings={}, before_id=1)
     job.detector_id, job.comparison, job.stage, job.error = 2, compared, "", ""
@@ -137,10 +138,23 @@ def test_the_comparison_is_told_in_words_and_figures(site: Site, client: TestCli
     assert "That could be chance (McNemar, p = 0.625)" in page
     assert "+0.250" in page
     assert "now right" in page
+    assert "labelled anomaly (dent) by a person" in page
+    assert "On 3 corrected images that are held out" in page
+    assert '<th scope="row">Right</th><td>0</td><td>2</td>' in page
+    assert "this count favours the new version, and is no test of it" in page
     assert f"/detectors/2/images/{image.sha256}.jpg" in page
     assert client.get(f"/detectors/2/images/{image.sha256}.jpg").content == b"\xff\xd8\xff"
     assert client.get("/detectors/2/images/..%2F.jpg").status_code == 404
     assert client.get("/api/v1/jobs/1").json()["comparison"]["images"] == 8
+    alone = {"words": ["No test."], "corrected": compared["corrected"], "changed": compared["changed"]}
+    with site.database.writing() as session:
+        session.get_one(Job, 1).comparison = alone
+    page = client.get("/jobs/1", headers=HTML).text
+    assert "Not tested against each other" in page
+    assert "On 3 corrected images that are held out" in page
+    assert "1 verdict changed" in page
+    assert "McNemar" not in page
+    assert "95 %" not in page
     with site.database.writing() as session:
         session.get_one(Job, 1).comparison = {"words": ["No labelled image is held out yet."]}
     page = client.get("/jobs/1", headers=HTML).text

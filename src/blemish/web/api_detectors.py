@@ -74,7 +74,8 @@ class DetectorAnswer(BaseModel):
 
 class JobAnswer(BaseModel):
     """A training. `state`: "queued", "running", "done", "failed" (`error` says why) or "cancelled". `comparison` is of
-    the version that judged (first) and the new one on the images that are held out."""
+    the version that judged (first) and the new one on the images that are held out: tested on those that came with
+    their labels, and counted apart, in `corrected`, on those that people labelled."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_JOB]})
     id: int

@@ -6,6 +6,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +15,99 @@ from blemish.inference import overlay
 from blemish.inference.inspector import Inspection, Inspector
 from blemish.reporting.compare import compare
 from blemish.types import BlemishError, Progress
-from blemish.web.dataset import Written
-from blemish.web.detectors import Detectors
+from blemish.web.dataset import Written, is_imported
 from blemish.web.inspection import THUMBNAIL
-from blemish.web.store import Store
-from blemish.web.tables import Detector
 
 FEW = 10  # held-out images of either kind, below which the page says how little a comparison tells
 DRAWN = 200  # images whose verdict changed that are drawn, at most
+UNTESTED = (
+    "No image that came with its label is held out, so the versions are not tested against each other, and no "
+    "intervals are given. Start blemish serve with --images and the labelled images that the first version was tested "
+    "with."
+)
 
 
-def compared(
-    detectors: Detectors, store: Store, before: Detector, new: Detector, written: Written, place: Path, told: Progress
-) -> dict[str, Any]:
-    """`compare` of both versions on the held-out images of the folder `written`, from which `new` was trained into
-    `place/run`. `changed` also has each image's number and hash, and both versions' thumbnails of it are in the store.
+@dataclass(frozen=True)
+class Compared:
+    """What came of a comparison, as a job keeps it, and thumbnails by the image's hash: the earlier version's, the new
+    one's."""
 
-    `words` are sentences on what the figures are worth. Where nothing can be compared, they are all that there is.
+    told: dict[str, Any]
+    thumbnails: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+
+
+def compared(before: Path, written: Written, place: Path, told: Progress) -> Compared:
+    """Both versions on the held-out images of the folder `written`: the one that judged, in the folder `before`, and
+    the new one, which was trained into `place/run`.
+
+    They are tested against each other, as `compare` does, only on images that came with their labels (`is_imported`).
+    Images that a person labelled were chosen by looking at an earlier version's verdicts: those that it got wrong, or
+    was unsure of. A new version that is no better looks better on them, so they are counted apart, in `corrected`, and
+    no test is made. `changed` holds both kinds, each with its number and hash, and whether it was `corrected`.
+
+    `words` are sentences on what the figures are worth. Without `runs` in it no test could be made.
     """
     held_out = {name: image for name, image in written.images.items() if name.startswith("test/")}
-    good = sum(image.label == "good" for image in held_out.values())
-    words = few(good, len(held_out) - good)
     if not held_out:
-        return {"words": words}
-    inspectors = {detector.id: Inspector(detectors.place(detector)) for detector in (before, new)}
+        return Compared({"words": few(0, 0)})
+    inspectors = Inspector(before), Inspector(place / "run")
     rows = _rows(place / "run" / "verdicts.jsonl")
-    _judge(inspectors[before.id], rows, written.folder, place / "before", detectors.place(before), told)
-    try:
-        result = compare([place / "before", place / "run"])
-    except BlemishError:
-        return {"words": ["None of the held-out images could be judged by both versions.", *words]}
-    for run, detector in zip(result["runs"], (before, new), strict=True):
-        run["run"] = f"version {detector.version}"
-    for difference in result["differences"]:
-        difference |= {"run": f"version {new.version}", "less": f"version {before.version}"}
-    changed = result["changed"]
+    chosen = {name for name, image in held_out.items() if is_imported(image)}
+    decided = _judge(inspectors[0], rows, written.folder, place / "before", before, chosen, told)
+    result = _tested([place / "before", place / "run"], [held_out[name].label or "" for name in chosen])
+    others = [(row, decided[row["path"]]) for row in rows if row["path"] not in chosen and row["label"]]
+    changed = [{**entry, "corrected": False} for entry in result.pop("changed", [])]
+    changed += [
+        {"name": row["path"], "label": row["label"], "decisions": [was, row["decision"]], "corrected": True}
+        for row, was in others
+        if was != row["decision"]
+    ]
     for entry in changed:
         image = held_out[entry["name"]]
         entry |= {"image": image.id, "sha256": image.sha256, "shown": image.name, "defect": image.defect}
+    told_of = {**result, "changed": changed}
+    if others:
+        told_of["corrected"] = counted([(row["label"], was, row["decision"]) for row, was in others])
+    thumbnails = {}
     for entry in told(changed[:DRAWN], "drawing what changed", min(DRAWN, len(changed))):
-        for number, inspector in inspectors.items():
-            inspection = inspector.look(written.folder / entry["name"])
-            if inspection.image is not None:
-                store.put_thumbnail(_thumbnail(inspection), entry["sha256"], number)
+        looks = [inspector.look(written.folder / entry["name"]) for inspector in inspectors]
+        if all(look.image is not None for look in looks):
+            thumbnails[entry["sha256"]] = (_thumbnail(looks[0]), _thumbnail(looks[1]))
+    return Compared(told_of, thumbnails)
+
+
+def _tested(runs: Sequence[Path], labels: Sequence[str]) -> dict[str, Any]:
+    """`compare` of both runs, and what it is worth; without images only the words."""
+    if not labels:
+        return {"words": [UNTESTED]}
+    try:
+        result = compare(runs)
+    except BlemishError:
+        return {"words": ["None of the held-out images could be judged by both versions."]}
     return {**result, "words": [*few(result["good"], result["anomalies"]), *result.pop("warnings")]}
+
+
+def counted(images: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """How many of the images, each given as its label and the decisions of both versions, each version is right on,
+    puts aside, and gets wrong. What could not be judged is wrong.
+
+    >>> counted([("anomaly", "good", "anomaly"), ("good", "review", "good")])
+    {'images': 2, 'right': [0, 2], 'review': [1, 0], 'wrong': [1, 0]}
+    """
+    both = [[(label, decisions[i]) for label, *decisions in images] for i in (0, 1)]
+    right = [sum(label == decision for label, decision in one) for one in both]
+    review = [sum(decision == "review" for _, decision in one) for one in both]
+    wrong = [len(images) - r - aside for r, aside in zip(right, review, strict=True)]
+    return {"images": len(images), "right": right, "review": review, "wrong": wrong}
+
+
+def named(comparison: dict[str, Any], before: str, new: str) -> dict[str, Any]:
+    """The same with the versions' names in place of their folders."""
+    for run, name in zip(comparison.get("runs", []), (before, new), strict=False):
+        run["run"] = name
+    for difference in comparison.get("differences", []):
+        difference |= {"run": new, "less": before}
+    return comparison
 
 
 def few(good: int, defective: int) -> list[str]:
@@ -81,13 +132,21 @@ def _rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _judge(
-    inspector: Inspector, rows: list[dict[str, Any]], images: Path, out: Path, version: Path, told: Progress
-) -> None:
-    """Writes a small run folder of the earlier version, with its verdicts on the same images."""
+    inspector: Inspector,
+    rows: list[dict[str, Any]],
+    images: Path,
+    out: Path,
+    version: Path,
+    chosen: set[str],
+    told: Progress,
+) -> dict[str, str]:
+    """The earlier version's decisions on the same images, by their names; of those `chosen` its verdicts are written as
+    a small run folder."""
     out.mkdir(parents=True)
     shutil.copytree(version / "bundle", out / "bundle")
     (out / "metrics.json").write_text("{}\n", encoding="utf-8")
     labels = {row["path"]: (row["label"], row["defect"]) for row in rows}
+    decided = {}
 
     def look(name: str) -> Inspection:
         return inspector.look(images / name, name)
@@ -96,9 +155,13 @@ def _judge(
         inspections = inspector.in_threads(labels, look)
         for inspection in told(inspections, "judging the held-out images again", len(labels)):
             verdict = inspection.verdict
+            decided[verdict.path] = str(verdict.decision)
+            if verdict.path not in chosen:
+                continue
             label, defect = labels[verdict.path]
             row = {**verdict.to_json(), "predicted_defect": verdict.defect, "label": label, "defect": defect}
             file.write(json.dumps(row, allow_nan=False) + "\n")
+    return decided
 
 
 def _thumbnail(inspection: Inspection) -> bytes:

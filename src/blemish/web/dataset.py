@@ -1,7 +1,7 @@
 """The labelled images of a product: which are held out, and all of them as a folder that `blemish train` reads.
 
-An image gets its split when it is first labelled, and keeps it for good: what was held out stays held out over all
-versions, so that a comparison never flatters. Images of one item get the same split.
+An image gets its split when it is first labelled, and keeps it: what was held out stays held out over all versions,
+unless a version turns out to have learned from it. Images of one item get the same split.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ def item_of(pixels: npt.NDArray[np.uint8]) -> str:
     same picture saved in two formats, or with other metadata, lies on one side of the split."""
     content = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels, np.uint8).tobytes())
     return f"{PIXELS}{content.hexdigest()}"
+
+
+def is_imported(image: Image) -> bool:
+    """Whether an image's first label came from a folder (`imports.py`), and not from a person who saw a verdict."""
+    return bool(image.item) and not image.item.startswith(PIXELS)
 
 
 @dataclass(frozen=True)

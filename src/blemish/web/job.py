@@ -1,8 +1,9 @@
 """The process that learns again: `python -m blemish.web.job DATA JOB`, started by `learning.start`.
 
-It takes the lock, writes the labelled images as a folder, trains as `blemish train` does, brings the new version in,
-and compares it with the one that judged on the images that are held out. Its row in the database says how far it is and
-how it ended; what it prints is its log. SIGTERM cancels it. It is niced, so that inspection goes on.
+It takes the lock, writes the labelled images as a folder, trains as `blemish train` does, compares what it trained with
+the version that judged on the images that are held out, and brings the new version in at last. Its row in the database
+says how far it is and how it ended; what it prints is its log. SIGTERM cancels it. It is niced, so that inspection goes
+on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.inference import bundle
 from blemish.options import options
 from blemish.types import BlemishError
-from blemish.web.comparison import compared
+from blemish.web.comparison import compared, named
 from blemish.web.config import Folder
 from blemish.web.database import Database
 from blemish.web.dataset import Written, write_folder
@@ -64,8 +65,10 @@ def main(data: str, job_id: int) -> None:
             _say(state if not error else f"{state}: {error}")
             with database.writing() as session:
                 row = session.get_one(Job, job_id)
-                row.state, row.error, row.ended, row.stage = state, error, now(), ""
                 row.detector_id = brought(session, job_id)
+                if row.detector_id:  # it is done, whatever came after; the comparison is there
+                    state, error, comparison = "done", "", comparison or row.comparison
+                row.state, row.error, row.ended, row.stage = state, error, now(), ""
                 row.comparison = comparison
     finally:
         database.close()
@@ -146,12 +149,26 @@ def learn(folder: Folder, database: Database, job: Job) -> dict[str, Any]:
     for warning in run.warnings:
         _say(warning)
     _name_images(run.folder / "verdicts.jsonl", written)
+    told.tell("comparing with the version that judged", 0, 0)
+    found = compared(detectors.place(before), written, place, told)
+    comparison = named({**found.told, "audit": list(run.warnings)}, f"version {before.version}", "the new version")
+    _keep(database, job.id, comparison)
+    # The new version comes last: until here a cancelled or killed job has changed nothing, from here on it is done.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     new = detectors.bring(
         run.folder, by=job.by, kind="learned", product=job.product, parent_id=before.id, job_id=job.id
     )
     _say(f"Version {new.version} has been learned.")
-    told.tell("comparing with the version that judged", 0, 0)
-    return compared(detectors, store, before, new, written, place, told) | {"audit": list(run.warnings)}
+    for digest, thumbnails in found.thumbnails.items():
+        for thumbnail, version in zip(thumbnails, (before, new), strict=True):
+            store.put_thumbnail(thumbnail, digest, version.id)
+    return named(comparison, f"version {before.version}", f"version {new.version}")
+
+
+def _keep(database: Database, job_id: int, comparison: dict[str, Any]) -> None:
+    """Writes the comparison before the version comes, so that a kill in between loses none."""
+    with database.writing() as session:
+        session.get_one(Job, job_id).comparison = comparison
 
 
 def _name_images(file: Path, written: Written) -> None:

@@ -162,8 +162,12 @@ def settle(folder: Folder, database: Database) -> None:
         with database.writing() as session:
             row = session.get_one(Job, job.id)
             if row.state == job.state:
-                row.state, row.ended, row.detector_id = "failed", now(), brought(session, job.id)
-                row.error = DIED if job.state == "running" else NEVER_BEGAN
+                row.ended, row.stage, row.detector_id = now(), "", brought(session, job.id)
+                if row.detector_id:  # the version is the last that it brings
+                    row.state = "done"
+                else:
+                    row.state, row.comparison = "failed", {}
+                    row.error = DIED if job.state == "running" else NEVER_BEGAN
         clear(folder, job.id)
 
 
@@ -192,7 +196,7 @@ def cancel(folder: Folder, database: Database, job_id: int) -> Job:
 
 
 def brought(session: Session, job_id: int) -> int | None:
-    """The version that a job has brought in: it stays, also where the job then ended before its time."""
+    """The version that a job has brought in, with which it is done."""
     return session.scalar(select(Detector.id).where(Detector.job_id == job_id))
 
 

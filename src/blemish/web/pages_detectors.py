@@ -168,6 +168,7 @@ def job_page(request: Request, site: SiteOf, who: Inspecting, job_id: RowId) -> 
         judging=judging,
         figures=COMPARED,
         compared=job.comparison if job.comparison.get("runs") else None,
+        corrected=job.comparison.get("corrected"),
         words=job.comparison.get("words", []),
         drawn=_drawn(site, job),
         admin=who.may("admin"),
