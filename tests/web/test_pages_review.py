@@ -15,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as Pixels
 
+from blemish.web import review
 from blemish.web.app import application
 from blemish.web.corrections import history, label
 from blemish.web.site import Site
@@ -172,15 +173,22 @@ def test_who_was_overtaken_is_told_and_can_disagree(site: Site, client: TestClie
 def test_a_second_reader_does_not_see_what_the_first_one_said(site: Site, client: TestClient) -> None:
     fill(site)
     label(site, 1, "ben", "anomaly", defect="dent", shapes=SHAPES)
+    with site.database.writing() as session:
+        session.get_one(Image, 1).name = "dent/95-0.png"  # a folder tells it, too
+        session.get_one(Image, 1).queue = review.DISAGREE
     page = client.get("/review?show=second")
     assert re.findall(r'data-image="(\d+)"', page.text) == ["1"]
     single = client.get("/review/1?show=second").text
     for text in (page.text[page.text.index('id="tiles"') :].partition("</ul>")[0], single):
         assert "dent" not in re.sub(r"<datalist.*?</datalist>", "", text, flags=re.S)
         assert "ben" not in text
+        assert "disagree" not in text
+        assert '<a href="/verdicts/' not in text
+    assert 'name="label"' not in page.text
     assert "so that you decide for yourself" in single
     assert 'data-shapes="[]"' in single
     assert "ben" in client.get("/review/1").text
+    assert "label and verdict disagree" in client.get("/review/1?show=disagree").text
 
 
 @pytest.mark.parametrize("shapes", ["x", "{}", "[[[[[", '[{"points": [[1, 2]]}]', "[" * 20_000, HUGE])

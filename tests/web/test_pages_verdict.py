@@ -167,11 +167,11 @@ def test_label_against_verdict(client: TestClient, site: Site, spot: int, label:
     with site.database.writing() as session:
         image = session.get_one(Image, verdict_or_404(site, spot).image_id)
         image.label, image.labelled_by = label, "Ada"
-        image.shapes = [{"points": [[1, 2], [30, 2], [30, 20.5]]}]
+        image.shapes = [{"points": [[1, 2], [70, 2], [70, 50.5]]}]
     page = client.get(f"/verdicts/{spot}").text
     assert words in page
     assert "(by Ada)" in page
-    assert '<polygon class="shape" points="1,2 30,2 30,20.5 "/>' in page
+    assert '<polygon class="shape" points="1,2 70,2 70,50.5 "/>' in page
     with site.database.writing() as session:
         image = session.get_one(Image, verdict_or_404(site, spot).image_id)
         image.label, image.labelled_by, image.shapes = None, "", []

@@ -215,7 +215,7 @@ def test_what_others_say_and_inspect_appears_by_itself(
     # At once: a page hears of everything since it was made, also before it has begun to listen.
     number = re.search(r"/review/(\d+)", page.locator(".actions a").get_attribute("href") or "")
     assert number
-    shapes = [{"points": [[1, 1], [20, 1], [20, 9]]}]
+    shapes = [{"points": [[1, 1], [79, 1], [79, 59]]}]
     body = {"action": "label", "label": "anomaly", "defect": "spot", "shapes": shapes}
     httpx.post(f"{server.url}/api/v1/images/{number[1]}/corrections", json=body).raise_for_status()
     page.get_by_text("Label and verdict agree: an anomaly, and found. Its type is labelled spot.").wait_for()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from blemish.inference.bundle import Decision
@@ -21,6 +22,7 @@ AGREEMENT = {  # by the keys of reporting.run.OUTCOMES
     "unlabelled": "Nobody has labelled it yet.",
     "error": "Not judged.",
 }
+ELSEWHERE = "Called an anomaly, but not at the labelled place: no box touches a labelled shape."
 LEFT_OUT = "The image that it comes from did not fit into the bundle, see blemish train --evidence-size."
 
 
@@ -57,8 +59,8 @@ def verdict_sentence(verdict: Verdict, rule: Decision | None) -> str:
     else:
         words = f"Called good: its score {score} is not above the threshold {threshold}"
     if verdict.p_value is not None:
-        words += f"; {percent(verdict.p_value)} of good images score as high (p {_equals(verdict.p_value)})"
-    return words + "."
+        words += f"; {_as_high(verdict.p_value, rule, 'scored as high')}"
+    return _unbroken(words + ".")
 
 
 def _classified(verdict: Verdict, score: str, threshold: str) -> str:
@@ -74,10 +76,27 @@ def _classified(verdict: Verdict, score: str, threshold: str) -> str:
 def agreement(verdict: Verdict) -> str:
     """Label against verdict."""
     outcome, label = outcome_of(verdict.decision, verdict.image.label), verdict.image.label
+    if outcome == "found" and _elsewhere(verdict):
+        return ELSEWHERE
     if outcome != "review":
         return AGREEMENT[outcome]
     labelled = {"good": "labelled good", "anomaly": "labelled as an anomaly"}.get(label or "", "without a label yet")
     return f"The detector left the decision to a person; it is {labelled}."
+
+
+def _elsewhere(verdict: Verdict) -> bool:
+    """Whether none of the verdict's boxes touches the box around a labelled shape; of masks it is not asked."""
+    labelled = []
+    for shape in verdict.image.shapes:
+        xs, ys = zip(*shape["points"], strict=True)
+        labelled.append((min(xs), min(ys), max(xs), max(ys)))
+    boxes = [region["box"] for region in verdict.regions]
+    touching = any(
+        left <= far and near <= right and top <= low and high <= bottom
+        for left, top, right, bottom in boxes
+        for near, high, far, low in labelled
+    )
+    return bool(labelled) and bool(boxes) and not touching
 
 
 def why(
@@ -98,11 +117,11 @@ def why(
     flagged = any(left <= x < right and top <= y < bottom for left, top, right, bottom in boxes)
     p = p_value_of(rule, "map_maxima", value)
     place = Why(at, value, rule.pixel_threshold, p, flagged, nearest, ())
-    sentences = (*_on_the_map(place, verdict.decision), _on_the_patch(place, rule, has_store=has_store))
-    return Why(at, value, rule.pixel_threshold, p, flagged, nearest, sentences)
+    sentences = (*_on_the_map(place, rule, verdict.decision), _on_the_patch(place, rule, has_store=has_store))
+    return Why(at, value, rule.pixel_threshold, p, flagged, nearest, tuple(map(_unbroken, sentences)))
 
 
-def _on_the_map(place: Why, decision: str) -> list[str]:
+def _on_the_map(place: Why, rule: Decision, decision: str) -> list[str]:
     (x, y), high = place.at, place.value >= place.threshold
     if place.flagged:
         start = f"The place {x}, {y} is inside a box"
@@ -116,7 +135,8 @@ def _on_the_map(place: Why, decision: str) -> list[str]:
         f"{start}: the map is {number(place.value)} here, {side} the threshold for places, {number(place.threshold)}."
     ]
     if place.p_value is not None:
-        words.append(f"{percent(place.p_value)} of good images get as high somewhere (p {_equals(place.p_value)}).")
+        said = _as_high(place.p_value, rule, "got as high anywhere")
+        words.append(f"{said[0].upper()}{said[1:]}.")
     return words
 
 
@@ -126,11 +146,33 @@ def _on_the_patch(place: Why, rule: Decision, *, has_store: bool) -> str:
         return "This detector compares with no normal patches, so the map against its threshold is all that there is."
     words = f"The nearest normal patch is at distance {number(nearest.distance)}"
     if nearest.p_value is not None and rule.distances:
-        share = percent(nearest.p_value)
-        words += f"; {share} of good images have a patch as far from all normal ones (p {_equals(nearest.p_value)})"
+        words += f"; {_as_high(nearest.p_value, rule, 'had a patch as far from all normal ones')}"
     if nearest.source:
         return f"{words}. It comes from {nearest.source}."
     return f"{words}. {LEFT_OUT if has_store else NO_EVIDENCE}"
+
+
+def _as_high(p: float, rule: Decision | None, did: str) -> str:
+    """What a p-value counts, among the good images that set the threshold: p = (1 + those as high) / (1 + all), see
+    `calibration.p_values`. Where several show one item, items are counted, each by the share of its images."""
+    n = len(set(rule.items) or rule.scores) if rule else 0
+    if not n:  # the bundle is gone, and with it how many there were
+        return f"its p-value among good images is p {_equals(p)}"
+    things = "good items" if rule and rule.items else "good images"
+    count = p * (n + 1) - 1
+    if count < 1e-6:
+        return (
+            f"none of the {n} {things} that set the threshold {did} (p {_equals(p)}, the smallest that {n} "
+            f"{things.removeprefix('good ')} can give)"
+        )
+    if abs(count - round(count)) < 1e-6:
+        return f"{round(count)} of the {n} {things} that set the threshold {did} (p {_equals(p)})"
+    return f"{percent(count / n)} of the {n} {things} that set the threshold {did} (p {_equals(p)})"
+
+
+def _unbroken(words: str) -> str:
+    """With spaces that no line ends at, before % and within "p = 0.050"."""
+    return re.sub(r"\bp ([=<]) ", "p\u00a0\\1\u00a0", words.replace(" %", "\u00a0%"))
 
 
 def _equals(p: float) -> str:
