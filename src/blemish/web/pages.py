@@ -18,6 +18,7 @@ from blemish.web import history
 from blemish.web.access import Inspecting
 from blemish.web.site import MissingError, ProductOf, RowId, Site, SiteOf, fragment, page, verdict_or_404
 from blemish.web.store import MEDIA
+from blemish.web.streams import OneStream, still_there
 from blemish.web.tables import Verdict
 from blemish.web.uploads import uploads
 
@@ -64,12 +65,15 @@ async def events(
     request: Request,
     site: SiteOf,
     who: Inspecting,  # noqa: ARG001
+    one: OneStream,  # noqa: ARG001
     after: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """What happens after an entry of the log (None = from now on), as server-sent events named by the log's kinds;
     after a break the browser goes on where it was."""
     last = request.headers.get("last-event-id", "")
     async for seq, kind, ref in site.hub.listen(int(last[:9]) if last.isascii() and last.isdigit() else after):
+        if not await run_in_threadpool(still_there, request):  # logged out, or removed
+            return
         yield ServerSentEvent(data={"ref": ref}, event=kind, id=str(seq))
 
 

@@ -12,7 +12,7 @@ from PIL import Image as Pixels
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from blemish.images import load_image, load_mask
+from blemish.images import load_mask
 from blemish.inference import overlay
 from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError
@@ -307,7 +307,7 @@ def file(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # noqa: 
         raise MissingError(f"{image.name}: its file is not in the data folder any more; bring it in again.")
     if image.ending != ".tif":
         return FileResponse(place, media_type=MEDIA[image.ending], headers=ALWAYS)
-    pixels = load_image(place, max_pixels=site.config.limits.pixels)
+    pixels = site.line.pixels(image)
     return Response(overlay.png(Pixels.fromarray(pixels)), media_type="image/png", headers=ALWAYS)
 
 
@@ -321,7 +321,7 @@ def thumbnail(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # n
         place = site.store.image(image.sha256, image.ending)
         if not place.is_file():
             raise MissingError(f"{image.name}: its file is not in the data folder any more; bring it in again.")
-        pixels = load_image(place, max_pixels=site.config.limits.pixels)
+        pixels = site.line.pixels(image)
         buffer = io.BytesIO()
         overlay.fit(Pixels.fromarray(pixels), THUMBNAIL).convert("RGB").save(buffer, "JPEG", quality=80)
         site.store.put_thumbnail(buffer.getvalue(), image.sha256, NO_VERSION)

@@ -9,11 +9,11 @@ from urllib.parse import quote, unquote
 from fastapi import Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from sqlalchemy import func, select
 
 from blemish import __version__
 from blemish.reporting.figures import FILTERS
 from blemish.types import BlemishError
+from blemish.web import review
 from blemish.web.access import visitor
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
@@ -22,7 +22,7 @@ from blemish.web.drift import Drifts
 from blemish.web.events import Hub
 from blemish.web.inspection import Line
 from blemish.web.store import Store
-from blemish.web.tables import Image, Verdict
+from blemish.web.tables import Verdict
 from blemish.web.times import minute
 from blemish.web.watching import Folders
 
@@ -95,12 +95,14 @@ def page(request: Request, template: str, *, product: str = "", status: int = 20
     """A page in the frame of `base.html`, for the visitor who asks."""
     site = _site(request)
     names = [row.name for row in site.detectors.products()]
+    with site.database.reading() as session:
+        waiting = review.waiting(session, product) if product else 0
     frame = {
         "request": request,
         "visitor": visitor(request),
         "product": product,
         "products": names,
-        "waiting": _waiting(site, product) if product else 0,
+        "waiting": waiting,
         "path": request.url.path,
         "head": getattr(request.state, "head", None) or site.hub.head(),
     }
@@ -133,10 +135,3 @@ def verdict_or_404(site: Site, verdict_id: int) -> Verdict:
 
 class MissingError(NoDetectorError):
     """There is nothing at this address."""
-
-
-def _waiting(site: Site, product: str) -> int:
-    """How many images wait for a person: uncertain ones, and those whose label the verdict contradicts."""
-    with site.database.reading() as session:
-        count = select(func.count()).select_from(Image).where(Image.product == product, Image.queue < 3)
-        return session.scalar(count) or 0
