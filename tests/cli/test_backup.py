@@ -53,3 +53,14 @@ def test_the_log_of_a_page_tells_what_was_changed(data: Path, tmp_path: Path) ->
     assert "Entry 4 is missing" in blemish("log", "verify", "--database", url, code=3).stdout
     assert "3 problems" in blemish("log", "head", tmp_path / "again", code=3).stderr
     assert refused("log", "verify").startswith("Which log?")
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_folder_without_a_database_is_no_page(tmp_path: Path, made: bool) -> None:
+    data = tmp_path / "pgae"
+    if made:
+        data.mkdir()
+    sentence = f"{data}: is no folder of `blemish serve`; give the one of its --data."
+    assert refused("backup", data, tmp_path / "saved.zip") == sentence
+    assert data.exists() == made
+    assert not (tmp_path / "saved.zip").exists()

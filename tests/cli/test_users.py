@@ -11,6 +11,7 @@ import pytest
 from blemish.web import users
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
+from blemish.web.opening import opened
 from tests.support import blemish, refused
 
 
@@ -22,8 +23,9 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_user_from_first_to_last(tmp_path: Path, typed: None) -> None:
     data = tmp_path / "page"
-    assert "Nobody may log in yet." in blemish("user", "--data", data).stdout
-    assert blemish("user", "ada", "--role", "admin", "--data", data).stdout == "ada: added as admin.\n"
+    added = blemish("user", "ada", "--role", "admin", "--data", data)
+    assert added.stdout == "ada: added as admin.\n"
+    assert added.stderr == f"{data}: was made for a new page; start it with: blemish serve --data {data}\n"
     database = Database(ServeConfig(data).url)
     assert users.by_password(database, "ada", "a password")
     assert blemish("user", "ada", "--password", "--data", data).stdout.startswith("ada: has a new password")
@@ -41,6 +43,25 @@ def test_a_user_from_first_to_last(tmp_path: Path, typed: None) -> None:
     ]
     assert blemish("user", "line 3", "--remove", "--data", data).stdout == "line 3: removed.\n"
     database.close()
+
+
+def test_a_folder_is_made_for_a_first_user_alone(tmp_path: Path, typed: None) -> None:
+    data = tmp_path / "pgae"
+    sentence = f"{data}: is no folder of `blemish serve`; give the one of its --data."
+    assert refused("user", "--data", data) == sentence
+    assert refused("user", "ada", "--remove", "--data", data) == sentence
+    assert refused("user", "a" * 65, "--data", data).startswith("A name has 1 to 64 characters")
+    assert not data.exists()
+    data.mkdir()
+    assert refused("user", "--data", data) == sentence
+    assert list(data.iterdir()) == []
+
+
+def test_nobody_may_log_in_to_a_page_of_one_machine(tmp_path: Path) -> None:
+    data = tmp_path / "page"
+    with opened(ServeConfig(data)):  # as `blemish serve` makes it
+        pass
+    assert "Nobody may log in yet." in blemish("user", "--data", data).stdout
 
 
 def test_what_is_refused(tmp_path: Path, typed: None) -> None:

@@ -34,7 +34,10 @@ def user(
     from blemish.web.config import ServeConfig
     from blemish.web.opening import opened
 
-    with opened(ServeConfig(data=data, database=database)) as there:
+    config = ServeConfig(data=data, database=database)
+    new = not (database or config.folder.database.is_file())
+    # A folder is made for a first user alone: another name of it was a slip.
+    with opened(config, make=bool(name) and not remove) as there:
         known = {one.name: one for one in users.listed(there)}
         if not name:
             if remove or token or password or role:
@@ -54,6 +57,8 @@ def user(
             secret = None if token and not password else _asked()
             users.add(there, name, (role or RoleName.inspector).value, secret)
             say(f"{name}: added as {role or RoleName.inspector}.", err=token)
+            if new:
+                say(f"{data}: was made for a new page; start it with: blemish serve --data {data}", err=True)
         else:
             if role:
                 users.set_role(there, name, role.value)

@@ -11,19 +11,30 @@ from blemish.station.chain import START
 from blemish.station.lines import Log
 from blemish.types import BlemishError
 from blemish.web import ledger
-from blemish.web.config import KIND, WRITTEN, ServeConfig
+from blemish.web.config import DATABASE, KIND, WRITTEN, ServeConfig
 from blemish.web.database import Database
 
 
 @contextmanager
-def opened(config: ServeConfig) -> Iterator[Database]:
-    """The database with today's tables, to be written; a data folder that is not there yet is made. Raises
-    `BlemishError` where the folder is not ours."""
-    if not config.database:
-        mark = mark_of(config.data)
-        if mark is None or mark.kind != KIND:  # it is made now, or refused
-            with kept(config.data, KIND, WRITTEN, resume=True):
-                _upgraded(config).close()
+def opened(config: ServeConfig, *, make: bool = True) -> Iterator[Database]:
+    """The database with today's tables, to be written. With `make`, a data folder that is not there yet is made, and
+    stays if the block does not raise. Raises `BlemishError` where the folder is not ours."""
+    missing = not (config.database or config.folder.database.is_file())
+    if missing and not make:
+        raise _no_page(config)
+    mark = mark_of(config.data)
+    if missing or not (config.database or (mark and mark.kind == KIND)):
+        with kept(config.data, KIND, WRITTEN, resume=True):  # it is made now, or refused
+            database = _upgraded(config)
+            try:
+                yield database
+            except BaseException:
+                database.close()
+                for ending in ("", "-wal", "-shm") if missing else ():
+                    config.folder.database.with_name(DATABASE + ending).unlink(missing_ok=True)
+                raise
+            database.close()
+        return
     database = _upgraded(config)
     try:
         yield database
@@ -31,11 +42,15 @@ def opened(config: ServeConfig) -> Iterator[Database]:
         database.close()
 
 
+def _no_page(config: ServeConfig) -> BlemishError:
+    return BlemishError(f"{config.data}: is no folder of `blemish serve`; give the one of its --data.")
+
+
 @contextmanager
 def as_it_is(config: ServeConfig) -> Iterator[Database]:
     """The database with the tables that it has, only to be read. Raises `BlemishError` where there is none."""
     if not config.database and not config.folder.database.is_file():
-        raise BlemishError(f"{config.data}: is no folder of `blemish serve`; give the one of its --data.")
+        raise _no_page(config)
     database = Database(config.url)
     try:
         yield database
