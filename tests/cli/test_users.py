@@ -11,8 +11,8 @@ import pytest
 from blemish.web import users
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
+from blemish.web.opening import opened
 from tests.support import blemish, refused
-from tests.web.support import made_site
 
 
 @pytest.fixture
@@ -58,7 +58,9 @@ def test_a_folder_is_made_for_a_first_user_alone(tmp_path: Path, typed: None) ->
 
 
 def test_nobody_may_log_in_to_a_page_of_one_machine(tmp_path: Path) -> None:
-    data = made_site(tmp_path).config.data
+    data = tmp_path / "page"
+    with opened(ServeConfig(data)):  # as `blemish serve` makes it
+        pass
     assert "Nobody may log in yet." in blemish("user", "--data", data).stdout
 
 
