@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from blemish.inference import bundle
 from blemish.types import BlemishError
@@ -82,6 +83,8 @@ def _of_database(site: Site) -> list[str]:
             judging = session.scalars(select(Detector).join(Product, Product.detector_id == Detector.id)).all()
     except DBAPIError as cause:
         return [f"The database does not answer ({why(cause)})."]
+    except PoolTimeoutError:
+        return ["All connections to the database are in use."]
     return [reason for detector in judging if (reason := detector_trouble(site, detector))]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from blemish.atomic import open_regular
 from blemish.images import ImageError, load_image
@@ -171,6 +172,8 @@ def _reason(cause: Exception) -> str:
     """Why it is tried again, in words; "" for a fault of ours."""
     if isinstance(cause, DBAPIError):
         return why(cause)
+    if isinstance(cause, PoolTimeoutError):
+        return "all connections to the database are in use"
     if isinstance(cause, BlemishError):
         return str(cause)
     return passing(cause) or (cause.strerror or "" if isinstance(cause, OSError) else "")
