@@ -41,6 +41,9 @@ def test_a_user_from_first_to_last(tmp_path: Path, typed: None) -> None:
         f"ada: admin, since {today}, logs in with password",
         f"line 3: reviewer, since {today}, logs in with token",
     ]
+    assert blemish("user", "line 3", "--no-token", "--data", data).stdout == "line 3: has no token any more.\n"
+    assert users.by_token(database, token.stdout.strip()) is None
+    assert "line 3: reviewer" in blemish("user", "--data", data).stdout
     assert blemish("user", "line 3", "--remove", "--data", data).stdout == "line 3: removed.\n"
     database.close()
 
@@ -70,6 +73,8 @@ def test_what_is_refused(tmp_path: Path, typed: None) -> None:
     assert refused("user", "ada", "--data", data).startswith("'ada' is a user already;")
     assert refused("user", "ada", "--remove", "--data", data).startswith("'ada' is the last admin;")
     assert refused("user", "bob", "--remove", "--data", data).startswith("There is no user 'bob';")
+    assert refused("user", "bob", "--no-token", "--data", data).startswith("There is no user 'bob';")
+    assert refused("user", "ada", "--no-token", "--token", "--data", data).endswith("give one of them.")
     assert refused("user", "--token", "--data", data) == "Whose? Give a name."
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").write_text("x")

@@ -30,6 +30,21 @@ def test_a_server_that_can_judge_is_ready(site: Site) -> None:
     assert (client.get("/readyz").status_code, client.get("/readyz").json()["reasons"]) == (200, [])
 
 
+def test_where_people_log_in_no_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "camera").mkdir()
+    site = made_site(tmp_path, host="0.0.0.0", watch=(tmp_path / "camera",))
+    client = client_of(site, "http://line.example")
+    assert client.get("/readyz").json() == {"ready": True, "reasons": [], "watching": []}
+    shutil.rmtree(site.detectors.place(site.detectors.version(1)))
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "reasons": [health.LOGGED], "watching": []}
+    assert "cannot be loaded any more" in caplog.text
+    site.database.close()
+
+
 def test_what_was_counted(site: Site) -> None:
     client = client_of(site)
     for value in (60, 61, 95, 130):

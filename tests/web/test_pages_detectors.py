@@ -171,6 +171,7 @@ def test_a_report_runs_no_script(site: Site, client: TestClient) -> None:
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; img-src data: 'self'; style-src 'unsafe-inline'")
     assert "script" not in policy
+    assert {"sandbox", "form-action 'none'", "base-uri 'none'"} <= set(policy.split("; "))
 
 
 def test_programs_list_promote_and_save(site: Site, client: TestClient) -> None:

@@ -18,6 +18,8 @@ from blemish.web.app import assembled
 from blemish.web.config import Limits
 from blemish.web.site import Site
 from blemish.web.tables import Verdict
+from blemish.web.watching import product_of
+from tests import tiny
 from tests.web.support import PRODUCT, client_of, grey, made_site
 
 
@@ -116,3 +118,20 @@ def test_what_cannot_be_watched(tmp_path: Path) -> None:
         made_site(tmp_path, watch=(tmp_path / "none",))
     with pytest.raises(BlemishError, match="holds --data"):
         made_site(tmp_path, watch=(tmp_path,))
+
+
+def test_whose_product_nobody_can_tell_is_refused(tmp_path: Path) -> None:
+    """Its images were judged as the first product, without a word."""
+    for name in ("cam1", "wide", "one"):
+        (tmp_path / name).mkdir()
+    other = tiny.made(tmp_path / "other", product="wide")
+    one = made_site(tmp_path / "one", watch=(tmp_path / "cam1",))
+    assert product_of(tmp_path / "cam1", one.detectors) == "tiny"  # the only one
+    one.detectors.bring(other, by="ada")
+    with pytest.raises(BlemishError, match=r"named after none of the products tiny, wide; name it after one\.$"):
+        product_of(tmp_path / "cam1", one.detectors)
+    assert product_of(tmp_path / "wide", one.detectors) == "wide"
+    one.database.close()
+    with pytest.raises(BlemishError, match=r"--watch .*cam1: is named after none"):
+        made_site(tmp_path / "one", watch=(tmp_path / "cam1",))
+    made_site(tmp_path / "one", watch=(tmp_path / "wide",)).database.close()

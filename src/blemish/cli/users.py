@@ -27,6 +27,7 @@ def user(
     role: Annotated[RoleName | None, typer.Option(help="What they may do; of a new user inspector.")] = None,
     password: Annotated[bool, typer.Option("--password", help="Give a new password.")] = False,
     token: Annotated[bool, typer.Option("--token", help="Print a new token for a program, once.")] = False,
+    no_token: Annotated[bool, typer.Option("--no-token", help="Their token does not count any more.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove them; they are logged out at once.")] = False,
 ) -> None:
     """Add, change or list those who may log in to the page."""
@@ -34,13 +35,15 @@ def user(
     from blemish.web.config import ServeConfig
     from blemish.web.opening import opened
 
+    if token and no_token:
+        raise BlemishError("--token makes a new token, --no-token ends it; give one of them.")
     config = ServeConfig(data=data, database=database)
     new = not (database or config.folder.database.is_file())
     # A folder is made for a first user alone: another name of it was a slip.
     with opened(config, make=bool(name) and not remove) as there:
         known = {one.name: one for one in users.listed(there)}
         if not name:
-            if remove or token or password or role:
+            if remove or token or no_token or password or role:
                 raise BlemishError("Whose? Give a name.")
             for one in known.values():
                 with_ = " and ".join(what for what in ("password", "token") if getattr(one, what))
@@ -52,6 +55,11 @@ def user(
             users.remove(there, name)
             say(f"{name}: removed.")
             return
+        if no_token:
+            users.drop_token(there, name)
+            say(f"{name}: has no token any more.")
+            if not (role or password):
+                return
         if name not in known:
             # A program needs no password.
             secret = None if token and not password else _asked()

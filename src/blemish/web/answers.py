@@ -11,7 +11,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -52,16 +53,20 @@ class ErrorAnswer(BaseModel):
     error: Problem
 
 
-def answer(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """An error as JSON under /api/ and where JSON was asked for, else as a page."""
+def answer(
+    request: Request, status: int, message: str, headers: dict[str, str] | None = None, *, framed: bool = True
+) -> Response:
+    """An error as JSON under /api/ and where JSON was asked for, else as a page; its frame needs the database."""
     phrase = HTTPStatus(status).phrase
     asked = request.headers.get("accept", "")
     if request.url.path.startswith(API) or "text/html" not in asked:
         code = phrase.lower().replace(" ", "_")
         return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
     try:
+        if not framed:
+            raise RuntimeError
         response = site.page(request, "error.html", status=status, title=phrase, message=message)
-    except Exception:  # the frame of a page needs the database
+    except Exception:  # without a database
         text = site.fragment("trouble.html", title=phrase, message=message)
         return Response(text, status, headers, "text/html")
     response.headers.update(headers or {})
@@ -97,10 +102,24 @@ def install(app: FastAPI) -> None:
     def database(request: Request, cause: DBAPIError) -> Response:
         if is_full(cause):
             return answer(request, 507, NO_ROOM)
+        if isinstance(cause, DataError):
+            return too_large(request, cause)
         if not is_unavailable(cause):
             return fault(request, cause)
         words = f"The database cannot be used now ({why(cause)}). Nothing was recorded; try again in a moment."
         return answer(request, 503, words, {"Retry-After": "2"})
+
+    @app.exception_handler(PoolTimeoutError)
+    def busy(request: Request, cause: PoolTimeoutError) -> Response:  # noqa: ARG001
+        words = "All connections to the database are in use. Nothing was recorded; try again in a moment."
+        return answer(request, 503, words, {"Retry-After": "2"}, framed=False)
+
+    @app.exception_handler(OverflowError)
+    def too_large(request: Request, cause: Exception) -> Response:
+        """What no field has checked, and no database can hold: logged, so that a fault of ours is not hidden."""
+        said = why(cause) if isinstance(cause, DBAPIError) else str(cause)
+        logging.getLogger("blemish").warning("%s %s: %s", request.method, request.url.path, said)
+        return answer(request, 422, "A number is too large, or a text holds what cannot be kept; change it.")
 
     @app.exception_handler(ClientDisconnect)
     def gone(request: Request, cause: ClientDisconnect) -> Response:  # noqa: ARG001

@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -58,11 +59,14 @@ class Guard:
         try:
             receive = await self._admitted(request, receive, cookie)
         except BlemishError as cause:
-            await _refusal(request, cause)(scope, receive, send)
+            refusal = await run_in_threadpool(_refusal, request, cause)
+            await refusal(scope, receive, send)
             return
-        except DBAPIError as cause:
-            handle = request.app.exception_handlers[DBAPIError]
-            await handle(request, cause)(scope, receive, send)
+        except (DBAPIError, PoolTimeoutError, OverflowError) as cause:
+            handlers = request.app.exception_handlers
+            handle = next(handlers[kind] for kind in type(cause).__mro__ if kind in handlers)
+            answer = await run_in_threadpool(handle, request, cause)
+            await answer(scope, receive, send)
             return
 
         async def sending(message: Message) -> None:

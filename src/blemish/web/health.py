@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from functools import lru_cache
@@ -12,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from blemish.inference import bundle
 from blemish.types import BlemishError
@@ -23,6 +25,7 @@ from blemish.web.tables import Detector, Job, Product
 
 router = APIRouter()
 ROOM = 100_000_000  # bytes that must be free
+LOGGED = "It cannot judge now; the server's log says why."
 JOBS = ("queued", "running", "done", "failed", "cancelled")
 
 
@@ -42,9 +45,14 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Can it judge?", responses={503: {"model": Health}})
 def readyz(site: SiteOf, response: Response) -> Health:
-    """200 where an image that is sent now is judged and recorded; 503, with the reasons, where not."""
+    """200 where an image that is sent now is judged and recorded; 503, with the reasons, where not. Where people log in
+    it is open to all, and so names no folder: the reasons are in the server's log."""
     reasons = [*_of_folder(site), *_of_database(site)]
     response.status_code = 503 if reasons else 200
+    if not site.config.local:
+        for reason in reasons:
+            logging.getLogger("blemish").warning("/readyz: %s", reason)
+        return Health(ready=not reasons, reasons=[LOGGED] if reasons else [])
     return Health(ready=not reasons, reasons=reasons, watching=site.folders.said())
 
 
@@ -81,6 +89,8 @@ def _of_database(site: Site) -> list[str]:
             judging = session.scalars(select(Detector).join(Product, Product.detector_id == Detector.id)).all()
     except DBAPIError as cause:
         return [f"The database does not answer ({why(cause)})."]
+    except PoolTimeoutError:
+        return ["All connections to the database are in use."]
     return [reason for detector in judging if (reason := detector_trouble(site, detector))]
 
 

@@ -27,7 +27,10 @@ router = APIRouter(include_in_schema=False)
 SHOWN = tuple(NAMED[name] for name in ("auroc", "miss_rate", "false_alarm_rate", "pixel_auroc"))
 COMPARED = tuple(NAMED[name] for name in ("auroc", "recall", "false_alarm_rate"))
 # A report is one file without anything from elsewhere, and its scripts do not run here.
-REPORT_POLICY = "default-src 'none'; img-src data: 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+REPORT_POLICY = (  # of a file that came with a run: it neither runs nor sends anything, nor acts as one of our pages
+    "default-src 'none'; img-src data: 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'; "
+    "sandbox; form-action 'none'; base-uri 'none'"
+)
 KINDS = {"imported": "brought in", "learned": "learned again", "threshold": "another threshold"}
 Percent = Annotated[str, Form(max_length=20)]
 

@@ -7,7 +7,8 @@ from time import monotonic
 from typing import Annotated
 
 from fastapi import Depends, Request
-from sqlalchemy.exc import DBAPIError, TimeoutError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from blemish.web.access import LoginError, visitor
 from blemish.web.guard import bearer_of, known
@@ -28,7 +29,7 @@ def still_there(request: Request) -> bool:
         return known(request.app.state.site, request, request.state.cookie, bearer_of(request)) == who
     except LoginError:
         return False
-    except (DBAPIError, TimeoutError):
+    except (DBAPIError, PoolTimeoutError):
         return True
 
 

@@ -98,6 +98,7 @@ def new_token(database: Database, name: str) -> str:
 
 
 def drop_token(database: Database, name: str) -> None:
+    """Their token does not count any more. Raises `MissingUserError`."""
     with database.writing() as session:
         _found(session, name).token = None
 

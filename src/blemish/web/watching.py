@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from blemish.atomic import open_regular
 from blemish.images import ImageError, load_image
@@ -40,6 +41,10 @@ class Folders:
     def __init__(
         self, folders: tuple[Path, ...], line: Line, database: Database, detectors: Detectors, limits: Limits
     ) -> None:
+        """Raises `BlemishError` for a folder whose product nobody could tell."""
+        for folder in folders:
+            if detectors.products():  # without one, the first may come later
+                product_of(folder, detectors)
         self._watchers = [_Watcher(folder, line, database, detectors, limits) for folder in folders]
 
     def start(self) -> None:
@@ -57,10 +62,6 @@ class Folders:
     def said(self) -> list[str]:
         """Each folder's state, a sentence."""
         return [watcher.sentence() for watcher in self._watchers]
-
-    def troubles(self) -> list[str]:
-        """What keeps them from being watched."""
-        return [watcher.trouble for watcher in self._watchers if watcher.trouble]
 
 
 class _Watcher:
@@ -81,13 +82,6 @@ class _Watcher:
         counts = {"judged": self.judged, "waiting": self._arrivals.waiting, "too large": self.left_out}
         said = [f"{count:,} {what}" for what, count in counts.items() if count or what == "judged"]
         return f"{self.folder}: watched, {', '.join(said)}."
-
-    def product(self) -> str:
-        """The one that the folder is named after, else the first. Raises `BlemishError` for none."""
-        names = [product.name for product in self.detectors.products()]
-        if not names:
-            raise BlemishError("no product has a detector yet")
-        return self.folder.name if self.folder.name in names else names[0]
 
     def _is_known(self, file: File) -> bool:
         return hash(file) in self._known
@@ -148,7 +142,8 @@ class _Watcher:
             if not is_unchanged(self.folder, file):
                 return False
             source = f"folder {self.folder.name}"[:255]
-            self.line.inspect(content, file.name, self.product(), by=BY, source=source, request=request)
+            product = product_of(self.folder, self.detectors)
+            self.line.inspect(content, file.name, product, by=BY, source=source, request=request)
             self.judged += 1
         return True
 
@@ -171,9 +166,22 @@ def _reason(cause: Exception) -> str:
     """Why it is tried again, in words; "" for a fault of ours."""
     if isinstance(cause, DBAPIError):
         return why(cause)
+    if isinstance(cause, PoolTimeoutError):
+        return "all connections to the database are in use"
     if isinstance(cause, BlemishError):
         return str(cause)
     return passing(cause) or (cause.strerror or "" if isinstance(cause, OSError) else "")
+
+
+def product_of(folder: Path, detectors: Detectors) -> str:
+    """The product that a folder is named after, else the only one. Raises `BlemishError` where there is no such one."""
+    names = [product.name for product in detectors.products()]
+    named = folder.absolute().name
+    if named in names or len(names) == 1:
+        return named if named in names else names[0]
+    if not names:
+        raise BlemishError("no product has a detector yet")
+    raise BlemishError(f"--watch {folder}: is named after none of the products {', '.join(names)}; name it after one.")
 
 
 def check(folders: tuple[Path, ...], data: Path) -> None:
