@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+from sqlalchemy import event
 
 from blemish.types import BlemishError
 from blemish.web import history
@@ -215,3 +216,33 @@ def test_the_page_says_what_there_is(tmp_path: Path) -> None:
     assert "No verdict matches." in client.get("/history?decision=good").text
     assert 'value="2026-11-30T23:59"' in client.get("/history?to=2026-11-30").text
     assert "style=" not in page
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_all_verdicts_are_counted_once(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """And those that are new are added, each to its product."""
+    address = request.getfixturevalue("postgres")() if kind == "postgresql" else ""
+    site = made_site(tmp_path, bundles=2, database=address)
+    made, asked = filled(site), list[str]()
+    event.listen(site.database.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+
+    def expected(product: str) -> tuple[Counter[str], list[str]]:
+        mine = [verdict for verdict in made if verdict.image.product == product]
+        return Counter(verdict.decision for verdict in mine), sorted({verdict.source for verdict in mine})
+
+    for _ in range(3):
+        with site.database.reading() as session:
+            for product in (PRODUCT, "other"):
+                found = history.counts(session, Filters(product)), list(history.sources(session, product))
+                assert found == expected(product)
+            asked.clear()
+            history.counts(session, Filters(PRODUCT))
+        assert [statement for statement in asked if "GROUP BY" in statement] == []
+        with site.database.writing() as session:
+            image = image_row(session, PRODUCT, 1000 + len(made))
+            made.append(verdict_row(session, image, made[0].detector_id, source=f"new {len(made)}", decision="review"))
+            session.refresh(made[-1])
+    with site.database.reading() as session:
+        assert history.counts(session, Filters("nothing")) == {}
+        assert history.counts(session, Filters(PRODUCT, name="no such")) == {}
+    site.database.close()

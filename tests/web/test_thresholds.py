@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import event
 
 from blemish.inference import bundle, calibration
 from blemish.inference.bundle import Decision
@@ -16,7 +17,8 @@ from blemish.web.tables import Image
 from blemish.web.thresholds import Effects, Scored, decided, effects, family, save, scored, steps
 from tests import tiny
 from tests.web.learned import site_of
-from tests.web.support import grey, made_site
+from tests.web.rows import image_row, verdict_row
+from tests.web.support import PRODUCT, grey, made_site
 
 
 def rule(scores: list[float], **changes: Any) -> Decision:
@@ -145,4 +147,20 @@ def test_figures_of_a_run_at_another_threshold(all_teach: Path, product: Path, t
     assert "defects_hit" in first.metrics["localisation"]
     assert "defects_hit" not in new.metrics["localisation"]
     assert "pixel_auroc" in new.metrics["localisation"]
+    site.database.close()
+
+
+def test_only_what_the_slider_needs_is_read(tmp_path: Path) -> None:
+    """Of a hundred thousand images neither shapes nor regions."""
+    site = made_site(tmp_path)
+    with site.database.writing() as session:
+        for number in range(3):
+            verdict_row(
+                session, image_row(session, PRODUCT, number, label="good", split="test"), 1, score=float(number)
+            )
+    asked: list[str] = []
+    event.listen(site.database.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    found = thresholds.scored(site.database, site.detectors, site.detectors.version(1))
+    assert [image.score for image in found] == [0.0, 1.0, 2.0]
+    assert [statement for statement in asked if "shapes" in statement or "regions" in statement] == []
     site.database.close()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from threading import Lock
 from typing import Annotated, Any, Literal, TypeVarTuple
 from urllib.parse import urlencode
+from weakref import WeakKeyDictionary
 
 from fastapi import Depends, Query
 from sqlalchemy import ColumnElement, Select, func, select
@@ -24,6 +27,19 @@ DecisionName = Literal["", "good", "anomaly", "review", "error"]
 Row = TypeVarTuple("Row")
 BATCH = 500  # rows that an export reads at once
 HOURS = 48  # of the counts
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """All verdicts of a product up to the number `last`."""
+
+    last: int = 0
+    decisions: Mapping[str, int] = field(default_factory=dict)
+    sources: frozenset[str] = frozenset()
+
+
+_KEPT: WeakKeyDictionary[Any, dict[str, _Counted]] = WeakKeyDictionary()  # by database, then product
+_LOCK = Lock()
 
 
 @dataclass(frozen=True)
@@ -158,15 +174,42 @@ def every(session: Session, filters: Filters) -> Iterator[Verdict]:
 
 def counts(session: Session, filters: Filters) -> dict[str, int]:
     """How many verdicts there are of each decision."""
-    query = matching(select(Verdict.decision, func.count()), filters).group_by(Verdict.decision)
-    by_decision: dict[str, int] = dict(session.execute(query).all())
+    by_decision: Mapping[str, int]
+    if filters.active:
+        query = matching(select(Verdict.decision, func.count()), filters).group_by(Verdict.decision)
+        by_decision = dict(session.execute(query).all())
+    else:
+        by_decision = _counted(session, filters.product).decisions
     return {decision: by_decision[decision] for decision in DECISIONS if decision in by_decision}
+
+
+def _counted(session: Session, product: str) -> _Counted:
+    """All verdicts of a product: those that are new since the last look are counted, since none ever changes or goes,
+    and their numbers rise."""
+    with _LOCK:
+        kept = _KEPT.setdefault(session.get_bind(), {})
+        counted = kept.setdefault(product, _Counted())
+        last = session.scalar(select(func.max(Verdict.id))) or 0
+        if last < counted.last:  # another database in its place
+            counted = kept[product] = _Counted()
+        if last == counted.last:
+            return counted
+        columns = (Verdict.decision, Verdict.source, func.count())
+        new = matching(select(*columns), Filters(product)).where(Verdict.id > counted.last, Verdict.id <= last)
+        rows = session.execute(new.group_by(Verdict.decision, Verdict.source)).all()
+        decisions, sources = Counter(counted.decisions), set(counted.sources)
+        for decision, source, count in rows:
+            decisions[decision] += count
+            sources.add(source)
+        kept[product] = _Counted(last, decisions, frozenset(sources))
+        return kept[product]
 
 
 def per_hour(session: Session, filters: Filters) -> list[tuple[str, dict[str, int]]]:
     """The counts of each of the last `HOURS` hours up to the latest verdict, the oldest first: the hour's beginning
     (UTC), and how many there are of each decision."""
-    latest = session.scalar(matching(select(func.max(Verdict.time)), filters))
+    # By its index, from the latest back; a maximum would look at all of them.
+    latest = session.scalar(matching(select(Verdict.time), filters).order_by(Verdict.time.desc()).limit(1))
     if latest is None:
         return []
     last = datetime.fromisoformat(latest).replace(minute=0, second=0, microsecond=0)
@@ -202,6 +245,4 @@ def latest(session: Session, filters: Filters, most: int) -> list[Dot]:
 
 def sources(session: Session, product: str) -> Sequence[str]:
     """Where verdicts of a product came from."""
-    query = matching(select(Verdict.source).distinct(), Filters(product)).order_by(Verdict.source).limit(50)
-    found: Sequence[str] = session.scalars(query).all()
-    return found
+    return sorted(_counted(session, product).sources)[:50]
