@@ -67,6 +67,7 @@ def test_the_threshold_is_saved_by_a_form_without_scripts(site: Site, client: Te
     page = client.get("/detectors/1", headers=HTML).text
     assert "good, calibration: 3" in page
     assert "only an estimate" in page
+    assert "It is not known which images version 1 learned from" in page
     assert 'type="application/json"' in page
     after = send(client, "/detectors/1/threshold", false_alarms="50", review="", note="<b>fewer</b> misses")
     assert after.status_code == 200
@@ -138,6 +139,7 @@ def test_the_comparison_is_told_in_words_and_figures(site: Site, client: TestCli
     assert "That could be chance (McNemar, p = 0.625)" in page
     assert "+0.250" in page
     assert "now right" in page
+    assert "It is not known which images version 1 learned from; if held-out ones are among them" in page
     assert "labelled anomaly (dent) by a person" in page
     assert "On 3 corrected images that are held out" in page
     assert '<th scope="row">Right</th><td>0</td><td>2</td>' in page

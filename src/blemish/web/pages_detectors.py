@@ -102,6 +102,7 @@ def version_page(request: Request, site: SiteOf, who: Inspecting, detector_id: R
         data=data,
         drawn=histogram(data) if data["steps"] else None,
         without=thresholds.CLASS,
+        unknown=thresholds.unknown(site.detectors, detector),
         admin=who.may("admin"),
         minute=minute,
     )
@@ -169,7 +170,7 @@ def job_page(request: Request, site: SiteOf, who: Inspecting, job_id: RowId) -> 
         figures=COMPARED,
         compared=job.comparison if job.comparison.get("runs") else None,
         corrected=job.comparison.get("corrected"),
-        words=job.comparison.get("words", []),
+        words=_words(site, job, before),
         drawn=_drawn(site, job),
         admin=who.may("admin"),
         minute=minute,
@@ -196,6 +197,12 @@ def _card(site: Site, detector: Detector) -> bundle.Card:
 
 def _version(site: Site, number: int | None) -> Detector | None:
     return site.detectors.version(number) if number else None
+
+
+def _words(site: Site, job: Job, before: Detector | None) -> list[str]:
+    """What the figures of a comparison are worth, and what is not known about the version that judged."""
+    unknown = thresholds.unknown(site.detectors, before) if before and job.comparison.get("changed") is not None else ""
+    return [*job.comparison.get("words", []), *([unknown] if unknown else [])]
 
 
 def _drawn(site: Site, job: Job) -> set[str]:
