@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from blemish.web import learning
+from blemish.inference import bundle
+from blemish.web import learning, thresholds
 from blemish.web.site import Site
 from blemish.web.tables import Image, Job, now
 from tests import tiny
@@ -216,10 +217,15 @@ def test_what_has_no_calibration_says_so(tmp_path: Path) -> None:
 
 
 def test_a_guarantee_with_confidence_says_what_choosing_costs(tmp_path: Path) -> None:
-    rule = {**tiny.card().decision.model_dump(), "confidence": 0.5, "review": None, "review_threshold": None}
+    rule = {**tiny.card().decision.model_dump(), "confidence": 0.5}
     tiny.made(tmp_path / "bundle0", decision=rule)
     site = made_site(tmp_path)
     page = client_of(site).get("/detectors/1", headers=HTML).text
     assert "costs some of the confidence" in page
     assert "only an estimate" not in page
+    assert "at most 50 %, with what is flagged" in page  # no difference of two bounds
+    assert "25 % of good parts" not in page
+    saved = thresholds.save(site.detectors, site.detectors.judging("tiny"), 0.75, None, by="ada")
+    sentence = bundle.read(site.detectors.place(saved) / "bundle").card.decision.guarantee
+    assert sentence.endswith(thresholds.CHOSEN_CONFIDENT)
     site.database.close()

@@ -45,6 +45,9 @@ CONFIDENT = (
     "This version's guarantee is one with confidence. It holds for a rate that is fixed in advance; choosing among "
     "several by looking at these scores costs some of the confidence."
 )
+# What the sentence of a version's guarantee says more, where its rate was set on the page.
+CHOSEN = "If the rate was chosen by looking at the calibration scores, this is only an estimate."
+CHOSEN_CONFIDENT = "If the rate was chosen by looking at the calibration scores, this costs some of the confidence."
 
 
 class Step(NamedTuple):
@@ -181,6 +184,8 @@ def save(
         raise BlemishError(
             f"These rates give the thresholds that version {detector.version} has already; choose another rate."
         )
+    caution = CHOSEN if rule.confidence is None else CHOSEN_CONFIDENT
+    rule = rule.model_copy(update={"guarantee": f"{rule.guarantee} {caution}"})
     created = datetime.now(UTC).isoformat(timespec="milliseconds")
     card = loaded.card.model_copy(update={"decision": rule, "created": created})
     detectors.folder.detectors.mkdir(parents=True, exist_ok=True)
@@ -282,7 +287,7 @@ def as_json(rule: Decision, images: Sequence[Scored]) -> dict[str, Any]:
         "good": sorted(image.score for image in images if not image.defective),
         "defective": sorted(image.score for image in images if image.defective),
         "effects": asdict(effects(images, rule.threshold, rule.review_threshold)),
-        "caution": CONFIDENT if rule.confidence else IN_ADVANCE,
+        "caution": IN_ADVANCE if rule.confidence is None else CONFIDENT,
     }
 
 
