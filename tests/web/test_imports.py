@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from sqlalchemy import func, select
 
 from blemish.images import load_mask
 from blemish.types import BlemishError
-from blemish.web import imports
-from blemish.web.imports import bring_images
+from blemish.web import corrections, imports, thresholds
+from blemish.web.imports import bring_images, learned_from
+from blemish.web.site import Site
 from blemish.web.tables import Image
 from tests import tiny
 from tests.support import write_image
@@ -81,4 +83,80 @@ def test_what_cannot_be_read_is_left_out_and_told_and_what_is_labelled_stays(tmp
     assert 2 <= splits.count("test") <= 16  # one of five
     assert (image.label, image.name) == ("good", "39.png")
     assert image.queue is None  # it is labelled, and no verdict contradicts that
+    site.database.close()
+
+
+def run_of(folder: Path, name: str, tested: range, created: str) -> Path:
+    """A run that learned from all but so many of the 40 images of x."""
+    data = {"source": "x", "layout": "folders", "train": 30, "calibration": 3, "test": 10, "seed": 0, "sha256": "0"}
+    tiny.made(folder / name / "bundle", data={**data, "pooled": True}, created=created)
+    (folder / name / "metrics.json").write_text("{}")
+    verdict = {"decision": "good", "score": 1.0, "threshold": 100.0, "regions": [], "label": "good", "size": [24, 16]}
+    lines = [json.dumps({"path": f"good/{number}.png", **verdict}) + "\n" for number in tested]
+    (folder / name / "verdicts.jsonl").write_text("".join(lines))
+    return folder / name
+
+
+@pytest.fixture
+def pooled(tmp_path: Path) -> Path:
+    """A folder with `x`, and two runs that tested its images 0 to 7, and 8 to 15."""
+    for number in range(40):
+        write_image(tmp_path / f"x/good/{number}.png", np.full((16, 24), 40 + number))
+    write_image(tmp_path / "x/dent/1.png", np.full((16, 24), 120))
+    run_of(tmp_path, "first", range(8), "2026-01-01T00:00:00+00:00")
+    run_of(tmp_path, "second", range(8, 16), "2026-01-02T00:00:00+00:00")
+    return tmp_path
+
+
+def splits(site: Site) -> dict[str, str]:
+    with site.database.reading() as session:
+        return {image.name.removeprefix("good/"): image.split for image in session.scalars(select(Image))}
+
+
+def uploaded(site: Site, folder: Path, number: int) -> int:
+    content = (folder / f"x/good/{number}.png").read_bytes()
+    return site.line.inspect(content, f"{number}.png", "tiny", by="ada", source="page").image_id
+
+
+def test_what_a_run_that_came_later_learned_from_is_held_out_no_longer(pooled: Path) -> None:
+    site = site_of(pooled / "page", pooled / "first", pooled / "x")
+    assert sum(split == "test" for split in splits(site).values()) == 8
+    site.database.close()
+    site = site_of(pooled / "page", pooled / "second", pooled / "x")
+    assert set(splits(site).values()) == {"train"}  # the second version learned from what the first had tested
+    version = site.detectors.versions("tiny")[0]
+    assert len(learned_from(site.detectors, version) or ()) == 33  # 40 good and 1 defective, without 8 tested
+    assert thresholds.scored(site.database, site.detectors, version) == []
+    assert thresholds.unknown(site.detectors, version) == ""
+    site.database.close()
+
+
+def test_what_a_version_learned_from_is_not_held_out_whoever_labelled_it(pooled: Path) -> None:
+    site = site_of(pooled / "page", pooled / "first")
+    for number in range(40):
+        corrections.label(site, uploaded(site, pooled, number), "ada", "good")
+    before = splits(site)
+    assert sum(before[f"{number}.png"] == "test" for number in range(8, 40)) > 0
+    version = site.detectors.judging("tiny")
+    assert "It is not known which images version 1 learned from" in thresholds.unknown(site.detectors, version)
+    assert len(thresholds.scored(site.database, site.detectors, version)) == 40
+    bring_images(pooled / "x", site.database, site.store, site.detectors)
+    after = splits(site)
+    assert {after[f"{number}.png"] for number in range(8, 40)} == {"train"}
+    assert [after[f"{number}.png"] for number in range(8)] == [before[f"{number}.png"] for number in range(8)]
+    assert thresholds.unknown(site.detectors, version) == ""
+    assert len(thresholds.scored(site.database, site.detectors, version)) == 8  # only those that it tested
+    site.database.close()
+
+
+def test_a_split_that_was_set_stays_after_a_label_is_undone(pooled: Path) -> None:
+    site = site_of(pooled / "page", pooled / "first")
+    for number in range(8):
+        corrections.label(site, uploaded(site, pooled, number), "ada", "good")
+        corrections.undo(site, "ada")
+    before = splits(site)
+    assert set(before.values()) == {"train", "test"}
+    bring_images(pooled / "x", site.database, site.store, site.detectors)
+    after = splits(site)
+    assert {name: after[name] for name in before} == before
     site.database.close()

@@ -139,6 +139,7 @@ def test_once_the_new_version_is_there_the_job_is_done(
     else:
         job = run(site)
     assert calls
+    assert learning.heard(job) > str(job.started)  # each step tells the time
     assert (job.state, job.error, versions(site)) == ("done", "", [2, 1])
     assert job.detector_id == site.detectors.versions("tiles")[0].id
     assert job.comparison["images"] == 12

@@ -23,7 +23,7 @@ from tests import tiny
 from tests.support import eventually
 from tests.web.learned import ended, left, site_of
 from tests.web.rows import image_row
-from tests.web.support import grey, made_site
+from tests.web.support import client_of, grey, made_site
 
 
 @pytest.fixture
@@ -210,3 +210,44 @@ def test_postgresql_counts_and_keeps_jobs_too(
     assert [row.state for row in learning.jobs_of(site.config.folder, site.database, "tiny")] == ["cancelled"]
     assert thresholds.save(site.detectors, first, 0.5, None, by="ada").version == 2
     site.database.close()
+
+
+def test_a_training_of_another_server_on_the_same_database_is_left_alone(
+    postgres: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "_run", lambda *_: None)
+    address = postgres()
+    own, other = (made_site(tmp_path / name, database=address) for name in ("own", "other"))
+    with own.database.writing() as session:
+        image = Image(sha256="0" * 64, product="tiny", name="a", ending=".png", added=now(), label="good")
+        image.split, image.shapes = "train", []
+        session.add(image)
+    job = start(own.config, own.database, own.detectors, "tiny", "ada")
+    with own.database.writing() as session:
+        session.get_one(Job, job.id).state = "running"
+    own.config.folder.jobs.mkdir()
+    lock = lock_file(own.config.folder.jobs / learning.LOCK, tmp_path)
+    lock.write(learning.here(job.id).content())
+    for site in (own, other):
+        assert job_of(site.config.folder, site.database, job.id).state == "running"
+    page = client_of(other).get(f"/jobs/{job.id}", headers={"Accept": "text/html"}).text
+    assert f"in its folder {own.config.data.resolve()}, and was last heard of at" in page
+    assert "/cancel" not in page
+    with pytest.raises(BlemishError, match=r"runs on the machine .* and was last heard of at .* cancel it on that one"):
+        cancel(other.config.folder, other.database, job.id)
+    with pytest.raises(BlemishError, match="runs already"):
+        start(other.config, other.database, other.detectors, "tiny", "ada")
+    # Its machine is gone for an hour: it can be given up, and no process gets a signal.
+    monkeypatch.setattr(learning, "SILENT", -1.0)
+    assert "Give it up" in client_of(other).get(f"/jobs/{job.id}", headers={"Accept": "text/html"}).text
+    monkeypatch.setattr(os, "kill", None)
+    given_up = cancel(other.config.folder, other.database, job.id)
+    assert (given_up.state, given_up.error[:38]) == ("failed", "It was given up: it ran on the machine")
+    lock.close()
+    following = start(other.config, other.database, other.detectors, "tiny", "ada")
+    with own.database.writing() as session:
+        session.get_one(Job, following.id).state = "running"
+    assert job_of(own.config.folder, own.database, following.id).state == "running"
+    assert job_of(other.config.folder, other.database, following.id).error == learning.DIED  # one's own is seen
+    own.database.close()
+    other.database.close()

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from blemish.web import learning
+from blemish.inference import bundle
+from blemish.web import learning, thresholds
 from blemish.web.site import Site
 from blemish.web.tables import Image, Job, now
 from tests import tiny
@@ -67,6 +68,7 @@ def test_the_threshold_is_saved_by_a_form_without_scripts(site: Site, client: Te
     page = client.get("/detectors/1", headers=HTML).text
     assert "good, calibration: 3" in page
     assert "only an estimate" in page
+    assert "It is not known which images version 1 learned from" in page
     assert 'type="application/json"' in page
     after = send(client, "/detectors/1/threshold", false_alarms="50", review="", note="<b>fewer</b> misses")
     assert after.status_code == 200
@@ -138,6 +140,7 @@ def test_the_comparison_is_told_in_words_and_figures(site: Site, client: TestCli
     assert "That could be chance (McNemar, p = 0.625)" in page
     assert "+0.250" in page
     assert "now right" in page
+    assert "It is not known which images version 1 learned from; if held-out ones are among them" in page
     assert "labelled anomaly (dent) by a person" in page
     assert "On 3 corrected images that are held out" in page
     assert '<th scope="row">Right</th><td>0</td><td>2</td>' in page
@@ -215,10 +218,15 @@ def test_what_has_no_calibration_says_so(tmp_path: Path) -> None:
 
 
 def test_a_guarantee_with_confidence_says_what_choosing_costs(tmp_path: Path) -> None:
-    rule = {**tiny.card().decision.model_dump(), "confidence": 0.5, "review": None, "review_threshold": None}
+    rule = {**tiny.card().decision.model_dump(), "confidence": 0.5}
     tiny.made(tmp_path / "bundle0", decision=rule)
     site = made_site(tmp_path)
     page = client_of(site).get("/detectors/1", headers=HTML).text
     assert "costs some of the confidence" in page
     assert "only an estimate" not in page
+    assert "at most 50 %, with what is flagged" in page  # no difference of two bounds
+    assert "25 % of good parts" not in page
+    saved = thresholds.save(site.detectors, site.detectors.judging("tiny"), 0.75, None, by="ada")
+    sentence = bundle.read(site.detectors.place(saved) / "bundle").card.decision.guarantee
+    assert sentence.endswith(thresholds.CHOSEN_CONFIDENT)
     site.database.close()

@@ -106,6 +106,10 @@ def test_a_new_version_has_the_same_graph_and_judges_when_promoted(tmp_path: Pat
     with pytest.raises(BlemishError, match="version 2 has already"):
         save(site.detectors, new, 0.5, None, by="ada")
     third = save(site.detectors, new, 0.75, None, by="ada")
+    for version in (new, third):  # whose card says once that it may be no guarantee
+        sentence = bundle.read(site.detectors.place(version) / "bundle").card.decision.guarantee
+        assert sentence.endswith(thresholds.CHOSEN)
+        assert sentence.count("looking at the calibration scores") == 1
     own, members = family(site.detectors, third)
     assert (own.id, members) == (first.id, [third.id, new.id, first.id])
     assert not list(site.config.folder.detectors.glob(".threshold*"))

@@ -52,7 +52,7 @@ def compared(before: Path, written: Written, place: Path, told: Progress) -> Com
         return Compared({"words": few(0, 0)})
     inspectors = Inspector(before), Inspector(place / "run")
     rows = _rows(place / "run" / "verdicts.jsonl")
-    chosen = {name for name, image in held_out.items() if is_imported(image)}
+    chosen = {name for name, image in held_out.items() if is_imported(image.item)}
     decided = _judge(inspectors[0], rows, written.folder, place / "before", before, chosen, told)
     result = _tested([place / "before", place / "run"], [held_out[name].label or "" for name in chosen])
     others = [(row, decided[row["path"]]) for row in rows if row["path"] not in chosen and row["label"]]

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pixels
+from sqlalchemy import and_
 
 from blemish.data.mask_names import STRONG, WEAK, words
 from blemish.data.reading import GOOD
@@ -50,9 +51,13 @@ def item_of(pixels: npt.NDArray[np.uint8]) -> str:
     return f"{PIXELS}{content.hexdigest()}"
 
 
-def is_imported(image: Image) -> bool:
-    """Whether an image's first label came from a folder (`imports.py`), and not from a person who saw a verdict."""
-    return bool(image.item) and not image.item.startswith(PIXELS)
+def is_imported(item: str) -> bool:
+    """Whether the first label of an image of this item came from a folder (`imports.py`), and not from a person who
+    saw a verdict."""
+    return bool(item) and not item.startswith(PIXELS)
+
+
+IMPORTED = and_(Image.item != "", ~Image.item.startswith(PIXELS))  # the same for a query
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select
 from blemish.inference.bundle import Decision
 from blemish.inference.drift import Drift, State
 from blemish.web.database import Database
-from blemish.web.standing import imported
+from blemish.web.dataset import IMPORTED
 from blemish.web.tables import Correction, Detector, Image, Verdict
 
 MOST = 5000  # verdicts that one look takes in: some 0.2 s
@@ -91,4 +91,4 @@ def _learned(created: str) -> ColumnElement[bool]:
     labelled = select(Correction.id).where(
         Correction.image_id == Image.id, Correction.action == "label", Correction.time <= created
     )
-    return and_(Image.split == "train", or_(imported(), labelled.exists()))
+    return and_(Image.split == "train", or_(IMPORTED, labelled.exists()))

@@ -1,17 +1,20 @@
 """`blemish serve RUN --images FOLDER`: the labelled images that a bundle learned from and was tested with become
 labelled images of its product, so that it can be learned again. They have no verdict. To import twice changes nothing.
+
+What a version learned from is kept as hashes in `detectors/SHA256.learned`, and never held out, whoever labelled it.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as Pixels
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from blemish.data import layouts
@@ -21,14 +24,14 @@ from blemish.reporting.run import names_tested
 from blemish.types import BlemishError, Progress, Sample, readable, silent
 from blemish.web import review
 from blemish.web.database import Database
-from blemish.web.dataset import split_of
+from blemish.web.dataset import IMPORTED, split_of
 from blemish.web.detectors import Detectors
-from blemish.web.standing import IMPORTED
+from blemish.web.standing import IMPORT
 from blemish.web.store import Store, ending_of, sha256
 from blemish.web.tables import Detector, Image, Verdict, now
 
 BATCH = 200  # images in a transaction
-BY = IMPORTED  # who labelled them
+BY = IMPORT  # who labelled them
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,23 @@ class Imported:
 
 @dataclass(frozen=True)
 class _Source:
-    """The versions that learned from a folder: their product, layout, and the names that all of them only tested."""
+    """The versions that learned from a folder, the latest first, and the names that each of them tested ({} where it
+    came without its run)."""
 
     product: str
-    card: bundle.Card
-    held_out: frozenset[str] | None  # None: no version says
+    versions: tuple[Detector, ...]
+    cards: tuple[bundle.Card, ...]
+    tested: tuple[frozenset[str], ...]
+
+    @property
+    def card(self) -> bundle.Card:
+        return self.cards[0]
+
+    def learned(self, sample: Sample, number: int) -> bool | None:
+        """Whether the version of that place learned from an image; None where nobody knows."""
+        if self.tested[number]:
+            return sample.name not in self.tested[number]
+        return sample.split == "train" if sample.split and not self.cards[number].data.pooled else None
 
 
 def bring_images(
@@ -56,9 +71,10 @@ def bring_images(
 ) -> Imported:
     """Imports the labelled images of `folder`. An image that is known and labelled stays as it is.
 
-    Each keeps its split: what the versions' runs were tested with is held out, all others are learned from; without
-    such runs the folder's own split counts, and where it has none `split_of`. Raises `BlemishError` where no bundle
-    names the folder as its data, or it cannot be read.
+    What the versions' runs were tested with is held out, all others are learned from; without such runs the folder's
+    own split counts, and where it has none `split_of`. An image's split stays, but that what any version learned from
+    is held out no longer, also where its run came later, or a person labelled the image first. Raises `BlemishError`
+    where no bundle names the folder as its data, or it cannot be read.
     """
     source = _source(folder, detectors)
     layout = source.card.data.layout
@@ -68,7 +84,7 @@ def bring_images(
         raise BlemishError(f"{folder}: has no labelled images to import; put them into folders by their labels.")
     skipped: list[str] = []
     with database.reading() as session:
-        known = select(Image.name).where(Image.product == source.product, Image.item != "")
+        known = select(Image.name).where(Image.product == source.product, IMPORTED)
         names = set(session.scalars(known))  # so that a second start reads no image again
     unknown = [sample for sample in samples if readable(sample.name) not in names]
     rows = _rows(unknown, source, store, skipped)
@@ -79,9 +95,60 @@ def bring_images(
         if len(batch) >= BATCH:
             new += _write(database, source, batch)
             batch = []
-    divided = any(sample.split == "test" for sample in samples) and not source.card.data.pooled
-    known_split = divided or source.held_out is not None
-    return Imported(source.product, new + _write(database, source, batch), tuple(skipped), known_split)
+    new += _write(database, source, batch)
+    known_split = _remember(samples, source, detectors)
+    hold_out_none_of(source.product, database, detectors)
+    return Imported(source.product, new, tuple(skipped), known_split)
+
+
+def learned_from(detectors: Detectors, version: Detector) -> frozenset[str] | None:
+    """Hashes of the images that a version learned from, where its folder was imported; None where nobody knows."""
+    try:
+        return frozenset(_list(detectors, version).read_text(encoding="utf-8").split())
+    except OSError:
+        return None
+
+
+def _list(detectors: Detectors, version: Detector) -> Path:
+    return detectors.folder.detectors / f"{version.sha256}.learned"
+
+
+def _remember(samples: Sequence[Sample], source: _Source, detectors: Detectors) -> bool:
+    """Keeps the hashes of what each version learned from; returns whether that is known of all."""
+    known = True
+    digests: dict[str, str] | None = None
+    for number, version in enumerate(source.versions):
+        learned = [(sample, source.learned(sample, number)) for sample in samples]
+        if any(of is None for _, of in learned):
+            known = False
+            continue
+        if learned_from(detectors, version) is not None:
+            continue
+        digests = digests if digests is not None else _digests(samples)
+        lines = sorted({digests[sample.name] for sample, of in learned if of and sample.name in digests})
+        file = _list(detectors, version)
+        partial = file.with_suffix(".partial")
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        partial.replace(file)
+    return known
+
+
+def _digests(samples: Sequence[Sample]) -> dict[str, str]:
+    found = {}
+    for sample in samples:
+        with suppress(OSError):
+            found[sample.name] = sha256(sample.path.read_bytes())
+    return found
+
+
+def hold_out_none_of(product: str, database: Database, detectors: Detectors) -> None:
+    """No image that a version is known to have learned from stays held out, whoever labelled it."""
+    learned = sorted(frozenset[str]().union(*(learned_from(detectors, v) or () for v in detectors.versions(product))))
+    for start in range(0, len(learned), BATCH):
+        some = Image.sha256.in_(learned[start : start + BATCH])
+        chosen = update(Image).where(Image.product == product, Image.split != "train", some).values(split="train")
+        with database.writing() as session:
+            session.execute(chosen)
 
 
 def _source(folder: Path, detectors: Detectors) -> _Source:
@@ -102,10 +169,10 @@ def _source(folder: Path, detectors: Detectors) -> _Source:
             f"--images {folder}: no bundle learned from a folder of the name {name} (there is {have}); give the run of "
             "that folder too, or the folder of a run that is here."
         )
-    product_of, card = found[0][0].product, found[0][1]
-    tested = [names_tested(detectors.place(version)) for version, _ in found if version.product == product_of]
-    sets = [names for names in tested if names]
-    return _Source(product_of, card, frozenset(set.intersection(*sets)) if sets else None)
+    product_of = found[0][0].product
+    own = [(version, card) for version, card in found if version.product == product_of]
+    tested = [frozenset(names_tested(detectors.place(version))) for version, _ in own]
+    return _Source(product_of, tuple(v for v, _ in own), tuple(card for _, card in own), tuple(tested))
 
 
 def _rows(samples: Sequence[Sample], source: _Source, store: Store, skipped: list[str]) -> Iterator[Image]:
@@ -154,10 +221,10 @@ def _mask(sample: Sample, size: tuple[int, int], store: Store) -> str:
 
 
 def _split(sample: Sample, digest: str, source: _Source) -> str:
-    if source.held_out is not None:
-        return "test" if sample.name in source.held_out else "train"
-    pooled = source.card.data.pooled
-    return sample.split if sample.split and not pooled else split_of(digest, readable(sample.item))
+    learned = {source.learned(sample, number) for number in range(len(source.versions))}
+    if learned == {None}:
+        return split_of(digest, readable(sample.item))
+    return "train" if True in learned else "test"
 
 
 def _write(database: Database, source: _Source, batch: Sequence[Image]) -> int:
@@ -180,8 +247,9 @@ def _write(database: Database, source: _Source, batch: Sequence[Image]) -> int:
 
 def _label(session: Session, known: Image, row: Image, card: bundle.Card) -> None:
     """Gives an image that was inspected before its label."""
-    for name in ("label", "defect", "mask", "split", "item", "labelled_by"):
+    for name in ("label", "defect", "mask", "item", "labelled_by"):
         setattr(known, name, getattr(row, name))
+    known.split = known.split or row.split  # it may have been labelled once, and that undone
     verdict = session.get(Verdict, known.verdict_id) if known.verdict_id else None
     known.queue = review.rank(known, verdict, card.decision) if verdict else None
 

@@ -239,6 +239,7 @@ class Told:
         with suppress(DBAPIError), self._database.writing() as session:  # no reason to end a training
             row = session.get_one(Job, self._job_id)
             row.stage, row.done, row.total = stage, done, total
+            row.settings = {**row.settings, "told": now()}  # for those who cannot see the process
 
 
 def _say(words: str) -> None:

@@ -30,11 +30,13 @@ from blemish.web.database import Database
 from blemish.web.detectors import Detectors
 from blemish.web.site import MissingError
 from blemish.web.tables import Correction, Detector, Image, Job, now
+from blemish.web.times import minute
 
 LOCK, LOG = "training.lock", "log.txt"
 DATABASE = "BLEMISH_DATABASE"  # the variable that tells the process where the database is
 LEAST_RATE = 1e-6  # that can be asked for: a million good parts and more would have to be calibrated with
 STARTING = 60.0  # seconds that a process may take before it works
+SILENT = 3600.0  # seconds without progress after which a training elsewhere may be given up
 ALIVE = ("queued", "running")
 DIED = (
     "The training ended without a word: its process was killed, or the machine was restarted or ran out of memory; "
@@ -79,6 +81,35 @@ class Rates:
     review: float | None = None
 
 
+def mine(folder: Folder) -> dict[str, str]:
+    """What a job's settings say of where it runs: its machine and data folder. Several may share a database."""
+    return {"machine": socket.gethostname(), "folder": str(folder.path.resolve())}
+
+
+def elsewhere(folder: Folder, database: Database, job: Job) -> str:
+    """Where a job runs that is not of this machine and data folder, in words; "" for one's own. A database in the
+    folder has only its own."""
+    own = mine(folder)
+    where = {name: str(job.settings.get(name, value)) for name, value in own.items()}
+    if database.is_sqlite or where == own:
+        return ""
+    return f"the machine {where['machine']}, in its folder {where['folder']}"
+
+
+def heard(job: Job) -> str:
+    """When a job last told how far it is."""
+    return str(job.settings.get("told") or job.started or job.created)
+
+
+def silent(job: Job) -> bool:
+    """Whether a job has told nothing for so long that it may be given up."""
+    return _since(heard(job)) > SILENT
+
+
+def _since(time: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+
+
 def holder(folder: Folder) -> Holder | None:
     """Who trains now; None for nobody."""
     try:
@@ -115,6 +146,7 @@ def start(
             "with --images and the folder that its detector learned from."
         )
     settings: dict[str, Any] = {"pixels": config.limits.pixels, "detector": detector, **counted._asdict()}
+    settings |= mine(config.folder)
     if rates:
         settings |= {"false_alarms": rates.false_alarms, "review": rates.review}
     with database.writing() as session:
@@ -148,16 +180,19 @@ def _run(config: ServeConfig, job_id: int) -> None:
 
 
 def settle(folder: Folder, database: Database) -> None:
-    """Marks jobs as failed whose process is gone. To be called before jobs are looked at."""
+    """Marks one's own jobs as failed whose process is gone; of those that run elsewhere this cannot be seen. To be
+    called before jobs are looked at."""
     with database.reading() as session:
         seen = session.scalars(select(Job).where(Job.state.in_(ALIVE))).all()
+    seen = [job for job in seen if not elsewhere(folder, database, job)]
     if not seen:
         return
     # A job that was seen running holds the lock until its end is written: the order of these two looks matters.
     now_training = holder(folder)
     for job in seen:
-        waited = (datetime.now(UTC) - datetime.fromisoformat(job.created)).total_seconds()
-        if (now_training and now_training.job in (0, job.id)) or (job.state == "queued" and waited < STARTING):
+        if now_training and now_training.job in (0, job.id):
+            continue
+        if job.state == "queued" and _since(job.created) < STARTING:
             continue
         with database.writing() as session:
             row = session.get_one(Job, job.id)
@@ -173,8 +208,12 @@ def settle(folder: Folder, database: Database) -> None:
 
 def cancel(folder: Folder, database: Database, job_id: int) -> Job:
     """Ends a job: at once where it has not begun, else when its process has heard of it. Raises `BlemishError` for one
-    that has ended, or that runs on another machine."""
+    that has ended, or that runs elsewhere; one that has been silent there for an hour is given up, without a signal."""
     settle(folder, database)
+    with database.reading() as session:
+        far = session.get(Job, job_id)
+    if far is not None and far.state in ALIVE and (where := elsewhere(folder, database, far)):
+        return _given_up(database, far, where)
     working = holder(folder)
     if working and working.job == job_id and working.machine != socket.gethostname():
         raise BlemishError(f"Job {job_id} runs on the machine {working.machine}; cancel it on that one's page.")
@@ -193,6 +232,20 @@ def cancel(folder: Folder, database: Database, job_id: int) -> Job:
         with suppress(ProcessLookupError):
             os.kill(working.process, signal.SIGTERM)
     return job
+
+
+def _given_up(database: Database, job: Job, where: str) -> Job:
+    last = minute(heard(job))
+    if not silent(job):
+        raise BlemishError(
+            f"Job {job.id} runs on {where}, and was last heard of at {last}; cancel it on that one's page."
+        )
+    with database.writing() as session:
+        row = session.get_one(Job, job.id)
+        if row.state in ALIVE:
+            row.state, row.ended, row.stage = "failed", now(), ""
+            row.error = f"It was given up: it ran on {where}, and was last heard of at {last}."
+    return row
 
 
 def brought(session: Session, job_id: int) -> int | None:

@@ -105,6 +105,7 @@ def version_page(request: Request, site: SiteOf, who: Inspecting, detector_id: R
         data=data,
         drawn=histogram(data) if data["steps"] else None,
         without=thresholds.CLASS,
+        unknown=thresholds.unknown(site.detectors, detector),
         admin=who.may("admin"),
         minute=minute,
     )
@@ -166,13 +167,16 @@ def job_page(request: Request, site: SiteOf, who: Inspecting, job_id: RowId) -> 
         job=job,
         alive=job.state in ALIVE,
         log=learning.log_of(site.config.folder, job_id),
+        elsewhere=learning.elsewhere(site.config.folder, site.database, job),
+        heard=minute(learning.heard(job)),
+        silent=learning.silent(job),
         before=before,
         new=new,
         judging=judging,
         figures=COMPARED,
         compared=job.comparison if job.comparison.get("runs") else None,
         corrected=job.comparison.get("corrected"),
-        words=job.comparison.get("words", []),
+        words=_words(site, job, before),
         drawn=_drawn(site, job),
         admin=who.may("admin"),
         minute=minute,
@@ -199,6 +203,12 @@ def _card(site: Site, detector: Detector) -> bundle.Card:
 
 def _version(site: Site, number: int | None) -> Detector | None:
     return site.detectors.version(number) if number else None
+
+
+def _words(site: Site, job: Job, before: Detector | None) -> list[str]:
+    """What the figures of a comparison are worth, and what is not known about the version that judged."""
+    unknown = thresholds.unknown(site.detectors, before) if before and job.comparison.get("changed") is not None else ""
+    return [*job.comparison.get("words", []), *([unknown] if unknown else [])]
 
 
 def _drawn(site: Site, job: Job) -> set[str]:

@@ -13,7 +13,7 @@ from blemish.web.dataset import PIXELS, split_of
 from blemish.web.tables import Correction, Image, Product, Promotion
 
 SAID = ("label", "defect", "shapes", "labelled_by")  # columns of an image
-IMPORTED = "import"  # who labelled the images that came with a bundle: no correction says so
+IMPORT = "import"  # who labelled the images that came with a bundle: no correction says so
 _BATCH = 500
 
 
@@ -22,17 +22,12 @@ def stands(*undoing: ColumnElement[bool]) -> ColumnElement[bool]:
     return Correction.id.not_in(select(Correction.undoes).where(Correction.undoes.is_not(None), *undoing))
 
 
-def imported() -> ColumnElement[bool]:
-    """Of an image: it came with a bundle, and has the name of an item in its folder."""
-    return and_(Image.item != "", func.substr(Image.item, 1, len(PIXELS)) != PIXELS)
-
-
 def contradictions(session: Session) -> Iterator[str]:
     """A sentence for each image and each product that is not what corrections and promotions say."""
     yield from _of_products(session)
     yield from _of_images(session)
     unsaid = select(Image.id, Image.name, Image.labelled_by).where(
-        Image.label.is_not(None), Image.labelled_by != IMPORTED, Image.id.not_in(select(Correction.image_id))
+        Image.label.is_not(None), Image.labelled_by != IMPORT, Image.id.not_in(select(Correction.image_id))
     )
     for number, name, by in session.execute(unsaid.order_by(Image.id)):
         yield f"Image {number} ({name}) has a label by '{by}', which no correction in the log gave."
@@ -73,7 +68,7 @@ def _of_images(session: Session) -> Iterator[str]:
 def _wrong(image: Image, first: Correction, last: Correction | None) -> list[str]:
     """The columns that are not what the corrections say. Without a label that stands the image is what it was before
     the first one, but that it may have been imported since."""
-    if last is None and first.before.get("label") is None and image.labelled_by == IMPORTED:
+    if last is None and first.before.get("label") is None and image.labelled_by == IMPORT:
         return []
     said: dict[str, Any] = first.before if last is None else {**_columns(last), "labelled_by": last.by}
     wrong = [name for name in SAID if getattr(image, name) != said.get(name)]

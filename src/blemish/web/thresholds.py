@@ -27,7 +27,9 @@ from blemish.inference.bundle import Decision
 from blemish.reporting.figures import percent
 from blemish.types import BlemishError
 from blemish.web.database import Database
+from blemish.web.dataset import IMPORTED, is_imported
 from blemish.web.detectors import Detectors
+from blemish.web.imports import learned_from
 from blemish.web.tables import Detector, Image, Verdict
 
 Floats = npt.NDArray[np.float64]
@@ -43,6 +45,9 @@ CONFIDENT = (
     "This version's guarantee is one with confidence. It holds for a rate that is fixed in advance; choosing among "
     "several by looking at these scores costs some of the confidence."
 )
+# What the sentence of a version's guarantee says more, where its rate was set on the page.
+CHOSEN = "If the rate was chosen by looking at the calibration scores, this is only an estimate."
+CHOSEN_CONFIDENT = "If the rate was chosen by looking at the calibration scores, this costs some of the confidence."
 
 
 class Step(NamedTuple):
@@ -179,6 +184,8 @@ def save(
         raise BlemishError(
             f"These rates give the thresholds that version {detector.version} has already; choose another rate."
         )
+    caution = CHOSEN if rule.confidence is None else CHOSEN_CONFIDENT
+    rule = rule.model_copy(update={"guarantee": f"{rule.guarantee} {caution}"})
     created = datetime.now(UTC).isoformat(timespec="milliseconds")
     card = loaded.card.model_copy(update={"decision": rule, "created": created})
     detectors.folder.detectors.mkdir(parents=True, exist_ok=True)
@@ -230,11 +237,25 @@ def family(detectors: Detectors, detector: Detector) -> tuple[Detector, list[int
     return own, [number for number, version in every.items() if root(version).id == own.id]
 
 
+def unknown(detectors: Detectors, detector: Detector) -> str:
+    """A sentence where nobody knows which images a version learned from; "" where that is known."""
+    own, _ = family(detectors, detector)
+    if own.kind == "learned" or learned_from(detectors, own) is not None:
+        return ""
+    return (
+        f"It is not known which images version {own.version} learned from; if held-out ones are among them, its "
+        "figures are too good. To have it known, start blemish serve with its run, and with --images and the folder "
+        "that it learned from."
+    )
+
+
 def scored(database: Database, detectors: Detectors, detector: Detector) -> list[Scored]:
     """Labelled images with their scores by the version's graph: those that are held out, and those that came after it
-    had been learned. Their scores are those of verdicts, else of the run's test."""
+    had been learned, without those that it is known to have learned from. Their scores are those of verdicts, else of
+    the run's test."""
     own, numbers = family(detectors, detector)
-    unseen = or_(Image.split == "test", (Image.item == "") & (Image.added > own.created))
+    learned = learned_from(detectors, own) or frozenset()
+    unseen = or_(Image.split == "test", ~IMPORTED & (Image.added > own.created))
     # Columns, and not rows: there may be a hundred thousand of them.
     columns = (Image.id, Image.sha256, Image.name, Image.item, Image.label)
     images = select(*columns).where(Image.product == detector.product, Image.label.is_not(None), unseen)
@@ -247,9 +268,9 @@ def scored(database: Database, detectors: Detectors, detector: Detector) -> list
     by_name = {row.get("image", row["path"]): row.get("score") for row in tested(detectors.place(own))}
     found = []
     for image in rows:
-        known = by_name.get(image.sha256, by_name.get(image.name) if image.item else None)
+        known = by_name.get(image.sha256, by_name.get(image.name) if is_imported(image.item) else None)
         score = scores.get(image.id, known)
-        if score is not None:
+        if score is not None and image.sha256 not in learned:
             found.append(Scored(float(score), image.label == "anomaly"))
     return found
 
@@ -268,7 +289,7 @@ def as_json(rule: Decision, images: Sequence[Scored]) -> dict[str, Any]:
         "good": sorted(image.score for image in images if not image.defective),
         "defective": sorted(image.score for image in images if image.defective),
         "effects": asdict(effects(images, rule.threshold, rule.review_threshold)),
-        "caution": CONFIDENT if rule.confidence else IN_ADVANCE,
+        "caution": IN_ADVANCE if rule.confidence is None else CONFIDENT,
     }
 
 

@@ -54,7 +54,9 @@ if (form) {
       put("missed", `${data.defective.length - found - waiting} of ${data.defective.length}`);
       put("found", `${found} found, ${waiting} put aside`);
     }
-    put("put-aside", aparted ? `${percent(r.rate - t.rate)} % of good parts` : "none");
+    // Two bounds that hold with confidence have no difference that does.
+    const apart = data.confidence === null ? `${percent(r.rate - t.rate)} % of good parts` : `at most ${percent(r.rate)} %, with what is flagged`;
+    put("put-aside", aparted ? apart : "none");
     put("put-aside-of", `${above(data.good, r.threshold) - above(data.good, t.threshold)} labelled good, ${waiting} defective`);
     if (write && fields.flag) {
       fields.flag.value = percent(t.rate);
