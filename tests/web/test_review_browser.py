@@ -121,7 +121,16 @@ def test_the_grid_by_keyboard_with_undo(site: Site, address: str, desktop: Visit
     page = desktop.new_page()
     page.goto(f"{address}/review")
     tiles = page.locator(".tile")
+    assert page.locator("#undo").is_disabled()
+    page.keyboard.press("u")
+    assert "Nothing has been decided on this page yet" in page.inner_text("#recorded")
+    page.keyboard.press("g")  # nothing is ticked, or has the focus
+    assert page.inner_text("#ticked") == "Tick an image first, or move to one with the arrow keys."
+    page.keyboard.press("?")
+    assert page.locator("#keys dl").is_visible()
+    page.keyboard.press("?")
     page.keyboard.press("ArrowRight")
+    assert page.inner_text("#ticked") == "95-0.png, which has the focus:"
     page.keyboard.press("Space")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Shift+ArrowRight")  # from the second to the third, as well
@@ -129,8 +138,12 @@ def test_the_grid_by_keyboard_with_undo(site: Site, address: str, desktop: Visit
     page.keyboard.press("g")
     page.wait_for_function("() => document.querySelectorAll('.tile').length === 3")
     waits(page, 3)
+    assert page.inner_text("#recorded") == "3 images: recorded as good."
+    page.get_by_text("3 images wait for you").wait_for()  # the heading, and the lists
+    assert page.inner_text("[data-count=waiting]") == "3"
     page.keyboard.press("a")  # the one with the focus
     page.wait_for_function("() => document.querySelectorAll('.tile').length === 2")
+    assert page.inner_text("#recorded") == "95-3.png: recorded as an anomaly."
     assert [image(site, n).label for n in range(1, 7)] == ["good", "good", "good", "anomaly", None, None]
     page.keyboard.press("u")
     page.wait_for_function("() => document.querySelectorAll('.tile').length === 3")
@@ -139,6 +152,25 @@ def test_the_grid_by_keyboard_with_undo(site: Site, address: str, desktop: Visit
     waits(page, 6)
     assert [image(site, n).label for n in range(1, 7)] == [None] * 6
     assert tiles.count() == 6
+    assert page.inner_text("#recorded") == "3 images: taken back."
+    page.get_by_text("6 images wait for you").wait_for()
+
+
+def test_by_pointer_only_what_is_ticked_is_decided(site: Site, address: str, tablet: Visitor) -> None:
+    page = tablet.new_page()
+    page.goto(f"{address}/review")
+    assert serious(page) == []
+    page.get_by_role("button", name="Good").click()
+    assert page.inner_text("#ticked") == "Tick an image first."
+    page.tap("#image-2 .tick")
+    assert page.inner_text("#ticked") == "1 ticked:"
+    for _ in range(2):  # the second time nothing is ticked any more
+        page.get_by_role("button", name="Good").click()
+        page.get_by_text("5 images wait for you").wait_for()
+    assert [image(site, n).label for n in range(1, 7)] == [None, "good", None, None, None, None]
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_text("6 images wait for you").wait_for()
+    assert page.locator("#undo").is_disabled()
 
 
 def test_what_another_one_decides_shows_at_once(site: Site, address: str, desktop: Visitor) -> None:
