@@ -10,12 +10,13 @@ import pytest
 
 from blemish.web.corrections import label
 from blemish.web.site import Site
+from blemish.web.tables import Image
 from tests.web.accessibility import serious
 from tests.web.browser import Visitor
 from tests.web.desk import SIZE, image, judged, opened, served, troubles
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Dialog, Page
 
 
 @pytest.fixture
@@ -210,3 +211,49 @@ def test_shapes_are_fixed_by_finger(site: Site, address: str, tablet: Visitor) -
     moved, box = image(site, 1).shapes
     assert [[round(x), round(y)] for x, y in moved["points"]] == [[5, 5], [30, 5], [10, 25]]
     assert [[round(x), round(y)] for x, y in box["points"]] == [[2, 2], [4, 2], [4, 4], [2, 4]]
+
+
+def test_a_drawing_is_not_left_behind_unasked_and_says_that_it_replaces_a_mask(
+    site: Site, address: str, desktop: Visitor
+) -> None:
+    with site.database.writing() as session:
+        session.get_one(Image, 1).mask = "0" * 64  # its file is gone: only the words are looked at
+    page = desktop.new_page()
+    page.goto(f"{address}/review/1")
+    asked: list[str] = []
+
+    def stay(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    page.on("dialog", stay)
+    assert page.locator("#replaces").is_hidden()
+    page.keyboard.press("x")
+    for x, y in ((2, 2), (9, 9)):
+        page.mouse.click(*on_screen(page, x, y))
+    assert page.inner_text("#replaces").startswith("To save this drawing (pink) replaces the outline")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(300)
+    page.keyboard.press("s")  # which saves no drawing either
+    page.wait_for_timeout(300)
+    assert asked == ["beforeunload"] * 2
+    assert page.url.endswith("/review/1")
+    page.keyboard.press("a")
+    page.wait_for_url("**/review/2?**")
+    assert len(asked) == 2
+    assert len(image(site, 1).shapes) == 1
+    desktop.forgive("mask.png", "404")
+
+
+def test_a_file_dropped_on_another_page_does_not_leave_it(address: str, desktop: Visitor) -> None:
+    page = desktop.new_page()
+    page.goto(f"{address}/history")
+    stopped = page.evaluate(
+        """() => ["dragover", "drop"].map((kind) => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File(["x"], "x.png"));
+          return !document.body.dispatchEvent(new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true }));
+        })"""
+    )
+    assert stopped == [True, True]
+    assert page.inner_text("#notices") == "Images are dropped on the page Inspect."
