@@ -10,12 +10,13 @@ import pytest
 
 from blemish.web.corrections import label
 from blemish.web.site import Site
+from blemish.web.tables import Image
 from tests.web.accessibility import serious
 from tests.web.browser import Visitor
 from tests.web.desk import SIZE, image, judged, opened, served, troubles
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Dialog, Page
 
 
 @pytest.fixture
@@ -121,7 +122,16 @@ def test_the_grid_by_keyboard_with_undo(site: Site, address: str, desktop: Visit
     page = desktop.new_page()
     page.goto(f"{address}/review")
     tiles = page.locator(".tile")
+    assert page.locator("#undo").is_disabled()
+    page.keyboard.press("u")
+    assert "Nothing has been decided on this page yet" in page.inner_text("#recorded")
+    page.keyboard.press("g")  # nothing is ticked, or has the focus
+    assert page.inner_text("#ticked") == "Tick an image first, or move to one with the arrow keys."
+    page.keyboard.press("?")
+    assert page.locator("#keys dl").is_visible()
+    page.keyboard.press("?")
     page.keyboard.press("ArrowRight")
+    assert page.inner_text("#ticked") == "95-0.png, which has the focus:"
     page.keyboard.press("Space")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Shift+ArrowRight")  # from the second to the third, as well
@@ -129,8 +139,12 @@ def test_the_grid_by_keyboard_with_undo(site: Site, address: str, desktop: Visit
     page.keyboard.press("g")
     page.wait_for_function("() => document.querySelectorAll('.tile').length === 3")
     waits(page, 3)
+    assert page.inner_text("#recorded") == "3 images: recorded as good."
+    page.get_by_text("3 images wait for you").wait_for()  # the heading, and the lists
+    assert page.inner_text("[data-count=waiting]") == "3"
     page.keyboard.press("a")  # the one with the focus
     page.wait_for_function("() => document.querySelectorAll('.tile').length === 2")
+    assert page.inner_text("#recorded") == "95-3.png: recorded as an anomaly."
     assert [image(site, n).label for n in range(1, 7)] == ["good", "good", "good", "anomaly", None, None]
     page.keyboard.press("u")
     page.wait_for_function("() => document.querySelectorAll('.tile').length === 3")
@@ -139,6 +153,25 @@ def test_the_grid_by_keyboard_with_undo(site: Site, address: str, desktop: Visit
     waits(page, 6)
     assert [image(site, n).label for n in range(1, 7)] == [None] * 6
     assert tiles.count() == 6
+    assert page.inner_text("#recorded") == "3 images: taken back."
+    page.get_by_text("6 images wait for you").wait_for()
+
+
+def test_by_pointer_only_what_is_ticked_is_decided(site: Site, address: str, tablet: Visitor) -> None:
+    page = tablet.new_page()
+    page.goto(f"{address}/review")
+    assert serious(page) == []
+    page.get_by_role("button", name="Good").click()
+    assert page.inner_text("#ticked") == "Tick an image first."
+    page.tap("#image-2 .tick")
+    assert page.inner_text("#ticked") == "1 ticked:"
+    for _ in range(2):  # the second time nothing is ticked any more
+        page.get_by_role("button", name="Good").click()
+        page.get_by_text("5 images wait for you").wait_for()
+    assert [image(site, n).label for n in range(1, 7)] == [None, "good", None, None, None, None]
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_text("6 images wait for you").wait_for()
+    assert page.locator("#undo").is_disabled()
 
 
 def test_what_another_one_decides_shows_at_once(site: Site, address: str, desktop: Visitor) -> None:
@@ -178,3 +211,49 @@ def test_shapes_are_fixed_by_finger(site: Site, address: str, tablet: Visitor) -
     moved, box = image(site, 1).shapes
     assert [[round(x), round(y)] for x, y in moved["points"]] == [[5, 5], [30, 5], [10, 25]]
     assert [[round(x), round(y)] for x, y in box["points"]] == [[2, 2], [4, 2], [4, 4], [2, 4]]
+
+
+def test_a_drawing_is_not_left_behind_unasked_and_says_that_it_replaces_a_mask(
+    site: Site, address: str, desktop: Visitor
+) -> None:
+    with site.database.writing() as session:
+        session.get_one(Image, 1).mask = "0" * 64  # its file is gone: only the words are looked at
+    page = desktop.new_page()
+    page.goto(f"{address}/review/1")
+    asked: list[str] = []
+
+    def stay(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    page.on("dialog", stay)
+    assert page.locator("#replaces").is_hidden()
+    page.keyboard.press("x")
+    for x, y in ((2, 2), (9, 9)):
+        page.mouse.click(*on_screen(page, x, y))
+    assert page.inner_text("#replaces").startswith("To save this drawing (pink) replaces the outline")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(300)
+    page.keyboard.press("s")  # which saves no drawing either
+    page.wait_for_timeout(300)
+    assert asked == ["beforeunload"] * 2
+    assert page.url.endswith("/review/1")
+    page.keyboard.press("a")
+    page.wait_for_url("**/review/2?**")
+    assert len(asked) == 2
+    assert len(image(site, 1).shapes) == 1
+    desktop.forgive("mask.png", "404")
+
+
+def test_a_file_dropped_on_another_page_does_not_leave_it(address: str, desktop: Visitor) -> None:
+    page = desktop.new_page()
+    page.goto(f"{address}/history")
+    stopped = page.evaluate(
+        """() => ["dragover", "drop"].map((kind) => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File(["x"], "x.png"));
+          return !document.body.dispatchEvent(new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true }));
+        })"""
+    )
+    assert stopped == [True, True]
+    assert page.inner_text("#notices") == "Images are dropped on the page Inspect."

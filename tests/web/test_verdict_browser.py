@@ -11,11 +11,11 @@ import httpx
 import pytest
 
 from tests.web.accessibility import serious
-from tests.web.browser import Visitor
+from tests.web.browser import Visitor, visiting
 from tests.web.kill import Server
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 NAMES = ("good/001.png", "spot/002.png", "spot/003.png")
 
@@ -225,3 +225,16 @@ def test_what_others_say_and_inspect_appears_by_itself(
     history.get_by_text("1 new verdict: show").click()
     history.wait_for_load_state()
     assert history.locator(".verdict").count() == len(verdicts) + 1
+
+
+def test_without_scripts_there_is_no_dead_control_and_the_evidence_is_a_link(
+    browser: Browser, server: Server, verdicts: list[dict[str, Any]]
+) -> None:
+    with visiting(browser, java_script_enabled=False) as visitor:
+        page = visitor.new_page()
+        page.goto(f"{server.url}/verdicts/{verdicts[1]['id']}")
+        assert page.locator("main input:visible, main button:visible, .waits:visible, #why:visible").count() == 0
+        page.get_by_role("link", name="Show the evidence").click()
+        page.get_by_text(re.compile("With this region inpainted|With these")).wait_for()
+        page.goto(f"{server.url}/review?show=all")
+        assert page.locator("#undo:visible").count() == 0

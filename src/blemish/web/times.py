@@ -11,8 +11,8 @@ _STEPS = {10: timedelta(days=1), 13: timedelta(hours=1), 16: timedelta(minutes=1
 
 
 def minute(time: str) -> str:
-    """A time of the tables (UTC) to the minute, by the server's clock: `2026-11-30 13:44`."""
-    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M")
+    """A time of the tables (UTC) to the minute, by the server's clock, with its zone: `2026-11-30 13:44 UTC`."""
+    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M %Z")
 
 
 def utc(text: str, *, end: bool = False) -> str:

@@ -62,6 +62,15 @@ for (const select of document.querySelectorAll("select[data-submits]")) {
 }
 for (const element of document.querySelectorAll("[data-scripted]")) element.hidden = false;
 
+// A file that is dropped beside the place for it does not take the page away.
+for (const kind of ["dragover", "drop"]) {
+  addEventListener(kind, (event) => {
+    if (!event.dataTransfer?.types.includes("Files") || event.defaultPrevented) return;
+    event.preventDefault();
+    if (kind === "drop" && !document.getElementById("drop")) notice("Images are dropped on the page Inspect.");
+  });
+}
+
 // Keys move between pages: g then i, r, d, h.
 let waits = false;
 addEventListener("keydown", (event) => {

@@ -8,10 +8,15 @@ const width = Number(sheet.dataset.width);
 const height = Number(sheet.dataset.height);
 const byId = (id) => document.getElementById(id);
 
+let unsaved = false; // shapes that no decision has saved yet
 const draw = drawing(sheet, {
   width, height,
   shapes: JSON.parse(sheet.dataset.shapes),
-  changed: (shapes) => { form.elements.shapes.value = JSON.stringify(shapes); },
+  changed: (shapes) => {
+    form.elements.shapes.value = JSON.stringify(shapes);
+    unsaved = true;
+    if (byId("replaces")) byId("replaces").hidden = !shapes.length;
+  },
   told: (words) => { byId("told").textContent = words; },
 });
 
@@ -105,6 +110,13 @@ form.addEventListener("submit", (event) => {
   if (sent) { event.preventDefault(); return; }
   draw.finish();
   sent = true;
+  if (event.submitter?.value === "anomaly") unsaved = false; // no other decision saves them
+});
+// The browser asks whether to leave a drawing behind. Who stays can decide again.
+addEventListener("beforeunload", (event) => {
+  if (!unsaved && !draw.begun) return;
+  event.preventDefault();
+  setTimeout(() => { sent = false; });
 });
 addEventListener("pageshow", () => { sent = false; }); // also when the browser's "back" brings this page again
 form.elements.defect.addEventListener("keydown", (event) => {

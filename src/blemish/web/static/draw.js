@@ -2,7 +2,7 @@
 //
 //   const draw = drawing(svg, { width, height, shapes, changed, told });
 //   draw.mode("polygon" | "box" | null); draw.key(event) -> whether it was for the drawing; draw.finish();
-//   draw.shapes -> [{ points: [[x, y], ...] }]; draw.refresh() after the viewBox or the size has changed.
+//   draw.begun -> whether a shape is not closed yet; draw.shapes -> [{ points: [[x, y], ...] }]; draw.refresh() after the viewBox or the size has changed.
 
 const SPACE = "http://www.w3.org/2000/svg";
 const CLOSE = 12; // screen pixels from the first point within which a click closes the polygon
@@ -218,5 +218,5 @@ export function drawing(svg, { width, height, shapes = [], changed = () => {}, t
 
   new ResizeObserver(refresh).observe(svg);
   update();
-  return { mode, key, finish, refresh, get shapes() { return shapes; }, get kind() { return kind; } };
+  return { mode, key, finish, refresh, get shapes() { return shapes; }, get kind() { return kind; }, get begun() { return points.length > 0; } };
 }

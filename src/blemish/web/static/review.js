@@ -8,13 +8,19 @@ if (form) {
   const { query, show } = form.dataset;
   let more = form.dataset.more;
   let at = null; // the tile that has the focus, or had it last
+  let keyed = false; // by keys: with a pointer nobody sees where the focus is
   let anchor = null; // where a range of ticks begins
-  const done = []; // groups of numbers of corrections, for undo
+  const done = []; // groups of numbers of corrections on this page, for undo
+  const undoing = document.getElementById("undo");
+  const state = document.getElementById("ticked");
+  const fingers = matchMedia("(pointer: coarse)").matches;
 
   const tiles = () => [...list.children];
   const box = (tile) => tile.querySelector("input");
   const ticked = () => tiles().filter((tile) => box(tile).checked);
   const html = async (address) => (await ask(address, { headers: { Accept: "text/html" } })).text();
+  const nameOf = (tile) => box(tile).ariaLabel;
+  const record = (words) => { document.getElementById("recorded").textContent = words; };
   const tileOf = (image) => document.getElementById(`image-${image}`);
 
   function focus(tile) {
@@ -26,10 +32,31 @@ if (form) {
   }
   const tell = () => {
     const count = ticked().length;
-    document.getElementById("ticked").textContent = count ? `${count} ticked:` : "The one with the focus:";
+    state.classList.remove("warning");
+    state.textContent = count ? `${count} ticked:` : keyed && at ? `${nameOf(at)}, which has the focus:`
+      : fingers ? "Tick images to decide about them." : "Tick images, or use the arrow keys:";
+    undoing.disabled = !done.length;
     nothing.hidden = list.children.length > 0;
     form.hidden = !list.children.length && !done.length;
   };
+
+  // The counts of the heading and of the lists, once after a burst: those of a page behind the last image.
+  let later = 0;
+  function recount() {
+    clearTimeout(later);
+    later = setTimeout(async () => {
+      const fresh = new DOMParser().parseFromString(await html(`/review?${query}&after=99,1`), "text/html");
+      const lead = document.querySelector(".lead-line p");
+      const shows = document.querySelector(".shows");
+      lead.innerHTML = fresh.querySelector(".lead-line p").innerHTML;
+      const then = fresh.querySelector(".shows");
+      for (const count of then.querySelectorAll("[data-count]")) {
+        const now = shows.querySelector(`[data-count=${count.dataset.count}]`);
+        if (now) now.textContent = count.textContent;
+      }
+      if (then.childElementCount !== shows.childElementCount && !shows.contains(document.activeElement)) shows.innerHTML = then.innerHTML;
+    }, 300);
+  }
 
   async function refresh(image) {
     const old = tileOf(image);
@@ -65,8 +92,12 @@ if (form) {
   let busy = false;
   async function decide(action) {
     const some = ticked();
-    const targets = some.length ? some : at ? [at] : [];
-    if (!targets.length) { notice("Tick an image, or move to one with the arrows.", "error"); return; }
+    const targets = some.length ? some : keyed && at ? [at] : [];
+    if (!targets.length) {
+      state.textContent = fingers ? "Tick an image first." : "Tick an image first, or move to one with the arrow keys.";
+      state.classList.add("warning");
+      return;
+    }
     if (busy) return;
     busy = true;
     const group = [];
@@ -74,6 +105,7 @@ if (form) {
     if (body.action === "label") body.label = action;
     const defect = form.elements.defect.value.trim();
     if (action === "anomaly" && defect) body.defect = defect;
+    const names = targets.map(nameOf);
     const last = tiles().indexOf(targets.at(-1));
     const next = tiles().slice(last + 1).find((tile) => !targets.includes(tile)) ?? tiles().slice(0, last).reverse().find((tile) => !targets.includes(tile));
     try {
@@ -94,39 +126,55 @@ if (form) {
       }
     } finally {
       busy = false;
-      if (group.length) done.push(group);
+      if (group.length) {
+        done.push(group);
+        const what = { good: "recorded as good", anomaly: `recorded as ${group.length > 1 ? "anomalies" : "an anomaly"}${body.defect ? ` (${body.defect})` : ""}`, skip: "skipped", again: "sent back" }[action];
+        record(`${group.length > 1 ? `${group.length} images` : names.length === 1 ? names[0] : "1 image"}: ${what}.`);
+      }
     }
-    if (next?.isConnected) focus(next);
-    else if (at && !at.isConnected) { at = null; focus(tiles()[0]); }
+    if (keyed && next?.isConnected) focus(next);
+    else if (at && !at.isConnected) { at = null; if (keyed) focus(tiles()[0]); }
     tell();
+    recount();
     await fill();
   }
 
   async function undo() {
     const group = done.pop();
-    if (!group) { document.getElementById("undo").submit(); return; }
+    if (!group) {
+      // What was decided on the page before is named in a line of its own.
+      const named = document.querySelector("form.flash button");
+      if (named) named.click();
+      else record("Nothing has been decided on this page yet; what was decided before is undone on the image's own page.");
+      return;
+    }
     let tile = null;
     try {
       for (const id of group.reverse()) {
         const row = await (await ask(`/api/v1/corrections/${id}/undo`, { method: "POST" })).json();
         tile = await refresh(row.image_id);
       }
+      record(`${group.length > 1 ? `${group.length} images` : nameOf(tile)}: taken back.`);
     } catch (cause) {
       notice(cause.message, "error");
     }
+    if (keyed) focus(tile ?? tiles()[0]);
     tell();
-    focus(tile ?? tiles()[0]);
+    recount();
   }
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (event.submitter?.value) decide(event.submitter.value);
   });
-  document.getElementById("undo").addEventListener("submit", (event) => {
-    if (done.length) { event.preventDefault(); undo(); }
-  });
+  undoing.addEventListener("click", undo);
+  addEventListener("keydown", () => { if (!keyed) { keyed = true; tell(); } }, true);
+  addEventListener("pointerdown", () => { if (keyed) { keyed = false; tell(); } }, true);
   list.addEventListener("change", tell);
-  list.addEventListener("focusin", (event) => { at = event.target.closest("li") ?? at; });
+  list.addEventListener("focusin", (event) => {
+    at = event.target.closest("li") ?? at;
+    tell();
+  });
   list.addEventListener("click", (event) => {
     const tile = event.target.closest("li");
     if (!tile || event.target !== box(tile)) return;
@@ -167,6 +215,7 @@ if (form) {
     else if (event.key === " " && event.shiftKey && inside && at) range(anchor?.isConnected ? anchor : at, at, true);
     else if (actions[event.key] && !event.repeat) decide(actions[event.key]);
     else if (event.key === "u" && !event.repeat) undo();
+    else if (event.key === "?") { const keys = document.getElementById("keys"); keys.open = !keys.open; }
     else {
       if (event.key === " " && inside) anchor = at;
       return;
@@ -177,12 +226,14 @@ if (form) {
 
   // What others decide: their tiles say so, and can still be decided otherwise.
   when("correction", async (ref) => {
+    recount();
     if (busy) return;
     const row = await (await ask(`/api/v1/corrections/${ref}`)).json();
     const tile = tileOf(row.image_id);
     if (!tile || busy || Number(tile.dataset.seen) >= row.id) return;
     await refresh(row.image_id);
   });
+  when("verdict", recount);
   for (const tile of tiles()) box(tile).tabIndex = -1;
   if (list.firstElementChild) box(list.firstElementChild).tabIndex = 0;
   tell();
