@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
+
+from sqlalchemy import insert
 
 from blemish.inference.drift import Drift
 from blemish.web.dataset import PIXELS
-from blemish.web.drift import NO_TEST, Drifts
+from blemish.web.drift import MOST, NO_TEST, Drifts
 from blemish.web.site import Site
-from blemish.web.tables import Correction, Image, now
+from blemish.web.tables import Correction, Image, Verdict, now
 from tests import tiny
 from tests.web.rows import image_row, verdict_row
 from tests.web.support import PRODUCT, client_of, made_site
@@ -110,3 +113,19 @@ def test_without_scores_there_is_no_test(tmp_path: Path) -> None:
     rule = tiny.card().decision.model_copy(update={"scores": (), "map_maxima": ()})
     followed = site.drifts.follow(site.database, 1, rule)
     assert (followed.state, followed.sentence) == (None, NO_TEST)
+
+
+def test_a_page_takes_in_five_thousand_at_most(tmp_path: Path) -> None:
+    site, many = made_site(tmp_path), range(1, MOST + 3)
+    text = {"name": "a.png", "defect": ""}
+    image = {"product": PRODUCT, "ending": ".png", "added": "2026", "shapes": [], "mask": "", "split": "", "item": ""}
+    verdict = {"detector_id": 1, "time": now(), "source": "api", "by": "me", "decision": "good", "regions": []}
+    with site.database.writing() as session:
+        session.execute(insert(Image), [{**text, **image, "sha256": f"{n:064x}", "labelled_by": ""} for n in many])
+        session.execute(insert(Verdict), [{**text, **verdict, "image_id": n, "score": float(n % 90)} for n in many])
+    client = client_of(site)
+    client.get("/history?before=2")  # loads the bundle, and has no drift test
+    begun = time.process_time()
+    assert "2 more verdicts are still being counted" in client.get("/history").text
+    assert time.process_time() - begun < 0.5  # some 0.2 s
+    assert f"{MOST + 2} parts seen" in client.get("/history").text
