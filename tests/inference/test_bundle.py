@@ -262,6 +262,10 @@ def test_what_is_no_bundle_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"has no card\.json"):
         bundle.read(tmp_path / "y.zip")
     assert not (tmp_path.parent.parent / "escape").exists()
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("bundle/card.json", "{}")
+    with pytest.raises(BundleError, match=r"no card\.json at its top, only bundle/card\.json; pack the bundle with"):
+        bundle.read(tmp_path / "z.zip")
 
 
 def test_a_card_from_before_frames_is_read(folder: Path) -> None:
