@@ -15,6 +15,7 @@ from blemish.web.answers import ErrorAnswer
 from blemish.web.learning import LEAST_RATE, Rates
 from blemish.web.site import ProductOf, RowId, Site, SiteOf
 from blemish.web.tables import Detector, Job
+from blemish.web.texts import plain
 
 router = APIRouter(prefix="/api/v1", responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}})
 MOST = 200  # rows of an answer
@@ -175,7 +176,7 @@ def save(site: SiteOf, who: Administering, detector_id: RowId, asked: ThresholdR
     """A new version of the same graph; nothing is scored again, and it does not judge until it is promoted."""
     version = site.detectors.version(detector_id)
     new = thresholds.save(
-        site.detectors, version, asked.false_alarms, asked.review, by=who.name, note=asked.note.strip()
+        site.detectors, version, asked.false_alarms, asked.review, by=who.name, note=plain(asked.note).strip()
     )
     return as_detector(site, new)
 

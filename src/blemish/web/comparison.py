@@ -3,7 +3,6 @@ that the page shows. No verdict is recorded for it."""
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -11,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blemish.inference import overlay
 from blemish.inference.inspector import Inspection, Inspector
 from blemish.reporting.compare import compare
 from blemish.types import BlemishError, Progress
 from blemish.web.dataset import Written, is_imported
-from blemish.web.inspection import THUMBNAIL
+from blemish.web.inspection import thumbnail
 
 FEW = 10  # held-out images of either kind, below which the page says how little a comparison tells
 DRAWN = 200  # images whose verdict changed that are drawn, at most
@@ -72,7 +70,7 @@ def compared(before: Path, written: Written, place: Path, told: Progress) -> Com
     for entry in told(changed[:DRAWN], "drawing what changed", min(DRAWN, len(changed))):
         looks = [inspector.look(written.folder / entry["name"]) for inspector in inspectors]
         if all(look.image is not None for look in looks):
-            thumbnails[entry["sha256"]] = (_thumbnail(looks[0]), _thumbnail(looks[1]))
+            thumbnails[entry["sha256"]] = (thumbnail(looks[0]), thumbnail(looks[1]))
     return Compared(told_of, thumbnails)
 
 
@@ -162,14 +160,3 @@ def _judge(
             row = {**verdict.to_json(), "predicted_defect": verdict.defect, "label": label, "defect": defect}
             file.write(json.dumps(row, allow_nan=False) + "\n")
     return decided
-
-
-def _thumbnail(inspection: Inspection) -> bytes:
-    """The image with heat and boxes, JPEG."""
-    assert inspection.image is not None
-    low, high = inspection.color_range
-    regions = inspection.verdict.regions
-    canvas = overlay.overlay(inspection.image, inspection.map, regions, low=low, high=high, max_side=THUMBNAIL)
-    buffer = io.BytesIO()
-    canvas.convert("RGB").save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()

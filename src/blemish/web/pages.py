@@ -26,7 +26,7 @@ router = APIRouter(include_in_schema=False)
 RECENT = 24  # verdicts on the first page
 # The browser keeps them, but asks each time (see conditional.py): numbers of rows mean something else in another data
 # folder, and nothing is shown to the next one after a logout.
-ALWAYS = {"Cache-Control": "private, no-cache"}
+ASKED = {"Cache-Control": "private, no-cache"}
 
 
 @router.get("/static/base.css")
@@ -89,8 +89,8 @@ def image(site: SiteOf, who: Inspecting, verdict_id: RowId) -> Response:  # noqa
     verdict = _readable(site, verdict_id)
     place = site.store.image(verdict.image.sha256, verdict.image.ending)
     if verdict.image.ending != ".tif" and place.is_file():
-        return FileResponse(place, media_type=MEDIA[verdict.image.ending], headers=ALWAYS)
-    return Response(_png(site, verdict), media_type="image/png", headers=ALWAYS)
+        return FileResponse(place, media_type=MEDIA[verdict.image.ending], headers=ASKED)
+    return Response(_png(site, verdict), media_type="image/png", headers=ASKED)
 
 
 @router.get("/verdicts/{verdict_id}/thumbnail.jpg")
@@ -99,7 +99,7 @@ def thumbnail(site: SiteOf, who: Inspecting, verdict_id: RowId) -> Response:  # 
     place = site.store.thumbnail(verdict.image.sha256, verdict.detector_id)
     if not place.is_file():
         site.line.draw_thumbnail(verdict)
-    return FileResponse(place, media_type="image/jpeg", headers=ALWAYS)
+    return FileResponse(place, media_type="image/jpeg", headers=ASKED)
 
 
 @router.get("/verdicts/{verdict_id}/overlay.jpg")
@@ -112,7 +112,7 @@ def drawn(site: SiteOf, who: Inspecting, verdict_id: RowId) -> Response:  # noqa
     canvas = overlay.overlay(seen.image, seen.map, seen.verdict.regions, low=low, high=high)
     buffer = io.BytesIO()
     canvas.save(buffer, "JPEG", quality=90, subsampling=0)
-    return Response(buffer.getvalue(), media_type="image/jpeg", headers=ALWAYS)
+    return Response(buffer.getvalue(), media_type="image/jpeg", headers=ASKED)
 
 
 @router.get("/verdicts/{verdict_id}/heat.png")
@@ -124,7 +124,7 @@ def heat(site: SiteOf, who: Inspecting, verdict_id: RowId) -> Response:  # noqa:
     low, high = seen.color_range
     size = overlay.fit(Pixels.fromarray(seen.image)).size
     return Response(
-        overlay.png(overlay.heat_layer(seen.map, size, low=low, high=high)), media_type="image/png", headers=ALWAYS
+        overlay.png(overlay.heat_layer(seen.map, size, low=low, high=high)), media_type="image/png", headers=ASKED
     )
 
 

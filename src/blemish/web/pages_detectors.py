@@ -18,9 +18,10 @@ from blemish.web import learning, thresholds
 from blemish.web.access import Administering, Inspecting
 from blemish.web.histogram import histogram
 from blemish.web.learning import ALIVE, LEAST_RATE, Rates
-from blemish.web.pages import ALWAYS
+from blemish.web.pages import ASKED
 from blemish.web.site import MissingError, ProductOf, RowId, Site, SiteOf, page
 from blemish.web.tables import Detector, Job
+from blemish.web.texts import plain
 from blemish.web.times import minute
 
 router = APIRouter(include_in_schema=False)
@@ -126,7 +127,7 @@ def drawn(site: SiteOf, who: Inspecting, detector_id: RowId, digest: str) -> Res
     place: Path | None = site.store.thumbnail(digest, detector_id) if re.fullmatch("[0-9a-f]{64}", digest) else None
     if place is None or not place.is_file():
         raise MissingError("There is no such image.")
-    return FileResponse(place, media_type="image/jpeg", headers=ALWAYS)
+    return FileResponse(place, media_type="image/jpeg", headers=ASKED)
 
 
 @router.post("/detectors/{detector_id}/promote")
@@ -150,7 +151,7 @@ def save_threshold(
         raise BlemishError("A threshold takes a rate of false alarms; give one in percent.")
     detector = site.detectors.version(detector_id)
     aside = _share(review, "review rate")
-    new = thresholds.save(site.detectors, detector, rate, aside, by=who.name, note=note.strip())
+    new = thresholds.save(site.detectors, detector, rate, aside, by=who.name, note=plain(note).strip())
     return RedirectResponse(f"/detectors/{new.id}", 303)
 
 

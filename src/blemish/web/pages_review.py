@@ -20,7 +20,7 @@ from blemish.web import corrections, review
 from blemish.web.access import Inspecting, Reviewing
 from blemish.web.corrections import DecidedError, Seen
 from blemish.web.inspection import THUMBNAIL
-from blemish.web.pages import ALWAYS
+from blemish.web.pages import ASKED
 from blemish.web.review import Filters
 from blemish.web.site import MissingError, ProductOf, Site, SiteOf, fragment, page
 from blemish.web.store import MEDIA
@@ -306,9 +306,9 @@ def file(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # noqa: 
     if not place.is_file():
         raise MissingError(f"{image.name}: its file is not in the data folder any more; bring it in again.")
     if image.ending != ".tif":
-        return FileResponse(place, media_type=MEDIA[image.ending], headers=ALWAYS)
+        return FileResponse(place, media_type=MEDIA[image.ending], headers=ASKED)
     pixels = site.line.pixels(image)
-    return Response(overlay.png(Pixels.fromarray(pixels)), media_type="image/png", headers=ALWAYS)
+    return Response(overlay.png(Pixels.fromarray(pixels)), media_type="image/png", headers=ASKED)
 
 
 @router.get("/images/{image_id}/thumbnail.jpg")
@@ -325,7 +325,7 @@ def thumbnail(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # n
         buffer = io.BytesIO()
         overlay.fit(Pixels.fromarray(pixels), THUMBNAIL).convert("RGB").save(buffer, "JPEG", quality=80)
         site.store.put_thumbnail(buffer.getvalue(), image.sha256, NO_VERSION)
-    return FileResponse(small, media_type="image/jpeg", headers=ALWAYS)
+    return FileResponse(small, media_type="image/jpeg", headers=ASKED)
 
 
 @router.get("/images/{image_id}/mask.png")

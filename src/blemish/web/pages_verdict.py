@@ -22,7 +22,7 @@ from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError
 from blemish.web.access import Inspecting
 from blemish.web.evidence import Kind, piece_of, pieces, why_at
-from blemish.web.pages import ALWAYS
+from blemish.web.pages import ASKED
 from blemish.web.site import MissingError, RowId, Site, SiteOf, fragment, page, verdict_or_404
 from blemish.web.tables import Detector, Image, Log, Verdict
 from blemish.web.times import minute
@@ -183,7 +183,7 @@ def _mask_file(site: Site, image: Image) -> Path | None:
 def _jpeg(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Response:
     buffer = io.BytesIO()
     Pixels.fromarray(pixels).save(buffer, "JPEG", quality=92, subsampling=0)
-    return Response(buffer.getvalue(), media_type="image/jpeg", headers=ALWAYS)
+    return Response(buffer.getvalue(), media_type="image/jpeg", headers=ASKED)
 
 
 @lru_cache(maxsize=1)
