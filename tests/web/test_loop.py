@@ -166,7 +166,7 @@ def correct_in_the_grid(page: Page, url: str, images: list[tuple[str, int, int]]
     accessible(page)
     shot(page, "review")
     for _, _, number in images:
-        page.locator(f"#image-{number} input").focus()
+        page.locator(f"#image-{number} input[type=checkbox]").focus()
         page.keyboard.press("g")
         page.wait_for_function(SAID, arg=number)
     return [name for name, _, _ in images]
