@@ -84,7 +84,8 @@ def test_half_a_file_waits_and_a_broken_one_gets_its_verdict(tmp_path: Path) -> 
         (folder / "large.png").write_bytes(whole + bytes(20_000))
         time.sleep(0.2)
         assert verdicts(site) == {}
-        (folder / "half.png").write_bytes(whole)
+        (tmp_path / "whole").write_bytes(whole)
+        (tmp_path / "whole").replace(folder / "half.png")  # at once, or a busy machine might see it grow
         soon(lambda: verdicts(site) == {"half.png": "good"})
         (folder / "broken.png").write_bytes(whole[:60])
         soon(lambda: verdicts(site) == {"half.png": "good", "broken.png": "error"})
