@@ -58,6 +58,8 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                # Where the tests run in a shell's background, Ctrl-C is ignored, and children would inherit that.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         deadline = time.monotonic() + PATIENCE
         while not self._ready(begin):

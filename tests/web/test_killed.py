@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
 import threading
@@ -47,7 +48,7 @@ def test_no_verdict_is_lost_or_doubled(tmp_path: Path) -> None:
                 try:
                     with urllib.request.urlopen(request, timeout=30) as answer:
                         answered[number] = json.load(answer)[0]
-                except (urllib.error.URLError, ConnectionError, TimeoutError, json.JSONDecodeError):
+                except (urllib.error.URLError, http.client.HTTPException, OSError, json.JSONDecodeError):
                     with lock:
                         waiting.insert(0, number)  # as the page does: the same request again
                     time.sleep(0.05)

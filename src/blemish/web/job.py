@@ -9,6 +9,7 @@ on.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -39,6 +40,7 @@ from blemish.web.tables import Job, now
 T = TypeVar("T")
 NICE = 15  # of 19
 EVERY = 1.0  # seconds between two writings of the progress
+LOG = logging.getLogger("blemish.job")
 TRIES = 100  # to take the lock, a tenth of a second apart: who looks whether it is free holds it for a moment
 FAMILY = ("patchcore", "hybrid")  # detectors that share settings
 
@@ -243,9 +245,19 @@ class Told:
 
 
 def _say(words: str) -> None:
-    sys.stdout.write(f"{now()[:19].replace('T', ' ')}  {words}\n")
-    sys.stdout.flush()
+    LOG.info(words)
+
+
+def _to_log() -> None:
+    """What is said goes to standard output, which is the job's log.txt; times are UTC."""
+    lines, form = logging.StreamHandler(sys.stdout), logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S")
+    form.converter = time.gmtime
+    lines.setFormatter(form)
+    LOG.addHandler(lines)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
 
 
 if __name__ == "__main__":
+    _to_log()
     main(sys.argv[1], int(sys.argv[2]))
