@@ -1,9 +1,17 @@
 """What may be loaded when: `import blemish` and `--help` are light, and the line never needs torch."""
 
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
+
+from tests.test_house import SOURCES, imported
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # What only the page has.
 WEB = {"fastapi", "starlette", "uvicorn", "anyio", "sqlalchemy", "alembic", "argon2", "prometheus_client", "psycopg"}
@@ -55,3 +63,19 @@ def test_public_names_are_deliberate() -> None:
     assert all(getattr(blemish, name) for name in blemish.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Detector'"):
         blemish.Detector  # noqa: B018
+
+
+def test_whatever_is_imported_is_installed_by_the_base_or_an_extra_for_users() -> None:
+    """The tests have more packages than users: `blemish demo` once failed for want of scikit-learn."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *(one for name, rows in extras.items() if name != "dev" for one in rows)]
+    declared = {re.split(r"[^\w.-]", one)[0].lower().replace("_", "-") for one in asked}
+    of = packages_distributions()
+    used = {module.partition(".")[0] for file in SOURCES for module in imported(file)} - {"blemish", "wandb"}
+    names = {
+        name: {one.lower().replace("_", "-") for one in of.get(name, [])} for name in used - sys.stdlib_module_names
+    }
+    # Starlette is FastAPI's, typer's click and the like: whoever asks for the one has the other.
+    brought = {"starlette", "psycopg"}
+    assert [name for name, owners in names.items() if owners and not owners & declared and name not in brought] == []
