@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
@@ -14,11 +14,10 @@ from blemish.web import agreement, corrections, review
 from blemish.web.access import Reviewing
 from blemish.web.answers import ErrorAnswer
 from blemish.web.corrections import NOTE, TYPE, Seen
-from blemish.web.site import MissingError, ProductOf, SiteOf
+from blemish.web.site import MissingError, ProductOf, RowId, SiteOf
 from blemish.web.tables import Correction, Image
 
 router = APIRouter(prefix="/api/v1", responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}})
-Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
 Number = Annotated[int, Query(ge=0, le=2**31 - 1)]
 _SHAPES: Any = [{"points": [[210.0, 96.0], [258.0, 96.0], [240.5, 141.0]]}]
 _CORRECTION: dict[str, Any] = {
@@ -151,7 +150,7 @@ def listed(
 
 
 @router.get("/corrections/{correction_id}", summary="One correction")
-def one(site: SiteOf, who: Reviewing, correction_id: Id) -> CorrectionAnswer:  # noqa: ARG001
+def one(site: SiteOf, who: Reviewing, correction_id: RowId) -> CorrectionAnswer:  # noqa: ARG001
     """A correction by its number."""
     with site.database.reading() as session:
         row = session.get(Correction, correction_id)
@@ -161,7 +160,7 @@ def one(site: SiteOf, who: Reviewing, correction_id: Id) -> CorrectionAnswer:  #
 
 
 @router.post("/images/{image_id}/corrections", summary="Correct an image")
-def correct(site: SiteOf, who: Reviewing, image_id: Id, asked: CorrectionRequest) -> CorrectionAnswer:
+def correct(site: SiteOf, who: Reviewing, image_id: RowId, asked: CorrectionRequest) -> CorrectionAnswer:
     """Labels an image, sends it back for another look, or skips it. The answer comes when it is recorded."""
     seen = Seen(asked.seen_verdict, asked.seen_correction)
     if asked.action == "again":
@@ -178,7 +177,7 @@ def correct(site: SiteOf, who: Reviewing, image_id: Id, asked: CorrectionRequest
 
 
 @router.post("/corrections/{correction_id}/undo", summary="Undo a correction")
-def undo(site: SiteOf, who: Reviewing, correction_id: Id) -> CorrectionAnswer:
+def undo(site: SiteOf, who: Reviewing, correction_id: RowId) -> CorrectionAnswer:
     """Takes back the latest correction of an image: a new correction, of action "undo"."""
     return as_answer(corrections.undo(site, who.name, correction_id))
 

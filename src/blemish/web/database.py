@@ -65,10 +65,7 @@ class Database:
 
     def upgrade(self, revision: str = "head") -> None:
         """Brings the tables to today's, in one transaction; what is in them is kept."""
-        config = Config()
-        config.set_main_option("script_location", "blemish.web:migrations")
-        config.set_main_option("version_locations", "blemish.web:revisions")
-        config.set_main_option("path_separator", "newline")
+        config = revisions()
         try:
             with self.engine.connect() as connection, connection.begin():
                 if not self.is_sqlite:
@@ -98,6 +95,15 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def revisions() -> Config:
+    """Where Alembic finds the revisions of the tables."""
+    config = Config()
+    config.set_main_option("script_location", "blemish.web:migrations")
+    config.set_main_option("version_locations", "blemish.web:revisions")
+    config.set_main_option("path_separator", "newline")
+    return config
 
 
 def why(cause: DBAPIError) -> str:

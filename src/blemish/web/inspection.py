@@ -151,10 +151,8 @@ class Line:
 
     def draw_thumbnail(self, verdict: Verdict) -> None:
         """Draws a verdict's thumbnail again where it was deleted; without heat where it could not be judged."""
-        if verdict.decision == "error":
-            drawn = thumbnail(Inspection(Judged(path="", decision="good"), self.pixels(verdict.image)))
-        else:
-            drawn = thumbnail(self.seen(verdict))
+        unjudged = verdict.decision == "error"
+        drawn = small_jpeg(self.pixels(verdict.image)) if unjudged else thumbnail(self.seen(verdict))
         self.store.put_thumbnail(drawn, verdict.image.sha256, verdict.detector_id)
 
     def pixels(self, image: Image) -> npt.NDArray[np.uint8]:
@@ -284,10 +282,19 @@ def _bytes(evidence: Evidence | None) -> int:
 
 
 def thumbnail(inspection: Inspection) -> bytes:
-    """The image with its heat, where it has any, JPEG."""
+    """The inspected image with its heat, JPEG."""
     assert inspection.image is not None
-    low, high = inspection.color_range
-    canvas = overlay.overlay(inspection.image, inspection.map, (), low=low, high=high, max_side=THUMBNAIL)
+    return small_jpeg(inspection.image, inspection.map, inspection.color_range)
+
+
+def small_jpeg(
+    pixels: npt.NDArray[np.uint8],
+    anomaly_map: npt.NDArray[np.float32] | None = None,
+    color_range: tuple[float, float] = (0.0, 1.0),
+) -> bytes:
+    """An image, with heat where there is a map, in the size of a thumbnail."""
+    low, high = color_range
+    canvas = overlay.overlay(pixels, anomaly_map, (), low=low, high=high, max_side=THUMBNAIL)
     buffer = io.BytesIO()
     canvas.convert("RGB").save(buffer, "JPEG", quality=80)
     return buffer.getvalue()

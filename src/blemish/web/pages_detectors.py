@@ -65,7 +65,6 @@ def versions_page(request: Request, site: SiteOf, who: Inspecting, product: Prod
         job=next((job for job in jobs if job.state in ALIVE), None),
         jobs=learning.jobs_of(site.config.folder, site.database, product, 5),
         admin=who.may("admin"),
-        minute=minute,
     )
 
 
@@ -108,7 +107,6 @@ def version_page(request: Request, site: SiteOf, who: Inspecting, detector_id: R
         without=thresholds.CLASS,
         unknown=thresholds.unknown(site.detectors, detector),
         admin=who.may("admin"),
-        minute=minute,
     )
 
 
@@ -180,7 +178,6 @@ def job_page(request: Request, site: SiteOf, who: Inspecting, job_id: RowId) -> 
         words=_words(site, job, before),
         drawn=_drawn(site, job),
         admin=who.may("admin"),
-        minute=minute,
     )
 
 

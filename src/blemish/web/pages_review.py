@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Form, Path, Query, Request
+from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from PIL import Image as Pixels
 from pydantic import Field
@@ -19,16 +19,15 @@ from blemish.types import BlemishError
 from blemish.web import corrections, review
 from blemish.web.access import Inspecting, Reviewing
 from blemish.web.corrections import DecidedError, Seen
-from blemish.web.inspection import THUMBNAIL
+from blemish.web.inspection import small_jpeg
 from blemish.web.pages import ASKED
 from blemish.web.review import Filters
-from blemish.web.site import MissingError, ProductOf, Site, SiteOf, fragment, page
+from blemish.web.site import MissingError, ProductOf, RowId, Site, SiteOf, fragment, page
 from blemish.web.store import MEDIA
 from blemish.web.tables import Correction, Image, Verdict
 from blemish.web.verdict_words import verdict_sentence
 
 router = APIRouter(include_in_schema=False)
-Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
 Ticked = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Shown = Annotated[str, Field(pattern=r"^\d{1,9}:\d{1,9}:\d{1,9}$")]  # image, latest correction, verdict; 0 = none
 Action = Literal["good", "anomaly", "skip", "again"]
@@ -155,7 +154,7 @@ def single(
     site: SiteOf,
     who: Reviewing,
     filters: FiltersOf,
-    image_id: Number,
+    image_id: RowId,
     done: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
 ) -> HTMLResponse:
     """One image, large, with all that is known of it."""
@@ -216,7 +215,7 @@ def _told(rows: Any, filters: Filters) -> dict[str, Any]:
 
 
 @router.get("/review/{image_id}/history")
-def history(site: SiteOf, who: Reviewing, filters: FiltersOf, image_id: Number) -> HTMLResponse:
+def history(site: SiteOf, who: Reviewing, filters: FiltersOf, image_id: RowId) -> HTMLResponse:
     """What people said of an image."""
     with site.database.reading() as session:
         rows = corrections.history(session, image_id)
@@ -224,7 +223,7 @@ def history(site: SiteOf, who: Reviewing, filters: FiltersOf, image_id: Number) 
 
 
 @router.get("/review/{image_id}/tile")
-def tile(site: SiteOf, who: Reviewing, filters: FiltersOf, image_id: Number) -> HTMLResponse:  # noqa: ARG001
+def tile(site: SiteOf, who: Reviewing, filters: FiltersOf, image_id: RowId) -> HTMLResponse:  # noqa: ARG001
     """One image as it stands in the grid."""
     with site.database.reading() as session:
         image = _image(session, image_id)
@@ -242,7 +241,7 @@ def decide(
     site: SiteOf,
     who: Reviewing,
     filters: FiltersOf,
-    image_id: Number,
+    image_id: RowId,
     action: Annotated[Action, Form()],
     defect: Annotated[str, Form(max_length=1000)] = "",
     shapes: Annotated[str, Form(max_length=1_000_000)] = "",
@@ -298,13 +297,11 @@ def _parsed(shapes: str) -> list[Any]:
 
 
 @router.get("/images/{image_id}/file")
-def file(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # noqa: ARG001
+def file(site: SiteOf, who: Inspecting, image_id: RowId) -> Response:  # noqa: ARG001
     """An image, with a verdict or without, as a format that browsers show."""
     with site.database.reading() as session:
         image = _image(session, image_id)
-    place = site.store.image(image.sha256, image.ending)
-    if not place.is_file():
-        raise MissingError(f"{image.name}: its file is not in the data folder any more; bring it in again.")
+    place = _kept(site, image)
     if image.ending != ".tif":
         return FileResponse(place, media_type=MEDIA[image.ending], headers=ASKED)
     pixels = site.line.pixels(image)
@@ -312,24 +309,19 @@ def file(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # noqa: 
 
 
 @router.get("/images/{image_id}/thumbnail.jpg")
-def thumbnail(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # noqa: ARG001
+def thumbnail(site: SiteOf, who: Inspecting, image_id: RowId) -> Response:  # noqa: ARG001
     """An image, small, without heat."""
     with site.database.reading() as session:
         image = _image(session, image_id)
     small = site.store.thumbnail(image.sha256, NO_VERSION)
     if not small.is_file():
-        place = site.store.image(image.sha256, image.ending)
-        if not place.is_file():
-            raise MissingError(f"{image.name}: its file is not in the data folder any more; bring it in again.")
-        pixels = site.line.pixels(image)
-        buffer = io.BytesIO()
-        overlay.fit(Pixels.fromarray(pixels), THUMBNAIL).convert("RGB").save(buffer, "JPEG", quality=80)
-        site.store.put_thumbnail(buffer.getvalue(), image.sha256, NO_VERSION)
+        _kept(site, image)
+        site.store.put_thumbnail(small_jpeg(site.line.pixels(image)), image.sha256, NO_VERSION)
     return FileResponse(small, media_type="image/jpeg", headers=ASKED)
 
 
 @router.get("/images/{image_id}/mask.png")
-def mask(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # noqa: ARG001
+def mask(site: SiteOf, who: Inspecting, image_id: RowId) -> Response:  # noqa: ARG001
     """The mask that was brought in with an image, as an outline to be laid over it."""
     with site.database.reading() as session:
         image = _image(session, image_id)
@@ -339,6 +331,14 @@ def mask(site: SiteOf, who: Inspecting, image_id: Number) -> Response:  # noqa: 
     height, width = image.height or 1, image.width or 1
     drawn = outline(load_mask(place, (height, width)), overlay.fit(Pixels.new("L", (width, height))).size)
     return Response(overlay.png(drawn), media_type="image/png")
+
+
+def _kept(site: Site, image: Image) -> Path:
+    """The image's file. Raises `MissingError` where somebody took it away."""
+    place = site.store.image(image.sha256, image.ending)
+    if not place.is_file():
+        raise MissingError(f"{image.name}: its file is not in the data folder any more; bring it in again.")
+    return place
 
 
 def _image(session: Session, image_id: int) -> Image:

@@ -25,7 +25,6 @@ from blemish.web.evidence import Kind, piece_of, pieces, why_at
 from blemish.web.pages import ASKED
 from blemish.web.site import MissingError, RowId, Site, SiteOf, fragment, page, verdict_or_404
 from blemish.web.tables import Detector, Image, Log, Verdict
-from blemish.web.times import minute
 from blemish.web.verdict_words import agreement, verdict_sentence
 
 router = APIRouter(include_in_schema=False)
@@ -66,7 +65,6 @@ def verdict_page(
         # Without its bundle a TIFF cannot be turned into what browsers show.
         has_image=bool(verdict.image.ending) and not (gone and verdict.image.ending == ".tif"),
         has_heat=verdict.decision != "error" and not gone,
-        minute=minute,
         **_around(site, verdict),
     )
 

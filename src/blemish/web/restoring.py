@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
@@ -31,7 +30,7 @@ from blemish.types import BlemishError, Progress, silent
 from blemish.web import ledger
 from blemish.web.backup import CARD, FORMAT, Saved, tables_of
 from blemish.web.config import DATABASE, KIND, WRITTEN, ServeConfig
-from blemish.web.database import Database, why
+from blemish.web.database import Database, revisions, why
 from blemish.web.tables import Base
 
 LARGEST_CARD = 1 << 30  # bytes
@@ -100,11 +99,7 @@ def _checked(packed: zipfile.ZipFile, file: Path) -> dict[str, Any]:
 
 
 def _knows(revision: str) -> bool:
-    config = Config()
-    config.set_main_option("script_location", "blemish.web:migrations")
-    config.set_main_option("version_locations", "blemish.web:revisions")
-    config.set_main_option("path_separator", "newline")
-    return revision in {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    return revision in {script.revision for script in ScriptDirectory.from_config(revisions()).walk_revisions()}
 
 
 def _restored(packed: zipfile.ZipFile, card: dict[str, Any], config: ServeConfig, progress: Progress) -> Saved:

@@ -87,7 +87,7 @@ environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-environment.globals |= {"version": __version__, "pages": PAGES}
+environment.globals |= {"version": __version__, "pages": PAGES, "minute": minute}
 environment.filters |= FILTERS | {"minute": minute}
 
 
