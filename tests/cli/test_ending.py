@@ -75,7 +75,7 @@ def test_of_a_missing_package_the_extra_is_named(
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_every_package_of_an_extra_is_known_to_be_of_it(extra: str) -> None:
     project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
-    modules = {"argon2_cffi": "argon2"}
+    modules = {"argon2_cffi": "argon2", "scikit_learn": "sklearn"}
     for requirement in project["project"]["optional-dependencies"][extra]:
         name = re.split(r"[^\w-]", requirement)[0].replace("-", "_")
         assert modules.get(name, name) in EXTRAS[extra], requirement
