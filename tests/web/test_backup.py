@@ -21,6 +21,7 @@ from blemish.web import ledger, sessions, users
 from blemish.web.app import assembled
 from blemish.web.backup import CARD, save
 from blemish.web.config import ServeConfig
+from blemish.web.imports import learned_from
 from blemish.web.restoring import restore
 from blemish.web.site import Site
 from blemish.web.tables import Base, Image, Job, Verdict
@@ -62,6 +63,8 @@ def test_a_backup_is_restored_into_either_database(
     source: str, target: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     site = used(made_site(tmp_path, database=address(source, request)))
+    version = site.detectors.judging(PRODUCT)
+    site.config.folder.learned(version.sha256).write_text(f"{'a' * 64}\n")
     saved = save(site.config, tmp_path / "saved.zip")
     assert (saved.problems, saved.rows) == (
         [],
@@ -83,6 +86,7 @@ def test_a_backup_is_restored_into_either_database(
         if row["ending"]:
             place = again.store.image(row["sha256"], row["ending"])
             assert place.read_bytes() == site.store.image(row["sha256"], row["ending"]).read_bytes()
+    assert learned_from(again.detectors, version) == frozenset({"a" * 64})
     # It works on: the numbers of new rows are free, and the log goes on where it ended.
     new = again.line.inspect(grey(200), "new.png", PRODUCT, by="ann", source="api")
     assert new.id == before["verdict"][-1]["id"] + 1

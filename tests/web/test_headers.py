@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import Response
+from starlette.types import Message
 
+from blemish.web.app import application
 from blemish.web.headers import HEADERS, LARGEST, POLICY
 from blemish.web.site import Site
 from tests.web.support import client_of, csrf_in, grey, made_site
@@ -84,3 +88,38 @@ def test_a_request_without_images_is_small(site: Site) -> None:
     image = grey(60) + bytes(2 * LARGEST)
     headers = {"X-CSRF-Token": csrf}
     assert client.post("/api/v1/inspect", content=image, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/users", b"application/x-www-form-urlencoded"), ("/api/v1/inspect", b"application/octet-stream")],
+)
+def test_a_body_that_does_not_go_on_is_not_waited_for(
+    site: Site, path: str, kind: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blemish.web.headers.PATIENCE", 0.05)
+    headers = [(b"host", b"127.0.0.1:8477"), (b"content-type", kind)]
+    scope: dict[str, Any] = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+    }
+    scope |= {"query_string": b"", "headers": headers, "scheme": "http", "server": ("127.0.0.1", 8477), "client": None}
+    said: list[Message] = []
+    begun = False
+
+    async def receive() -> Message:
+        nonlocal begun
+        if begun:
+            await asyncio.sleep(60)
+        begun = True
+        return {"type": "http.request", "body": b"a part", "more_body": True}
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    asyncio.run(application(site)(scope, receive, send))
+    assert [message["status"] for message in said if "status" in message] == [408]
+    assert b"send it again" in said[1]["body"]

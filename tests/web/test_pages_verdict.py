@@ -159,6 +159,16 @@ def test_the_page_says_all_of_a_verdict(client: TestClient, site: Site, spot: in
     assert client.get("/verdicts/999").status_code == 404
 
 
+def test_the_neighbours_are_those_that_the_history_found(client: TestClient, spot: int, good: int) -> None:
+    asked = "product=tiles&decision=anomaly"
+    listed = client.get(f"/history?{asked}").text
+    assert f'href="/verdicts/{spot}?product=tiles&amp;decision=anomaly"' in listed
+    page = client.get(f"/verdicts/{spot}?{asked}").text
+    assert f"/verdicts/{good}" not in page  # the newer one is good
+    page = client.get(f"/verdicts/{good}?{asked}").text
+    assert f'href="/verdicts/{spot}?product=tiles&amp;decision=anomaly" rel="next"' in page
+
+
 @pytest.mark.parametrize(
     ("label", "words"),
     [("good", "False alarm: it is labelled good"), ("anomaly", "Label and verdict agree: an anomaly, and found.")],

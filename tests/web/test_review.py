@@ -149,6 +149,25 @@ def test_lists_and_counts(site: Site) -> None:
         assert review.waiting(session, "other") == 0
 
 
+def test_a_second_reader_s_order_tells_nothing(site: Site) -> None:
+    """The verdicts that were contradicted come first in the queue of all; here the order is that of arrival."""
+    fill(site)
+    for number in range(1, 7):
+        label(site, number, "anna", "good")
+    with site.database.writing() as session:
+        session.get_one(Image, 3).queue = review.DISAGREE  # as another version's verdict would have it
+    assert names(site, Filters("tiny", "labelled"), "ben")[0] == "150"
+    second = Filters("tiny", "second")
+    assert names(site, second, "ben") == ["20", "95", "150", "21", "96", "151"]
+    with site.database.reading() as session:
+        entries = review.listed(session, second, "ben")
+        assert [entry.image.id for entry in review.listed(session, second, "ben", after=entries[2].place)] == [4, 5, 6]
+        before = review.before(session, second, "ben", entries[2].place)
+        assert before
+        assert before.image.id == 2
+        assert review.entry_of(session, entries[2].image, second).place == entries[2].place
+
+
 def test_whom_others_contradicted_has_read_it_already(site: Site) -> None:
     judged(site, 95)
     label(site, 1, "anna", "good")
@@ -180,7 +199,7 @@ def test_next_and_previous(site: Site) -> None:
     filters = Filters("tiny")
     with site.database.reading() as session:
         order = [entry.image for entry in review.listed(session, filters, "anna")]
-        places = [review.where_is(one) for one in order]
+        places = [review.where_is(one, filters) for one in order]
 
         def after(number: int, **more: int) -> int:
             entry = review.following(session, filters, "anna", places[number], **more)

@@ -203,7 +203,7 @@ def test_the_history_is_searched_and_has_nothing_serious(
         page.get_by_role("link", name="CSV").click()
     assert download.value.path().read_text().count("003.png") == 1
     page.locator(".verdict a").click()
-    page.wait_for_url(f"**/verdicts/{verdicts[2]['id']}")
+    page.wait_for_url(f"**/verdicts/{verdicts[2]['id']}?**decision=anomaly**")
 
 
 def test_what_others_say_and_inspect_appears_by_itself(
@@ -238,3 +238,16 @@ def test_without_scripts_there_is_no_dead_control_and_the_evidence_is_a_link(
         page.get_by_text(re.compile("With this region inpainted|With these")).wait_for()
         page.goto(f"{server.url}/review?show=all")
         assert page.locator("#undo:visible").count() == 0
+
+
+def test_a_report_can_be_filtered_and_runs_no_other_script(desktop: Visitor, server: Server, tmp_path: Path) -> None:
+    page = desktop.new_page()
+    page.goto(f"{server.url}/detectors/1/report")
+    cards = page.locator("#gallery > li")
+    page.locator("form.filters label.found").first.click()
+    assert 0 < cards.locator("visible=true").count() < cards.count()
+    assert page.locator("form.filters output").inner_text() == f"{cards.locator('visible=true').count()} shown"
+    # Another's script is the browser's to refuse.
+    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'document.title = 1'}))")
+    assert page.title() != "1"
+    assert desktop.forgive("script-src")

@@ -122,7 +122,10 @@ def _files(folder: Folder, session: Session, problems: list[str]) -> Iterator[tu
         inner = [file for file in sorted(place.rglob("*")) if file.is_file() and not file.is_symlink()]
         if not inner:
             problems.append(f"{place}: is missing, so this version is not in the backup.")
-        yield from ((file.relative_to(folder.path).as_posix(), "") for file in inner)
+        learned = folder.learned(sha256)
+        yield from (
+            (file.relative_to(folder.path).as_posix(), "") for file in (*inner, *filter(Path.is_file, [learned]))
+        )
 
 
 def _write_file(

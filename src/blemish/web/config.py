@@ -48,6 +48,10 @@ class Folder:
         """`<sha256 of the card>/`: a bundle, or a run with its bundle."""
         return self.path / "detectors"
 
+    def learned(self, sha256: str) -> Path:
+        """The hashes of the images that a version learned from, one a line; no file where that is not known."""
+        return self.detectors / f"{sha256}.learned"
+
     @property
     def jobs(self) -> Path:
         """`<number>/`: what a training reads and writes."""

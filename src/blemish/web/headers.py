@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from http import HTTPStatus
 
 from fastapi import Request
@@ -12,6 +14,7 @@ from blemish.web import answers
 from blemish.web.site import Site
 
 LARGEST = 1_000_000  # bytes of a request that brings no images
+PATIENCE = 60.0  # seconds without a byte of a body that was announced
 UPLOADS = ("/inspect", "/api/v1/inspect")  # which have limits of their own, see `uploads.py`
 
 POLICY = "; ".join(
@@ -60,46 +63,53 @@ class Headers:
                     headers.setdefault(name, value)
             await send(message)
 
-        if scope["path"] in UPLOADS:
-            await self.app(scope, receive, sending)
-        else:
-            await _limited(self.app, scope, receive, sending)
+        await _limited(self.app, scope, receive, sending, math.inf if scope["path"] in UPLOADS else LARGEST)
 
 
-async def _limited(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Calls the application with a body of at most `LARGEST` bytes; of a larger one it sees the end of the request, and
-    its answer is replaced."""
+async def _limited(app: ASGIApp, scope: Scope, receive: Receive, send: Send, most: float) -> None:
+    """Calls the application with a body of at most `most` bytes, whose parts come within `PATIENCE` each; of another
+    one it sees the end of the request, and its answer is replaced."""
     request = Request(scope)
-    words = f"The request is larger than the {LARGEST / 1e6:g} MB that it may have; send less at once."
-
-    async def refuse() -> None:
-        response = answers.answer(request, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, words, {"Connection": "close"})
-        await response(scope, receive, send)
-
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > LARGEST:
-        await refuse()
-        return
-    size, begun = 0, False
+    refusals = {
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"The request is larger than the {LARGEST / 1e6:g} MB that it may have; "
+        "send less at once.",
+        HTTPStatus.REQUEST_TIMEOUT: f"Nothing came for {PATIENCE:g} seconds though the request had not ended; "
+        "send it again.",
+    }
+    refused, size, begun, ended = None, 0, False, False
 
     async def receiving() -> Message:
-        nonlocal size
-        if size > LARGEST:
+        nonlocal refused, size, ended
+        if refused:
             return {"type": "http.disconnect"}
-        message = await receive()
+        if ended:  # what waits for the visitor to go away may wait for hours
+            return await receive()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                message = await receive()
+        except TimeoutError:
+            refused = HTTPStatus.REQUEST_TIMEOUT
+            return {"type": "http.disconnect"}
         size += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if size > LARGEST else message
+        ended = not message.get("more_body", False)
+        if size > most:
+            refused = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        return {"type": "http.disconnect"} if refused else message
 
     async def sending(message: Message) -> None:
         nonlocal begun
-        if size <= LARGEST:
+        if not refused:
             begun = True
             await send(message)
 
-    try:
-        await app(scope, receiving, sending)
-    except Exception:
-        if size <= LARGEST:
-            raise
-    if size > LARGEST and not begun:
-        await refuse()
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > most:
+        refused = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    else:
+        try:
+            await app(scope, receiving, sending)
+        except Exception:
+            if not refused:
+                raise
+    if refused and not begun:
+        await answers.answer(request, refused, refusals[refused], {"Connection": "close"})(scope, receive, send)

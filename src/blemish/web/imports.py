@@ -104,13 +104,9 @@ def bring_images(
 def learned_from(detectors: Detectors, version: Detector) -> frozenset[str] | None:
     """Hashes of the images that a version learned from, where its folder was imported; None where nobody knows."""
     try:
-        return frozenset(_list(detectors, version).read_text(encoding="utf-8").split())
+        return frozenset(detectors.folder.learned(version.sha256).read_text(encoding="utf-8").split())
     except OSError:
         return None
-
-
-def _list(detectors: Detectors, version: Detector) -> Path:
-    return detectors.folder.detectors / f"{version.sha256}.learned"
 
 
 def _remember(samples: Sequence[Sample], source: _Source, detectors: Detectors) -> bool:
@@ -126,7 +122,7 @@ def _remember(samples: Sequence[Sample], source: _Source, detectors: Detectors) 
             continue
         digests = digests if digests is not None else _digests(samples)
         lines = sorted({digests[sample.name] for sample, of in learned if of and sample.name in digests})
-        file = _list(detectors, version)
+        file = detectors.folder.learned(version.sha256)
         partial = file.with_suffix(".partial")
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         partial.replace(file)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
+from hashlib import sha256
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
@@ -27,10 +30,13 @@ from blemish.web.times import minute
 router = APIRouter(include_in_schema=False)
 SHOWN = tuple(NAMED[name] for name in ("auroc", "miss_rate", "false_alarm_rate", "pixel_auroc"))
 COMPARED = tuple(NAMED[name] for name in ("auroc", "recall", "false_alarm_rate"))
-# A report is one file without anything from elsewhere, and its scripts do not run here.
-REPORT_POLICY = (  # of a file that came with a run: it neither runs nor sends anything, nor acts as one of our pages
+# A report is a file that came with a run: of scripts only blemish's own runs in it, for the filters, and it sends
+# nothing, nor acts as one of our pages.
+REPORT_SCRIPT = "\n" + (files("blemish.reporting") / "report.js").read_text(encoding="utf-8").removesuffix("\n")
+REPORT_POLICY = (
     "default-src 'none'; img-src data: 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'; "
-    "sandbox; form-action 'none'; base-uri 'none'"
+    f"script-src 'sha256-{b64encode(sha256(REPORT_SCRIPT.encode()).digest()).decode()}'; "
+    "sandbox allow-scripts; form-action 'none'; base-uri 'none'"
 )
 KINDS = {"imported": "brought in", "learned": "learned again", "threshold": "another threshold"}
 Percent = Annotated[str, Form(max_length=20)]

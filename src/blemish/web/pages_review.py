@@ -167,7 +167,7 @@ def _single(
     with site.database.reading() as session:
         image = _image(session, image_id)
         filters = Filters(**(vars(filters) | {"product": image.product}))
-        entry = review.entry_of(session, image)
+        entry = review.entry_of(session, image, filters)
         here = entry.place
         rows = corrections.history(session, image.id)
         context: dict[str, Any] = {
@@ -226,8 +226,7 @@ def history(site: SiteOf, who: Reviewing, filters: FiltersOf, image_id: RowId) -
 def tile(site: SiteOf, who: Reviewing, filters: FiltersOf, image_id: RowId) -> HTMLResponse:  # noqa: ARG001
     """One image as it stands in the grid."""
     with site.database.reading() as session:
-        image = _image(session, image_id)
-        entry = review.entry_of(session, image)
+        entry = review.entry_of(session, _image(session, image_id), filters)
     return HTMLResponse(_tile(entry, filters))
 
 
@@ -252,8 +251,8 @@ def decide(
     """Decides about an image, then shows the next one."""
     with site.database.reading() as session:
         image = _image(session, image_id)
-        here = review.where_is(image)
     filters = Filters(**(vars(filters) | {"product": image.product}))
+    here = review.where_is(image, filters)
     try:
         before = Seen(verdict or None, seen)
         row = _decide(site, image_id, who.name, action, defect=defect, shapes=shapes, note=note, seen=before)

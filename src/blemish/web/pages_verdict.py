@@ -4,6 +4,7 @@ not."""
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,9 +23,10 @@ from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError
 from blemish.web.access import Inspecting
 from blemish.web.evidence import Kind, piece_of, pieces, why_at
+from blemish.web.history import Filters, FiltersOf, matching
 from blemish.web.pages import ASKED
 from blemish.web.site import MissingError, RowId, Site, SiteOf, fragment, page, verdict_or_404
-from blemish.web.tables import Detector, Image, Log, Verdict
+from blemish.web.tables import Image, Log, Verdict
 from blemish.web.verdict_words import agreement, verdict_sentence
 
 router = APIRouter(include_in_schema=False)
@@ -37,10 +39,12 @@ def verdict_page(
     request: Request,
     site: SiteOf,
     who: Inspecting,  # noqa: ARG001
+    filters: FiltersOf,
     verdict_id: RowId,
     evidence: bool = False,
 ) -> HTMLResponse:
-    """The page; `evidence` has its evidence at once, for browsers without scripts."""
+    """The page; `evidence` has its evidence at once, for browsers without scripts. `filters`: those of the history that
+    led here, which the neighbours match."""
     verdict = verdict_or_404(site, verdict_id)
     product = verdict.image.product
     rule, gone = None, ""
@@ -65,18 +69,18 @@ def verdict_page(
         # Without its bundle a TIFF cannot be turned into what browsers show.
         has_image=bool(verdict.image.ending) and not (gone and verdict.image.ending == ".tif"),
         has_heat=verdict.decision != "error" and not gone,
-        **_around(site, verdict),
+        **_around(site, verdict, replace(filters, product=product)),
     )
 
 
-def _around(site: Site, verdict: Verdict) -> dict[str, Any]:
-    """What else the database knows: neighbours of the same product, the log's entry, other verdicts, the version that
-    judges now."""
-    versions = select(Detector.id).where(Detector.product == verdict.image.product)
-    mine = select(Verdict.id).where(Verdict.detector_id.in_(versions))
+def _around(site: Site, verdict: Verdict, filters: Filters) -> dict[str, Any]:
+    """What else the database knows: neighbours among those that match, the log's entry, other verdicts, the version
+    that judges now."""
+    mine = matching(select(Verdict.id), filters)
     with site.database.reading() as session:
         judging = site.detectors.judging(verdict.image.product)
         return {
+            "asked": f"?{filters.query()}" if filters.active else "",
             "newer": session.scalar(mine.where(Verdict.id > verdict.id).order_by(Verdict.id).limit(1)),
             "older": session.scalar(mine.where(Verdict.id < verdict.id).order_by(Verdict.id.desc()).limit(1)),
             "entry": session.scalar(select(Log).where(Log.kind == "verdict", Log.ref == verdict.id)),

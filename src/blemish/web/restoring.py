@@ -39,7 +39,7 @@ _HASH = "[0-9a-f]{64}"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}"  # no dot at its beginning, so neither `..`
 _ALLOWED = re.compile(
     rf"tables/[a-z_]+\.jsonl|images/[0-9a-f]{{2}}/{_HASH}\.[a-z]{{2,5}}"
-    rf"|detectors/{_HASH}/(?:{_NAME}/){{0,3}}(?:{_NAME}|{re.escape(MARK)})"
+    rf"|detectors/{_HASH}(?:\.learned|/(?:{_NAME}/){{0,3}}(?:{_NAME}|{re.escape(MARK)}))"
 )
 
 
@@ -183,8 +183,8 @@ def _blocks(packed: zipfile.ZipFile, name: str, said: dict[str, Any]) -> Iterato
         while block := file.read(_BLOCK):
             digest.update(block)
             yield block
-    inner = re.search(_HASH, Path(name).name)
-    if digest.hexdigest() != said["sha256"] or (inner and inner[0] != digest.hexdigest()):
+    named = re.match(rf"images/../({_HASH})", name)
+    if digest.hexdigest() != said["sha256"] or (named and named[1] != digest.hexdigest()):
         raise BlemishError(f"The backup is damaged: {name} is not what was saved; give another one.")
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlencode
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from blemish.inference.bundle import Decision
@@ -109,15 +109,13 @@ class Filters:
 
 @dataclass(frozen=True)
 class Entry:
-    """An image in the queue, with its latest verdict and the number of what was said of it last (0 = nothing)."""
+    """An image in the queue, with its latest verdict, its place, and the number of what was said of it last (0 =
+    nothing)."""
 
     image: Image
     verdict: Verdict | None
+    place: Place
     latest: int = 0
-
-    @property
-    def place(self) -> Place:
-        return where_is(self.image)
 
     @property
     def reason(self) -> str:
@@ -143,13 +141,13 @@ def listed(
     query = _select(filters, me)
     if after is not None:
         query = query.where(tuple_(_key(filters), Image.id) > tuple_(*after))
-    return _entries(session, query.order_by(_key(filters), Image.id).limit(limit))
+    return _entries(session, query.order_by(_key(filters), Image.id).limit(limit), filters)
 
 
 def before(session: Session, filters: Filters, me: str, place: Place) -> Entry | None:
     """The image in front of `place`."""
     query = _select(filters, me).where(tuple_(_key(filters), Image.id) < tuple_(*place))
-    found = _entries(session, query.order_by(_key(filters).desc(), Image.id.desc()).limit(1))
+    found = _entries(session, query.order_by(_key(filters).desc(), Image.id.desc()).limit(1), filters)
     return found[0] if found else None
 
 
@@ -162,9 +160,10 @@ def following(session: Session, filters: Filters, me: str, place: Place, *, othe
     return None
 
 
-def where_is(image: Image) -> Place:
-    """Where an image stands in any list that it is in."""
-    return (NO_RANK if image.queue is None else image.queue, image.id)
+def where_is(image: Image, filters: Filters) -> Place:
+    """Where an image stands in the list of `filters`. A second reader's is in the order in which images came: that of
+    the queue would tell what the first reader said."""
+    return (NO_RANK if image.queue is None or filters.show == "second" else image.queue, image.id)
 
 
 def text_of(place: Place) -> str:
@@ -227,7 +226,7 @@ def _select(filters: Filters, me: str) -> Select[Image, Verdict]:
     return query
 
 
-def _entries(session: Session, query: Select[Image, Verdict]) -> list[Entry]:
+def _entries(session: Session, query: Select[Image, Verdict], filters: Filters) -> list[Entry]:
     found = session.execute(query).all()
     last = dict(
         session.execute(
@@ -236,22 +235,20 @@ def _entries(session: Session, query: Select[Image, Verdict]) -> list[Entry]:
             .group_by(Correction.image_id)
         ).all()
     )
-    return [Entry(image, verdict, last.get(image.id, 0)) for image, verdict in found]
+    return [Entry(image, verdict, where_is(image, filters), last.get(image.id, 0)) for image, verdict in found]
 
 
-def entry_of(session: Session, image: Image) -> Entry:
-    """An image as it would stand in a list."""
-    return _entries(
-        session, select(Image, Verdict).outerjoin(Verdict, Verdict.id == Image.verdict_id).where(Image.id == image.id)
-    )[0]
-
-
-def _unranked(filters: Filters) -> bool:
-    return filters.show in ("second", "labelled", "all")
+def entry_of(session: Session, image: Image, filters: Filters) -> Entry:
+    """An image as it would stand in the list of `filters`."""
+    query = select(Image, Verdict).outerjoin(Verdict, Verdict.id == Image.verdict_id).where(Image.id == image.id)
+    return _entries(session, query, filters)[0]
 
 
 def _key(filters: Filters) -> ColumnElement[Any]:
-    return func.coalesce(Image.queue, NO_RANK) if _unranked(filters) else Image.queue.expression
+    """The first number of `where_is`."""
+    if filters.show == "second":
+        return literal(NO_RANK)
+    return func.coalesce(Image.queue, NO_RANK) if filters.show in ("labelled", "all") else Image.queue.expression
 
 
 def _shown(show: Show, me: str) -> ColumnElement[bool]:
