@@ -1,11 +1,12 @@
 """PyTorch, onnxruntime and OpenVINO agree, for one image or a batch, one thread or two, and images of any size.
 
 Scores and maps agree to 0.1 % of their range, and verdicts, boxes included, are the same. The requirements on every
-detector, and the parity of the defaults, are in test_contract.py.
+detector are in test_contract.py.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from blemish.detectors.cam.maps import METHODS
@@ -36,6 +37,10 @@ def comparable(verdicts: list[Verdict]) -> list[object]:
 
 def agree(made: Made, ours: Prediction, theirs: Prediction) -> None:
     prove_parity(ours, theirs, [sample.name for sample in made.tests], gated=made.gated)
+    if ours.reconstruction is not None:
+        assert theirs.reconstruction is not None
+        assert theirs.reconstruction.dtype == np.uint8
+        assert np.abs(ours.reconstruction.astype(int) - theirs.reconstruction).max() <= 1
     verdicts = made.verdicts(ours)
     assert comparable(made.verdicts(theirs)) == comparable(verdicts)
     assert {"good", "anomaly"} <= {v.decision for v in verdicts}  # otherwise the comparison would show nothing
@@ -55,7 +60,12 @@ def test_every_detector_and_every_map_is_compared() -> None:
 
 
 def test_onnxruntime_agrees_with_torch(made: Made, ours: Prediction) -> None:
-    agree(made, ours, predict(in_onnxruntime(made.model), made.tests))
+    theirs = predict(in_onnxruntime(made.model), made.tests)
+    agree(made, ours, theirs)
+    assert ours.neighbours is not None
+    assert theirs.neighbours is not None
+    assert theirs.neighbours.dtype == np.int32
+    assert (ours.neighbours == theirs.neighbours).mean() > 0.98  # patches at the same distance may come in any order
 
 
 def test_openvino_agrees_with_torch(made: Made, ours: Prediction) -> None:

@@ -13,6 +13,8 @@ from blemish.images import load_image
 from blemish.training.crossval import cross_validate, mean_of, of_fold, spread
 from tests.support import write_image
 
+QUICK = CamConfig(image_size=(64, 96), unfreeze=0, backbone="test_resnet", random_weights=True)
+
 
 def test_mean_of_figures() -> None:
     first = {"a": {"value": 1.0, "low": None}, "n": 3, "list": [1.0, 2.0], "only": 1, "name": "x"}
@@ -57,7 +59,7 @@ def test_the_mislabelled_image_is_named(labelled: Path) -> None:
 
 def test_a_killed_cross_validation_is_resumed(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = read(labelled).samples
-    config = CamConfig(image_size=(64, 96), unfreeze=0, checkpoint=tmp_path, resume=True)
+    config = replace(QUICK, checkpoint=tmp_path, resume=True)
     whole = cross_validate(Cam(config), samples, folds=3)
     assert len(list(tmp_path.glob("*.npz"))) == 3
     (tmp_path / "repeat-1-fold-2.npz").unlink()
@@ -87,7 +89,7 @@ def test_a_killed_cross_validation_is_resumed(labelled: Path, tmp_path: Path, mo
 
 def test_repetitions_differ_and_are_averaged(labelled: Path) -> None:
     samples = read(labelled).samples
-    detector = Cam(CamConfig(image_size=(64, 96), unfreeze=0))
+    detector = Cam(QUICK)
     once = cross_validate(detector, samples, folds=2)
     twice = cross_validate(detector, samples, folds=2, repeats=2)
     assert twice.metrics["repeats"] == 2

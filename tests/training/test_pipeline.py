@@ -326,7 +326,7 @@ def test_a_killed_training_is_resumed(labelled: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         labelled,
         out,
-        settings=CamConfig(epochs=3, log="tensorboard"),
+        settings=CamConfig(epochs=3, log="tensorboard", backbone="test_resnet", random_weights=True),
         image_size=(64, 96),
         false_alarms=0.15,
         overlays=0,
