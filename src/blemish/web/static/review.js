@@ -1,6 +1,8 @@
 // The grid of the review: thumbnails are ticked and decided with keys, fingers or mouse; nothing is loaded again.
 import { ask, notice, when } from "./app.js";
 
+document.querySelector(".shows [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // on a phone they are one row
+
 const form = document.getElementById("decide");
 if (form) {
   const list = document.getElementById("tiles");
@@ -168,6 +170,8 @@ if (form) {
     if (event.submitter?.value) decide(event.submitter.value);
   });
   undoing.addEventListener("click", undo);
+  const bar = form.querySelector(".bulk");
+  new ResizeObserver(() => document.body.style.setProperty("--bar", `${bar.offsetHeight}px`)).observe(bar);
   addEventListener("keydown", () => { if (!keyed) { keyed = true; tell(); } }, true);
   addEventListener("pointerdown", () => { if (keyed) { keyed = false; tell(); } }, true);
   list.addEventListener("change", tell);
