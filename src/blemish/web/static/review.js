@@ -170,8 +170,6 @@ if (form) {
     if (event.submitter?.value) decide(event.submitter.value);
   });
   undoing.addEventListener("click", undo);
-  const bar = form.querySelector(".bulk");
-  new ResizeObserver(() => document.body.style.setProperty("--bar", `${bar.offsetHeight}px`)).observe(bar);
   addEventListener("keydown", () => { if (!keyed) { keyed = true; tell(); } }, true);
   addEventListener("pointerdown", () => { if (keyed) { keyed = false; tell(); } }, true);
   list.addEventListener("change", tell);
