@@ -241,6 +241,17 @@ def test_what_was_undone_is_in_the_form_again(site: Site, client: TestClient) ->
     assert "data-draft" not in client.get("/review/1?draft=3").text  # nor is it another one's
 
 
+def test_a_second_reader_s_undo_shows_nothing_of_the_first_one_s(site: Site, client: TestClient) -> None:
+    fill(site)
+    label(site, 1, "ben", "anomaly", defect="dent", shapes=SHAPES)
+    for action in ("again", "anomaly", "skip"):
+        send(client, "/review/1?show=second", {"action": action, "note": "rim"})
+        back = send(client, "/review/undo?show=second", {})
+        assert 'value="rim"' in back.text
+        assert 'data-shapes="[]"' in back.text
+        assert "dent" not in re.sub(r"<datalist.*?</datalist>", "", back.text, flags=re.S)
+
+
 def test_a_script_that_sends_a_form_is_told_in_its_own_shape(site: Site, client: TestClient) -> None:
     fill(site)
     label(site, 1, "ben", "anomaly")

@@ -230,7 +230,8 @@ def _draft(image: Image, rows: Sequence[Correction], me: str, number: int, *, bl
     if number and last is not None and last.undoes == number:
         row = next(row for row in rows if row.id == number)
         if row.by == me:
-            kept = row.before.get("kept", ()) if row.label == "anomaly" else corrections.KEPT
+            named = row.action == "label" and row.label == "anomaly"
+            kept = row.before.get("kept", ()) if named else corrections.KEPT
             said = {name: getattr(row, name) for name in corrections.KEPT if name not in kept}
             found |= said | {"note": row.note, "undone": any(said.values()) or bool(row.note)}
     return found

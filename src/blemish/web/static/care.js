@@ -112,6 +112,7 @@ addEventListener("submit", async (event) => {
   sent = true;
   try {
     await send(event.target, event.submitter);
+    unsaved = false; // also for who comes back with the browser's "back"
   } catch (cause) {
     sent = false;
     if (cause.status === 409) await catchUp().catch(() => {}); // so that one can still decide otherwise
