@@ -87,20 +87,39 @@ def test_they_are_read_again_only_after_a_correction(tmp_path: Path) -> None:
     site.database.close()
 
 
+def test_who_gives_way_after_another_look_raises_no_kappa(tmp_path: Path) -> None:
+    """Four images: o = 3/4, e = 1/2 * 1/4 + 1/2 * 3/4 = 1/2, kappa = 1/2 before and after."""
+    site = opened(tmp_path)
+    for number, (first, second) in enumerate([("good", "good"), ("good", "good"), ("anomaly", "good")]):
+        judged(site, 95, number)
+        label(site, number + 1, "anna", first)  # type: ignore[arg-type]
+        label(site, number + 1, "ben", second)  # type: ignore[arg-type]
+    judged(site, 95, 3)
+    label(site, 4, "anna", "anomaly")
+    label(site, 4, "ben", "anomaly")
+    again(site, 3, "anna")
+    label(site, 3, "ben", "anomaly")
+    with site.database.reading() as session:
+        (pair,) = agreements(session, "tiny")
+    assert (pair.agreed, pair.images, pair.open, pair.same) == (3, (3,), (), ())
+    assert pair.kappa.value == pytest.approx(0.5)
+    site.database.close()
+
+
 def test_kappa_without_images_and_with_uneven_lists() -> None:
     assert kappa([], []).value is None
     with pytest.raises(ValueError, match="as many labels"):
         kappa(["good"], [])
 
 
-def test_the_last_label_of_each_counts_and_none_that_was_undone(tmp_path: Path) -> None:
+def test_the_first_label_of_each_counts_and_none_that_was_undone(tmp_path: Path) -> None:
     site = opened(tmp_path)
     for number in range(4):
         judged(site, 95, number)
     for number in (1, 2, 3, 4):
         label(site, number, "anna", "good")
     label(site, 1, "ben", "anomaly")
-    label(site, 1, "ben", "good")  # his last
+    label(site, 1, "ben", "good")  # gives way: settled, and no agreement
     label(site, 2, "ben", "anomaly")
     label(site, 3, "ben", "good")
     label(site, 4, "ben", "good")
@@ -110,7 +129,8 @@ def test_the_last_label_of_each_counts_and_none_that_was_undone(tmp_path: Path) 
     with site.database.reading() as session:
         (pair,) = agreements(session, "tiny")
         assert agreements(session, "other") == []
-    assert (pair.first, pair.second, pair.n, pair.agreed, pair.images) == ("anna", "ben", 3, 1, (2, 3))
-    # good/good, good/anomaly, anomaly/good: o = 1/3, e = 2/3 * 2/3 + 1/3 * 1/3 = 5/9, kappa = (3 - 5) / (9 - 5).
-    assert pair.kappa.value == pytest.approx(-0.5)
+    assert (pair.first, pair.second, pair.n, pair.agreed, pair.images) == ("anna", "ben", 3, 1, (1, 2))
+    assert (pair.open, pair.same) == ((2, 3), (("anna", "good"),))
+    # good/anomaly, good/anomaly, good/good: o = 1/3, e = 1 * 1/3, kappa = 0.
+    assert pair.kappa.value == pytest.approx(0)
     site.database.close()

@@ -51,16 +51,21 @@ def test_correct_list_and_undo(site: Site, client: TestClient) -> None:
         "shapes": [{"points": [[1.0, 2.0], [10.0, 2.0], [5.0, 20.0]]}],
         "note": "",
         "undoes": None,
+        "kept": [],
     }
+    agreed = client.post(f"{API}/images/1/corrections", json={"label": "anomaly"}).json()
+    assert (agreed["defect"], agreed["shapes"], agreed["kept"]) == ("", [], ["defect", "shapes"])
+    assert (image(site, 1).defect, len(image(site, 1).shapes)) == ("dent", 1)
+    client.post(f"{API}/corrections/2/undo")
     client.post(f"{API}/images/1/corrections", json={"action": "again", "note": "?"})
     client.post(f"{API}/images/1/corrections", json={"action": "skip"})
-    undone = client.post(f"{API}/corrections/3/undo").json()
-    assert (undone["action"], undone["undoes"]) == ("undo", 3)
+    undone = client.post(f"{API}/corrections/5/undo").json()
+    assert (undone["action"], undone["undoes"]) == ("undo", 5)
     rows = client.get(f"{API}/corrections").json()
-    assert [(row["id"], row["action"]) for row in rows] == [(4, "undo"), (3, "skip"), (2, "again"), (1, "label")]
-    assert [row["id"] for row in client.get(f"{API}/corrections?before=3&limit=1").json()] == [2]
+    assert [(row["id"], row["action"]) for row in rows[:4]] == [(6, "undo"), (5, "skip"), (4, "again"), (3, "undo")]
+    assert [row["id"] for row in client.get(f"{API}/corrections?before=5&limit=1").json()] == [4]
     assert client.get(f"{API}/corrections?image_id=9").json() == []
-    assert client.get(f"{API}/corrections/2").json() == rows[2]
+    assert client.get(f"{API}/corrections/4").json() == rows[2]
     assert troubles(site) == []
 
 
@@ -127,4 +132,5 @@ def test_agreement(site: Site, client: TestClient) -> None:
         "agreed": 1,
         "kappa": 0.0,  # o = 1/2, e = 1/2 * 0 + 1/2 * 1
         "differ": [1],
+        "open": [1],
     }

@@ -76,12 +76,23 @@ def test_a_mask_that_was_brought_in_is_kept_unless_shapes_are_drawn(site: Site) 
     assert image(site, 1).mask == "a" * 64
 
 
-def test_shapes_stay_where_none_are_given(site: Site) -> None:
+def test_type_and_shapes_stay_where_none_are_given_and_are_said_by_nobody_else(site: Site) -> None:
     judged(site, 95)
-    label(site, 1, "anna", "anomaly", shapes=TRIANGLE)
-    row = label(site, 1, "ben", "anomaly", defect="dent")
-    assert row.shapes == image(site, 1).shapes
-    assert len(row.shapes) == 1
+    drawn = label(site, 1, "anna", "anomaly", defect="scratch", shapes=TRIANGLE).shapes
+    agreed = label(site, 1, "ben", "anomaly")
+    assert (agreed.label, agreed.defect, agreed.shapes) == ("anomaly", "", [])
+    assert agreed.before["kept"] == ["defect", "shapes"]
+    now = image(site, 1)
+    assert (now.label, now.defect, now.shapes, now.labelled_by) == ("anomaly", "scratch", drawn, "ben")
+    named = corrections.several(site, {1: Seen()}, "carl", "anomaly", product="tiny", defect="dent")
+    assert (named.defect, named.shapes, named.before["kept"]) == ("dent", [], ["shapes"])
+    assert (image(site, 1).defect, image(site, 1).shapes) == ("dent", drawn)
+    corrections.several(site, {1: Seen()}, "carl", "anomaly", product="tiny")
+    assert image(site, 1).defect == "dent"
+    removed = label(site, 1, "ben", "anomaly", defect="", shapes=[])
+    assert "kept" not in removed.before
+    assert (image(site, 1).defect, image(site, 1).shapes) == ("", [])
+    assert troubles(site) == []
 
 
 def test_the_split_is_set_once(site: Site) -> None:
@@ -186,6 +197,28 @@ def test_what_somebody_decided_since_cannot_be_undone_past(site: Site) -> None:
     assert image(site, 1).label is None
 
 
+def test_a_skip_stands_in_nobody_s_way_and_is_undone_as_what_it_is(site: Site) -> None:
+    judged(site, 95)
+    before = state(site, 1)
+    label(site, 1, "anna", "good")
+    skip(site, 1, "carl")
+    undo(site, "anna")
+    assert state(site, 1) == before
+    undo(site, "carl")  # which gives no label back that was taken away meanwhile
+    assert state(site, 1) == before
+    again(site, 1, "ben")
+    skipped = skip(site, 1, "carl")
+    assert image(site, 1).queue == review.SKIPPED
+    undo(site, "carl")
+    assert image(site, 1).queue == review.SENT_BACK
+    undo(site, "ben")
+    skipped = skip(site, 1, "carl")
+    label(site, 1, "anna", "good")
+    with pytest.raises(DecidedError, match="anna called it good after that"):
+        undo(site, "carl", skipped.id)
+    assert troubles(site) == []
+
+
 def test_undo_after_the_image_was_judged_again_ranks_it_anew(site: Site) -> None:
     judged(site, 95)
     label(site, 1, "anna", "good")
@@ -200,7 +233,7 @@ ACTIONS: tuple[Callable[[Site, str], object], ...] = (
     lambda site, by: label(site, 1, by, "good"),
     lambda site, by: label(site, 1, by, "anomaly"),
     lambda site, by: label(site, 1, by, "anomaly", defect="dent", shapes=TRIANGLE),
-    lambda site, by: label(site, 1, by, "anomaly", shapes=[]),
+    lambda site, by: label(site, 1, by, "anomaly", defect="", shapes=[]),
     lambda site, by: again(site, 1, by, note="?"),
     lambda site, by: skip(site, 1, by),
 )

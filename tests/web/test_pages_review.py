@@ -191,6 +191,79 @@ def test_a_second_reader_does_not_see_what_the_first_one_said(site: Site, client
     assert "label and verdict disagree" in client.get("/review/1?show=disagree").text
 
 
+def test_a_second_reader_who_agrees_wipes_nothing(site: Site, client: TestClient) -> None:
+    fill(site)
+    label(site, 1, "ben", "anomaly", defect="dent", shapes=SHAPES)
+    assert "1 image in “Checked by others, not by me”" in shown(client.get("/review/1?show=second").text)
+    form = {"action": "anomaly", "seen": "1", "verdict": "1", "defect": "", "shapes": "[]"}
+    assert send(client, "/review/1?show=second", form).status_code == 200
+    assert (image(site, 1).defect, image(site, 1).shapes) == ("dent", SHAPES)
+    with site.database.reading() as session:
+        agreed = history(session, 1)[-1]
+    assert (agreed.defect, agreed.shapes) == ("", [])
+    assert "called it an anomaly." in shown(client.get("/review/1/history").text)
+    form |= {"seen": "2", "shapes": ""}
+    assert send(client, "/review/1", form).status_code == 200  # who sees the type and empties the field removes it
+    assert (image(site, 1).defect, image(site, 1).shapes) == ("", SHAPES)
+    assert troubles(site) == []
+
+
+def test_the_label_that_was_brought_in_stays_in_the_history(site: Site, client: TestClient) -> None:
+    fill(site)
+    with site.database.writing() as session:
+        came = session.get_one(Image, 1)
+        came.label, came.defect, came.labelled_by, came.item, came.mask = "anomaly", "dent", "import", "x", "a" * 64
+    words = "Came with its label: an anomaly (dent), with an outline."
+    assert words in shown(client.get("/review/1").text)
+    label(site, 1, "ben", "good")
+    told = shown(client.get("/review/1/history").text)
+    assert told.index("ben called it good.") < told.index(words)
+    assert words not in shown(client.get("/review/1/history?show=second").text)
+
+
+def test_what_was_undone_is_in_the_form_again(site: Site, client: TestClient) -> None:
+    fill(site)
+    form = {"action": "anomaly", "defect": "dent", "shapes": json.dumps(SHAPES), "note": "rim", "seen": "0"}
+    send(client, "/review/1", form)
+    back = send(client, "/review/undo", {})
+    assert (back.url.path, "draft=1" in str(back.url)) == ("/review/1", True)
+    assert image(site, 1).shapes == []
+    for words in ('name="defect" list="types" maxlength="100" autocomplete="off" value="dent"', 'value="rim"'):
+        assert words in back.text
+    drawn = html.unescape(re.search(r'data-shapes="([^"]*)" data-draft', back.text)[1])  # type: ignore[index]
+    sent = html.unescape(re.search(r'name="shapes" value="([^"]*)"', back.text)[1])  # type: ignore[index]
+    assert json.loads(drawn) == json.loads(sent) == SHAPES
+    assert "Taken back. What you said of it is here again, not saved yet." in shown(back.text)
+    assert "data-draft" not in client.get("/review/1").text
+    label(site, 1, "ben", "good")
+    assert "data-draft" not in client.get("/review/1?draft=1").text  # somebody has decided since
+    send(client, "/review/undo", {"correction": "3"})
+    assert "data-draft" not in client.get("/review/1?draft=3").text  # nor is it another one's
+
+
+def test_a_second_reader_s_undo_shows_nothing_of_the_first_one_s(site: Site, client: TestClient) -> None:
+    fill(site)
+    label(site, 1, "ben", "anomaly", defect="dent", shapes=SHAPES)
+    for action in ("again", "anomaly", "skip"):
+        send(client, "/review/1?show=second", {"action": action, "note": "rim"})
+        back = send(client, "/review/undo?show=second", {})
+        assert 'value="rim"' in back.text
+        assert 'data-shapes="[]"' in back.text
+        assert "dent" not in re.sub(r"<datalist.*?</datalist>", "", back.text, flags=re.S)
+
+
+def test_a_script_that_sends_a_form_is_told_in_its_own_shape(site: Site, client: TestClient) -> None:
+    fill(site)
+    label(site, 1, "ben", "anomaly")
+    token = csrf_in(client.get("/review").text)
+    as_script = {"Accept": "application/json", "X-CSRF-Token": token}
+    told = client.post("/review/1", data={"action": "good", "seen": "0"}, headers=as_script)
+    assert told.status_code == 409
+    assert told.json()["error"]["message"].startswith("95-0.png: ben called it an anomaly meanwhile.")
+    nothing = client.post("/review/undo", headers=as_script)
+    assert nothing.json()["error"]["message"] == "There is nothing of yours to undo."
+
+
 @pytest.mark.parametrize("shapes", ["x", "{}", "[[[[[", '[{"points": [[1, 2]]}]', "[" * 20_000, HUGE])
 def test_broken_shapes_are_refused_in_words(site: Site, client: TestClient, shapes: str) -> None:
     fill(site)
@@ -278,6 +351,8 @@ def test_agreement_and_sending_back_what_differs(site: Site, client: TestClient)
         label(site, number, "ben", said)  # type: ignore[arg-type]
     page = client.get("/review/agreement")
     assert "anna and ben 3 33.3 % 0.000" in shown(page.text)
+    assert "anna called all 3 images good. Then kappa is 0 or undefined, however often anna and ben" in shown(page.text)
+    assert "ben called" not in shown(page.text)
     assert "anna and ben differ on 2 images" in shown(page.text)
     numbers = re.findall(r'name="images" value="(\d+)"', page.text)
     assert numbers == ["2", "3"]

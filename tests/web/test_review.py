@@ -168,6 +168,21 @@ def test_a_second_reader_s_order_tells_nothing(site: Site) -> None:
         assert review.entry_of(session, entries[2].image, second).place == entries[2].place
 
 
+def test_a_label_that_was_brought_in_is_no_reviewer_s(site: Site) -> None:
+    for number in range(2):
+        judged(site, 95, number)
+        with site.database.writing() as session:
+            came = session.get_one(Image, number + 1)
+            came.label, came.labelled_by, came.item = "anomaly", "import", f"part {number}"
+    label(site, 2, "ben", "good")
+    second = Filters("tiny", "second")
+    assert [names(site, second, "anna"), names(site, second, "ben")] == [["95"], []]
+    with site.database.reading() as session:
+        assert [entry.image.id for entry in review.listed(session, second, "anna")] == [2]
+        assert [review.count(session, second, me) for me in ("anna", "ben")] == [1, 0]
+        assert review.count(session, Filters("tiny", "all", verdict="review"), "anna") == 2
+
+
 def test_whom_others_contradicted_has_read_it_already(site: Site) -> None:
     judged(site, 95)
     label(site, 1, "anna", "good")

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from blemish.web import review
 from blemish.web.corrections import label
 from blemish.web.site import Site
 from blemish.web.tables import Image
 from tests.web.accessibility import serious
-from tests.web.browser import Visitor
+from tests.web.browser import Visitor, visiting
 from tests.web.desk import SIZE, image, judged, opened, served, troubles
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Dialog, Page
+    from playwright.sync_api import Browser, Dialog, Page
 
 
 @pytest.fixture
@@ -236,13 +237,85 @@ def test_a_drawing_is_not_left_behind_unasked_and_says_that_it_replaces_a_mask(
     page.wait_for_timeout(300)
     page.keyboard.press("s")  # which saves no drawing either
     page.wait_for_timeout(300)
-    assert asked == ["beforeunload"] * 2
+    assert asked == ["beforeunload", "confirm"]
     assert page.url.endswith("/review/1")
+    assert image(site, 1).queue != review.SKIPPED
     page.keyboard.press("a")
     page.wait_for_url("**/review/2?**")
     assert len(asked) == 2
     assert len(image(site, 1).shapes) == 1
     desktop.forgive("mask.png", "404")
+
+
+def test_where_the_server_is_away_the_drawing_stays_and_is_sent_later(
+    site: Site, address: str, desktop: Visitor
+) -> None:
+    page = desktop.new_page()
+    page.route("**/events**", lambda route: route.abort())  # so that nothing is heard of what others decide
+    page.goto(f"{address}/review/1")
+    page.keyboard.press("x")
+    for x, y in ((2, 2), (9, 9)):
+        page.mouse.click(*on_screen(page, x, y))
+    page.fill("[name=note]", "at the rim")
+    page.click("#told")
+    desktop.context.set_offline(True)
+    page.keyboard.press("a")
+    page.get_by_text("The server cannot be reached.").first.wait_for()
+    assert "What you drew and wrote is still here" in page.inner_text("#trouble")
+    assert page.locator("#sheet polygon").count() == 1
+    desktop.context.set_offline(False)
+    label(site, 1, "ben", "good")  # of whose decision nothing was seen
+    page.keyboard.press("a")
+    page.get_by_text("ben called it good meanwhile").wait_for()
+    assert "ben called it good." in page.inner_text("#history")
+    page.keyboard.press("a")
+    page.wait_for_url("**/review/2?**")
+    assert (image(site, 1).label, len(image(site, 1).shapes)) == ("anomaly", 1)
+    assert desktop.forgive("ERR_INTERNET_DISCONNECTED", "409", "/events")
+
+
+def test_undo_gives_the_drawing_back(site: Site, address: str, desktop: Visitor) -> None:
+    page = desktop.new_page()
+    page.goto(f"{address}/review/1")
+    for corners in (((2, 2), (9, 9)), ((15, 15), (20, 20))):
+        page.keyboard.press("x")
+        for x, y in corners:
+            page.mouse.click(*on_screen(page, x, y))
+    page.keyboard.press("t")
+    page.keyboard.type("scratch")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/review/2?**")
+    drawn = image(site, 1).shapes
+    page.keyboard.press("u")
+    page.wait_for_url("**/review/1?**")
+    assert image(site, 1).label is None
+    assert page.locator("#sheet polygon").count() == 2
+    assert page.input_value("[name=defect]") == "scratch"
+    page.on("dialog", lambda dialog: dialog.dismiss())
+    page.keyboard.press("g")  # is asked, and stays
+    page.wait_for_timeout(200)
+    assert page.url.split("?")[0].endswith("/review/1")
+    page.keyboard.press("a")
+    page.wait_for_url("**/review/2?**")
+    assert (image(site, 1).shapes, image(site, 1).defect) == (drawn, "scratch")
+
+
+def test_on_a_phone_the_chosen_list_and_kappa_are_in_view(site: Site, address: str, browser: Browser) -> None:
+    for name in ("ben", "carl"):
+        label(site, 1, name, "good")
+    with visiting(browser, viewport={"width": 390, "height": 844}, has_touch=True) as phone:
+        page = phone.new_page()
+        page.goto(f"{address}/review?show=second")
+        box = page.locator(".shows [aria-current]").bounding_box()
+        assert box
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+        page.goto(f"{address}/review/agreement")
+        for cell in page.locator(".agree td:visible").all():
+            box = cell.bounding_box()
+            assert box
+            assert box["x"] + box["width"] <= 390
+        assert serious(page) == []
 
 
 def test_a_file_dropped_on_another_page_does_not_leave_it(address: str, desktop: Visitor) -> None:

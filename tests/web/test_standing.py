@@ -44,11 +44,17 @@ def test_whatever_people_do_follows_from_the_log(site: Site) -> None:
     undo(site, "anna")
     label(site, 2, "anna", "good")
     skip(site, 3, "anna")
+    label(site, 1, "carl", "anomaly")  # shapes and type stay
+    undo(site, "carl")
+    label(site, 1, "carl", "anomaly", shapes=[])
+    label(site, 1, "anna", "anomaly")
     assert troubles(site) == []
     with site.database.writing() as session:  # as an import labels an image that was inspected before it
         came = session.get_one(Image, 3)
-        came.label, came.labelled_by, came.split, came.item = "good", imports.BY, "test", "part 3"
+        came.label, came.labelled_by, came.split, came.item = "anomaly", imports.BY, "test", "part 3"
+        came.defect = "dent"
     label(site, 3, "anna", "anomaly")
+    assert image(site, 3).defect == "dent"
     assert troubles(site) == []
     undo(site, "anna")
     assert troubles(site) == []
@@ -75,6 +81,16 @@ def test_whatever_people_do_follows_from_the_log(site: Site) -> None:
             "update image set label = 'good', labelled_by = 'eve' where id = 3",
             "Image 3 (95-2.png) has a label by 'eve', which no correction in the log gave",
         ),
+        ("update image set split = 'test', item = 'part 1' where id = 1", "Image 1 (95-0.png): {}item, split"),
+        ("update image set ending = '' where id = 1", "Image 1 (95-0.png): {}ending"),
+        (
+            "update image set label = 'good', labelled_by = 'import', split = 'train' where id = 3",
+            "Image 3 (95-2.png) has a label by 'import', which no correction in the log gave",
+        ),
+        (
+            "update image set label = 'good', labelled_by = 'import', split = 'train' where id = 2",
+            "Image 2 (95-1.png): {}labelled_by",
+        ),
         (
             "update product set detector_id = null",
             "Product 'tiny': the version that judges is not the one that the log says was promoted last",
@@ -93,6 +109,22 @@ def test_a_changed_label_is_not_made_true_by_what_people_do_afterwards(site: Sit
     skip(site, 1, "ben")
     again(site, 1, "ben")
     assert troubles(site) == ["Image 1 (95-0.png): not what the log's corrections say: label."]
+    site.database.close()
+
+
+def test_an_image_of_another_product_than_it_was_judged_as_is_told(site: Site) -> None:
+    sentence = "Image 3 (95-2.png) is of the product 'other', but was judged as another one's."
+    with site.database.engine.begin() as connection:
+        connection.execute(text("insert into product (name) values ('other')"))
+    assert tampered(site, "update image set product = 'other' where id = 3") == [sentence]
+    site.database.close()
+
+
+def test_a_changed_type_is_not_made_true_by_who_agrees_without_naming_it(site: Site) -> None:
+    with site.database.engine.begin() as connection:
+        connection.execute(text("update image set defect = 'dent' where id = 1"))
+    label(site, 1, "ben", "anomaly")
+    assert troubles(site) == ["Image 1 (95-0.png): not what the log's corrections say: defect."]
     site.database.close()
 
 

@@ -24,8 +24,11 @@ _LOCK = Lock()  # so that two who ask at once do not both compute
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of two reviewers. `kappa` is undefined where both gave all images one and the same label; `images` are the
-    numbers of those on which they differ."""
+    """Of two reviewers, by the first label that each gave to an image: what somebody says after a second look, once the
+    other has spoken, is no independent reading. `kappa` is undefined where both gave all images one and the same label;
+    `images` are the numbers of those on which they differed, and `open` of those on which they do so still, by the last
+    label of each. `same` has, of each who gave all images one label, the name and that label: kappa is then 0 or
+    undefined, however often they agree."""
 
     first: str
     second: str
@@ -33,6 +36,8 @@ class Agreement:
     agreed: int
     kappa: Interval
     images: tuple[int, ...]
+    open: tuple[int, ...]
+    same: tuple[tuple[str, str], ...]
 
 
 def kappa(first: Sequence[str], second: Sequence[str]) -> Interval:
@@ -93,25 +98,28 @@ def _said(session: Session, product: str) -> _Said:
         last = session.scalar(select(func.max(Correction.id))) or 0
         kept = _KEPT.setdefault(session.get_bind(), {})
         if product not in kept or kept[product].last != last:
-            given = _labels(session, product)
-            kept[product] = _Said(last, given, _agreements(given))
+            first, given = _labels(session, product)
+            kept[product] = _Said(last, given, _agreements(first, given))
         return kept[product]
 
 
-def _labels(session: Session, product: str) -> dict[str, dict[int, str]]:
+def _labels(session: Session, product: str) -> tuple[dict[str, dict[int, str]], dict[str, dict[int, str]]]:
+    """What each reviewer said of each image first, and what last."""
     rows = session.execute(
         select(Correction.by, Correction.image_id, Correction.label)
         .join(Image, Image.id == Correction.image_id)
         .where(Image.product == product, Correction.action == "label", Correction.label.is_not(None), stands())
         .order_by(Correction.id)
     )
-    found: dict[str, dict[int, str]] = {}
+    first: dict[str, dict[int, str]] = {}
+    last: dict[str, dict[int, str]] = {}
     for by, image, label in rows:
-        found.setdefault(by, {})[image] = str(label)
-    return found
+        first.setdefault(by, {}).setdefault(image, str(label))
+        last.setdefault(by, {})[image] = str(label)
+    return first, last
 
 
-def _agreements(given: Mapping[str, Mapping[int, str]]) -> list[Agreement]:
+def _agreements(given: Mapping[str, Mapping[int, str]], last: Mapping[str, Mapping[int, str]]) -> list[Agreement]:
     found = []
     for first, second in combinations(sorted(given), 2):
         both = sorted(given[first].keys() & given[second].keys())
@@ -119,5 +127,8 @@ def _agreements(given: Mapping[str, Mapping[int, str]]) -> list[Agreement]:
             continue
         one, two = [given[first][i] for i in both], [given[second][i] for i in both]
         differ = tuple(i for i, a, b in zip(both, one, two, strict=True) if a != b)
-        found.append(Agreement(first, second, len(both), len(both) - len(differ), kappa(one, two), differ))
+        still = tuple(i for i in both if last[first][i] != last[second][i])
+        same = tuple((name, said[0]) for name, said in ((first, one), (second, two)) if len({*said}) == 1)
+        agreed = len(both) - len(differ)
+        found.append(Agreement(first, second, len(both), agreed, kappa(one, two), differ, still, same))
     return sorted(found, key=lambda pair: -pair.n)

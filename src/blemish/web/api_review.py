@@ -35,11 +35,13 @@ _CORRECTION: dict[str, Any] = {
     "shapes": _SHAPES,
     "note": "",
     "undoes": None,
+    "kept": [],
 }
 
 
 class CorrectionAnswer(BaseModel):
-    """What a person said of an image. `undoes` is the number of the correction that an "undo" took back."""
+    """What a person said of an image. `undoes` is the number of the correction that an "undo" took back. `kept` names
+    what a label said nothing of, so that the image kept what it had: "defect", "shapes"."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_CORRECTION]})
     id: int
@@ -56,6 +58,7 @@ class CorrectionAnswer(BaseModel):
     shapes: list[dict[str, Any]]
     note: str
     undoes: int | None
+    kept: list[str]
 
 
 class Shape(BaseModel):
@@ -66,8 +69,8 @@ class Shape(BaseModel):
 
 class CorrectionRequest(BaseModel):
     """What to say of an image. `seen_verdict` and `seen_correction` are the latest that the person had seen (0 = there
-    was no correction): where somebody decided since, the answer is 409 and nothing is recorded. Without `shapes` those
-    that the image has are kept."""
+    was no correction): where somebody decided since, the answer is 409 and nothing is recorded. Without `defect` or
+    `shapes` an anomaly keeps those that it has; "" and [] remove them."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -76,7 +79,7 @@ class CorrectionRequest(BaseModel):
     )
     action: Literal["label", "again", "skip"] = "label"
     label: Literal["good", "anomaly"] | None = None
-    defect: str = Field(default="", max_length=TYPE)
+    defect: str | None = Field(default=None, max_length=TYPE)
     shapes: list[Shape] | None = Field(default=None, max_length=corrections.SHAPES)
     note: str = Field(default="", max_length=NOTE)
     seen_verdict: int | None = Field(default=None, ge=1, le=2**31 - 1)
@@ -112,8 +115,9 @@ class QueueAnswer(BaseModel):
 
 
 class AgreementAnswer(BaseModel):
-    """Cohen's kappa of two reviewers over the `n` images that both labelled, with its 95 % interval; `differ` are the
-    numbers of the images to which they gave different labels."""
+    """Cohen's kappa of two reviewers over the `n` images that both labelled, by the first label of each, with its 95 %
+    interval; `differ` are the numbers of the images to which they gave different labels, `open` of those that have two
+    still, by the last label of each."""
 
     first: str
     second: str
@@ -121,12 +125,13 @@ class AgreementAnswer(BaseModel):
     agreed: int
     kappa: dict[str, float | None]
     differ: list[int]
+    open: list[int]
 
 
 def as_answer(row: Correction) -> CorrectionAnswer:
     """A row as it is answered."""
     own = ("id", "image_id", "verdict_id", "time", "by", "action", "label", "defect", "shapes", "note", "undoes")
-    fields = {name: getattr(row, name) for name in own}
+    fields = {name: getattr(row, name) for name in own} | {"kept": row.before.get("kept", [])}
     return CorrectionAnswer(**fields, image=row.image.sha256, name=row.image.name, product=row.image.product)
 
 
@@ -236,6 +241,7 @@ def agree(site: SiteOf, who: Reviewing, product: ProductOf) -> list[AgreementAns
             agreed=pair.agreed,
             kappa=asdict(pair.kappa),
             differ=list(pair.images),
+            open=list(pair.open),
         )
         for pair in pairs
     ]

@@ -14,12 +14,14 @@ from blemish.types import BlemishError
 from blemish.web import ledger, review
 from blemish.web.dataset import split_of
 from blemish.web.site import MissingError, Site
+from blemish.web.standing import IMPORT
 from blemish.web.tables import Correction, Image, Verdict, now
 from blemish.web.texts import plain
 
 Label = Literal["good", "anomaly"]
 # What a correction changes of an image, and undoing restores. `split` is not among them: it is set once, for good.
 STATE = ("label", "defect", "shapes", "mask", "labelled_by", "queue")
+KEPT = ("defect", "shapes")  # of these a label may say nothing; then they stay
 TYPE = 100  # characters of a type's name
 NOTE = 2000
 SHAPES, POINTS = 100, 500  # of an image, of a shape
@@ -48,14 +50,15 @@ def label(
     by: str,
     label: Label,
     *,
-    defect: str = "",
+    defect: str | None = None,
     shapes: Sequence[Mapping[str, Any]] | None = None,
     note: str = "",
     seen: Seen = NOTHING,
 ) -> Correction:
-    """Says what an image is; it leaves the queue. `shapes` are polygons in pixels, [{"points": [[x, y], ...]}]; None
-    leaves those that it has. Raises `DecidedError` where somebody decided since what was `seen`, and `BlemishError`
-    for shapes that are none."""
+    """Says what an image is; it leaves the queue. `shapes` are polygons in pixels, [{"points": [[x, y], ...]}]. None
+    for `defect` or `shapes` says nothing of them: an anomaly keeps those that it has, and the correction names them in
+    `before["kept"]`, so that nobody is credited with what somebody else said. Raises `DecidedError` where somebody
+    decided since what was `seen`, and `BlemishError` for shapes that are none."""
     with site.database.writing() as session:
         image = _image(session, image_id)
         return _labelled(session, image, by, label, defect=defect, shapes=shapes, note=note, seen=seen)
@@ -67,23 +70,30 @@ def _labelled(
     by: str,
     label: Label,
     *,
-    defect: str = "",
+    defect: str | None = None,
     shapes: Sequence[Mapping[str, Any]] | None = None,
     note: str = "",
     seen: Seen = NOTHING,
 ) -> Correction:
-    defect = " ".join(plain(defect).split())
-    drawn = image.shapes if shapes is None else checked(shapes, image)
-    if len(defect) > TYPE:
-        raise BlemishError(f"The type has {len(defect)} characters; shorten it to {TYPE}.")
+    said: dict[str, Any] = {}
+    if defect is not None:
+        said["defect"] = " ".join(plain(defect).split())
+        if len(said["defect"]) > TYPE:
+            raise BlemishError(f"The type has {len(said['defect'])} characters; shorten it to {TYPE}.")
+    if shapes is not None:
+        said["shapes"] = checked(shapes, image)
     if label == "good":
-        if defect or (shapes and drawn):
+        if any(said.values()):
             raise BlemishError("A good image has no type and no shapes; remove them, or call it an anomaly.")
-        drawn = []
-    row = _added(session, image, by, "label", note, seen, label=label, defect=defect, shapes=drawn)
+        said = {"defect": "", "shapes": []}
+    kept = [name for name in KEPT if name not in said]
+    fields = {"label": label, "defect": "", "shapes": [], **said}
+    row = _added(session, image, by, "label", note, seen, kept=kept, **fields)
     # A mask that was brought in with the image is worth more than none, and less than what is drawn now.
-    image.mask = "" if label == "good" or drawn else image.mask
-    image.label, image.defect, image.shapes, image.labelled_by = label, defect, drawn, by
+    image.mask = "" if label == "good" or said.get("shapes") else image.mask
+    image.label, image.labelled_by = label, by
+    for name, value in said.items():
+        setattr(image, name, value)
     image.split = image.split or split_of(image.sha256, image.item)
     image.queue = None
     return _finished(session, row)
@@ -139,7 +149,7 @@ def several(
             elif action == "skip":
                 row = _skipped(session, image, by, note, seen)
             else:
-                type_ = defect if action == "anomaly" else ""  # what was named goes with it
+                type_ = defect or None if action == "anomaly" else None  # a good image loses what was named
                 row = _labelled(session, image, by, action, defect=type_, note=note, seen=seen)
         return row
 
@@ -151,12 +161,16 @@ def undo(site: Site, by: str, correction_id: int | None = None, *, product: str 
     with site.database.writing() as session:
         row = _to_undo(session, by, correction_id, product)
         image = session.get_one(Image, row.image_id)
-        last = standing(history(session, image.id))[-1]
-        if last.id != row.id:
+        rows = history(session, image.id)
+        if row.id not in undoable(rows):
+            last = next(later for later in reversed(standing(rows)) if later.action != "skip")
             raise DecidedError(f"{image.name}: {_told(last)} after that; undo that first, or decide anew.")
         undone = _added(session, image, by, "undo", "", NOTHING, undoes=row.id, label=None, defect="", shapes=[])
-        for column in STATE:
-            setattr(image, column, row.before[column])
+        if row.action != "skip":
+            for column in STATE:
+                setattr(image, column, row.before[column])
+        elif image.queue == review.SKIPPED:  # a skip says nothing of the image, and others may have decided since
+            image.queue = row.before["queue"]
         if image.verdict_id != row.before["verdict_id"]:  # it was judged again meanwhile
             image.queue = _rank(site, session, image)
         return _finished(session, undone)
@@ -171,6 +185,24 @@ def standing(rows: Sequence[Correction]) -> list[Correction]:
     """Those of `history` that were not undone, without the undoing ones."""
     undone = {row.undoes for row in rows}
     return [row for row in rows if row.action != "undo" and row.id not in undone]
+
+
+def undoable(rows: Sequence[Correction]) -> set[int]:
+    """The numbers of those of `history` that can be undone: the last one that says something, and skips after it."""
+    found = set()
+    for row in reversed(standing(rows)):
+        found.add(row.id)
+        if row.action != "skip":
+            break
+    return found
+
+
+def brought_in(image: Image, rows: Sequence[Correction]) -> Mapping[str, Any] | None:
+    """The label, type and mask that came with an image of this `history`, by the names of its columns; None where none
+    came."""
+    if image.labelled_by == IMPORT:
+        return {name: getattr(image, name) for name in STATE}
+    return next((row.before for row in rows if row.before.get("labelled_by") == IMPORT), None)
 
 
 def latest(rows: Sequence[Correction]) -> int:
@@ -219,7 +251,17 @@ def _as_it_is(image: Image) -> dict[str, Any]:
     return {"label": image.label, "defect": image.defect, "shapes": image.shapes}
 
 
-def _added(session: Session, image: Image, by: str, action: str, note: str, seen: Seen, **fields: Any) -> Correction:
+def _added(
+    session: Session,
+    image: Image,
+    by: str,
+    action: str,
+    note: str,
+    seen: Seen,
+    *,
+    kept: Sequence[str] = (),
+    **fields: Any,
+) -> Correction:
     """The row of a correction, before the image is changed."""
     if seen.correction_id is not None and action != "skip":
         rows = history(session, image.id)
@@ -230,7 +272,10 @@ def _added(session: Session, image: Image, by: str, action: str, note: str, seen
         verdict = session.get(Verdict, seen.verdict_id)
         if verdict is None or verdict.image_id != image.id:
             raise BlemishError(f"Verdict {seen.verdict_id} is not of this image; give the one that was seen.")
-    before = {column: getattr(image, column) for column in (*STATE, "verdict_id")}
+    # `item` decides the split; it is never undone, but the log keeps what it was (`standing.py`).
+    before = {column: getattr(image, column) for column in (*STATE, "verdict_id", "item")}
+    if kept:
+        before["kept"] = list(kept)
     row = Correction(
         image_id=image.id,
         verdict_id=seen.verdict_id,

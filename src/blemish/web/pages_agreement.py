@@ -24,10 +24,10 @@ def show(request: Request, site: SiteOf, who: Reviewing, product: ProductOf) -> 
     with site.database.reading() as session:
         pairs = agreement.agreements(session, product)
         given = agreement.labels(session, product)
-        numbers = {number for pair in pairs for number in pair.images[:MOST]}
+        numbers = {number for pair in pairs for number in pair.open[:MOST]}
         images = {i.id: i for i in session.scalars(select(Image).where(Image.id.in_(numbers)))}
         latest = {number: corrections.latest(corrections.history(session, number)) for number in numbers}
-    shown = [(pair, asdict(pair.kappa), [images[number] for number in pair.images[:MOST]]) for pair in pairs]
+    shown = [(pair, asdict(pair.kappa), [images[number] for number in pair.open[:MOST]]) for pair in pairs]
     people = {name: len(labels) for name, labels in sorted(given.items())}
     return page(
         request,

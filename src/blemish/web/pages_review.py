@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -144,8 +145,15 @@ def undo(
     try:
         row = corrections.undo(site, who.name, correction or None, product=filters.product)
     except BlemishError as cause:
+        if _by_script(request):
+            raise
         return _grid(request, site, who.name, filters, trouble=str(cause))
-    return RedirectResponse(f"/review/{row.image_id}?{filters.query()}", 303)
+    return RedirectResponse(f"/review/{row.image_id}?{filters.query(draft=row.undoes)}", 303)
+
+
+def _by_script(request: Request) -> bool:
+    """Whether a script sent the form: its page stays open, and tells an error itself."""
+    return "text/html" not in request.headers.get("accept", "")
 
 
 @router.get("/review/{image_id}")
@@ -156,13 +164,23 @@ def single(
     filters: FiltersOf,
     image_id: RowId,
     done: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    draft: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
 ) -> HTMLResponse:
-    """One image, large, with all that is known of it."""
-    return _single(request, site, who.name, filters, image_id, done=done)
+    """One image, large, with all that is known of it. `draft` is a correction that has just been undone: what it said
+    is in the form again, to be sent once more."""
+    return _single(request, site, who.name, filters, image_id, done=done, draft=draft)
 
 
 def _single(
-    request: Request, site: Site, me: str, filters: Filters, image_id: int, *, done: int = 0, trouble: str = ""
+    request: Request,
+    site: Site,
+    me: str,
+    filters: Filters,
+    image_id: int,
+    *,
+    done: int = 0,
+    draft: int = 0,
+    trouble: str = "",
 ) -> HTMLResponse:
     with site.database.reading() as session:
         image = _image(session, image_id)
@@ -174,11 +192,12 @@ def _single(
             "entry": entry,
             "previous": review.before(session, filters, me, here),
             "following": review.following(session, filters, me, here, other_than=image.id),
-            "waits": review.waiting(session, image.product),
+            "size": review.count(session, filters, me),
+            "list_name": review.SHOWS[filters.show],
             "types": review.types(session, image.product),
             "last": session.get(Correction, done) if done else None,
         }
-    context |= _told(rows, filters)
+    context |= _told(image, rows, filters) | {"draft": _draft(image, rows, me, draft, blind=filters.show == "second")}
     words = _sentence(site, entry.verdict) if entry.verdict else "No version has judged it yet."
     return page(
         request,
@@ -201,13 +220,30 @@ def _sentence(site: Site, verdict: Verdict) -> str:
     return f"Version {verdict.detector.version}: {verdict_sentence(verdict, rule)}"
 
 
-def _told(rows: Any, filters: Filters) -> dict[str, Any]:
+def _draft(image: Image, rows: Sequence[Correction], me: str, number: int, *, blind: bool) -> dict[str, Any]:
+    """What stands in the form of an image: what it is, or what one's own correction of that number said, as long as
+    nothing was said since it was undone. A second reader begins with nothing."""
+    found: dict[str, Any] = {"defect": "", "shapes": [], "note": "", "undone": False}
+    if not blind:
+        found |= {"defect": image.defect, "shapes": image.shapes}
+    last = next((row for row in reversed(rows) if row.action != "skip"), None)
+    if number and last is not None and last.undoes == number:
+        row = next(row for row in rows if row.id == number)
+        if row.by == me:
+            named = row.action == "label" and row.label == "anomaly"
+            kept = row.before.get("kept", ()) if named else corrections.KEPT
+            said = {name: getattr(row, name) for name in corrections.KEPT if name not in kept}
+            found |= said | {"note": row.note, "undone": any(said.values()) or bool(row.note)}
+    return found
+
+
+def _told(image: Image, rows: Sequence[Correction], filters: Filters) -> dict[str, Any]:
     """What the history of an image shows. Who reads it a second time does not see what the first one said."""
-    standing = corrections.standing(rows)
     return {
         "rows": list(reversed(rows)),
-        "stands": {row.id for row in standing},
-        "undoable": standing[-1].id if standing else 0,
+        "stands": {row.id for row in corrections.standing(rows)},
+        "undoable": corrections.undoable(rows),
+        "brought": corrections.brought_in(image, rows),
         "latest": corrections.latest(rows),
         "blind": filters.show == "second",
         "filters": filters,
@@ -218,8 +254,8 @@ def _told(rows: Any, filters: Filters) -> dict[str, Any]:
 def history(site: SiteOf, who: Reviewing, filters: FiltersOf, image_id: RowId) -> HTMLResponse:
     """What people said of an image."""
     with site.database.reading() as session:
-        rows = corrections.history(session, image_id)
-    return HTMLResponse(fragment("review_history.html", visitor=who, **_told(rows, filters)))
+        image, rows = _image(session, image_id), corrections.history(session, image_id)
+    return HTMLResponse(fragment("review_history.html", visitor=who, **_told(image, rows, filters)))
 
 
 @router.get("/review/{image_id}/tile")
@@ -253,10 +289,16 @@ def decide(
         image = _image(session, image_id)
     filters = Filters(**(vars(filters) | {"product": image.product}))
     here = review.where_is(image, filters)
+    drawn = _parsed(shapes) if shapes else None
+    named: str | None = defect
+    if filters.show == "second":  # who was shown no type and no shapes, and gave none, says nothing of them
+        named, drawn = defect or None, drawn or None
     try:
         before = Seen(verdict or None, seen)
-        row = _decide(site, image_id, who.name, action, defect=defect, shapes=shapes, note=note, seen=before)
+        row = _decide(site, image_id, who.name, action, defect=named, shapes=drawn, note=note, seen=before)
     except DecidedError as cause:
+        if _by_script(request):
+            raise
         return _single(request, site, who.name, filters, image_id, trouble=str(cause))
     with site.database.reading() as session:
         entry = review.following(session, filters, who.name, here, other_than=image_id)
@@ -270,10 +312,10 @@ def _decide(
     by: str,
     action: Action,
     *,
-    defect: str = "",
-    shapes: str = "",
-    note: str = "",
-    seen: Seen = corrections.NOTHING,
+    defect: str | None,
+    shapes: list[Any] | None,
+    note: str,
+    seen: Seen,
 ) -> Correction:
     if action == "skip":
         return corrections.skip(site, image_id, by, note=note, seen=seen)
@@ -281,8 +323,7 @@ def _decide(
         return corrections.again(site, image_id, by, note=note, seen=seen)
     if action == "good":  # what was drawn or named goes with it
         return corrections.label(site, image_id, by, "good", note=note, seen=seen)
-    drawn = _parsed(shapes) if shapes else None
-    return corrections.label(site, image_id, by, "anomaly", defect=defect, shapes=drawn, note=note, seen=seen)
+    return corrections.label(site, image_id, by, "anomaly", defect=defect, shapes=shapes, note=note, seen=seen)
 
 
 def _parsed(shapes: str) -> list[Any]:

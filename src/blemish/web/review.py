@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from blemish.inference.bundle import Decision
 from blemish.types import BlemishError
-from blemish.web.standing import stands
+from blemish.web.standing import IMPORT, stands
 from blemish.web.tables import Correction, Image, Verdict
 
 NEAR = 2.0  # p within this factor of the false-alarm rate is near the threshold
@@ -196,6 +196,11 @@ def counts(session: Session, product: str, me: str) -> dict[str, int]:
     return {name: second or 0 if name == "second" else int(getattr(row, name)) for name in SHOWS}
 
 
+def count(session: Session, filters: Filters, me: str) -> int:
+    """How many images the list of `filters` has."""
+    return session.scalar(_select(filters, me).with_only_columns(func.count(), maintain_column_froms=True)) or 0
+
+
 def waiting(session: Session, product: str) -> int:
     """How many images wait for a person: all of `SHOWS`' "waiting"."""
     return all_waiting(session, product).get(product, 0)
@@ -267,5 +272,6 @@ def _shown(show: Show, me: str) -> ColumnElement[bool]:
         return and_(*above, *below)
     if show == "second":
         mine = select(Correction.image_id).where(Correction.action == "label", Correction.by == me, stands())
-        return and_(Image.label.is_not(None), Image.labelled_by != me, Image.id.not_in(mine))
+        # By a person: a label that was brought in is no reviewer's, and agreement with it would count for nobody.
+        return and_(Image.label.is_not(None), Image.labelled_by.not_in((me, IMPORT)), Image.id.not_in(mine))
     return Image.label.is_not(None) if show == "labelled" else Image.ending != ""

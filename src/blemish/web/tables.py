@@ -127,7 +127,8 @@ class Verdict(Base):
 class Correction(Base):
     """What a person said of an image. `action`: "label", "again" (another look), "skip", or "undo" of `undoes`.
 
-    `before` is what the image's columns were, so that it can be undone.
+    `before` is what the image's columns were, so that it can be undone. Its "kept", where there is any, names those
+    columns of which a label said nothing: the image kept them, and here they are empty.
     """
 
     __tablename__ = "correction"

@@ -30,6 +30,13 @@ export function unique() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+// Sends a form as the browser would, and goes where the answer leads. Where the server is away, or refuses, the page stays
+// with all that is in it, and the error is thrown, in words.
+export async function send(form, submitter = null) {
+  const body = new URLSearchParams(new FormData(form, submitter));
+  location.href = (await ask(form.getAttribute("action"), { method: "POST", body })).url;
+}
+
 // One connection for the page, from the entry of the log that the page knows; `when(kind, f)` calls f(ref) for each new
 // verdict, correction, promotion or detector.
 let source = null;

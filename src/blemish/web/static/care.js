@@ -1,5 +1,5 @@
 // The single view of the review: keys, heat and boxes, zoom, drawing, and what others decide meanwhile.
-import { ask, when } from "./app.js";
+import { ask, send, when } from "./app.js";
 import { drawing } from "./draw.js";
 
 const form = document.getElementById("decide");
@@ -8,7 +8,7 @@ const width = Number(sheet.dataset.width);
 const height = Number(sheet.dataset.height);
 const byId = (id) => document.getElementById(id);
 
-let unsaved = false; // shapes that no decision has saved yet
+let unsaved = "draft" in sheet.dataset; // shapes that no decision has saved yet
 const draw = drawing(sheet, {
   width, height,
   shapes: JSON.parse(sheet.dataset.shapes),
@@ -100,23 +100,37 @@ sheet.addEventListener("mode", (event) => {
   for (const name of ["polygon", "box"]) byId(name).setAttribute("aria-pressed", String(event.detail === name));
 });
 
-// Decisions: the forms that also work without this script.
+// Decisions: the forms also work without this script, which stays on the page, with the drawing, where the server is away.
 let sent = false;
-function decide(action) {
-  if (sent) return;
-  form.requestSubmit(form.querySelector(`button[value=${action}]`));
-}
-form.addEventListener("submit", (event) => {
-  if (sent) { event.preventDefault(); return; }
-  draw.finish();
-  sent = true;
-  if (event.submitter?.value === "anomaly") unsaved = false; // no other decision saves them
-});
-// The browser asks whether to leave a drawing behind. Who stays can decide again.
-addEventListener("beforeunload", (event) => {
-  if (!unsaved && !draw.begun) return;
+const decide = (action) => form.requestSubmit(form.querySelector(`button[value=${action}]`));
+addEventListener("submit", async (event) => {
+  if (event.target.getAttribute("method") !== "post") return;
   event.preventDefault();
-  setTimeout(() => { sent = false; });
+  if (sent) return;
+  if (event.submitter?.value === "anomaly") draw.finish(); // no other decision saves the shapes
+  else if ((unsaved || draw.begun) && !confirm("This does not save the drawing. Go on without it?")) return;
+  sent = true;
+  try {
+    await send(event.target, event.submitter);
+    unsaved = false; // also for who comes back with the browser's "back"
+  } catch (cause) {
+    sent = false;
+    if (cause.status === 409) await catchUp().catch(() => {}); // so that one can still decide otherwise
+    trouble(cause.status ? cause.message : `${cause.message} What you drew and wrote is still here: decide again when it is back.`);
+  }
+});
+function trouble(words) {
+  byId("trouble").textContent = words;
+  byId("trouble").hidden = false;
+}
+async function catchUp() {
+  const html = await (await ask(`/review/${form.dataset.image}/history?${form.dataset.query}`, { headers: { Accept: "text/html" } })).text();
+  byId("history").outerHTML = html;
+  form.elements.seen.value = byId("history").dataset.latest;
+}
+// The browser asks whether to leave a drawing behind.
+addEventListener("beforeunload", (event) => {
+  if (!sent && (unsaved || draw.begun)) event.preventDefault();
 });
 addEventListener("pageshow", () => { sent = false; }); // also when the browser's "back" brings this page again
 form.elements.defect.addEventListener("keydown", (event) => {
@@ -163,14 +177,11 @@ if (next) new Image().src = next.dataset.image;
 when("correction", async (ref) => {
   const row = await (await ask(`/api/v1/corrections/${ref}`)).json();
   if (row.image_id !== Number(form.dataset.image) || sent) return;
-  const html = await (await ask(`/review/${row.image_id}/history?${form.dataset.query}`, { headers: { Accept: "text/html" } })).text();
-  byId("history").outerHTML = html;
-  if (row.action === "skip" || Number(form.elements.seen.value) >= row.id) return;
-  form.elements.seen.value = byId("history").dataset.latest;
+  const known = Number(form.elements.seen.value);
+  await catchUp();
+  if (row.action === "skip" || known >= row.id) return;
   const kind = row.defect ? ` (${row.defect})` : "";
   const words = { label: `called this ${row.label === "anomaly" ? "an anomaly" : "good"}${kind}`, again: "sent this back for another look", undo: "undid a correction of this" };
-  const trouble = byId("trouble");
-  trouble.textContent = form.dataset.query.includes("show=second") ? `${row.by} decided about this image just now.`
-    : `${row.by} ${words[row.action]} just now. You can still decide otherwise.`;
-  trouble.hidden = false;
+  trouble(form.dataset.query.includes("show=second") ? `${row.by} decided about this image just now.`
+    : `${row.by} ${words[row.action]} just now. You can still decide otherwise.`);
 });

@@ -1,6 +1,8 @@
 // The grid of the review: thumbnails are ticked and decided with keys, fingers or mouse; nothing is loaded again.
 import { ask, notice, when } from "./app.js";
 
+document.querySelector(".shows [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // on a phone they are one row
+
 const form = document.getElementById("decide");
 if (form) {
   const list = document.getElementById("tiles");
