@@ -38,6 +38,7 @@ from blemish.web.imports import bring_images, told
 from blemish.web.inspection import Line
 from blemish.web.site import Site
 from blemish.web.store import Store
+from blemish.web.uploads import rooms
 from blemish.web.users import Throttle
 from blemish.web.watching import Folders, check
 
@@ -95,7 +96,7 @@ def application(site: Site) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.site, app.state.throttle = site, Throttle()
+    app.state.site, app.state.throttle, app.state.rooms = site, Throttle(), rooms(site.config.limits)
     app.add_middleware(Conditional)
     app.add_middleware(Guard, site=site)
     app.add_middleware(Headers, site=site)  # around the guard, whose answers need them too
