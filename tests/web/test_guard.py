@@ -294,7 +294,7 @@ def test_behind_a_proxy_the_cookie_is_for_https_alone(tmp_path: Path) -> None:
 
 def test_a_port_that_a_proxy_adds_is_nobody_else() -> None:
     for said, who in (("1.1.1.1, 2.2.2.2:51", "2.2.2.2"), ("[::1]:51", "::1"), ("f::1", "f::1"), ("2.2.2.2",) * 2):
-        scope = {"headers": [(b"x-forwarded-for", said.encode())]}
+        scope: dict[str, Any] = {"headers": [(b"x-forwarded-for", said.encode())]}
         guard._believe(scope)
         assert scope["client"] == (who, 0)
 
