@@ -86,17 +86,16 @@ def _recorded(request: Request) -> str:
     return f"{said} recorded; send only the others again."
 
 
-def _again(request: Request, remedy: str = "") -> str:
-    """The end of a sentence: what to do, and that nothing was recorded where that is so."""
-    words = f"{remedy}try again in a moment."
-    return words[0].upper() + words[1:] if _recorded(request) else f"Nothing was recorded; {words}"
+def _nothing(request: Request) -> str:
+    """Said of a request that may be sent again as it is."""
+    return "" if _recorded(request) else " Nothing was recorded; try again in a moment."
 
 
 def install(app: FastAPI) -> None:
     """Registers the answers to all errors."""
 
     def no_room(request: Request) -> Response:
-        return answer(request, 507, f"The disk of the server is full. {_again(request, 'make room there, and ')}")
+        return answer(request, 507, f"The disk of the server is full; make room there.{_nothing(request)}")
 
     @app.exception_handler(BlemishError)
     def blemish_error(request: Request, cause: BlemishError) -> Response:
@@ -128,12 +127,12 @@ def install(app: FastAPI) -> None:
             return too_large(request, cause)
         if not is_unavailable(cause):
             return fault(request, cause)
-        words = f"The database cannot be used now ({why(cause)}). {_again(request)}"
+        words = f"The database cannot be used now ({why(cause)}).{_nothing(request)}"
         return answer(request, 503, words, {"Retry-After": "2"})
 
     @app.exception_handler(PoolTimeoutError)
     def busy(request: Request, cause: PoolTimeoutError) -> Response:  # noqa: ARG001
-        words = f"All connections to the database are in use. {_again(request)}"
+        words = f"All connections to the database are in use.{_nothing(request)}"
         return answer(request, 503, words, {"Retry-After": "2"}, framed=False)
 
     @app.exception_handler(OverflowError)
