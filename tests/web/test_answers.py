@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from blemish.web import users
+from blemish.web.inspection import UnavailableError
 from blemish.web.site import SiteOf
 from blemish.web.tables import Image, User
 from tests.web.support import client_of, grey, log_in, made_site
@@ -55,6 +60,48 @@ def test_so_it_is_before_anybody_is_let_in(tmp_path: Path) -> None:
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     for connection in held:
         connection.close()
+    site.database.close()
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        OperationalError("insert", {}, sqlite3.OperationalError("database is locked")),
+        OSError(errno.ENOSPC, "No space left on device"),
+        UnavailableError("2.png: cannot be judged now (out of memory); try again."),
+    ],
+)
+def test_an_error_says_what_is_recorded_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception, key: str
+) -> None:
+    """ "Nothing was recorded" was said of a form whose first images had verdicts: who sent it again had them twice."""
+    site = made_site(tmp_path)
+    client, judge, away = client_of(site), site.line.inspect, [0, 2]
+
+    def inspect(*given: Any, **more: Any) -> Any:
+        away[0] += 1
+        if away[0] > away[1]:
+            raise trouble
+        return judge(*given, **more)
+
+    monkeypatch.setattr(site.line, "inspect", inspect)
+    files = [("images", (f"{value}.png", grey(value))) for value in (60, 61, 62)]
+    headers = {"Idempotency-Key": key} if key else {}
+    said = client.post("/api/v1/inspect", files=files, headers=headers).json()["error"]["message"]
+    assert "Nothing was recorded" not in said
+    again = (
+        "sent again with the same Idempotency-Key, it records none of them twice"
+        if key
+        else "send only the others again"
+    )
+    assert said.endswith(f"The first 2 images of the request are recorded; {again}.")
+    none = client.post("/inspect", files=files).json()["error"]["message"]
+    assert "of the request" not in none
+    away[1] = 99
+    sent = client.post("/api/v1/inspect", files=files if key else files[2:], headers=headers)
+    assert [one["name"] for one in sent.json()][-1] == "62.png"
+    assert len(client.get("/api/v1/verdicts").json()["verdicts"]) == 3
     site.database.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import shutil
 import threading
@@ -10,14 +12,15 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from sqlalchemy import func, select, text
 
+from blemish.atomic import open_regular
 from blemish.station.chain import Head, problems
 from blemish.types import BlemishError
-from blemish.web import ledger, sessions, users
+from blemish.web import backup, ledger, sessions, users
 from blemish.web.app import assembled
 from blemish.web.backup import CARD, save
 from blemish.web.config import ServeConfig
@@ -175,6 +178,42 @@ def test_what_is_missing_is_named_and_the_rest_is_saved(tmp_path: Path) -> None:
     restored = restore(tmp_path / "saved.zip", ServeConfig(data=tmp_path / "again"))
     assert restored.rows == saved.rows
     assert restored.files == saved.files
+    site.database.close()
+
+
+def test_what_a_restore_would_refuse_is_not_in_the_backup(tmp_path: Path) -> None:
+    """A file manager's `.DS_Store` beside a bundle made a backup that named no problem, and could not be restored."""
+    site = used(made_site(tmp_path))
+    place = site.detectors.place(site.detectors.version(1))
+    for name in (".DS_Store", ".nfs000000000001", "Kopie von report.html"):
+        (place / name).write_bytes(b"x")
+    saved = save(site.config, tmp_path / "saved.zip")
+    assert saved.problems == [
+        f"{place / name}: is no file of a version; it is not in the backup."
+        for name in (".nfs000000000001", "Kopie von report.html")
+    ]
+    assert restore(tmp_path / "saved.zip", ServeConfig(data=tmp_path / "again")).files == saved.files
+    site.database.close()
+
+
+def test_a_file_that_the_disk_cannot_read_is_named_and_the_rest_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such an error names no file, as one of the .zip's own disk does: the whole backup ended with it."""
+    site = used(made_site(tmp_path))
+    place = site.detectors.place(site.detectors.version(1)) / "bundle/model.onnx"
+
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def reading(file: Path) -> IO[bytes]:
+        return Broken() if file == place else open_regular(file)
+
+    monkeypatch.setattr(backup, "open_regular", reading)
+    saved = save(site.config, tmp_path / "saved.zip")
+    assert saved.problems == [f"{place}: cannot be read (Input/output error); it is not in the backup."]
+    assert restore(tmp_path / "saved.zip", ServeConfig(data=tmp_path / "again")).files == saved.files
     site.database.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -11,12 +12,12 @@ import pytest
 from sqlalchemy import select, text
 
 from blemish.types import BlemishError
-from blemish.web.database import Database
+from blemish.web.database import Database, shown
 from blemish.web.tables import Base, Product
 
 WRITER = """
 import sys
-from blemish.web.database import Database
+from blemish.web.database import Database, shown
 from blemish.web.tables import Product
 database = Database(sys.argv[1])
 for _ in range(20):
@@ -80,10 +81,37 @@ def test_writers_of_several_processes_lose_nothing(tmp_path: Path) -> None:
     database.close()
 
 
-@pytest.mark.parametrize("url", ["nonsense", "nosuch://x/y"])
-def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(BlemishError, match="write postgresql"):
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "nosuch://x/y",
+        "mysql://ada:secret@h/n",
+        "postgresql+psycopg://ada:secret@h:port/n",  # was an error of ours
+        "postgresql+nosuch://ada:sec@ret@h/n",
+        "postgresql+psycopg://ada@h:port/n?password=secret",
+    ],
+)
+def test_what_is_no_address_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(BlemishError, match="write postgresql") as refused:
         Database(url)
+    assert not re.search("sec|ret", str(refused.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql+psycopg://ada:secret@h:5432/n", "postgresql+psycopg://ada:***@h:5432/n"),
+        (
+            "postgresql+psycopg://ada@h/n?password=secret&sslmode=require",
+            "postgresql+psycopg://ada@h/n?password=***&sslmode=require",
+        ),
+        ("postgresql+psycopg://h:5432/n", "postgresql+psycopg://h:5432/n"),
+        ("sqlite:////a/b:c@d.sqlite", "sqlite:////a/b:c@d.sqlite"),
+    ],
+)
+def test_a_password_is_not_shown(url: str, said: str) -> None:
+    assert shown(url) == said
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

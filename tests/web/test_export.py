@@ -6,17 +6,20 @@ import csv
 import io
 import json
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from blemish.data import layouts
 from blemish.images import load_mask
 from blemish.reporting.run import read_run
 from blemish.types import BlemishError
-from blemish.web import export
+from blemish.web import export, history
+from blemish.web.database import Database
 from blemish.web.dataset import mask_of
 from blemish.web.export import COLUMNS, as_csv, as_jsonl, as_zip
 from blemish.web.history import Filters
@@ -225,3 +228,37 @@ def test_exports_follow_the_filters_and_say_what_they_are(tmp_path: Path) -> Non
     assert [row["name"] for row in csv.DictReader(io.StringIO(table.text))] == ["60.png"]
     lines = client.get("/history/export.jsonl?name=130").text.splitlines()
     assert [json.loads(line)["path"] for line in lines] == ["130.png"]
+
+
+@pytest.mark.parametrize("export_of", [as_csv, as_jsonl])
+def test_who_reads_slowly_holds_no_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export_of: Callable[[Database, Filters], Iterator[str]]
+) -> None:
+    """25 slow downloads took all connections: every page answered 503, and later exports broke off after their 200."""
+    monkeypatch.setattr(history, "BATCH", 2)
+    monkeypatch.setattr(export, "BLOCK", 16)
+    site = made_site(tmp_path)
+    for value in range(60, 66):
+        site.line.inspect(grey(value), f"{value}.png", PRODUCT, by="me", source="page")
+    slow = [export_of(site.database, ALL) for _ in range(25)]
+    begun = [next(export) for export in slow]
+    assert site.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    site.line.inspect(grey(70), "70.png", PRODUCT, by="me", source="page")
+    texts = {start + "".join(rest) for start, rest in zip(begun, slow, strict=True)}
+    assert len(texts) == 1
+    (text,) = texts
+    assert [f"{value}.png" in text for value in range(60, 66)] == [True] * 6
+    assert "70.png" not in text  # it came later
+    site.database.close()
+
+
+def test_an_export_without_a_connection_is_an_error_from_its_beginning(tmp_path: Path) -> None:
+    site = made_site(tmp_path)
+    site.database.engine.pool._timeout = 0.2  # type: ignore[attr-defined]
+    held = [site.database.engine.connect() for _ in range(20)]
+    for export_of in (as_csv, as_jsonl):
+        with pytest.raises(PoolTimeoutError):
+            export_of(site.database, ALL)
+    for connection in held:
+        connection.close()
+    site.database.close()

@@ -13,7 +13,7 @@ from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 from starlette.routing import Mount
 
-from blemish.web import sessions, tables, users
+from blemish.web import guard, sessions, tables, users
 from blemish.web.guard import OPEN, local_path
 from blemish.web.site import Site
 from tests.web.support import HERE, client_of, csrf_in, grey, log_in, made_site
@@ -290,6 +290,13 @@ def test_behind_a_proxy_the_cookie_is_for_https_alone(tmp_path: Path) -> None:
     assert "secure" in client.get("/login", headers=said).headers["set-cookie"].lower()
     assert "secure" not in client.get("/login", headers=HTML).headers["set-cookie"].lower()
     site.database.close()
+
+
+def test_a_port_that_a_proxy_adds_is_nobody_else() -> None:
+    for said, who in (("1.1.1.1, 2.2.2.2:51", "2.2.2.2"), ("[::1]:51", "::1"), ("f::1", "f::1"), ("2.2.2.2",) * 2):
+        scope: dict[str, Any] = {"headers": [(b"x-forwarded-for", said.encode())]}
+        guard._believe(scope)
+        assert scope["client"] == (who, 0)
 
 
 def test_without_a_proxy_its_headers_are_not_believed(remote: Site) -> None:

@@ -94,10 +94,12 @@ def test_a_request_without_images_is_small(site: Site) -> None:
     ("path", "kind"),
     [("/users", b"application/x-www-form-urlencoded"), ("/api/v1/inspect", b"application/octet-stream")],
 )
+@pytest.mark.parametrize("pause", [60.0, 0.03])
 def test_a_body_that_does_not_go_on_is_not_waited_for(
-    site: Site, path: str, kind: bytes, monkeypatch: pytest.MonkeyPatch
+    site: Site, path: str, kind: bytes, pause: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blemish.web.headers.PATIENCE", 0.05)
+    """Nor one whose every byte comes just in time."""
+    monkeypatch.setattr("blemish.web.headers.PATIENCE", 0.1)
     headers = [(b"host", b"127.0.0.1:8477"), (b"content-type", kind)]
     scope: dict[str, Any] = {
         "type": "http",
@@ -108,18 +110,39 @@ def test_a_body_that_does_not_go_on_is_not_waited_for(
     }
     scope |= {"query_string": b"", "headers": headers, "scheme": "http", "server": ("127.0.0.1", 8477), "client": None}
     said: list[Message] = []
-    begun = False
+    parts = 0
 
     async def receive() -> Message:
-        nonlocal begun
-        if begun:
-            await asyncio.sleep(60)
-        begun = True
+        nonlocal parts
+        if parts:
+            await asyncio.sleep(pause)
+        parts += 1
         return {"type": "http.request", "body": b"a part", "more_body": True}
 
     async def send(message: Message) -> None:
         said.append(message)
 
-    asyncio.run(application(site)(scope, receive, send))
+    asyncio.run(asyncio.wait_for(application(site)(scope, receive, send), 20))
+    assert parts < 10
     assert [message["status"] for message in said if "status" in message] == [408]
     assert b"send it again" in said[1]["body"]
+
+
+def test_a_slow_body_has_the_time_that_its_size_takes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blemish.web.headers.PATIENCE", 0.5)
+    monkeypatch.setattr("blemish.web.headers.PACE", 1000)
+    scope: dict[str, Any] = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/api/v1/inspect"}
+    scope |= {"raw_path": b"/api/v1/inspect", "query_string": b"", "scheme": "http", "client": None}
+    scope |= {"server": ("127.0.0.1", 8477), "headers": [(b"host", b"127.0.0.1:8477"), (b"content-type", b"image/png")]}
+    blocks, said = [grey(60)] + [bytes(100)] * 8, list[Message]()
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.08)
+        block = blocks.pop(0)
+        return {"type": "http.request", "body": block, "more_body": bool(blocks)}
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    asyncio.run(application(site)(scope, receive, send))
+    assert [message["status"] for message in said if "status" in message] == [200]

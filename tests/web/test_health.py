@@ -28,6 +28,9 @@ def test_a_server_that_can_judge_is_ready(site: Site) -> None:
     client = client_of(site)
     assert client.get("/healthz").json() == {"ready": True, "reasons": [], "watching": []}
     assert (client.get("/readyz").status_code, client.get("/readyz").json()["reasons"]) == (200, [])
+    for path in ("/healthz", "/readyz"):  # as load balancers ask
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
 
 
 def test_where_people_log_in_no_folder_is_named(

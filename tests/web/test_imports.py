@@ -160,3 +160,31 @@ def test_a_split_that_was_set_stays_after_a_label_is_undone(pooled: Path) -> Non
     after = splits(site)
     assert {name: after[name] for name in before} == before
     site.database.close()
+
+
+def test_other_content_of_a_known_name_is_another_image(tmp_path: Path) -> None:
+    """A folder whose cameras count from 000 again was left out without a word: `0 imported`."""
+    site = made_site(tmp_path)
+
+    def bring(at: str, start: int) -> tuple[int, int, str]:
+        for number in range(4):
+            write_image(tmp_path / at / "x/train/good" / f"{number}.png", np.full((16, 24), start + number))
+        write_image(tmp_path / at / "x/test/dent/1.png", np.full((16, 24), start + 100))
+        imported = bring_images(tmp_path / at / "x", site.database, site.store, site.detectors)
+        sentences: list[str] = []
+        imports.told(sentences.append, imported)
+        return imported.new, imported.renewed, " ".join(sentences)
+
+    assert bring("old", 60)[:2] == (5, 0)
+    assert bring("old", 60)[:2] == (0, 0)
+    write_image(tmp_path / "new/x/train/good/9.png", np.full((16, 24), 90))
+    new, renewed, said = bring("new", 70)
+    assert (new, renewed) == (6, 5)
+    assert "5 of them have the names of images that were imported before, and other content" in said
+    moved, kept = (tmp_path / "new/x/train/good" / f"{number}.png" for number in (0, 1))
+    kept.write_bytes(moved.read_bytes())  # a name of one, the content of another one that is here
+    again = bring_images(tmp_path / "new/x", site.database, site.store, site.detectors)
+    assert (again.new, again.renewed) == (0, 0)
+    with site.database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(Image)) == 11
+    site.database.close()

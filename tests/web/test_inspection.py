@@ -91,6 +91,22 @@ def test_an_image_of_too_many_pixels_is_an_error(tmp_path: Path) -> None:
     assert (verdict.decision, verdict.image.ending) == ("error", "")
 
 
+def test_an_image_that_was_kept_stays_under_smaller_limits(tmp_path: Path) -> None:
+    """It was deleted, with its label: the file is a person's work, and what is learned from."""
+    site = made_site(tmp_path)
+    kept = inspect(site, grey(60))
+    site.database.close()
+    site = made_site(tmp_path, limits=Limits(pixels=100))
+    assert inspect(site, grey(60)).decision == "error"
+    place = site.store.image(kept.image.sha256, ".png")
+    assert place.read_bytes() == grey(60)
+    inspect(site, grey(61))
+    assert list(site.store.folder.images.rglob("*.png")) == [place]
+    place.unlink()  # by hand, and sent again
+    assert (inspect(site, grey(60)).decision, place.read_bytes()) == ("error", grey(60))
+    site.database.close()
+
+
 def test_trouble_that_passes_is_no_verdict(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: object, **__: object) -> None:
         raise MemoryError

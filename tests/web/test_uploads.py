@@ -6,11 +6,16 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
+from blemish.web import uploads
 from blemish.web.config import Limits
+from blemish.web.inspection import UnavailableError
+from blemish.web.uploads import Room
 from tests.web.desk import served
 from tests.web.support import client_of, grey, made_site
 
@@ -80,3 +85,45 @@ def test_who_goes_away_is_no_fault_of_ours(port: int, caplog: pytest.LogCaptureF
             time.sleep(0.2)
     time.sleep(0.3)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_uploads_that_are_on_their_way_share_a_room() -> None:
+    room = Room(100)
+    with room.entered() as first, room.entered() as second:
+        first(70)
+        with pytest.raises(UnavailableError, match="send this one again"):
+            second(40)
+        second(30)
+        first(-70)  # spooled to the disk
+        second(60)
+        assert room.taken == 90
+    assert room.taken == 0
+
+
+def test_how_many_uploads_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight that had not ended took 499 MB of memory, and a ninth was let in."""
+    monkeypatch.setattr(uploads, "MEMORY", 3_000_000)
+    site = made_site(tmp_path, limits=Limits(megabytes=0.7, form_megabytes=1.5))
+    raw = (
+        "POST /api/v1/inspect HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/octet-stream\r\n"
+        "Content-Length: 690000\r\n\r\n"
+    )
+    with served(site) as address, ExitStack() as open_still:
+        port = int(address.rpartition(":")[2])
+        for _ in range(4):
+            waiting = open_still.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            waiting.sendall(raw.format(port=port).encode() + bytes(680_000))
+        time.sleep(0.5)
+        headers = {"Content-Type": "application/octet-stream"}
+        image = grey(60)
+        wide = image + bytes(400_000)
+        with httpx.Client(base_url=address, headers=headers) as client:
+            refused = client.post("/api/v1/inspect", content=wide)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert "Too many uploads" in refused.json()["error"]["message"]
+            form = [("images", (f"{number}.png", wide)) for number in range(3)]
+            assert httpx.post(f"{address}/api/v1/inspect", files=form).status_code == 503
+            assert client.post("/api/v1/inspect", content=image).status_code == 200  # a small one finds its place
+            waiting.close()
+            time.sleep(0.3)
+            assert client.post("/api/v1/inspect", content=wide).status_code == 200

@@ -26,7 +26,7 @@ from blemish.web.inspection import TooLargeError, UnavailableError
 from blemish.web.users import MissingUserError, TooManyError
 
 API = "/api/"
-NO_ROOM = "The disk of the server is full. Nothing was recorded; make room there, and try again."
+AWAY = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.SERVICE_UNAVAILABLE  # the rest of the request is not read
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _STATUS: tuple[tuple[type[BlemishError], HTTPStatus], ...] = (
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
@@ -57,6 +57,8 @@ def answer(
     request: Request, status: int, message: str, headers: dict[str, str] | None = None, *, framed: bool = True
 ) -> Response:
     """An error as JSON under /api/ and where JSON was asked for, else as a page; its frame needs the database."""
+    if recorded := _recorded(request):
+        message = f"{message} {recorded}"
     phrase = HTTPStatus(status).phrase
     asked = request.headers.get("accept", "")
     if request.url.path.startswith(API) or "text/html" not in asked:
@@ -73,8 +75,27 @@ def answer(
     return response
 
 
+def _recorded(request: Request) -> str:
+    """How many images of a request that ended in an error are recorded all the same; "" where none is."""
+    recorded: int = getattr(request.state, "recorded", 0)
+    if not recorded:
+        return ""
+    said = "The first image of the request is" if recorded == 1 else f"The first {recorded} images of the request are"
+    if request.headers.get("idempotency-key"):
+        return f"{said} recorded; sent again with the same Idempotency-Key, it records none of them twice."
+    return f"{said} recorded; send only the others again."
+
+
+def _nothing(request: Request) -> str:
+    """Said of a request that may be sent again as it is."""
+    return "" if _recorded(request) else " Nothing was recorded; try again in a moment."
+
+
 def install(app: FastAPI) -> None:
     """Registers the answers to all errors."""
+
+    def no_room(request: Request) -> Response:
+        return answer(request, 507, f"The disk of the server is full; make room there.{_nothing(request)}")
 
     @app.exception_handler(BlemishError)
     def blemish_error(request: Request, cause: BlemishError) -> Response:
@@ -82,8 +103,8 @@ def install(app: FastAPI) -> None:
         seconds = cause.seconds if isinstance(cause, TooManyError) else 1
         later = status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
         headers = {"Retry-After": str(seconds)} if later else None
-        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            headers = {"Connection": "close"}  # the rest of it is not read
+        if status in AWAY:
+            headers = (headers or {}) | {"Connection": "close"}
         return answer(request, status, str(cause), headers)
 
     @app.exception_handler(RequestValidationError)
@@ -101,17 +122,17 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(DBAPIError)
     def database(request: Request, cause: DBAPIError) -> Response:
         if is_full(cause):
-            return answer(request, 507, NO_ROOM)
+            return no_room(request)
         if isinstance(cause, DataError):
             return too_large(request, cause)
         if not is_unavailable(cause):
             return fault(request, cause)
-        words = f"The database cannot be used now ({why(cause)}). Nothing was recorded; try again in a moment."
+        words = f"The database cannot be used now ({why(cause)}).{_nothing(request)}"
         return answer(request, 503, words, {"Retry-After": "2"})
 
     @app.exception_handler(PoolTimeoutError)
     def busy(request: Request, cause: PoolTimeoutError) -> Response:  # noqa: ARG001
-        words = "All connections to the database are in use. Nothing was recorded; try again in a moment."
+        words = f"All connections to the database are in use.{_nothing(request)}"
         return answer(request, 503, words, {"Retry-After": "2"}, framed=False)
 
     @app.exception_handler(OverflowError)
@@ -128,7 +149,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     def system(request: Request, cause: OSError) -> Response:
         if cause.errno in FULL:
-            return answer(request, 507, NO_ROOM)
+            return no_room(request)
         return fault(request, cause)
 
     @app.exception_handler(Exception)

@@ -6,13 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, ConfigDict
-from starlette.concurrency import run_in_threadpool
 
 from blemish.web.access import Inspecting
 from blemish.web.answers import ErrorAnswer
 from blemish.web.site import NamedProduct, RowId, SiteOf, verdict_or_404
 from blemish.web.tables import Verdict
-from blemish.web.uploads import uploads
+from blemish.web.uploads import inspected
 
 router = APIRouter(prefix="/api/v1", responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}})
 EXAMPLE: dict[str, Any] = {
@@ -114,15 +113,10 @@ async def inspect(
     idempotency_key: Annotated[str | None, Header(max_length=90)] = None,
 ) -> list[VerdictAnswer]:
     """Judges the images of a multipart form (`images`), or the one that is the request's body, and records each verdict
-    before it answers. With an `Idempotency-Key`, a repeated request gets the same verdicts and records nothing."""
-    answers = []
-    async for number, part, content in uploads(request, site.config.limits, name):
-        key = f"{idempotency_key}/{number}" if idempotency_key else None
-        verdict = await run_in_threadpool(
-            site.line.inspect, content, part, product, by=who.name, source=source, request=key
-        )
-        answers.append(as_answer(verdict))
-    return answers
+    before it answers and before the next is judged; an error says how many of them are recorded. With an
+    `Idempotency-Key`, a repeated request gets the same verdicts and records nothing."""
+    verdicts = await inspected(request, site, product, by=who.name, source=source, name=name, key=idempotency_key)
+    return [as_answer(verdict) for verdict in verdicts]
 
 
 @router.get("/verdicts/{verdict_id}", summary="One verdict")

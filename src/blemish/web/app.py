@@ -36,8 +36,10 @@ from blemish.web.guard import Guard
 from blemish.web.headers import Headers
 from blemish.web.imports import bring_images, told
 from blemish.web.inspection import Line
+from blemish.web.opening import check_whole
 from blemish.web.site import Site
 from blemish.web.store import Store
+from blemish.web.uploads import rooms
 from blemish.web.users import Throttle
 from blemish.web.watching import Folders, check
 
@@ -61,6 +63,7 @@ DESCRIPTION = "Judges images, and gives verdicts, corrections, detectors and job
 def assembled(config: ServeConfig, progress: Progress = silent, say: Callable[[str], None] = lambda _: None) -> Site:
     """The parts of a server over a data folder: database upgraded, bundles and labelled images brought in, which `say`
     tells of. Raises `BlemishError`."""
+    check_whole(config)
     check(config.watch, config.data)
     config.data.mkdir(parents=True, exist_ok=True)
     database = Database(config.url)
@@ -95,7 +98,7 @@ def application(site: Site) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.site, app.state.throttle = site, Throttle()
+    app.state.site, app.state.throttle, app.state.rooms = site, Throttle(), rooms(site.config.limits)
     app.add_middleware(Conditional)
     app.add_middleware(Guard, site=site)
     app.add_middleware(Headers, site=site)  # around the guard, whose answers need them too

@@ -8,7 +8,7 @@ from blemish.inference import bundle
 from blemish.types import BlemishError, readable
 from blemish.web import users, watching
 from blemish.web.config import ServeConfig
-from blemish.web.database import Database
+from blemish.web.database import Database, shown
 
 SHOWN = 3  # bundles in a folder that are named
 KINDS = ("sqlite", "postgresql")  # of databases
@@ -45,7 +45,7 @@ def _checked(path: Path) -> bundle.Bundle:
 def _check_database(url: str) -> None:
     if not url.startswith(KINDS):
         raise BlemishError(
-            f"--database {url}: is neither SQLite nor PostgreSQL; write postgresql+psycopg://USER@HOST/NAME."
+            f"--database {shown(url)}: is neither SQLite nor PostgreSQL; write postgresql+psycopg://USER@HOST/NAME."
         )
     database = Database(url)
     database.tables()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ from sqlalchemy.orm import Session
 from blemish import __version__
 from blemish.atomic import open_regular
 from blemish.files import replacing, writable
-from blemish.types import BlemishError, Progress, silent
+from blemish.ownership import LITTER, MARK
+from blemish.types import BlemishError, Progress, readable, silent
 from blemish.web import ledger
 from blemish.web.config import Folder, ServeConfig
 from blemish.web.opening import as_it_is
@@ -35,6 +37,13 @@ from blemish.web.tables import now
 FORMAT = 1
 CARD = "backup.json"
 LEFT_OUT = ("session", "alembic_version")  # who is logged in now is nobody's later
+HASH = "[0-9a-f]{64}"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}"  # no dot at its beginning, so neither `..`
+# What a backup holds besides its card: all that `restore` takes.
+ALLOWED = re.compile(
+    rf"tables/[a-z_]+\.jsonl|images/[0-9a-f]{{2}}/{HASH}\.[a-z]{{2,5}}"
+    rf"|detectors/{HASH}(?:\.learned|/(?:{_NAME}/){{0,3}}(?:{_NAME}|{re.escape(MARK)}))"
+)
 _BLOCK = 1 << 20
 _ROWS = 500  # read at once
 
@@ -122,10 +131,12 @@ def _files(folder: Folder, session: Session, problems: list[str]) -> Iterator[tu
         inner = [file for file in sorted(place.rglob("*")) if file.is_file() and not file.is_symlink()]
         if not inner:
             problems.append(f"{place}: is missing, so this version is not in the backup.")
-        learned = folder.learned(sha256)
-        yield from (
-            (file.relative_to(folder.path).as_posix(), "") for file in (*inner, *filter(Path.is_file, [learned]))
-        )
+        for file in (*inner, *filter(Path.is_file, [folder.learned(sha256)])):
+            name = file.relative_to(folder.path).as_posix()
+            if ALLOWED.fullmatch(name):
+                yield name, ""
+            elif file.name not in LITTER:
+                problems.append(f"{readable(str(file))}: is no file of a version; it is not in the backup.")
 
 
 def _write_file(
@@ -133,20 +144,23 @@ def _write_file(
 ) -> dict[str, Any] | None:
     """What the card says of a file; None where it is missing or damaged."""
     try:
-        with open_regular(data / name) as file:
-            whole = hashlib.sha256()
-            while digest and (block := file.read(_BLOCK)):
-                whole.update(block)
-            if digest and whole.hexdigest() != digest:
-                problems.append(f"{data / name}: is damaged; it is not in the backup.")
-                return None
-            file.seek(0)
-            return _write(packed, name, iter(lambda: file.read(_BLOCK), b""))
+        file = open_regular(data / name)
     except OSError as cause:
-        if cause.filename is None:  # of the .zip
-            raise
         problems.append(f"{data / name}: cannot be read ({cause.strerror}); it is not in the backup.")
         return None
+    with file:
+        try:  # whole, before a part of it is in the .zip; what the disk says names no file
+            whole = hashlib.sha256()
+            while block := file.read(_BLOCK):
+                whole.update(block)
+            file.seek(0)
+        except OSError as cause:
+            problems.append(f"{data / name}: cannot be read ({cause.strerror}); it is not in the backup.")
+            return None
+        if digest and whole.hexdigest() != digest:
+            problems.append(f"{data / name}: is damaged; it is not in the backup.")
+            return None
+        return _write(packed, name, iter(lambda: file.read(_BLOCK), b""))
 
 
 def _write(packed: zipfile.ZipFile, name: str, blocks: Iterable[bytes], count: str = "") -> dict[str, Any]:

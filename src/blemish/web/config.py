@@ -11,6 +11,7 @@ DATABASE = "blemish.sqlite"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KIND = "page"  # what `files.kept` calls the data folder
 WRITTEN = ("images", "thumbnails", "detectors", "jobs", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
+RESTORING = ".restoring"  # a file that is there until a restore has ended
 
 
 @dataclass(frozen=True)

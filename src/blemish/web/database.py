@@ -3,6 +3,7 @@ time, so that the log's chain cannot fork and a verdict is there whole or not at
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,20 +18,24 @@ from sqlalchemy.orm import Session
 
 from blemish.types import BlemishError
 
-WAIT = 10.0  # seconds that a writer waits for another one
+WAIT = 10.0  # seconds that a writer waits for another one, and whoever connects for an answer
+UPGRADE = 300.0  # seconds that an upgrade waits for another station's
 _LOCK = 0x626C656D697368  # "blemish": PostgreSQL's advisory lock of the writers
+# A connection whose other end is gone ends within two minutes, at the server too, with its transaction and its lock.
+_ALIVE = {"keepalives_idle": 60, "keepalives_interval": 15, "keepalives_count": 4}
 
 
 class Database:
     """`url` as SQLAlchemy has it. Raises `BlemishError` where it cannot be opened, or is of a newer blemish."""
 
     def __init__(self, url: str) -> None:
+        self.name = shown(url)
         try:
-            self.name = make_url(url).render_as_string(hide_password=True)
             self.engine = _engine(url)
-        except (ArgumentError, NoSuchModuleError) as cause:
+        except (ArgumentError, NoSuchModuleError, ValueError):  # whose words may hold the password
             raise BlemishError(
-                f"--database {url}: is no database's address ({cause}); write postgresql+psycopg://USER@HOST/NAME."
+                f"--database {self.name}: is no address of a database that can be used; write "
+                "postgresql+psycopg://USER@HOST/NAME."
             ) from None
 
     @property
@@ -58,18 +63,22 @@ class Database:
     def writing(self) -> Iterator[Session]:
         """A transaction of the only writer: committed when the block ends, or undone where it raises."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
-            session.connection(execution_options={"blemish_writes": True})
-            if not self.is_sqlite:
-                session.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            connection = session.connection(execution_options={"blemish_writes": True})
+            self._take_turn(connection, WAIT)
             yield session
+
+    def _take_turn(self, connection: Connection, seconds: float) -> None:
+        """Makes the transaction that of the only writer. Raises `OperationalError` where it has to wait too long."""
+        if not self.is_sqlite:  # which begins with it, see `_engine`
+            connection.execute(text(f"set local lock_timeout = {round(1000 * seconds)}"))
+            connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
     def upgrade(self, revision: str = "head") -> None:
         """Brings the tables to today's, in one transaction; what is in them is kept."""
         config = revisions()
         try:
             with self.engine.connect() as connection, connection.begin():
-                if not self.is_sqlite:
-                    connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+                self._take_turn(connection, UPGRADE)
                 config.attributes["connection"] = connection
                 command.upgrade(config, revision)
         except OperationalError as cause:
@@ -106,6 +115,11 @@ def revisions() -> Config:
     return config
 
 
+def shown(url: str) -> str:
+    """A database's address without its password, also where it is none."""
+    return re.sub(r"(?i)(\bpassword=)[^&]*", r"\1***", re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url))
+
+
 def why(cause: DBAPIError) -> str:
     """What the database said, in one line."""
     return " ".join(str(cause.orig or cause).split())
@@ -123,8 +137,30 @@ def is_full(cause: DBAPIError) -> bool:
 
 
 def _engine(url: str) -> Engine:
-    if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    makers = {"sqlite": _sqlite, "postgresql": _server}
+    kind = make_url(url).get_backend_name()
+    if kind not in makers:
+        raise NoSuchModuleError(kind)
+    return makers[kind](url)
+
+
+def _server(url: str) -> Engine:
+    """Of PostgreSQL. What the address itself says of the connection counts."""
+    own = {"connect_timeout": round(WAIT), **_ALIVE}
+    given = {name: value for name, value in own.items() if name not in make_url(url).query}
+    engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=given)
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _: Any) -> None:
+        with connection.cursor() as cursor:
+            for name, value in _ALIVE.items():  # of the server's end
+                cursor.execute(f"set tcp_{name} = {value}")
+        connection.commit()
+
+    return engine
+
+
+def _sqlite(url: str) -> Engine:
     engine = create_engine(url, connect_args={"timeout": WAIT, "check_same_thread": False}, pool_size=10)
 
     @event.listens_for(engine, "connect")

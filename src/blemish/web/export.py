@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,30 +41,36 @@ REFUSED: dict[Shape, str] = {
 
 
 def as_csv(database: Database, filters: Filters) -> Iterator[str]:
-    """Header, then a line for each verdict, the newest first."""
+    """Header, then a line for each verdict, the newest first. The database's trouble comes before the first text."""
+    return _table(every(database, filters))
+
+
+def _table(verdicts: Iterable[Verdict]) -> Iterator[str]:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(COLUMNS)
-    with database.reading() as session:
-        for verdict in every(session, filters):
-            row = _row(verdict) | {"regions": len(verdict.regions)}
-            writer.writerow([_cell(row[column]) for column in COLUMNS])
-            if buffer.tell() > BLOCK // 16:
-                yield _taken(buffer)
+    for verdict in verdicts:
+        row = _row(verdict) | {"regions": len(verdict.regions)}
+        writer.writerow([_cell(row[column]) for column in COLUMNS])
+        if buffer.tell() > BLOCK // 16:
+            yield _taken(buffer)
     yield _taken(buffer)
 
 
 def as_jsonl(database: Database, filters: Filters) -> Iterator[str]:
-    """A line for each verdict, the newest first, with the keys of a run's verdicts.jsonl and what is known besides."""
-    with database.reading() as session:
-        for verdict in every(session, filters):
-            image = verdict.image
-            line = _row(verdict) | {
-                "path": verdict.name,
-                "size": [image.width, image.height] if image.width else None,
-                "regions": verdict.regions,
-            }
-            yield json.dumps(line, allow_nan=False) + "\n"
+    """A line for each verdict, the newest first, with the keys of a run's verdicts.jsonl and what is known besides. The
+    database's trouble comes before the first text."""
+    return map(_line, every(database, filters))
+
+
+def _line(verdict: Verdict) -> str:
+    image = verdict.image
+    line = _row(verdict) | {
+        "path": verdict.name,
+        "size": [image.width, image.height] if image.width else None,
+        "regions": verdict.regions,
+    }
+    return json.dumps(line, allow_nan=False) + "\n"
 
 
 def _row(verdict: Verdict) -> dict[str, Any]:

@@ -195,5 +195,7 @@ def _believe(scope: Scope) -> None:
     said = {name: value.decode("latin-1").rpartition(",")[2].strip() for name, value in scope["headers"]}
     if said.get(b"x-forwarded-proto") in ("http", "https"):
         scope["scheme"] = said[b"x-forwarded-proto"]
-    if said.get(b"x-forwarded-for"):
-        scope["client"] = (said[b"x-forwarded-for"], 0)
+    if who := said.get(b"x-forwarded-for"):
+        # Some proxies add the port, another one for each connection: no login would have to wait.
+        with_port = re.fullmatch(r"\[(.+)\](?::\d+)?|([^:]+):\d+", who)
+        scope["client"] = ((with_port[1] or with_port[2]) if with_port else who, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from http import HTTPStatus
 
 from fastapi import Request
@@ -14,7 +15,8 @@ from blemish.web import answers
 from blemish.web.site import Site
 
 LARGEST = 1_000_000  # bytes of a request that brings no images
-PATIENCE = 60.0  # seconds without a byte of a body that was announced
+PATIENCE = 60.0  # seconds without a byte of a body that was announced, and that all of it may take in any case
+PACE = 20_000  # bytes that buy a body another second
 UPLOADS = ("/inspect", "/api/v1/inspect")  # which have limits of their own, see `uploads.py`
 
 POLICY = "; ".join(
@@ -67,29 +69,31 @@ class Headers:
 
 
 async def _limited(app: ASGIApp, scope: Scope, receive: Receive, send: Send, most: float) -> None:
-    """Calls the application with a body of at most `most` bytes, whose parts come within `PATIENCE` each; of another
-    one it sees the end of the request, and its answer is replaced."""
+    """Calls the application with a body of at most `most` bytes, which comes within `PATIENCE` and a second for each
+    `PACE` of it, without a longer pause than that; of another one it sees the end of the request, and its answer is
+    replaced."""
     request = Request(scope)
     refusals = {
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"The request is larger than the {LARGEST / 1e6:g} MB that it may have; "
         "send less at once.",
-        HTTPStatus.REQUEST_TIMEOUT: f"Nothing came for {PATIENCE:g} seconds though the request had not ended; "
-        "send it again.",
+        HTTPStatus.REQUEST_TIMEOUT: "The request came too slowly, or stopped before its end; send it again.",
     }
-    refused, size, begun, ended = None, 0, False, False
+    refused, size, waited, begun, ended = None, 0, 0.0, False, False
 
     async def receiving() -> Message:
-        nonlocal refused, size, ended
+        nonlocal refused, size, waited, ended
         if refused:
             return {"type": "http.disconnect"}
         if ended:  # what waits for the visitor to go away may wait for hours
             return await receive()
+        since = time.monotonic()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(min(PATIENCE, PATIENCE + size / PACE - waited)):
                 message = await receive()
         except TimeoutError:
             refused = HTTPStatus.REQUEST_TIMEOUT
             return {"type": "http.disconnect"}
+        waited += time.monotonic() - since
         size += len(message.get("body", b""))
         ended = not message.get("more_body", False)
         if size > most:

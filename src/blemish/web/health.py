@@ -37,12 +37,14 @@ class Health(BaseModel):
     watching: list[str] = []
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Is it alive?")
 async def healthz() -> Health:
     """Answers as long as the process does."""
     return Health(ready=True, reasons=[])
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Can it judge?", responses={503: {"model": Health}})
 def readyz(site: SiteOf, response: Response) -> Health:
     """200 where an image that is sent now is judged and recorded; 503, with the reasons, where not. Where people log in

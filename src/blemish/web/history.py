@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from blemish.reporting.run import DECISIONS
 from blemish.types import BlemishError
+from blemish.web.database import Database
 from blemish.web.site import ProductOf
 from blemish.web.tables import Detector, Image, Verdict
 from blemish.web.times import utc
@@ -163,13 +164,20 @@ def found(session: Session, filters: Filters, *, before: int | None = None, limi
     return rows
 
 
-def every(session: Session, filters: Filters) -> Iterator[Verdict]:
-    """All of them, the newest first, a few hundred in memory at a time."""
-    before = None
-    while rows := found(session, filters, before=before, limit=BATCH):
-        yield from rows
-        before = rows[-1].id
-        session.expunge_all()
+def every(database: Database, filters: Filters) -> Iterator[Verdict]:
+    """All of them, the newest first, a few hundred in memory at a time. The first are read at once, so that trouble is
+    there before anything is answered; between the reads no connection is held, however slowly they are taken."""
+
+    def read(before: int | None) -> Sequence[Verdict]:
+        with database.reading() as session:
+            return found(session, filters, before=before, limit=BATCH)
+
+    def taken(rows: Sequence[Verdict]) -> Iterator[Verdict]:
+        while rows:
+            yield from rows
+            rows = read(rows[-1].id)  # none ever changes or goes, and the numbers of new ones are higher
+
+    return taken(read(None))
 
 
 def counts(session: Session, filters: Filters) -> dict[str, int]:

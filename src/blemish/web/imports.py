@@ -1,5 +1,6 @@
 """`blemish serve RUN --images FOLDER`: the labelled images that a bundle learned from and was tested with become
-labelled images of its product, so that it can be learned again. They have no verdict. To import twice changes nothing.
+labelled images of its product, so that it can be learned again. They have no verdict. To import twice changes nothing;
+an image is known by its name and its content.
 
 What a version learned from is kept as hashes in `detectors/SHA256.learned`, and never held out, whoever labelled it.
 """
@@ -7,7 +8,7 @@ What a version learned from is kept as hashes in `detectors/SHA256.learned`, and
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +37,14 @@ BY = IMPORT  # who labelled them
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of a folder: the product, how many images are new, a sentence for each that could not be read, and
-    whether it is known which images the versions learned from."""
+    """What came of a folder: the product, how many images are new, a sentence for each that could not be read, whether
+    it is known which images the versions learned from, and how many are new though their names were known."""
 
     product: str
     new: int
     skipped: tuple[str, ...] = ()
     known: bool = True
+    renewed: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class _Source:
 def bring_images(
     folder: Path, database: Database, store: Store, detectors: Detectors, progress: Progress = silent
 ) -> Imported:
-    """Imports the labelled images of `folder`. An image that is known and labelled stays as it is.
+    """Imports the labelled images of `folder`. An image that is known and labelled stays as it is; other content of a
+    known name is another image.
 
     What the versions' runs were tested with is held out, all others are learned from; without such runs the folder's
     own split counts, and where it has none `split_of`. An image's split stays, but that what any version learned from
@@ -83,10 +86,13 @@ def bring_images(
     if not samples:
         raise BlemishError(f"{folder}: has no labelled images to import; put them into folders by their labels.")
     skipped: list[str] = []
+    digests = _digests(samples)
     with database.reading() as session:
-        known = select(Image.name).where(Image.product == source.product, IMPORTED)
-        names = set(session.scalars(known))  # so that a second start reads no image again
-    unknown = [sample for sample in samples if readable(sample.name) not in names]
+        known = select(Image.name, Image.sha256).where(Image.product == source.product, IMPORTED)
+        pairs = {(name, digest) for name, digest in session.execute(known)}  # which are not decoded once more
+    unknown = [sample for sample in samples if (readable(sample.name), digests.get(sample.name)) not in pairs]
+    names, contents = {name for name, _ in pairs}, {None, *(digest for _, digest in pairs)}
+    renewed = sum(readable(sample.name) in names and digests.get(sample.name) not in contents for sample in unknown)
     rows = _rows(unknown, source, store, skipped)
     waiting = progress(rows, f"importing {folder.name}", len(unknown)) if unknown else rows
     new, batch = 0, list[Image]()
@@ -96,9 +102,9 @@ def bring_images(
             new += _write(database, source, batch)
             batch = []
     new += _write(database, source, batch)
-    known_split = _remember(samples, source, detectors)
+    known_split = _remember(samples, digests, source, detectors)
     hold_out_none_of(source.product, database, detectors)
-    return Imported(source.product, new, tuple(skipped), known_split)
+    return Imported(source.product, new, tuple(skipped), known_split, min(renewed, new))
 
 
 def learned_from(detectors: Detectors, version: Detector) -> frozenset[str] | None:
@@ -109,10 +115,9 @@ def learned_from(detectors: Detectors, version: Detector) -> frozenset[str] | No
         return None
 
 
-def _remember(samples: Sequence[Sample], source: _Source, detectors: Detectors) -> bool:
+def _remember(samples: Sequence[Sample], digests: Mapping[str, str], source: _Source, detectors: Detectors) -> bool:
     """Keeps the hashes of what each version learned from; returns whether that is known of all."""
     known = True
-    digests: dict[str, str] | None = None
     for number, version in enumerate(source.versions):
         learned = [(sample, source.learned(sample, number)) for sample in samples]
         if any(of is None for _, of in learned):
@@ -120,7 +125,6 @@ def _remember(samples: Sequence[Sample], source: _Source, detectors: Detectors) 
             continue
         if learned_from(detectors, version) is not None:
             continue
-        digests = digests if digests is not None else _digests(samples)
         lines = sorted({digests[sample.name] for sample, of in learned if of and sample.name in digests})
         file = detectors.folder.learned(version.sha256)
         partial = file.with_suffix(".partial")
@@ -130,6 +134,7 @@ def _remember(samples: Sequence[Sample], source: _Source, detectors: Detectors) 
 
 
 def _digests(samples: Sequence[Sample]) -> dict[str, str]:
+    """The hash of each image that can be read."""
     found = {}
     for sample in samples:
         with suppress(OSError):
@@ -254,6 +259,11 @@ def told(say: Callable[[str], None], imported: Imported) -> None:
     """What came of a folder, in words."""
     if imported.new:
         say(f"{imported.new} labelled images of '{imported.product}' imported.")
+    if imported.renewed:
+        say(
+            f"{imported.renewed} of them have the names of images that were imported before, and other content: both "
+            "are kept; where they only replace them, begin with a new --data folder."
+        )
     if imported.new and not imported.known:
         say(
             f"The bundle of '{imported.product}' came without its run, so it is not known what it learned from: some "

@@ -88,7 +88,7 @@ class Line:
         name = readable(name).replace("\0", "")[:500] or "image"  # PostgreSQL's text has no NUL
         detector = self.detectors.version(detector_id) if detector_id else self.detectors.judging(product)
         inspector = self._inspector(detector.id)
-        place = self.store.put(content, digest, ending)[0] if ending else None
+        place, new = self.store.put(content, digest, ending) if ending else (None, False)
         with self._turn:
             inspection = self._look(inspector, place, name)
             if why := passing(inspection.cause):
@@ -110,8 +110,10 @@ class Line:
             session.refresh(verdict)
         if inspection.image is not None:
             self._keep((digest, detector.id), inspection)
-        elif place and size is None:
-            place.unlink(missing_ok=True)  # no image, whoever sends these bytes: its hash and its verdict are kept
+        elif place and new and not image.ending:
+            # No image under these limits: its hash and its verdict are kept. One that was kept before stays, whatever
+            # the limits are now.
+            place.unlink(missing_ok=True)
         self.metrics.judged(product, verdict.decision, time.monotonic() - begun)
         return verdict
 

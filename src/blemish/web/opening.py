@@ -11,7 +11,7 @@ from blemish.station.chain import START
 from blemish.station.lines import Log
 from blemish.types import BlemishError
 from blemish.web import ledger
-from blemish.web.config import DATABASE, KIND, WRITTEN, ServeConfig
+from blemish.web.config import DATABASE, KIND, RESTORING, WRITTEN, ServeConfig
 from blemish.web.database import Database
 
 
@@ -19,6 +19,7 @@ from blemish.web.database import Database
 def opened(config: ServeConfig, *, make: bool = True) -> Iterator[Database]:
     """The database with today's tables, to be written. With `make`, a data folder that is not there yet is made, and
     stays if the block does not raise. Raises `BlemishError` where the folder is not ours."""
+    check_whole(config)
     missing = not (config.database or config.folder.database.is_file())
     if missing and not make:
         raise _no_page(config)
@@ -42,6 +43,13 @@ def opened(config: ServeConfig, *, make: bool = True) -> Iterator[Database]:
         database.close()
 
 
+def check_whole(config: ServeConfig) -> None:
+    """Raises `BlemishError` where a restore into the folder was killed: it would look like an empty page."""
+    if (config.data / RESTORING).exists() or (config.data / f".{DATABASE}").exists():
+        also = ", empty the database," if config.database else ""
+        raise BlemishError(f"{config.data}: a restore into it did not end; delete the folder{also} and restore again.")
+
+
 def _no_page(config: ServeConfig) -> BlemishError:
     return BlemishError(f"{config.data}: is no folder of `blemish serve`; give the one of its --data.")
 
@@ -49,6 +57,7 @@ def _no_page(config: ServeConfig) -> BlemishError:
 @contextmanager
 def as_it_is(config: ServeConfig) -> Iterator[Database]:
     """The database with the tables that it has, only to be read. Raises `BlemishError` where there is none."""
+    check_whole(config)
     if not config.database and not config.folder.database.is_file():
         raise _no_page(config)
     database = Database(config.url)

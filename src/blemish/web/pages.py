@@ -20,7 +20,7 @@ from blemish.web.site import MissingError, ProductOf, RowId, Site, SiteOf, fragm
 from blemish.web.store import MEDIA
 from blemish.web.streams import OneStream, still_there
 from blemish.web.tables import Verdict
-from blemish.web.uploads import uploads
+from blemish.web.uploads import inspected
 
 router = APIRouter(include_in_schema=False)
 RECENT = 24  # verdicts on the first page
@@ -55,8 +55,7 @@ def inspect_page(request: Request, site: SiteOf, who: Inspecting, product: Produ
 @router.post("/inspect")
 async def inspect_form(request: Request, site: SiteOf, who: Inspecting, product: ProductOf) -> Response:
     """Without scripts: judges the chosen images, then shows the first page."""
-    async for _, name, content in uploads(request, site.config.limits):
-        await run_in_threadpool(site.line.inspect, content, name, product, by=who.name, source="page")
+    await inspected(request, site, product, by=who.name, source="page")
     return RedirectResponse("/", 303)
 
 

@@ -24,23 +24,16 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from blemish.files import kept
-from blemish.ownership import MARK
 from blemish.station.chain import Head, problems
 from blemish.types import BlemishError, Progress, silent
 from blemish.web import ledger
-from blemish.web.backup import CARD, FORMAT, Saved, tables_of
-from blemish.web.config import DATABASE, KIND, WRITTEN, ServeConfig
+from blemish.web.backup import ALLOWED, CARD, FORMAT, HASH, Saved, tables_of
+from blemish.web.config import DATABASE, KIND, RESTORING, WRITTEN, ServeConfig
 from blemish.web.database import Database, revisions, why
 from blemish.web.tables import Base
 
 LARGEST_CARD = 1 << 30  # bytes
 _ROWS, _BLOCK = 500, 1 << 20
-_HASH = "[0-9a-f]{64}"
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}"  # no dot at its beginning, so neither `..`
-_ALLOWED = re.compile(
-    rf"tables/[a-z_]+\.jsonl|images/[0-9a-f]{{2}}/{_HASH}\.[a-z]{{2,5}}"
-    rf"|detectors/{_HASH}(?:\.learned|/(?:{_NAME}/){{0,3}}(?:{_NAME}|{re.escape(MARK)}))"
-)
 
 
 def restore(file: Path, config: ServeConfig, *, progress: Progress = silent) -> Saved:
@@ -54,7 +47,10 @@ def restore(file: Path, config: ServeConfig, *, progress: Progress = silent) -> 
             card = _checked(packed, file)
             with kept(config.data, KIND, WRITTEN, reads=[file]):
                 try:
-                    return _restored(packed, card, config, progress)
+                    (config.data / RESTORING).touch()  # stays where this is killed
+                    saved = _restored(packed, card, config, progress)
+                    (config.data / RESTORING).unlink()
+                    return saved
                 except BaseException:
                     _clear(config.data)
                     raise
@@ -76,7 +72,7 @@ def _checked(packed: zipfile.ZipFile, file: Path) -> dict[str, Any]:
         raise BlemishError(f"{file}: holds more than its own size, which no backup does; give another one.")
     for info in packed.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG) or not (info.filename == CARD or _ALLOWED.fullmatch(info.filename)):
+        if kind not in (0, stat.S_IFREG) or not (info.filename == CARD or ALLOWED.fullmatch(info.filename)):
             raise BlemishError(f"{file}: holds {info.filename[:200]!r}, which no backup does; give another one.")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise BlemishError(f"{file}: was packed again by another program; give it as `blemish backup` wrote it.")
@@ -183,7 +179,7 @@ def _blocks(packed: zipfile.ZipFile, name: str, said: dict[str, Any]) -> Iterato
         while block := file.read(_BLOCK):
             digest.update(block)
             yield block
-    named = re.match(rf"images/../({_HASH})", name)
+    named = re.match(rf"images/../({HASH})", name)
     if digest.hexdigest() != said["sha256"] or (named and named[1] != digest.hexdigest()):
         raise BlemishError(f"The backup is damaged: {name} is not what was saved; give another one.")
 
@@ -196,7 +192,7 @@ def _drop(database: Database) -> None:
 
 
 def _clear(data: Path) -> None:
-    for name in (*WRITTEN, *(f".{DATABASE}{end}" for end in ("", "-wal", "-shm"))):
+    for name in (RESTORING, *WRITTEN, *(f".{DATABASE}{end}" for end in ("", "-wal", "-shm"))):
         place = data / name
         if place.is_dir():
             shutil.rmtree(place)
