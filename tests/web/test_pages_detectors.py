@@ -203,7 +203,7 @@ def test_what_a_version_learned_from_is_counted_by_hand(site: Site, client: Test
     with site.database.writing() as session:
         session.get_one(Detector, 2).metrics = metrics
     page = client.get("/detectors", headers=HTML).text
-    assert "80 good, 35 defective<small>tested on 20 good, 9 defective, 2 of them picked</small>" in page
+    assert "80 good, 35 defective<small>tested on 20 good, 9 defective<br>2 of them picked</small>" in page
     assert "2 of its 29 test images were labelled by people" in client.get("/detectors/2", headers=HTML).text
 
 
