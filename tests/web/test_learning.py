@@ -16,6 +16,7 @@ from blemish.atomic import lock_file
 from blemish.training.choice import choose
 from blemish.types import BlemishError, Label, Sample, SplitName
 from blemish.web import corrections, learning, thresholds
+from blemish.web.comparison import as_they_came, earlier
 from blemish.web.config import Folder
 from blemish.web.learning import Holder, Rates, cancel, counts, holder, job_of, log_of, start
 from blemish.web.site import Site
@@ -264,6 +265,17 @@ def test_postgresql_counts_and_keeps_jobs_too(
     assert cancel(site.config.folder, site.database, job.id).state == "cancelled"
     assert [row.state for row in learning.jobs_of(site.config.folder, site.database, "tiny")] == ["cancelled"]
     assert thresholds.save(site.detectors, first, 0.5, None, by="ada").version == 2
+    with site.database.writing() as session:
+        row = session.get_one(Job, job.id)
+        row.state, row.comparison = "done", {"images": 8}
+        row = Job(product="tiny", state="done", by="ada", created=now(), settings={}, before_id=1, comparison={})
+        row.stage = row.error = ""
+        session.add(row)
+    assert "1 earlier training was compared" in earlier(site.database, row)
+    corrections.label(site, seen.image_id, "ada", "anomaly")  # which was good
+    assert counts(site.database, "tiny").new_good == 0  # and is held out
+    with site.database.reading() as session:
+        assert as_they_came(session, learning.labelled(session, "tiny")) == set()
     site.database.close()
 
 
