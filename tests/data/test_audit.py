@@ -122,6 +122,14 @@ def test_copies_across_labels_splits_and_items(tmp_path: Path) -> None:
     assert (problem.severity, problem.names) == ("warning", ("dent/0.png", "good/3.png"))
     assert "dent and good" in problem.sentence
 
+    # What is called a defect only contradicts no type of defect, as two types do.
+    root = folders(tmp_path / "types")
+    write_image(root / "defect" / "0.png", texture(1003))
+    write_image(root / "scratch" / "0.png", texture(1004))
+    result = audit(read(root))
+    assert only(result, "copies").names == ("defect/0.png", "dent/3.png")
+    assert only(result, "copies-across-labels").names == ("dent/4.png", "scratch/0.png")
+
     root = tmp_path / "splits"
     for i in range(40):
         write_image(root / "train" / "good" / f"{i}.png", texture(i))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from blemish.inference.inspector import Inspector
-from blemish.types import silent
-from blemish.web.comparison import UNTESTED, Compared, compared, counted, few
+from blemish.types import Label, silent
+from blemish.web import corrections
+from blemish.web.comparison import UNTESTED, Compared, as_they_came, compared, counted, earlier, few
 from blemish.web.config import Folder
-from blemish.web.dataset import write_folder
+from blemish.web.dataset import is_imported, write_folder
 from blemish.web.store import Store, sha256
-from blemish.web.tables import Image
+from blemish.web.tables import Image, Job, now
 from tests import tiny
-from tests.web.support import grey
+from tests.web.rows import image_row
+from tests.web.support import grey, made_site
 
 IMPORTED = [("good", 40), ("good", 50), ("good", 60), ("anomaly", 120), ("anomaly", 130), ("anomaly", 140)]
 # What a person corrected: version 1 (anomaly above 100) took these for anomalies or good, wrongly.
@@ -45,7 +49,8 @@ def versions(folder: Path, images: list[tuple[str, int, str]]) -> Compared:
         verdict = judge.look(written.folder / name, name).verdict
         lines.append({**verdict.to_json(), "predicted_defect": "", "label": image.label, "defect": ""})
     (folder / "job/run/verdicts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return compared(folder / "old", written, folder / "job", silent)
+    came = {image.id for image in rows if is_imported(image.item)}
+    return compared(folder / "old", written, folder / "job", silent, came)
 
 
 def test_what_people_corrected_is_counted_apart_and_is_no_test(tmp_path: Path) -> None:
@@ -90,3 +95,49 @@ def test_counts_by_hand() -> None:
     assert counted([*images, ("good", "error", "good")]) == {
         **{"images": 4, "right": [0, 2], "review": [1, 1], "wrong": [3, 1]},
     }
+
+
+def test_a_label_that_was_changed_in_sight_of_a_verdict_is_no_test(tmp_path: Path) -> None:
+    """Of what came with its label, what a person confirmed is tested still, and what one changed is not."""
+    site = made_site(tmp_path)
+    names = ("kept", "confirmed", "changed", "changed back", "came when it was skipped", "dropped in")
+    with site.database.writing() as session:
+        for number, name in enumerate(names[:5]):
+            came = {"item": f"test/{name}.png", "labelled_by": "import", "label": "anomaly", "split": "test"}
+            image_row(session, "tiny", number, name=name, **came)
+        image_row(session, "tiny", 5, name=names[5], item="pixels:1")
+        session.get_one(Image, 5).labelled_by, session.get_one(Image, 5).label = "", None
+    corrections.skip(site, 5, "ada")
+    with site.database.writing() as session:
+        session.get_one(Image, 5).labelled_by, session.get_one(Image, 5).label = "import", "anomaly"
+    said: list[tuple[int, Label]] = [
+        (2, "anomaly"),
+        (3, "good"),
+        (4, "good"),
+        (4, "anomaly"),
+        (5, "anomaly"),
+        (6, "good"),
+    ]
+    for number, label in said:
+        corrections.label(site, number, "ada", label)
+    with site.database.reading() as session:
+        images = session.scalars(select(Image)).all()
+        assert {image.name for image in images if image.id in as_they_came(session, images)} == {
+            *("kept", "confirmed", "changed back", "came when it was skipped"),
+        }
+    site.database.close()
+
+
+def test_how_often_the_held_out_images_were_compared_on_is_told(tmp_path: Path) -> None:
+    site = made_site(tmp_path)
+    kept: list[dict[str, Any]] = [{"images": 8}, {"words": []}, {"images": 8}, {"images": 9}]
+    with site.database.writing() as session:
+        for comparison, state in zip(kept, ("done", "done", "failed", "done"), strict=True):
+            job = Job(product="tiny", state=state, by="ada", created=now(), settings={}, before_id=1)
+            job.comparison, job.stage, job.error = comparison, "", ""
+            session.add(job)
+        session.flush()
+        jobs = session.scalars(select(Job).order_by(Job.id)).all()
+    assert earlier(site.database, jobs[0]) == ""
+    assert "1 earlier training was compared on these held-out images too." in earlier(site.database, jobs[3])
+    site.database.close()

@@ -57,6 +57,28 @@ def test_the_threshold_slides_by_keyboard_and_is_saved(tmp_path: Path, desktop: 
     assert (rule.threshold, rule.review_threshold, rule.false_alarms, rule.review) == (90.0, 80.0, 0.5, 0.75)
 
 
+def test_a_threshold_stays_on_the_page_when_the_server_is_away(tmp_path: Path, desktop: Visitor) -> None:
+    with served(made_site(tmp_path)) as address:
+        page = desktop.new_page()
+        page.goto(f"{address}/detectors/1")
+        page.fill("#false_alarms", "50")
+        page.fill("[name=note]", "fewer misses")
+        page.fill("#review", "50")  # which the server refuses
+        page.click("text=Save as a new version")
+        page.wait_for_selector("#notices >> text=must be larger than the rate of false alarms")
+        page.fill("#review", "")
+        page.wait_for_function("() => !document.querySelector('#slider button').disabled")
+        page.context.set_offline(True)
+        page.click("text=Save as a new version")
+        page.wait_for_selector("#notices >> text=The server cannot be reached")
+        assert (page.input_value("#false_alarms"), page.input_value("[name=note]")) == ("50", "fewer misses")
+        page.context.set_offline(False)
+        page.click("text=Save as a new version")
+        page.wait_for_selector("text=Version 2 of tiny")
+        assert desktop.forgive("422", "ERR_INTERNET_DISCONNECTED")
+        page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_training_is_watched_to_its_end(
     tmp_path: Path, tablet: Visitor, scheme: Any, monkeypatch: pytest.MonkeyPatch
@@ -89,3 +111,33 @@ def test_a_training_is_watched_to_its_end(
         page.wait_for_selector("text=Roll back to it")
         page.close()
     assert site.detectors.judging("tiny").id == 2
+
+
+LEADS = (
+    '<meta http-equiv="refresh" content="0;url={}">',
+    '<a href="{}" id="go">go</a>',
+    '<a href="{}" target="_top" id="go">go</a>',
+    '<a href="{}" target="_blank" id="go">go</a>',
+    '<form action="{}" target="_top"><button id="go">go</button></form>',
+)
+
+
+def test_a_report_leads_nowhere(tmp_path: Path, desktop: Visitor) -> None:
+    site = made_site(tmp_path)
+    file = site.detectors.place(site.detectors.version(1)) / "report.html"
+    asked: list[str] = []
+    with served(site) as address:
+        stranger = address.replace("127.0.0.1", "localhost") + "/stranger"
+        page = desktop.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        for leads in LEADS:
+            file.write_text(f"<p>A report</p>{leads.format(stranger)}", encoding="utf-8")
+            page.goto(f"{address}/detectors/1/report")
+            if 'id="go"' in leads:
+                page.frame_locator("iframe.report").locator("#go").click()
+            page.wait_for_timeout(300)
+            assert (leads, page.url, len(page.context.pages)) == (leads, f"{address}/detectors/1/report", 1)
+        page.close()
+    assert f"{address}/detectors/1/report.html" in asked
+    assert stranger not in asked
+    assert len(desktop.forgive("frame-src", "sandboxed")) == len(LEADS)

@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from blemish.training import pipeline
 from blemish.training.config import TrainConfig
 from blemish.training.pipeline import train as pipeline_train
-from blemish.web import comparison, learning
+from blemish.web import comparison, corrections, learning
 from blemish.web import job as job_module
+from blemish.web.dataset import Written
 from blemish.web.detectors import Detectors
 from blemish.web.learning import job_of, start
 from blemish.web.site import Site
 from blemish.web.store import Store
-from blemish.web.tables import Job
+from blemish.web.tables import Image, Job
 from tests.web.learned import left, site_of
 from tests.web.support import client_of
 
@@ -87,7 +89,12 @@ def cancelled() -> None:
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(job_module, "write_folder"), (job_module, "_name_images"), (job_module, "compared"), (job_module, "_keep")],
+    [
+        (job_module, "write_folder"),
+        (job_module, "_name_images"),
+        (job_module, "compared"),
+        (job_module, "_keep"),
+    ],
 )
 def test_cancelled_before_the_new_version_comes_nothing_is_changed(
     site: Site, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
@@ -98,6 +105,33 @@ def test_cancelled_before_the_new_version_comes_nothing_is_changed(
     assert versions(site) == [1]
     assert left(site, job.id) == []
     assert "Nothing was changed" in client_of(site).get(f"/jobs/{job.id}", headers={"Accept": "text/html"}).text
+
+
+def test_cancelled_just_after_it_began(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    when(monkeypatch, job_module, "_claim", cancelled)
+    job = run(site)
+    assert (job.state, job.error, versions(site)) == ("cancelled", "", [1])
+
+
+def test_remarks_name_the_images_as_people_know_them() -> None:
+    image = Image(id=7, name="a b.png")
+    written = Written(Path("folder"), {"test/good/a-b-0123.png": image})
+    said = "test/good/a-b-0123.png and train/good/gone.png show the same thing; see test/good/a-b-0123.png."
+    assert job_module.remark(said, written) == {
+        "sentence": "a b.png and train/good/gone.png show the same thing; see a b.png.",
+        "images": [[7, "a b.png"]],
+    }
+    assert job_module.remark("Nothing.", written) == {"sentence": "Nothing.", "images": []}
+
+
+def test_what_people_picked_of_the_test_images_is_counted(site: Site) -> None:
+    with site.database.reading() as session:
+        image = session.scalar(select(Image).where(Image.split == "test", Image.label == "anomaly"))
+        assert image
+    with site.database.writing() as session:
+        session.get_one(Image, image.id).item = "pixels:0"  # as of one that was dropped on the page
+    corrections.label(site, image.id, "ada", "anomaly", defect=image.defect)
+    assert site.detectors.version(int(run(site).detector_id or 0)).metrics["counts"]["test_picked"] == 1
 
 
 def test_a_fault_in_the_comparison_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,12 @@ from sqlalchemy import event, select
 from blemish.atomic import lock_file
 from blemish.training.choice import choose
 from blemish.types import BlemishError, Label, Sample, SplitName
-from blemish.web import learning, thresholds
-from blemish.web.learning import Rates, cancel, counts, holder, job_of, log_of, start
+from blemish.web import corrections, learning, thresholds
+from blemish.web.comparison import as_they_came, earlier
+from blemish.web.config import Folder
+from blemish.web.learning import Holder, Rates, cancel, counts, holder, job_of, log_of, start
 from blemish.web.site import Site
-from blemish.web.tables import Correction, Image, Job, now
+from blemish.web.tables import Correction, Detector, Image, Job, now
 from tests import tiny
 from tests.support import eventually
 from tests.web.learned import ended, left, site_of
@@ -39,7 +41,7 @@ def begin(site: Site, rates: Rates | None = None) -> Job:
 
 def test_learns_again_compares_promotes_and_rolls_back(site: Site) -> None:
     first = site.detectors.judging("tiles")
-    assert counts(site.database, "tiles") == (40, 0, 6, 6, 0)
+    assert counts(site.database, "tiles") == (40, 0, 6, 6, 0, 0)
     job = begin(site)
     with pytest.raises(BlemishError, match=rf"A training of 'tiles' runs already \(job {job.id}\)"):
         begin(site)
@@ -185,6 +187,60 @@ def test_the_choice_is_that_of_the_images_one_by_one(tmp_path: Path, least: int)
     site.database.close()
 
 
+def test_it_is_said_before_a_training_that_it_learns_nothing_from_new_labels(tmp_path: Path) -> None:
+    site = made_site(tmp_path)
+    numbers = [
+        site.line.inspect(grey(n), f"{n}.png", "tiny", by="ada", source="page").image_id for n in (10, 20, 130, 140)
+    ]
+    with site.database.writing() as session:
+        for number in numbers:
+            session.get_one(Image, number).split = "train"
+        session.get_one(Image, numbers[1]).split = "test"
+    for number, said in zip(numbers[1:], ("good", "anomaly", "anomaly"), strict=True):
+        corrections.label(site, number, "ada", "good" if said == "good" else "anomaly")
+    page = client_of(site).get("/detectors", headers={"Accept": "text/html"}).text
+    assert "No image is labelled as good yet" in page
+    counted = counts(site.database, "tiny")
+    assert (counted.new, counted.new_good) == (3, 0)  # a good one that is held out is not learned from
+    corrections.label(site, numbers[0], "ada", "good")
+    assert counts(site.database, "tiny").new_good == 1
+    with site.database.writing() as session:
+        session.get_one(Detector, 1).created = now()
+        session.get_one(Image, numbers[2]).split = "train"
+    corrections.label(site, numbers[2], "ada", "anomaly")
+    page = client_of(site).get("/detectors", headers={"Accept": "text/html"}).text
+    assert "No good image to learn from is among those newly labelled (1), and patchcore learns from good" in page
+    corrections.label(site, numbers[0], "ada", "anomaly")  # one good image less is something new
+    assert (counts(site.database, "tiny").new, counts(site.database, "tiny").new_good) == (2, 1)
+    assert learning.nothing_from("hybrid", 3, 0) == learning.nothing_from("patchcore", 0, 0) == ""
+    site.database.close()
+
+
+def test_a_training_that_begins_between_two_looks_keeps_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = made_site(tmp_path)
+    with site.database.writing() as session:
+        job = Job(product="tiny", state="queued", by="a", created="2026-01-01T00:00:00.000+00:00", settings={})
+        job.before_id, job.stage, job.error, job.comparison = 1, "", "", {}
+        session.add(job)
+    model = site.config.folder.jobs / "1/run/model"
+    look = learning.holder
+
+    def begins(folder: Folder) -> Holder | None:
+        held = look(folder)
+        with site.database.writing() as session:
+            session.get_one(Job, 1).state = "running"
+        model.parent.mkdir(parents=True)
+        model.write_text("x")
+        return held
+
+    monkeypatch.setattr(learning, "holder", begins)
+    learning.settle(site.config.folder, site.database)
+    assert model.is_file()
+    site.database.close()
+
+
 def test_postgresql_counts_and_keeps_jobs_too(
     postgres: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +255,7 @@ def test_postgresql_counts_and_keeps_jobs_too(
         session.add(image)
         said = Correction(image_id=seen.image_id, time=now(), by="ada", action="label", label="good")
         session.add(said)
-    assert counts(site.database, "tiny") == (1, 0, 1, 0, 1)
+    assert counts(site.database, "tiny") == (1, 0, 1, 0, 1, 0)
     assert learning.choice(site.database, "tiny", 0.05).sentence.startswith("There are no defective images")
     first = site.detectors.judging("tiny")
     assert [image.score for image in thresholds.scored(site.database, site.detectors, first)] == [80.0]
@@ -209,6 +265,17 @@ def test_postgresql_counts_and_keeps_jobs_too(
     assert cancel(site.config.folder, site.database, job.id).state == "cancelled"
     assert [row.state for row in learning.jobs_of(site.config.folder, site.database, "tiny")] == ["cancelled"]
     assert thresholds.save(site.detectors, first, 0.5, None, by="ada").version == 2
+    with site.database.writing() as session:
+        row = session.get_one(Job, job.id)
+        row.state, row.comparison = "done", {"images": 8}
+        row = Job(product="tiny", state="done", by="ada", created=now(), settings={}, before_id=1, comparison={})
+        row.stage = row.error = ""
+        session.add(row)
+    assert "1 earlier training was compared" in earlier(site.database, row)
+    corrections.label(site, seen.image_id, "ada", "anomaly")  # which was good
+    assert counts(site.database, "tiny").new_good == 0  # and is held out
+    with site.database.reading() as session:
+        assert as_they_came(session, learning.labelled(session, "tiny")) == set()
     site.database.close()
 
 

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from blemish.inference import bundle
 from blemish.web import learning, thresholds
 from blemish.web.site import Site
-from blemish.web.tables import Image, Job, now
+from blemish.web.tables import Detector, Image, Job, now
 from tests import tiny
 from tests.web.support import client_of, grey, made_site
 
@@ -143,10 +143,14 @@ def test_the_comparison_is_told_in_words_and_figures(site: Site, client: TestCli
     assert "It is not known which images version 1 learned from; if held-out ones are among them" in page
     assert "labelled anomaly (dent) by a person" in page
     assert "On 3 corrected images that are held out" in page
-    assert '<th scope="row">Right</th><td>0</td><td>2</td>' in page
+    assert re.search(
+        '<th scope="row">Right</th><td data-label="Version 1">0</td><td data-label="Version 2">2</td>', page
+    )
     assert "this count favours the new version, and is no test of it" in page
     assert f"/detectors/2/images/{image.sha256}.jpg" in page
     assert client.get(f"/detectors/2/images/{image.sha256}.jpg").content == b"\xff\xd8\xff"
+    site.store.thumbnail(image.sha256, 2).unlink()  # as after a restore: it is drawn again
+    assert client.get(f"/detectors/2/images/{image.sha256}.jpg").content.startswith(b"\xff\xd8\xff\xe0")
     assert client.get("/detectors/2/images/..%2F.jpg").status_code == 404
     assert client.get("/api/v1/jobs/1").json()["comparison"]["images"] == 8
     alone = {"words": ["No test."], "corrected": compared["corrected"], "changed": compared["changed"]}
@@ -165,17 +169,63 @@ def test_the_comparison_is_told_in_words_and_figures(site: Site, client: TestCli
     assert "No labelled image is held out yet." in page
 
 
+def test_remarks_that_the_figures_are_too_good_stand_beside_them(site: Site, client: TestClient) -> None:
+    image = label(site, 95, "anomaly")
+    figure = {"value": 0.5, "low": None, "high": None}
+    run: dict[str, Any] = {"review": 0, "auroc": figure, "recall": figure, "false_alarm_rate": figure}
+    test = {"only_first_right": 0, "only_second_right": 0, "p_value": None}
+    job = Job(product="tiny", state="done", by="ada", created=now(), ended=now(), before_id=1, detector_id=2)
+    job.stage = job.error = ""
+    job.settings = {"new": 11, "new_good": 0}
+    job.comparison = {
+        **{"images": 8, "good": 4, "anomalies": 4, "words": [], "runs": [run, run], "changed": []},
+        "differences": [{"auroc": figure, "recall": figure, "false_alarm_rate": figure, "mcnemar": test}],
+        "audit": [
+            "An older sentence.",
+            {"sentence": "95.png and x.png, in the training and the test split: figures measured on them are too good."}
+            | {"images": [[image.id, "95.png"]]},
+        ],
+    }
+    with site.database.writing() as session:
+        session.add(job)
+        session.get_one(Detector, 2).metrics = {"detector": "patchcore"}
+    page = client.get("/jobs/1", headers=HTML).text
+    said = f'figures measured on them are too good. See <a href="/review/{image.id}">95.png</a>.</p>'
+    assert f'<p class="caution">95.png and x.png, in the training and the test split: {said}' in page
+    assert "1 more remark on the labelled images</summary><ul><li>An older sentence.</li></ul>" in page
+    assert "patchcore learns from good images alone: it learns nothing from them" in page
+
+
+def test_what_a_version_learned_from_is_counted_by_hand(site: Site, client: TestClient) -> None:
+    counted = {"train": 89, "train_anomaly": 28, "calibration": 19, "calibration_anomaly": 7}
+    counted |= {"test_good": 20, "test_anomaly": 9, "test_picked": 2}
+    metrics = {"counts": counted, "detection": {"auroc": {"value": 0.9, "low": 0.8, "high": 1.0}}}
+    with site.database.writing() as session:
+        session.get_one(Detector, 2).metrics = metrics
+    page = client.get("/detectors", headers=HTML).text
+    assert "80 good, 35 defective<small>tested on 20 good, 9 defective<br>2 of them picked</small>" in page
+    assert "2 of its 29 test images were labelled by people" in client.get("/detectors/2", headers=HTML).text
+
+
 def test_a_report_runs_no_script_but_ours(site: Site, client: TestClient) -> None:
     assert client.get("/detectors/1/report", headers=HTML).status_code == 404
     place = site.detectors.place(site.detectors.version(1)) / "report.html"
     place.write_text("<h1>Report</h1><script>alert(1)</script>")
-    answer = client.get("/detectors/1/report", headers=HTML)
+    around = client.get("/detectors/1/report", headers=HTML)
+    assert 'sandbox="allow-scripts" src="/detectors/1/report.html"' in around.text
+    assert {"frame-src 'self'", "script-src 'self'"} <= set(around.headers["content-security-policy"].split("; "))
+    tab = client.get("/detectors/1/report.html", headers={**HTML, "Sec-Fetch-Dest": "document"})
+    assert (tab.status_code, tab.headers["location"]) == (303, "/detectors/1/report")
+    assert client.get("/api/v1/detectors/1").json()["links"]["report"] == "/detectors/1/report.html"
+    answer = client.get("/detectors/1/report.html", headers=HTML)
     assert answer.text.startswith("<h1>Report</h1>")
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; img-src data: 'self'; style-src 'unsafe-inline'")
     (script,) = [part for part in policy.split("; ") if part.startswith("script-src")]
     assert re.fullmatch(r"script-src 'sha256-[A-Za-z0-9+/]{43}='", script)  # of blemish's own
-    assert {"sandbox allow-scripts", "form-action 'none'", "base-uri 'none'"} <= set(policy.split("; "))
+    assert {"sandbox allow-scripts", "form-action 'none'", "base-uri 'none'", "frame-ancestors 'self'"} <= set(
+        policy.split("; ")
+    )
 
 
 def test_programs_list_promote_and_save(site: Site, client: TestClient) -> None:

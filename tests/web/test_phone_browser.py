@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blemish.web.corrections import label
+from blemish.web.tables import Job, now
 from tests.web.accessibility import serious
 from tests.web.browser import Visitor, visiting
 from tests.web.desk import judged, opened, served
@@ -48,3 +49,34 @@ def test_no_page_is_wider_than_a_phone(address: str, phone: Visitor) -> None:
         assert page.get_by_role("link", name="History", exact=True).bounding_box()["x"] < WIDTH - 50  # type: ignore[index]
     page.goto(f"{address}/review")
     assert serious(page) == []
+
+
+def test_the_comparison_shows_its_answer_and_the_histogram_its_words(tmp_path: Path, phone: Visitor) -> None:
+    site = opened(tmp_path)
+    figure = {"value": 0.5, "low": 0.2, "high": 0.8}
+    figures = {"auroc": figure, "recall": figure, "false_alarm_rate": figure}
+    test = {"only_first_right": 1, "only_second_right": 3, "p_value": 0.625}
+    job = Job(product="tiny", state="done", by="ada", created=now(), ended=now(), settings={}, before_id=1)
+    job.detector_id, job.stage, job.error = 1, "", ""
+    job.comparison = {"images": 8, "good": 4, "anomalies": 4, "words": [], "changed": [], "audit": []}
+    job.comparison |= {"runs": [{"review": 1, **figures}] * 2, "differences": [{**figures, "mcnemar": test}]}
+    job.comparison["corrected"] = {"images": 3, "right": [0, 2], "review": [1, 0], "wrong": [2, 1]}
+    with site.database.writing() as session:
+        session.add(job)
+    with served(site) as address:
+        page = phone.new_page()
+        page.goto(f"{address}/jobs/1")
+        assert serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == WIDTH
+        scrollers = "[...document.querySelectorAll('.scroll')].map(place => place.scrollWidth - place.clientWidth)"
+        assert page.evaluate(scrollers) == [0, 0]
+        first, second = (page.locator(".panel").nth(number).bounding_box() for number in (0, 1))
+        assert first
+        assert second
+        assert second["y"] - first["y"] - first["height"] >= 12
+        page.goto(f"{address}/detectors/1")
+        drawing = page.locator(".histogram").bounding_box()
+        assert drawing
+        assert drawing["height"] == 294
+        assert page.locator(".names li").first.evaluate("name => getComputedStyle(name).fontSize") == "13px"
+        page.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from blemish.inference import bundle, calibration
 from blemish.inference.bundle import Decision
@@ -151,6 +151,28 @@ def test_figures_of_a_run_at_another_threshold(all_teach: Path, product: Path, t
     assert "defects_hit" in first.metrics["localisation"]
     assert "defects_hit" not in new.metrics["localisation"]
     assert "pixel_auroc" in new.metrics["localisation"]
+    # No interval of what may have been chosen by looking at these images; ranks know no threshold.
+    measured = new.metrics["detection"]
+    assert {name for name, figure in measured.items() if figure.get("low") is not None} <= set(thresholds.OVER_ALL)
+    assert measured["miss_rate"]["value"] == counted.missed / 6
+    third = save(site.detectors, new, 0.25, None, by="ada")  # has the figures of the same run
+    found = effects(images, bundle.read(site.detectors.place(third) / "bundle").card.decision.threshold)
+    assert third.metrics["detection"]["confusion"]["missed"] == found.missed
+    site.database.close()
+
+
+def test_what_only_a_later_version_learned_from_counts_where_that_is_known(
+    all_teach: Path, product: Path, tmp_path: Path
+) -> None:
+    site = site_of(tmp_path / "page", all_teach, product)
+    first = site.detectors.judging("tiles")
+    assert thresholds.counted(site.detectors, first) == thresholds.ALL_UNSEEN
+    with site.database.writing() as session:  # another version's run came, which learned from the defects
+        session.execute(update(Image).where(Image.label == "anomaly").values(split="train"))
+    assert sum(image.defective for image in scored(site.database, site.detectors, first)) == 6
+    site.config.folder.learned(first.sha256).unlink()
+    assert thresholds.counted(site.detectors, first) == thresholds.SURELY_UNSEEN
+    assert sum(image.defective for image in scored(site.database, site.detectors, first)) == 0
     site.database.close()
 
 

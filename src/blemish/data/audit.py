@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 # A conformal p-value of n calibration scores is at least 1 / (n + 1), so 5 % needs 19: half of the good images.
 ENOUGH_GOOD = 38
 IMBALANCE = 20  # times as many images of one label as of the other
+UNTYPED = "defect"  # a folder of this name says that its images are defective, and not how
+TOO_GOOD = "are too good"  # in the sentences of problems that flatter
 SHOWN = 8  # problems of one kind that `render` prints
 
 
@@ -191,12 +193,13 @@ def _copies(
         names = tuple(sample.name for sample in members)
         same = len({copies.get(i) for i in group}) == 1 and group[0] in copies
         what = f"{names[0]} and {_more(names[1:])} {'are the same image' if same else 'show the same thing'}"
-        labels = {(sample.label, sample.defect) for sample in members}
+        labels = {sample.label for sample in members}
+        types = {sample.defect for sample in members} - {"", UNTYPED}
         items = {sample.group for sample in members}
         if len({sample.split for sample in members}) > 1:
-            text = f"{what}, in the training and the test split: figures measured on them are too good."
+            text = f"{what}, in the training and the test split: figures measured on them {TOO_GOOD}."
             yield Problem("copies-across-splits", "error", text, names)
-        elif len(labels) > 1:
+        elif len(labels) > 1 or len(types) > 1:  # what has no type contradicts none
             classes = " and ".join(sorted({_class(sample) for sample in members}))
             text = f"{what} with different labels ({classes}): at least one label is wrong, or the part was relabelled."
             yield Problem("copies-across-labels", "warning", text, names)
@@ -214,7 +217,7 @@ def _items_in_both_splits(samples: Sequence[Sample]) -> Iterable[Problem]:
             splits.setdefault(sample.group, {}).setdefault(sample.split, sample.name)
     for item, names in splits.items():
         if len(names) > 1:
-            text = f"Item {item} is in the training and in the test split: figures measured on it are too good."
+            text = f"Item {item} is in the training and in the test split: figures measured on it {TOO_GOOD}."
             yield Problem("item-across-splits", "warning", text, tuple(names.values()))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import ceil
 from typing import NamedTuple
 
 from blemish.inference.calibration import parts_needed
 from blemish.types import Sample
 
 FEWEST_DEFECTS = 10  # items to learn from: of fewer, cross-validation hardly tells whether they help
+ANYWAY = "give --detector"  # how the command line learns with another detector than the one chosen
 RANK = 2  # that the threshold has at least among the good items held out: the very highest is a matter of chance
 NORMAL, LEARNING = "patchcore", "hybrid"
 
@@ -89,9 +91,11 @@ def chosen(
         return Choice(NORMAL, f"{what}: {least}, {because}; the defects test it.")
     if not divided and (test == 0 or found.most * test < 1):
         return Choice(NORMAL, f"{what}, of which none would be left to test, {because}; the defects test it.")
-    if good * learned * calibration < _held_out(false_alarms, confidence):
-        few = f"{what}, but {good} good images (or items) are too few to hold out enough of them for the threshold"
-        return Choice(NORMAL, f"{few}, {because}; --detector {LEARNING} learns from them even so.")
+    if good * learned * calibration < (fewest := _held_out(false_alarms, confidence)):
+        needed = ceil(fewest / (learned * calibration)) if learned * calibration else "more"
+        few = f"{what}, but {good} good images (or items) are too few to hold out {fewest} of them for the threshold"
+        anyway = f"{ANYWAY} {LEARNING} to learn from the defects all the same"
+        return Choice(NORMAL, f"{few} ({needed} are needed), {because}; {anyway}.")
     others = "" if divided else ", and is tested on those that it does not learn from"
     return Choice(LEARNING, f"{what}: the detector is {LEARNING}, which learns from good and defective images{others}.")
 

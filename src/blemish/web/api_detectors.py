@@ -32,7 +32,7 @@ _DETECTOR: dict[str, Any] = {
     "note": "",
     "judges": True,
     "metrics": {"detection": {"auroc": {"value": 0.981, "low": 0.962, "high": 0.995}}},
-    "links": {"page": "/detectors/2", "report": "/detectors/2/report"},
+    "links": {"page": "/detectors/2", "report": "/detectors/2/report.html"},
 }
 _JOB: dict[str, Any] = {
     "id": 1,
@@ -124,7 +124,7 @@ def as_detector(site: Site, detector: Detector) -> DetectorAnswer:
     here = f"/detectors/{detector.id}"
     links = {"page": here}
     if (site.detectors.place(detector) / "report.html").is_file():
-        links["report"] = f"{here}/report"
+        links["report"] = f"{here}/report.html"
     return DetectorAnswer(**own, judges=product is not None and product.detector_id == detector.id, links=links)
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, lazyload
+
 from blemish.inference.inspector import Inspection, Inspector
 from blemish.reporting.compare import compare
 from blemish.types import BlemishError, Progress
+from blemish.web.database import Database
 from blemish.web.dataset import Written, is_imported
 from blemish.web.inspection import thumbnail
+from blemish.web.standing import IMPORT
+from blemish.web.tables import Correction, Image, Job
 
 FEW = 10  # held-out images of either kind, below which the page says how little a comparison tells
 DRAWN = 200  # images whose verdict changed that are drawn, at most
@@ -34,14 +40,32 @@ class Compared:
     thumbnails: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
 
 
-def compared(before: Path, written: Written, place: Path, told: Progress) -> Compared:
+def as_they_came(session: Session, images: Sequence[Image]) -> set[int]:
+    """The numbers of those of the images whose label is the one that they came with (see `imports`): neither was the
+    image chosen by what a version said, nor its label changed in sight of it. One that a person confirmed is among
+    them, or a version's mistakes would be taken out of its test."""
+    same = {image.id for image in images if is_imported(image.item) and image.labelled_by == IMPORT}
+    others = {image.id: image for image in images if is_imported(image.item) and image.labelled_by != IMPORT}
+    if not others:
+        return same
+    mine = Image.product == next(iter(others.values())).product
+    rows = select(Correction).join(Image, Image.id == Correction.image_id).where(mine, Image.labelled_by != IMPORT)
+    first: dict[int, Any] = {}
+    for row in session.scalars(rows.order_by(Correction.id).options(lazyload("*"))):
+        if row.before.get("labelled_by") == IMPORT:
+            first.setdefault(row.image_id, row.before.get("label"))
+    return same | {number for number, image in others.items() if first.get(number) == image.label}
+
+
+def compared(before: Path, written: Written, place: Path, told: Progress, came: Container[int]) -> Compared:
     """Both versions on the held-out images of the folder `written`: the one that judged, in the folder `before`, and
     the new one, which was trained into `place/run`.
 
-    They are tested against each other, as `compare` does, only on images that came with their labels (`is_imported`).
+    They are tested against each other, as `compare` does, only on the images that are as they `came` (`as_they_came`).
     Images that a person labelled were chosen by looking at an earlier version's verdicts: those that it got wrong, or
-    was unsure of. A new version that is no better looks better on them, so they are counted apart, in `corrected`, and
-    no test is made. `changed` holds both kinds, each with its number and hash, and whether it was `corrected`.
+    was unsure of; and a label that was changed was changed in sight of one. A new version that is no better looks
+    better on them, so they are counted apart, in `corrected`, and no test is made. `changed`
+    holds both kinds, each with its number and hash, and whether it was `corrected`.
 
     `words` are sentences on what the figures are worth. Without `runs` in it no test could be made.
     """
@@ -50,7 +74,7 @@ def compared(before: Path, written: Written, place: Path, told: Progress) -> Com
         return Compared({"words": few(0, 0)})
     inspectors = Inspector(before), Inspector(place / "run")
     rows = _rows(place / "run" / "verdicts.jsonl")
-    chosen = {name for name, image in held_out.items() if is_imported(image.item)}
+    chosen = {name for name, image in held_out.items() if image.id in came}
     decided = _judge(inspectors[0], rows, written.folder, place / "before", before, chosen, told)
     result = _tested([place / "before", place / "run"], [held_out[name].label or "" for name in chosen])
     others = [(row, decided[row["path"]]) for row in rows if row["path"] not in chosen and row["label"]]
@@ -72,6 +96,21 @@ def compared(before: Path, written: Written, place: Path, told: Progress) -> Com
         if all(look.image is not None for look in looks):
             thumbnails[entry["sha256"]] = (thumbnail(looks[0]), thumbnail(looks[1]))
     return Compared(told_of, thumbnails)
+
+
+def earlier(database: Database, job: Job) -> str:
+    """A sentence on earlier comparisons on the images that are held out; "" where there was none."""
+    before = (Job.product == job.product, Job.state == "done", Job.id < job.id)
+    compared_too = Job.comparison["images"].as_integer().is_not(None)
+    with database.reading() as session:
+        number = session.scalar(select(func.count()).where(*before, compared_too)) or 0
+    if not number:
+        return ""
+    return (
+        f"{number} earlier training{'' if number == 1 else 's'} {'was' if number == 1 else 'were'} compared on these "
+        "held-out images too. The more versions are tried on the same images, the more easily one seems better by "
+        "chance: intervals and p do not allow for that."
+    )
 
 
 def _tested(runs: Sequence[Path], labels: Sequence[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image as Pixels
 from sqlalchemy import and_
 
+from blemish.data.audit import UNTYPED
 from blemish.data.mask_names import STRONG, WEAK, words
 from blemish.data.reading import GOOD
 from blemish.listing import is_hidden, is_litter
@@ -28,7 +29,6 @@ from blemish.web.store import Store
 from blemish.web.tables import Image
 
 HELD_OUT = 5  # one of so many items is only tested
-UNNAMED = "defect"  # the folder of defects without a name
 LONGEST = 40  # characters of a name that are kept
 PIXELS = "pixels:"  # begins the item of an image that came without one
 
@@ -173,10 +173,10 @@ def _folders(defects: Iterable[str]) -> dict[str, str]:
     """A folder's name for each defect type: none that means good, masks, or something else to a reader."""
     names: dict[str, str] = {}
     for defect in sorted(defects):
-        name = _safe(defect) if defect else UNNAMED
+        name = _safe(defect) if defect else UNTYPED
         misread = not name or name.casefold() in GOOD or is_hidden(name) or is_litter(name)
         if misread or set(words(name)) & (STRONG | WEAK) or name.casefold() in map(str.casefold, names.values()):
-            name = f"{UNNAMED}-{hashlib.sha256(defect.encode()).hexdigest()[:8]}"
+            name = f"{UNTYPED}-{hashlib.sha256(defect.encode()).hexdigest()[:8]}"
         names[defect] = name
     return names
 

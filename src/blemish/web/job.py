@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,12 +28,12 @@ from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.inference import bundle
 from blemish.options import options
 from blemish.types import BlemishError
-from blemish.web.comparison import compared, named
+from blemish.web.comparison import as_they_came, compared, named
 from blemish.web.config import Folder
 from blemish.web.database import Database
 from blemish.web.dataset import Written, write_folder
 from blemish.web.detectors import Detectors
-from blemish.web.learning import DATABASE, LOCK, brought, clear, here, labelled, limits_of
+from blemish.web.learning import DATABASE, LOCK, brought, clear, here, in_page_words, labelled, limits_of
 from blemish.web.store import Store
 from blemish.web.tables import Job, now
 
@@ -57,10 +57,10 @@ def main(data: str, job_id: int) -> None:
     folder, database = Folder(Path(data)), Database(os.environ[DATABASE])
     try:
         with closing(_lock(folder, job_id)):
-            job = _claim(database, job_id)
-            if job is None:  # cancelled before it began
+            end = _ended(folder, database, job_id)
+            if end is None:  # cancelled before it began
                 return
-            state, error, comparison = _ended(folder, database, job)
+            state, error, comparison = end
             # A second signal must not keep the end from being written.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             clear(folder, job_id)
@@ -104,10 +104,13 @@ def _claim(database: Database, job_id: int) -> Job | None:
     return job
 
 
-def _ended(folder: Folder, database: Database, job: Job) -> tuple[str, str, dict[str, Any]]:
-    """Runs the job; returns the state that it ends in, why it failed, and the comparison."""
+def _ended(folder: Folder, database: Database, job_id: int) -> tuple[str, str, dict[str, Any]] | None:
+    """Runs the job; returns the state that it ends in, why it failed, and the comparison. None where it was cancelled
+    before it began."""
     try:
-        return "done", "", learn(folder, database, job)
+        # Claimed in here: it can be cancelled as soon as it is.
+        job = _claim(database, job_id)
+        return ("done", "", learn(folder, database, job)) if job else None
     except Cancelled:
         return "cancelled", "", {}
     except BlemishError as cause:
@@ -139,6 +142,7 @@ def learn(folder: Folder, database: Database, job: Job) -> dict[str, Any]:
     clear(folder, job.id)
     with database.reading() as session:
         images = labelled(session, job.product)
+        came = as_they_came(session, images)
     told.tell("collecting the labelled images", 0, 0)
     written = write_folder(store, images, place / _named(job.product), link=True)
     if written.missing:
@@ -146,14 +150,16 @@ def learn(folder: Folder, database: Database, job: Job) -> dict[str, Any]:
     asked = taken_over(detectors.place(before) / "bundle") | _rates(job)
     detector = str(job.settings.get("detector", ""))
     config = configure(written.folder, place / "run", detector=detector, **asked)
-    _say(config.why or f"The detector is {config.detector}.")
+    _say(in_page_words(config.why) or f"The detector is {config.detector}.")
     run = train(config, told)
     for warning in run.warnings:
         _say(warning)
     _name_images(run.folder / "verdicts.jsonl", written)
+    _count_picked(run.folder / "metrics.json", written, came)
     told.tell("comparing with the version that judged", 0, 0)
-    found = compared(detectors.place(before), written, place, told)
-    comparison = named({**found.told, "audit": list(run.warnings)}, f"version {before.version}", "the new version")
+    found = compared(detectors.place(before), written, place, told, came)
+    remarks = [remark(sentence, written) for sentence in run.warnings]
+    comparison = named({**found.told, "audit": remarks}, f"version {before.version}", "the new version")
     _keep(database, job.id, comparison)
     # The new version comes last: until here a cancelled or killed job has changed nothing, from here on it is done.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -178,6 +184,31 @@ def _name_images(file: Path, written: Written) -> None:
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     lines = [json.dumps({**row, "image": written.images[row["path"]].sha256}) + "\n" for row in rows]
     file.write_text("".join(lines), encoding="utf-8")
+
+
+def _count_picked(file: Path, written: Written, came: Container[int]) -> None:
+    """Writes into the run's figures how many of its test images people picked by a verdict: they are in the figures."""
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    picked = [image for name, image in written.images.items() if name.startswith("test/") and image.id not in came]
+    metrics["counts"]["test_picked"] = len(picked)
+    file.write_text(json.dumps(metrics), encoding="utf-8")
+
+
+def remark(sentence: str, written: Written) -> dict[str, Any]:
+    """A sentence of the audit with the images' own names in place of those in the folder, and the images that it names:
+    `{"sentence": ..., "images": [[id, name], ...]}`."""
+    found: dict[int, str] = {}
+
+    def own(match: re.Match[str]) -> str:
+        name = match[0].rstrip(".")
+        image = written.images.get(name)
+        if image is None:
+            return match[0]
+        found[image.id] = image.name
+        return image.name + match[0][len(name) :]
+
+    words = re.sub(r"\b(?:train|test)/[\w./-]+", own, sentence)  # such names as `write_folder` gives
+    return {"sentence": words, "images": [[*pair] for pair in found.items()]}
 
 
 def _named(product: str) -> str:

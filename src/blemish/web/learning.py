@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Text, case, cast, distinct, func, or_, select
+from sqlalchemy import Text, and_, case, cast, distinct, func, or_, select
 from sqlalchemy.orm import Session
 
 from blemish.atomic import try_lock
-from blemish.training.choice import LEARNING, Choice, Found, chosen
+from blemish.training.choice import ANYWAY, LEARNING, NORMAL, Choice, Found, chosen
 from blemish.types import BlemishError
 from blemish.web.config import Folder, Limits, ServeConfig
 from blemish.web.database import Database
@@ -71,6 +71,7 @@ class Counts(NamedTuple):
     held_out_good: int = 0
     held_out_defective: int = 0
     new: int = 0  # labelled by people since the newest version that learned
+    new_good: int = 0  # of them, those that change which good images there are to learn from
 
 
 @dataclass(frozen=True)
@@ -196,14 +197,16 @@ def settle(folder: Folder, database: Database) -> None:
             continue
         with database.writing() as session:
             row = session.get_one(Job, job.id)
-            if row.state == job.state:
+            settled = row.state == job.state
+            if settled:
                 row.ended, row.stage, row.detector_id = now(), "", brought(session, job.id)
                 if row.detector_id:  # the version is the last that it brings
                     row.state = "done"
                 else:
                     row.state, row.comparison = "failed", {}
                     row.error = DIED if job.state == "running" else NEVER_BEGAN
-        clear(folder, job.id)
+        if settled:  # of one that began between the two looks nothing may be removed
+            clear(folder, job.id)
 
 
 def cancel(folder: Folder, database: Database, job_id: int) -> Job:
@@ -312,12 +315,14 @@ def counts(database: Database, product: str) -> Counts:
         last = session.scalar(
             select(func.max(Detector.created)).where(Detector.product == product, Detector.kind != "threshold")
         )
-        new = session.scalar(
-            select(func.count(func.distinct(Correction.image_id)))
+        good = or_(Correction.label == "good", Correction.before["label"].as_string() == "good")
+        good_one = case((and_(good, Image.split != "test"), Correction.image_id))
+        new, new_good = session.execute(
+            select(func.count(distinct(Correction.image_id)), func.count(distinct(good_one)))
             .join(Image)
             .where(Image.product == product, Image.label.is_not(None))
             .where(Correction.action == "label", Correction.time > (last or ""))
-        )
+        ).one()
 
     def of(label: str, *, held_out: bool) -> int:
         return sum(row[2] for row in grouped if row[0] == label and (row[1] == "test") == held_out)
@@ -327,7 +332,18 @@ def counts(database: Database, product: str) -> Counts:
         defective=of("anomaly", held_out=False),
         held_out_good=of("good", held_out=True),
         held_out_defective=of("anomaly", held_out=True),
-        new=new or 0,
+        new=new,
+        new_good=new_good,
+    )
+
+
+def nothing_from(detector: str, new: int, new_good: int) -> str:
+    """A sentence where a detector learns nothing from the images that are newly labelled; "" where it does."""
+    if detector != NORMAL or not new or new_good:
+        return ""
+    return (
+        f"No good image to learn from is among those newly labelled ({new}), and {NORMAL} learns from good images "
+        f"alone: it learns nothing from them. {LEARNING.capitalize()} learns from defective images too."
     )
 
 
@@ -336,8 +352,12 @@ def choice(database: Database, product: str, false_alarms: float) -> Choice:
     words."""
     with database.reading() as session:
         made = chosen(_found(session, product), false_alarms=false_alarms)
-    words = made.sentence.replace(f"--detector {LEARNING}", f"{LEARNING}, chosen here,")
-    return made._replace(sentence=words.replace("in the folder's own test split", "held out"))
+    return made._replace(sentence=in_page_words(made.sentence))
+
+
+def in_page_words(sentence: str) -> str:
+    """Why a detector is chosen, without what only the command line has."""
+    return sentence.replace(ANYWAY, "choose").replace("in the folder's own test split", "held out")
 
 
 def _found(session: Session, product: str) -> Found:

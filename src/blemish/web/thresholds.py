@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import or_, select
+from sqlalchemy import or_, select, true
 
 from blemish.evaluation.bootstrap import to_json
 from blemish.evaluation.detection import detection_metrics
@@ -45,6 +45,9 @@ CONFIDENT = (
     "This version's guarantee is one with confidence. It holds for a rate that is fixed in advance; choosing among "
     "several by looking at these scores costs some of the confidence."
 )
+OVER_ALL = ("auroc", "average_precision", "best_f1")  # figures that no threshold changes
+ALL_UNSEEN = "Counted are labelled images that this version did not learn from."
+SURELY_UNSEEN = "Counted are labelled images that are held out, and those that came after the version."
 # What the sentence of a version's guarantee says more, where its rate was set on the page.
 CHOSEN = "If the rate was chosen by looking at the calibration scores, this is only an estimate."
 CHOSEN_CONFIDENT = "If the rate was chosen by looking at the calibration scores, this costs some of the confidence."
@@ -193,21 +196,28 @@ def save(
         run = Path(made) / "run"
         shutil.copytree(place / "bundle", run / "bundle", ignore=shutil.ignore_patterns(bundle.CARD, ".blemish"))
         bundle.write(run / "bundle", card)
-        (run / "metrics.json").write_text(json.dumps(_metrics(detector, place, rule)), encoding="utf-8")
+        own, _ = family(detectors, detector)
+        metrics = _metrics(detector.metrics, tested(detectors.place(own)), rule)
+        (run / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
         return detectors.bring(run, by=by, kind="threshold", product=detector.product, parent_id=detector.id, note=note)
 
 
-def _metrics(detector: Detector, place: Path, rule: Decision) -> dict[str, Any]:
-    """The figures of the run at another threshold: those of images come from its scores. Those of boxes and pixels at
-    the threshold would need the maps, and are left out; those over all thresholds stay."""
-    metrics = dict(detector.metrics)
+def _metrics(before: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]], rule: Decision) -> dict[str, Any]:
+    """The figures of a run at another threshold: those of images come from the scores of its `verdicts`. They have no
+    intervals where they depend on the threshold, since it may have been chosen by looking at these very images. Those
+    of boxes and pixels at the threshold would need the maps, and are left out; those over all thresholds stay."""
+    metrics = dict(before)
     metrics["decision"] = rule.model_dump(mode="json", exclude={"scores", "map_maxima", "distances", "items"})
     metrics.pop("recall_by_defect", None)
-    rows = [row for row in tested(place) if row.get("label") and row.get("score") is not None]
+    rows = [row for row in verdicts if row.get("label") and row.get("score") is not None]
     labels = np.array([row["label"] == "anomaly" for row in rows], bool)
     if rows and labels.any() and not labels.all():
         scores = np.array([row["score"] for row in rows], np.float64)
-        metrics["detection"] = to_json(detection_metrics(scores, labels, scores > rule.threshold))
+        found = to_json(detection_metrics(scores, labels, scores > rule.threshold))
+        for name, figure in found.items():
+            if "low" in figure and name not in OVER_ALL:
+                figure |= {"low": None, "high": None}
+        metrics["detection"] = found
     else:
         metrics.pop("detection", None)
     kept = ("pixel_auroc", "aupro", "pixel_average_precision", "aupimo", "aupimo_p33", "pointing_game", "best_iou")
@@ -249,13 +259,19 @@ def unknown(detectors: Detectors, detector: Detector) -> str:
     )
 
 
+def counted(detectors: Detectors, detector: Detector) -> str:
+    """Which labelled images `scored` finds, in a sentence."""
+    own, _ = family(detectors, detector)
+    return SURELY_UNSEEN if learned_from(detectors, own) is None else ALL_UNSEEN
+
+
 def scored(database: Database, detectors: Detectors, detector: Detector) -> list[Scored]:
-    """Labelled images with their scores by the version's graph: those that are held out, and those that came after it
-    had been learned, without those that it is known to have learned from. Their scores are those of verdicts, else of
-    the run's test."""
+    """Labelled images with their scores by the version's graph. Where it is known what it learned from: all others.
+    Else those that are held out, and those that came after it had been learned. Their scores are those of verdicts,
+    else of the run's test."""
     own, numbers = family(detectors, detector)
-    learned = learned_from(detectors, own) or frozenset()
-    unseen = or_(Image.split == "test", ~IMPORTED & (Image.added > own.created))
+    learned = learned_from(detectors, own)
+    unseen = true() if learned is not None else or_(Image.split == "test", ~IMPORTED & (Image.added > own.created))
     # Columns, and not rows: there may be a hundred thousand of them.
     columns = (Image.id, Image.sha256, Image.name, Image.item, Image.label)
     images = select(*columns).where(Image.product == detector.product, Image.label.is_not(None), unseen)
@@ -268,9 +284,11 @@ def scored(database: Database, detectors: Detectors, detector: Detector) -> list
     by_name = {row.get("image", row["path"]): row.get("score") for row in tested(detectors.place(own))}
     found = []
     for image in rows:
-        known = by_name.get(image.sha256, by_name.get(image.name) if is_imported(image.item) else None)
+        known = by_name.get(image.sha256)
+        if known is None and is_imported(image.item):
+            known = by_name.pop(image.name, None)  # the first of that name; another may have come from another folder
         score = scores.get(image.id, known)
-        if score is not None and image.sha256 not in learned:
+        if score is not None and image.sha256 not in (learned or ()):
             found.append(Scored(float(score), image.label == "anomaly"))
     return found
 

@@ -1,4 +1,6 @@
 // The threshold and the review band slide over the calibration scores; rates come from the server, counts are made here.
+import { ask, notice } from "./app.js";
+
 const form = document.getElementById("slider");
 if (form) {
   const data = JSON.parse(document.getElementById("scores").textContent);
@@ -87,4 +89,18 @@ if (form) {
     });
   }
   tell(false);
+
+  // Sent beside the page, which stays with what was chosen and written where the server is away or refuses.
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const button = form.querySelector("button.primary");
+    if (!button) return;  // who may only look
+    button.disabled = true;
+    try {
+      location.href = (await ask(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) })).url;
+    } catch (cause) {
+      notice(cause.message, "error");
+    }
+    button.disabled = false;
+  });
 }
