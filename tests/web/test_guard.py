@@ -13,7 +13,7 @@ from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 from starlette.routing import Mount
 
-from blemish.web import sessions, tables, users
+from blemish.web import guard, sessions, tables, users
 from blemish.web.guard import OPEN, local_path
 from blemish.web.site import Site
 from tests.web.support import HERE, client_of, csrf_in, grey, log_in, made_site
@@ -282,13 +282,17 @@ def test_a_session_ends_with_its_user_its_password_and_its_time(remote: Site) ->
     assert client.get("/account").status_code == 401
 
 
-def test_behind_a_proxy_the_cookie_is_for_https_alone(tmp_path: Path) -> None:
+def test_behind_a_proxy_its_headers_are_believed(tmp_path: Path) -> None:
     site = made_site(tmp_path, proxy=True)  # on loopback, but others come through it
     client = client_of(site, "http://127.0.0.1:8477")
     said = {"X-Forwarded-Proto": "http, https", "X-Forwarded-For": "1.1.1.1, 2.2.2.2", **HTML}
     assert client.get("/", headers=said).status_code == 303
     assert "secure" in client.get("/login", headers=said).headers["set-cookie"].lower()
     assert "secure" not in client.get("/login", headers=HTML).headers["set-cookie"].lower()
+    for told, address in {"1.1.1.1, 2.2.2.2:5": "2.2.2.2", "[2001:db8::1]:51": "2001:db8::1", "::1:2": "::1:2"}.items():
+        scope: dict[str, Any] = {"headers": [(b"x-forwarded-for", told.encode())]}
+        guard._believe(scope)
+        assert scope["client"][0] == address
     site.database.close()
 
 

@@ -187,6 +187,24 @@ def test_label_against_verdict(client: TestClient, site: Site, spot: int, label:
         image.label, image.labelled_by, image.shapes = None, "", []
 
 
+def test_an_image_that_was_learned_from_is_named(client: TestClient, site: Site, good: int, product: Path) -> None:
+    """As the run's split tells, once its images are brought in; before, nobody knows."""
+    content = (product / "train/good/000.png").read_bytes()
+    learned = site.line.inspect(content, "again.png", "tiles", by="me", source="page").id
+    words = "from this image, or set its threshold with it"
+    assert words not in client.get(f"/verdicts/{learned}").text
+    with site.database.writing() as session:  # as imported, but not known for certain
+        image = session.get_one(Image, verdict_or_404(site, learned).image_id)
+        image.split, image.item = "train", "part 0"
+    assert f"Version 1 may have learned {words}" in client.get(f"/verdicts/{learned}").text
+    verdict = verdict_or_404(site, learned)
+    file = site.config.folder.learned(verdict.detector.sha256)
+    file.write_text(f"{verdict.image.sha256}\n", encoding="utf-8")
+    assert f"Version 1 has learned {words}" in client.get(f"/verdicts/{learned}").text
+    assert words not in client.get(f"/verdicts/{good}").text
+    file.unlink()
+
+
 def test_an_imported_mask_is_outlined_until_somebody_draws(
     client: TestClient, site: Site, spot: int, product: Path
 ) -> None:

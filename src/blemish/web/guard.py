@@ -196,4 +196,6 @@ def _believe(scope: Scope) -> None:
     if said.get(b"x-forwarded-proto") in ("http", "https"):
         scope["scheme"] = said[b"x-forwarded-proto"]
     if said.get(b"x-forwarded-for"):
-        scope["client"] = (said[b"x-forwarded-for"], 0)
+        # Some proxies say the port too, which another one each time would make another address to the throttle.
+        found = re.fullmatch(r"\[([^\]]*)\](?::\d+)?|([\d.]+):\d+", said[b"x-forwarded-for"])
+        scope["client"] = ((found[1] or found[2]) if found else said[b"x-forwarded-for"], 0)

@@ -22,11 +22,14 @@ from blemish.reporting.run import OUTCOMES, outcome_of
 from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError
 from blemish.web.access import Inspecting
+from blemish.web.drift import may_have_learned
 from blemish.web.evidence import Kind, piece_of, pieces, why_at
 from blemish.web.history import Filters, FiltersOf, matching
+from blemish.web.imports import learned_from
 from blemish.web.pages import ASKED
 from blemish.web.site import MissingError, RowId, Site, SiteOf, fragment, page, verdict_or_404
 from blemish.web.tables import Image, Log, Verdict
+from blemish.web.thresholds import family
 from blemish.web.verdict_words import agreement, verdict_sentence
 
 router = APIRouter(include_in_schema=False)
@@ -65,11 +68,30 @@ def verdict_page(
         outcome=outcome,
         outcome_words=OUTCOMES[outcome],
         agreement=agreement(verdict),
+        known=_known(site, verdict),
         evidence=_evidence(site, verdict) if evidence and not gone and verdict.regions else None,
         # Without its bundle a TIFF cannot be turned into what browsers show.
         has_image=bool(verdict.image.ending) and not (gone and verdict.image.ending == ".tif"),
         has_heat=verdict.decision != "error" and not gone,
         **_around(site, verdict, replace(filters, product=product)),
+    )
+
+
+def _known(site: Site, verdict: Verdict) -> str:
+    """A sentence where the version had seen the image before, so that its p-value means nothing; "" elsewhere."""
+    if verdict.decision == "error":
+        return ""
+    own, _ = family(site.detectors, verdict.detector)
+    learned = learned_from(site.detectors, own)
+    if learned is None:
+        has = "may have learned" if may_have_learned(site.database, verdict.image, own.created) else ""
+    else:
+        has = "has learned" if verdict.image.sha256 in learned else ""
+    if not has:
+        return ""
+    return (
+        f"Version {verdict.detector.version} {has} from this image, or set its threshold with it: its score and its "
+        "p-value do not tell how a new image like it is judged."
     )
 
 

@@ -1,6 +1,6 @@
 // What every page has: choices that submit themselves, notices, the count of waiting images, and live events.
 
-export const csrf = document.querySelector("meta[name=csrf]").content;
+const token = document.querySelector("meta[name=csrf]");
 
 export function notice(text, kind = "") {
   const line = document.createElement("p");
@@ -12,7 +12,7 @@ export function notice(text, kind = "") {
 
 // fetch that tells what went wrong in the server's own sentence.
 export async function ask(address, options = {}) {
-  const headers = { "X-CSRF-Token": csrf, Accept: "application/json", ...options.headers };
+  const headers = { "X-CSRF-Token": token.content, Accept: "application/json", ...options.headers };
   let answer;
   try {
     answer = await fetch(address, { ...options, headers, credentials: "same-origin" });
@@ -23,6 +23,13 @@ export async function ask(address, options = {}) {
   let message = `The server answered ${answer.status}.`;
   try { message = (await answer.json()).error.message; } catch { /* no JSON: a proxy's page */ }
   throw Object.assign(new Error(message), { status: answer.status });
+}
+
+// After a login on another page of this browser, the token of this page is out of date: takes today's, where there is one.
+export async function renew() {
+  const html = await (await ask(location.href, { headers: { Accept: "text/html" } })).text();
+  const fresh = new DOMParser().parseFromString(html, "text/html").querySelector("meta[name=csrf]");
+  if (fresh) token.content = fresh.content; // the page of the login has none
 }
 
 // A number that no other request has, also where crypto.randomUUID is missing (http from another machine).
@@ -57,8 +64,22 @@ if (count?.dataset.waiting) {
   when("verdict", tell);
 }
 
+// By mouse or finger a choice is meant. By keyboard each arrow key changes it on the way: then Enter, or a button that
+// appears, says when.
 for (const select of document.querySelectorAll("select[data-submits]")) {
-  select.addEventListener("change", () => select.form.requestSubmit());
+  let button = null;
+  let keyed = false;
+  select.addEventListener("pointerdown", () => { keyed = false; });
+  select.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && button) { event.preventDefault(); select.form.requestSubmit(); }
+    keyed = true;
+  });
+  select.addEventListener("change", () => {
+    if (!keyed) return select.form.requestSubmit();
+    if (button) return;
+    button = Object.assign(document.createElement("button"), { textContent: "Show" });
+    select.after(button);
+  });
 }
 for (const element of document.querySelectorAll("[data-scripted]")) element.hidden = false;
 
