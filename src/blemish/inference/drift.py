@@ -145,7 +145,8 @@ class Drift:
     def sentence(self) -> str:
         """The state in words."""
         state, rate = self.state, f"{'about' if self.upward else 'at most'} {self.rate:.0%}"
-        seen = f"{state.seen} parts seen, {state.left_out} anomalies left out"
+        seen = f"{state.seen} part{'s' * (state.seen != 1)} seen, "
+        seen += f"{state.left_out} {'anomaly' if state.left_out == 1 else 'anomalies'} left out"
         by_chance = f"without drift, the chance that this alarm ever rings is {rate}"
         if state.alarm:
             return (
