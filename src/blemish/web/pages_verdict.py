@@ -18,6 +18,7 @@ from sqlalchemy import select
 from blemish.images import load_mask
 from blemish.inference import overlay
 from blemish.inference.evidence import NO_EVIDENCE
+from blemish.inference.regions import foot
 from blemish.reporting.run import OUTCOMES, outcome_of
 from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError
@@ -30,7 +31,7 @@ from blemish.web.pages import ASKED
 from blemish.web.site import MissingError, RowId, Site, SiteOf, fragment, page, verdict_or_404
 from blemish.web.tables import Image, Log, Verdict
 from blemish.web.thresholds import family
-from blemish.web.verdict_words import agreement, verdict_sentence
+from blemish.web.verdict_words import agreement, distance, verdict_sentence
 
 router = APIRouter(include_in_schema=False)
 SCALE = (256, 12)  # pixels of the picture of the color scale
@@ -69,6 +70,9 @@ def verdict_page(
         outcome_words=OUTCOMES[outcome],
         agreement=agreement(verdict),
         known=_known(site, verdict),
+        edge=foot(verdict.regions[0]["peak"], rule.pixel_threshold, rule.normal_median)
+        if rule and verdict.regions and rule.boxes != "one"
+        else None,
         evidence=_evidence(site, verdict) if evidence and not gone and verdict.regions else None,
         # Without its bundle a TIFF cannot be turned into what browsers show.
         has_image=bool(verdict.image.ending) and not (gone and verdict.image.ending == ".tif"),
@@ -128,13 +132,16 @@ def _evidence(site: Site, verdict: Verdict) -> dict[str, Any]:
     """For the template; `trouble` says why there is none."""
     try:
         found, seen = site.line.evidence(verdict), site.line.seen(verdict)
+        rule = site.detectors.inspector(verdict.detector_id).card.decision
         has_store = site.line.evidence_store(verdict.detector_id) is not None
     except BlemishError as cause:
-        return {"pieces": (), "sentence": "", "trouble": str(cause), "compares": False}
+        return {"pieces": (), "sentence": "", "trouble": str(cause), "compares": False, "distances": ()}
     compares = seen.neighbours is not None
     trouble = NO_EVIDENCE if compares and not has_store else ""
+    cut = pieces(seen, found)
     return {
-        "pieces": pieces(seen, found),
+        "pieces": cut,
+        "distances": ["" if p.distance is None else distance(p.distance, p.p_value, rule) for p in cut],
         "sentence": found.sentence() if found else "",
         "trouble": trouble,
         "compares": compares,
