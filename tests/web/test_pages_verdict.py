@@ -146,7 +146,7 @@ def test_a_box_says_down_to_which_level_it_goes(
     assert (left, top) == (columns.start * 80 // width, rows.start * 60 // height)
     assert (right, bottom) == (-(-columns.stop * 80 // width), -(-rows.stop * 60 // height))
     page = client.get(f"/verdicts/{spot}").text
-    assert f"from its peak, {figure(region.peak)}, down to {figure(edge)}</figcaption>" in page
+    assert f"from its peak, {figure(region.peak)}, down to {figure(edge)}" in page
     assert "had a patch as far from all normal ones" in client.get(f"/verdicts/{spot}/evidence").text
 
 
