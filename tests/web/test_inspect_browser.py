@@ -110,7 +110,15 @@ def test_who_is_logged_out_in_the_middle_loses_no_image(elsewhere: tuple[Site, s
     page.locator("#verdicts > li >> nth=2").wait_for()
     assert page.get_by_role("link", name="Log in").is_hidden()
     assert recorded(site) == 3
-    assert desktop.forgive("401", "/events")
+    judged(site, 50, 3)  # by somebody else: the page hears of it again
+    page.locator("#verdicts > li >> nth=3").wait_for()
+    # Another login ends the session that the page's token belongs to.
+    other.value.goto(f"{address}/login")
+    log_in(other.value)
+    choose(page, picture(50, 4))
+    page.get_by_text("1 judged.").wait_for()
+    assert recorded(site) == 5
+    assert desktop.forgive("401", "403", "/events")
 
 
 def test_arrow_keys_choose_and_enter_says_when(site: Site, address: str, desktop: Visitor) -> None:

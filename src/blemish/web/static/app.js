@@ -29,7 +29,11 @@ export async function ask(address, options = {}) {
 export async function renew() {
   const html = await (await ask(location.href, { headers: { Accept: "text/html" } })).text();
   const fresh = new DOMParser().parseFromString(html, "text/html").querySelector("meta[name=csrf]");
-  if (fresh) token.content = fresh.content; // the page of the login has none
+  if (!fresh || fresh.content === token.content) return; // the page of the login has none
+  token.content = fresh.content;
+  source?.close(); // it was refused when nobody was logged in
+  source = null;
+  for (const [kind, call] of calls.splice(0)) when(kind, call, fresh.ownerDocument);
 }
 
 // A number that no other request has, also where crypto.randomUUID is missing (http from another machine).
@@ -40,8 +44,10 @@ export function unique() {
 // One connection for the page, from the entry of the log that the page knows; `when(kind, f)` calls f(ref) for each new
 // verdict, correction, promotion or detector.
 let source = null;
-export function when(kind, call) {
-  source ??= new EventSource(`/events?after=${document.querySelector("meta[name=head]").content}`);
+const calls = [];
+export function when(kind, call, known = document) {
+  calls.push([kind, call]);
+  source ??= new EventSource(`/events?after=${known.querySelector("meta[name=head]").content}`);
   source.addEventListener(kind, (event) => call(JSON.parse(event.data).ref));
 }
 
