@@ -102,6 +102,14 @@ def test_a_truncated_file_is_read_whole_or_refused(tmp_path: Path, kind: str, op
     assert all(length > len(data) - 30 for length in survivors)  # only the end mark is missing
 
 
+def test_the_cause_is_about_the_image_and_not_about_pillow_s_code(tmp_path: Path) -> None:
+    start = b"\x89PNG\r\n\x1a\n"
+    path = put(tmp_path / "a.png", start + b"\0\0")
+    assert refusal(path) == f"{path} is damaged or cut short; write or copy it again."  # and no "unpack_from"
+    path = put(tmp_path / "b.png", start + b"\0\0\0\x0dIHDR\0")
+    assert refusal(path) == f"{path} is damaged or cut short (Truncated File Read); write or copy it again."
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF"])
 def test_a_damaged_byte_gives_an_image_or_an_image_error(tmp_path: Path, kind: str) -> None:
     data = bytearray(_encoded(kind))

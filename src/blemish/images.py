@@ -205,7 +205,10 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
                 "whatever its name says; convert it, or remove it."
             ) from None
         except Exception as error:  # Pillow's decoders raise almost anything on damaged files
-            raise ImageError(f"{shown} is damaged or cut short ({_cause(error)}); write or copy it again.") from error
+            # Of these two the text is about the image; of others, which Pillow wraps, it is about its own code.
+            first = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+            why = f" ({_cause(first)})" if isinstance(first, (OSError, SyntaxError)) else ""
+            raise ImageError(f"{shown} is damaged or cut short{why}; write or copy it again.") from error
 
 
 def _decoder(file: IO[bytes]) -> ImageFile.ImageFile:

@@ -211,6 +211,25 @@ def test_no_single_part_raises_the_alarm() -> None:
     assert [running.see(1e9).alarm for _ in range(3)] == [False] * 3
 
 
+@pytest.mark.parametrize(("rate", "upward"), [(0.01, False), (0.01, True), (0.1, False)])
+def test_few_parts_cannot_tell_however_they_have_changed(rate: float, upward: bool) -> None:
+    """Against the definition: of the streams whose p are at the ends and in the middle, none alarms sooner, and the one
+    whose p are all the lowest alarms then."""
+    if not upward:
+        p = np.random.default_rng(0).choice([0.0, 0.0, 0.0, 0.5, 1.0], size=(3000, 40))
+        p[0], p[1] = 0.0, 1.0
+        assert Drift([0.0], rate).fewest == alarmed_at(log_capital(p), rate).min()
+    running = Drift(np.arange(10_000.0), rate, upward=upward)
+    states = [running.see(1e6 + number) for number in range(running.fewest + 1)]
+    assert [state.early for state in states] == [seen < running.fewest for seen in range(1, running.fewest + 2)]
+    assert [state.since for state in states[-2:]] == [running.fewest] * 2
+    few = Drift([0.0, 1.0], rate, upward=upward)
+    assert few.sentence() == (
+        f"Too few parts to tell of drift: the alarm takes at least {few.fewest} parts (0 parts seen, 0 anomalies left "
+        "out)."
+    )
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "other"}', "broken", "[" * 100_000])
 def test_text_that_it_did_not_save_is_refused(text: str) -> None:
     with pytest.raises(BlemishError, match="no drift test that blemish saved"):

@@ -100,7 +100,11 @@ def test_an_alarm_is_on_the_page(tmp_path: Path) -> None:
     other = site.detectors.bring(tiny.made(tmp_path / "other", decision=rule), by="me")
     site.detectors.promote(other.id, "me")
     scores: list[float | None] = [99.0 - number % 13 for number in range(60)]
-    filled(site, scores)
+    filled(site, scores[:5])
+    early = client_of(site).get("/history").text
+    assert "too early</b>" in early
+    assert "Too few parts to tell of drift" in early
+    filled(site, scores[5:], start=5)
     page = client_of(site).get("/history").text
     assert "Drift since part" in page
     assert "scores of good parts have become higher" in page

@@ -282,7 +282,7 @@ def test_a_session_ends_with_its_user_its_password_and_its_time(remote: Site) ->
     assert client.get("/account").status_code == 401
 
 
-def test_behind_a_proxy_the_cookie_is_for_https_alone(tmp_path: Path) -> None:
+def test_behind_a_proxy_its_headers_are_believed(tmp_path: Path) -> None:
     site = made_site(tmp_path, proxy=True)  # on loopback, but others come through it
     client = client_of(site, "http://127.0.0.1:8477")
     said = {"X-Forwarded-Proto": "http, https", "X-Forwarded-For": "1.1.1.1, 2.2.2.2", **HTML}

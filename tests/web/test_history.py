@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -213,7 +214,9 @@ def test_the_page_says_what_there_is(tmp_path: Path) -> None:
     page = client.get("/history").text
     assert "1 verdict:" in page
     assert "a&lt;b&gt;.png" in page
-    assert "No verdict matches." in client.get("/history?decision=good").text
+    nothing = client.get("/history?decision=good").text
+    assert "No verdict matches." in nothing
+    assert f"From ({datetime.now().astimezone():%Z})" in nothing
     assert 'value="2026-11-30T23:59"' in client.get("/history?to=2026-11-30").text
     assert "style=" not in page
 

@@ -12,18 +12,21 @@ import numpy.typing as npt
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as Pixels
+from scipy import ndimage
 
 from blemish.images import load_image
 from blemish.inference import overlay
 from blemish.inference.evidence import gather, open_store
 from blemish.inference.inspector import Inspector, p_value_of
 from blemish.inference.nearest_normal import nearest_normal
+from blemish.reporting.figures import number as figure
 from blemish.reporting.thumbnails import outline
 from blemish.web.app import assembled
 from blemish.web.config import ServeConfig
 from blemish.web.site import Site, verdict_or_404
 from blemish.web.store import sha256
 from blemish.web.tables import Image, Log
+from blemish.web.verdict_words import level
 from tests import tiny
 from tests.web.support import client_of, csrf_in, grey, made_site
 
@@ -129,6 +132,50 @@ def test_why_not_here_is_what_nearest_normal_gives_of_the_place(
     assert outside.json()["error"]["message"] == "The image has 80 x 60 pixels, so there is no place 80, 0."
 
 
+def test_a_box_says_down_to_which_level_it_goes(
+    client: TestClient, spot: int, inspector: Inspector, product: Path
+) -> None:
+    """The box is the rectangle around the peak's component of the map at that level, as SciPy labels it."""
+    inspection = inspector.look(product / SPOT)
+    region, found = inspection.verdict.regions[0], inspection.map
+    assert found is not None
+    edge = level(region, inspector.card.decision, found)
+    labels, _ = ndimage.label(found >= edge, np.ones((3, 3)))
+    rows, columns = ndimage.find_objects(labels)[labels.flat[found.argmax()] - 1]
+    (height, width), (left, top, right, bottom) = found.shape, region.box
+    assert (left, top) == (columns.start * 80 // width, rows.start * 60 // height)
+    assert (right, bottom) == (-(-columns.stop * 80 // width), -(-rows.stop * 60 // height))
+    page = client.get(f"/verdicts/{spot}").text
+    assert f"from its peak, {figure(region.peak)}, down to {figure(edge)}" in page
+    assert "had a patch as far from all normal ones" in client.get(f"/verdicts/{spot}/evidence").text
+
+
+@pytest.mark.parametrize(
+    ("threshold", "median", "at", "words", "ends"),
+    [
+        # The map is 105 to 109 in the first row, 110 to 114, 115 to 119, 120 to 124: at most 0.4, at least 0.3 of the
+        # way from the median to 124.
+        (110, 80, (0, 0), "is inside a box, though the map is 105.0 here, below", "97.60; the map here is at or above"),
+        (117, 114, (0, 20), "is inside a box, though the map is 115.0 here, below", "117.0; the map here is below"),
+        (110, 80, (49, 39), "is inside a box: the map is 124.0 here, at or above", ""),
+        (110, 110, (20, 10), "has no box, though the map is 112.0 here, at or above", "114.2; the map here is below"),
+        (110, 110, (0, 0), "has no box: the map is 105.0 here, below", ""),
+    ],
+)
+def test_a_box_and_the_threshold_for_places_do_not_contradict(
+    tmp_path: Path, threshold: float, median: float, at: tuple[int, int], words: str, ends: str
+) -> None:
+    rule = tiny.card().decision.model_copy(update={"pixel_threshold": threshold, "normal_median": median})
+    site = assembled(ServeConfig(tmp_path / "data", (tiny.made(tmp_path / "tiny", decision=rule),), threads=1))
+    verdict = site.line.inspect(grey(105, size=(50, 40)), "a.png", "tiny", by="me", source="page")
+    first, second, *_ = (
+        client_of(site).get(f"/api/v1/verdicts/{verdict.id}/why?x={at[0]}&y={at[1]}").json()["sentences"]
+    )
+    assert f"The place {at[0]}, {at[1]} {words} the threshold for places, {threshold}.0." == first
+    assert (f"peak, 124.0, and what is connected to it down to {ends} that." in second) is bool(ends)
+    site.database.close()
+
+
 def test_the_heat_is_overlay_s_layer(client: TestClient, spot: int, inspector: Inspector, product: Path) -> None:
     inspection = inspector.look(product / SPOT)
     assert inspection.map is not None
@@ -185,6 +232,24 @@ def test_label_against_verdict(client: TestClient, site: Site, spot: int, label:
     with site.database.writing() as session:
         image = session.get_one(Image, verdict_or_404(site, spot).image_id)
         image.label, image.labelled_by, image.shapes = None, "", []
+
+
+def test_an_image_that_was_learned_from_is_named(client: TestClient, site: Site, good: int, product: Path) -> None:
+    """As the run's split tells, once its images are brought in; before, nobody knows."""
+    content = (product / "train/good/000.png").read_bytes()
+    learned = site.line.inspect(content, "again.png", "tiles", by="me", source="page").id
+    words = "from this image, or set its threshold with it"
+    assert words not in client.get(f"/verdicts/{learned}").text
+    with site.database.writing() as session:  # as imported, but not known for certain
+        image = session.get_one(Image, verdict_or_404(site, learned).image_id)
+        image.split, image.item = "train", "part 0"
+    assert f"Version 1 may have learned {words}" in client.get(f"/verdicts/{learned}").text
+    verdict = verdict_or_404(site, learned)
+    file = site.config.folder.learned(verdict.detector.sha256)
+    file.write_text(f"{verdict.image.sha256}\n", encoding="utf-8")
+    assert f"Version 1 has learned {words}" in client.get(f"/verdicts/{learned}").text
+    assert words not in client.get(f"/verdicts/{good}").text
+    file.unlink()
 
 
 def test_an_imported_mask_is_outlined_until_somebody_draws(

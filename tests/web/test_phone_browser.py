@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from blemish.web import users
 from blemish.web.corrections import label
 from blemish.web.tables import Job, now
 from tests.web.accessibility import serious
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 WIDTH = 390
 PAGES = (
     *("/", "/review", "/review/1", "/review/1?show=second", "/review/agreement", "/verdicts/1", "/verdicts/7"),
-    *("/history", "/detectors", "/detectors/1", "/account"),
+    *("/history", "/detectors", "/detectors/1", "/account", "/users"),
 )
 
 
@@ -37,6 +38,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         judged(site, 95, number)
     site.line.inspect(b"no image", "a-very-long-name-" * 14 + ".png", "tiny", by="anna", source="api")
     label(site, 1, "ben", "anomaly", defect="dent")
+    users.add(site.database, "a-very-long-name-of-somebody", "admin", "a password")
     with served(site) as address:
         yield address
 

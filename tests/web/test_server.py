@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from blemish.web.server import GRACE
+from blemish.web import users
+from blemish.web.config import ServeConfig
+from blemish.web.opening import opened
+from blemish.web.server import GRACE, UNENCRYPTED, address
 from tests import tiny
 from tests.support import refused
 from tests.web.kill import Server
@@ -39,3 +42,12 @@ def test_a_taken_port_is_told_before_anything_is_written(tmp_path: Path) -> None
         f"127.0.0.1:{port} cannot be listened on (Address already in use); choose another --port or --host."
     )
     assert not (tmp_path / "page").exists()
+
+
+def test_others_are_told_this_machine_s_name_and_that_nothing_is_encrypted(tmp_path: Path) -> None:
+    assert address("0.0.0.0", 80) == address("::", 80) == f"http://{socket.gethostname()}:80/"
+    assert address("10.0.0.7", 80) == "http://10.0.0.7:80/"
+    with opened(ServeConfig(tmp_path / "data"), make=True) as database:
+        users.add(database, "ada", "admin", "a password")
+    with Server(tmp_path / "data", tiny.made(tmp_path / "bundle"), "--host", "127.0.0.2") as server:
+        assert server.said().splitlines() == [UNENCRYPTED, f"blemish: {server.url}/"]

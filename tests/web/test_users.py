@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from blemish.types import BlemishError
-from blemish.web import users
+from blemish.web import users, watching
 from blemish.web.database import Database
+from blemish.web.standing import IMPORT
 
 
 @pytest.fixture
@@ -73,6 +74,8 @@ def test_the_last_admin_stays(database: Database) -> None:
         ("x" * 65, "admin", "a password", "1 to 64 characters"),
         ("a\x1b[2Jb", "admin", "a password", "1 to 64 characters"),
         ("a\u202eb", "admin", "a password", "1 to 64 characters"),
+        (watching.BY, "admin", "a password", "'watch' is a name that blemish itself has"),
+        (f" {IMPORT.title()} ", "admin", "a password", "'Import' is a name that blemish itself has"),
         ("ada", "root", "a password", "no role 'root'"),
         ("ada", "admin", "short", "8 to 200 characters"),
         ("ada", "admin", "x" * 201, "8 to 200 characters"),

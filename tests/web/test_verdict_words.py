@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from blemish.inference.bundle import Decision
+from blemish.types import Region
 from blemish.web.tables import Image, Verdict
-from blemish.web.verdict_words import ELSEWHERE, agreement, verdict_sentence
+from blemish.web.verdict_words import ELSEWHERE, agreement, level, verdict_sentence
 from tests import tiny
 
 SHAPE = {"points": [[10, 10], [20, 10], [15, 18]]}
@@ -69,3 +71,9 @@ def test_an_anomaly_found_at_another_place_is_called_so(boxes: list[list[int]], 
     assert (agreement(seen) == ELSEWHERE) is elsewhere
     seen.image.shapes = []  # a mask, or nothing
     assert agreement(seen) == "Label and verdict agree: an anomaly, and found."
+
+
+def test_the_level_of_the_one_box_is_a_share_of_the_map_s_range() -> None:
+    one = rule(3).model_copy(update={"boxes": "one"})
+    found = np.array([[-10.0, 0.0, 10.0]], np.float32)
+    assert level(Region((0, 0, 1, 1), 1.0, 10.0), one, found) == 4.0  # 0.7 of the way from -10 to 10

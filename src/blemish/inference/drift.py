@@ -57,10 +57,13 @@ class State:
     alarm: bool  # the capital reached 1 / rate, now or earlier
     since: int | None  # how many scores had been ranked when it first did
     direction: Direction  # how the scores have changed, if they have
+    early: bool  # too few were ranked for any alarm, however much the scores have changed
 
 
 class Drift:
     """The running test. `rate` bounds the chance that it ever raises a false alarm.
+
+    `fewest` is how many parts the alarm takes at least.
 
     `see` takes O(log n) steps and one insertion into a sorted array (8 bytes a score). Equal scores, seeds and order
     give equal numbers, also where the test is saved with `to_json` and resumed with `from_json`.
@@ -84,6 +87,7 @@ class Drift:
             raise BlemishError(f"The rate of false drift alarms lies between 0 % and 100 %, not {rate:.3%}.")
         self.rate, self.seed, self.threshold, self.upward = rate, seed, threshold, upward
         self._bets = [bet for bet in _BETS if bet[0] == "higher" or not upward]
+        self.fewest = _fewest(rate, self._bets)
         scores = sorted(_finite(score) for score in calibration)
         self._scores = array("d", [score for score in scores if threshold is None or score < threshold])
         if not self._scores:
@@ -103,11 +107,7 @@ class Drift:
         above, equal = len(self._scores) - high, high - low + 1  # itself is one of the equal
         p = (above + _uniform(self.seed, self._seen) * equal) / (len(self._scores) + 1)
         insort(self._scores, score)
-        waking = math.log((_asleep(self._seen) - _asleep(self._seen + 1)) / len(self._bets))
-        self._awake = [
-            _log_sum([capital, waking]) + math.log1p(slope * (p - 0.5) + bend * (6 * (p - 0.5) ** 2 - 0.5))
-            for capital, (_, slope, bend) in zip(self._awake, self._bets, strict=True)
-        ]
+        self._awake = _bet(self._awake, self._bets, p, self._seen)
         self._seen += 1
         self._highest = max(self._highest, self._capital)
         if self._since is None and self._highest >= -math.log(self.rate):
@@ -124,6 +124,7 @@ class Drift:
             alarm=self._since is not None,
             since=self._since,
             direction=self._direction,
+            early=self._seen < self.fewest,
         )
 
     @property
@@ -139,19 +140,22 @@ class Drift:
 
     @property
     def _capital(self) -> float:
-        """ln of the whole capital, on bets and not yet bet."""
-        return _log_sum([*self._awake, math.log(_asleep(self._seen))])
+        return _whole(self._awake, self._seen)
 
     def sentence(self) -> str:
         """The state in words."""
         state, rate = self.state, f"{'about' if self.upward else 'at most'} {self.rate:.0%}"
-        seen = f"{state.seen} parts seen, {state.left_out} anomalies left out"
-        if not state.alarm:
-            return f"No drift: good parts look like the calibration set ({seen}; false alarms ever: {rate})."
-        return (
-            f"Drift since part {state.since}: scores of good parts have become {state.direction} ({seen}; by chance "
-            f"{rate}). Look for a change of light, camera or material; then train again."
-        )
+        seen = f"{state.seen} part{'s' * (state.seen != 1)} seen, "
+        seen += f"{state.left_out} {'anomaly' if state.left_out == 1 else 'anomalies'} left out"
+        by_chance = f"without drift, the chance that this alarm ever rings is {rate}"
+        if state.alarm:
+            return (
+                f"Drift since part {state.since}: scores of good parts have become {state.direction} ({seen}; "
+                f"{by_chance}). Look for a change of light, camera or material; then train again."
+            )
+        if state.early:
+            return f"Too few parts to tell of drift: the alarm takes at least {self.fewest} parts ({seen})."
+        return f"No drift: good parts look like the calibration set ({seen}; {by_chance})."
 
     def to_json(self) -> str:
         """The test with all its scores, some 20 bytes each; so save it now and then, not after each part."""
@@ -202,6 +206,28 @@ class Drift:
                 f"This is no drift test that blemish saved ({cause}); start it anew from the calibration scores."
             ) from None
         return drift
+
+
+def _bet(awake: list[float], bets: list[tuple[Direction, float, float]], p: float, seen: int) -> list[float]:
+    """ln of the capital on each bet after the part with this p, the first one after `seen`."""
+    waking = math.log((_asleep(seen) - _asleep(seen + 1)) / len(bets))
+    return [
+        _log_sum([capital, waking]) + math.log1p(slope * (p - 0.5) + bend * (6 * (p - 0.5) ** 2 - 0.5))
+        for capital, (_, slope, bend) in zip(awake, bets, strict=True)
+    ]
+
+
+def _fewest(rate: float, bets: list[tuple[Direction, float, float]]) -> int:
+    """How many parts the alarm takes at least: as many as where each scores higher than all before it (p = 0)."""
+    awake, seen = [-math.inf] * len(bets), 0
+    while _whole(awake, seen) < -math.log(rate):
+        awake, seen = _bet(awake, bets, 0.0, seen), seen + 1
+    return seen
+
+
+def _whole(awake: list[float], seen: int) -> float:
+    """ln of the whole capital, on bets and not yet bet."""
+    return _log_sum([*awake, math.log(_asleep(seen))])
 
 
 def _asleep(seen: int) -> float:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # A region around a peak ends where the map falls to a share of the peak's height over the normal median: where the
 # threshold is, but not above REACH of the height and not below STEEP. Chosen on the demo line, see docs/metrics.md.
 REACH, STEEP = 0.4, 0.3
+ONE = 0.7  # the level of the one box around a class activation map, see `single_box`
 
 
 class Runs(NamedTuple):
@@ -136,8 +137,14 @@ def find_regions(
     )
 
 
+def foot(peak: float, threshold: float, normal_median: float) -> float:
+    """The value of the map down to which the region around a peak goes, see `find_regions`."""
+    height = peak - normal_median
+    return min(peak, float(np.clip(threshold, normal_median + STEEP * height, normal_median + REACH * height)))
+
+
 def single_box(
-    anomaly_map: npt.NDArray[np.float32], image_size: tuple[int, int], *, level: float = 0.7
+    anomaly_map: npt.NDArray[np.float32], image_size: tuple[int, int], *, level: float = ONE
 ) -> tuple[Region, ...]:
     """One box around all high cells of a class activation map (h, w), however many components they form.
 
@@ -183,9 +190,7 @@ def _around_peaks(
     regions = np.zeros((tips.shape[0], tips.shape[1] + 1), bool)
     for highest in by_value[np.sort(first)[:most]]:
         peak = float(anomaly_map.flat[cells[highest]])
-        height = peak - normal_median
-        foot = np.clip(threshold, normal_median + STEEP * height, normal_median + REACH * height)
-        above = runs_of(anomaly_map >= min(peak, foot))
+        above = runs_of(anomaly_map >= foot(peak, threshold, normal_median))
         tip = cells[tip_of == tip_of[highest]]
         tip = tip + tip // tips.shape[1]  # as `Runs` counts cells
         run = np.searchsorted(above.starts, tip, side="right") - 1

@@ -85,6 +85,12 @@ class Drifts:
             return Followed(test.drift.state, test.drift.sentence(), left)
 
 
+def may_have_learned(database: Database, image: Image, created: str) -> bool:
+    """Whether a version that was made then may have learned from an image, or have set its threshold with it."""
+    with database.reading() as session:
+        return session.scalar(select(Image.id).where(Image.id == image.id, _learned(created))) is not None
+
+
 def _learned(created: str) -> ColumnElement[bool]:
     """Whether a version that was made then may have learned from the verdict's image: one that is not held out, and was
     labelled before. Images that came with a bundle have no correction, and were there before their version."""

@@ -23,6 +23,7 @@ SAID = {
     "password": "Your password is changed, and you are logged out everywhere else.",
     "added": "The user is added.",
     "role": "The role is changed.",
+    "reset": "The new password is set, and they are logged out everywhere. They can change it under their name.",
     "removed": "The user is removed.",
 }
 
@@ -137,10 +138,19 @@ def users_page(request: Request, site: SiteOf, who: Administering, product: Prod
 
 
 def _users(
-    request: Request, site: Site, who: Visitor, product: str, said: str = "", trouble: str = "", status: int = 200
+    request: Request,
+    site: Site,
+    who: Visitor,
+    product: str,
+    *,
+    said: str = "",
+    trouble: str = "",
+    name: str = "",
+    role: Role = "inspector",
 ) -> HTMLResponse:
-    words = {"said": said, "trouble": trouble, "roles": ROLES, "shortest": users.SHORTEST, "local": site.config.local}
-    listed = users.listed(site.database)
+    """`name` and `role` of the user who could not be added, to be mended."""
+    words = {"said": said, "trouble": trouble, "name": name, "role": role, "roles": ROLES, "shortest": users.SHORTEST}
+    listed, status = users.listed(site.database), 422 if trouble else 200
     return page(request, "users.html", product=product, status=status, here=who, listed=listed, **words)
 
 
@@ -157,7 +167,7 @@ def add(
     try:
         users.add(site.database, name, role, password)
     except BlemishError as cause:
-        return _users(request, site, who, product, trouble=str(cause), status=422)
+        return _users(request, site, who, product, trouble=str(cause), name=name, role=role)
     return RedirectResponse("/users?done=added", 303)
 
 
@@ -173,8 +183,22 @@ def change_role(
     try:
         users.set_role(site.database, name, role)
     except BlemishError as cause:
-        return _users(request, site, who, product, trouble=str(cause), status=422)
+        return _users(request, site, who, product, trouble=str(cause))
     return RedirectResponse("/users?done=role", 303)
+
+
+@router.post("/users/password")
+def reset_password(
+    request: Request, site: SiteOf, who: Administering, product: ProductOf, name: Text = "", new: Text = ""
+) -> Response:
+    """For somebody who forgot theirs; one's own takes the one of today, see `change_password`."""
+    try:
+        if name == who.name and who.user_id is not None:
+            raise BlemishError("Change your own password under your name, at the top.")
+        users.set_password(site.database, name, new)
+    except BlemishError as cause:
+        return _users(request, site, who, product, trouble=str(cause))
+    return RedirectResponse("/users?done=reset", 303)
 
 
 @router.post("/users/remove")
@@ -182,5 +206,5 @@ def remove(request: Request, site: SiteOf, who: Administering, product: ProductO
     try:
         users.remove(site.database, name)
     except BlemishError as cause:
-        return _users(request, site, who, product, trouble=str(cause), status=422)
+        return _users(request, site, who, product, trouble=str(cause))
     return RedirectResponse("/users?done=removed", 303)

@@ -15,7 +15,8 @@ from blemish.web.access import Inspecting
 from blemish.web.export import REFUSED, as_csv, as_jsonl, as_zip, shape
 from blemish.web.history import Filters, FiltersOf
 from blemish.web.site import Site, SiteOf, page
-from blemish.web.tables import Detector
+from blemish.web.tables import Detector, now
+from blemish.web.times import minute
 from blemish.web.trend import bars, trend
 
 router = APIRouter(include_in_schema=False)
@@ -70,6 +71,7 @@ def history_page(
         of_folder=of_folder,
         no_folder=REFUSED.get(folder, ""),
         field=_field,
+        zone=minute(now()).rpartition(" ")[2],
     )
 
 

@@ -18,16 +18,20 @@ from sqlalchemy import select
 from blemish.images import load_mask
 from blemish.inference import overlay
 from blemish.inference.evidence import NO_EVIDENCE
+from blemish.inference.regions import foot
 from blemish.reporting.run import OUTCOMES, outcome_of
 from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError
 from blemish.web.access import Inspecting
+from blemish.web.drift import may_have_learned
 from blemish.web.evidence import Kind, piece_of, pieces, why_at
 from blemish.web.history import Filters, FiltersOf, matching
+from blemish.web.imports import learned_from
 from blemish.web.pages import ASKED
 from blemish.web.site import MissingError, RowId, Site, SiteOf, fragment, page, verdict_or_404
 from blemish.web.tables import Image, Log, Verdict
-from blemish.web.verdict_words import agreement, verdict_sentence
+from blemish.web.thresholds import family
+from blemish.web.verdict_words import agreement, distance, verdict_sentence
 
 router = APIRouter(include_in_schema=False)
 SCALE = (256, 12)  # pixels of the picture of the color scale
@@ -65,11 +69,33 @@ def verdict_page(
         outcome=outcome,
         outcome_words=OUTCOMES[outcome],
         agreement=agreement(verdict),
+        known=_known(site, verdict),
+        edge=foot(verdict.regions[0]["peak"], rule.pixel_threshold, rule.normal_median)
+        if rule and verdict.regions and rule.boxes != "one"
+        else None,
         evidence=_evidence(site, verdict) if evidence and not gone and verdict.regions else None,
         # Without its bundle a TIFF cannot be turned into what browsers show.
         has_image=bool(verdict.image.ending) and not (gone and verdict.image.ending == ".tif"),
         has_heat=verdict.decision != "error" and not gone,
         **_around(site, verdict, replace(filters, product=product)),
+    )
+
+
+def _known(site: Site, verdict: Verdict) -> str:
+    """A sentence where the version had seen the image before, so that its p-value means nothing; "" elsewhere."""
+    if verdict.decision == "error":
+        return ""
+    own, _ = family(site.detectors, verdict.detector)
+    learned = learned_from(site.detectors, own)
+    if learned is None:
+        has = "may have learned" if may_have_learned(site.database, verdict.image, own.created) else ""
+    else:
+        has = "has learned" if verdict.image.sha256 in learned else ""
+    if not has:
+        return ""
+    return (
+        f"Version {verdict.detector.version} {has} from this image, or set its threshold with it: its score and its "
+        "p-value do not tell how a new image like it is judged."
     )
 
 
@@ -106,13 +132,16 @@ def _evidence(site: Site, verdict: Verdict) -> dict[str, Any]:
     """For the template; `trouble` says why there is none."""
     try:
         found, seen = site.line.evidence(verdict), site.line.seen(verdict)
+        rule = site.detectors.inspector(verdict.detector_id).card.decision
         has_store = site.line.evidence_store(verdict.detector_id) is not None
     except BlemishError as cause:
-        return {"pieces": (), "sentence": "", "trouble": str(cause), "compares": False}
+        return {"pieces": (), "sentence": "", "trouble": str(cause), "compares": False, "distances": ()}
     compares = seen.neighbours is not None
     trouble = NO_EVIDENCE if compares and not has_store else ""
+    cut = pieces(seen, found)
     return {
-        "pieces": pieces(seen, found),
+        "pieces": cut,
+        "distances": ["" if p.distance is None else distance(p.distance, p.p_value, rule) for p in cut],
         "sentence": found.sentence() if found else "",
         "trouble": trouble,
         "compares": compares,

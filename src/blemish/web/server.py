@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +15,10 @@ from blemish.web import arguments
 from blemish.web.app import application, assembled
 from blemish.web.config import KIND, WRITTEN, ServeConfig
 
+UNENCRYPTED = (
+    "Passwords and images travel unencrypted on this network. Put a reverse proxy with TLS before it, and start it "
+    "with --proxy."
+)
 GRACE = 3  # seconds that open requests may take after a signal; event streams are ended
 
 
@@ -42,7 +47,9 @@ def serve(
                 timeout_graceful_shutdown=GRACE,
             )
         )
-        server.told = lambda: ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+        server.told = lambda: ready(address(host, port))
+        if not config.local and not config.proxy:
+            say(UNENCRYPTED)
         server.ending = site.hub.close
         _listen(bound, config)
         server.run([bound])
@@ -51,6 +58,17 @@ def serve(
 def _owned(config: ServeConfig) -> AbstractContextManager[object]:
     """With a database server several stations may share the folder; one file has one server."""
     return nullcontext() if config.database else kept(config.data, KIND, WRITTEN, resume=True)
+
+
+def address(host: str, port: int) -> str:
+    """What to type into a browser. Where the server listens on every address, by this machine's name.
+
+    >>> address("::1", 8477)
+    'http://[::1]:8477/'
+    """
+    if ipaddress.ip_address(host).is_unspecified:
+        host = socket.gethostname()
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 class _Server(uvicorn.Server):

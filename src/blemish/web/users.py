@@ -22,6 +22,8 @@ from blemish.web.tables import User, now
 
 SHORTEST, LONGEST = 8, 200  # characters of a password
 NAME = 64  # characters of a name at most
+# Who did what nobody did: images that were brought in, the watched folder, the start of the server.
+RESERVED = ("import", "watch", "blemish serve")
 TOKEN = "blemish_"  # what a token begins with, so that one that was published is recognised
 WINDOW = 300.0  # seconds in which tries are counted
 TRIES = {"pair": 10, "address": 100}  # that failed in the window, of a name from an address, and of all names from it
@@ -124,10 +126,12 @@ def by_password(database: Database, name: str, password: str) -> User | None:
 
 
 def checked_name(name: str) -> str:
-    """Raises `BlemishError` for a name that cannot be shown as it is."""
+    """Raises `BlemishError` for a name that cannot be shown as it is, or that the server writes for itself."""
     name = name.strip()
     if not name or len(name) > NAME or not name.isprintable():
         raise BlemishError(f"A name has 1 to {NAME} characters that can be printed; choose another one.")
+    if name.casefold() in RESERVED:
+        raise BlemishError(f"'{name}' is a name that blemish itself has in the log; choose another one.")
     return name
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
 
 from blemish.inference.bundle import Decision
 from blemish.inference.evidence import NO_EVIDENCE
 from blemish.inference.inspector import Inspection, p_value_of
 from blemish.inference.nearest_normal import NearestNormal
+from blemish.inference.regions import ONE, foot
 from blemish.reporting.figures import number, p_value, percent, probability
 from blemish.reporting.run import outcome_of
-from blemish.types import BlemishError
+from blemish.types import BlemishError, Region
 from blemish.web.tables import Verdict
 
 AGREEMENT = {  # by the keys of reporting.run.OUTCOMES
@@ -30,8 +34,8 @@ LEFT_OUT = "The image that it comes from did not fit into the bundle, see blemis
 class Why:
     """A place of an image: what the anomaly map says there, against the threshold for places.
 
-    `p_value` is the share of good images whose map gets as high anywhere. `nearest` is None for detectors that have no
-    memory bank.
+    `flagged` is whether it lies in a box, which reaches further than the threshold does, see `level`. `p_value` is the
+    share of good images whose map gets as high anywhere. `nearest` is None for detectors that have no memory bank.
     """
 
     at: tuple[int, int]
@@ -113,27 +117,47 @@ def why(
         raise BlemishError(f"The image has {width} x {height} pixels, so there is no place {x}, {y}.")
     rows, columns = anomaly_map.shape
     value = float(anomaly_map[y * rows // height, x * columns // width])
-    boxes = [region.box for region in verdict.regions]
-    flagged = any(left <= x < right and top <= y < bottom for left, top, right, bottom in boxes)
+    around = next((one for one in verdict.regions if _holds(one, at)), None)
     p = p_value_of(rule, "map_maxima", value)
-    place = Why(at, value, rule.pixel_threshold, p, flagged, nearest, ())
-    sentences = (*_on_the_map(place, rule, verdict.decision), _on_the_patch(place, rule, has_store=has_store))
-    return Why(at, value, rule.pixel_threshold, p, flagged, nearest, tuple(map(_unbroken, sentences)))
+    place = Why(at, value, rule.pixel_threshold, p, around is not None, nearest, ())
+    box = around or next(iter(verdict.regions), None)
+    down_to = level(box, rule, anomaly_map) if box else None
+    sentences = (*_on_the_map(place, rule, box, down_to), _on_the_patch(place, rule, has_store=has_store))
+    return replace(place, sentences=tuple(map(_unbroken, sentences)))
 
 
-def _on_the_map(place: Why, rule: Decision, decision: str) -> list[str]:
+def _holds(region: Region, at: tuple[int, int]) -> bool:
+    (left, top, right, bottom), (x, y) = region.box, at
+    return left <= x < right and top <= y < bottom
+
+
+def level(region: Region, rule: Decision, anomaly_map: npt.NDArray[np.float32]) -> float:
+    """The value of the map down to which a region goes; the box is the rectangle around that."""
+    if rule.boxes == "one":
+        low, high = float(anomaly_map.min()), float(anomaly_map.max())
+        return low + ONE * (high - low)
+    return foot(region.peak, rule.pixel_threshold, rule.normal_median)
+
+
+def _on_the_map(place: Why, rule: Decision, box: Region | None, down_to: float | None) -> list[str]:
+    """`box` is the one that holds the place, else the first one, and `down_to` its level; None where there is none."""
     (x, y), high = place.at, place.value >= place.threshold
-    if place.flagged:
-        start = f"The place {x}, {y} is inside a box"
-    elif high and decision == "good":
-        # The threshold for places is one of the highest values of good images, so a good image may reach it.
-        start = f"The place {x}, {y} has no box, since the image as a whole was called good"
-    else:
-        start = f"The place {x}, {y} has no box"
     side = "at or above" if high else "below"
-    words = [
-        f"{start}: the map is {number(place.value)} here, {side} the threshold for places, {number(place.threshold)}."
-    ]
+    measured = f"the map is {number(place.value)} here, {side} the threshold for places, {number(place.threshold)}"
+    is_in = f"The place {x}, {y} {'is inside a box' if place.flagged else 'has no box'}"
+    if place.flagged == high:
+        words = [f"{is_in}: {measured}."]
+    elif box is None or down_to is None:
+        # The threshold for places is one of the highest values of good images, so a good image may reach it.
+        words = [f"{is_in}, since the image as a whole was called good: {measured}."]
+    else:
+        which, edge = "The" if place.flagged else "The first", number(down_to)
+        against = "at or above" if place.value >= down_to else "below"
+        words = [
+            f"{is_in}, though {measured}.",
+            f"{which} box is drawn around its peak, {number(box.peak)}, and what is connected to it down to {edge}; "
+            f"the map here is {against} that.",
+        ]
     if place.p_value is not None:
         said = _as_high(place.p_value, rule, "got as high anywhere")
         words.append(f"{said[0].upper()}{said[1:]}.")
@@ -144,12 +168,18 @@ def _on_the_patch(place: Why, rule: Decision, *, has_store: bool) -> str:
     nearest = place.nearest
     if nearest is None:
         return "This detector compares with no normal patches, so the map against its threshold is all that there is."
-    words = f"The nearest normal patch is at distance {number(nearest.distance)}"
-    if nearest.p_value is not None and rule.distances:
-        words += f"; {_as_high(nearest.p_value, rule, 'had a patch as far from all normal ones')}"
+    words = f"The nearest normal patch is {distance(nearest.distance, nearest.p_value, rule)}"
     if nearest.source:
         return f"{words}. It comes from {nearest.source}."
     return f"{words}. {LEFT_OUT if has_store else NO_EVIDENCE}"
+
+
+def distance(value: float, p: float | None, rule: Decision) -> str:
+    """How far from all normal patches a patch is, and of how many good images the farthest one is as far."""
+    words = f"at distance {number(value)}"
+    if p is None or not rule.distances:
+        return words
+    return _unbroken(f"{words}; {_as_high(p, rule, 'had a patch as far from all normal ones')}")
 
 
 def _as_high(p: float, rule: Decision | None, did: str) -> str:

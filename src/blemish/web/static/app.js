@@ -1,6 +1,6 @@
 // What every page has: choices that submit themselves, notices, the count of waiting images, and live events.
 
-export const csrf = document.querySelector("meta[name=csrf]").content;
+const token = document.querySelector("meta[name=csrf]");
 
 export function notice(text, kind = "") {
   const line = document.createElement("p");
@@ -12,7 +12,7 @@ export function notice(text, kind = "") {
 
 // fetch that tells what went wrong in the server's own sentence.
 export async function ask(address, options = {}) {
-  const headers = { "X-CSRF-Token": csrf, Accept: "application/json", ...options.headers };
+  const headers = { "X-CSRF-Token": token.content, Accept: "application/json", ...options.headers };
   let answer;
   try {
     answer = await fetch(address, { ...options, headers, credentials: "same-origin" });
@@ -23,6 +23,17 @@ export async function ask(address, options = {}) {
   let message = `The server answered ${answer.status}.`;
   try { message = (await answer.json()).error.message; } catch { /* no JSON: a proxy's page */ }
   throw Object.assign(new Error(message), { status: answer.status });
+}
+
+// After a login on another page of this browser, the token of this page is out of date: takes today's, where there is one.
+export async function renew() {
+  const html = await (await ask(location.href, { headers: { Accept: "text/html" } })).text();
+  const fresh = new DOMParser().parseFromString(html, "text/html").querySelector("meta[name=csrf]");
+  if (!fresh || fresh.content === token.content) return; // the page of the login has none
+  token.content = fresh.content;
+  source?.close(); // it was refused when nobody was logged in
+  source = null;
+  for (const [kind, call] of calls.splice(0)) when(kind, call, fresh.ownerDocument);
 }
 
 // A number that no other request has, also where crypto.randomUUID is missing (http from another machine).
@@ -40,8 +51,10 @@ export async function send(form, submitter = null) {
 // One connection for the page, from the entry of the log that the page knows; `when(kind, f)` calls f(ref) for each new
 // verdict, correction, promotion or detector.
 let source = null;
-export function when(kind, call) {
-  source ??= new EventSource(`/events?after=${document.querySelector("meta[name=head]").content}`);
+const calls = [];
+export function when(kind, call, known = document) {
+  calls.push([kind, call]);
+  source ??= new EventSource(`/events?after=${known.querySelector("meta[name=head]").content}`);
   source.addEventListener(kind, (event) => call(JSON.parse(event.data).ref));
 }
 
@@ -64,8 +77,22 @@ if (count?.dataset.waiting) {
   when("verdict", tell);
 }
 
+// By mouse or finger a choice is meant. By keyboard each arrow key changes it on the way: then Enter, or a button that
+// appears, says when.
 for (const select of document.querySelectorAll("select[data-submits]")) {
-  select.addEventListener("change", () => select.form.requestSubmit());
+  let button = null;
+  let keyed = false;
+  select.addEventListener("pointerdown", () => { keyed = false; });
+  select.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && button) { event.preventDefault(); select.form.requestSubmit(); }
+    keyed = true;
+  });
+  select.addEventListener("change", () => {
+    if (!keyed) return select.form.requestSubmit();
+    if (button) return;
+    button = Object.assign(document.createElement("button"), { textContent: "Show" });
+    select.after(button);
+  });
 }
 for (const element of document.querySelectorAll("[data-scripted]")) element.hidden = false;
 

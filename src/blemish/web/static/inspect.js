@@ -1,5 +1,8 @@
 // Drops, choices and the camera: each image is one request, two at a time; verdicts appear as they come.
-import { ask, notice, unique, when } from "./app.js";
+import { ask, notice, renew, unique, when } from "./app.js";
+
+// A body that took too long, a proxy whose server restarts, a full disk, a locked database: it is asked again.
+const LATER = [408, 429, 502, 503, 504, 507];
 
 const form = document.getElementById("drop");
 if (form) {
@@ -7,19 +10,20 @@ if (form) {
   const failures = document.getElementById("failures");
   const progress = document.getElementById("progress");
   const waiting = [];
-  const none = { done: 0, total: 0, failed: 0, unread: 0, trouble: "" };
+  const none = { done: 0, total: 0, failed: 0, unread: 0, trouble: "", out: false };
   const counts = { ...none };
   let busy = 0;
 
   const tell = () => {
-    const { done, total, failed, unread, trouble } = counts;
+    const { done, total, failed, unread, trouble, out } = counts;
     progress.hidden = total === 0;
     progress.querySelector("progress").max = total || 1;
     progress.querySelector("progress").value = done;
-    const lacking = `${unread ? `, ${unread} could not be judged` : ""}${failed ? `, ${failed} could not be sent` : ""}`;
+    const lacking = `${unread ? `, ${unread} could not be judged` : ""}${failed ? `, ${failed} not sent` : ""}`;
     progress.querySelector("p").textContent = trouble
       || (done < total ? `${done} of ${total} done${lacking}` : `${total - failed - unread} judged${lacking}.`);
     progress.classList.toggle("trouble", Boolean(trouble));
+    progress.querySelector("a").hidden = !out;
   };
 
   // What is not sent yet is lost with the page.
@@ -36,31 +40,45 @@ if (form) {
   }
 
   function fail(name, words) {
+    counts.failed += 1;
     const line = document.createElement("li");
     line.textContent = words.startsWith(name) ? words : `${name}: ${words}`;
     failures.append(line);
   }
 
+  const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+  function wait(cause, until, out = false) {
+    const left = counts.total - counts.done;
+    const words = left === 1 ? "1 image waits here and is" : `${left} images wait here and are`;
+    Object.assign(counts, { trouble: `${cause} ${words} sent when ${until}; leave this page open.`, out });
+    tell();
+  }
+
+  // The same request again, as long as it takes: an image is judged once.
   async function send({ file, name, source, key }) {
     const address = `/api/v1/inspect?${new URLSearchParams({ product: form.dataset.product, name, source })}`;
     const headers = { "Content-Type": "application/octet-stream", "Idempotency-Key": key };
+    let refused = false;
     for (let tries = 0; ; tries += 1) {
       try {
         const [verdict] = await (await ask(address, { method: "POST", body: file, headers })).json();
-        counts.trouble = "";
+        Object.assign(counts, { trouble: "", out: false });
         counts.unread += verdict.decision === "error";
         return await show(verdict.id).catch(() => {}); // it is recorded; the list has it when the page is loaded again
       } catch (cause) {
-        if (cause.status && cause.status !== 503) {
-          counts.failed += 1;
+        if (cause.status === 401) {
+          wait("You are logged out.", "you have logged in", true);
+          await pause(2000);
+          await renew().catch(() => {});
+        } else if (cause.status === 403 && !refused) { // somebody logged in on another page
+          refused = true;
+          await renew().catch(() => {});
+        } else if (cause.status && !LATER.includes(cause.status)) {
           return fail(name, cause.message);
+        } else {
+          if (tries > 1) wait(cause.message, "it answers");
+          await pause(Math.min(5000, 300 * 2 ** tries));
         }
-        // A server that restarts, a locked database: the same request again, as long as it takes; it is judged once.
-        if (tries > 1) {
-          counts.trouble = `${cause.message} ${counts.total - counts.done} images wait here and are sent when it answers; leave this page open.`;
-          tell();
-        }
-        await new Promise((done) => setTimeout(done, Math.min(5000, 300 * 2 ** tries)));
       }
     }
   }
@@ -84,12 +102,16 @@ if (form) {
     for (const file of [...files].slice(0, most)) {
       const name = file.webkitRelativePath || file.name;
       if (name.split("/").pop().startsWith(".")) continue; // what a file manager leaves in folders
-      if (file.size > large) { fail(name, `is larger than ${form.dataset.megabytes} MB; make it smaller.`); continue; }
-      if (!file.size) { fail(name, "is empty, or a folder; choose the images in it."); continue; }
-      waiting.push({ file, name, source, key: unique() });
       counts.total += 1;
+      const unfit = file.size > large ? `is larger than ${form.dataset.megabytes} MB; make it smaller.`
+        : !file.size && "is empty, or a folder; choose the images in it.";
+      if (unfit) {
+        fail(name, unfit);
+        counts.done += 1;
+      } else waiting.push({ file, name, source, key: unique() });
     }
     tell();
+    if (!busy && !waiting.length) Object.assign(counts, none);
     while (busy < 2 && waiting.length > busy) work();
   }
 
