@@ -364,3 +364,14 @@ def test_agreement_and_sending_back_what_differs(site: Site, client: TestClient)
     assert back.url.path == "/review"
     assert sorted(re.findall(r'data-image="(\d+)"', back.text)) == ["2", "3"]
     assert "anna and ben differ." in client.get("/review/2").text
+
+
+def test_a_script_is_told_where_to_go(site: Site, client: TestClient) -> None:
+    """Once: a browser that follows by itself would load the next page twice."""
+    fill(site)
+    csrf, asked = csrf_in(client.get("/review").text), {"Accept": "application/json"}
+    answer = client.post("/review/1", data={"csrf": csrf, "action": "good"}, headers=asked)
+    assert (answer.status_code, answer.history) == (200, [])
+    assert answer.json()["next"].startswith("/review/3?")
+    answer = client.post("/review/undo", data={"csrf": csrf}, headers=asked)
+    assert answer.json()["next"].startswith("/review/1?")

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import delete
 
-from blemish.web import review
+from blemish.web import review, users
 from blemish.web.corrections import label
 from blemish.web.site import Site
-from blemish.web.tables import Image
+from blemish.web.tables import Image, Session
 from tests.web.accessibility import serious
 from tests.web.browser import Visitor, visiting
 from tests.web.desk import SIZE, image, judged, opened, served, troubles
+from tests.web.support import made_site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Dialog, Page
@@ -272,6 +274,41 @@ def test_where_the_server_is_away_the_drawing_stays_and_is_sent_later(
     page.wait_for_url("**/review/2?**")
     assert (image(site, 1).label, len(image(site, 1).shapes)) == ("anomaly", 1)
     assert desktop.forgive("ERR_INTERNET_DISCONNECTED", "409", "/events")
+
+
+def test_after_a_login_on_another_page_the_decision_is_sent_again(tmp_path: Path, desktop: Visitor) -> None:
+    remote = made_site(tmp_path / "remote", proxy=True)
+    users.add(remote.database, "ada", "reviewer", "a password")
+    judged(remote, 95)
+    with served(remote) as address:
+        page, other = desktop.new_page(), desktop.new_page()
+
+        def log_in(page: Page) -> None:
+            page.goto(f"{address}/login")
+            page.fill("[name=name]", "ada")
+            page.fill("[name=password]", "a password")
+            page.click("button.primary")
+            page.wait_for_url(f"{address}/")
+
+        log_in(page)
+        page.goto(f"{address}/review/1")
+        page.keyboard.press("x")
+        for x, y in ((2, 2), (9, 9)):
+            page.mouse.click(*on_screen(page, x, y))
+        with remote.database.writing() as session:
+            session.execute(delete(Session))
+        page.keyboard.press("a")
+        page.get_by_text("You are logged out.").wait_for()
+        assert page.get_attribute("#trouble a", "href") == "/login"
+        log_in(other)
+        page.bring_to_front()
+        page.keyboard.press("a")
+        page.wait_for_url("**/review?**")
+        assert desktop.forgive("401", "403", "/events")
+        page.close()
+        other.close()
+    found = image(remote, 1)
+    assert (found.label, found.labelled_by, len(found.shapes)) == ("anomaly", "ada", 1)
 
 
 def test_undo_gives_the_drawing_back(site: Site, address: str, desktop: Visitor) -> None:

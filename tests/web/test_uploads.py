@@ -91,7 +91,7 @@ def test_uploads_that_are_on_their_way_share_a_room() -> None:
     room = Room(100)
     with room.entered() as first, room.entered() as second:
         first(70)
-        with pytest.raises(UnavailableError, match="send this one again"):
+        with pytest.raises(UnavailableError, match="Too many uploads"):
             second(40)
         second(30)
         first(-70)  # spooled to the disk

@@ -105,7 +105,8 @@ def install(app: FastAPI) -> None:
         headers = {"Retry-After": str(seconds)} if later else None
         if status in AWAY:
             headers = (headers or {}) | {"Connection": "close"}
-        return answer(request, status, str(cause), headers)
+        unsaid = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method == "POST"
+        return answer(request, status, f"{cause}{_nothing(request) if unsaid else ''}", headers)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, cause: RequestValidationError) -> Response:

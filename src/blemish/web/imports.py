@@ -8,7 +8,7 @@ What a version learned from is kept as hashes in `detectors/SHA256.learned`, and
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,7 @@ def bring_images(
     if not samples:
         raise BlemishError(f"{folder}: has no labelled images to import; put them into folders by their labels.")
     skipped: list[str] = []
-    digests = _digests(samples)
+    digests = _digests(progress(samples, f"reading {folder.name}", len(samples)))
     with database.reading() as session:
         known = select(Image.name, Image.sha256).where(Image.product == source.product, IMPORTED)
         pairs = {(name, digest) for name, digest in session.execute(known)}  # which are not decoded once more
@@ -133,7 +133,7 @@ def _remember(samples: Sequence[Sample], digests: Mapping[str, str], source: _So
     return known
 
 
-def _digests(samples: Sequence[Sample]) -> dict[str, str]:
+def _digests(samples: Iterable[Sample]) -> dict[str, str]:
     """The hash of each image that can be read."""
     found = {}
     for sample in samples:

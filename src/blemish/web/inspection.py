@@ -92,7 +92,7 @@ class Line:
         with self._turn:
             inspection = self._look(inspector, place, name)
             if why := passing(inspection.cause):
-                raise UnavailableError(f"{name}: cannot be judged now ({why}); try again.")
+                raise UnavailableError(f"{name}: cannot be judged now ({why}).")
             size = _size(inspection, place)
             if place and inspection.image is not None:
                 self.store.put_thumbnail(thumbnail(inspection), digest, detector.id)

@@ -25,7 +25,7 @@ from blemish.web.headers import POLICY
 from blemish.web.histogram import histogram
 from blemish.web.learning import ALIVE, LEAST_RATE, Rates
 from blemish.web.pages import ASKED
-from blemish.web.site import MissingError, ProductOf, RowId, Site, SiteOf, page
+from blemish.web.site import MissingError, ProductOf, RowId, Site, SiteOf, leads, page
 from blemish.web.tables import Detector, Image, Job, Verdict
 from blemish.web.texts import plain
 from blemish.web.times import minute
@@ -167,6 +167,7 @@ def promote(site: SiteOf, who: Administering, detector_id: RowId) -> Response:
 
 @router.post("/detectors/{detector_id}/threshold")
 def save_threshold(
+    request: Request,
     site: SiteOf,
     who: Administering,
     detector_id: RowId,
@@ -180,7 +181,7 @@ def save_threshold(
     detector = site.detectors.version(detector_id)
     aside = _share(review, "review rate")
     new = thresholds.save(site.detectors, detector, rate, aside, by=who.name, note=plain(note).strip())
-    return RedirectResponse(f"/detectors/{new.id}", 303)
+    return leads(request, f"/detectors/{new.id}")
 
 
 @router.get("/jobs/{job_id}")

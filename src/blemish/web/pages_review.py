@@ -23,7 +23,7 @@ from blemish.web.corrections import DecidedError, Seen
 from blemish.web.inspection import small_jpeg
 from blemish.web.pages import ASKED
 from blemish.web.review import Filters
-from blemish.web.site import MissingError, ProductOf, RowId, Site, SiteOf, fragment, page
+from blemish.web.site import MissingError, ProductOf, RowId, Site, SiteOf, fragment, leads, page
 from blemish.web.store import MEDIA
 from blemish.web.tables import Correction, Image, Verdict
 from blemish.web.verdict_words import verdict_sentence
@@ -148,7 +148,7 @@ def undo(
         if _by_script(request):
             raise
         return _grid(request, site, who.name, filters, trouble=str(cause))
-    return RedirectResponse(f"/review/{row.image_id}?{filters.query(draft=row.undoes)}", 303)
+    return leads(request, f"/review/{row.image_id}?{filters.query(draft=row.undoes)}")
 
 
 def _by_script(request: Request) -> bool:
@@ -303,7 +303,7 @@ def decide(
     with site.database.reading() as session:
         entry = review.following(session, filters, who.name, here, other_than=image_id)
     target = f"/review/{entry.image.id}" if entry else "/review"
-    return RedirectResponse(f"{target}?{filters.query(done=row.id)}", 303)
+    return leads(request, f"{target}?{filters.query(done=row.id)}")
 
 
 def _decide(

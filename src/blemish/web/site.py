@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from urllib.parse import quote, unquote
 
 from fastapi import Depends, Path, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from blemish import __version__
@@ -117,6 +117,13 @@ def page(request: Request, template: str, *, product: str = "", status: int = 20
             max_age=31_536_000,
         )
     return response
+
+
+def leads(request: Request, address: str) -> Response:
+    """The answer to a form that was sent: a browser goes on to `address`, a script is told where to go."""
+    if "application/json" in request.headers.get("accept", ""):
+        return JSONResponse({"next": address})
+    return RedirectResponse(address, 303)
 
 
 def fragment(template: str, **context: Any) -> str:

@@ -38,7 +38,7 @@ class Room:
         def take(size: int) -> None:
             nonlocal own
             if size > 0 and self.taken + size > self.most:
-                raise UnavailableError("Too many uploads are on their way; send this one again in a moment.")
+                raise UnavailableError("Too many uploads are on their way.")
             own, self.taken = own + size, self.taken + size
 
         try:

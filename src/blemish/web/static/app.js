@@ -42,10 +42,21 @@ export function unique() {
 }
 
 // Sends a form as the browser would, and goes where the answer leads. Where the server is away, or refuses, the page stays
-// with all that is in it, and the error is thrown, in words.
+// with all that is in it, and the error is thrown, in words. Who has logged in again on another page is known once more.
 export async function send(form, submitter = null) {
   const body = new URLSearchParams(new FormData(form, submitter));
-  location.href = (await ask(form.getAttribute("action"), { method: "POST", body })).url;
+  const post = () => ask(form.getAttribute("action"), { method: "POST", body });
+  try {
+    const answer = await post().catch(async (cause) => {
+      if (cause.status !== 403) throw cause;
+      await renew();
+      return post();
+    });
+    location.href = (await answer.json()).next;
+  } catch (cause) {
+    if (cause.status !== 401) throw cause;
+    throw Object.assign(new Error("You are logged out. Log in on another page, then do this again: nothing here is lost."), { status: 401 });
+  }
 }
 
 // One connection for the page, from the entry of the log that the page knows; `when(kind, f)` calls f(ref) for each new

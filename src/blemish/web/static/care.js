@@ -116,11 +116,13 @@ addEventListener("submit", async (event) => {
   } catch (cause) {
     sent = false;
     if (cause.status === 409) await catchUp().catch(() => {}); // so that one can still decide otherwise
-    trouble(cause.status ? cause.message : `${cause.message} What you drew and wrote is still here: decide again when it is back.`);
+    const kept = cause.status ? "" : " What you drew and wrote is still here: decide again when it is back.";
+    trouble(cause.message + kept, cause.status === 401);
   }
 });
-function trouble(words) {
-  byId("trouble").textContent = words;
+function trouble(words, out = false) {
+  const login = Object.assign(document.createElement("a"), { href: "/login", target: "_blank", textContent: "Log in" });
+  byId("trouble").replaceChildren(words, ...(out ? [" ", login] : []));
   byId("trouble").hidden = false;
 }
 async function catchUp() {

@@ -1,5 +1,5 @@
 // The threshold and the review band slide over the calibration scores; rates come from the server, counts are made here.
-import { ask, notice } from "./app.js";
+import { notice, send } from "./app.js";
 
 const form = document.getElementById("slider");
 if (form) {
@@ -97,10 +97,10 @@ if (form) {
     if (!button) return;  // who may only look
     button.disabled = true;
     try {
-      location.href = (await ask(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) })).url;
+      await send(form); // and goes on to the new version
     } catch (cause) {
       notice(cause.message, "error");
+      button.disabled = false;
     }
-    button.disabled = false;
   });
 }
