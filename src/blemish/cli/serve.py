@@ -70,9 +70,10 @@ def _announced(progress: Progress) -> Progress:
     """`progress` with a line before it, because the page does not answer until the images are brought in."""
 
     def announced(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-        # 142 images of the demo's board took 11 s on a busy machine with two cores.
-        size = "which takes about a minute for a thousand small images" if total > 100 else "which is done soon"
-        say(f"{what}: {total:,} images are read and copied, this once, {size}.", err=True)
+        if what.startswith("importing"):  # and not the look at each start for what is new
+            # 142 images of the demo's board took 11 s on a busy machine with two cores.
+            size = "which takes about a minute for a thousand small images" if total > 100 else "which is done soon"
+            say(f"{what}: {total:,} images are read and copied, this once, {size}.", err=True)
         yield from progress(items, what, total)
 
     return announced

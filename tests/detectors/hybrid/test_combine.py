@@ -66,8 +66,8 @@ def test_heads_that_are_wrong_or_have_nothing_to_add_do_not_help() -> None:
 
 def test_heads_that_are_noise_are_seldom_taken_for_help() -> None:
     """Adding noise loses; that it seems to win clearly happens in at most a sixth of the cases."""
-    taken = sum(helped(0.0, seed, bad=12).clear for seed in range(30))
-    assert taken <= 5
+    taken = sum(helped(0.0, seed, bad=12).clear for seed in range(18))
+    assert taken <= 3
 
 
 def test_images_of_one_item_are_drawn_together() -> None:
