@@ -73,7 +73,12 @@ def head(path: Place = None, database: Base = "") -> None:
         found = sum(1 for _ in chain(problems(read, before=opened.before), differences))
     say(read.head.to_text())
     if found:
-        where = f"--database {_shown(database)}" if database else f"{path}"
+        if database:
+            from blemish.web.database import shown
+
+            where = f"--database {shown(database)}"
+        else:
+            where = f"{path}"
         say(f"{where}: the log has {_many(found, 'problem')} already; see: blemish log verify {where}", err=True)
         raise typer.Exit(INCOMPLETE)
 
@@ -132,12 +137,6 @@ def _kept(head: str) -> Head:
         return Head.from_text(text)
     except BlemishError:
         raise BlemishError(f"--head {head}: holds no head of a log; give what `blemish log head` printed.") from None
-
-
-def _shown(database: str) -> str:
-    from blemish.web.database import shown
-
-    return shown(database)
 
 
 def _many(count: int, what: str) -> str:

@@ -53,6 +53,11 @@ class ErrorAnswer(BaseModel):
     error: Problem
 
 
+def wants_page(request: Request) -> bool:
+    """Whether a browser shows the answer, and no program or script takes it."""
+    return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith(API)
+
+
 def answer(
     request: Request, status: int, message: str, headers: dict[str, str] | None = None, *, framed: bool = True
 ) -> Response:
@@ -60,8 +65,7 @@ def answer(
     if recorded := _recorded(request):
         message = f"{message} {recorded}"
     phrase = HTTPStatus(status).phrase
-    asked = request.headers.get("accept", "")
-    if request.url.path.startswith(API) or "text/html" not in asked:
+    if not wants_page(request):
         code = phrase.lower().replace(" ", "_")
         return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
     try:

@@ -155,7 +155,7 @@ def _refusal(request: Request, cause: BlemishError) -> Response:
     """Pages lead to the login, programs get the reason."""
     if not isinstance(cause, LoginError):
         return answers.answer(request, HTTPStatus.FORBIDDEN, str(cause))
-    if "text/html" not in request.headers.get("accept", "") or request.url.path.startswith(answers.API):
+    if not answers.wants_page(request):
         return answers.answer(request, HTTPStatus.UNAUTHORIZED, str(cause), {"WWW-Authenticate": "Bearer"})
     after = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     wanted = after if request.method == "GET" else "/"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -154,6 +155,17 @@ def _users(
     return page(request, "users.html", product=product, status=status, here=who, listed=listed, **words)
 
 
+def _changed(
+    request: Request, site: Site, who: Visitor, product: str, done: str, change: Callable[[], None], **typed: Any
+) -> Response:
+    """Makes a change and leads back to the page, which says what was `done`, or why not, with what was `typed`."""
+    try:
+        change()
+    except BlemishError as cause:
+        return _users(request, site, who, product, trouble=str(cause), **typed)
+    return RedirectResponse(f"/users?done={done}", 303)
+
+
 @router.post("/users")
 def add(
     request: Request,
@@ -164,11 +176,10 @@ def add(
     role: Annotated[Role, Form()] = "inspector",
     password: Text = "",
 ) -> Response:
-    try:
+    def change() -> None:
         users.add(site.database, name, role, password)
-    except BlemishError as cause:
-        return _users(request, site, who, product, trouble=str(cause), name=name, role=role)
-    return RedirectResponse("/users?done=added", 303)
+
+    return _changed(request, site, who, product, "added", change, name=name, role=role)
 
 
 @router.post("/users/role")
@@ -180,11 +191,7 @@ def change_role(
     name: Text = "",
     role: Annotated[Role, Form()] = "inspector",
 ) -> Response:
-    try:
-        users.set_role(site.database, name, role)
-    except BlemishError as cause:
-        return _users(request, site, who, product, trouble=str(cause))
-    return RedirectResponse("/users?done=role", 303)
+    return _changed(request, site, who, product, "role", lambda: users.set_role(site.database, name, role))
 
 
 @router.post("/users/password")
@@ -192,19 +199,15 @@ def reset_password(
     request: Request, site: SiteOf, who: Administering, product: ProductOf, name: Text = "", new: Text = ""
 ) -> Response:
     """For somebody who forgot theirs; one's own takes the one of today, see `change_password`."""
-    try:
+
+    def change() -> None:
         if name == who.name and who.user_id is not None:
             raise BlemishError("Change your own password under your name, at the top.")
         users.set_password(site.database, name, new)
-    except BlemishError as cause:
-        return _users(request, site, who, product, trouble=str(cause))
-    return RedirectResponse("/users?done=reset", 303)
+
+    return _changed(request, site, who, product, "reset", change)
 
 
 @router.post("/users/remove")
 def remove(request: Request, site: SiteOf, who: Administering, product: ProductOf, name: Text = "") -> Response:
-    try:
-        users.remove(site.database, name)
-    except BlemishError as cause:
-        return _users(request, site, who, product, trouble=str(cause))
-    return RedirectResponse("/users?done=removed", 303)
+    return _changed(request, site, who, product, "removed", lambda: users.remove(site.database, name))

@@ -19,6 +19,7 @@ from blemish.reporting.thumbnails import outline
 from blemish.types import BlemishError
 from blemish.web import corrections, review
 from blemish.web.access import Inspecting, Reviewing
+from blemish.web.answers import wants_page
 from blemish.web.corrections import DecidedError, Seen
 from blemish.web.inspection import small_jpeg
 from blemish.web.pages import ASKED
@@ -145,15 +146,10 @@ def undo(
     try:
         row = corrections.undo(site, who.name, correction or None, product=filters.product)
     except BlemishError as cause:
-        if _by_script(request):
-            raise
+        if not wants_page(request):
+            raise  # a script's page stays open, and tells it
         return _grid(request, site, who.name, filters, trouble=str(cause))
     return leads(request, f"/review/{row.image_id}?{filters.query(draft=row.undoes)}")
-
-
-def _by_script(request: Request) -> bool:
-    """Whether a script sent the form: its page stays open, and tells an error itself."""
-    return "text/html" not in request.headers.get("accept", "")
 
 
 @router.get("/review/{image_id}")
@@ -297,8 +293,8 @@ def decide(
         before = Seen(verdict or None, seen)
         row = _decide(site, image_id, who.name, action, defect=named, shapes=drawn, note=note, seen=before)
     except DecidedError as cause:
-        if _by_script(request):
-            raise
+        if not wants_page(request):
+            raise  # a script's page stays open, and tells it
         return _single(request, site, who.name, filters, image_id, trouble=str(cause))
     with site.database.reading() as session:
         entry = review.following(session, filters, who.name, here, other_than=image_id)

@@ -14,7 +14,7 @@ from blemish import __version__
 from blemish.reporting.figures import FILTERS
 from blemish.types import BlemishError
 from blemish.web import review
-from blemish.web.access import visitor
+from blemish.web.access import Role, visitor
 from blemish.web.config import ServeConfig
 from blemish.web.database import Database
 from blemish.web.detectors import Detectors, NoDetectorError
@@ -26,7 +26,13 @@ from blemish.web.tables import Verdict
 from blemish.web.times import minute
 from blemish.web.watching import Folders
 
-PAGES = (("/", "Inspect"), ("/review", "Review"), ("/detectors", "Detectors"), ("/history", "History"))
+# Address, title, and the role that it takes.
+PAGES: tuple[tuple[str, str, Role], ...] = (
+    ("/", "Inspect", "inspector"),
+    ("/review", "Review", "reviewer"),
+    ("/detectors", "Detectors", "inspector"),
+    ("/history", "History", "inspector"),
+)
 PRODUCT = "product"  # the cookie that remembers the product
 
 

@@ -10,8 +10,21 @@ export function notice(text, kind = "") {
   setTimeout(() => line.remove(), kind === "error" ? 12000 : 5000);
 }
 
-// fetch that tells what went wrong in the server's own sentence.
+// fetch that tells what went wrong in the server's own sentence. Where somebody has logged in on another page of this
+// browser since, it asks once more with today's token.
 export async function ask(address, options = {}) {
+  const used = token.content;
+  try {
+    return await asked(address, options);
+  } catch (cause) {
+    if (cause.status !== 403) throw cause;
+    await renew().catch(() => {});
+    if (token.content === used) throw cause;
+    return asked(address, options);
+  }
+}
+
+async function asked(address, options) {
   const headers = { "X-CSRF-Token": token.content, Accept: "application/json", ...options.headers };
   let answer;
   try {
@@ -25,9 +38,9 @@ export async function ask(address, options = {}) {
   throw Object.assign(new Error(message), { status: answer.status });
 }
 
-// After a login on another page of this browser, the token of this page is out of date: takes today's, where there is one.
-export async function renew() {
-  const html = await (await ask(location.href, { headers: { Accept: "text/html" } })).text();
+// Takes today's token, where there is one.
+async function renew() {
+  const html = await (await asked(location.href, { headers: { Accept: "text/html" } })).text();
   const fresh = new DOMParser().parseFromString(html, "text/html").querySelector("meta[name=csrf]");
   if (!fresh || fresh.content === token.content) return; // the page of the login has none
   token.content = fresh.content;
@@ -42,17 +55,11 @@ export function unique() {
 }
 
 // Sends a form as the browser would, and goes where the answer leads. Where the server is away, or refuses, the page stays
-// with all that is in it, and the error is thrown, in words. Who has logged in again on another page is known once more.
+// with all that is in it, and the error is thrown, in words.
 export async function send(form, submitter = null) {
   const body = new URLSearchParams(new FormData(form, submitter));
-  const post = () => ask(form.getAttribute("action"), { method: "POST", body });
   try {
-    const answer = await post().catch(async (cause) => {
-      if (cause.status !== 403) throw cause;
-      await renew();
-      return post();
-    });
-    location.href = (await answer.json()).next;
+    location.href = (await (await ask(form.getAttribute("action"), { method: "POST", body })).json()).next;
   } catch (cause) {
     if (cause.status !== 401) throw cause;
     throw Object.assign(new Error("You are logged out. Log in on another page, then do this again: nothing here is lost."), { status: 401 });

@@ -1,5 +1,5 @@
 // Drops, choices and the camera: each image is one request, two at a time; verdicts appear as they come.
-import { ask, notice, renew, unique, when } from "./app.js";
+import { ask, notice, unique, when } from "./app.js";
 
 // A body that took too long, a proxy whose server restarts, a full disk, a locked database: it is asked again.
 const LATER = [408, 429, 502, 503, 504, 507];
@@ -58,7 +58,6 @@ if (form) {
   async function send({ file, name, source, key }) {
     const address = `/api/v1/inspect?${new URLSearchParams({ product: form.dataset.product, name, source })}`;
     const headers = { "Content-Type": "application/octet-stream", "Idempotency-Key": key };
-    let refused = false;
     for (let tries = 0; ; tries += 1) {
       try {
         const [verdict] = await (await ask(address, { method: "POST", body: file, headers })).json();
@@ -69,10 +68,6 @@ if (form) {
         if (cause.status === 401) {
           wait("You are logged out.", "you have logged in", true);
           await pause(2000);
-          await renew().catch(() => {});
-        } else if (cause.status === 403 && !refused) { // somebody logged in on another page
-          refused = true;
-          await renew().catch(() => {});
         } else if (cause.status && !LATER.includes(cause.status)) {
           return fail(name, cause.message);
         } else {
