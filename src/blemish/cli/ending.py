@@ -17,7 +17,7 @@ from blemish.types import BlemishError
 
 REFUSED, FAULT, INTERRUPTED, READER_GONE = 2, 70, 130, 141
 TRACE = "BLEMISH_TRACE"  # a variable of the environment: show where an error came from
-# Packages that only learning needs, only the page, and only the page on PostgreSQL.
+# Packages that only learning needs, only the page, only the page on PostgreSQL, and only a cluster.
 LEARN = {
     "lightning_fabric",
     "matplotlib",
@@ -43,7 +43,8 @@ WEB = {
     "uvicorn",
 }
 POSTGRES = {"psycopg"}
-EXTRAS = {"learn": LEARN, "web": WEB, "postgres": POSTGRES}
+CLUSTER = {"pyarrow", "ray"}
+EXTRAS = {"learn": LEARN, "web": WEB, "postgres": POSTGRES, "cluster": CLUSTER}
 REMEDY = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
