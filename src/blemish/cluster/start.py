@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: one that runs already, or one that is started on this machine and ended with the command."""
+"""A Ray cluster to work on: one that runs already, or one that is started on this machine and ends with the command."""
 
 from __future__ import annotations
 
