@@ -15,7 +15,7 @@ from blemish.cluster import plan as plans
 from blemish.cluster.listing import listed
 from blemish.cluster.places import LOCAL, Place, place, split_uri, without_options
 from blemish.cluster.plan import Plan
-from blemish.cluster.start import connected, versions
+from blemish.cluster.start import connected, silence, versions
 from blemish.cluster.summary import Summary, summed
 from blemish.cluster.worker import Board, Inspect, Job
 from blemish.files import kept
@@ -29,6 +29,7 @@ from blemish.types import BlemishError, Progress, silent
 KIND = "cluster inspection"  # what `files.kept` calls the folder of --out
 POLL = 0.5  # seconds
 STALL = 600.0  # seconds without any image after which a run is ended
+STARTS = 5  # times that a worker may die while it starts
 QUEUED = 2  # parts that an actor has: one at work, and the next
 
 
@@ -93,8 +94,9 @@ def inspect(
         begun, todo = time.monotonic(), sorted(set(range(plan.files)) - plans.done(out))
         facts: dict[str, Any] = {"resumed": plan.files - len(todo), "first": None, "memory": 0}
         if todo:
-            with connected(config.address):
+            with connected(config.address, objects=len(loaded.model)):
                 facts |= _run(config, loaded, plan, out, todo, watch)
+            out.remove(plans.ATTEMPTS)
         return summed(plan, out, loaded.card, seconds=time.monotonic() - begun, facts=facts, progress=progress)
 
 
@@ -154,7 +156,8 @@ def _run(
         versions=versions(),
     )
     finished: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
-    rows = _pipeline(config, job, loaded, board, todo)
+    shipped = ray.put(loaded)  # kept here until all is done, for actors that are started later
+    rows = _pipeline(config, job, shipped, board, todo)
 
     def pull() -> None:
         try:
@@ -165,19 +168,27 @@ def _run(
             finished.put(cause)
 
     threading.Thread(target=pull, daemon=True, name="ray data").start()
-    return _watched(config, plan, todo, board, finished, watch)
+    try:
+        return _watched(config, plan, todo, board, finished, watch)
+    finally:
+        del shipped
 
 
-def _pipeline(config: Config, job: Job, loaded: Bundle, board: Any, todo: list[int]) -> Iterator[dict[str, Any]]:
+def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]) -> Iterator[dict[str, Any]]:
     """Ray Data's pipeline: part numbers -> a pool of actors -> a row for each part that is written. Images and verdicts
     do not pass through it: an actor reads its images and writes its file, so that no node holds what another needs."""
-    import ray
+    import ray.data
+    from ray.data import ActorPoolStrategy
 
+    silence()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
+    # Ray starts a dead actor again, and its part with it, without end: what one image can do is bounded by
+    # `worker.DEATHS`. Those that die while they start are a bad node.
+    context.max_consecutive_actor_init_deaths = STARTS
     context.max_errored_blocks = 0  # with -1, a pool whose actors are dead waits for ever (ray #62746)
     most = config.actors or max(1, int(ray.cluster_resources().get("CPU", 1) // config.cpus))
-    pool = ray.data.ActorPoolStrategy(
+    pool = ActorPoolStrategy(
         # A pool that may not shrink is not refilled either where an actor is dead for good (ray #62746).
         min_size=max(1, most - 1),
         max_size=most,
@@ -187,13 +198,12 @@ def _pipeline(config: Config, job: Job, loaded: Bundle, board: Any, todo: list[i
     parts = ray.data.from_items([{"part": number} for number in todo], override_num_blocks=len(todo))
     done = parts.map_batches(
         Inspect,
-        fn_constructor_args=(job, ray.put(loaded), board),
+        # In a list: Ray would resolve it, and forget it before an actor is started again (ray #53727).
+        fn_constructor_args=(job, [loaded], board),
         batch_size=None,
         compute=pool,
         num_cpus=config.cpus,
         num_gpus=config.gpus or None,
-        max_restarts=-1,  # a worker or node that dies; what an image does to it is bounded by `worker.DEATHS`
-        max_task_retries=-1,
     )
     yield from done.iter_rows()
 

@@ -27,7 +27,6 @@ from blemish.cluster.start import versions
 from blemish.decoding import BESIDES, PER_PIXEL
 from blemish.images import ImageError, read_file
 from blemish.inference import overlay
-from blemish.inference.bundle import Bundle
 from blemish.inference.inspector import Inspection, Inspector
 from blemish.inference.naming import output_name
 from blemish.types import BlemishError, Verdict
@@ -76,14 +75,16 @@ class Inspect:
     verdicts, and returns one row that sums it up; its `refusal` says why it could not, where no node or no other try
     will do better."""
 
-    def __init__(self, job: Job, bundle: Bundle, board: Any) -> None:
+    def __init__(self, job: Job, shipped: list[Any], board: Any) -> None:
+        import ray
+
         self.job, self.board = job, board
         self.name, self.node = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(2)}", _node()
         self.refusal, self._told = "", 0.0
         try:
             self._check()
             self.inspector = Inspector(
-                bundle,
+                ray.get(shipped[0]),  # the bundle
                 threads=job.cpus,
                 max_pixels=job.plan.max_pixels,
                 timeout=job.plan.timeout,
