@@ -44,14 +44,9 @@ def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[No
             "auto, or send it there with `ray job submit`."
         )
     before = {number: signal.getsignal(number) for number in _signals()}
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
     try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(
-                "local", num_cpus=cpus or None, include_dashboard=False, object_store_memory=OBJECTS + objects, **quiet
-            )
+        with _without_stderr():
+            _init(address, cpus, objects)
     except (ConnectionError, RuntimeError, ValueError) as cause:
         first = str(cause).strip().partition("\n")[0]
         where = f"there is no Ray cluster to use at {address}" if address else "Ray cannot be started on this machine"
@@ -64,6 +59,31 @@ def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+def _init(address: str, cpus: int, objects: int) -> None:
+    import ray
+
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        room = OBJECTS + objects
+        ray.init("local", num_cpus=cpus or None, include_dashboard=False, object_store_memory=room, **quiet)
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """What Ray's core writes into standard error while it starts goes nowhere; what is wrong comes as an exception."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def silence() -> None:
