@@ -68,8 +68,14 @@ def _init(address: str, cpus: int, objects: int) -> None:
     if address:
         ray.init(address=address, **quiet)
     else:
-        room = OBJECTS + objects
-        ray.init("local", num_cpus=cpus or None, include_dashboard=False, object_store_memory=room, **quiet)
+        ray.init(
+            "local",
+            num_cpus=cpus or None,
+            include_dashboard=False,
+            object_store_memory=OBJECTS + objects,
+            _node_ip_address="127.0.0.1",  # Ray asks nobody for a password: nothing of it is on the network
+            **quiet,
+        )
 
 
 @contextmanager

@@ -252,9 +252,10 @@ def _system(scheme: str, bucket: str, options: str) -> Any:
 
 
 def _node() -> str:
+    """The node's name: its host's, and its address, which differs where several run on one host."""
     import ray
 
-    return str(ray.util.get_node_ip_address())
+    return f"{platform.node()}/{ray.util.get_node_ip_address()}"
 
 
 def _peak_memory() -> int:
