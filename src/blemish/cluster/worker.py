@@ -255,7 +255,9 @@ def _node() -> str:
     """The node's name: its host's, and its address, which differs where several run on one host."""
     import ray
 
-    return f"{platform.node()}/{ray.util.get_node_ip_address()}"
+    own = ray.get_runtime_context().get_node_id()
+    address = next((node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own), own[:8])
+    return f"{platform.node()}/{address}"
 
 
 def _peak_memory() -> int:
