@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -65,6 +66,10 @@ def _init(address: str, cpus: int, objects: int) -> None:
     import ray
 
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    if not address and "RAY_AUTH_MODE" not in os.environ:
+        # Its ports are open to the network, and by itself Ray lets anybody who reaches them run anything. The token
+        # stays, because Ray reads it once in a process.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     if address:
         ray.init(address=address, **quiet)
     else:
@@ -73,7 +78,6 @@ def _init(address: str, cpus: int, objects: int) -> None:
             num_cpus=cpus or None,
             include_dashboard=False,
             object_store_memory=OBJECTS + objects,
-            _node_ip_address="127.0.0.1",  # Ray asks nobody for a password: nothing of it is on the network
             **quiet,
         )
 
