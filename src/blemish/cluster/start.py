@@ -34,6 +34,10 @@ def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[No
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        # Its ports are open to the network, and by itself Ray lets anybody who reaches them run anything. The token
+        # stays, because Ray reads it once in a process.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
 
     if ray.is_initialized():
@@ -66,10 +70,6 @@ def _init(address: str, cpus: int, objects: int) -> None:
     import ray
 
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
-    if not address and "RAY_AUTH_MODE" not in os.environ:
-        # Its ports are open to the network, and by itself Ray lets anybody who reaches them run anything. The token
-        # stays, because Ray reads it once in a process.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     if address:
         ray.init(address=address, **quiet)
     else:
