@@ -19,7 +19,8 @@ from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.detectors.patchcore.detector import PatchCore
 from blemish.images import load_image, load_mask
 from blemish.inference import bundle
-from blemish.training.sweep import Row, Sweep, SweepConfig, rank, sweep
+from blemish.training.cell import Row
+from blemish.training.sweep import Sweep, SweepConfig, rank, sweep
 from blemish.training.validation import FIGURES, hold_out, measure, read_validation
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 from tests.support import blemish, write_image

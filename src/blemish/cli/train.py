@@ -1,10 +1,11 @@
-"""The commands `train`, `sweep` and `detectors`. PyTorch is imported only when `train` or `sweep` runs."""
+"""The commands `train`, `sweep`, `cluster train` and `detectors`. PyTorch is imported only when one of the first three
+runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,9 @@ from blemish.cli.words import say_json
 from blemish.detectors.registry import config_of, loadable
 from blemish.options import options
 from blemish.training.config import TrainConfig, configure, share, size
+
+if TYPE_CHECKING:
+    from blemish.training.sweep import Sweep, SweepConfig
 
 WARNINGS = 5  # at most so many warnings are shown after training
 
@@ -110,53 +114,78 @@ def detectors(
         page.print(table)
 
 
-def sweep(
-    data: Annotated[Path, typer.Argument(help="A folder of images; see `blemish data`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; a sweep in it is resumed.")],
-    grid: Annotated[str, typer.Option(help="Options and values: model=unet,vae;seed=0,1.")],
-    detector: Annotated[str, typer.Option(help="One that learns from good parts alone.")] = "attention",
-    image_size: Annotated[str, typer.Option(help="auto, 256, or HEIGHTxWIDTH, if the grid has none.")] = "auto",
-    false_alarms: Annotated[str, typer.Option(help="Share of good parts that may be flagged: 5% or 0.05.")] = "5%",
-    validation: Annotated[float, typer.Option(help="Share of the training images held out for validation.")] = 0.2,
-    layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the split, and of the detector if the grid has none.")] = 0,
-    no_test: Annotated[
-        bool, typer.Option("--no-test", help="Choose the settings, but do not train and test them.")
-    ] = False,
-    no_evidence: Annotated[bool, typer.Option("--no-evidence", help="Write a bundle without images.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Start again if the folder exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
+SWEEP = [
+    fixed("data", Path, typer.Argument(help="A folder of images; see `blemish data`.")),
+    fixed("out", Path, typer.Option("-o", "--out", help="Folder to write; a sweep in it is resumed.")),
+    fixed("grid", str, typer.Option(help="Options and values: model=unet,vae;seed=0,1.")),
+    fixed("detector", str, typer.Option(help="One that learns from good parts alone."), "attention"),
+    fixed("image_size", str, typer.Option(help="auto, 256, or HEIGHTxWIDTH, if the grid has none."), "auto"),
+    fixed("false_alarms", str, typer.Option(help="Share of good parts that may be flagged: 5% or 0.05."), "5%"),
+    fixed("validation", float, typer.Option(help="Share of the training images held out for validation."), 0.2),
+    fixed("layout", str, typer.Option(help="Read the folder as this layout."), "auto"),
+    fixed("seed", int, typer.Option(help="Seed of the split, and of the detector if the grid has none."), 0),
+    fixed(
+        "no_test", bool, typer.Option("--no-test", help="Choose the settings, but do not train and test them."), False
+    ),
+    fixed("no_evidence", bool, typer.Option("--no-evidence", help="Write a bundle without images."), False),
+    fixed("overwrite", bool, typer.Option(help="Start again if the folder exists."), False),
+    fixed("as_json", bool, typer.Option("--json", help="For programs."), False),
+]
+
+
+@with_options(SWEEP, [])
+def sweep(as_json: bool, **asked: Any) -> None:
     """Try many settings of a detector, choose the best without the test split, then train and test them."""
-    from blemish.cli.console import figures_table, progress, sweep_table
-    from blemish.cli.console import out as page
-    from blemish.training.sweep import RULE, SweepConfig, shown
+    from blemish.cli.console import progress
     from blemish.training.sweep import sweep as run_sweep
 
-    config = SweepConfig(
-        data=data,
-        out=out,
-        grid=grid,
-        detector=detector,
+    config = _sweep_config(**asked)
+    _show(config, run_sweep(config, progress), as_json)
+
+
+@with_options(
+    [
+        *SWEEP,
+        fixed("address", str, typer.Option(help="Ray's address, such as auto; without, this machine alone."), ""),
+        fixed("cpus_per_cell", int, typer.Option(min=1, help="Processors, and threads, of each cell."), 1),
+    ],
+    [],
+)
+def sweep_on_cluster(address: str, cpus_per_cell: int, as_json: bool, **asked: Any) -> None:
+    """`blemish sweep` with its cells on a Ray cluster: try many settings of a detector, and choose, train and test."""
+    from blemish.cli.console import progress
+    from blemish.cluster.sweep import sweep_on_cluster as run_sweep
+
+    config = _sweep_config(**asked)
+    _show(config, run_sweep(config, progress, address=address, cpus_per_cell=cpus_per_cell), as_json)
+
+
+def _sweep_config(*, image_size: str, false_alarms: str, no_test: bool, no_evidence: bool, **asked: Any) -> SweepConfig:
+    from blemish.training.sweep import SweepConfig
+
+    return SweepConfig(
         image_size=size(image_size),
-        layout=layout,
         false_alarms=share(false_alarms),
-        validation=validation,
-        seed=seed,
         test=not no_test,
         evidence=not no_evidence,
-        overwrite=overwrite,
+        **asked,
     )
-    result = run_sweep(config, progress)
-    _warn(result.warnings, data)
+
+
+def _show(config: SweepConfig, result: Sweep, as_json: bool) -> None:
+    from blemish.cli.console import figures_table, sweep_table
+    from blemish.cli.console import out as page
+    from blemish.training.sweep import RULE, shown
+
+    _warn(result.warnings, config.data)
     if as_json:
         say_json(result.to_json(), indent=1)
         return
     page.print(sweep_table(result.to_json()["candidates"]))
     page.print(f"Chosen: {shown(result.chosen)} ({RULE}).", soft_wrap=True)
     if result.metrics is None:
-        page.print(f"Written to {out}. The test split was not used.", soft_wrap=True)
+        page.print(f"Written to {config.out}. The test split was not used.", soft_wrap=True)
         return
     page.print(figures_table(result.metrics))
     page.print(result.metrics["decision"]["guarantee"], soft_wrap=True)
-    page.print(f"Written to {out}. Next: blemish inspect {out}/chosen IMAGES --out DIR", soft_wrap=True)
+    page.print(f"Written to {config.out}. Next: blemish inspect {config.out}/chosen IMAGES --out DIR", soft_wrap=True)
