@@ -33,7 +33,9 @@ class Metered:
 
     def read(self, size: int = -1) -> bytes:
         if size < 0:
-            size = os.fstat(self._file.fileno()).st_size - self._file.tell()
+            here = self._file.tell()
+            size = self._file.seek(0, os.SEEK_END) - here
+            self._file.seek(here)
             if size > WHOLE:
                 raise OSError(f"{size:,} bytes, more than the {WHOLE:,} that are read of such a file")
         elif size > self.left:

@@ -15,6 +15,7 @@ because a part must look the same in every image. The rules, and what is refused
 
 from __future__ import annotations
 
+import io
 import stat
 import threading
 import warnings
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, BmpImagePlugin, TiffImagePlugin, WebPImagePlugin, GifImagePlugin)
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "DIB")
 MAX_PIXELS = 100_000_000
+EMPTY = " is empty (0 bytes); write or copy it again."
 BAND = 2**18  # pixels that are converted at a time
 
 _ORIENTATION = 0x0112  # EXIF 2.3, 4.6.4 A: 1 upright ... 8 rotated by a quarter
@@ -63,19 +65,33 @@ class ImageError(BlemishError):
     """An image that cannot be read; the sentence names file, cause and remedy."""
 
 
-def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """The image as C-contiguous `uint8 (H, W, 3)` RGB, upright, by the rules at the top of this file.
+def load_image(image: Path | str | bytes, *, max_pixels: int = MAX_PIXELS, name: str = "") -> npt.NDArray[np.uint8]:
+    """An image file, or the content of one that errors call `name`, as C-contiguous `uint8 (H, W, 3)` RGB, upright.
 
     Waits where large images that other threads hold leave no memory for it, see `decoding.py`.
     Raises ImageError for anything that is not a whole, readable image of at most `max_pixels` pixels.
     """
-    path = Path(path)
-    with turn(), _opened(path, max_pixels) as image:
-        take(image.width * image.height)
-        sixteen_bits = ";16" in str(image.tile)  # per channel; known only before decoding
-        image.load()
-        pixels = _upright(_rgb(image, path, sixteen_bits), image)
+    content = image if isinstance(image, bytes) else None
+    path = image if not isinstance(image, bytes) else name or "the image"
+    with turn(), _opened(path, max_pixels, content) as opened:
+        take(opened.width * opened.height)
+        sixteen_bits = ";16" in str(opened.tile)  # per channel; known only before decoding
+        opened.load()
+        pixels = _upright(_rgb(opened, path, sixteen_bits), opened)
         return np.require(pixels, requirements=["C", "W"])  # not a view into Pillow's buffer
+
+
+def read_file(path: Path | str, most: int) -> bytes:
+    """The content of an image file of at most `most` bytes. Raises ImageError, in the words of `load_image`."""
+    path = Path(path)
+    with _file(path) as file:
+        try:
+            content = file.read(most + 1)
+        except OSError as error:
+            raise ImageError(f"{_shown(path)} cannot be read ({_cause(error)}); check its disk.") from error
+    if len(content) > most:
+        raise ImageError(f"{_shown(path)} has more than {most:,} bytes, far more than an image needs; check it.")
+    return content
 
 
 def decode(sample: Sample) -> npt.NDArray[np.uint8]:
@@ -166,9 +182,8 @@ def listed(folder: Path, depth: int = DEPTH, *, count: bool = True) -> Tree:
         raise ImageError(f"{_shown(Path(where))}: cannot be listed ({_cause(error)}); check the path.") from error
 
 
-@contextmanager
-def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]:
-    """The file's image, with its header read and its size checked; errors in the block become an ImageError."""
+def _file(path: Path) -> IO[bytes]:
+    """The file, opened; raises ImageError where it is none, or empty."""
     shown = _shown(path)
     try:
         kind = path.stat()
@@ -177,12 +192,22 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile]
         if not stat.S_ISREG(kind.st_mode):
             raise ImageError(f"{shown} is a device or pipe, not an image; give an image file.")
         if kind.st_size == 0:
-            raise ImageError(f"{shown} is empty (0 bytes); write or copy it again.")
-        file = open_regular(path)
+            raise ImageError(f"{shown}{EMPTY}")
+        return open_regular(path)
     except FileNotFoundError:
         raise ImageError(f"{shown}: there is no such file; check the path.") from None
     except (OSError, ValueError) as error:
         raise ImageError(f"{shown} cannot be opened ({_cause(error)}); check the path.") from error
+
+
+@contextmanager
+def _opened(path: Path | str, max_pixels: int | None, content: bytes | None = None) -> Iterator[ImageFile.ImageFile]:
+    """The image of a file, or of a file's `content`, with its header read and its size checked; errors in the block
+    become an ImageError."""
+    shown = _shown(path)
+    if content == b"":
+        raise ImageError(f"{shown}{EMPTY}")
+    file = _file(Path(path)) if content is None else io.BytesIO(content)
     with file, _quiet():
         try:
             metered = Metered(file)
@@ -223,7 +248,7 @@ def _decoder(file: IO[bytes]) -> ImageFile.ImageFile:
     raise UnidentifiedImageError
 
 
-def _rgb(image: Image.Image, path: Path, sixteen_bits: bool) -> npt.NDArray[np.uint8]:
+def _rgb(image: Image.Image, path: Path | str, sixteen_bits: bool) -> npt.NDArray[np.uint8]:
     mode = image.mode
     if mode.startswith("I;16"):
         return _from_16_bits(image, path)
@@ -244,7 +269,7 @@ def _rgb(image: Image.Image, path: Path, sixteen_bits: bool) -> npt.NDArray[np.u
     return pixels
 
 
-def _from_16_bits(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
+def _from_16_bits(image: Image.Image, path: Path | str) -> npt.NDArray[np.uint8]:
     values = np.asarray(image).astype(np.uint32)
     bits = getattr(image, "tag_v2", {}).get(_BITS, (16,))
     white = _TWELVE_BITS if bits == (12,) else 65535
@@ -269,7 +294,7 @@ def _values(image: Image.Image) -> tuple[npt.NDArray[Any], float]:
     return np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]), 255  # .max(axis=2) is slow
 
 
-def _too_dark(path: Path) -> ImageError:
+def _too_dark(path: Path | str) -> ImageError:
     return ImageError(
         f"{_shown(path)} is a 16-bit image with no value above {_TWELVE_BITS} of 65535, "
         "as 10- and 12-bit cameras write them; scale the values to the full 16 bits "
@@ -365,5 +390,5 @@ def _cause(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
-def _shown(path: Path) -> str:
+def _shown(path: Path | str) -> str:
     return str(path).encode("utf-8", "replace").decode()  # also names that are not valid UTF-8

@@ -107,6 +107,11 @@ def is_own(folder: Path | str, names: Set[str]) -> bool:
     return "bundle" in names and Path(folder, "bundle", "card.json").is_file()
 
 
+def is_own_folder(folder: Path | str) -> bool:
+    """`is_own` of a folder that has not been listed: only the few names that matter are looked for."""
+    return is_own(folder, {name for name in frozenset[str]().union(*_OWN, {"bundle"}) if Path(folder, name).exists()})
+
+
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key: runs of digits count as numbers, and case matters only between names that are equal otherwise."""
     runs = re.findall(r"[0-9]+|[^0-9]+", name.casefold())

@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from blemish import __version__
-from blemish.cli import backup, explain, log, report, serve, synthetic, users, watch
+from blemish.cli import backup, cluster, explain, log, report, serve, synthetic, users, watch
 from blemish.cli.commands import Commands
 from blemish.cli.ending import ended_by, finished, stop_unread
 from blemish.cli.signals import ending
@@ -156,6 +156,7 @@ def inspect(
 
 
 app.command()(watch.watch)
+app.add_typer(cluster.cluster, name="cluster")
 app.add_typer(log.log, name="log")
 app.command()(explain.explain)
 app.command()(serve.serve)

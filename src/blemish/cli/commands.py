@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 ORDER = (
-    *("data", "train", "detectors", "sweep", "corrupt", "inspect", "watch", "serve"),
+    *("data", "train", "detectors", "sweep", "corrupt", "inspect", "cluster", "watch", "serve"),
     *("user", "backup", "restore", "log", "explain"),
     *("bundle", "evaluate", "report", "compare", "demo"),
 )

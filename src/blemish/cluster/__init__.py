@@ -1,1 +1,1 @@
-"""Millions of images: Ray runs the same inspector, and the cells of a sweep, on many machines. Needs `blemish[cluster]`."""
+"""Millions of images: Ray runs the same inspector, and a sweep's cells, on many machines; `blemish[cluster]`."""

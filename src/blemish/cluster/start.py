@@ -1,10 +1,12 @@
-"""A Ray cluster to work on: one that runs already, or one that is started on this machine and ended with the command."""
+"""A Ray cluster to work on: one that runs already, or one that is started on this machine and ends with the command."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,19 +14,25 @@ from blemish import __version__
 from blemish.types import BlemishError
 
 OBJECTS = 200 * 2**20  # bytes of shared memory of a Ray that is started here: images never pass through it
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning of nodes without a GPU
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # nor does its core write into standard error
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # it would print what workers die of on standard output; its logs have it
+}
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @contextmanager
-def connected(address: str = "", cpus: int = 0) -> Iterator[None]:
+def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[None]:
     """Ray at `address` ("auto": the cluster that this machine is a node of), or one of this machine alone, with `cpus`
-    processors (0 = all), which ends when the block does. Where this process is connected already, that is used.
+    processors (0 = all) and room for `objects` bytes that are shared, which ends when the block does. Where this
+    process is connected already, that is used.
 
     Raises `BlemishError` where there is no cluster, or one with another version of Ray or Python.
     """
-    # Nothing is told to anybody; and nodes without a GPU are not warned of.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
@@ -35,30 +43,63 @@ def connected(address: str = "", cpus: int = 0) -> Iterator[None]:
             f"{address}: Ray Data does not run through a Ray client; run this on a node of the cluster with --address "
             "auto, or send it there with `ray job submit`."
         )
-    before = {name: signal.getsignal(name) for name in _signals()}
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    before = {number: signal.getsignal(number) for number in _signals()}
     try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init("local", num_cpus=cpus or None, include_dashboard=False, object_store_memory=OBJECTS, **quiet)
+        with _without_stderr():
+            _init(address, cpus, objects)
     except (ConnectionError, RuntimeError, ValueError) as cause:
         first = str(cause).strip().partition("\n")[0]
         where = f"there is no Ray cluster to use at {address}" if address else "Ray cannot be started on this machine"
         remedy = "start one with `ray start --head`, or omit --address" if address else "see docs/cluster.md"
         raise BlemishError(f"{where} ({first}); {remedy}.") from None
     finally:
-        for name, handler in before.items():  # Ray sets its own, which end the program without a word
-            signal.signal(name, handler)
+        for number, handler in before.items():  # Ray sets its own, which end the program without a word
+            signal.signal(number, handler)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _signals() -> list[signal.Signals]:
-    import threading
+def _init(address: str, cpus: int, objects: int) -> None:
+    import ray
 
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        ray.init(
+            "local",
+            num_cpus=cpus or None,
+            include_dashboard=False,
+            object_store_memory=OBJECTS + objects,
+            _node_ip_address="127.0.0.1",  # Ray asks nobody for a password: nothing of it is on the network
+            **quiet,
+        )
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """What Ray's core writes into standard error while it starts goes nowhere; what is wrong comes as an exception."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def silence() -> None:
+    """Ray Data says nothing on the terminal: the driver tells what people need to know, and Ray's own logs the rest."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.name == "console":
+            handler.setLevel(logging.CRITICAL)
+
+
+def _signals() -> list[signal.Signals]:
     if threading.current_thread() is not threading.main_thread():
         return []
     return [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]

@@ -300,24 +300,27 @@ class Inspector:
             )
         return tuple(replace(region, p_value=p_value_of(rule, "map_maxima", region.peak)) for region in regions)
 
-    def inspect(self, image: Path | str | npt.NDArray[np.uint8], name: str = "") -> Verdict:
-        """An image file, or an array uint8 RGB (H, W, 3) such as a camera gives -> verdict, whose `path` is `name` if
-        that is given. A file that cannot be read, or an image that cannot be aligned, has a verdict too: "error", with
-        the reason. Raises ValueError for an array of another shape or dtype.
+    def inspect(self, image: Path | str | bytes | npt.NDArray[np.uint8], name: str = "") -> Verdict:
+        """An image file, the content of one, or an array uint8 RGB (H, W, 3) such as a camera gives -> verdict, whose
+        `path` is `name` if that is given. A file that cannot be read, or an image that cannot be aligned, has a verdict
+        too: "error", with the reason. Raises ValueError for an array of another shape or dtype.
 
         To be drawn in a notebook, the verdict keeps the array itself: it must not be overwritten until then.
         """
         return self.look(image, name).verdict.drawn_by(lambda: self.look(image, name)._repr_png_())
 
-    def look(self, image: Path | str | npt.NDArray[np.uint8], name: str = "") -> Inspection:
+    def look(self, image: Path | str | bytes | npt.NDArray[np.uint8], name: str = "") -> Inspection:
         """Like `inspect`, with the image and the prediction."""
-        path = name or ("" if isinstance(image, np.ndarray) else str(image))
+        path = name or ("" if isinstance(image, np.ndarray | bytes) else str(image))
         frame = self.card.frame.size if self.card.frame else (0, 0)
         try:
             with turn(frame[0] * frame[1]):
                 if isinstance(image, np.ndarray):
                     take(image.size // 3)
-                pixels = image if isinstance(image, np.ndarray) else load_image(image, max_pixels=self.max_pixels)
+                if isinstance(image, np.ndarray):
+                    pixels = image
+                else:
+                    pixels = load_image(image, max_pixels=self.max_pixels, name=path)
                 self._largest = max(self._largest, pixels.nbytes)
                 prediction = self.predict(pixels)
         except (AlignError, GraphError) as cause:

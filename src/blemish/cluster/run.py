@@ -1,0 +1,315 @@
+"""`blemish cluster inspect`: the driver plans, gives the parts to Ray Data's pool of actors, watches, and sums up."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from blemish.cluster import plan as plans
+from blemish.cluster.listing import listed
+from blemish.cluster.places import LOCAL, Place, place, split_uri, without_options
+from blemish.cluster.plan import Plan
+from blemish.cluster.start import connected, silence, versions
+from blemish.cluster.summary import Summary, summed
+from blemish.cluster.worker import Board, Inspect, Job
+from blemish.files import kept
+from blemish.images import MAX_PIXELS
+from blemish.inference import bundle as bundles
+from blemish.inference.bundle import Bundle
+from blemish.inference.inspector import checked_session
+from blemish.inference.time_limit import SECONDS
+from blemish.types import BlemishError, Progress, silent
+
+KIND = "cluster inspection"  # what `files.kept` calls the folder of --out
+POLL = 0.5  # seconds
+STALL = 600.0  # seconds without any image after which a run is ended
+STARTS = 5  # times that a worker may die while it starts
+QUEUED = 2  # parts that an actor has: one at work, and the next
+
+
+@dataclass(frozen=True)
+class Config:
+    """The arguments of `blemish cluster inspect`; `address` is that of a Ray cluster, "" = start one here."""
+
+    bundle: Path
+    source: str
+    out: str
+    address: str = ""
+    actors: int = 0  # at most; 0 = as many as the cluster has processors for
+    cpus: int = 1  # of each actor
+    gpus: float = 0.0  # of each actor
+    per_file: int = 0  # images in a file of verdicts; 0 = by their number
+    column: str = ""  # of a table's paths
+    maps: bool = False
+    overlays: bool = False
+    max_pixels: int = MAX_PIXELS
+    timeout: float = SECONDS
+    stall: float = STALL
+    overwrite: bool = False
+    plan_only: bool = False
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is. `rate` is images a second, `left` seconds, None as long as nothing has come."""
+
+    done: int
+    total: int
+    errors: int
+    anomalies: int
+    rate: float
+    left: float | None
+    workers: int
+    first: float | None  # seconds from the start of Ray's work to the first report of an image
+
+
+def inspect(
+    config: Config, progress: Progress = silent, watch: Callable[[Standing], None] = lambda _: None
+) -> Summary | Plan:
+    """Inspects all images of a source, or goes on with that. Returns the summary, or with `plan_only` the plan.
+
+    Raises `BlemishError` where the bundle, the source or the output cannot be used, where a node cannot do its work,
+    and where nothing has come from the workers for `stall` seconds. What is done by then is not done again.
+    """
+    loaded = replace(bundles.read(config.bundle), evidence=None)
+    checked_session(loaded)  # refused here, not on a hundred nodes
+    out = place(config.out)
+    with ExitStack() as open_:
+        if out.local:
+            reads = [config.bundle, *_local_source(config.source)]
+            here = Path(split_uri(out.uri)[1])
+            open_.enter_context(kept(here, KIND, plans.WRITTEN, overwrite=config.overwrite, resume=True, reads=reads))
+            _remove_partial(here)
+        elif config.overwrite:
+            raise BlemishError(f"--overwrite is about a folder; remove {out.uri} with your bucket's tools.")
+        plan = _planned(config, loaded, out, progress)
+        if config.plan_only:
+            return plan
+        begun, todo = time.monotonic(), sorted(set(range(plan.files)) - plans.done(out))
+        facts: dict[str, Any] = {"resumed": plan.files - len(todo), "first": None, "memory": 0}
+        if todo:
+            with connected(config.address, objects=len(loaded.model)):
+                facts |= _run(config, loaded, plan, out, todo, watch)
+            out.remove(plans.ATTEMPTS)
+        return summed(plan, out, loaded.card, seconds=time.monotonic() - begun, facts=facts, progress=progress)
+
+
+def _local_source(source: str) -> list[Path]:
+    """A folder that is read, so that nothing is written over it."""
+    scheme, path = split_uri(source)
+    return [Path(path)] if scheme == LOCAL and Path(path).exists() else []
+
+
+def _remove_partial(out: Path) -> None:
+    """What killed workers left: files that never got their name. Nobody else writes here now."""
+    for folder in (out / plans.VERDICTS, out):
+        for left in folder.glob(".part-*.parquet.*"):
+            left.unlink(missing_ok=True)
+
+
+def _planned(config: Config, loaded: Bundle, out: Place, progress: Progress) -> Plan:
+    """The plan that is there, if it is of what is asked; else a new one."""
+    bare = without_options(config.source)[0]
+    source = str(Path(bare).absolute()) if split_uri(bare)[0] == LOCAL else bare
+    asked = Plan(
+        bundle=loaded.card.sha256,
+        source=source,
+        column=config.column,
+        maps=config.maps,
+        overlays=config.overlays,
+        max_pixels=config.max_pixels,
+        timeout=config.timeout,
+    )
+    found = plans.begun(out)
+    if found:
+        plans.same(found, asked, out)
+        return found
+    if plans.done(out):
+        raise BlemishError(f"{out.uri} holds verdicts without a plan; choose another --out.")
+    return plans.make(asked, listed(config.source, config.column), out, config.per_file, progress)
+
+
+def _run(
+    config: Config, loaded: Bundle, plan: Plan, out: Place, todo: list[int], watch: Callable[[Standing], None]
+) -> dict[str, Any]:
+    """Has the parts `todo` written. Returns what the workers said: the seconds to the first image, the most memory of
+    one of them."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    root = plan.source if split_uri(plan.source)[0] == LOCAL and Path(plan.source).is_dir() else ""
+    job = Job(
+        plan=plan,
+        out=out,
+        options=without_options(config.source)[1],
+        root=root,
+        cpus=config.cpus,
+        device="cuda" if config.gpus else "cpu",
+        versions=versions(),
+    )
+    finished: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
+    shipped = ray.put(loaded)  # kept here until all is done, for actors that are started later
+    rows = _pipeline(config, job, shipped, board, todo)
+
+    def pull() -> None:
+        try:
+            for row in rows:
+                finished.put(row)
+            finished.put(None)
+        except BaseException as cause:  # to be raised where the driver waits
+            finished.put(cause)
+
+    threading.Thread(target=pull, daemon=True, name="ray data").start()
+    try:
+        return _watched(config, plan, todo, board, finished, watch)
+    finally:
+        del shipped
+
+
+def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]) -> Iterator[dict[str, Any]]:
+    """Ray Data's pipeline: part numbers -> a pool of actors -> a row for each part that is written. Images and verdicts
+    do not pass through it: an actor reads its images and writes its file, so that no node holds what another needs."""
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    silence()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    # Ray starts a dead actor again, and its part with it, without end: what one image can do is bounded by
+    # `worker.DEATHS`. Those that die while they start are a bad node.
+    context.max_consecutive_actor_init_deaths = STARTS
+    context.max_errored_blocks = 0  # with -1, a pool whose actors are dead waits for ever (ray #62746)
+    most = config.actors or max(1, int(ray.cluster_resources().get("CPU", 1) // config.cpus))
+    pool = ActorPoolStrategy(
+        # A pool that may not shrink is not refilled either where an actor is dead for good (ray #62746).
+        min_size=max(1, most - 1),
+        max_size=most,
+        initial_size=most,
+        max_tasks_in_flight_per_actor=QUEUED,
+    )
+    parts = ray.data.from_items([{"part": number} for number in todo], override_num_blocks=len(todo))
+    done = parts.map_batches(
+        Inspect,
+        # In a list: Ray would resolve it, and forget it before an actor is started again (ray #53727).
+        fn_constructor_args=(job, [loaded], board),
+        batch_size=None,
+        compute=pool,
+        num_cpus=config.cpus,
+        num_gpus=config.gpus or None,
+    )
+    yield from done.iter_rows()
+
+
+def _watched(
+    config: Config,
+    plan: Plan,
+    todo: list[int],
+    board: Any,
+    finished: queue.Queue[dict[str, Any] | BaseException | None],
+    watch: Callable[[Standing], None],
+) -> dict[str, Any]:
+    """Waits for the parts, tells how far they are, and ends the run where nothing comes any more."""
+    import ray
+
+    start = moved = time.monotonic()
+    count = _Count(plan, todo)
+    reported: Any = None
+    while True:
+        try:
+            row = finished.get(timeout=POLL)
+        except queue.Empty:
+            row = {}
+        if row is None:
+            return {"first": count.first, "memory": count.memory, "rate": count.rate(time.monotonic() - start)}
+        if isinstance(row, BaseException):
+            raise _ended(row, count) from None
+        if row.get("refusal"):
+            raise BlemishError(row["refusal"])
+        now = time.monotonic()
+        reported = reported or board.state.remote()
+        if ray.wait([reported], timeout=0)[0]:
+            with suppress(ray.exceptions.RayError):  # it is only the progress of parts that are at work
+                count.running = ray.get(reported)
+            reported = None
+        if count.see(row, now - start):
+            moved = now
+        watch(count.standing(now - start))
+        if now - moved > config.stall:
+            raise BlemishError(
+                f"nothing has come from the workers for {config.stall:.0f} s ({count.parts} of {len(todo)} parts are "
+                "done); look at the nodes (`ray status`), and run it again: it goes on where it stopped."
+            )
+
+
+class _Count:
+    """What has been done, of all parts and by this run."""
+
+    def __init__(self, plan: Plan, todo: list[int]) -> None:
+        self.plan, self.parts, self.before = plan, 0, 0
+        self.running: dict[str, dict[str, Any]] = {}  # worker -> its report
+        self.first: float | None = None
+        self.memory, self._finished = 0, dict[int, dict[str, Any]]()
+        self.before = plan.rows - sum(self._size(number) for number in todo)
+        self._last = 0
+
+    def _size(self, number: int) -> int:
+        return min(self.plan.per_file, self.plan.rows - number * self.plan.per_file)
+
+    def see(self, row: dict[str, Any], seconds: float) -> bool:
+        """Counts a part that was done, if there is one. Whether anything was done since the last call."""
+        if row:
+            self._finished[row["part"]] = row
+            self.parts += 1
+            self.memory = max(self.memory, row["memory"])
+        now = self._done()
+        moved, self._last = now != self._last, now
+        if self.first is None and now:
+            self.first = seconds
+        return moved
+
+    def _done(self) -> int:
+        return self._of("images", ("good", "review", "anomaly", "error"))
+
+    def _of(self, finished: str, running: tuple[str, ...]) -> int:
+        known = sum(row[finished] for row in self._finished.values())
+        at_work = {told["part"]: told for told in self.running.values() if told["part"] not in self._finished}
+        return int(known + sum(told.get(kind, 0) for told in at_work.values() for kind in running))
+
+    def rate(self, seconds: float) -> float:
+        """Images a second since the first one came."""
+        return self._done() / max(1e-9, seconds - (self.first or 0.0))
+
+    def standing(self, seconds: float) -> Standing:
+        done, rate = self._done(), self.rate(seconds) if self.first is not None else 0.0
+        rest = self.plan.rows - self.before - done
+        return Standing(
+            done=self.before + done,
+            total=self.plan.rows,
+            errors=self._of("errors", ("error",)),
+            anomalies=self._of("anomalies", ("anomaly",)),
+            rate=rate,
+            left=rest / rate if rate else None,
+            workers=len(self.running),
+            first=self.first,
+        )
+
+
+def _ended(cause: BaseException, count: _Count) -> BaseException:
+    """What Ray Data ended with, as a sentence."""
+    import ray
+
+    if not isinstance(cause, ray.exceptions.RayError | RuntimeError | ValueError):
+        return cause
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return BlemishError(
+        f"Ray ended the work ({lines[-1].strip() if lines else type(cause).__name__}) after {count.parts} parts; run "
+        "it again: it goes on where it stopped."
+    )

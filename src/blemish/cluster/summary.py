@@ -1,0 +1,132 @@
+"""The end of a run: every part is read again, each id counted, and the figures that people ask for first."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blemish.cluster.places import Place
+from blemish.cluster.plan import SUMMARY, VERDICTS, Plan
+from blemish.cluster.schema import part
+from blemish.inference.bundle import Card
+from blemish.inference.drift import Drift
+from blemish.types import BlemishError, Progress
+
+RANKED = 10_000  # scores of a source that the drift test ranks at most; of more, every second, third ...
+_READ = ("id", "source", "decision", "score", "seconds", "node", "error")
+SHOWN = 5  # errors
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run found. `drift` has a sentence and an alarm for each source, None where the bundle supports no drift
+    test; `nodes` images and mean seconds of an image by node; `errors` the first error texts."""
+
+    images: int
+    counts: dict[str, int]
+    sources: dict[str, dict[str, Any]]
+    nodes: dict[str, dict[str, float]]
+    errors: list[str]
+    left_out: dict[str, int]
+    files: int
+    resumed: int  # parts that an earlier run had written
+    seconds: float  # of this run, without planning
+    first: float | None  # seconds to the first image
+    rate: float | None  # images a second of this run, from the first one
+    memory: int  # bytes of the largest worker
+
+    @property
+    def slowest(self) -> str | None:
+        """The node with the highest mean time of an image; None where there is only one."""
+        if len(self.nodes) < 2:
+            return None
+        return max(self.nodes, key=lambda node: self.nodes[node]["seconds"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "slowest": self.slowest}
+
+
+def summed(plan: Plan, out: Place, card: Card, *, seconds: float, facts: dict[str, Any], progress: Progress) -> Summary:
+    """Reads the parts, and writes `summary.json`. Raises `BlemishError` where an id is missing or twice, and where a
+    part is damaged."""
+    counts, by_source = Counter[str](), dict[str, Counter[str]]()
+    nodes, errors = dict[str, list[float]](), list[str]()
+    tests: dict[str, tuple[Drift, int]] = {}
+    expected = 0
+    for number, rows in progress(_parts(plan, out), "summing up", plan.files):
+        size = min(plan.per_file, plan.rows - expected)
+        if rows["id"] != list(range(expected, expected + size)):
+            raise BlemishError(
+                f"{out.at(VERDICTS)}/{part(number)} does not hold the images of its plan; delete it and run it again."
+            )
+        expected += size
+        counts.update(rows["decision"])
+        for source, decision, score in zip(rows["source"], rows["decision"], rows["score"], strict=True):
+            seen = by_source.setdefault(source, Counter())
+            seen[decision] += 1
+            _rank(source, score, seen.total(), plan, card, tests)
+        for node, spent in zip(rows["node"], rows["seconds"], strict=True):
+            total = nodes.setdefault(node, [0, 0.0])
+            total[0] += 1
+            total[1] += spent
+        errors += [error for error in rows["error"] if error][: SHOWN - len(errors)]
+    summary = Summary(
+        images=expected,
+        counts=dict(counts),
+        sources={name: {**of, **_drift(tests.get(name))} for name, of in sorted(by_source.items())},
+        nodes={node: {"images": images, "seconds": spent / images} for node, (images, spent) in nodes.items()},
+        errors=errors,
+        left_out=plan.left_out or {},
+        files=plan.files,
+        resumed=facts["resumed"],
+        seconds=seconds,
+        first=facts["first"],
+        rate=facts.get("rate"),
+        memory=facts["memory"],
+    )
+    out.write(SUMMARY, (json.dumps(summary.to_json(), indent=1) + "\n").encode())
+    return summary
+
+
+def _parts(plan: Plan, out: Place) -> Iterator[tuple[int, dict[str, list[Any]]]]:
+    system, path = out.system()
+    for number in range(plan.files):
+        name = f"{VERDICTS}/{part(number)}"
+        try:
+            with system.open_input_file(f"{path}/{name}") as file:
+                yield number, pq.read_table(file, columns=list(_READ)).to_pydict()
+        except (OSError, pa.ArrowException) as cause:
+            first = str(cause).partition("\n")[0]
+            raise BlemishError(f"{out.at(name)} is damaged ({first}); delete it and run it again.") from None
+
+
+def _rank(
+    source: str, score: float | None, number: int, plan: Plan, card: Card, tests: dict[str, tuple[Drift, int]]
+) -> None:
+    """Gives a source's score to its drift test, where it is its turn: which ones are ranked does not depend on them,
+    so the test stays what it is."""
+    rule = card.decision
+    if score is None or not rule.scores or rule.items:
+        return
+    every = math.ceil((plan.sources or {}).get(source, 1) / RANKED)
+    if (number - 1) % every:
+        return
+    if source not in tests:
+        upward = rule.calibrated_by == "leave-one-out"
+        tests[source] = (Drift(rule.scores, threshold=rule.threshold, upward=upward), every)
+    tests[source][0].see(score)
+
+
+def _drift(test: tuple[Drift, int] | None) -> dict[str, Any]:
+    if test is None:
+        return {"drift": None, "drift_alarm": False}
+    drift, every = test
+    ranked = f" Every {every}. image was ranked." if every > 1 else ""
+    return {"drift": drift.sentence() + ranked, "drift_alarm": drift.state.alarm}
