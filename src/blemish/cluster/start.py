@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -33,6 +34,10 @@ def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[No
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        # Its ports are open to the network, and by itself Ray lets anybody who reaches them run anything. The token
+        # stays, because Ray reads it once in a process.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
 
     if ray.is_initialized():
@@ -73,7 +78,6 @@ def _init(address: str, cpus: int, objects: int) -> None:
             num_cpus=cpus or None,
             include_dashboard=False,
             object_store_memory=OBJECTS + objects,
-            _node_ip_address="127.0.0.1",  # Ray asks nobody for a password: nothing of it is on the network
             **quiet,
         )
 
