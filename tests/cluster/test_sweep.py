@@ -14,6 +14,7 @@ import pytest
 import ray
 import torch
 
+from blemish import __version__
 from blemish.cluster import sweep as on_cluster
 from blemish.cluster.start import connected
 from blemish.cluster.sweep import first_missing, measure_on_cluster, sweep_on_cluster
@@ -22,7 +23,7 @@ from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.training.cell import Cell
 from blemish.training.sweep import sweep
 from blemish.types import BlemishError, Sample, silent
-from tests.support import eventually
+from tests.support import blemish, eventually
 from tests.training.test_sweep import config_for, read_table
 
 T = TypeVar("T")
@@ -80,6 +81,8 @@ def test_the_rows_are_those_of_a_sweep_in_one_process(product: Path, tmp_path: P
     sweep_on_cluster(config_for(product, out, GRID, test=False), progress)
     assert (out / "sweep.csv").read_bytes() == before
     assert stages[-1] == "images: 52"
+    words = (product, "-o", out, "--grid", GRID, "--detector", "patchcore", "--image-size", "64x96", "--no-test")
+    assert blemish("cluster", "train", *words) == blemish("sweep", *words)
 
 
 def test_a_cell_whose_process_dies_is_begun_again_but_not_for_ever(
@@ -117,7 +120,7 @@ def test_ctrl_c_ends_the_tasks_and_what_was_done_stays(product: Path, tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         sweep_on_cluster(config, progress)
     assert [(row["sleep"], row["error"]) for row in read_table(config.out)] == [("0", "")]
-    eventually(lambda: ray.available_resources().get("CPU") == 2)
+    eventually(lambda: ray.available_resources().get("CPU") == 2)  # though the other cell would take 99 s
 
 
 def test_a_killed_command_is_gone_on_with(product: Path, tmp_path: Path, cluster: str) -> None:
@@ -163,15 +166,18 @@ def test_first_missing(tmp_path: Path) -> None:
 def test_a_node_with_other_versions_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     here = {**on_cluster._versions(), "torch": "1.0", "blemish": "0"}
     monkeypatch.setattr(on_cluster, "_versions", lambda: here)
-    has = f"has blemish {ray_version()}, torch {torch.__version__}; install the versions of the machine"
+    has = f"has blemish {__version__}, torch {torch.__version__}; install the versions of the machine"
     with pytest.raises(BlemishError, match=re.escape(has)):
         measured()
 
 
-def ray_version() -> str:
-    from blemish import __version__
+def test_a_node_without_blemish_ends_the_run() -> None:
+    def lacking() -> None:
+        raise ModuleNotFoundError("No module named 'blemish'")
 
-    return __version__
+    sentence = r"cannot load what is here \(No module named 'blemish'\); install the same version"
+    with pytest.raises(BlemishError, match=sentence):
+        on_cluster._result(ray.remote(lacking).remote())
 
 
 def test_cells_that_no_node_can_run_are_refused() -> None:

@@ -105,15 +105,20 @@ def _result(task: Any) -> Row | str:
     except (exceptions.WorkerCrashedError, exceptions.ObjectLostError):
         return "its process was killed, which the system does where memory is short, or crashed"
     except exceptions.RayTaskError as raised:
-        if "failed to import" in str(raised.cause):
+        cause = raised.cause
+        if isinstance(cause, ImportError | exceptions.RaySystemError) or "failed to import" in str(cause):
             raise BlemishError(
-                "A node of the cluster cannot load blemish; install blemish[learn,cluster] there, with the versions "
-                "of this machine."
+                f"A node of the cluster cannot load what is here ({_first_line(cause)}); install the same version of "
+                "blemish[learn,cluster] on all nodes."
             ) from None
-        raise raised.cause from None
+        raise cause from None
     except exceptions.RayError as cause:
-        raise BlemishError(f"Ray could not run a cell ({str(cause).strip().partition(chr(10))[0]}).") from None
+        raise BlemishError(f"Ray could not run a cell ({_first_line(cause)}); correct that and run it again.") from None
     return row
+
+
+def _first_line(cause: BaseException) -> str:
+    return str(cause).strip().partition("\n")[0]
 
 
 def _task(cell: Cell, images: tuple[Sequence[Sample], Sequence[Sample]], cpus: int, expected: dict[str, str]) -> Row:
