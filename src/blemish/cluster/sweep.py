@@ -82,14 +82,14 @@ def _finished(running: dict[Any, Cell], start: Callable[[Cell], Any]) -> Iterato
         for task in done:
             cell = running.pop(task)
             result = _result(task)
-            if isinstance(result, Row):
-                yield cell, replace(result, options=cell.options)
-                continue
-            deaths[cell.key] += 1
-            if deaths[cell.key] <= RETRIES:
-                running[start(cell)] = cell
-            else:
-                yield cell, Row(cell.options, {}, 0.0, f"Begun {RETRIES + 1} times, and each time {result}.")
+            if isinstance(result, str):
+                deaths[cell.key] += 1
+                if deaths[cell.key] <= RETRIES:
+                    running[start(cell)] = cell
+                    continue
+                sentence = f"It was begun {deaths[cell.key]} times, and the last time {result}."
+                result = Row(cell.options, {}, 0.0, sentence)
+            yield cell, result
 
 
 def _result(task: Any) -> Row | str:
