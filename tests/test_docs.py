@@ -164,6 +164,7 @@ def test_every_dependency_is_explained_and_pinned() -> None:
             ("ImageNet", "imagenet"),
             ("The page", "web"),
             ("PostgreSQL", "postgres"),
+            ("Cluster", "cluster"),
             ("Development", "dev"),
         )
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -34,10 +33,6 @@ def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[No
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
-        # Its ports are open to the network, and by itself Ray lets anybody who reaches them run anything. The token
-        # stays, because Ray reads it once in a process.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
 
     if ray.is_initialized():
