@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -19,7 +19,8 @@ from blemish.detectors.patchcore.config import PatchCoreConfig
 from blemish.detectors.patchcore.detector import PatchCore
 from blemish.images import load_image, load_mask
 from blemish.inference import bundle
-from blemish.training.sweep import Row, Sweep, SweepConfig, rank, sweep
+from blemish.training.cell import Cell, Row
+from blemish.training.sweep import Sweep, SweepConfig, rank, sweep
 from blemish.training.validation import FIGURES, hold_out, measure, read_validation
 from blemish.types import BlemishError, Prediction, Progress, Sample, silent
 from tests.support import blemish, write_image
@@ -289,6 +290,57 @@ def test_a_killed_cell_is_resumed_from_its_checkpoint(
     assert CHECKPOINT_EXISTED == [False, False, True]  # the second cell finds its own file, not that of the first
     assert [r["error"] for r in read_table(config.out)] == ["", ""]
     assert sorted(p.name for p in config.out.iterdir()) == [".blemish", "sweep.csv", "sweep.json", "validation"]
+
+
+def test_cells_may_be_measured_elsewhere_and_in_any_order(product: Path, tmp_path: Path) -> None:
+    out, ended = tmp_path / "out", list[str]()
+
+    def backwards(
+        cells: Sequence[Cell], learning: Sequence[Sample], validation: Sequence[Sample], progress: Progress
+    ) -> Generator[tuple[Cell, Row], None, None]:
+        try:
+            for cell in reversed(cells):
+                yield cell, Row(cell.options, dict.fromkeys(FIGURES, 0.5), 1.0)
+                if cell.options["seed"] == "1":
+                    raise KeyboardInterrupt
+        finally:
+            ended.append(f"{len(cells)} cells, {len(learning)} and {len(validation)} images")
+
+    def seeds() -> list[str]:
+        return [row["seed"] for row in read_table(out)]
+
+    def run(grid: str) -> Sweep:
+        return sweep(config_for(product, out, grid, test=False), measure=backwards)
+
+    with pytest.raises(KeyboardInterrupt):
+        run("seed=2,1,0,3")
+    assert seeds() == ["1", "0", "3"]
+    # In the end the table is in the grid's order, after the rows of other grids; the same settings are one cell.
+    assert run("coreset=0.1,0.10;seed=2,1,0").chosen.seeds == ("3", "2", "1", "0")
+    assert seeds() == ["3", "2", "1", "0"]
+    assert ended == ["4 cells, 13 and 16 images", "1 cells, 13 and 16 images"]
+
+
+def test_a_measure_is_closed_where_the_table_cannot_be_written(
+    product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = list[bool]()
+
+    def measured(cells: Sequence[Cell], *args: Any) -> Generator[tuple[Cell, Row], None, None]:
+        try:
+            for cell in cells:
+                yield cell, Row(cell.options, dict.fromkeys(FIGURES, 0.5), 1.0)
+        finally:
+            ended.append(True)
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("blemish.training.sweep._write", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        sweep(config_for(product, tmp_path / "out", "seed=0,1", test=False), measure=measured)
+    assert ended == [True]  # at once, not when the exception is forgotten
+    assert caught
 
 
 def test_progress_names_the_cell(product: Path, tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""The commands `cluster inspect` and `cluster train`, registered by `app`."""
+"""The command `cluster inspect`, registered by `app`; `cluster train` is in `sweep`."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from blemish.cli.commands import ClusterCommands
 from blemish.cli.verdicts import INCOMPLETE, summary
-from blemish.cli.words import say, say_json
+from blemish.cli.words import lasting, say, say_json
 from blemish.listing import REASONS
 
 if TYPE_CHECKING:
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 EVERY = 5.0  # seconds between two lines of progress where standard error is no terminal
-MINUTE = 60
 MOST = 20  # sources that are listed; of more, those with a drift alarm
 
-cluster = typer.Typer(no_args_is_help=True, help="Millions of images, many machines: the same inspector on Ray.")
+cluster = typer.Typer(
+    cls=ClusterCommands,
+    no_args_is_help=True,
+    help="Millions of images, many machines: the same inspector on Ray.",
+)
 
 
 @cluster.command()
@@ -129,20 +132,6 @@ def progress_words(standing: Standing) -> str:
     found = f"{standing.anomalies:,} anomalies, {standing.errors:,} errors"
     share = 100 * standing.done // standing.total
     return f"{counted} ({share} %), {rate} a second, {found}, {lasting(standing.left)} left"
-
-
-def lasting(seconds: float) -> str:
-    """A time in words that are exact enough.
-
-    >>> lasting(41.2), lasting(441), lasting(30000), lasting(400000)
-    ('42 s', '8 min', '8.3 h', '4.6 days')
-    """
-    if seconds < 2 * MINUTE:
-        return f"{math.ceil(seconds)} s"
-    if seconds < 2 * MINUTE**2:
-        return f"{math.ceil(seconds / MINUTE)} min"
-    hours = seconds / MINUTE**2
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
 
 
 def _print_plan(plan: Plan, out: str) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from blemish.cli.tables import console
-from blemish.cli.words import escaped
+from blemish.cli.words import escaped, lasting
 from blemish.reporting.figures import FIGURES, MEASURES, SHORT, defined, interval_of, stacked, value_of
 
 T = TypeVar("T")
+WARNINGS = 5  # at most so many are shown
 EVERY = 5.0  # seconds between two lines where the output is no terminal
 
 out = console()
@@ -43,8 +46,27 @@ def progress(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
         done += 1
         if time.monotonic() - last > EVERY:
             last = time.monotonic()
-            err.print(f"{what}: {done}{'' if total is None else f'/{total}'}, {last - begun:.0f} s", soft_wrap=True)
+            err.print(f"{what}: {so_far(done, total, last - begun)}", soft_wrap=True)
     err.print(f"{what}: {done} in {time.monotonic() - begun:.1f} s", soft_wrap=True)
+
+
+def so_far(done: int, total: int | None, seconds: float) -> str:
+    """How many of `total` things were done in so many seconds, and at that rate the time that is left.
+
+    >>> so_far(3, 12, 41.2), so_far(3, None, 41.2)
+    ('3/12, 41 s, 3 min left', '3, 41 s')
+    """
+    if total is None:
+        return f"{done}, {seconds:.0f} s"
+    return f"{done}/{total}, {seconds:.0f} s, {lasting(seconds / done * (total - done))} left"
+
+
+def warn(warnings: Sequence[str], data: Path) -> None:
+    """The first warnings about the images in `data`, after a training."""
+    for warning in warnings[:WARNINGS]:
+        err.print(Text.assemble(("warning:", "yellow"), f" {warning}"), soft_wrap=True)
+    if len(warnings) > WARNINGS:
+        err.print(f"and {len(warnings) - WARNINGS} more; see: blemish data {data}", soft_wrap=True)
 
 
 def figures_table(metrics: Mapping[str, Any], *, crossed: bool = False) -> Table:

@@ -1,8 +1,7 @@
-"""The commands `train`, `sweep` and `detectors`. PyTorch is imported only when `train` or `sweep` runs."""
+"""The commands `train` and `detectors`. PyTorch is imported only when `train` runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +11,7 @@ from blemish.cli.options import detector_options, fixed, with_options
 from blemish.cli.words import say_json
 from blemish.detectors.registry import config_of, loadable
 from blemish.options import options
-from blemish.training.config import TrainConfig, configure, share, size
-
-WARNINGS = 5  # at most so many warnings are shown after training
+from blemish.training.config import TrainConfig, configure
 
 
 @with_options(
@@ -39,12 +36,12 @@ WARNINGS = 5  # at most so many warnings are shown after training
 )
 def train(data: Path, out: Path, detector: str, recipe: str, json_: bool, **asked: Any) -> None:
     """Train a detector on a folder of images, test it, and write its bundle."""
-    from blemish.cli.console import figures_table, progress, suspected
+    from blemish.cli.console import figures_table, progress, suspected, warn
     from blemish.cli.console import out as page
     from blemish.training.pipeline import train as run_training
 
     run = run_training(configure(data, out, detector=detector, recipe=recipe, **asked), progress)
-    _warn(run.warnings, data)
+    warn(run.warnings, data)
     if json_:
         say_json(run.metrics, indent=1)
         return
@@ -64,17 +61,6 @@ def train(data: Path, out: Path, detector: str, recipe: str, json_: bool, **aske
     if choice := run.metrics.get("image_size"):
         page.print(choice["sentence"], soft_wrap=True)
     page.print(f"Written to {run.folder}. Next: blemish inspect {run.folder}/bundle IMAGES --out DIR", soft_wrap=True)
-
-
-def _warn(warnings: Sequence[str], data: Path) -> None:
-    from rich.text import Text
-
-    from blemish.cli.console import err
-
-    for warning in warnings[:WARNINGS]:
-        err.print(Text.assemble(("warning:", "yellow"), f" {warning}"), soft_wrap=True)
-    if len(warnings) > WARNINGS:
-        err.print(f"and {len(warnings) - WARNINGS} more; see: blemish data {data}", soft_wrap=True)
 
 
 def detectors(
@@ -108,55 +94,3 @@ def detectors(
         for option in options(config):
             table.add_row(f"--{option.name}", option.shown, option.help)
         page.print(table)
-
-
-def sweep(
-    data: Annotated[Path, typer.Argument(help="A folder of images; see `blemish data`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; a sweep in it is resumed.")],
-    grid: Annotated[str, typer.Option(help="Options and values: model=unet,vae;seed=0,1.")],
-    detector: Annotated[str, typer.Option(help="One that learns from good parts alone.")] = "attention",
-    image_size: Annotated[str, typer.Option(help="auto, 256, or HEIGHTxWIDTH, if the grid has none.")] = "auto",
-    false_alarms: Annotated[str, typer.Option(help="Share of good parts that may be flagged: 5% or 0.05.")] = "5%",
-    validation: Annotated[float, typer.Option(help="Share of the training images held out for validation.")] = 0.2,
-    layout: Annotated[str, typer.Option(help="Read the folder as this layout.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the split, and of the detector if the grid has none.")] = 0,
-    no_test: Annotated[
-        bool, typer.Option("--no-test", help="Choose the settings, but do not train and test them.")
-    ] = False,
-    no_evidence: Annotated[bool, typer.Option("--no-evidence", help="Write a bundle without images.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Start again if the folder exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """Try many settings of a detector, choose the best without the test split, then train and test them."""
-    from blemish.cli.console import figures_table, progress, sweep_table
-    from blemish.cli.console import out as page
-    from blemish.training.sweep import RULE, SweepConfig, shown
-    from blemish.training.sweep import sweep as run_sweep
-
-    config = SweepConfig(
-        data=data,
-        out=out,
-        grid=grid,
-        detector=detector,
-        image_size=size(image_size),
-        layout=layout,
-        false_alarms=share(false_alarms),
-        validation=validation,
-        seed=seed,
-        test=not no_test,
-        evidence=not no_evidence,
-        overwrite=overwrite,
-    )
-    result = run_sweep(config, progress)
-    _warn(result.warnings, data)
-    if as_json:
-        say_json(result.to_json(), indent=1)
-        return
-    page.print(sweep_table(result.to_json()["candidates"]))
-    page.print(f"Chosen: {shown(result.chosen)} ({RULE}).", soft_wrap=True)
-    if result.metrics is None:
-        page.print(f"Written to {out}. The test split was not used.", soft_wrap=True)
-        return
-    page.print(figures_table(result.metrics))
-    page.print(result.metrics["decision"]["guarantee"], soft_wrap=True)
-    page.print(f"Written to {out}. Next: blemish inspect {out}/chosen IMAGES --out DIR", soft_wrap=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -19,6 +20,7 @@ UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # What stands for our own signs where the terminal's encoding has none.
 PLAIN = {"–": "-", "—": "-", "−": "-", "×": "x", "±": "+/-", "…": "...", "’": "'", "“": '"', "”": '"', "→": "->"}
+MINUTE = 60
 ERRORS = "blemish"  # the name of the error handler `_without`
 
 
@@ -37,6 +39,20 @@ def _shown(character: str) -> str:
     if code < 0x80:
         return SHORT.get(character, f"\\x{code:02x}")
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def lasting(seconds: float) -> str:
+    """A time in words that are exact enough.
+
+    >>> lasting(41.2), lasting(441), lasting(30000), lasting(400000)
+    ('42 s', '8 min', '8.3 h', '4.6 days')
+    """
+    if seconds < 2 * MINUTE:
+        return f"{math.ceil(seconds)} s"
+    if seconds < 2 * MINUTE**2:
+        return f"{math.ceil(seconds / MINUTE)} min"
+    hours = seconds / MINUTE**2
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
 
 
 def say(line: str, *, err: bool = False) -> None:

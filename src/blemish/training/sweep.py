@@ -12,28 +12,26 @@ import hashlib
 import io
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from blemish.data.unusable import explained
 from blemish.detectors.interface import DetectorConfig
 from blemish.detectors.registry import settings_for
 from blemish.files import kept, write_text
 from blemish.inference import bundle
-from blemish.options import as_json
+from blemish.training.cell import Cell, Measure, Row, json_of, key_of, one_by_one
 from blemish.training.config import TrainConfig
-from blemish.training.export import in_torch, predict
 from blemish.training.grid import cell_settings, parse_grid
 from blemish.training.pipeline import train
 from blemish.training.splits import auto_size, divide, read_data
-from blemish.training.validation import FIGURES, digest, hold_out, measure, read_validation, write_validation
+from blemish.training.validation import FIGURES, digest, hold_out, read_validation, write_validation
 from blemish.types import BlemishError, Progress, Sample, silent
 
-T = TypeVar("T")
 ROWS, IDENTITY, VALIDATION, CHOSEN, CELLS = "sweep.csv", "sweep.json", "validation", "chosen", ".cells"
 RULE = "highest mean of image AUROC and pixel AUROC on the validation split, averaged over seeds"
 
@@ -54,17 +52,6 @@ class SweepConfig:
     test: bool = True  # train and test the chosen settings
     overwrite: bool = False
     evidence: bool = True  # the bundle of the chosen run carries images, see TrainConfig
-
-
-@dataclass(frozen=True)
-class Row:
-    """One cell of the grid: its `options` as text, FIGURES on the validation split (empty if it failed), seconds of
-    training and prediction, and the error if it failed."""
-
-    options: dict[str, str]
-    figures: dict[str, float]
-    seconds: float
-    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,9 +90,11 @@ class Sweep(NamedTuple):
         }
 
 
-def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
+def sweep(config: SweepConfig, progress: Progress = silent, measure: Measure = one_by_one) -> Sweep:
     """Measures every cell of the grid and trains the best one. Writes `config.out`: `sweep.csv` (a row for each cell,
     written as soon as it is measured), `validation/`, `sweep.json` (what the rows depend on), and the run `chosen/`.
+
+    `measure` measures the cells: one after another, or as `cluster.sweep` does.
 
     If `config.out` already holds this sweep, cells that have figures are not computed again. Raises `BlemishError` if
     the images cannot support what was asked, if the folder holds another sweep, and if every cell fails.
@@ -115,10 +104,16 @@ def sweep(config: SweepConfig, progress: Progress = silent) -> Sweep:
     _refuse(config, defaults, cells)
     names = (ROWS, IDENTITY, VALIDATION, CHOSEN, CELLS, f".{CHOSEN}.training", f".{CHOSEN}.json")
     with kept(config.out, "sweep", names, overwrite=config.overwrite, resume=True, reads=[config.data]):
-        return _sweep(config, cells, defaults, progress)
+        return _sweep(config, cells, defaults, progress, measure)
 
 
-def _sweep(config: SweepConfig, cells: Sequence[dict[str, str]], defaults: DetectorConfig, progress: Progress) -> Sweep:
+def _sweep(
+    config: SweepConfig,
+    cells: Sequence[dict[str, str]],
+    defaults: DetectorConfig,
+    progress: Progress,
+    measure: Measure,
+) -> Sweep:
     final = _final_training(config, defaults)
     data = read_data(final.data, final.layout, progress)
     divided = divide(data, final.split_rule, final.decision_rule, defaults.traits)
@@ -132,11 +127,11 @@ def _sweep(config: SweepConfig, cells: Sequence[dict[str, str]], defaults: Detec
     if not (config.out / IDENTITY).exists():
         _start(config, identity, learning, held_out, progress)
     validation = _resume(config.out, identity)
-    rows = _measure_cells(config, cells, image_size, learning, validation, progress)
+    rows = _measure_cells(config, cells, image_size, learning, validation, progress, measure)
     shutil.rmtree(config.out / CELLS, ignore_errors=True)
 
     def without_seed(row: Row) -> str:
-        return _key(cell_settings(config.detector, {**row.options, "seed": "0"}, image_size, 0))
+        return key_of(cell_settings(config.detector, {**row.options, "seed": "0"}, image_size, 0))
 
     candidates = rank(rows, without_seed)
     best = candidates[0]
@@ -188,7 +183,7 @@ def _identity(
         "seed": config.seed,
         "false alarms": config.false_alarms,
         "image size": list(image_size),
-        "defaults": _json(defaults),
+        "defaults": json_of(defaults),
     }
 
 
@@ -214,23 +209,27 @@ def _measure_cells(
     learning: Sequence[Sample],
     validation: Sequence[Sample],
     progress: Progress,
+    measure: Measure,
 ) -> tuple[Row, ...]:
     """Measures the cells that have no figures yet, and writes the table after each of them."""
-
-    def settings_of(options: dict[str, str]) -> DetectorConfig:
-        return cell_settings(config.detector, options, image_size, config.seed)
-
-    rows = {_key(settings_of(row.options)): row for row in _read(config.out / ROWS)}
-    for number, cell in enumerate(cells, 1):
-        options = {**cell, "seed": cell.get("seed", str(config.seed))}
-        settings = settings_of(options)
-        key = _key(settings)
-        if key in rows and not rows[key].error:
-            continue
-        numbered = _numbered(progress, f"cell {number}/{len(cells)}")
-        rows[key] = _measure_cell(config, options, settings, learning, validation, numbered)
-        _write(config.out / ROWS, rows.values())
-    return tuple(rows.values())
+    keyed: dict[str, Cell] = {}
+    for number, varied in enumerate(cells, 1):
+        options = {**varied, "seed": varied.get("seed", str(config.seed))}
+        settings = cell_settings(config.detector, options, image_size, config.seed)
+        name = hashlib.sha256(key_of(settings).encode()).hexdigest()[:16]
+        cell = Cell(options, settings, config.out / CELLS / name, f"cell {number}/{len(cells)}")
+        keyed.setdefault(cell.key, cell)
+    rows = {}
+    for row in _read(config.out / ROWS):
+        rows[key_of(cell_settings(config.detector, row.options, image_size, config.seed))] = row
+    # Cells may be done in any order; the table has them in the grid's, and the first of the seeds is trained at last.
+    order = [*(key for key in rows if key not in keyed), *keyed]
+    left = [cell for key, cell in keyed.items() if key not in rows or rows[key].error]
+    with closing(measure(left, learning, validation, progress)) as measured:
+        for cell, row in measured:
+            rows[cell.key] = row
+            _write(config.out / ROWS, [rows[key] for key in order if key in rows])
+    return tuple(rows[key] for key in order)
 
 
 def shown(candidate: Candidate) -> str:
@@ -265,33 +264,6 @@ def _sort_key(candidate: Candidate) -> tuple[bool, float, float]:
     return bool(candidate.error), -round(candidate.figures.get("choice", 0.0), 4), candidate.seconds
 
 
-def _measure_cell(
-    config: SweepConfig,
-    options: dict[str, str],
-    settings: DetectorConfig,
-    learning: Sequence[Sample],
-    validation: Sequence[Sample],
-    progress: Progress,
-) -> Row:
-    unfinished = config.out / CELLS / hashlib.sha256(_key(settings).encode()).hexdigest()[:16]
-    if settings.traits.trained_by_gradient:
-        unfinished.mkdir(parents=True, exist_ok=True)
-        settings = replace(settings, checkpoint=unfinished, resume=True)  # type: ignore[type-var]
-    start = time.perf_counter()
-    figures, error = {}, ""
-    try:
-        detector = settings.build().fit(learning, progress)
-        prediction = predict(in_torch(detector.graph()), validation, progress, "validation")
-        figures = measure(validation, prediction)
-    except BlemishError as refusal:
-        error = str(refusal)
-    except (RuntimeError, ValueError) as cause:  # raised by torch: out of memory, layers that do not fit together
-        error = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    return Row(options, figures, round(time.perf_counter() - start, 2), error)
-
-
 def _resume(out: Path, identity: dict[str, Any]) -> list[Sample]:
     """The validation split of the sweep in `out`. Raises `BlemishError` if that is another sweep or was changed."""
     remedy = "choose another folder with -o, or start again with --overwrite."
@@ -312,7 +284,7 @@ def _train_chosen(final: TrainConfig, progress: Progress) -> dict[str, Any]:
     """Trains and tests the chosen settings and returns the metrics; a complete run with the same settings is reused."""
     metrics: dict[str, Any]
     try:
-        settings = _json(final.settings)
+        settings = json_of(final.settings)
         card = bundle.read(final.out).card
         as_asked = (bundle.EVIDENCE in card.files) == final.evidence
         if as_asked and all(settings.get(name) == value for name, value in card.settings.items()):
@@ -321,8 +293,8 @@ def _train_chosen(final: TrainConfig, progress: Progress) -> dict[str, Any]:
     except (BlemishError, OSError, ValueError):
         pass
     started = final.out.with_name(f".{final.out.name}.json")  # a killed training is resumed only with these settings
-    same = started.is_file() and started.read_text(encoding="utf-8") == _key(final.settings)
-    write_text(started, _key(final.settings))
+    same = started.is_file() and started.read_text(encoding="utf-8") == key_of(final.settings)
+    write_text(started, key_of(final.settings))
     metrics = train(replace(final, resume=same), progress).metrics
     started.unlink()
     return metrics
@@ -356,20 +328,3 @@ def _write(file: Path, rows: Iterable[Row]) -> None:
     for row in rows:
         writer.writerow({**row.options, **row.figures, "seconds": row.seconds, "error": row.error})
     write_text(file, text.getvalue())
-
-
-def _numbered(progress: Progress, cell: str) -> Progress:
-    def numbered(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-        return progress(items, f"{cell}, {what}", total)
-
-    return numbered
-
-
-def _json(settings: DetectorConfig) -> dict[str, Any]:
-    """The settings as read back from a card."""
-    settings_json: dict[str, Any] = json.loads(json.dumps(as_json(settings)))
-    return settings_json
-
-
-def _key(settings: DetectorConfig) -> str:
-    return json.dumps(_json(settings), sort_keys=True)
