@@ -198,9 +198,10 @@ def _named(what: str) -> Iterator[None]:
 
 def reason_of(cause: BaseException) -> str:
     """What a file system, or pyarrow, says is wrong, without what only its authors need."""
-    text = str(cause).strip().partition("\n")[0]
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
+    text = str(said).strip().partition("\n")[0]
     text = re.sub(r".*AWS Error (\w+)(?: \(.*?\))? during \w+ operation: ", _plain, text)
-    return re.sub(r"\s*\(Request ID: \w+\)|^\[Errno \d+\] ", "", text).rstrip(". ") or type(cause).__name__
+    return re.sub(r"\s*\(Request ID: \w+\)", "", text).rstrip(". ") or type(cause).__name__
 
 
 def _plain(match: re.Match[str]) -> str:
