@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import quote
 
@@ -194,3 +196,36 @@ def test_a_key_that_pyarrow_cannot_name_is_said(bucket: tuple[str, Any], s3: str
     put_key(s3, f"{name}/p/a//b.png")
     with pytest.raises(BlemishError, match=rf"^s3://{name}/p/a: holds keys with an empty name between two slashes"):
         uris(f"s3://{name}/p")
+
+
+class _Forbidden(BaseHTTPRequestHandler):
+    """What S3 answers to those without access."""
+
+    def do_GET(self) -> None:
+        content = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("keys", [True, False], ids=["wrong keys", "no keys"])
+def test_a_bucket_without_access_is_said(s3: str, monkeypatch: pytest.MonkeyPatch, *, keys: bool) -> None:
+    if not keys:
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with HTTPServer(("127.0.0.1", 0), _Forbidden) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(BlemishError) as caught:
+                uris(f"s3://closed-{keys}/set?endpoint_override=http://127.0.0.1:{server.server_port}".lower())
+        finally:
+            server.shutdown()
+    assert str(caught.value) == (
+        f"s3://closed-{str(keys).lower()}/set: cannot be listed (access denied: Access Denied); check its name, your "
+        "access and options."
+    )
