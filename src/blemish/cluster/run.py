@@ -94,9 +94,12 @@ def inspect(
         begun, todo = time.monotonic(), sorted(set(range(plan.files)) - plans.done(out))
         facts: dict[str, Any] = {"resumed": plan.files - len(todo), "first": None, "memory": 0}
         if todo:
-            with connected(config.address, objects=len(loaded.model)):
-                facts |= _run(config, loaded, plan, out, todo, watch)
-            out.remove(plans.ATTEMPTS)
+            try:
+                with connected(config.address, objects=len(loaded.model)):
+                    facts |= _run(config, loaded, plan, out, todo, watch)
+            finally:
+                # A worker that is ended now did not die of its image. Those of a driver that is killed may have.
+                out.remove(plans.ATTEMPTS)
         return summed(plan, out, loaded.card, seconds=time.monotonic() - begun, facts=facts, progress=progress)
 
 
