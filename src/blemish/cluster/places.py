@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import pyarrow as pa
@@ -18,7 +20,8 @@ from pyarrow import fs
 from blemish.types import BlemishError
 
 LOCAL = "file"
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL)
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://(.*)", re.DOTALL)
+_BUCKETS = ("s3", "gs")
 
 
 def split_uri(text: str) -> tuple[str, str]:
@@ -32,8 +35,8 @@ def split_uri(text: str) -> tuple[str, str]:
     match = _SCHEME.fullmatch(text)
     if not match:
         return LOCAL, text
-    scheme, rest = match.groups()
-    return (LOCAL, os.fsdecode(unquote_to_bytes(rest))) if scheme == LOCAL else (scheme, rest)
+    scheme, rest = match[1].lower(), match[2]
+    return (LOCAL, os.fsdecode(unquote_to_bytes(rest.removeprefix("localhost")))) if scheme == LOCAL else (scheme, rest)
 
 
 def uri_of(path: str) -> str:
@@ -54,13 +57,16 @@ def without_options(text: str) -> tuple[str, str]:
     return (bare, f"?{options}") if re.fullmatch(r"\w+=[^&]*(&\w+=[^&]*)*", options) else (text, "")
 
 
+@lru_cache(maxsize=64)  # making one asks the bucket for its region
 def file_system(scheme: str, bucket: str, options: str) -> Any:
-    """pyarrow's file system for a scheme. Raises `BlemishError` for one that it does not have."""
+    """pyarrow's file system for a bucket. Raises `BlemishError` where it cannot be used."""
     try:
+        if scheme not in _BUCKETS:
+            raise ValueError(f"{scheme}:// is not known")
         return fs.FileSystem.from_uri(f"{scheme}://{bucket}{options}")[0]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as cause:
         raise BlemishError(
-            f"{scheme}://{bucket}: cannot be used ({_first(cause)}); give a folder, s3://BUCKET/PREFIX or gs://BUCKET/"
+            f"{scheme}://{bucket}: cannot be used ({reason_of(cause)}); give a folder, s3://BUCKET/PREFIX or gs://BUCKET/"
             "PREFIX, with options such as ?region=eu-central-1."
         ) from None
 
@@ -99,19 +105,27 @@ class Place:
         system, path = self.system()
         with _named(self.at(name)):
             if self.local:
-                _write_local(Path(path, name), content)
+                with _written(Path(path, name)) as file:
+                    file.write(content)
                 return
             # One object appears when it is complete.
-            with system.open_output_stream(f"{path}/{name}") as file:
-                file.write(content)
+            with system.open_output_stream(f"{path}/{name}") as stream:
+                stream.write(content)
+
+    def check(self) -> None:
+        """Raises `BlemishError` where nothing can be written."""
+        name = f".blemish-{secrets.token_hex(4)}"
+        self.write(name, b"")
+        self.remove_file(name)
 
     def upload(self, name: str, file: Path) -> None:
         """Moves a file of this machine to `name`."""
         system, path = self.system()
         with _named(self.at(name)):
             if self.local:
-                Path(path, name).parent.mkdir(parents=True, exist_ok=True)
-                file.replace(Path(path, name))
+                with file.open("rb") as read, _written(Path(path, name)) as write:  # it may be on another disk
+                    shutil.copyfileobj(read, write, 2**20)
+                file.unlink()
                 return
             fs.copy_files(str(file), f"{path}/{name}", fs.LocalFileSystem(), system)
             file.unlink()
@@ -137,22 +151,33 @@ class Place:
 
 
 def place(text: str) -> Place:
-    """A place as a user names it: a folder, relative or not, or a URI."""
+    """A place as a user names it: a folder, relative or not, or a URI. Raises `BlemishError` for what cannot be one."""
     scheme, path = split_uri(text)
     if scheme == LOCAL:
-        return Place(str(Path(path).resolve()))
+        resolved = str(Path(path).resolve())
+        if uri_of(resolved) != resolved:
+            raise BlemishError(f"{resolved!a}: its name is not UTF-8, which pyarrow needs; rename it.")
+        return Place(resolved)
     bare, options = without_options(text)
-    if not split_uri(bare)[1].strip("/"):
+    bucket, _, prefix = split_uri(bare)[1].partition("/")
+    if not bucket:
         raise BlemishError(f"{text}: names no bucket; give {scheme}://BUCKET/PREFIX.")
-    return Place(bare.rstrip("/"), options)
+    if "@" in bucket:  # it would stand in every row
+        raise BlemishError(
+            f"{scheme}://...@{bucket.rpartition('@')[2]}: a key does not belong into the name; set AWS_ACCESS_KEY_ID "
+            "and AWS_SECRET_ACCESS_KEY."
+        )
+    return Place(f"{scheme}://{bucket}/{prefix.strip('/')}".rstrip("/"), options)
 
 
-def _write_local(file: Path, content: bytes) -> None:
+@contextmanager
+def _written(file: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which gets its name when it is complete."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")  # two workers may write the same file
     try:
         with partial.open("wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())  # or a power cut may leave it empty under its name
         partial.replace(file)
@@ -168,8 +193,16 @@ def _named(what: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as cause:
-        raise BlemishError(f"{what}: {_first(cause)}; check that place, and who may read and write there.") from None
+        raise BlemishError(f"{what}: {reason_of(cause)}; check that place, and who may read and write there.") from None
 
 
-def _first(cause: BaseException) -> str:
-    return str(cause).strip().partition("\n")[0].rstrip(".") or type(cause).__name__
+def reason_of(cause: BaseException) -> str:
+    """What a file system, or pyarrow, says is wrong, without what only its authors need."""
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
+    text = str(said).strip().partition("\n")[0]
+    text = re.sub(r".*AWS Error (\w+)(?: \(.*?\))? during \w+ operation: ", _plain, text)
+    return re.sub(r"\s*\(Request ID: \w+\)", "", text).rstrip(". ") or type(cause).__name__
+
+
+def _plain(match: re.Match[str]) -> str:
+    return f"{match[1].lower().replace('_', ' ')}: "

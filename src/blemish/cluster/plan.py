@@ -95,6 +95,7 @@ def same(found: Plan, asked: Plan, out: Place) -> None:
 def make(asked: Plan, listed: Listed, out: Place, per_file: int, progress: Progress) -> Plan:
     """Lists the images, and writes the manifest and, last, the plan. Holds one row group of images at a time.
     Raises `BlemishError` where there are no images."""
+    out.check()  # not only after hours of listing
     entries = iter(progress(listed.entries, "listing", 0))
     first = list(islice(entries, FILES * PER_FILE))
     if not first:

@@ -1,0 +1,245 @@
+"""The images below a folder, or that match a pattern, one at a time, however many there are.
+
+They are those of `blemish.listing.walk`, by its rules, each once. What is held: the names of the folders beside those
+on the way to the one that is read, one folder's entries as long as they are fewer than `SORTED`, and a number for each
+link to a file.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from blemish.listing import (
+    DEPTH,
+    OTHER_FORMATS,
+    Reason,
+    ending,
+    has_suffix,
+    is_hidden,
+    is_litter,
+    is_own_folder,
+    natural,
+)
+from blemish.types import BlemishError
+
+SORTED = 100_000  # entries of a folder that are sorted in memory
+T = TypeVar("T")
+Found = tuple[str, str]  # an image's path, and the first folder below the root that it is in ("" = in none)
+
+
+def in_order(entries: Iterable[T], name: Callable[[T], str]) -> Iterator[T]:
+    """In natural order, where they are few enough."""
+    rest = iter(entries)
+    first = list(islice(rest, SORTED))
+    return chain(sorted(first, key=lambda one: natural(name(one))) if len(first) < SORTED else first, rest)
+
+
+def passed_over(name: str) -> Reason | None:
+    """Why a file or folder of this name is not looked at."""
+    if is_hidden(name):
+        return "hidden"
+    return "litter" if is_litter(name) else None
+
+
+def no_image(name: str) -> Reason | None:
+    """Why a file of this name is left out; None for an image."""
+    if reason := passed_over(name):
+        return reason
+    if has_suffix(name):
+        return None
+    return "other-format" if ending(name) in OTHER_FORMATS else "no-image"
+
+
+class _Folder(NamedTuple):
+    path: str  # by which it was reached
+    place: str  # where it is: the path without links
+    source: str
+    levels: int  # that may be searched below it
+
+
+class Walk:
+    """A search below one folder; `left_out` counts entries, a folder as one. With `wanted`, only files for whose path
+    below the root it is true are looked at."""
+
+    def __init__(self, root: str, left_out: Counter[Reason], wanted: Callable[[str], bool] | None = None) -> None:
+        self.root, self.left_out, self.wanted = root, left_out, wanted
+        self.tops: dict[str, int] = {}  # the root and where links led: place -> levels that are searched below it
+        self.links = deque[_Folder]()  # to folders; followed when all that is not behind a link has been found
+        self.targets = set[int]()  # of links to files, as their hashes: ten million strings would fill the memory
+
+    def images(self, source: str = "") -> Iterator[Found]:
+        """Raises `BlemishError` where a folder cannot be listed."""
+        place = os.path.realpath(self.root)
+        self.tops[place] = DEPTH
+        waiting = [_Folder(self.root, place, source, DEPTH)]
+        while waiting or self.links:
+            folder = waiting.pop() if waiting else self._behind(self.links.popleft())
+            if folder is None:
+                continue
+            inside: list[_Folder] = []
+            try:
+                with os.scandir(folder.path) as scanned:
+                    for entry in in_order(scanned, lambda one: one.name):
+                        yield from self._entry(entry, folder, inside)
+            except OSError as cause:
+                raise BlemishError(f"{folder.path}: cannot be listed ({cause.strerror}); check it.") from None
+            waiting.extend(reversed(inside))
+
+    def _entry(self, entry: os.DirEntry[str], folder: _Folder, inside: list[_Folder]) -> Iterator[Found]:
+        """An entry, if it is an image; a folder to search is added to `inside`."""
+        place = f"{folder.place.rstrip(os.sep)}{os.sep}{entry.name}"
+        source, link = folder.source, entry.is_symlink()
+        if Path(entry.path).is_dir() if link else entry.is_dir():
+            found = _Folder(entry.path, place, source or entry.name, folder.levels - 1)
+            if reason := passed_over(entry.name) or (None if link else self._closed(found)):
+                self.left_out[reason] += 1
+            elif link:
+                self.links.append(found)
+            else:
+                inside.append(found)
+            return
+        if self.wanted and not self.wanted(entry.path[len(self.root.rstrip(os.sep)) + 1 :]):
+            return
+        reason = no_image(entry.name)
+        if reason is None and (link or self.targets) and self._is_linked(place, link=link):
+            reason = "linked"
+        if reason:
+            self.left_out[reason] += 1
+        else:
+            yield entry.path, source
+
+    def _closed(self, folder: _Folder) -> Reason | None:
+        """Why a folder is not searched."""
+        if folder.place in self.tops:  # reached by a link to a folder that holds this one
+            return "linked"
+        if folder.levels < 0:
+            return "too-deep"
+        return "own-output" if is_own_folder(folder.place) else None
+
+    def _behind(self, link: _Folder) -> _Folder | None:
+        """The folder that a link leads to, unless that is searched anyway or holds the root."""
+        found = link._replace(place=os.path.realpath(link.path))
+        up = _below(os.path.realpath(self.root), found.place)
+        reason = "linked" if up or self._searched(found.place) else self._closed(found)
+        if reason:
+            self.left_out[reason] += 1
+            return None
+        self.tops[found.place] = link.levels
+        return found
+
+    def _is_linked(self, place: str, *, link: bool) -> bool:
+        """Whether the file at `place` is found under another path too, by its own or by an earlier link."""
+        if not link:
+            return hash(place) in self.targets
+        place = os.path.realpath(place)
+        if not Path(place).exists():
+            return False  # reading it says what is wrong
+        folder, name = os.path.split(place)
+        if hash(place) in self.targets or (no_image(name) is None and self._searched(folder)):
+            return True
+        self.targets.add(hash(place))
+        return False
+
+    def _searched(self, place: str) -> bool:
+        """Whether a folder is, or is still to be, searched by its own path."""
+        here, steps = place, 0
+        while here not in self.tops:
+            above, name = os.path.split(here)
+            if above == here or passed_over(name) or is_own_folder(here):
+                return False
+            here, steps = above, steps + 1
+        return steps <= self.tops[here]
+
+
+def matching(pattern: str, left_out: Counter[Reason]) -> Iterator[Found]:
+    """The images that match a pattern, and those in folders that do. `**` is any number of folders. A name that is
+    there as it is written is that, brackets and all. The first folder is that below the one before the first wildcard.
+
+    Raises `BlemishError` where nothing matches, and where a folder cannot be listed.
+    """
+    start, *parts = Path(os.path.abspath(pattern)).parts  # noqa: PTH100  links keep their names
+    while parts and (not glob.has_magic(parts[0]) or os.path.lexists(os.path.join(start, parts[0]))):  # noqa: PTH118
+        start = os.path.join(start, parts.pop(0))  # noqa: PTH118
+    matched = False
+    for path in _expanded(start, parts):
+        matched = True
+        source = Path(os.path.relpath(path, start)).parts[0] if path != start else ""
+        yield from _matched(path, source, start, left_out)
+    if "**" in parts:
+        wanted = Counter[bool]()
+
+        def is_wanted(name: str) -> bool:
+            wanted[fits := _fits(Path(name).parts, tuple(parts))] += 1
+            return fits
+
+        yield from Walk(start, left_out, is_wanted).images()
+        matched = wanted[True] > 0
+    if not matched:
+        raise BlemishError(f"{pattern}: nothing matches; check the pattern, and quote it.")
+
+
+def _expanded(folder: str, parts: list[str]) -> Iterator[str]:
+    """The paths that a pattern without `**` matches; nothing for one with it."""
+    if not parts or "**" in parts:
+        return
+    first, *rest = parts
+    try:
+        with os.scandir(folder) as scanned:
+            for entry in in_order(scanned, lambda one: one.name):
+                if not _like(entry.name, first) or (is_hidden(entry.name) and not is_hidden(first)):
+                    continue
+                if not rest:
+                    yield entry.path
+                elif Path(entry.path).is_dir():
+                    yield from _expanded(entry.path, rest)
+    except OSError as cause:
+        raise BlemishError(f"{folder}: cannot be listed ({cause.strerror}); check it.") from None
+
+
+def _matched(path: str, source: str, start: str, left_out: Counter[Reason]) -> Iterator[Found]:
+    """What a path that matches stands for: an image, or all in a folder."""
+    name = os.path.basename(path)  # noqa: PTH119
+    if Path(path).is_dir():
+        if reason := passed_over(name) or ("own-output" if is_own_folder(path) else None):
+            left_out[reason] += 1
+        else:
+            yield from Walk(path, left_out).images(source)
+    elif reason := no_image(name):
+        left_out[reason] += 1
+    else:
+        yield path, "" if os.path.dirname(path) == start else source  # noqa: PTH120
+
+
+def _fits(names: tuple[str, ...], parts: tuple[str, ...]) -> bool:
+    """Whether a path matches a pattern with `**`, both in pieces.
+
+    >>> [_fits(tuple(name.split("/")), ("**", "*.png")) for name in ("1.png", "a/b/1.png", "a/1.jpg")]
+    [True, True, False]
+    >>> _fits(("a", "b", "1.png"), ("a", "**")), _fits(("b", "1.png"), ("a", "**"))
+    (True, False)
+    """
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        return (
+            bool(names)
+            if not parts[1:]
+            else any(_fits(names[skipped:], parts[1:]) for skipped in range(len(names) + 1))
+        )
+    return bool(names) and _like(names[0], parts[0]) and _fits(names[1:], parts[1:])
+
+
+def _like(name: str, part: str) -> bool:
+    return name == part or fnmatch.fnmatch(name, part)
+
+
+def _below(path: str, folder: str) -> bool:
+    """Whether a path is a folder or in it, by their names."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
