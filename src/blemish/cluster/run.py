@@ -146,6 +146,7 @@ def _run(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    _check_room(config)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     root = plan.source if split_uri(plan.source)[0] == LOCAL and Path(plan.source).is_dir() else ""
@@ -175,6 +176,22 @@ def _run(
         return _watched(config, plan, todo, board, finished, watch)
     finally:
         del shipped
+
+
+def _check_room(config: Config) -> None:
+    """Raises `BlemishError` where no node is large enough for a worker: Ray would wait for such a node."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+    if not any(cpus >= config.cpus and gpus >= config.gpus for cpus, gpus in room):
+        seen = " or ".join(
+            f"{cpus:g} processors and {gpus:g} GPUs" for cpus, gpus in sorted(set(room), reverse=True)[:3]
+        )
+        raise BlemishError(
+            f"no node has {config.cpus} processors and {config.gpus:g} GPUs for a worker, but {seen}; give fewer with "
+            "--cpus-per-actor and --gpus-per-actor."
+        )
 
 
 def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]) -> Iterator[dict[str, Any]]:
@@ -256,7 +273,7 @@ class _Count:
     """What has been done, of all parts and by this run."""
 
     def __init__(self, plan: Plan, todo: list[int]) -> None:
-        self.plan, self.parts, self.before = plan, 0, 0
+        self.plan, self.parts, self.todo = plan, 0, len(todo)
         self.running: dict[str, dict[str, Any]] = {}  # worker -> its report
         self.first: float | None = None
         self.memory, self._finished = 0, dict[int, dict[str, Any]]()
@@ -313,6 +330,6 @@ def _ended(cause: BaseException, count: _Count) -> BaseException:
         return cause
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
     return BlemishError(
-        f"Ray ended the work ({lines[-1].strip() if lines else type(cause).__name__}) after {count.parts} parts; run "
-        "it again: it goes on where it stopped."
+        f"Ray ended the work ({lines[-1].strip() if lines else type(cause).__name__}) after {count.parts} of "
+        f"{count.todo} parts; run it again: it goes on where it stopped."
     )
