@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,11 +161,11 @@ def _run(
     )
     finished: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
     shipped = ray.put(loaded)  # kept here until all is done, for actors that are started later
-    rows = _pipeline(config, job, shipped, board, todo)
+    done = _pipeline(config, job, shipped, board, todo)
 
     def pull() -> None:
         try:
-            for row in rows:
+            for row in done.iter_rows():
                 finished.put(row)
             finished.put(None)
         except BaseException as cause:  # to be raised where the driver waits
@@ -175,6 +175,9 @@ def _run(
     try:
         return _watched(config, plan, todo, board, finished, watch)
     finally:
+        # Ray Data would go on where this process stays, such as a notebook; it has no public call for that.
+        if executor := getattr(done, "_current_executor", None):
+            executor.shutdown(force=True)
         del shipped
 
 
@@ -194,7 +197,7 @@ def _check_room(config: Config) -> None:
         )
 
 
-def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]) -> Iterator[dict[str, Any]]:
+def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]) -> Any:
     """Ray Data's pipeline: part numbers -> a pool of actors -> a row for each part that is written. Images and verdicts
     do not pass through it: an actor reads its images and writes its file, so that no node holds what another needs."""
     import ray.data
@@ -216,7 +219,7 @@ def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]
         max_tasks_in_flight_per_actor=QUEUED,
     )
     parts = ray.data.from_items([{"part": number} for number in todo], override_num_blocks=len(todo))
-    done = parts.map_batches(
+    return parts.map_batches(
         Inspect,
         # In a list: Ray would resolve it, and forget it before an actor is started again (ray #53727).
         fn_constructor_args=(job, [loaded], board),
@@ -225,7 +228,6 @@ def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]
         num_cpus=config.cpus,
         num_gpus=config.gpus or None,
     )
-    yield from done.iter_rows()
 
 
 def _watched(
