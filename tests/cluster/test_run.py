@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +23,9 @@ import pytest
 
 from blemish import Inspector
 from blemish.cluster import run, start
-from blemish.cluster.run import Config, inspect
 from blemish.cluster.places import place
 from blemish.cluster.plan import Plan
+from blemish.cluster.run import Config, inspect
 from blemish.cluster.schema import map_values
 from blemish.cluster.start import connected
 from blemish.cluster.summary import Summary
@@ -301,15 +303,15 @@ def expected_some(bundle: Path, rows: list[dict[str, Any]]) -> list[dict[str, An
 
 @pytest.mark.usefixtures("nodes")
 def test_nothing_comes_any_more(patient: Path, tmp_path: Path) -> None:
-    """The watchdog: the workers stand still."""
+    """The watchdog: the worker is at an image for hours."""
     folder, out = tmp_path / "images", tmp_path / "out"
     lines.write(folder, 4)
     write_image(folder / "line1/9.png", lines.pixels(245))
-    config = Config(patient, str(folder), str(out), actors=1, per_file=5, timeout=10_000, stall=4)
+    config = Config(patient, str(folder), str(out), actors=1, per_file=2, timeout=10_000, stall=10)
     with pytest.raises(BlemishError) as refusal:
         inspect(config)
     assert str(refusal.value) == (
-        "nothing has come from the workers for 4 s (0 of 1 parts are done); look at the nodes (`ray status`), and run "
+        "nothing has come from the workers for 10 s (2 of 3 parts are done); look at the nodes (`ray status`), and run "
         "it again: it goes on where it stopped."
     )
     until(lambda: len(workers()) == 0)  # the pool does not go on where nobody waits for it
@@ -379,6 +381,24 @@ def test_one_run_at_a_time(patient: Path, images: Path, tmp_path: Path) -> None:
         with pytest.raises(BlemishError, match="another process"):
             inspect(Config(patient, str(images), str(out), actors=2, per_file=40))
     assert isinstance(ended[0], Summary)
+    check_same(verdicts(out), expected(patient, images))
+
+
+def test_the_driver_is_killed(nodes: Any, patient: Path, images: Path, tmp_path: Path) -> None:
+    """Its workers end too; what they wrote is not touched when the same command is given again."""
+    out = tmp_path / "out"
+    options = ["--out", str(out), "--per-file", "10", "--address", nodes.address]
+    command = [sys.executable, "-m", "blemish", "cluster", "inspect", str(patient), str(images), *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until(lambda: len(list(out.glob("verdicts/part-*"))) >= 3)
+        process.kill()
+    until(lambda: len(workers()) == 0)
+    before = {file: file.stat().st_mtime_ns for file in out.glob("verdicts/part-*")}
+    assert 3 <= len(before) < 32
+    found = inspect(Config(patient, str(images), str(out), per_file=10))
+    assert isinstance(found, Summary)
+    assert found.resumed == len(before)
+    assert before.items() <= {file: file.stat().st_mtime_ns for file in out.glob("verdicts/part-*")}.items()
     check_same(verdicts(out), expected(patient, images))
 
 

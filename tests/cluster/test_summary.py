@@ -25,8 +25,8 @@ PER_FILE = 50
 
 
 def card_of() -> Any:
-    rule = tiny.card().decision
-    return tiny.card(decision=replace(rule, scores=SCORES, threshold=98.5, review=None, review_threshold=None))
+    known = {"scores": SCORES, "threshold": 98.5, "review": None, "review_threshold": None}
+    return tiny.card(decision=tiny.card().decision.model_copy(update=known))
 
 
 def written(out: Path, scores: list[float | None], source: str = "a", node: str = "n/1") -> Plan:
