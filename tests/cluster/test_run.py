@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,13 +32,24 @@ from blemish.inference import bundle as bundles
 from blemish.types import BlemishError
 from tests import tiny
 from tests.cluster import lines, support
+from tests.cluster.runs import (
+    LONG,
+    check_same,
+    expected,
+    expected_some,
+    going,
+    marks,
+    told_of,
+    until,
+    verdicts,
+    workers,
+)
 from tests.support import blemish, refused, write_image
 
 ray = pytest.importorskip("ray")
 # Ray Data itself asks for all of its settings, with those that it has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`[a-z_0-9]+` is deprecated:Warning")
 MEMORY = 100 * 2**20  # of a node, for shared objects
-LONG = 60.0  # seconds that nothing here takes, also where other tests run beside it
 
 
 @pytest.fixture(scope="module")
@@ -73,41 +81,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     lines.write(folder, 320)
     return folder
-
-
-def verdicts(out: Path) -> list[dict[str, Any]]:
-    """All rows, by id."""
-    rows = [row for file in sorted((out / "verdicts").iterdir()) for row in pq.read_table(file).to_pylist()]
-    return sorted(rows, key=lambda row: row["id"])
-
-
-def check_same(rows: list[dict[str, Any]], told: list[dict[str, Any]]) -> None:
-    """Each row says what `blemish inspect --json` told of the same image, bit by bit; no image is twice."""
-    by_path = {verdict["path"]: verdict for verdict in told}
-    assert len(rows) == len(told) == len({row["uri"] for row in rows})
-    assert [row["id"] for row in rows] == list(range(len(rows)))
-    for row in rows:
-        verdict = by_path[row["uri"]]
-        for name in ("decision", "score", "threshold", "p_value", "error", "probability"):
-            assert row[name] == verdict[name], (name, row, verdict)
-        assert (row["defect"] or "") == verdict["defect"]
-        assert [row["width"], row["height"]] == (verdict["size"] or [None, None])
-        regions = [
-            {"box": [r["left"], r["top"], r["right"], r["bottom"]]} | {k: r[k] for k in ("area", "peak", "p_value")}
-            for r in row["regions"]
-        ]
-        assert regions == verdict["regions"]
-
-
-def told_of(bundle: Path, images: Path, *options: object, code: int = 0) -> list[dict[str, Any]]:
-    output = blemish("inspect", bundle, images, "--json", *options, code=code).stdout
-    return [json.loads(line) for line in output.splitlines()]
-
-
-def expected(bundle: Path, images: Path) -> list[dict[str, Any]]:
-    """The verdicts of an `Inspector`, as `blemish inspect --json` prints them."""
-    inspector = Inspector(bundle, threads=1)
-    return [json.loads(json.dumps(inspector.inspect(file).to_json())) for file in sorted(images.rglob("*.png"))]
 
 
 @pytest.mark.usefixtures("nodes")
@@ -222,47 +195,6 @@ def test_a_table_in_a_bucket_and_verdicts_there(bucket: tuple[str, Any], tmp_pat
         inspect(Config(bundle, str(folder), "s3://no-such-bucket/out"))
 
 
-def workers() -> dict[str, tuple[int, str]]:
-    """The living actors that inspect: their ids, with process and node."""
-    from ray._private.state import state
-
-    return {
-        name: (actor["Pid"], actor["Address"]["NodeID"])
-        for name, actor in state.actor_table(None).items()
-        if "MapWorker" in actor["ActorClassName"] and actor["State"] == "ALIVE"
-    }
-
-
-def until(done: Callable[[], Any], ended: list[Any] | None = None) -> Any:
-    """What `done` says as soon as it is true; no run may have `ended` before."""
-    end = time.monotonic() + LONG
-    while not (found := done()):
-        assert not ended
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
-
-
-@contextlib.contextmanager
-def going(config: Config) -> Iterator[list[Any]]:
-    """A run in a thread; when the block has ended, the list holds its summary, or what it raised."""
-    ended: list[Any] = []
-
-    def work() -> None:
-        try:
-            ended.append(inspect(config))
-        except BaseException as cause:  # the test looks at it
-            ended.append(cause)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield ended
-    finally:
-        thread.join(LONG)
-    assert ended
-
-
 @pytest.mark.usefixtures("nodes")
 def test_an_image_on_which_workers_die_is_an_error_and_the_rest_is_inspected(patient: Path, tmp_path: Path) -> None:
     """The worker is killed each time it is at that image, as a system does that is out of memory. It is killed once
@@ -290,15 +222,6 @@ def test_an_image_on_which_workers_die_is_an_error_and_the_rest_is_inspected(pat
     check_same(rows[:6], expected_some(patient, rows[:6]))
     assert [row["decision"] == "error" for row in rows] == [row["id"] == 6 for row in rows]
     assert not (out / "attempts").exists()
-
-
-def marks(out: Path, kind: str, number: int) -> bool:
-    return len(list(out.glob(f"attempts/000000/{kind}-*"))) == number
-
-
-def expected_some(bundle: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    inspector = Inspector(bundle, threads=1)
-    return [json.loads(json.dumps(inspector.inspect(row["uri"]).to_json())) for row in rows]
 
 
 @pytest.mark.usefixtures("nodes")
@@ -374,17 +297,6 @@ def test_a_node_that_differs_says_so(tmp_path: Path) -> None:
     assert [one["part"] for one in told.values()] == [0]
 
 
-@pytest.mark.usefixtures("nodes")
-def test_one_run_at_a_time(patient: Path, images: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with going(Config(patient, str(images), str(out), actors=2, per_file=40)) as ended:
-        until(lambda: (out / "plan.json").exists(), ended)
-        with pytest.raises(BlemishError, match="another process"):
-            inspect(Config(patient, str(images), str(out), actors=2, per_file=40))
-    assert isinstance(ended[0], Summary)
-    check_same(verdicts(out), expected(patient, images))
-
-
 def test_the_driver_is_killed(nodes: Any, patient: Path, images: Path, tmp_path: Path) -> None:
     """Its workers end too; what they wrote is not touched when the same command is given again."""
     out = tmp_path / "out"
@@ -410,6 +322,8 @@ def test_a_node_is_killed(nodes: Any, patient: Path, images: Path, tmp_path: Pat
     with going(config) as ended:
         until(lambda: len(list(out.glob("verdicts/part-*"))) >= 3, ended)
         until(lambda: len({node for _, node in workers().values()}) == 2, ended)
+        with pytest.raises(BlemishError, match="another process"):  # one run at a time writes a folder
+            inspect(config)
         (other,) = nodes.worker_nodes
         nodes.remove_node(other, allow_graceful=False)
         before = {file: file.stat().st_mtime_ns for file in out.glob("verdicts/part-*")}
