@@ -21,7 +21,7 @@ from PIL import Image
 
 from blemish.cli import train as train  # its options are made now, without the packages that tests install
 from blemish.cli.app import main
-from blemish.images import ImageError, load_image
+from blemish.images import MAX_PIXELS, ImageError, load_image
 from blemish.training.config import TrainConfig
 from blemish.training.splits import Divided, divide, read_data
 from blemish.types import Prediction
@@ -96,9 +96,9 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-def refusal(path: Path, **options: int) -> str:
+def refusal(path: Path, *, max_pixels: int = MAX_PIXELS) -> str:
     with pytest.raises(ImageError) as caught:
-        load_image(path, **options)
+        load_image(path, max_pixels=max_pixels)
     text = str(caught.value)
     assert str(path) in text
     assert "\n" not in text
