@@ -72,6 +72,7 @@ class Walk:
         self.root, self.left_out, self.wanted = root, left_out, wanted
         self.tops: dict[str, int] = {}  # the root and where links led: place -> levels that are searched below it
         self.links = deque[_Folder]()  # to folders; followed when all that is not behind a link has been found
+        self.asked = dict[str, bool]()  # what `_searched` said of the last folder, until a link is followed
         self.targets = set[int]()  # of links to files, as their hashes: ten million strings would fill the memory
 
     def images(self, source: str = "") -> Iterator[Found]:
@@ -132,6 +133,7 @@ class Walk:
             self.left_out[reason] += 1
             return None
         self.tops[found.place] = link.levels
+        self.asked.clear()
         return found
 
     def _is_linked(self, place: str, *, link: bool) -> bool:
@@ -149,6 +151,11 @@ class Walk:
 
     def _searched(self, place: str) -> bool:
         """Whether a folder is, or is still to be, searched by its own path."""
+        if place not in self.asked:  # links beside each other lead to the same folder, more often than not
+            self.asked = {place: self._search_reaches(place)}
+        return self.asked[place]
+
+    def _search_reaches(self, place: str) -> bool:
         here, steps = place, 0
         while here not in self.tops:
             above, name = os.path.split(here)

@@ -117,6 +117,11 @@ def _infos(system: fs.FileSystem, scheme: str, here: str, left_out: Counter[Reas
         raise BlemishError(
             f"{scheme}://{here}: cannot be listed ({reason_of(cause)}); check its name, your access and options."
         ) from None
+    if any(info.path == here and info.type == fs.FileType.Directory for info in infos):  # it would be its own folder
+        raise BlemishError(
+            f"{scheme}://{here}: holds keys with an empty name between two slashes, which pyarrow cannot read; rename "
+            "them, or give the prefixes beside it one by one."
+        )
     # `is_own` would look for a bundle on this machine.
     names = {info.base_name for info in infos if no_image(info.base_name)} - {"bundle"}
     if not top and (is_own(here, names) or names >= _OWN):

@@ -84,8 +84,11 @@ def begun(out: Place) -> Plan | None:
 def same(found: Plan, asked: Plan, out: Place) -> None:
     """Raises `BlemishError` unless `found` is the plan of what is asked."""
     before, now = found.asked(), asked.asked()
+    version = f"another version, {found.blemish}"
     names = {"bundle": "another bundle", "source": f"another source, {found.source}"}
-    if different := [names.get(name, f"another {name}") for name in now if before[name] != now[name]]:
+    names |= {"format": version, "schema": version}
+    words = [names.get(name, f"another --{name.replace('_', '-')}") for name in now if before[name] != now[name]]
+    if different := dict.fromkeys(words):
         raise BlemishError(
             f"{out.uri} holds verdicts of {', '.join(different)}; choose another --out, or start again with "
             "--overwrite."
@@ -106,7 +109,9 @@ def make(asked: Plan, listed: Listed, out: Place, per_file: int, progress: Progr
     rows = size = 0
     with tempfile.TemporaryDirectory(prefix="blemish-") as folder:
         file = Path(folder, MANIFEST_FILE)
-        with pq.ParquetWriter(file, MANIFEST, compression="zstd", use_dictionary=["source"]) as writer:
+        # Without statistics, of which the writer, and each worker, would hold those of all row groups.
+        options = {"compression": "zstd", "use_dictionary": ["source"], "write_statistics": False}
+        with pq.ParquetWriter(file, MANIFEST, **options) as writer:
             for group in _groups(chain(first, entries), per_file):
                 first = []  # all of it is on its way
                 names = [_counted(entry.source, sources) for entry in group]

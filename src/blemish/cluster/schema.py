@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         ("p_value", pa.float64()),
         ("width", pa.int32()),
         ("height", pa.int32()),
-        ("regions", pa.list_(_REGION)),
+        ("regions", pa.list_(pa.field("element", _REGION))),
         ("probability", pa.float64()),
         ("defect", pa.string()),
         ("error", pa.string()),

@@ -54,7 +54,7 @@ def _rows(file: Place, column: str) -> Iterator[tuple[str | None, int | None, st
             yield from zip(batch.column(chosen).cast(pa.string()).to_pylist(), sizes, sources, strict=True)
     except FileNotFoundError:
         raise BlemishError(f"{file.uri}: there is no such file; check the path.") from None
-    except (OSError, pa.ArrowException, KeyError) as cause:  # KeyError: two columns of one name
+    except (OSError, pa.ArrowException, KeyError) as cause:  # KeyError: two columns named bytes
         raise BlemishError(
             f"{file.uri}: is no table of paths ({reason_of(cause)}); give a Parquet or CSV file with a column of paths "
             "or URIs."
@@ -115,4 +115,6 @@ def _column(names: list[str], column: str, table: str) -> str:
             f"has no column {column}" if column else f"has no column named {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
         )
         raise BlemishError(f"{table} {what}; it has {', '.join(names[:10])}: name the one of the paths with --column.")
+    if names.count(chosen) > 1:
+        raise BlemishError(f"{table} has {names.count(chosen)} columns named {chosen}; rename all but one.")
     return chosen
