@@ -129,9 +129,9 @@ def test_the_verdicts_are_those_of_inspect(tmp_path: Path) -> None:
     assert before == {file: file.stat().st_mtime_ns for file in (out / "verdicts").iterdir()}
     assert not (out / "attempts").exists()
     for option, why in {
-        ("--max-pixels", 999): "another max_pixels",
-        ("--timeout", 9): "another timeout",
-        ("--column", "x"): "another column",
+        ("--max-pixels", 999): "another --max-pixels",
+        ("--timeout", 9): "another --timeout",
+        ("--column", "x"): "another --column",
     }.items():
         assert f"holds verdicts of {why}" in refused(*command, *option)
     lines.write(tmp_path / "others", 3)
