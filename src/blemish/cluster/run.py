@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,9 +94,12 @@ def inspect(
         begun, todo = time.monotonic(), sorted(set(range(plan.files)) - plans.done(out))
         facts: dict[str, Any] = {"resumed": plan.files - len(todo), "first": None, "memory": 0}
         if todo:
-            with connected(config.address, objects=len(loaded.model)):
-                facts |= _run(config, loaded, plan, out, todo, watch)
-            out.remove(plans.ATTEMPTS)
+            try:
+                with connected(config.address, objects=len(loaded.model)):
+                    facts |= _run(config, loaded, plan, out, todo, watch)
+            finally:
+                # A worker that is ended now did not die of its image. Those of a driver that is killed may have.
+                out.remove(plans.ATTEMPTS)
         return summed(plan, out, loaded.card, seconds=time.monotonic() - begun, facts=facts, progress=progress)
 
 
@@ -143,6 +146,7 @@ def _run(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    _check_room(config)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     root = plan.source if split_uri(plan.source)[0] == LOCAL and Path(plan.source).is_dir() else ""
@@ -157,11 +161,11 @@ def _run(
     )
     finished: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
     shipped = ray.put(loaded)  # kept here until all is done, for actors that are started later
-    rows = _pipeline(config, job, shipped, board, todo)
+    done = _pipeline(config, job, shipped, board, todo)
 
     def pull() -> None:
         try:
-            for row in rows:
+            for row in done.iter_rows():
                 finished.put(row)
             finished.put(None)
         except BaseException as cause:  # to be raised where the driver waits
@@ -171,10 +175,29 @@ def _run(
     try:
         return _watched(config, plan, todo, board, finished, watch)
     finally:
+        # Ray Data would go on where this process stays, such as a notebook; it has no public call for that.
+        if executor := getattr(done, "_current_executor", None):
+            executor.shutdown(force=True)
         del shipped
 
 
-def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]) -> Iterator[dict[str, Any]]:
+def _check_room(config: Config) -> None:
+    """Raises `BlemishError` where no node is large enough for a worker: Ray would wait for such a node."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+    if not any(cpus >= config.cpus and gpus >= config.gpus for cpus, gpus in room):
+        seen = " or ".join(
+            f"{cpus:g} processors and {gpus:g} GPUs" for cpus, gpus in sorted(set(room), reverse=True)[:3]
+        )
+        raise BlemishError(
+            f"no node has {config.cpus} processors and {config.gpus:g} GPUs for a worker, but {seen}; give fewer with "
+            "--cpus-per-actor and --gpus-per-actor."
+        )
+
+
+def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]) -> Any:
     """Ray Data's pipeline: part numbers -> a pool of actors -> a row for each part that is written. Images and verdicts
     do not pass through it: an actor reads its images and writes its file, so that no node holds what another needs."""
     import ray.data
@@ -196,7 +219,7 @@ def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]
         max_tasks_in_flight_per_actor=QUEUED,
     )
     parts = ray.data.from_items([{"part": number} for number in todo], override_num_blocks=len(todo))
-    done = parts.map_batches(
+    return parts.map_batches(
         Inspect,
         # In a list: Ray would resolve it, and forget it before an actor is started again (ray #53727).
         fn_constructor_args=(job, [loaded], board),
@@ -205,7 +228,6 @@ def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]
         num_cpus=config.cpus,
         num_gpus=config.gpus or None,
     )
-    yield from done.iter_rows()
 
 
 def _watched(
@@ -253,7 +275,7 @@ class _Count:
     """What has been done, of all parts and by this run."""
 
     def __init__(self, plan: Plan, todo: list[int]) -> None:
-        self.plan, self.parts, self.before = plan, 0, 0
+        self.plan, self.parts, self.todo = plan, 0, len(todo)
         self.running: dict[str, dict[str, Any]] = {}  # worker -> its report
         self.first: float | None = None
         self.memory, self._finished = 0, dict[int, dict[str, Any]]()
@@ -310,6 +332,6 @@ def _ended(cause: BaseException, count: _Count) -> BaseException:
         return cause
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
     return BlemishError(
-        f"Ray ended the work ({lines[-1].strip() if lines else type(cause).__name__}) after {count.parts} parts; run "
-        "it again: it goes on where it stopped."
+        f"Ray ended the work ({lines[-1].strip() if lines else type(cause).__name__}) after {count.parts} of "
+        f"{count.todo} parts; run it again: it goes on where it stopped."
     )

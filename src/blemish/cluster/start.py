@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning of nodes without a GPU
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # nor does its core write into standard error
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # it would print what workers die of on standard output; its logs have it
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # else a thread that still asks it for something starts it once more at the end
 }
+ANSWER = 10.0  # seconds in which a cluster must answer
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -43,6 +46,8 @@ def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[No
             f"{address}: Ray Data does not run through a Ray client; run this on a node of the cluster with --address "
             "auto, or send it there with `ray job submit`."
         )
+    if address not in ("", "auto"):
+        _check(address)
     before = {number: signal.getsignal(number) for number in _signals()}
     try:
         with _without_stderr():
@@ -59,6 +64,20 @@ def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+def _check(address: str) -> None:
+    """Raises `BlemishError` where nobody answers at HOST:PORT, for which Ray would wait for many minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise BlemishError(f"--address {address} is none; give auto, or HOST:PORT as `ray start --head` says it.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
+    except (OSError, OverflowError) as cause:
+        raise BlemishError(
+            f"there is no Ray cluster to use at {address} ({cause}); start one with `ray start --head`, or omit "
+            "--address."
+        ) from None
 
 
 def _init(address: str, cpus: int, objects: int) -> None:
