@@ -22,6 +22,7 @@ from blemish import Inspector
 from blemish.cluster import run, start
 from blemish.cluster.places import place
 from blemish.cluster.plan import Plan
+from blemish.cluster.progress import KINDS
 from blemish.cluster.run import Config, inspect
 from blemish.cluster.schema import map_values
 from blemish.cluster.start import connected
@@ -264,7 +265,7 @@ def test_what_no_node_can_do_is_refused(tmp_path: Path) -> None:
     lines.write(folder, 3)
     command = ("cluster", "inspect", bundle, folder, "--out")
     assert refused(*command, tmp_path / "a", "--cpus-per-actor", 64) == (
-        "no node has 64 processors and 0 GPUs for a worker, but 1 processors and 0 GPUs; give fewer with "
+        "no node has the 64 processors and 0 GPUs of a worker, but 1 processors and 0 GPUs; give fewer with "
         "--cpus-per-actor and --gpus-per-actor."
     )
     assert refused(*command, tmp_path / "a", "--gpus-per-actor", 1).startswith("no node has 1 processors and 1 GPUs")
@@ -289,10 +290,10 @@ def test_a_node_that_differs_says_so(tmp_path: Path) -> None:
         row = Inspect(other, shipped, board)({"part": [0]})
         assert why in row["refusal"][0]
         assert row["refusal"][0].startswith("node ")
-        assert row["images"] == [0]
+        assert [row[kind] for kind in KINDS] == [[0], [0], [0], [0]]
     assert not (tmp_path / "out/verdicts").exists()
     row = Inspect(job, shipped, board)({"part": [0]})
-    assert (row["refusal"], row["images"]) == ([""], [3])
+    assert (row["refusal"], sum(row[kind][0] for kind in KINDS)) == ([""], 3)
     told = ray.get(board.state.remote())
     assert [one["part"] for one in told.values()] == [0]
 

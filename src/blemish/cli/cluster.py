@@ -19,7 +19,7 @@ from blemish.listing import REASONS
 
 if TYPE_CHECKING:
     from blemish.cluster.plan import Plan
-    from blemish.cluster.run import Standing
+    from blemish.cluster.progress import Standing
     from blemish.cluster.summary import Summary
 
 T = TypeVar("T")
@@ -119,10 +119,10 @@ def _standing() -> Iterator[Callable[[Standing], None]]:
 def progress_words(standing: Standing) -> str:
     """How far a run is, in words.
 
-    >>> from blemish.cluster.run import Standing
-    >>> progress_words(Standing(1200, 40000, 3, 25, 88.0, 441.0, 2, 4.0))
+    >>> from blemish.cluster.progress import Standing
+    >>> progress_words(Standing(1200, 40000, 3, 25, 88.0, 441.0, 2))
     '1,200 of 40,000 images (3 %), 88 a second, 25 anomalies, 3 errors, 8 min left'
-    >>> progress_words(Standing(0, 40000, 0, 0, 0.0, None, 0, None))
+    >>> progress_words(Standing(0, 40000, 0, 0, 0.0, None, 0))
     '0 of 40,000 images: starting the workers'
     """
     counted = f"{standing.done:,} of {standing.total:,} images"

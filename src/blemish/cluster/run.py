@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 
 from blemish.cluster import plan as plans
 from blemish.cluster.listing import listed
-from blemish.cluster.places import LOCAL, Place, place, split_uri, without_options
+from blemish.cluster.places import LOCAL, Place, place, split_uri, uri_of, without_options
 from blemish.cluster.plan import Plan
+from blemish.cluster.progress import Count, Standing
 from blemish.cluster.start import connected, silence, versions
 from blemish.cluster.summary import Summary, summed
 from blemish.cluster.worker import Board, Inspect, Job
@@ -55,20 +56,6 @@ class Config:
     plan_only: bool = False
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How far a run is. `rate` is images a second, `left` seconds, None as long as nothing has come."""
-
-    done: int
-    total: int
-    errors: int
-    anomalies: int
-    rate: float
-    left: float | None
-    workers: int
-    first: float | None  # seconds from the start of Ray's work to the first report of an image
-
-
 def inspect(
     config: Config, progress: Progress = silent, watch: Callable[[Standing], None] = lambda _: None
 ) -> Summary | Plan:
@@ -96,7 +83,7 @@ def inspect(
         if todo:
             try:
                 with connected(config.address, objects=len(loaded.model)):
-                    facts |= _run(config, loaded, plan, out, todo, watch)
+                    facts |= _run(config, loaded, plan, out, Count(plan, todo, begun), watch)
             finally:
                 # A worker that is ended now did not die of its image. Those of a driver that is killed may have.
                 out.remove(plans.ATTEMPTS)
@@ -111,15 +98,16 @@ def _local_source(source: str) -> list[Path]:
 
 def _remove_partial(out: Path) -> None:
     """What killed workers left: files that never got their name. Nobody else writes here now."""
-    for folder in (out / plans.VERDICTS, out):
-        for left in folder.glob(".part-*.parquet.*"):
+    for pattern in (f"{plans.VERDICTS}/.part-*.parquet.*", f".{plans.MANIFEST_FILE}.*", f".{plans.PLAN}.*"):
+        for left in out.glob(pattern):
             left.unlink(missing_ok=True)
 
 
 def _planned(config: Config, loaded: Bundle, out: Place, progress: Progress) -> Plan:
     """The plan that is there, if it is of what is asked; else a new one."""
     bare = without_options(config.source)[0]
-    source = str(Path(bare).absolute()) if split_uri(bare)[0] == LOCAL else bare
+    scheme, path = split_uri(bare)
+    source = uri_of(str(Path(path).absolute())) if scheme == LOCAL else bare
     asked = Plan(
         bundle=loaded.card.sha256,
         source=source,
@@ -139,17 +127,18 @@ def _planned(config: Config, loaded: Bundle, out: Place, progress: Progress) -> 
 
 
 def _run(
-    config: Config, loaded: Bundle, plan: Plan, out: Place, todo: list[int], watch: Callable[[Standing], None]
+    config: Config, loaded: Bundle, plan: Plan, out: Place, count: Count, watch: Callable[[Standing], None]
 ) -> dict[str, Any]:
-    """Has the parts `todo` written. Returns what the workers said: the seconds to the first image, the most memory of
-    one of them."""
+    """Has the parts written that `count` has to do. Returns what the workers said: see `Count.facts`."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    _check_room(config)
+    # A cluster of yours may still grow; then --stall says it.
+    if not config.address and (why := _room(config)):
+        raise BlemishError(f"{why.removeprefix('; ')}; give fewer with --cpus-per-actor and --gpus-per-actor.")
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
-    root = plan.source if split_uri(plan.source)[0] == LOCAL and Path(plan.source).is_dir() else ""
+    root = next((str(folder.absolute()) for folder in _local_source(plan.source) if folder.is_dir()), "")
     job = Job(
         plan=plan,
         out=out,
@@ -161,7 +150,7 @@ def _run(
     )
     finished: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
     shipped = ray.put(loaded)  # kept here until all is done, for actors that are started later
-    done = _pipeline(config, job, shipped, board, todo)
+    done = _pipeline(config, job, shipped, board, count.todo)
 
     def pull() -> None:
         try:
@@ -173,7 +162,7 @@ def _run(
 
     threading.Thread(target=pull, daemon=True, name="ray data").start()
     try:
-        return _watched(config, plan, todo, board, finished, watch)
+        return _watched(config, count, board, finished, watch)
     finally:
         # Ray Data would go on where this process stays, such as a notebook; it has no public call for that.
         if executor := getattr(done, "_current_executor", None):
@@ -181,23 +170,19 @@ def _run(
         del shipped
 
 
-def _check_room(config: Config) -> None:
-    """Raises `BlemishError` where no node is large enough for a worker: Ray would wait for such a node."""
+def _room(config: Config) -> str:
+    """Why no worker can start, where no node that is there now is large enough for one; else empty."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     room = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
-    if not any(cpus >= config.cpus and gpus >= config.gpus for cpus, gpus in room):
-        seen = " or ".join(
-            f"{cpus:g} processors and {gpus:g} GPUs" for cpus, gpus in sorted(set(room), reverse=True)[:3]
-        )
-        raise BlemishError(
-            f"no node has {config.cpus} processors and {config.gpus:g} GPUs for a worker, but {seen}; give fewer with "
-            "--cpus-per-actor and --gpus-per-actor."
-        )
+    if any(cpus >= config.cpus and gpus >= config.gpus for cpus, gpus in room):
+        return ""
+    most = " or ".join(f"{cpus:g} processors and {gpus:g} GPUs" for cpus, gpus in sorted(set(room), reverse=True)[:3])
+    return f"; no node has the {config.cpus} processors and {config.gpus:g} GPUs of a worker, but {most}"
 
 
-def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]) -> Any:
+def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: Sequence[int]) -> Any:
     """Ray Data's pipeline: part numbers -> a pool of actors -> a row for each part that is written. Images and verdicts
     do not pass through it: an actor reads its images and writes its file, so that no node holds what another needs."""
     import ray.data
@@ -232,8 +217,7 @@ def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: list[int]
 
 def _watched(
     config: Config,
-    plan: Plan,
-    todo: list[int],
+    count: Count,
     board: Any,
     finished: queue.Queue[dict[str, Any] | BaseException | None],
     watch: Callable[[Standing], None],
@@ -241,8 +225,7 @@ def _watched(
     """Waits for the parts, tells how far they are, and ends the run where nothing comes any more."""
     import ray
 
-    start = moved = time.monotonic()
-    count = _Count(plan, todo)
+    moved = time.monotonic()
     reported: Any = None
     while True:
         try:
@@ -250,81 +233,28 @@ def _watched(
         except queue.Empty:
             row = {}
         if row is None:
-            return {"first": count.first, "memory": count.memory, "rate": count.rate(time.monotonic() - start)}
+            return count.facts()
         if isinstance(row, BaseException):
             raise _ended(row, count) from None
         if row.get("refusal"):
             raise BlemishError(row["refusal"])
-        now = time.monotonic()
         reported = reported or board.state.remote()
         if ray.wait([reported], timeout=0)[0]:
             with suppress(ray.exceptions.RayError):  # it is only the progress of parts that are at work
                 count.running = ray.get(reported)
             reported = None
-        if count.see(row, now - start):
-            moved = now
-        watch(count.standing(now - start))
-        if now - moved > config.stall:
+        if count.see(row):
+            moved = time.monotonic()
+        watch(count.standing())
+        if time.monotonic() - moved > config.stall:
+            why = "" if count.running or count.parts else _room(config)
             raise BlemishError(
-                f"nothing has come from the workers for {config.stall:.0f} s ({count.parts} of {len(todo)} parts are "
-                "done); look at the nodes (`ray status`), and run it again: it goes on where it stopped."
+                f"nothing has come from the workers for {config.stall:.0f} s ({count.parts} of {len(count.todo)} parts "
+                f"are done{why}); look at the nodes (`ray status`), and run it again: it goes on where it stopped."
             )
 
 
-class _Count:
-    """What has been done, of all parts and by this run."""
-
-    def __init__(self, plan: Plan, todo: list[int]) -> None:
-        self.plan, self.parts, self.todo = plan, 0, len(todo)
-        self.running: dict[str, dict[str, Any]] = {}  # worker -> its report
-        self.first: float | None = None
-        self.memory, self._finished = 0, dict[int, dict[str, Any]]()
-        self.before = plan.rows - sum(self._size(number) for number in todo)
-        self._last = 0
-
-    def _size(self, number: int) -> int:
-        return min(self.plan.per_file, self.plan.rows - number * self.plan.per_file)
-
-    def see(self, row: dict[str, Any], seconds: float) -> bool:
-        """Counts a part that was done, if there is one. Whether anything was done since the last call."""
-        if row:
-            self._finished[row["part"]] = row
-            self.parts += 1
-            self.memory = max(self.memory, row["memory"])
-        now = self._done()
-        moved, self._last = now != self._last, now
-        if self.first is None and now:
-            self.first = seconds
-        return moved
-
-    def _done(self) -> int:
-        return self._of("images", ("good", "review", "anomaly", "error"))
-
-    def _of(self, finished: str, running: tuple[str, ...]) -> int:
-        known = sum(row[finished] for row in self._finished.values())
-        at_work = {told["part"]: told for told in self.running.values() if told["part"] not in self._finished}
-        return int(known + sum(told.get(kind, 0) for told in at_work.values() for kind in running))
-
-    def rate(self, seconds: float) -> float:
-        """Images a second since the first one came."""
-        return self._done() / max(1e-9, seconds - (self.first or 0.0))
-
-    def standing(self, seconds: float) -> Standing:
-        done, rate = self._done(), self.rate(seconds) if self.first is not None else 0.0
-        rest = self.plan.rows - self.before - done
-        return Standing(
-            done=self.before + done,
-            total=self.plan.rows,
-            errors=self._of("errors", ("error",)),
-            anomalies=self._of("anomalies", ("anomaly",)),
-            rate=rate,
-            left=rest / rate if rate else None,
-            workers=len(self.running),
-            first=self.first,
-        )
-
-
-def _ended(cause: BaseException, count: _Count) -> BaseException:
+def _ended(cause: BaseException, count: Count) -> BaseException:
     """What Ray Data ended with, as a sentence."""
     import ray
 
@@ -333,5 +263,5 @@ def _ended(cause: BaseException, count: _Count) -> BaseException:
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
     return BlemishError(
         f"Ray ended the work ({lines[-1].strip() if lines else type(cause).__name__}) after {count.parts} of "
-        f"{count.todo} parts; run it again: it goes on where it stopped."
+        f"{len(count.todo)} parts; run it again: it goes on where it stopped."
     )

@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blemish.cluster.places import Place
+from blemish.cluster.ahead import ahead
+from blemish.cluster.places import Place, reason_of
 from blemish.cluster.plan import SUMMARY, VERDICTS, Plan
 from blemish.cluster.schema import part
 from blemish.inference.bundle import Card
@@ -96,15 +97,18 @@ def summed(plan: Plan, out: Place, card: Card, *, seconds: float, facts: dict[st
 
 
 def _parts(plan: Plan, out: Place) -> Iterator[tuple[int, dict[str, list[Any]]]]:
+    """The parts in their order, of which some are read ahead."""
     system, path = out.system()
-    for number in range(plan.files):
+
+    def read(number: int) -> tuple[int, dict[str, list[Any]]]:
         name = f"{VERDICTS}/{part(number)}"
         try:
             with system.open_input_file(f"{path}/{name}") as file:
-                yield number, pq.read_table(file, columns=list(_READ)).to_pydict()
+                return number, pq.read_table(file, columns=list(_READ)).to_pydict()
         except (OSError, pa.ArrowException) as cause:
-            first = str(cause).partition("\n")[0]
-            raise BlemishError(f"{out.at(name)} is damaged ({first}); delete it and run it again.") from None
+            raise BlemishError(f"{out.at(name)} is damaged ({reason_of(cause)}); delete it and run it again.") from None
+
+    return ahead(range(plan.files), read)
 
 
 def _rank(

@@ -9,9 +9,8 @@ import platform
 import secrets
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,8 +19,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blemish.cluster.ahead import ahead
 from blemish.cluster.places import LOCAL, Place, file_system, split_uri
 from blemish.cluster.plan import ATTEMPTS, MANIFEST_FILE, OVERLAYS, PLAN, VERDICTS, Plan
+from blemish.cluster.progress import KINDS
 from blemish.cluster.schema import map_columns, parquet, part, verdict_columns
 from blemish.cluster.start import versions
 from blemish.decoding import BESIDES, PER_PIXEL
@@ -31,8 +32,6 @@ from blemish.inference.inspector import Inspection, Inspector
 from blemish.inference.naming import output_name
 from blemish.types import BlemishError, Verdict
 
-READERS = 8  # files that an actor reads at once, while it inspects others
-AHEAD = 256 * 2**20  # bytes that are read ahead at most, but one file
 TELL = 1.0  # seconds between two reports of progress
 DEATHS = 2  # times that a worker may die on an image before that image is given up
 
@@ -119,8 +118,12 @@ class Inspect:
                 self._write(number, counts)
             except BlemishError as cause:
                 summary["refusal"] = f"node {self.node}: {cause}"
-        figures = {"images": counts.total(), "errors": counts["error"], "anomalies": counts["anomaly"]}
-        return {**summary, **figures, "seconds": time.perf_counter() - start, "memory": _peak_memory()}
+        return {
+            **summary,
+            **{kind: counts[kind] for kind in KINDS},
+            "seconds": time.perf_counter() - start,
+            "memory": _peak_memory(),
+        }
 
     def _write(self, number: int, counts: Counter[str]) -> None:
         """Inspects one row group, and writes its verdicts whole."""
@@ -140,7 +143,8 @@ class Inspect:
         self.job.out.remove(attempts)
 
     def _all(self, entries: list[Row]) -> Iterator[Row]:
-        return self.inspector.in_threads(self._read_ahead(entries), lambda read: self._row(*read))
+        read = ahead(entries, lambda entry: (entry, self._read(entry)), lambda entry: entry["bytes"] or 0)
+        return self.inspector.in_threads(read, lambda pair: self._row(*pair))
 
     def _carefully(self, entries: list[Row], attempts: str, earlier: list[str]) -> Iterator[Row]:
         """One image after the other, each with a mark while it is inspected. An image is an error where workers died
@@ -158,22 +162,6 @@ class Inspect:
             self.job.out.write(mark, b"")
             yield self._row(entry, self._read(entry))
             self.job.out.remove_file(mark)
-
-    def _read_ahead(self, entries: Iterable[Row]) -> Iterator[tuple[Row, bytes | ImageError]]:
-        """Each entry with its file's content, of which some are read ahead."""
-        waiting, ahead, size = deque(entries), deque[tuple[Row, Future[bytes | ImageError]]](), 0
-        with ThreadPoolExecutor(READERS) as pool:
-            try:
-                while waiting or ahead:
-                    while waiting and len(ahead) < 2 * READERS and (not ahead or size < AHEAD):
-                        entry = waiting.popleft()
-                        size += entry["bytes"] or 0
-                        ahead.append((entry, pool.submit(self._read, entry)))
-                    entry, read = ahead.popleft()
-                    yield entry, read.result()
-                    size -= entry["bytes"] or 0
-            finally:
-                pool.shutdown(cancel_futures=True)
 
     def _read(self, entry: Row) -> bytes | ImageError:
         """The content of an image's file, or why there is none."""

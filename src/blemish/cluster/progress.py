@@ -1,0 +1,88 @@
+"""How far a run is: what its workers have reported, and the parts that are done."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blemish.cluster.plan import Plan
+
+KINDS = ("good", "review", "anomaly", "error")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is. `rate` is images a second, `left` seconds, None as long as nothing has come."""
+
+    done: int
+    total: int
+    errors: int
+    anomalies: int
+    rate: float
+    left: float | None
+    workers: int
+
+
+class Count:
+    """What this run has done of the parts `todo`; `begun` is when it began, by `time.monotonic`.
+
+    `running` are the last reports of the workers, see `worker.Board`; `first` is how many seconds passed until the
+    first image was reported, and `memory` the bytes of the largest worker.
+    """
+
+    def __init__(self, plan: Plan, todo: Sequence[int], begun: float) -> None:
+        self.plan, self.todo, self.begun = plan, todo, begun
+        self.parts, self.memory = 0, 0
+        self.running: dict[str, dict[str, Any]] = {}
+        self.first: float | None = None
+        self._known = Counter[str]()  # verdicts of parts that are done
+        self._finished = set[int]()
+        self._before = plan.rows - sum(min(plan.per_file, plan.rows - n * plan.per_file) for n in todo)
+        self._last = self._at_first = 0
+
+    def see(self, row: dict[str, Any]) -> bool:
+        """Counts a part that was done, if there is one. Whether anything was done since the last call."""
+        if row:
+            self._finished.add(row["part"])
+            self._known.update({kind: row[kind] for kind in KINDS})
+            self.parts += 1
+            self.memory = max(self.memory, row["memory"])
+        now = self._counts().total()
+        moved, self._last = now != self._last, now
+        if self.first is None and now:
+            self.first, self._at_first = time.monotonic() - self.begun, now
+        return moved
+
+    def _counts(self) -> Counter[str]:
+        counts = Counter(self._known)
+        # Of a part that was begun twice, one report is enough.
+        at_work = {told["part"]: told for told in self.running.values() if told["part"] not in self._finished}
+        for told in at_work.values():
+            counts.update({kind: told.get(kind, 0) for kind in KINDS})
+        return counts
+
+    def _rate(self, done: int) -> float:
+        """Images a second since the first report, without its own images."""
+        since = time.monotonic() - self.begun - (self.first or 0.0)
+        return (done - self._at_first) / since if self.first is not None and since > 0 else 0.0
+
+    def standing(self) -> Standing:
+        counts = self._counts()
+        done = counts.total()
+        rate, rest = self._rate(done), self.plan.rows - self._before - done
+        return Standing(
+            done=self._before + done,
+            total=self.plan.rows,
+            errors=counts["error"],
+            anomalies=counts["anomaly"],
+            rate=rate,
+            left=rest / rate if rate else None,
+            workers=len(self.running),
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What the summary says of this run."""
+        return {"first": self.first, "memory": self.memory, "rate": self._rate(self._counts().total()) or None}
