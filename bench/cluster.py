@@ -33,8 +33,12 @@ from blemish.images import find_images
 HERE = Path(__file__).resolve().parent
 PROGRAM = [sys.executable, "-m", "blemish"]
 SMALL = 64  # pixels a side of the images of `model`
-TRIED = (4_000, 16_000)  # images of the runs that `model` is made from
-SIZES = (1_000_000, 10_000_000, 100_000_000)
+TRIED = (
+    (4_000, 62),
+    (16_000, 250),
+    (16_000, 62),
+)  # images, and images in a file, of the runs that `model` is made from
+SIZES = ((1_000_000, 1000), (10_000_000, 1000), (100_000_000, 10_000))  # images, and images in a file
 
 
 def linked(images: list[Path], folder: Path, number: int) -> None:
@@ -71,12 +75,12 @@ def inspected(run: Path, folder: Path, threads: int) -> dict[str, float]:
     return {"rate": (len(times) - 1) / (times[-1] - times[0]), "first": times[0], "whole": whole, "memory": most}
 
 
-def clustered(run: Path, source: Path, out: Path, actors: int) -> dict[str, Any]:
+def clustered(run: Path, source: Path, out: Path, actors: int, per_file: int = 0) -> dict[str, Any]:
     """`blemish cluster inspect`: its own summary, the whole time, and the driver's memory."""
     begun, most = time.perf_counter(), 0
     command = [*PROGRAM, "cluster", "inspect", str(run), str(source), "--out", str(out), "--actors", str(actors)]
     with subprocess.Popen(
-        [*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*command, "--per-file", str(per_file), "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         while process.poll() is None:
             most = max(most, peak(process.pid))
@@ -89,6 +93,8 @@ def clustered(run: Path, source: Path, out: Path, actors: int) -> dict[str, Any]
     plan = json.loads((out / "plan.json").read_text())
     return {
         "images": found["images"],
+        "files": found["files"],
+        "per_file": plan["per_file"],
         "rate": found["rate"],
         "first": found["first"],
         "whole": time.perf_counter() - begun,
@@ -172,20 +178,33 @@ def small_product(work: Path) -> tuple[Path, list[Path]]:
     return work / "run", tiles
 
 
-def model_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Two runs of different size -> a figure of each image, and what every run takes."""
-    few, many = sorted(runs, key=lambda run: run["images"])
+# What each figure grows with. A worker holds the rows of one file, and the driver a record of each file.
+GROWS = {
+    "whole": ("images", "files"),
+    "driver": ("files",),
+    "memory": ("per_file",),
+    "read": ("images",),
+    "written": ("images", "files"),
+    "manifest": ("images", "files"),
+}
 
-    def line(name: str) -> dict[str, float]:
-        each = (many[name] - few[name]) / (many["images"] - few["images"])
-        return {"each": each, "start": few[name] - each * few["images"]}
 
-    return {name: line(name) for name in ("whole", "driver", "memory", "read", "written", "manifest")}
+def model_of(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Least squares for each figure: what every run takes, and what each image, file, or image in a file adds."""
+    fitted = {}
+    for name, causes in GROWS.items():
+        rows = np.array([[1.0, *(run[cause] for cause in causes)] for run in runs])
+        fitted[name] = np.linalg.lstsq(rows, np.array([run[name] for run in runs], float), rcond=None)[0].tolist()
+    return fitted
 
 
-def predicted(model: dict[str, Any], images: int) -> dict[str, float]:
-    """What a run of so many images takes: seconds, and bytes."""
-    return {name: figure["start"] + figure["each"] * images for name, figure in model.items()}
+def predicted(fitted: dict[str, list[float]], images: int, per_file: int) -> dict[str, float]:
+    """What a run of so many images takes: seconds, and bytes; and the hours of its two processors."""
+    sizes = {"images": images, "files": -(-images // per_file), "per_file": per_file}
+    said = {
+        name: float(np.dot(fitted[name], [1.0, *(sizes[cause] for cause in causes)])) for name, causes in GROWS.items()
+    }
+    return {**said, "cpu_hours": 2 * said["whole"] / 3600}
 
 
 def model(images: int) -> dict[str, Any]:
@@ -194,24 +213,20 @@ def model(images: int) -> dict[str, Any]:
         work = Path(folder)
         run, tiles = small_product(work)
         runs: list[dict[str, Any]] = []
-        for number in (*TRIED, images):
-            linked(tiles, work / f"images-{number}", number)
-            runs.append(clustered(run, work / f"images-{number}", work / f"out-{number}", 2))
+        for number, (size, per_file) in enumerate((*TRIED, (images, 0))):
+            linked(tiles, work / f"images-{number}", size)
+            runs.append(clustered(run, work / f"images-{number}", work / f"out-{number}", 2, per_file))
             print(json.dumps(runs[-1]), flush=True)
             shutil.rmtree(work / f"images-{number}")
-    fitted = model_of(runs[:2])
-    said, was = predicted(fitted, images), runs[2]
+    fitted, was = model_of(runs[:-1]), runs[-1]
+    said = predicted(fitted, images, was["per_file"])
     return {
         "runs": runs,
-        "model": fitted,
+        "model": {name: dict(zip(("start", *GROWS[name]), fitted[name], strict=True)) for name in fitted},
         "predicted": said,
-        "error": {name: round(said[name] / was[name] - 1, 3) for name in said},
-        "extrapolated": {str(size): {**predicted(fitted, size), **cpu_hours(fitted, size)} for size in SIZES},
+        "error": {name: round(said[name] / was[name] - 1, 3) for name in GROWS},
+        "extrapolated": {str(size): predicted(fitted, size, per_file) for size, per_file in SIZES},
     }
-
-
-def cpu_hours(fitted: dict[str, Any], images: int) -> dict[str, float]:
-    return {"cpu_hours": 2 * predicted(fitted, images)["whole"] / 3600}
 
 
 def main() -> None:

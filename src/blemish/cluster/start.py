@@ -99,8 +99,11 @@ def _init(address: str, cpus: int, objects: int) -> None:
 @contextmanager
 def _without_stderr() -> Iterator[None]:
     """What Ray's core writes into standard error while it starts goes nowhere; what is wrong comes as an exception."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 2)
     try:
