@@ -48,8 +48,6 @@ from tests.cluster.runs import (
 from tests.support import blemish, refused, write_image
 
 ray = pytest.importorskip("ray")
-# Ray Data itself asks for all of its settings, with those that it has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`[a-z_0-9]+` is deprecated:Warning")
 MEMORY = 100 * 2**20  # of a node, for shared objects
 
 
@@ -62,7 +60,9 @@ def nodes(s3: str) -> Iterator[Any]:  # the server's environment is the workers'
         from ray.cluster_utils import Cluster
 
         options = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=options)
+        # A node that is gone is noticed after 4 s instead of 15.
+        noticed = {"health_check_period_ms": 1000, "health_check_failure_threshold": 4}
+        cluster = Cluster(initialize_head=True, head_node_args={**options, "_system_config": noticed})
         try:
             cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
             with connected(cluster.address):
@@ -268,7 +268,7 @@ def test_what_no_node_can_do_is_refused(tmp_path: Path) -> None:
         "no node has the 64 processors and 0 GPUs of a worker, but 1 processors and 0 GPUs; give fewer with "
         "--cpus-per-actor and --gpus-per-actor."
     )
-    assert refused(*command, tmp_path / "a", "--gpus-per-actor", 1).startswith("no node has 1 processors and 1 GPUs")
+    assert refused(*command, tmp_path / "a", "--gpus-per-actor", 1).startswith("no node has the 1 processors and 1 GPUs")
     assert "holds" in refused(*command, tmp_path)
 
 
