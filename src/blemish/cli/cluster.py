@@ -96,24 +96,34 @@ def inspect(
 
 @contextmanager
 def _standing() -> Iterator[Callable[[Standing], None]]:
-    """Shows how far a run is: a bar on a terminal, else a line every few seconds."""
+    """Shows how far a run is: a bar on a terminal, from the first call until all is done; else a line every few
+    seconds."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     from blemish.cli.console import err
 
     last = 0.0
-    columns = (BarColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
-        task = bars.add_task("starting", total=None)
+    bars = Progress(
+        BarColumn(), TextColumn("{task.description}", markup=False), console=err, disable=not err.is_terminal
+    )
+    task = bars.add_task("", total=None)
 
-        def watch(standing: Standing) -> None:
-            nonlocal last
-            bars.update(task, total=standing.total, completed=standing.done, description=progress_words(standing))
-            if bars.disable and time.monotonic() - last > EVERY:
-                last = time.monotonic()
-                err.print(f"inspecting: {progress_words(standing)}", soft_wrap=True)
+    def watch(standing: Standing) -> None:
+        nonlocal last
+        finished = standing.done >= standing.total
+        if not finished:
+            bars.start()  # does nothing where it is shown already
+        bars.update(task, total=standing.total, completed=standing.done, description=progress_words(standing))
+        if bars.disable and (finished or time.monotonic() - last > EVERY):
+            last = time.monotonic()
+            err.print(f"inspecting: {progress_words(standing)}", soft_wrap=True)
+        if finished:
+            bars.stop()  # the next one may be shown
 
+    try:
         yield watch
+    finally:
+        bars.stop()
 
 
 def progress_words(standing: Standing) -> str:
@@ -124,12 +134,16 @@ def progress_words(standing: Standing) -> str:
     '1,200 of 40,000 images (3 %), 88 a second, 25 anomalies, 3 errors, 8 min left'
     >>> progress_words(Standing(0, 40000, 0, 0, 0.0, None, 0))
     '0 of 40,000 images: starting the workers'
+    >>> progress_words(Standing(120, 40000, 0, 2, 0.0, None, 2))
+    '120 of 40,000 images, 2 anomalies, 0 errors'
     """
     counted = f"{standing.done:,} of {standing.total:,} images"
-    if standing.left is None:
-        return f"{counted}: starting the workers"
-    rate = f"{standing.rate:,.0f}" if standing.rate >= 10 else f"{standing.rate:.1f}"
     found = f"{standing.anomalies:,} anomalies, {standing.errors:,} errors"
+    if not standing.workers:
+        return f"{counted}: starting the workers"
+    if standing.left is None:
+        return f"{counted}, {found}"
+    rate = f"{standing.rate:,.0f}" if standing.rate >= 10 else f"{standing.rate:.1f}"
     share = 100 * standing.done // standing.total
     return f"{counted} ({share} %), {rate} a second, {found}, {lasting(standing.left)} left"
 
@@ -159,11 +173,11 @@ def _print(found: Summary, out: str) -> None:
     if (more := found.counts.get("error", 0) - len(found.errors)) > 0:
         say(f"         and {more:,} more; they are the rows with decision = 'error'")
     _print_left_out(found.left_out)
-    if found.rate:
+    if found.first is not None:
+        rate = f", {found.rate:,.1f} images a second" if found.rate else ""
         gone_on = f", {found.resumed:,} of {found.files:,} files were there already" if found.resumed else ""
-        first, memory = lasting(found.first or 0), f"{found.memory / 1e6:,.0f} MB"
-        rate = f"{found.rate:,.1f} images a second"
-        say(f"{lasting(found.seconds)}, {rate}, the first after {first}{gone_on}; {memory} a worker.")
+        memory = f"{found.memory / 1e6:,.0f} MB a worker"
+        say(f"{lasting(found.seconds)}{rate}, the first after {lasting(found.first)}{gone_on}; {memory}.")
     if found.slowest:
         spent = {node: figures["seconds"] for node, figures in found.nodes.items()}
         slow = spent.pop(found.slowest)

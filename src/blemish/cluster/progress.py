@@ -10,12 +10,14 @@ from typing import Any
 
 from blemish.cluster.plan import Plan
 
+LEAST = 2.0  # seconds after which a rate says something
 KINDS = ("good", "review", "anomaly", "error")
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a run is. `rate` is images a second, `left` seconds, None as long as nothing has come."""
+    """How far a run is. `rate` is images a second, 0 where that is not known yet; `left` is seconds; `workers` is how
+    many have reported."""
 
     done: int
     total: int
@@ -65,9 +67,9 @@ class Count:
         return counts
 
     def _rate(self, done: int) -> float:
-        """Images a second since the first report, without its own images."""
+        """Images a second since the first report, without its own images; 0 as long as that is `LEAST` seconds ago."""
         since = time.monotonic() - self.begun - (self.first or 0.0)
-        return (done - self._at_first) / since if self.first is not None and since > 0 else 0.0
+        return (done - self._at_first) / since if self.first is not None and since > LEAST else 0.0
 
     def standing(self) -> Standing:
         counts = self._counts()

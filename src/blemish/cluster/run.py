@@ -233,6 +233,7 @@ def _watched(
         except queue.Empty:
             row = {}
         if row is None:
+            watch(count.standing())
             return count.facts()
         if isinstance(row, BaseException):
             raise _ended(row, count) from None
