@@ -58,7 +58,10 @@ def test_ended_by_a_signal(tmp_path: Path) -> None:
         stdout, stderr = process.communicate(timeout=LONG)
     assert process.returncode == 143, stderr
     assert stdout == ""
-    assert all(line.startswith(("listing: 400 in", "inspecting: ")) for line in stderr.splitlines()), stderr
+    *before, last = stderr.splitlines()
+    assert all(line.startswith(("listing: 400 in", "inspecting: ")) for line in before), stderr
+    assert last.startswith("Stopped at about ")
+    assert last.endswith(" of 400 images; the same command goes on where it stopped.")
     while of_run(tag):
         assert time.monotonic() < end + LONG
         time.sleep(0.05)

@@ -14,13 +14,13 @@ from blemish.cluster import summary
 from blemish.cluster.places import place
 from blemish.cluster.plan import Plan
 from blemish.cluster.schema import parquet, part
-from blemish.cluster.summary import Summary, summed
+from blemish.cluster.summary import Summary, earlier, summed, with_errors
 from blemish.inference.drift import Drift
 from blemish.types import BlemishError, silent
 from tests import tiny
 
 SCORES = tuple(float(score) for score in range(100))  # of the calibration images
-FACTS: dict[str, Any] = {"resumed": 1, "first": 2.0, "memory": 3, "rate": 4.0}
+FACTS: dict[str, Any] = {"seconds": 5.0, "resumed": 1, "first": 2.0, "memory": 3, "rate": 4.0}
 PER_FILE = 50
 
 
@@ -41,6 +41,7 @@ def written(out: Path, scores: list[float | None], source: str = "a", node: str 
             "error": f"{number}.png is broken" if score is None else None,
             "seconds": 0.5,
             "node": node if number % 2 else "n/2",
+            "bundle": "b",
         }
         for number, score in enumerate(scores)
     ]
@@ -53,7 +54,7 @@ def written(out: Path, scores: list[float | None], source: str = "a", node: str 
 
 
 def of(plan: Plan, out: Path) -> Summary:
-    return summed(plan, place(str(out)), card_of(), seconds=5.0, facts=FACTS, progress=silent)
+    return summed(plan, place(str(out)), card_of(), FACTS, silent)
 
 
 def test_counts_nodes_and_errors(tmp_path: Path) -> None:
@@ -87,6 +88,23 @@ def test_drift_is_that_of_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert found.sources["a"]["drift_alarm"] == (name == "worse")
 
 
+def test_the_summary_of_before_is_read_again(tmp_path: Path) -> None:
+    assert earlier(place(str(tmp_path))) is None
+    found = of(written(tmp_path, [1.0]), tmp_path)
+    assert earlier(place(str(tmp_path))) == found
+
+
+def test_parts_that_hold_an_error(tmp_path: Path) -> None:
+    plan = written(tmp_path, [1.0] * 60 + [None] + [1.0] * 60)
+    assert with_errors(plan, place(str(tmp_path)), {0, 1, 2}, silent) == {1}
+    assert with_errors(plan, place(str(tmp_path)), {0, 2}, silent) == set()
+
+
+def test_sources_that_are_not_told_apart_are_one(tmp_path: Path) -> None:
+    plan = replace(written(tmp_path, [1.0] * 3, source="x"), sources={"a": 1, "others": 3})
+    assert of(plan, tmp_path).sources["others"]["good"] == 3
+
+
 def test_a_part_that_is_not_what_it_should_be(tmp_path: Path) -> None:
     plan = written(tmp_path, [1.0] * 120)
     first, second = tmp_path / "verdicts" / part(0), tmp_path / "verdicts" / part(1)
@@ -97,6 +115,10 @@ def test_a_part_that_is_not_what_it_should_be(tmp_path: Path) -> None:
     second.write_bytes(content[:-9])
     with pytest.raises(BlemishError, match=r"part-000001.parquet is damaged \(.*\); delete it and run it again\."):
         of(plan, tmp_path)
+    foreign = replace(plan, bundle="c")
+    second.write_bytes(content)
+    with pytest.raises(BlemishError, match=r"part-000000.parquet does not hold the images of its plan"):
+        of(foreign, tmp_path)
     second.unlink()
     with pytest.raises(BlemishError, match=r"part-000001.parquet"):
         of(plan, tmp_path)

@@ -17,6 +17,8 @@ from blemish.cli.verdicts import INCOMPLETE, summary
 from blemish.cli.words import lasting, say, say_json
 from blemish.listing import REASONS
 
+KINDS = ("good", "review", "anomaly", "error")
+
 if TYPE_CHECKING:
     from blemish.cluster.plan import Plan
     from blemish.cluster.progress import Standing
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 EVERY = 5.0  # seconds between two lines of progress where standard error is no terminal
+MANY = 20  # images of which most should not be anomalies
 MOST = 20  # sources that are listed; of more, those with a drift alarm
 
 cluster = typer.Typer(
@@ -52,6 +55,9 @@ def inspect(
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 100_000_000,
     timeout: Annotated[float, typer.Option(help="Seconds that the graph may take for an image or four tiles.")] = 60.0,
     stall: Annotated[float, typer.Option(min=1, help="Seconds without any image after which the run ends.")] = 600.0,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Inspect images again that were errors, with those in their files.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Start again if the folder exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary for programs.")] = False,
 ) -> None:
@@ -80,6 +86,7 @@ def inspect(
         max_pixels=max_pixels,
         timeout=timeout,
         stall=stall,
+        retry_errors=retry_errors,
         overwrite=overwrite,
     )
     with _standing() as watch:
@@ -102,14 +109,15 @@ def _standing() -> Iterator[Callable[[Standing], None]]:
 
     from blemish.cli.console import err
 
-    last = 0.0
+    last, latest = 0.0, None
     bars = Progress(
         BarColumn(), TextColumn("{task.description}", markup=False), console=err, disable=not err.is_terminal
     )
     task = bars.add_task("", total=None)
 
     def watch(standing: Standing) -> None:
-        nonlocal last
+        nonlocal last, latest
+        latest = standing
         finished = standing.done >= standing.total
         if not finished:
             bars.start()  # does nothing where it is shown already
@@ -122,6 +130,12 @@ def _standing() -> Iterator[Callable[[Standing], None]]:
 
     try:
         yield watch
+    except (SystemExit, KeyboardInterrupt):
+        bars.stop()
+        if latest:
+            done = f"{latest.done:,} of {latest.total:,} images"
+            say(f"Stopped at about {done}; the same command goes on where it stopped.", err=True)
+        raise
     finally:
         bars.stop()
 
@@ -140,7 +154,7 @@ def progress_words(standing: Standing) -> str:
     counted = f"{standing.done:,} of {standing.total:,} images"
     found = f"{standing.anomalies:,} anomalies, {standing.errors:,} errors"
     if not standing.workers:
-        return f"{counted}: starting the workers"
+        return f"{counted}: {standing.waiting or 'starting the workers'}"
     if standing.left is None:
         return f"{counted}, {found}"
     rate = f"{standing.rate:,.0f}" if standing.rate >= 10 else f"{standing.rate:.1f}"
@@ -149,37 +163,46 @@ def progress_words(standing: Standing) -> str:
 
 
 def _print_plan(plan: Plan, out: str) -> None:
-    say(f"{plan.rows:,} images ({plan.bytes / 1e9:.2f} GB), {plan.files:,} files of {plan.per_file:,} verdicts.")
-    _print_left_out(plan.left_out or {})
+    size = f" ({plan.bytes / 1e9:.2f} GB)" if plan.bytes else ""
+    files = f"{plan.files:,} file{'s' * (plan.files != 1)} of {plan.per_file:,} verdicts"
+    say(f"{plan.rows:,} image{'s' * (plan.rows != 1)}{size}, {files}.")
+    if 1 < len(plan.sources) <= MOST:
+        for source, images in plan.sources.items():
+            say(f"  {source or 'directly in it'}: {images:,}")
+    _print_left_out(plan.left_out)
     say(f"The plan is in {out}. Next: the same command without --plan-only.")
 
 
 def _print_left_out(left_out: dict[str, int]) -> None:
     if left_out:
-        listed = ", ".join(f"{count:,} {why}" for reason, why in REASONS.items() if (count := left_out.get(reason)))
+        listed = ", ".join(f"{count:,} ({why})" for reason, why in REASONS.items() if (count := left_out.get(reason)))
         say(f"Left out: {listed}.")
 
 
 def _print(found: Summary, out: str) -> None:
     say(summary(Counter(found.counts)))
     for source, of in found.sources.items():
+        counts = [f"{of[kind]:,} {kind}" for kind in KINDS if of.get(kind)]
+        named = f" of {source}" if len(found.sources) > 1 else ""
         if len(found.sources) > 1 and (len(found.sources) <= MOST or of["drift_alarm"]):
-            counts = [f"{of[kind]:,} {kind}" for kind in ("good", "review", "anomaly", "error") if of.get(kind)]
             say(f"  {source or 'directly in it'}: {', '.join(counts)}")
         if of["drift_alarm"] or (len(found.sources) == 1 and of["drift"]):
             say(f"  {of['drift']}")
+        images = sum(of.get(kind, 0) for kind in KINDS)
+        if images >= MANY and of.get("anomaly", 0) > images / 2:
+            say(f"  Most images{named} are anomalies: look whether this bundle is of this product and camera.")
     for error in found.errors:
         say(f"error    {error}")
     if (more := found.counts.get("error", 0) - len(found.errors)) > 0:
         say(f"         and {more:,} more; they are the rows with decision = 'error'")
     _print_left_out(found.left_out)
     if found.first is not None:
-        rate = f", {found.rate:,.1f} images a second" if found.rate else ""
-        gone_on = f", {found.resumed:,} of {found.files:,} files were there already" if found.resumed else ""
+        rate = f", then {found.rate:,.1f} images a second" if found.rate else ""
+        gone_on = f"; {found.resumed:,} of {found.files:,} files were there already" if found.resumed else ""
         memory = f"{found.memory / 1e6:,.0f} MB a worker"
-        say(f"{lasting(found.seconds)}{rate}, the first after {lasting(found.first)}{gone_on}; {memory}.")
+        say(f"{lasting(found.seconds)}: the first image after {lasting(found.first)}{rate}{gone_on}; {memory}.")
     if found.slowest:
         spent = {node: figures["seconds"] for node, figures in found.nodes.items()}
         slow = spent.pop(found.slowest)
         say(f"Slowest node: {found.slowest}, {slow:.3f} s an image; the others {fmean(spent.values()):.3f} s.")
-    say(f"Verdicts: {out}/verdicts (Parquet).")
+    say(f"Verdicts: {out.partition('?')[0]}/verdicts (Parquet).")

@@ -137,6 +137,12 @@ class Place:
         with _named(self.at(folder)):
             return sorted(one.base_name for one in system.get_file_info(selector) if one.type == fs.FileType.File)
 
+    def holds(self) -> set[str]:
+        """The names of the files and folders that are directly in it."""
+        system, path = self.system()
+        with _named(self.uri):
+            return {one.base_name for one in system.get_file_info(fs.FileSelector(path, allow_not_found=True))}
+
     def remove_file(self, name: str) -> None:
         """Removes a file, if it is there."""
         system, path = self.system()

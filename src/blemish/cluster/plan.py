@@ -7,21 +7,23 @@ Row group k of `manifest.parquet` becomes `verdicts/part-00000k.parquet`, whole 
 from __future__ import annotations
 
 import json
+import secrets
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
-from blemish import __version__
-from blemish.cluster.listing import Entry, Listed
+from blemish.cluster.listing import Listed
 from blemish.cluster.places import Place
 from blemish.cluster.schema import MANIFEST, VERSION, number_of
+from blemish.ownership import MARK, Mark
 from blemish.types import BlemishError, Progress
 
 FORMAT = "blemish cluster 1"
@@ -32,6 +34,8 @@ PER_FILE = 1000  # images in a file of verdicts, of many images
 FEWEST, FILES = 32, 64  # of few images: so many in a file at least, and about so many files
 SOURCES = 1000  # that are told apart; the others are one
 OTHERS = "others"
+ID = "blemish plan"  # in the manifest's metadata
+KIND = "cluster inspection"  # what the mark of --out says
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,22 @@ class Plan:
     overlays: bool
     max_pixels: int
     timeout: float
+    device: str = "cpu"
+    versions: dict[str, str] = field(default_factory=dict)  # see `start.versions`
+    id: str = ""  # also in the manifest, so that both are known to belong together
     rows: int = 0
     bytes: int = 0
     per_file: int = 0
     files: int = 0
-    sources: dict[str, int] | None = None
-    left_out: dict[str, int] | None = None
+    sources: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     format: str = FORMAT
     schema: int = VERSION
-    blemish: str = __version__
 
     def asked(self) -> dict[str, Any]:
         """The fields that a user asks for; a run is gone on with only where all are the same."""
-        counted = {"rows", "bytes", "per_file", "files", "sources", "left_out", "blemish"}
+        counted = {"id", "rows", "bytes", "per_file", "files", "sources", "left_out"}
+        counted |= {"max_pixels", "timeout"}  # what was refused for them may be tried again with others
         return {name: value for name, value in asdict(self).items() if name not in counted}
 
     def to_json(self) -> dict[str, Any]:
@@ -71,34 +78,48 @@ class Plan:
 def begun(out: Place) -> Plan | None:
     """The plan that is in a folder; None where there is none. Raises `BlemishError` where that is damaged."""
     try:
-        content = json.loads(out.read(PLAN))
-        return Plan(**{field.name: content[field.name] for field in fields(Plan)})
+        return TypeAdapter(Plan).validate_json(out.read(PLAN), strict=True)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
-        raise BlemishError(
-            f"{out.at(PLAN)} is damaged; choose another --out, or start again with --overwrite."
-        ) from None
+    except ValueError:
+        raise BlemishError(f"{out.at(PLAN)} is damaged, or of another version; {_remedy(out)}.") from None
 
 
-def same(found: Plan, asked: Plan, out: Place) -> None:
-    """Raises `BlemishError` unless `found` is the plan of what is asked."""
+def _remedy(out: Place) -> str:
+    return "choose another --out" + (", or start again with --overwrite" if out.local else "")
+
+
+def claim(out: Place) -> None:
+    """Marks a bucket's prefix as blemish's, as `files.kept` does a folder. Raises `BlemishError` where something of
+    another's has a name that would be written."""
+    holds = out.holds()
+    if MARK in holds:
+        return
+    if taken := sorted(holds & set(WRITTEN)):
+        raise BlemishError(f"{out.at(taken[0])} is there, and was not written by blemish; choose another --out.")
+    out.write(MARK, Mark(KIND, WRITTEN).content())
+
+
+def same(found: Plan, asked: Plan, out: Place, per_file: int = 0) -> None:
+    """Raises `BlemishError` unless `found` is the plan of what is asked, also of so many images in a file, if not 0."""
     before, now = found.asked(), asked.asked()
-    version = f"another version, {found.blemish}"
+    then = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     names = {"bundle": "another bundle", "source": f"another source, {found.source}"}
-    names |= {"format": version, "schema": version}
+    names["device"] = "another --gpus-per-actor"
+    names |= dict.fromkeys(("format", "schema", "versions"), f"other versions ({then})")
     words = [names.get(name, f"another --{name.replace('_', '-')}") for name in now if before[name] != now[name]]
+    words += ["another --per-file"] if per_file not in (0, found.per_file) else []
     if different := dict.fromkeys(words):
-        raise BlemishError(
-            f"{out.uri} holds verdicts of {', '.join(different)}; choose another --out, or start again with "
-            "--overwrite."
-        )
+        raise BlemishError(f"{out.uri} holds verdicts of {', '.join(different)}; {_remedy(out)}.")
 
 
 def make(asked: Plan, listed: Listed, out: Place, per_file: int, progress: Progress) -> Plan:
     """Lists the images, and writes the manifest and, last, the plan. Holds one row group of images at a time.
     Raises `BlemishError` where there are no images."""
-    out.check()  # not only after hours of listing
+    if out.local:
+        out.check()  # not only after hours of listing
+    else:
+        claim(out)
     entries = iter(progress(listed.entries, "listing", 0))
     first = list(islice(entries, FILES * PER_FILE))
     if not first:
@@ -106,37 +127,38 @@ def make(asked: Plan, listed: Listed, out: Place, per_file: int, progress: Progr
         raise BlemishError(f"{asked.source}: holds no images{f' ({passed})' if passed else ''}; check what it names.")
     per_file = per_file or min(PER_FILE, max(FEWEST, -(-len(first) // FILES)))
     sources: Counter[str] = Counter()
-    rows = size = 0
+    rows, size, number = 0, 0, secrets.token_hex(8)
     with tempfile.TemporaryDirectory(prefix="blemish-") as folder:
         file = Path(folder, MANIFEST_FILE)
         # Without statistics, of which the writer, and each worker, would hold those of all row groups.
         options = {"compression": "zstd", "use_dictionary": ["source"], "write_statistics": False}
-        with pq.ParquetWriter(file, MANIFEST, **options) as writer:
-            for group in _groups(chain(first, entries), per_file):
-                first = []  # all of it is on its way
-                names = [_counted(entry.source, sources) for entry in group]
-                ids = range(rows, rows + len(group))
-                columns = [list(ids), [e.uri for e in group], [e.bytes for e in group], names]
-                writer.write_table(pa.table(columns, schema=MANIFEST), row_group_size=per_file)
+        with pq.ParquetWriter(file, MANIFEST.with_metadata({ID: number}), **options) as writer:
+            following = chain(first, entries)
+            first = []  # all of it is on its way
+            while group := list(islice(following, per_file)):
+                columns = [list(range(rows, rows + len(group))), *zip(*group, strict=True)]
+                writer.write_table(pa.table(columns, schema=writer.schema), row_group_size=per_file)
+                sources.update(entry.source if known(sources, entry.source) else OTHERS for entry in group)
                 rows += len(group)
                 size += sum(entry.bytes or 0 for entry in group)
         out.upload(MANIFEST_FILE, file)
-    known = {**asdict(asked), "rows": rows, "bytes": size, "per_file": per_file, "files": -(-rows // per_file)}
-    plan = Plan(**{**known, "sources": dict(sources), "left_out": dict(listed.left_out)})
+    plan = replace(
+        asked,
+        id=number,
+        rows=rows,
+        bytes=size,
+        per_file=per_file,
+        files=-(-rows // per_file),
+        sources=dict(sources),
+        left_out={str(reason): count for reason, count in listed.left_out.items()},
+    )
     out.write(PLAN, plan.text().encode())
     return plan
 
 
-def _groups(entries: Iterator[Entry], per_file: int) -> Iterator[list[Entry]]:
-    while group := list(islice(entries, per_file)):
-        yield group
-
-
-def _counted(source: str, sources: Counter[str]) -> str:
-    if source not in sources and len(sources) >= SOURCES:
-        source = OTHERS
-    sources[source] += 1
-    return source
+def known(sources: Mapping[str, int], source: str) -> bool:
+    """Whether a source is counted by itself."""
+    return source in sources or len(sources) < SOURCES
 
 
 def done(out: Place) -> set[int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blemish.cluster.plan import Plan
+from blemish.cluster.schema import part
 
 LEAST = 2.0  # seconds after which a rate says something
 KINDS = ("good", "review", "anomaly", "error")
@@ -26,6 +27,7 @@ class Standing:
     rate: float
     left: float | None
     workers: int
+    waiting: str = ""  # why no worker can start yet
 
 
 class Count:
@@ -66,12 +68,17 @@ class Count:
             counts.update({kind: told.get(kind, 0) for kind in KINDS})
         return counts
 
+    def at_work(self) -> str:
+        """The parts that were reported and are not done, in words."""
+        parts = sorted({told["part"] for told in self.running.values()} - self._finished)
+        return f"; at work: {', '.join(map(part, parts[:5]))}" if parts else ""
+
     def _rate(self, done: int) -> float:
         """Images a second since the first report, without its own images; 0 as long as that is `LEAST` seconds ago."""
         since = time.monotonic() - self.begun - (self.first or 0.0)
         return (done - self._at_first) / since if self.first is not None and since > LEAST else 0.0
 
-    def standing(self) -> Standing:
+    def standing(self, waiting: str = "") -> Standing:
         counts = self._counts()
         done = counts.total()
         rate, rest = self._rate(done), self.plan.rows - self._before - done
@@ -83,6 +90,7 @@ class Count:
             rate=rate,
             left=rest / rate if rate else None,
             workers=len(self.running),
+            waiting=waiting,
         )
 
     def facts(self) -> dict[str, Any]:

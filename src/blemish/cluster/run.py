@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from blemish.cluster import plan as plans
-from blemish.cluster.listing import listed
+from blemish.cluster.listing import Listed, listed
 from blemish.cluster.places import LOCAL, Place, place, split_uri, uri_of, without_options
 from blemish.cluster.plan import Plan
 from blemish.cluster.progress import Count, Standing
 from blemish.cluster.start import connected, silence, versions
-from blemish.cluster.summary import Summary, summed
+from blemish.cluster.summary import Summary, earlier, summed, with_errors
 from blemish.cluster.worker import Board, Inspect, Job
 from blemish.files import kept
 from blemish.images import MAX_PIXELS
@@ -27,7 +27,6 @@ from blemish.inference.inspector import checked_session
 from blemish.inference.time_limit import SECONDS
 from blemish.types import BlemishError, Progress, silent
 
-KIND = "cluster inspection"  # what `files.kept` calls the folder of --out
 POLL = 0.5  # seconds
 STALL = 600.0  # seconds without any image after which a run is ended
 STARTS = 5  # times that a worker may die while it starts
@@ -54,6 +53,11 @@ class Config:
     stall: float = STALL
     overwrite: bool = False
     plan_only: bool = False
+    retry_errors: bool = False  # make the parts again that hold errors
+
+
+class StalledError(BlemishError):
+    """Nothing has come from the workers for too long."""
 
 
 def inspect(
@@ -66,28 +70,41 @@ def inspect(
     """
     loaded = replace(bundles.read(config.bundle), evidence=None)
     checked_session(loaded)  # refused here, not on a hundred nodes
-    out = place(config.out)
+    out, found = place(config.out), listed(config.source, config.column)
+    if not config.timeout > 0:
+        raise BlemishError(f"a time limit of {config.timeout:g} s is none; give a number of seconds above 0.")
     with ExitStack() as open_:
         if out.local:
             reads = [config.bundle, *_local_source(config.source)]
             here = Path(split_uri(out.uri)[1])
-            open_.enter_context(kept(here, KIND, plans.WRITTEN, overwrite=config.overwrite, resume=True, reads=reads))
+            open_.enter_context(
+                kept(here, plans.KIND, plans.WRITTEN, overwrite=config.overwrite, resume=True, reads=reads)
+            )
             _remove_partial(here)
         elif config.overwrite:
             raise BlemishError(f"--overwrite is about a folder; remove {out.uri} with your bucket's tools.")
-        plan = _planned(config, loaded, out, progress)
+        plan = _planned(config, loaded, out, found, progress)
         if config.plan_only:
             return plan
-        begun, todo = time.monotonic(), sorted(set(range(plan.files)) - plans.done(out))
+        begun, done = time.monotonic(), plans.done(out)
+        if config.retry_errors:
+            done -= with_errors(plan, out, done, progress)
+        todo = sorted(set(range(plan.files)) - done)
         facts: dict[str, Any] = {"resumed": plan.files - len(todo), "first": None, "memory": 0}
+        if not todo and (before := earlier(out)):  # all is done; how fast it was is not known better now
+            facts |= {name: getattr(before, name) for name in ("seconds", "first", "rate", "memory")}
         if todo:
             try:
                 with connected(config.address, objects=len(loaded.model)):
                     facts |= _run(config, loaded, plan, out, Count(plan, todo, begun), watch)
-            finally:
-                # A worker that is ended now did not die of its image. Those of a driver that is killed may have.
-                out.remove(plans.ATTEMPTS)
-        return summed(plan, out, loaded.card, seconds=time.monotonic() - begun, facts=facts, progress=progress)
+            except StalledError:
+                raise  # the image at which a worker hangs is found by what is in there
+            except BaseException:
+                out.remove(plans.ATTEMPTS)  # a worker that is ended now did not die of its image
+                raise
+            out.remove(plans.ATTEMPTS)
+        facts.setdefault("seconds", time.monotonic() - begun)
+        return summed(plan, out, loaded.card, facts, progress)
 
 
 def _local_source(source: str) -> list[Path]:
@@ -98,12 +115,13 @@ def _local_source(source: str) -> list[Path]:
 
 def _remove_partial(out: Path) -> None:
     """What killed workers left: files that never got their name. Nobody else writes here now."""
-    for pattern in (f"{plans.VERDICTS}/.part-*.parquet.*", f".{plans.MANIFEST_FILE}.*", f".{plans.PLAN}.*"):
+    inside = (plans.VERDICTS, f"{plans.OVERLAYS}/*")
+    for pattern in (*(f"{folder}/.*" for folder in inside), f".{plans.MANIFEST_FILE}.*", f".{plans.PLAN}.*"):
         for left in out.glob(pattern):
             left.unlink(missing_ok=True)
 
 
-def _planned(config: Config, loaded: Bundle, out: Place, progress: Progress) -> Plan:
+def _planned(config: Config, loaded: Bundle, out: Place, images: Listed, progress: Progress) -> Plan:
     """The plan that is there, if it is of what is asked; else a new one."""
     bare = without_options(config.source)[0]
     scheme, path = split_uri(bare)
@@ -116,14 +134,15 @@ def _planned(config: Config, loaded: Bundle, out: Place, progress: Progress) -> 
         overlays=config.overlays,
         max_pixels=config.max_pixels,
         timeout=config.timeout,
+        device="cuda" if config.gpus else "cpu",
+        versions=versions(),
     )
-    found = plans.begun(out)
-    if found:
-        plans.same(found, asked, out)
+    if found := plans.begun(out):
+        plans.same(found, asked, out, config.per_file)
         return found
     if plans.done(out):
         raise BlemishError(f"{out.uri} holds verdicts without a plan; choose another --out.")
-    return plans.make(asked, listed(config.source, config.column), out, config.per_file, progress)
+    return plans.make(asked, images, out, config.per_file, progress)
 
 
 def _run(
@@ -145,8 +164,8 @@ def _run(
         options=without_options(config.source)[1],
         root=root,
         cpus=config.cpus,
-        device="cuda" if config.gpus else "cpu",
-        versions=versions(),
+        max_pixels=config.max_pixels,
+        timeout=config.timeout,
     )
     finished: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
     shipped = ray.put(loaded)  # kept here until all is done, for actors that are started later
@@ -246,10 +265,10 @@ def _watched(
             reported = None
         if count.see(row):
             moved = time.monotonic()
-        watch(count.standing())
+        watch(count.standing("" if count.running else _room(config).removeprefix("; ")))
         if time.monotonic() - moved > config.stall:
-            why = "" if count.running or count.parts else _room(config)
-            raise BlemishError(
+            why = count.at_work() if count.running else _room(config)
+            raise StalledError(
                 f"nothing has come from the workers for {config.stall:.0f} s ({count.parts} of {len(count.todo)} parts "
                 f"are done{why}); look at the nodes (`ray status`), and run it again: it goes on where it stopped."
             )
@@ -261,8 +280,8 @@ def _ended(cause: BaseException, count: Count) -> BaseException:
 
     if not isinstance(cause, ray.exceptions.RayError | RuntimeError | ValueError):
         return cause
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
     return BlemishError(
-        f"Ray ended the work ({lines[-1].strip() if lines else type(cause).__name__}) after {count.parts} of "
+        f"Ray ended the work ({lines[-1] if lines else type(cause).__name__}) after {count.parts} of "
         f"{len(count.todo)} parts; run it again: it goes on where it stopped."
     )

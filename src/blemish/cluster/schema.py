@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from blemish.types import Verdict
+from blemish.types import Verdict, readable
 
 VERSION = 1  # of SCHEMA; a column that is renamed, removed or means something else raises it
 _REGION = pa.struct(
@@ -84,7 +84,7 @@ def verdict_columns(verdict: Verdict) -> dict[str, Any]:
         ],
         "probability": verdict.probability,
         "defect": verdict.defect or None,
-        "error": verdict.error,
+        "error": None if verdict.error is None else readable(verdict.error),  # it may name a file that is not UTF-8
     }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 
 from blemish.cluster.ahead import ahead
 from blemish.cluster.places import Place, reason_of
-from blemish.cluster.plan import SUMMARY, VERDICTS, Plan
+from blemish.cluster.plan import OTHERS, SUMMARY, VERDICTS, Plan
 from blemish.cluster.schema import part
 from blemish.inference.bundle import Card
 from blemish.inference.drift import Drift
 from blemish.types import BlemishError, Progress
 
 RANKED = 10_000  # scores of a source that the drift test ranks at most; of more, every second, third ...
-_READ = ("id", "source", "decision", "score", "seconds", "node", "error")
+_READ = ("id", "source", "decision", "score", "seconds", "node", "error", "bundle")
 SHOWN = 5  # errors
 
 
@@ -54,22 +54,23 @@ class Summary:
         return {**asdict(self), "slowest": self.slowest}
 
 
-def summed(plan: Plan, out: Place, card: Card, *, seconds: float, facts: dict[str, Any], progress: Progress) -> Summary:
+def summed(plan: Plan, out: Place, card: Card, facts: dict[str, Any], progress: Progress) -> Summary:
     """Reads the parts, and writes `summary.json`. Raises `BlemishError` where an id is missing or twice, and where a
     part is damaged."""
     counts, by_source = Counter[str](), dict[str, Counter[str]]()
     nodes, errors = dict[str, list[float]](), list[str]()
     tests: dict[str, tuple[Drift, int]] = {}
     expected = 0
-    for number, rows in progress(_parts(plan, out), "summing up", plan.files):
+    for number, rows in progress(_parts(range(plan.files), out), "summing up", plan.files):
         size = min(plan.per_file, plan.rows - expected)
-        if rows["id"] != list(range(expected, expected + size)):
+        if rows["id"] != list(range(expected, expected + size)) or set(rows["bundle"]) != {plan.bundle}:
             raise BlemishError(
                 f"{out.at(VERDICTS)}/{part(number)} does not hold the images of its plan; delete it and run it again."
             )
         expected += size
         counts.update(rows["decision"])
-        for source, decision, score in zip(rows["source"], rows["decision"], rows["score"], strict=True):
+        for named, decision, score in zip(rows["source"], rows["decision"], rows["score"], strict=True):
+            source = named if named in plan.sources else OTHERS
             seen = by_source.setdefault(source, Counter())
             seen[decision] += 1
             _rank(source, score, seen.total(), plan, card, tests)
@@ -84,10 +85,10 @@ def summed(plan: Plan, out: Place, card: Card, *, seconds: float, facts: dict[st
         sources={name: {**of, **_drift(tests.get(name))} for name, of in sorted(by_source.items())},
         nodes={node: {"images": images, "seconds": spent / images} for node, (images, spent) in nodes.items()},
         errors=errors,
-        left_out=plan.left_out or {},
+        left_out=plan.left_out,
         files=plan.files,
         resumed=facts["resumed"],
-        seconds=seconds,
+        seconds=facts["seconds"],
         first=facts["first"],
         rate=facts.get("rate"),
         memory=facts["memory"],
@@ -96,7 +97,22 @@ def summed(plan: Plan, out: Place, card: Card, *, seconds: float, facts: dict[st
     return summary
 
 
-def _parts(plan: Plan, out: Place) -> Iterator[tuple[int, dict[str, list[Any]]]]:
+def earlier(out: Place) -> Summary | None:
+    """The summary of a run that came to its end; None where there is none."""
+    try:
+        content = json.loads(out.read(SUMMARY))
+        return Summary(**{field.name: content[field.name] for field in fields(Summary)})
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def with_errors(plan: Plan, out: Place, done: Collection[int], progress: Progress) -> set[int]:
+    """Those of the parts that hold an error."""
+    read = progress(_parts(sorted(done), out), f"looking for errors in {plan.files} files", len(done))
+    return {number for number, rows in read if "error" in rows["decision"]}
+
+
+def _parts(numbers: Iterable[int], out: Place) -> Iterator[tuple[int, dict[str, list[Any]]]]:
     """The parts in their order, of which some are read ahead."""
     system, path = out.system()
 
@@ -108,7 +124,7 @@ def _parts(plan: Plan, out: Place) -> Iterator[tuple[int, dict[str, list[Any]]]]
         except (OSError, pa.ArrowException) as cause:
             raise BlemishError(f"{out.at(name)} is damaged ({reason_of(cause)}); delete it and run it again.") from None
 
-    return ahead(range(plan.files), read)
+    return ahead(numbers, read)
 
 
 def _rank(
@@ -119,7 +135,7 @@ def _rank(
     rule = card.decision
     if score is None or not rule.scores or rule.items:
         return
-    every = math.ceil((plan.sources or {}).get(source, 1) / RANKED)
+    every = math.ceil(plan.sources.get(source, 1) / RANKED)
     if (number - 1) % every:
         return
     if source not in tests:

@@ -12,16 +12,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blemish.cluster.ahead import ahead
-from blemish.cluster.places import LOCAL, Place, file_system, split_uri
-from blemish.cluster.plan import ATTEMPTS, MANIFEST_FILE, OVERLAYS, PLAN, VERDICTS, Plan
+from blemish.cluster.ahead import MOST, ahead
+from blemish.cluster.places import LOCAL, Place, file_system, reason_of, split_uri
+from blemish.cluster.plan import ATTEMPTS, ID, MANIFEST_FILE, OVERLAYS, PLAN, VERDICTS, Plan
 from blemish.cluster.progress import KINDS
 from blemish.cluster.schema import map_columns, parquet, part, verdict_columns
 from blemish.cluster.start import versions
@@ -32,6 +33,8 @@ from blemish.inference.inspector import Inspection, Inspector
 from blemish.inference.naming import output_name
 from blemish.types import BlemishError, Verdict
 
+PAUSES = (2.0, 10.0)  # seconds before a part that could not be written is written again
+UNKNOWN = MOST // 4  # bytes that count for a file whose size is not known
 TELL = 1.0  # seconds between two reports of progress
 DEATHS = 2  # times that a worker may die on an image before that image is given up
 
@@ -47,13 +50,13 @@ class Job:
     options: str  # of the source's URI
     root: str  # a folder of images that every node must see; "" where they are in a bucket, or in a table
     cpus: int
-    device: str
-    versions: dict[str, str]
+    max_pixels: int
+    timeout: float
 
     @property
     def most(self) -> int:
         """Bytes of an image's file at most."""
-        return BESIDES + PER_PIXEL * self.plan.max_pixels
+        return BESIDES + PER_PIXEL * self.max_pixels
 
 
 class Board:
@@ -63,7 +66,8 @@ class Board:
         self._workers: dict[str, Row] = {}
 
     def tell(self, worker: str, facts: Row) -> None:
-        self._workers[worker] = facts
+        self._workers.pop(worker, None)
+        self._workers[worker] = facts  # the newest is the last
 
     def state(self) -> dict[str, Row]:
         return self._workers
@@ -82,19 +86,21 @@ class Inspect:
         self.refusal, self._told = "", 0.0
         try:
             self._check()
+            if job.plan.device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+                raise BlemishError("its onnxruntime has no CUDA; install onnxruntime-gpu, or omit --gpus-per-actor.")
             self.inspector = Inspector(
                 ray.get(shipped[0]),  # the bundle
                 threads=job.cpus,
-                max_pixels=job.plan.max_pixels,
-                timeout=job.plan.timeout,
-                device=job.device,
+                max_pixels=job.max_pixels,
+                timeout=job.timeout,
+                device=job.plan.device,
             )
         except BlemishError as cause:
             self.refusal = f"node {self.node}: {cause}"
 
     def _check(self) -> None:
         """Raises `BlemishError` where this node cannot give the verdicts that the others give."""
-        for name, version in self.job.versions.items():
+        for name, version in self.job.plan.versions.items():
             if (here := versions()[name]) != version:
                 raise BlemishError(f"has {name} {here}, and the driver {version}; install the same on every node.")
         try:
@@ -111,6 +117,7 @@ class Inspect:
         return {name: [summary[name] for summary in summaries] for name in summaries[0]}
 
     def _part(self, number: int) -> Row:
+        """Writes one part. What goes wrong is in its summary: Ray would try it again, or not tell the cause."""
         start, counts = time.perf_counter(), Counter[str]()
         summary: Row = {"part": number, "node": self.node, "refusal": self.refusal}
         if not self.refusal:
@@ -118,6 +125,12 @@ class Inspect:
                 self._write(number, counts)
             except BlemishError as cause:
                 summary["refusal"] = f"node {self.node}: {cause}"
+            except Exception as cause:
+                first = str(cause).partition("\n")[0]
+                summary["refusal"] = (
+                    f"node {self.node}: {part(number)} cannot be made ({type(cause).__name__}: {first}); this is a "
+                    "fault of blemish, please report it."
+                )
         return {
             **summary,
             **{kind: counts[kind] for kind in KINDS},
@@ -138,12 +151,20 @@ class Inspect:
             written.append(row)
             counts[row["decision"]] += 1
             self._tell(number, counts)
-        self.job.out.write(f"{VERDICTS}/{part(number)}", parquet(written))
+        content = parquet(written)
+        for pause in (*PAUSES, None):
+            try:
+                self.job.out.write(f"{VERDICTS}/{part(number)}", content)
+                break
+            except BlemishError:
+                if pause is None:
+                    raise
+                time.sleep(pause)
         self._tell(number, counts, last=True)
         self.job.out.remove(attempts)
 
     def _all(self, entries: list[Row]) -> Iterator[Row]:
-        read = ahead(entries, lambda entry: (entry, self._read(entry)), lambda entry: entry["bytes"] or 0)
+        read = ahead(entries, lambda entry: (entry, self._read(entry)), lambda entry: entry["bytes"] or UNKNOWN)
         return self.inspector.in_threads(read, lambda pair: self._row(*pair))
 
     def _carefully(self, entries: list[Row], attempts: str, earlier: list[str]) -> Iterator[Row]:
@@ -169,11 +190,13 @@ class Inspect:
         scheme, path = split_uri(uri)
         try:
             if not uri:
-                return ImageError(f"row {entry['id']} of the table names no image; give its path.")
+                return ImageError(
+                    f"row {entry['id'] + 1} of the table, its header not counted, names no image; give its path."
+                )
             if scheme == LOCAL:
                 return read_file(path, self.job.most)
             bucket = path.partition("/")[0]
-            with _system(scheme, bucket, self.job.options).open_input_stream(path) as file:
+            with file_system(scheme, bucket, self.job.options).open_input_stream(path) as file:
                 content: bytes = file.read(self.job.most + 1)
             if len(content) > self.job.most:
                 return ImageError(
@@ -227,16 +250,18 @@ class Inspect:
     @cached_property
     def _manifest(self) -> Any:
         system, path = self.job.out.system()
-        return pq.ParquetFile(system.open_input_file(f"{path}/{MANIFEST_FILE}"), memory_map=False)
+        name = self.job.out.at(MANIFEST_FILE)
+        try:
+            file = pq.ParquetFile(system.open_input_file(f"{path}/{MANIFEST_FILE}"), memory_map=False)
+        except (OSError, pa.ArrowException) as cause:
+            raise BlemishError(f"{name}: {reason_of(cause)}; choose another --out.") from None
+        if (file.schema_arrow.metadata or {}).get(ID.encode()) != self.job.plan.id.encode():
+            raise BlemishError(f"{name} is not that of its plan: another run writes here; choose another --out.")
+        return file
 
 
 def _is_local(entry: Row) -> bool:
     return split_uri(entry["uri"])[0] == LOCAL
-
-
-@lru_cache(maxsize=64)
-def _system(scheme: str, bucket: str, options: str) -> Any:
-    return file_system(scheme, bucket, options)
 
 
 def _node() -> str:
