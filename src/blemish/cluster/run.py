@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -183,6 +184,8 @@ def _run(
     try:
         return _watched(config, count, board, finished, watch)
     finally:
+        for handler in logging.getLogger("ray.data").handlers:
+            handler.setLevel(logging.CRITICAL + 1)  # its threads would tell of the end, also where nobody listens
         # Ray Data would go on where this process stays, such as a notebook; it has no public call for that.
         if executor := getattr(done, "_current_executor", None):
             executor.shutdown(force=True)
