@@ -268,7 +268,9 @@ def test_what_no_node_can_do_is_refused(tmp_path: Path) -> None:
         "no node has the 64 processors and 0 GPUs of a worker, but 1 processors and 0 GPUs; give fewer with "
         "--cpus-per-actor and --gpus-per-actor."
     )
-    assert refused(*command, tmp_path / "a", "--gpus-per-actor", 1).startswith("no node has the 1 processors and 1 GPUs")
+    assert refused(*command, tmp_path / "a", "--gpus-per-actor", 1).startswith(
+        "no node has the 1 processors and 1 GPUs"
+    )
     assert "holds" in refused(*command, tmp_path)
 
 
