@@ -142,6 +142,58 @@ def test_loops_of_links_do_not_keep_a_pattern_for_ever(tmp_path: Path) -> None:
     assert left_out == {"linked": 3}
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected", "left_out"),
+    [
+        ("*", ["elsewhere/2.png", "line1/1.png", "line1/sub/3.png"], {"linked": 3, "no-image": 1}),
+        ("*/*.png", ["elsewhere/2.png", "line1/1.png"], {"linked": 3}),
+        ("l*", ["line1/1.png", "line1/sub/3.png"], {"linked": 1}),
+        ("latest/*", ["latest/1.png", "latest/sub/3.png"], {}),  # named by hand
+        ("[lr]*[!1]", ["latest/1.png", "latest/sub/3.png"], {"linked": 1}),
+        ("*/*", ["elsewhere/2.png", "line1/1.png", "line1/sub/3.png"], {"linked": 3}),
+    ],
+)
+def test_what_two_matches_lead_to_is_found_once(
+    tmp_path: Path, pattern: str, expected: list[str], left_out: dict[Reason, int]
+) -> None:
+    root = tmp_path / "imgs"
+    touch(tmp_path, "imgs/line1/1.png", "imgs/line1/sub/3.png", "imgs/none.txt", "other/2.png")
+    for name, target in {
+        "again": "../other",  # the same as elsewhere, but not in order
+        "elsewhere": "../other",
+        "latest": "line1",
+        "right": "latest",
+    }.items():
+        (root / name).symlink_to(target)
+    counted = Counter[Reason]()
+    names = sorted(os.path.relpath(path, root) for path, _ in matching(f"{root}/{pattern}", counted))
+    assert [name.replace("again", "elsewhere") for name in names] == expected
+    assert dict(counted) == left_out
+
+
+def test_links_to_files_that_match_too_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "b.png", "d/c.png", "../store/1.png")
+    for name, target in {"a.png": "b.png", "e.png": "d/c.png", "f.png": "gone.png", "g.png": "../store/1.png"}.items():
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "h.png").symlink_to("../store/1.png")
+    left_out = Counter[Reason]()
+    found = [os.path.relpath(path, tmp_path) for path, _ in matching(f"{tmp_path}/*", left_out)]
+    assert found == ["b.png", "d/c.png", "f.png", "g.png"]  # reading f.png says what is wrong
+    assert left_out == {"linked": 3}
+
+
+def test_a_pattern_does_not_lead_through_what_is_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "run/.blemish", "run/overlays/a/1.png", "@eaDir/x/a/2.png", ".x/y/a/3.png", "d/.y/a/5.png")
+    touch(tmp_path, "d/e/a/4.png", "d/out/verdicts.jsonl", "d/out/a/6.png")
+    (tmp_path / "link").symlink_to("run")
+    left_out = Counter[Reason]()
+    assert [path for path, _ in matching(f"{tmp_path}/*/*/*/*", left_out)] == [f"{tmp_path}/d/e/a/4.png"]
+    assert left_out == {"own-output": 3, "litter": 1}  # a star stands for no hidden name
+    assert [path for path, _ in globbed(f"{tmp_path}/.x/*/*/*")] == [f"{tmp_path}/.x/y/a/3.png"]
+    assert [path for path, _ in globbed(f"{tmp_path}/*/.y/*/*")] == [f"{tmp_path}/d/.y/a/5.png"]
+    assert not globbed(f"{tmp_path}/r*/*/*")
+
+
 def test_what_a_pattern_passes_over_is_counted(tmp_path: Path) -> None:
     touch(tmp_path, "d/1.png", "d/2.txt", "d/3.heic", "d/run/verdicts.jsonl", "d/@eaDir/1.png", "d/.git/1.png")
     left_out = Counter[Reason]()

@@ -184,6 +184,25 @@ def test_cells_that_no_node_can_run_are_refused() -> None:
     assert on_cluster._at_once(nodes, 3, False) == 2
 
 
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "expected"),
+    [
+        ([{"CPU": 64.0, "GPU": 1.0}], 1, 1),
+        ([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 3.0, "GPU": 2.0}, {"CPU": 64.0}], 2, 5),  # 4 + 1 + 0
+        ([{"CPU": 8.0, "GPU": 0.5}, {"CPU": 8.0, "GPU": 1.0}], 4, 1),
+    ],
+)
+def test_cells_on_a_gpu_have_one_each(nodes: list[dict[str, float]], cpus: int, expected: int) -> None:
+    assert on_cluster._at_once([{"Alive": True, "Resources": has} for has in nodes], cpus, True) == expected
+
+
+def test_processors_and_gpus_on_different_nodes_are_refused() -> None:
+    """Ray would wait for ever for a node with both."""
+    nodes = [{"Alive": True, "Resources": has} for has in ({"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0})]
+    with pytest.raises(BlemishError, match="no node of the cluster with a GPU has more than 1; give fewer with --cpus"):
+        on_cluster._at_once(nodes, 4, True)
+
+
 def test_ctrl_c_ends_the_tasks_and_what_was_done_stays(product: Path, tmp_path: Path, mortal: str) -> None:
     config = config_for(product, tmp_path / "out", "coreset=0.02;sleep=0,99", detector=mortal, test=False)
 

@@ -1,8 +1,8 @@
 """The images below a folder, or that match a pattern, one at a time, however many there are.
 
 They are those of `blemish.listing.walk`, by its rules, each once. What is held: the names of the folders beside those
-on the way to the one that is read, one folder's entries as long as they are fewer than `SORTED`, and a number for each
-link to a file.
+on the way to the one that is read, one folder's entries as long as they are fewer than `SORTED`, a number for each
+link to a file, and the name of each folder that a link led to or a pattern matches.
 """
 
 from __future__ import annotations
@@ -41,6 +41,15 @@ def in_order(entries: Iterable[T], name: Callable[[T], str]) -> Iterator[T]:
     return chain(sorted(first, key=lambda one: natural(name(one))) if len(first) < SORTED else first, rest)
 
 
+def entries_of(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Raises `BlemishError` where it cannot be listed."""
+    try:
+        with os.scandir(folder) as scanned:
+            yield from in_order(scanned, lambda one: one.name)
+    except OSError as cause:
+        raise BlemishError(f"{folder}: cannot be listed ({cause.strerror}); check it.") from None
+
+
 def passed_over(name: str) -> Reason | None:
     """Why a file or folder of this name is not looked at."""
     if is_hidden(name):
@@ -72,25 +81,33 @@ class Walk:
         self.root, self.left_out, self.wanted = root, left_out, wanted
         self.tops: dict[str, int] = {}  # the root and where links led: place -> levels that are searched below it
         self.links = deque[_Folder]()  # to folders; followed when all that is not behind a link has been found
-        self.asked = dict[str, bool]()  # what `_searched` said of the last folder, until a link is followed
+        self.asked = dict[str, bool]()  # what `is_searched` said of the last folder, until a link is followed
         self.targets = set[int]()  # of links to files, as their hashes: ten million strings would fill the memory
 
-    def images(self, source: str = "") -> Iterator[Found]:
+    def images(self) -> Iterator[Found]:
         """Raises `BlemishError` where a folder cannot be listed."""
-        place = os.path.realpath(self.root)
-        self.tops[place] = DEPTH
-        waiting = [_Folder(self.root, place, source, DEPTH)]
-        while waiting or self.links:
-            folder = waiting.pop() if waiting else self._behind(self.links.popleft())
-            if folder is None:
-                continue
+        yield from self.below(self.root, os.path.realpath(self.root), "")
+        yield from self.behind_links()
+
+    def below(self, path: str, place: str, source: str) -> Iterator[Found]:
+        """Those below a folder that are not behind a link to a folder."""
+        yield from self._search(_Folder(path, place, source, DEPTH))
+
+    def behind_links(self) -> Iterator[Found]:
+        """The rest. It comes last, so that what is really there has its own name."""
+        while self.links:
+            if folder := self._behind(self.links.popleft()):
+                yield from self._search(folder)
+
+    def _search(self, top: _Folder) -> Iterator[Found]:
+        self.tops[top.place] = top.levels
+        self.asked.clear()
+        waiting = [top]
+        while waiting:
+            folder = waiting.pop()
             inside: list[_Folder] = []
-            try:
-                with os.scandir(folder.path) as scanned:
-                    for entry in in_order(scanned, lambda one: one.name):
-                        yield from self._entry(entry, folder, inside)
-            except OSError as cause:
-                raise BlemishError(f"{folder.path}: cannot be listed ({cause.strerror}); check it.") from None
+            for entry in entries_of(folder.path):
+                yield from self._entry(entry, folder, inside)
             waiting.extend(reversed(inside))
 
     def _entry(self, entry: os.DirEntry[str], folder: _Folder, inside: list[_Folder]) -> Iterator[Found]:
@@ -109,7 +126,7 @@ class Walk:
         if self.wanted and not self.wanted(entry.path[len(self.root.rstrip(os.sep)) + 1 :]):
             return
         reason = no_image(entry.name)
-        if reason is None and (link or self.targets) and self._is_linked(place, link=link):
+        if reason is None and self.is_linked(place, link=link):
             reason = "linked"
         if reason:
             self.left_out[reason] += 1
@@ -128,28 +145,26 @@ class Walk:
         """The folder that a link leads to, unless that is searched anyway or holds the root."""
         found = link._replace(place=os.path.realpath(link.path))
         up = _below(os.path.realpath(self.root), found.place)
-        reason = "linked" if up or self._searched(found.place) else self._closed(found)
+        reason = "linked" if up or self.is_searched(found.place) else self._closed(found)
         if reason:
             self.left_out[reason] += 1
             return None
-        self.tops[found.place] = link.levels
-        self.asked.clear()
         return found
 
-    def _is_linked(self, place: str, *, link: bool) -> bool:
+    def is_linked(self, place: str, *, link: bool) -> bool:
         """Whether the file at `place` is found under another path too, by its own or by an earlier link."""
         if not link:
-            return hash(place) in self.targets
+            return bool(self.targets) and hash(place) in self.targets
         place = os.path.realpath(place)
         if not Path(place).exists():
             return False  # reading it says what is wrong
         folder, name = os.path.split(place)
-        if hash(place) in self.targets or (no_image(name) is None and self._searched(folder)):
+        if hash(place) in self.targets or (no_image(name) is None and self.is_searched(folder)):
             return True
         self.targets.add(hash(place))
         return False
 
-    def _searched(self, place: str) -> bool:
+    def is_searched(self, place: str) -> bool:
         """Whether a folder is, or is still to be, searched by its own path."""
         if place not in self.asked:  # links beside each other lead to the same folder, more often than not
             self.asked = {place: self._search_reaches(place)}
@@ -174,11 +189,6 @@ def matching(pattern: str, left_out: Counter[Reason]) -> Iterator[Found]:
     start, *parts = Path(os.path.abspath(pattern)).parts  # noqa: PTH100  links keep their names
     while parts and (not glob.has_magic(parts[0]) or os.path.lexists(os.path.join(start, parts[0]))):  # noqa: PTH118
         start = os.path.join(start, parts.pop(0))  # noqa: PTH118
-    matched = False
-    for path in _expanded(start, parts):
-        matched = True
-        source = Path(os.path.relpath(path, start)).parts[0] if path != start else ""
-        yield from _matched(path, source, start, left_out)
     if "**" in parts:
         wanted = Counter[bool]()
 
@@ -188,40 +198,100 @@ def matching(pattern: str, left_out: Counter[Reason]) -> Iterator[Found]:
 
         yield from Walk(start, left_out, is_wanted).images()
         matched = wanted[True] > 0
+    else:
+        search = _Matches(start, parts, left_out)
+        yield from search.images()
+        matched = search.matched
     if not matched:
         raise BlemishError(f"{pattern}: nothing matches; check the pattern, and quote it.")
 
 
-def _expanded(folder: str, parts: list[str]) -> Iterator[str]:
-    """The paths that a pattern without `**` matches; nothing for one with it."""
-    if not parts or "**" in parts:
-        return
-    first, *rest = parts
-    try:
-        with os.scandir(folder) as scanned:
-            for entry in in_order(scanned, lambda one: one.name):
-                if not _like(entry.name, first) or (is_hidden(entry.name) and not is_hidden(first)):
-                    continue
-                if not rest:
-                    yield entry.path
-                elif Path(entry.path).is_dir():
-                    yield from _expanded(entry.path, rest)
-    except OSError as cause:
-        raise BlemishError(f"{folder}: cannot be listed ({cause.strerror}); check it.") from None
+class _Matches:
+    """A search for what matches a pattern without `**`: `parts`, one for each level below the folder `start`."""
 
+    def __init__(self, start: str, parts: list[str], left_out: Counter[Reason]) -> None:
+        self.start, self.parts, self.left_out = start, parts, left_out
+        self.place = os.path.realpath(start)
+        self.walk = Walk(start, left_out)  # through all folders that match, so that each image is found once
+        self.links = deque[tuple[str, int]]()  # to folders on the way to a match, and the level of what is in them
+        self.behind = set[tuple[str, int]]()  # the places of folders that links led to, with their levels
+        self.matched = False  # whether anything did
 
-def _matched(path: str, source: str, start: str, left_out: Counter[Reason]) -> Iterator[Found]:
-    """What a path that matches stands for: an image, or all in a folder."""
-    name = os.path.basename(path)  # noqa: PTH119
-    if Path(path).is_dir():
-        if reason := passed_over(name) or ("own-output" if is_own_folder(path) else None):
-            left_out[reason] += 1
+    def images(self) -> Iterator[Found]:
+        if self.parts:
+            yield from self._inside(self.start, self.place, 0)
         else:
-            yield from Walk(path, left_out).images(source)
-    elif reason := no_image(name):
-        left_out[reason] += 1
-    else:
-        yield path, "" if os.path.dirname(path) == start else source  # noqa: PTH120
+            yield from self._found(self.start, self.place, link=False)
+        while self.links:
+            path, level = self.links.popleft()
+            place = os.path.realpath(path)
+            if is_own_folder(place):
+                self.left_out["own-output"] += 1
+            elif self._is_matched(place, level) or self.walk.is_searched(place):
+                self.left_out["linked"] += 1
+            else:
+                yield from self._inside(path, place, level, linked=True)
+        yield from self.walk.behind_links()
+
+    def _inside(self, folder: str, place: str, level: int, *, linked: bool = False) -> Iterator[Found]:
+        """What matches in a folder, and in those in it that are no links; `linked`: it is itself behind one."""
+        if linked:
+            if (place, level) in self.behind:
+                self.left_out["linked"] += 1
+                return
+            self.behind.add((place, level))
+        last = level == len(self.parts) - 1
+        for entry in entries_of(folder):
+            if not _matches(entry.name, self.parts[level]):
+                continue
+            here, link = f"{place.rstrip(os.sep)}{os.sep}{entry.name}", entry.is_symlink()
+            if last:
+                yield from self._found(entry.path, here, link=link, linked=linked)
+            elif Path(entry.path).is_dir():
+                if is_litter(entry.name) or (not link and is_own_folder(here)):
+                    self.matched = True
+                    self.left_out["litter" if is_litter(entry.name) else "own-output"] += 1
+                elif link:
+                    self.links.append((entry.path, level + 1))
+                else:
+                    yield from self._inside(entry.path, here, level + 1, linked=linked)
+
+    def _found(self, path: str, place: str, *, link: bool, linked: bool = False) -> Iterator[Found]:
+        """What a path that matches stands for: an image, or all in a folder."""
+        self.matched = True
+        name = os.path.basename(path)  # noqa: PTH119
+        source = Path(os.path.relpath(path, self.start)).parts[0] if path != self.start else ""
+        if Path(path).is_dir():
+            if reason := passed_over(name) or ("own-output" if is_own_folder(path) else None):
+                self.left_out[reason] += 1
+            elif link or linked:
+                self.walk.links.append(_Folder(path, place, source, DEPTH))
+            else:
+                yield from self.walk.below(path, place, source)
+        elif reason := no_image(name) or ("linked" if self._is_linked(place, link=link) else None):
+            self.left_out[reason] += 1
+        else:
+            yield path, "" if os.path.dirname(path) == self.start else source  # noqa: PTH120
+
+    def _is_linked(self, place: str, *, link: bool) -> bool:
+        """Whether a file that matches is found under another path too."""
+        if link:
+            real = os.path.realpath(place)
+            if no_image(Path(real).name) is None and self._is_matched(real, len(self.parts)) and Path(real).exists():
+                return True
+        return self.walk.is_linked(place, link=link)
+
+    def _is_matched(self, place: str, level: int) -> bool:
+        """Whether the pattern's first parts, so many, match a place by its own path."""
+        if not _below(place, self.place):
+            return False
+        names = Path(os.path.relpath(place, self.place)).parts
+        return len(names) == level and all(_matches(*pair) for pair in zip(names, self.parts, strict=False))
+
+
+def _matches(name: str, part: str) -> bool:
+    """Whether a name matches a part of a pattern; hidden ones only one that begins with a dot too."""
+    return _like(name, part) and (is_hidden(part) or not is_hidden(name))
 
 
 def _fits(names: tuple[str, ...], parts: tuple[str, ...]) -> bool:

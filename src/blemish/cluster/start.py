@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from blemish import __version__
 from blemish.types import BlemishError
@@ -22,31 +23,40 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # it would print what workers die of on standard output; its logs have it
     "RAY_ENABLE_AUTO_CONNECT": "0",  # else a thread that still asks it for something starts it once more at the end
 }
+TOKENS = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 ANSWER = 10.0  # seconds in which a cluster must answer
+# A client's first words in HTTP/2, which gRPC and so Ray speaks (RFC 9113, 3.4): its preface, and settings without any.
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+HEAD, KIND = 9, 3  # bytes of the head of each part that is sent, and which of them says what it is
+SETTINGS = 4  # what a server's first part must be
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @contextmanager
 def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[None]:
-    """Ray at `address` ("auto": the cluster that this machine is a node of), or one of this machine alone, with `cpus`
-    processors (0 = all) and room for `objects` bytes that are shared, which ends when the block does. Where this
-    process is connected already, that is used.
+    """Ray at `address` ("auto": the cluster that this machine is a node of, by `RAY_ADDRESS` or `ray start`), or one of
+    this machine alone, with `cpus` processors (0 = all) and room for `objects` bytes that are shared, which ends when
+    the block does. Where this process is connected already, that is used.
 
     Raises `BlemishError` where there is no cluster, or one with another version of Ray or Python.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if address and (TOKENS & os.environ.keys() or (Path.home() / ".ray/auth_token").exists()):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` sets it where there is a token
     import ray
 
     if ray.is_initialized():
         yield
         return
+    if address == "auto":
+        address = _own_cluster()
     if address.startswith("ray://"):
         raise BlemishError(
             f"{address}: Ray Data does not run through a Ray client; run this on a node of the cluster with --address "
             "auto, or send it there with `ray job submit`."
         )
-    if address not in ("", "auto"):
+    if address:
         _check(address)
     before = {number: signal.getsignal(number) for number in _signals()}
     try:
@@ -55,7 +65,11 @@ def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[No
     except (ConnectionError, RuntimeError, ValueError) as cause:
         first = str(cause).strip().partition("\n")[0]
         where = f"there is no Ray cluster to use at {address}" if address else "Ray cannot be started on this machine"
-        remedy = "start one with `ray start --head`, or omit --address" if address else "see docs/cluster.md"
+        remedy = (  # `_check` has found what speaks like Ray
+            "check that it is the address that `ray start --head` said, and RAY_AUTH_MODE and RAY_AUTH_TOKEN"
+            if address
+            else "see docs/cluster.md"
+        )
         raise BlemishError(f"{where} ({first}); {remedy}.") from None
     finally:
         for number, handler in before.items():  # Ray sets its own, which end the program without a word
@@ -66,18 +80,50 @@ def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[No
         ray.shutdown()
 
 
+def _own_cluster() -> str:
+    """HOST:PORT of the cluster that this machine is a node of. Ray's own "auto" would also take a Ray that another
+    program started for itself, such as that of another `blemish`, which ends with it."""
+    from ray._private.services import find_bootstrap_address
+
+    address: str = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "auto", "local"):
+        address = find_bootstrap_address(None) or ""
+    if not address:
+        raise BlemishError(
+            "--address auto: this machine is no node of a Ray cluster; start one with `ray start --head`, or give its "
+            "HOST:PORT."
+        )
+    return address
+
+
 def _check(address: str) -> None:
-    """Raises `BlemishError` where nobody answers at HOST:PORT, for which Ray would wait for many minutes."""
+    """Raises `BlemishError` where nobody or something else than Ray answers at HOST:PORT: Ray would try again for
+    minutes, and not hear a signal meanwhile."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise BlemishError(f"--address {address} is none; give auto, or HOST:PORT as `ray start --head` says it.")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWER) as connection:
+            why = "" if _encrypted() or _speaks_http2(connection) else "something else answers there"
     except (OSError, OverflowError) as cause:
+        why = str(cause)
+    if why:
         raise BlemishError(
-            f"there is no Ray cluster to use at {address} ({cause}); start one with `ray start --head`, or omit "
+            f"there is no Ray cluster to use at {address} ({why}); start one with `ray start --head`, or omit "
             "--address."
-        ) from None
+        )
+
+
+def _encrypted() -> bool:
+    """Whether Ray is to speak TLS here, which hides everything else."""
+    return os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    connection.sendall(HELLO)
+    with connection.makefile("rb") as answer:
+        head = answer.read(HEAD)
+    return len(head) == HEAD and head[KIND] == SETTINGS
 
 
 def _init(address: str, cpus: int, objects: int) -> None:

@@ -182,14 +182,19 @@ def _gpus(cell: Cell) -> int:
 def _at_once(nodes: Sequence[dict[str, Any]], cpus: int, gpu: bool) -> int:
     """How many cells the nodes can run at the same time. Raises `BlemishError` where no node can run one."""
     offers = [node["Resources"] for node in nodes if node["Alive"]]
-    if gpu and not any(offer.get("GPU") for offer in offers):
-        raise BlemishError("The grid has device=cuda, and no node of the cluster has a GPU; add one, or omit that.")
-    places = sum(int(offer.get("CPU", 0)) // cpus for offer in offers)
+    if gpu:
+        offers = [offer for offer in offers if offer.get("GPU", 0) >= 1]
+        if not offers:
+            raise BlemishError("The grid has device=cuda, and no node of the cluster has a GPU; add one, or omit that.")
+    processors = [int(offer.get("CPU", 0)) for offer in offers]
+    places = sum(
+        min(here // cpus, int(offer["GPU"])) if gpu else here // cpus
+        for here, offer in zip(processors, offers, strict=True)
+    )
     if not places:
-        most = max((int(offer.get("CPU", 0)) for offer in offers), default=0)
         raise BlemishError(
-            f"A cell was to have {cpus} processors, and no node of the cluster has more than {most}; give fewer with "
-            "--cpus-per-cell, or add such a node first."
+            f"A cell was to have {cpus} processors, and no node of the cluster {'with a GPU ' if gpu else ''}has more "
+            f"than {max(processors, default=0)}; give fewer with --cpus-per-cell, or add such a node first."
         )
     return places
 
