@@ -229,7 +229,7 @@ class _Matches:
             place = os.path.realpath(path)
             if is_own_folder(place):
                 self.left_out["own-output"] += 1
-            elif self._is_matched(place, level) or self.walk.is_searched(place):
+            elif self._is_matched(place, level):
                 self.left_out["linked"] += 1
             else:
                 yield from self._once(self._inside(path, place, level, linked=True))
@@ -248,7 +248,7 @@ class _Matches:
     def _inside(self, folder: str, place: str, level: int, *, linked: bool = False) -> Iterator[Found]:
         """What matches in a folder, and in those in it that are no links; `linked`: it is itself behind one."""
         if linked:
-            if (place, level) in self.behind:
+            if (place, level) in self.behind or self.walk.is_searched(place):
                 self.left_out["linked"] += 1
                 return
             self.behind.add((place, level))
