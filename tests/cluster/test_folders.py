@@ -171,6 +171,15 @@ def test_what_two_matches_lead_to_is_found_once(
     assert dict(counted) == left_out
 
 
+def test_a_link_up_in_what_matches_finds_nothing_again(tmp_path: Path) -> None:
+    touch(tmp_path, "d/1.png", "d/e/2.png")
+    (tmp_path / "d/e/up").symlink_to("..")
+    left_out = Counter[Reason]()
+    found = [path for path, _ in matching(f"{tmp_path}/*/*", left_out)]
+    assert sorted(found) == [f"{tmp_path}/d/1.png", f"{tmp_path}/d/e/2.png"]
+    assert set(left_out) == {"linked"}
+
+
 def test_links_to_files_that_match_too_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "b.png", "d/c.png", "../store/1.png")
     for name, target in {"a.png": "b.png", "e.png": "d/c.png", "f.png": "gone.png", "g.png": "../store/1.png"}.items():

@@ -2,7 +2,8 @@
 
 They are those of `blemish.listing.walk`, by its rules, each once. What is held: the names of the folders beside those
 on the way to the one that is read, one folder's entries as long as they are fewer than `SORTED`, a number for each
-link to a file, and the name of each folder that a link led to or a pattern matches.
+link to a file and image that a pattern finds behind a link, and the name of each folder that a link led to or a pattern
+matches.
 """
 
 from __future__ import annotations
@@ -215,6 +216,7 @@ class _Matches:
         self.walk = Walk(start, left_out)  # through all folders that match, so that each image is found once
         self.links = deque[tuple[str, int]]()  # to folders on the way to a match, and the level of what is in them
         self.behind = set[tuple[str, int]]()  # the places of folders that links led to, with their levels
+        self.images_behind = set[int]()  # those found behind links, as the hashes of their places
         self.matched = False  # whether anything did
 
     def images(self) -> Iterator[Found]:
@@ -227,16 +229,26 @@ class _Matches:
             place = os.path.realpath(path)
             if is_own_folder(place):
                 self.left_out["own-output"] += 1
-            elif self._is_matched(place, level) or self.walk.is_searched(place):
+            elif self._is_matched(place, level):
                 self.left_out["linked"] += 1
             else:
-                yield from self._inside(path, place, level, linked=True)
-        yield from self.walk.behind_links()
+                yield from self._once(self._inside(path, place, level, linked=True))
+        yield from self._once(self.walk.behind_links())
+
+    def _once(self, behind_links: Iterator[Found]) -> Iterator[Found]:
+        """Links may lead up to what matches by its own path, and into each other."""
+        for path, source in behind_links:
+            place = os.path.realpath(path)
+            if hash(place) in self.images_behind or self._is_matched(place, len(self.parts)):
+                self.left_out["linked"] += 1
+            else:
+                self.images_behind.add(hash(place))
+                yield path, source
 
     def _inside(self, folder: str, place: str, level: int, *, linked: bool = False) -> Iterator[Found]:
         """What matches in a folder, and in those in it that are no links; `linked`: it is itself behind one."""
         if linked:
-            if (place, level) in self.behind:
+            if (place, level) in self.behind or self.walk.is_searched(place):
                 self.left_out["linked"] += 1
                 return
             self.behind.add((place, level))
