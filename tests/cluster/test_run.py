@@ -142,7 +142,11 @@ def test_the_verdicts_are_those_of_inspect(tmp_path: Path) -> None:
     assert f"holds verdicts of another source, {folder}" in elsewhere
     other = tiny.made(tmp_path / "other", product="other")
     assert "holds verdicts of another bundle;" in refused("cluster", "inspect", other, *command[3:])
-    blemish("cluster", "inspect", bundle, tmp_path / "others", "--out", out, "--overwrite", "--plan-only")
+    anew = ("cluster", "inspect", bundle, tmp_path / "others", "--out", out, "--overwrite")
+    assert "no Ray cluster to use at 127.0.0.1:1" in refused(*anew, "--address", "127.0.0.1:1")
+    assert "no such file or folder" in refused(*anew[:3], tmp_path / "typo", *anew[4:])
+    assert len(verdicts(out)) == 64  # nothing is replaced for a request that cannot be carried out
+    blemish(*anew, "--plan-only")
     assert not (out / "verdicts").exists()
 
 

@@ -17,7 +17,7 @@ from blemish.cluster.listing import Listed, listed
 from blemish.cluster.places import LOCAL, Place, place, split_uri, uri_of, without_options
 from blemish.cluster.plan import Plan
 from blemish.cluster.progress import Count, Standing
-from blemish.cluster.start import connected, silence, versions
+from blemish.cluster.start import connected, located, silence, versions
 from blemish.cluster.summary import Summary, earlier, summed, with_errors
 from blemish.cluster.worker import Board, Inspect, Job
 from blemish.files import kept
@@ -74,6 +74,8 @@ def inspect(
     out, found = place(config.out), listed(config.source, config.column)
     if not config.timeout > 0:
         raise BlemishError(f"a time limit of {config.timeout:g} s is none; give a number of seconds above 0.")
+    if config.address:
+        located(config.address)  # before anything is replaced
     with ExitStack() as open_:
         if out.local:
             reads = [config.bundle, *_local_source(config.source)]

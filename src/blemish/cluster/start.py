@@ -40,24 +40,13 @@ def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[No
 
     Raises `BlemishError` where there is no cluster, or one with another version of Ray or Python.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if address and (TOKENS & os.environ.keys() or (Path.home() / ".ray/auth_token").exists()):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` sets it where there is a token
+    _set_environment(address)
     import ray
 
     if ray.is_initialized():
         yield
         return
-    if address == "auto":
-        address = _own_cluster()
-    if address.startswith("ray://"):
-        raise BlemishError(
-            f"{address}: Ray Data does not run through a Ray client; run this on a node of the cluster with --address "
-            "auto, or send it there with `ray job submit`."
-        )
-    if address:
-        _check(address)
+    address = located(address) if address else ""
     before = {number: signal.getsignal(number) for number in _signals()}
     try:
         with _without_stderr():
@@ -78,6 +67,28 @@ def connected(address: str = "", cpus: int = 0, objects: int = 0) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+def located(address: str) -> str:
+    """HOST:PORT of the Ray cluster at `address`. Raises `BlemishError` where none answers within seconds."""
+    _set_environment(address)
+    if address == "auto":
+        address = _own_cluster()
+    if address.startswith("ray://"):
+        raise BlemishError(
+            f"{address}: Ray Data does not run through a Ray client; run this on a node of the cluster with --address "
+            "auto, or send it there with `ray job submit`."
+        )
+    _check(address)
+    return address
+
+
+def _set_environment(address: str) -> None:
+    """What Ray reads when it is loaded."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if address and (TOKENS & os.environ.keys() or (Path.home() / ".ray/auth_token").exists()):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` sets it where there is a token
 
 
 def _own_cluster() -> str:
