@@ -87,8 +87,9 @@ def _set_environment(address: str) -> None:
     """What Ray reads when it is loaded."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if address and (TOKENS & os.environ.keys() or (Path.home() / ".ray/auth_token").exists()):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` sets it where there is a token
+    found = TOKENS & os.environ.keys() or (Path.home() / ".ray/auth_token").exists()
+    if address == "auto" and found and "ray" not in sys.modules:  # it reads this once
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` and Ray's own "auto" do
 
 
 def _own_cluster() -> str:
