@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -88,7 +89,7 @@ def test_a_manifest_is_a_table_that_gives_the_same_ids_in_the_same_order(tmp_pat
     plan = make(asked, listed(str(tmp_path / "set")), first, 7, silent)
     again = make(asked, listed(first.at(MANIFEST_FILE)), second, 7, silent)
     assert pq.read_table(first.at(MANIFEST_FILE)).equals(pq.read_table(second.at(MANIFEST_FILE)))
-    assert again.text() == plan.text()
+    assert replace(again, id="") == replace(plan, id="")
     assert plan.rows == 102
 
 
