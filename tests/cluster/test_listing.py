@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import urllib.request
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
