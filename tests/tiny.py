@@ -55,19 +55,23 @@ def model(change: Callable[[onnx.GraphProto], None] = lambda _: None, **options:
     return made
 
 
-def endless(graph: onnx.GraphProto) -> None:
-    """A change: the graph never ends where the image's mean is above 200."""
+def counting() -> onnx.GraphProto:
+    """The body of a loop that adds one each time."""
     number, yes = value("number", TensorProto.INT64, []), value("yes", TensorProto.BOOL, [])
     before, after = value("before", TensorProto.FLOAT, []), value("after", TensorProto.FLOAT, [])
-    body = helper.make_graph(
+    return helper.make_graph(
         [helper.make_node("Identity", ["yes"], ["still"]), helper.make_node("Add", ["before", "one"], ["after"])],
         "body",
         [number, yes, before],
         [value("still", TensorProto.BOOL, []), after],
     )
+
+
+def endless(graph: onnx.GraphProto) -> None:
+    """A change: the graph never ends where the image's mean is above 200."""
     graph.node.insert(1, helper.make_node("ReduceMean", ["pixels"], ["grey"], keepdims=0))
     graph.node.insert(2, helper.make_node("Greater", ["grey", "two hundred"], ["bright"]))
-    graph.node.insert(3, helper.make_node("Loop", ["", "bright", "one"], ["count"], body=body))
+    graph.node.insert(3, helper.make_node("Loop", ["", "bright", "one"], ["count"], body=counting()))
     graph.node.insert(4, helper.make_node("Mul", ["count", "zero"], ["nothing"]))
     graph.node[-1].input[0] = "sum"
     graph.node.insert(len(graph.node) - 1, helper.make_node("Add", ["column", "nothing"], ["sum"]))

@@ -112,6 +112,22 @@ def is_own_folder(folder: Path | str) -> bool:
     return is_own(folder, {name for name in frozenset[str]().union(*_OWN, {"bundle"}) if Path(folder, name).exists()})
 
 
+def passed_over(name: str) -> Reason | None:
+    """Why a file or folder of this name is not looked at."""
+    if is_hidden(name):
+        return "hidden"
+    return "litter" if is_litter(name) else None
+
+
+def no_image(name: str) -> Reason | None:
+    """Why a file of this name is left out; None for an image."""
+    if reason := passed_over(name):
+        return reason
+    if has_suffix(name):
+        return None
+    return "other-format" if ending(name) in OTHER_FORMATS else "no-image"
+
+
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key: runs of digits count as numbers, and case matters only between names that are equal otherwise."""
     runs = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
@@ -198,8 +214,8 @@ class _Walk:
             inner = f"{name}/{entry.name}" if name else entry.name
             link = entry.is_symlink()
             folder = not link and entry.is_dir()
-            if is_hidden(entry.name) or is_litter(entry.name):
-                self._leave(inner, "hidden" if is_hidden(entry.name) else "litter", entry.path if folder else "")
+            if reason := passed_over(entry.name):
+                self._leave(inner, reason, entry.path if folder else "")
             elif link:
                 links.append((inner, levels - 1))
             elif folder and entry.path in self.searched:  # reached by a link to a folder that holds this one
@@ -235,13 +251,13 @@ class _Walk:
     def _is_listed(self, target: str) -> bool:
         """Whether a real file is listed under its own name."""
         folder, name = os.path.split(target)
-        return folder in self.searched and has_suffix(name) and not is_hidden(name) and not is_litter(name)
+        return folder in self.searched and no_image(name) is None
 
     def _file(self, name: str) -> None:
-        if has_suffix(name):
-            self.found.images.append(name)
+        if reason := no_image(os.path.basename(name)):  # noqa: PTH119  a Path for each would take its time
+            self._leave(name, reason)
         else:
-            self._leave(name, "other-format" if ending(name) in OTHER_FORMATS else "no-image")
+            self.found.images.append(name)
 
     def _leave(self, name: str, reason: Reason, folder: str = "") -> None:
         files = _count(folder) if folder and self.count else 1

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Label = Literal["good", "anomaly"]
 Decision = Literal["good", "review", "anomaly", "error"]
+DECISIONS: tuple[Decision, ...] = get_args(Decision)
 SplitName = Literal["", "train", "test"]
 
 

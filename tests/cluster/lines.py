@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from tests.support import write_image
-from tests.tiny import tensor, value
+from tests.tiny import counting, tensor
 
 BRIGHT = 230  # the grey level on which `patient` takes `LONG`
 
@@ -36,19 +36,11 @@ def patient(rounds: int, bright: int = 10**12) -> Callable[[onnx.GraphProto], No
     """A change of the tiny bundle's graph, which goes round in a loop so many times, and on a bright image longer."""
 
     def change(graph: onnx.GraphProto) -> None:
-        number, yes = value("number", TensorProto.INT64, []), value("yes", TensorProto.BOOL, [])
-        before, after = value("before", TensorProto.FLOAT, []), value("after", TensorProto.FLOAT, [])
-        body = helper.make_graph(
-            [helper.make_node("Identity", ["yes"], ["still"]), helper.make_node("Add", ["before", "one"], ["after"])],
-            "body",
-            [number, yes, before],
-            [value("still", TensorProto.BOOL, []), after],
-        )
         nodes = [
             helper.make_node("ReduceMean", ["pixels"], ["grey"], keepdims=0),
             helper.make_node("Greater", ["grey", "limit"], ["is bright"]),
             helper.make_node("Where", ["is bright", "bright rounds", "rounds"], ["all rounds"]),
-            helper.make_node("Loop", ["all rounds", "", "one"], ["count"], body=body),
+            helper.make_node("Loop", ["all rounds", "", "one"], ["count"], body=counting()),
             helper.make_node("Mul", ["count", "zero"], ["nothing"]),
         ]
         for place, node in enumerate(nodes, 1):

@@ -22,7 +22,6 @@ from blemish import Inspector
 from blemish.cluster import run, start
 from blemish.cluster.places import place
 from blemish.cluster.plan import Plan
-from blemish.cluster.progress import KINDS
 from blemish.cluster.run import Config, inspect
 from blemish.cluster.schema import map_values
 from blemish.cluster.start import connected
@@ -30,7 +29,7 @@ from blemish.cluster.summary import Summary
 from blemish.cluster.worker import Board, Inspect, Job
 from blemish.images import load_image
 from blemish.inference import bundle as bundles
-from blemish.types import BlemishError
+from blemish.types import DECISIONS, BlemishError
 from tests import tiny
 from tests.cluster import lines, support
 from tests.cluster.runs import (
@@ -300,10 +299,10 @@ def test_a_node_that_differs_says_so(tmp_path: Path) -> None:
         row = Inspect(other, shipped, board)({"part": [0]})
         assert why in row["refusal"][0]
         assert row["refusal"][0].startswith("node ")
-        assert [row[kind] for kind in KINDS] == [[0], [0], [0], [0]]
+        assert [row[kind] for kind in DECISIONS] == [[0], [0], [0], [0]]
     assert not (tmp_path / "out/verdicts").exists()
     row = Inspect(job, shipped, board)({"part": [0]})
-    assert (row["refusal"], sum(row[kind][0] for kind in KINDS)) == ([""], 3)
+    assert (row["refusal"], sum(row[kind][0] for kind in DECISIONS)) == ([""], 3)
     told = ray.get(board.state.remote())
     assert [one["part"] for one in told.values()] == [0]
 

@@ -16,8 +16,7 @@ from blemish.cli.commands import ClusterCommands
 from blemish.cli.verdicts import INCOMPLETE, summary
 from blemish.cli.words import lasting, say, say_json
 from blemish.listing import REASONS
-
-KINDS = ("good", "review", "anomaly", "error")
+from blemish.types import DECISIONS
 
 if TYPE_CHECKING:
     from blemish.cluster.plan import Plan
@@ -182,13 +181,13 @@ def _print_left_out(left_out: dict[str, int]) -> None:
 def _print(found: Summary, out: str) -> None:
     say(summary(Counter(found.counts)))
     for source, of in found.sources.items():
-        counts = [f"{of[kind]:,} {kind}" for kind in KINDS if of.get(kind)]
+        counts = [f"{of[kind]:,} {kind}" for kind in DECISIONS if of.get(kind)]
         named = f" of {source}" if len(found.sources) > 1 else ""
         if len(found.sources) > 1 and (len(found.sources) <= MOST or of["drift_alarm"]):
             say(f"  {source or 'directly in it'}: {', '.join(counts)}")
         if of["drift_alarm"] or (len(found.sources) == 1 and of["drift"]):
             say(f"  {of['drift']}")
-        images = sum(of.get(kind, 0) for kind in KINDS)
+        images = sum(of.get(kind, 0) for kind in DECISIONS)
         if images >= MANY and of.get("anomaly", 0) > images / 2:
             say(f"  Most images{named} are anomalies: look whether this bundle is of this product and camera.")
     for error in found.errors:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from blemish.cli.words import say, say_json
-from blemish.types import BlemishError
+from blemish.types import DECISIONS, BlemishError
 
 if TYPE_CHECKING:
     from blemish.inference.bundle import Card
@@ -113,7 +113,7 @@ def print_verdict(verdict: Verdict, as_json: bool) -> None:
 
 def summary(counts: Counter[str]) -> str:
     """How many images got each decision, as a sentence."""
-    listed = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "review", "anomaly", "error") if counts[kind])
+    listed = ", ".join(f"{counts[kind]} {kind}" for kind in DECISIONS if counts[kind])
     return f"{counts.total()} images{': ' if listed else ''}{listed}."
 
 
@@ -123,10 +123,11 @@ class DriftFile:
 
     def __init__(self, file: Path, card: Card, *, anew: bool = False) -> None:
         from blemish.files import writable
-        from blemish.inference.drift import Drift
+        from blemish.inference.drift import Drift, drift_of
 
         rule = card.decision
-        if not rule.scores or rule.items:
+        fresh = drift_of(rule)
+        if fresh is None:
             raise BlemishError(
                 "--drift compares with the good images that set the threshold, each of another part, and this bundle "
                 "has none; train with --decide guarantee, on one image of each part."
@@ -145,7 +146,6 @@ class DriftFile:
             ) from None
         if saved and saved.threshold != rule.threshold:
             raise BlemishError(f"{file}: is of another bundle; name another file to begin anew.")
-        fresh = Drift(rule.scores, threshold=rule.threshold, upward=rule.calibrated_by == "leave-one-out")
         self.test: Drift = fresh if anew or saved is None else saved
         self._saved = saved.state if saved else fresh.state
 

@@ -17,17 +17,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from blemish.listing import (
-    DEPTH,
-    OTHER_FORMATS,
-    Reason,
-    ending,
-    has_suffix,
-    is_hidden,
-    is_litter,
-    is_own_folder,
-    natural,
-)
+from blemish.listing import DEPTH, Reason, is_hidden, is_litter, is_own_folder, natural, no_image, passed_over
 from blemish.types import BlemishError
 
 SORTED = 100_000  # entries of a folder that are sorted in memory
@@ -49,22 +39,6 @@ def entries_of(folder: str) -> Iterator[os.DirEntry[str]]:
             yield from in_order(scanned, lambda one: one.name)
     except OSError as cause:
         raise BlemishError(f"{folder}: cannot be listed ({cause.strerror}); check it.") from None
-
-
-def passed_over(name: str) -> Reason | None:
-    """Why a file or folder of this name is not looked at."""
-    if is_hidden(name):
-        return "hidden"
-    return "litter" if is_litter(name) else None
-
-
-def no_image(name: str) -> Reason | None:
-    """Why a file of this name is left out; None for an image."""
-    if reason := passed_over(name):
-        return reason
-    if has_suffix(name):
-        return None
-    return "other-format" if ending(name) in OTHER_FORMATS else "no-image"
 
 
 class _Folder(NamedTuple):

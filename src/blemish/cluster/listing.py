@@ -17,10 +17,10 @@ from typing import NamedTuple
 import pyarrow as pa
 from pyarrow import fs
 
-from blemish.cluster.folders import Found, Walk, in_order, matching, no_image, passed_over
+from blemish.cluster.folders import Found, Walk, in_order, matching
 from blemish.cluster.places import LOCAL, Place, place, reason_of, split_uri, uri_of, without_options
 from blemish.cluster.tables import is_table, rows_of
-from blemish.listing import Reason, is_own
+from blemish.listing import Reason, is_own, no_image, passed_over
 from blemish.types import BlemishError
 
 _OWN = {"plan.json", "manifest.parquet"}  # this command's; a bucket has no mark of `blemish.ownership`

@@ -68,6 +68,10 @@ class Plan:
         counted |= {"max_pixels", "timeout"}  # what was refused for them may be tried again with others
         return {name: value for name, value in asdict(self).items() if name not in counted}
 
+    def images_in(self, number: int) -> int:
+        """How many images part `number` has."""
+        return min(self.per_file, self.rows - number * self.per_file)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from blemish.cluster.plan import Plan
 from blemish.cluster.schema import part
+from blemish.types import DECISIONS
 
 LEAST = 2.0  # seconds after which a rate says something
-KINDS = ("good", "review", "anomaly", "error")
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Count:
         self.first: float | None = None
         self._known = Counter[str]()  # verdicts of parts that are done
         self._finished = set[int]()
-        self._before = plan.rows - sum(min(plan.per_file, plan.rows - n * plan.per_file) for n in todo)
+        self._before = plan.rows - sum(map(plan.images_in, todo))
         self._last = self._at_first = 0
 
     def see(self, row: dict[str, Any]) -> bool:
         """Counts a part that was done, if there is one. Whether anything was done since the last call."""
         if row:
             self._finished.add(row["part"])
-            self._known.update({kind: row[kind] for kind in KINDS})
+            self._known.update({kind: row[kind] for kind in DECISIONS})
             self.parts += 1
             self.memory = max(self.memory, row["memory"])
         now = self._counts().total()
@@ -65,13 +65,13 @@ class Count:
         # Of a part that was begun twice, one report is enough.
         at_work = {told["part"]: told for told in self.running.values() if told["part"] not in self._finished}
         for told in at_work.values():
-            counts.update({kind: told.get(kind, 0) for kind in KINDS})
+            counts.update({kind: told.get(kind, 0) for kind in DECISIONS})
         return counts
 
     def at_work(self) -> str:
         """The parts that were reported and are not done, in words."""
         parts = sorted({told["part"] for told in self.running.values()} - self._finished)
-        return f"; at work: {', '.join(map(part, parts[:5]))}" if parts else ""
+        return f"at work: {', '.join(map(part, parts[:5]))}" if parts else ""
 
     def _rate(self, done: int) -> float:
         """Images a second since the first report, without its own images; 0 as long as that is `LEAST` seconds ago."""

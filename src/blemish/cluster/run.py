@@ -157,7 +157,7 @@ def _run(
 
     # A cluster of yours may still grow; then --stall says it.
     if not config.address and (why := _room(config)):
-        raise BlemishError(f"{why.removeprefix('; ')}; give fewer with --cpus-per-actor and --gpus-per-actor.")
+        raise BlemishError(f"{why}; give fewer with --cpus-per-actor and --gpus-per-actor.")
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     root = next((str(folder.absolute()) for folder in _local_source(plan.source) if folder.is_dir()), "")
@@ -191,7 +191,6 @@ def _run(
         # Ray Data would go on where this process stays, such as a notebook; it has no public call for that.
         if executor := getattr(done, "_current_executor", None):
             executor.shutdown(force=True)
-        del shipped
 
 
 def _room(config: Config) -> str:
@@ -203,7 +202,7 @@ def _room(config: Config) -> str:
     if any(cpus >= config.cpus and gpus >= config.gpus for cpus, gpus in room):
         return ""
     most = " or ".join(f"{cpus:g} processors and {gpus:g} GPUs" for cpus, gpus in sorted(set(room), reverse=True)[:3])
-    return f"; no node has the {config.cpus} processors and {config.gpus:g} GPUs of a worker, but {most}"
+    return f"no node has the {config.cpus} processors and {config.gpus:g} GPUs of a worker, but {most}"
 
 
 def _pipeline(config: Config, job: Job, loaded: Any, board: Any, todo: Sequence[int]) -> Any:
@@ -270,9 +269,10 @@ def _watched(
             reported = None
         if count.see(row):
             moved = time.monotonic()
-        watch(count.standing("" if count.running else _room(config).removeprefix("; ")))
+        watch(count.standing("" if count.running else _room(config)))
         if time.monotonic() - moved > config.stall:
             why = count.at_work() if count.running else _room(config)
+            why = f"; {why}" if why else ""
             raise StalledError(
                 f"nothing has come from the workers for {config.stall:.0f} s ({count.parts} of {len(count.todo)} parts "
                 f"are done{why}); look at the nodes (`ray status`), and run it again: it goes on where it stopped."

@@ -17,7 +17,7 @@ from blemish.cluster.places import Place, reason_of
 from blemish.cluster.plan import OTHERS, SUMMARY, VERDICTS, Plan
 from blemish.cluster.schema import part
 from blemish.inference.bundle import Card
-from blemish.inference.drift import Drift
+from blemish.inference.drift import Drift, drift_of
 from blemish.types import BlemishError, Progress
 
 RANKED = 10_000  # scores of a source that the drift test ranks at most; of more, every second, third ...
@@ -62,7 +62,7 @@ def summed(plan: Plan, out: Place, card: Card, facts: dict[str, Any], progress: 
     tests: dict[str, tuple[Drift, int]] = {}
     expected = 0
     for number, rows in progress(_parts(range(plan.files), out), "summing up", plan.files):
-        size = min(plan.per_file, plan.rows - expected)
+        size = plan.images_in(number)
         if rows["id"] != list(range(expected, expected + size)) or set(rows["bundle"]) != {plan.bundle}:
             raise BlemishError(
                 f"{out.at(VERDICTS)}/{part(number)} does not hold the images of its plan; delete it and run it again."
@@ -132,15 +132,15 @@ def _rank(
 ) -> None:
     """Gives a source's score to its drift test, where it is its turn: which ones are ranked does not depend on them,
     so the test stays what it is."""
-    rule = card.decision
-    if score is None or not rule.scores or rule.items:
+    if score is None:
         return
     every = math.ceil(plan.sources.get(source, 1) / RANKED)
     if (number - 1) % every:
         return
     if source not in tests:
-        upward = rule.calibrated_by == "leave-one-out"
-        tests[source] = (Drift(rule.scores, threshold=rule.threshold, upward=upward), every)
+        if (test := drift_of(card.decision)) is None:
+            return
+        tests[source] = (test, every)
     tests[source][0].see(score)
 
 

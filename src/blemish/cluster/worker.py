@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 from blemish.cluster.ahead import MOST, ahead
 from blemish.cluster.places import LOCAL, Place, file_system, reason_of, split_uri
 from blemish.cluster.plan import ATTEMPTS, ID, MANIFEST_FILE, OVERLAYS, PLAN, VERDICTS, Plan
-from blemish.cluster.progress import KINDS
 from blemish.cluster.schema import map_columns, parquet, part, verdict_columns
 from blemish.cluster.start import versions
 from blemish.decoding import BESIDES, PER_PIXEL
@@ -31,7 +30,7 @@ from blemish.images import ImageError, read_file
 from blemish.inference import overlay
 from blemish.inference.inspector import Inspection, Inspector
 from blemish.inference.naming import output_name
-from blemish.types import BlemishError, Verdict
+from blemish.types import DECISIONS, BlemishError, Verdict
 
 PAUSES = (2.0, 10.0)  # seconds before a part that could not be written is written again
 UNKNOWN = MOST // 4  # bytes that count for a file whose size is not known
@@ -133,7 +132,7 @@ class Inspect:
                 )
         return {
             **summary,
-            **{kind: counts[kind] for kind in KINDS},
+            **{kind: counts[kind] for kind in DECISIONS},
             "seconds": time.perf_counter() - start,
             "memory": _peak_memory(),
         }
@@ -215,7 +214,8 @@ class Inspect:
         if isinstance(read, ImageError):
             verdict = Verdict(path=entry["uri"], decision="error", error=str(read))
             return self._columns(entry, verdict, time.perf_counter() - start)
-        inspection = self.inspector.look(read, split_uri(entry["uri"])[1] if _is_local(entry) else entry["uri"])
+        scheme, path = split_uri(entry["uri"])
+        inspection = self.inspector.look(read, path if scheme == LOCAL else entry["uri"])
         row = self._columns(entry, inspection.verdict, 0.0)
         row |= {"bytes": len(read), "sha256": hashlib.sha256(read).hexdigest()}
         if self.job.plan.maps and inspection.map is not None:
@@ -258,10 +258,6 @@ class Inspect:
         if (file.schema_arrow.metadata or {}).get(ID.encode()) != self.job.plan.id.encode():
             raise BlemishError(f"{name} is not that of its plan: another run writes here; choose another --out.")
         return file
-
-
-def _is_local(entry: Row) -> bool:
-    return split_uri(entry["uri"])[0] == LOCAL
 
 
 def _node() -> str:

@@ -27,9 +27,12 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.types import BlemishError
+
+if TYPE_CHECKING:
+    from blemish.inference.bundle import Decision
 
 Direction = Literal["higher", "lower", "wider", "narrower"]
 
@@ -206,6 +209,14 @@ class Drift:
                 f"This is no drift test that blemish saved ({cause}); start it anew from the calibration scores."
             ) from None
         return drift
+
+
+def drift_of(rule: Decision) -> Drift | None:
+    """The test of a bundle with this rule of decision; None where the threshold was not set by good images, each of
+    another part."""
+    if not rule.scores or rule.items:
+        return None
+    return Drift(rule.scores, threshold=rule.threshold, upward=rule.calibrated_by == "leave-one-out")
 
 
 def _bet(awake: list[float], bets: list[tuple[Direction, float, float]], p: float, seen: int) -> list[float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
 from blemish.inference.bundle import Decision
-from blemish.inference.drift import Drift, State
+from blemish.inference.drift import Drift, State, drift_of
 from blemish.web.database import Database
 from blemish.web.dataset import IMPORTED
 from blemish.web.tables import Correction, Detector, Image, Verdict
@@ -53,12 +53,11 @@ class Drifts:
         Images that somebody picked to be inspected again are left out, and so are those that the version may have
         learned from: neither are drawn as the stream is, and sixty good images from the review queue alone would raise
         the alarm."""
-        if not rule.scores or rule.items:
-            return Followed(None, NO_TEST)
         with self._lock:
             if detector_id not in self._tests:
-                upward = rule.calibrated_by == "leave-one-out"
-                self._tests[detector_id] = _Test(Drift(rule.scores, threshold=rule.threshold, upward=upward))
+                if (fresh := drift_of(rule)) is None:
+                    return Followed(None, NO_TEST)
+                self._tests[detector_id] = _Test(fresh)
             test = self._tests[detector_id]
             mine = (Verdict.detector_id == detector_id, Verdict.score.is_not(None))
             with database.reading() as session:
